@@ -1,0 +1,126 @@
+"""Which Lightning the user runs, decided once.
+
+``pytorch_lightning`` and ``lightning.pytorch`` are two disjoint class trees: a module of the one is a stranger to a
+Trainer of the other. Everything in this package takes Lightning's names from here, so there is one answer. It is the
+one that the program has imported already, else the one that is installed; the environment variable
+``LIGHTNING_FED_PL`` (set to ``lightning.pytorch`` or ``pytorch_lightning``) overrides both.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+ENVIRONMENT_VARIABLE = "LIGHTNING_FED_PL"
+NAMES = ("pytorch_lightning", "lightning.pytorch")
+
+
+def choose() -> str:
+    """Name the Lightning package that lightning_fed builds on.
+
+    Returns:
+        ``"pytorch_lightning"`` or ``"lightning.pytorch"``.
+
+    Raises:
+        ImportError: If ``LIGHTNING_FED_PL`` names neither of the two.
+    """
+    wanted = os.environ.get(ENVIRONMENT_VARIABLE)
+    if wanted:
+        if wanted not in NAMES:
+            raise ImportError(f"{ENVIRONMENT_VARIABLE}={wanted!r}: use one of {', '.join(NAMES)}")
+        return wanted
+    imported = [name for name in NAMES if name in sys.modules]
+    if imported:
+        return imported[0]
+    return NAMES[0] if importlib.util.find_spec(NAMES[0]) else NAMES[1]
+
+
+# `_configure_optimizers` and `_configure_schedulers_automatic_opt` are private: they read every form that
+# `configure_optimizers` may return, and a second reading of our own would drift from the Trainer's.
+if TYPE_CHECKING or choose() == NAMES[0]:
+    import pytorch_lightning as pl
+    from pytorch_lightning.callbacks import TQDMProgressBar
+    from pytorch_lightning.cli import (
+        LightningArgumentParser,
+        LightningCLI,
+        LRSchedulerCallable,
+        OptimizerCallable,
+        ReduceLROnPlateau,
+    )
+    from pytorch_lightning.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+    from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+    from pytorch_lightning.utilities import move_data_to_device
+    from pytorch_lightning.utilities.combined_loader import CombinedLoader
+    from pytorch_lightning.utilities.data import extract_batch_size
+    from pytorch_lightning.utilities.model_helpers import is_overridden
+    from pytorch_lightning.utilities.seed import isolate_rng
+    from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
+else:
+    import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import TQDMProgressBar
+    from lightning.pytorch.cli import (
+        LightningArgumentParser,
+        LightningCLI,
+        LRSchedulerCallable,
+        OptimizerCallable,
+        ReduceLROnPlateau,
+    )
+    from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+    from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+    from lightning.pytorch.utilities import move_data_to_device
+    from lightning.pytorch.utilities.combined_loader import CombinedLoader
+    from lightning.pytorch.utilities.data import extract_batch_size
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+    from lightning.pytorch.utilities.seed import isolate_rng
+    from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+__all__ = [
+    "CombinedLoader",
+    "DDPStrategy",
+    "LRSchedulerCallable",
+    "LightningArgumentParser",
+    "LightningCLI",
+    "OptimizerCallable",
+    "ReduceLROnPlateau",
+    "SingleDeviceStrategy",
+    "TQDMProgressBar",
+    "_configure_optimizers",
+    "_configure_schedulers_automatic_opt",
+    "choose",
+    "extract_batch_size",
+    "is_overridden",
+    "is_param_in_hook_signature",
+    "isolate_rng",
+    "move_data_to_device",
+    "pl",
+    "rank_zero_info",
+    "rank_zero_warn",
+    "refuse_foreign",
+]
+
+
+def refuse_foreign(thing: object, base: str, argument: str) -> None:
+    """Refuse a module or datamodule that belongs to the other Lightning, or to none.
+
+    Args:
+        thing: What the user gave.
+        base: The name of the class it must derive from: ``"LightningModule"`` or ``"LightningDataModule"``.
+        argument: The argument's name, for the message.
+
+    Raises:
+        TypeError: If ``thing`` is no ``base`` of the Lightning in use; the message says how to fix it.
+    """
+    if isinstance(thing, getattr(pl, base)):
+        return
+    other = next(name for name in NAMES if name != pl.__name__)
+    theirs = getattr(sys.modules.get(other), base, None)
+    if theirs is not None and isinstance(thing, theirs):
+        raise TypeError(
+            f"{argument} is a {base} of {other}, but lightning_fed runs on {pl.__name__}, and the two do not mix: "
+            f"import {other} before lightning_fed, or set the environment variable {ENVIRONMENT_VARIABLE}={other}"
+        )
+    raise TypeError(f"{argument} must be a {pl.__name__}.{base}, not {type(thing).__name__}")

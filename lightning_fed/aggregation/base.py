@@ -1,0 +1,41 @@
+"""The extension point for aggregators."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.types import Aggregate, Job, Updates
+
+Partial = TypeVar("Partial")
+
+
+class Aggregator(ABC, Generic[Partial]):
+    """How the updates of a cohort become one.
+
+    Two steps, because a cohort may be shared by several processes: each folds the updates of its own workers, then all
+    finish together. Every update that arrives is finite and has the names, shapes and dtypes of the global model.
+    """
+
+    @abstractmethod
+    def fold(self, updates: Iterable[Updates], job: Job) -> Partial:
+        """Take in the updates of this process's workers, as a stream.
+
+        Args:
+            updates: Stacks of updates; possibly none, when this process has no worker or all of its workers failed.
+            job: What was sent to the workers: gives names, shapes, dtypes and devices.
+        """
+
+    @abstractmethod
+    def finish(self, partial: Partial, processes: Processes) -> Aggregate:
+        """Combine what all processes folded. Called on every process, and only if some update came in.
+
+        Args:
+            partial: What :meth:`fold` returned on this process.
+            processes: The processes, for sums and gathers.
+
+        Returns:
+            The same aggregate on every process.
+        """

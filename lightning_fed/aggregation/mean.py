@@ -1,0 +1,68 @@
+"""The weighted mean (McMahan et al. 2017, algorithm 1), as a stream: its memory does not grow with the cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.base import Aggregator
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.tree import wide
+from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
+
+
+@dataclass
+class _Sums:
+    delta: Tensors
+    buffers: Tensors
+    largest: Tensors
+    weight: Tensor
+
+
+@final
+class WeightedMean(Aggregator[_Sums]):
+    """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i.
+
+    Float buffers (BatchNorm statistics) are averaged with the same weights, integer ones take the maximum.
+    """
+
+    def fold(self, updates: Iterable[Updates], job: Job) -> _Sums:
+        floating = {n: b for n, b in job.buffers.items() if b.is_floating_point()}
+        sums = _Sums(
+            delta={n: torch.zeros_like(p, dtype=wide(p.dtype)) for n, p in job.parameters.items()},
+            buffers={n: torch.zeros_like(b, dtype=wide(b.dtype)) for n, b in floating.items()},
+            largest={n: b.clone() for n, b in job.buffers.items() if n not in floating},
+            weight=torch.zeros((), dtype=torch.float64),
+        )
+        for update in updates:
+            sums.weight += update.weight.sum()
+            for name, total in sums.delta.items():
+                _add_weighted_(total, update.weight, update.delta[name])
+            for name, total in sums.buffers.items():
+                _add_weighted_(total, update.weight, update.buffers[name])
+            for name, largest in sums.largest.items():
+                sums.largest[name] = torch.maximum(largest, update.buffers[name].amax(dim=0))
+        return sums
+
+    def finish(self, partial: _Sums, processes: Processes) -> Aggregate:
+        some = next(iter(partial.delta.values()))
+        weight = partial.weight.to(some.device)
+        processes.sum_([weight, *partial.delta.values(), *partial.buffers.values()])
+        processes.max_(list(partial.largest.values()))
+        total = float(weight)
+        return Aggregate(
+            delta={name: value.div_(total) for name, value in partial.delta.items()},
+            buffers={**{name: value.div_(total) for name, value in partial.buffers.items()}, **partial.largest},
+        )
+
+
+def _add_weighted_(total: Tensor, weight: Tensor, stack: Tensor) -> None:
+    """``total += Σᵢ wᵢ · stackᵢ`` in place; ``weight``: [n], ``stack``: [n, ...]."""
+    if len(weight) == 1:
+        total.add_(stack[0], alpha=float(weight))
+    else:
+        total.add_(torch.tensordot(weight.to(total), stack.to(total.dtype), dims=1))

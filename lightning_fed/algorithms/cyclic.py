@@ -1,0 +1,50 @@
+"""Cyclic: the model visits the workers one after another, each starting where the last one ended.
+
+Known as incremental or cyclic weight transfer (Sheller et al. 2019; Chang et al. 2018), and the loop of PySyft's first
+notebook: ``for worker in workers: model.send(worker); train; model.get()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import ClassVar, final
+
+from lightning_fed.aggregation import WeightedMean
+from lightning_fed.algorithms.base import Algorithm, Train
+from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.tree import difference
+from lightning_fed.core.types import Job, Updates
+
+
+@final
+class Cyclic(Algorithm):
+    """The model visits the cohort one worker after another, in order; each starts where the last one ended.
+
+    What the round yields for each worker is the way from the global model to the *end* of the tour, so the mean of
+    the updates, or any other aggregator, gives the end of the tour.
+    """
+
+    divisible: ClassVar[bool] = False
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        here = job
+        visits: list[Updates] = []
+        for worker in cohort:
+            for result in train(here, [worker]):
+                if isinstance(result, WorkerError):
+                    yield result
+                    continue
+                visits.append(result)
+                here = replace(
+                    here,
+                    parameters={n: (p - result.delta[n][0]).to(p.dtype) for n, p in here.parameters.items()},
+                    buffers={n: b[0] for n, b in result.buffers.items()},
+                )
+        tour = {name: delta.unsqueeze(0) for name, delta in difference(job.parameters, here.parameters).items()}
+        end = {name: buffer.unsqueeze(0) for name, buffer in here.buffers.items()}
+        for visit in visits:
+            yield replace(visit, delta=tour, buffers=end)
+
+    def aggregator(self) -> WeightedMean:
+        return WeightedMean()

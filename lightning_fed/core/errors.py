@@ -1,0 +1,39 @@
+"""What can go wrong in a round, each with the worker's name, the round and the fix."""
+
+from __future__ import annotations
+
+from typing import final
+
+
+@final
+class WorkerError(RuntimeError):
+    """One worker failed in one round.
+
+    Args:
+        worker: The worker's name.
+        round: The round, counted from 0.
+        reason: What happened, in words.
+    """
+
+    def __init__(self, worker: str, round: int, reason: str) -> None:
+        super().__init__(worker, round, reason)
+        self.worker = worker
+        self.round = round
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"worker {self.worker!r} failed in round {self.round}: {self.reason}"
+
+
+@final
+class RoundError(RuntimeError):
+    """A round could not be finished; the global model is as it was before the round."""
+
+
+def describe(error: BaseException) -> str:
+    """Say what an exception says, with its type.
+
+    >>> describe(KeyError("label"))
+    "KeyError: 'label'"
+    """
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,82 @@
+"""The processes that share a cohort: one, or all of a ``torch.distributed`` group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@final
+class Processes:
+    """What the processes of a run say to each other in a round. With one process every method is free.
+
+    Args:
+        rank: This process, from 0.
+        size: How many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+
+    def share(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
+        """Give this process its part of a cohort: longest first, each to the least loaded process.
+
+        Args:
+            names: The cohort, in order; the same on every process.
+            sizes: The number of examples of each worker.
+
+        Returns:
+            This process's workers, in the cohort's order.
+
+        >>> [Processes(r, 2).share(["a", "b", "c"], {"a": 1, "b": 9, "c": 7}) for r in range(2)]
+        [['b'], ['a', 'c']]
+        """
+        if self.size == 1:
+            return list(names)
+        load = [0] * self.size
+        mine = set()
+        for name in sorted(names, key=lambda n: -sizes[n]):
+            rank = min(range(self.size), key=load.__getitem__)
+            load[rank] += max(sizes[name], 1)
+            if rank == self.rank:
+                mine.add(name)
+        return [name for name in names if name in mine]
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Sum each tensor over the processes, in place: one all-reduce per dtype, on one flat buffer."""
+        self._all_reduce_(tensors, dist.ReduceOp.SUM)
+
+    def max_(self, tensors: Sequence[Tensor]) -> None:
+        """Take the maximum of each tensor over the processes, in place."""
+        self._all_reduce_(tensors, dist.ReduceOp.MAX)
+
+    def _all_reduce_(self, tensors: Sequence[Tensor], operation: dist.ReduceOp.RedOpType) -> None:
+        if self.size == 1:
+            return
+        for dtype in dict.fromkeys(t.dtype for t in tensors):
+            group = [t for t in tensors if t.dtype == dtype]
+            flat = torch.cat([t.reshape(-1) for t in group])
+            dist.all_reduce(flat, op=operation)
+            for tensor, part in zip(group, torch.split(flat, [t.numel() for t in group]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
+        """Give every process the tensors of the first, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def gather(self, thing: T) -> list[T]:
+        """Give every process what each of them holds, in order of rank. ``thing`` is pickled: keep it small."""
+        if self.size == 1:
+            return [thing]
+        things: list[T | None] = [None] * self.size
+        dist.all_gather_object(things, thing)
+        return things  # type: ignore[return-value]

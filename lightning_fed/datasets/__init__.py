@@ -1,0 +1,22 @@
+"""Data for examples, configs and tests, and ways to deal one dataset out to many workers."""
+
+from lightning_fed.datasets.digits import DigitsDataModule
+from lightning_fed.datasets.partition import Partition, Partitioner
+from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
+from lightning_fed.datasets.partitioners import IID, Dirichlet, LogNormal, NaturalIds, Shards
+from lightning_fed.datasets.toy import ToyDataModule
+
+__all__ = [
+    "IID",
+    "DigitsDataModule",
+    "Dirichlet",
+    "LogNormal",
+    "NaturalIds",
+    "Partition",
+    "PartitionedPopulation",
+    "Partitioner",
+    "Shards",
+    "SplitSubsetDataModule",
+    "SubsetDataModule",
+    "ToyDataModule",
+]

@@ -1,0 +1,133 @@
+"""Array arithmetic that the partitioners share: checks, grouping by worker, sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Make the random generator of a seed."""
+    return np.random.default_rng(np.random.SeedSequence(seed))
+
+
+def check(*, seed: int = 0, **counts: int) -> None:
+    """Refuse a negative seed, and counts below 1, by name."""
+    if seed < 0:
+        raise ValueError(f"seed={seed}: give an integer of at least 0")
+    for argument, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{argument}={value}: give at least 1")
+
+
+def check_enough(examples: int, **factors: int) -> None:
+    """Refuse to deal out fewer examples than the product of the factors."""
+    if (needed := math.prod(factors.values())) > examples:
+        product = " * ".join(f"{argument}={value}" for argument, value in factors.items())
+        raise ValueError(f"{product} needs {needed} examples, and there are {examples}: lower {' or '.join(factors)}")
+
+
+def flat(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+    """Give one value per example, ``[n]``, from ``[n]`` or ``[n, 1]``."""
+    array = np.asarray(values)
+    if array.size != len(array):
+        raise ValueError(f"labels of shape {array.shape}: give one number or string per example, [n] or [n, 1]")
+    return array.reshape(-1)
+
+
+def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give where parts of these sizes begin, and where the last ends: ``[parts]`` -> ``[parts + 1]``."""
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def even_offsets(n: int, parts: int) -> NDArray[np.int64]:
+    """Give the offsets of parts of ``n`` whose sizes differ by at most one: ``[parts + 1]``."""
+    return np.arange(parts + 1, dtype=np.int64) * n // parts
+
+
+def group(
+    indices: NDArray[np.int64], owners: NDArray[np.int64], workers: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort examples by owner, keeping their order within each.
+
+    Args:
+        indices: The examples, ``[n]``.
+        owners: The worker of each, ``[n]``.
+        workers: How many workers.
+
+    Returns:
+        The examples by worker, ``[n]``, and the workers' sizes, ``[workers]``.
+    """
+    return indices[np.argsort(owners, kind="stable")], np.bincount(owners, minlength=workers)
+
+
+def cut(shares: NDArray[np.float64], totals: NDArray[np.int64], starts: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Cut each total into integers in given proportions (systematic rounding).
+
+    With ``starts`` drawn uniformly from [0, 1) an integer is its exact share of the total on average; rounding down
+    would hand all that is left over to the last part.
+
+    Args:
+        shares: Not negative, rows that add up to 1: ``[totals, parts]``.
+        totals: What each row adds up to, ``[totals]``.
+        starts: Where the rounding of each row starts, in [0, 1): ``[totals]``.
+
+    Returns:
+        int64 ``[totals, parts]``.
+    """
+    inner = (np.cumsum(shares[:, :-1], axis=1) * totals[:, None] + starts[:, None]).astype(np.int64)
+    # A start of almost 1 can round up to 1 in the sum, and so beyond the total.
+    return np.diff(np.minimum(inner, totals[:, None]), axis=1, prepend=0, append=totals[:, None])
+
+
+def moved(owners: NDArray[np.int64], sizes: NDArray[np.int64], min_size: int) -> NDArray[np.int64]:
+    """Hand examples of the largest workers to those below ``min_size``.
+
+    Args:
+        owners: The worker of each example, ascending, ``[n]``.
+        sizes: The workers' sizes, ``[workers]``.
+        min_size: What every worker shall have.
+
+    Returns:
+        The new worker of each example, ``[n]``. The donors end at one common level, or one above it.
+    """
+    wanted = np.maximum(min_size - sizes, 0)
+    needed = int(wanted.sum())
+    low, high = min_size, int(sizes.max())  # the highest level that frees enough lies in [low, high]
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if np.maximum(sizes - level, 0).sum() >= needed else (low, level - 1)
+    given = np.maximum(sizes - low, 0)
+    given[np.flatnonzero(given)[: given.sum() - needed]] -= 1
+    rank = np.arange(len(owners)) - np.repeat(offsets(sizes)[:-1], sizes)
+    leaves = rank >= np.repeat(sizes - given, sizes)
+    result: NDArray[np.int64] = owners.copy()
+    result[leaves] = np.repeat(np.arange(len(sizes)), wanted)
+    return result
+
+
+def proportional(weights: NDArray[np.float64], total: int, minimum: int) -> NDArray[np.int64]:
+    """Cut ``total`` into integers ``max(minimum, scale * weights)``, rounded by largest remainder.
+
+    Args:
+        weights: Not negative, the largest 1, ``[workers]``.
+        total: What the integers add up to; at least ``workers * minimum``.
+        minimum: The smallest integer allowed.
+
+    Returns:
+        int64 ``[workers]``.
+    """
+    descending = np.sort(weights)[::-1]
+    count = np.arange(1, len(weights) + 1)
+    # scales[k - 1] is the scale if just the k heaviest lie above the minimum; the largest k that is true to that holds
+    # (k = 1 always is: the heaviest weight is 1, and the others leave it at least the minimum).
+    scales = (total - (len(weights) - count) * minimum) / np.cumsum(descending)
+    fitting = np.flatnonzero(scales * descending >= minimum)
+    exact = np.maximum(minimum, scales[fitting[-1]] * weights)
+    sizes: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    sizes[np.argsort(sizes - exact, kind="stable")[: total - sizes.sum()]] += 1
+    return sizes

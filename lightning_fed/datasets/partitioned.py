@@ -1,0 +1,275 @@
+"""One dataset as a population: each worker holds a share, built when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from typing_extensions import override
+
+from lightning_fed._lightning import pl, refuse_foreign
+from lightning_fed.datasets.partition import Partition, Partitioner
+from lightning_fed.population import EvaluationKind, Population
+
+
+@final
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How the loaders of every worker are made; see :class:`PartitionedPopulation`."""
+
+    batch_size: int
+    shuffle: bool
+    drop_last: bool
+    num_workers: int
+
+    def train(self, dataset: Subset[Any]) -> DataLoader[Any]:
+        """Make the loader of training examples."""
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            num_workers=self.num_workers,
+        )
+
+    def val(self, dataset: Subset[Any]) -> DataLoader[Any]:
+        """Make the loader of held-out examples: all of them, in order."""
+        return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers)
+
+
+@final
+class SubsetDataModule(pl.LightningDataModule):
+    """A worker's share of a shared dataset, all of it to train on.
+
+    It does not define ``val_dataloader``, so Lightning sees that there is nothing to validate on.
+
+    Args:
+        train_set: The share.
+        settings: How to make the loader.
+    """
+
+    def __init__(self, train_set: Subset[Any], settings: LoaderSettings) -> None:
+        super().__init__()
+        self.train_set = train_set
+        self._settings = settings
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Give the share."""
+        return self._settings.train(self.train_set)
+
+
+@final
+class SplitSubsetDataModule(pl.LightningDataModule):
+    """A worker's share of a shared dataset, some of it held out.
+
+    Args:
+        train_set: What to train on.
+        val_set: What is held out.
+        settings: How to make the loaders.
+    """
+
+    def __init__(self, train_set: Subset[Any], val_set: Subset[Any], settings: LoaderSettings) -> None:
+        super().__init__()
+        self.train_set = train_set
+        self.val_set = val_set
+        self._settings = settings
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Give the part to train on."""
+        return self._settings.train(self.train_set)
+
+    @override
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Give the held-out part, in order."""
+        return self._settings.val(self.val_set)
+
+
+@final
+class PartitionedPopulation(Population):
+    """A dataset dealt out to workers: a lazy mapping from a worker's name to its share as a datamodule.
+
+    Nothing happens until the population is first used; then the source is prepared and set up and the partition drawn,
+    once. A worker's datamodule is built each time it is asked for and costs a list of its examples. Two populations
+    are equal only if they are the same object.
+
+    Args:
+        source: A datamodule, whose ``train_dataloader().dataset`` is dealt out, or a map-style dataset. In
+            multi-process training every process prepares the source, so prepare a download beforehand.
+        partition: How to deal the examples out.
+        labels: The label of every example, ``[n]``. ``None``: the last tensor of a ``TensorDataset`` (or of a
+            ``Subset`` of one), else ``example[-1]`` of every example, read once, if the partitioner needs it.
+        batch_size: Examples in a worker's batch.
+        val_fraction: The share of each worker's examples that is held out, rounded down; at least one example stays
+            to train on. Which ones is random but always the same for a worker's position and size. A worker with no
+            held-out example, or any if this is 0, is a :class:`SubsetDataModule`, else a
+            :class:`SplitSubsetDataModule`.
+        shuffle: Whether training batches are shuffled.
+        drop_last: Whether an incomplete last training batch is dropped; a worker smaller than a batch then has none.
+        num_workers: Loader processes per loader.
+
+    Raises:
+        ValueError: If an argument is out of range, or, on first use, if labels, partition and dataset do not fit.
+        TypeError: If ``source`` is neither a datamodule nor a dataset, or, on first use, if it is not map-style or
+            holds no labels.
+
+    Example::
+
+        >>> from lightning_fed.datasets import IID, ToyDataModule
+        >>> population = PartitionedPopulation(ToyDataModule(), IID(workers=2))
+        >>> list(population), population.num_examples("worker_1")
+        (['worker_0', 'worker_1'], 2)
+        >>> len(population["worker_1"].train_set)
+        2
+    """
+
+    def __init__(
+        self,
+        source: pl.LightningDataModule | Dataset[Any],
+        partition: Partitioner,
+        labels: NDArray[Any] | None = None,
+        batch_size: int = 32,
+        val_fraction: float = 0.0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        if not isinstance(source, Dataset):
+            refuse_foreign(source, "LightningDataModule", "source (unless it is a torch Dataset)")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: give at least 1")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction={val_fraction}: give a share of at least 0 and below 1")
+        if num_workers < 0:
+            raise ValueError(f"num_workers={num_workers}: give at least 0")
+        self._source = source
+        self._partitioner = partition
+        self._labels = labels
+        self._val_fraction = val_fraction
+        self._settings = LoaderSettings(batch_size, shuffle, drop_last, num_workers)
+        self._dealt: tuple[Dataset[Any], Partition] | None = None
+
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """The dataset that all workers share."""
+        return self._deal()[0]
+
+    @property
+    def partition(self) -> Partition:
+        """Which worker holds which examples of the dataset."""
+        return self._deal()[1]
+
+    @override
+    def num_examples(self, name: str) -> int:
+        """Give the number of training examples of a worker, without those held out, without building anything."""
+        partition = self.partition
+        position = partition.position(name)
+        size = int(partition.offsets[position + 1] - partition.offsets[position])
+        return size - self._held_out(size)
+
+    @override
+    def has_loader(self, kind: EvaluationKind) -> bool:
+        """Say whether the workers hold out validation data."""
+        return kind == "val" and self._val_fraction > 0
+
+    def __getitem__(self, name: str) -> SubsetDataModule | SplitSubsetDataModule:
+        """Build the datamodule of one worker.
+
+        Raises:
+            KeyError: If there is no such worker; the message names one that there is.
+        """
+        dataset, partition = self._deal()
+        position = partition.position(name)
+        indices = partition[position]
+        held_out = self._held_out(len(indices))
+        if not held_out:
+            return SubsetDataModule(Subset(dataset, indices.tolist()), self._settings)
+        is_val = np.zeros(len(indices), dtype=np.bool_)
+        is_val[np.random.default_rng(position).choice(len(indices), held_out, replace=False)] = True
+        train, val = (Subset(dataset, part.tolist()) for part in (indices[~is_val], indices[is_val]))
+        return SplitSubsetDataModule(train, val, self._settings)
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names, in the order of the partition."""
+        return self.partition.iter_names()
+
+    def __len__(self) -> int:
+        """Count the workers."""
+        return len(self.partition)
+
+    @override
+    def __contains__(self, name: object) -> bool:
+        """Tell whether a worker bears the name, without building it."""
+        if not isinstance(name, str):
+            return False
+        try:
+            self.partition.position(name)
+        except KeyError:
+            return False
+        return True
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        """Compare by identity: a Mapping would build every worker of both, and no two datamodules are equal."""
+        return self is other
+
+    @override
+    def __hash__(self) -> int:
+        return id(self)
+
+    def _held_out(self, size: int) -> int:
+        return int(self._val_fraction * size)  # a float below 1 times a size never rounds up to the size
+
+    def _deal(self) -> tuple[Dataset[Any], Partition]:
+        if self._dealt is None:
+            dataset = _dataset_of(self._source)
+            labels = self._labels
+            if labels is None:
+                labels = _labels_of(dataset) if self._partitioner.needs_labels else np.broadcast_to(0, _size(dataset))
+            if len(labels) != _size(dataset):
+                raise ValueError(f"labels: {len(labels)} for {_size(dataset)} examples; give one label per example")
+            partition = self._partitioner(labels)
+            if len(partition.indices) != len(labels):
+                raise ValueError(
+                    f"partition deals out {len(partition.indices)} examples of {len(labels)}; deal out all"
+                )
+            self._dealt = dataset, partition
+        return self._dealt
+
+
+def _dataset_of(source: pl.LightningDataModule | Dataset[Any]) -> Dataset[Any]:
+    if isinstance(source, pl.LightningDataModule):
+        source.prepare_data()
+        source.setup("fit")
+        loader = source.train_dataloader()
+        if not isinstance(loader, DataLoader):
+            raise TypeError(f"source: train_dataloader() must give one DataLoader, not {type(loader).__name__}")
+        dataset: Dataset[Any] = loader.dataset
+    else:
+        dataset = source
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(f"source: {type(dataset).__name__} has no examples by number; give a map-style dataset")
+    return dataset
+
+
+def _size(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type]  # torch leaves __len__ to the map-style dataset
+
+
+def _labels_of(dataset: Dataset[Any]) -> NDArray[Any]:
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[-1].detach().cpu().numpy()
+    if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorDataset | Subset):
+        labels: NDArray[Any] = _labels_of(dataset.dataset)[np.asarray(dataset.indices)]
+        return labels
+    try:
+        return np.stack([np.asarray(dataset[index][-1]) for index in range(_size(dataset))])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"labels: {type(dataset).__name__} has no example[-1] that serves as one: give labels="
+        ) from error

@@ -1,0 +1,70 @@
+"""The four rows of the notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from typing_extensions import override
+
+from lightning_fed._lightning import pl
+
+INPUTS = ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0))
+TARGETS = ((1.0,), (1.0,), (0.0,), (0.0,))
+
+
+@final
+class ToyDataModule(pl.LightningDataModule):
+    """The notebook's rows ``[[1, 1], [0, 1], [1, 0], [0, 0]]`` -> ``[[1], [1], [0], [0]]``, float32, in order.
+
+    Training, validation and test see the same rows as ``(x, target)``; prediction sees ``x``, float32 ``[n, 2]``.
+
+    Args:
+        rows: Which of the rows 0 to 3 to hold, in this order; ``None`` for all four.
+        batch_size: Rows in a batch; ``None`` for all of them in one.
+
+    Raises:
+        ValueError: If ``rows`` is empty or names a row that does not exist, or if ``batch_size`` is below 1.
+
+    Example::
+
+        >>> bob = ToyDataModule(rows=[0, 1])
+        >>> x, target = next(iter(bob.train_dataloader()))
+        >>> x.tolist(), target.tolist()
+        ([[1.0, 1.0], [0.0, 1.0]], [[1.0], [1.0]])
+    """
+
+    def __init__(self, rows: Sequence[int] | None = None, batch_size: int | None = None) -> None:
+        super().__init__()
+        chosen = list(range(len(INPUTS)) if rows is None else rows)
+        if not chosen or not set(chosen) <= set(range(len(INPUTS))):
+            raise ValueError(f"rows={chosen!r}: give at least one row, each from 0 to {len(INPUTS) - 1}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: give at least 1, or None for all rows in one batch")
+        self._x = torch.tensor(INPUTS, dtype=torch.float32)[chosen]
+        self._target = torch.tensor(TARGETS, dtype=torch.float32)[chosen]
+        self._batch_size = batch_size or len(chosen)
+
+    @override
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Give the rows as ``(x, target)``, unshuffled."""
+        return DataLoader(TensorDataset(self._x, self._target), batch_size=self._batch_size)
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Give what ``train_dataloader`` gives."""
+        return self.train_dataloader()
+
+    @override
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Give what ``train_dataloader`` gives."""
+        return self.train_dataloader()
+
+    @override
+    def predict_dataloader(self) -> DataLoader[Tensor]:
+        """Give the rows as ``x`` alone."""
+        # A tensor serves a DataLoader as a dataset does; a TensorDataset would wrap every batch in a list.
+        return DataLoader(cast("Dataset[Tensor]", self._x), batch_size=self._batch_size)

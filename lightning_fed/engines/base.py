@@ -1,0 +1,45 @@
+"""The extension point for engines."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.types import Job, Updates
+from lightning_fed.population import WorkerPool
+
+
+class Engine(ABC):
+    """Trains workers. What comes back depends on the job, the workers and their data, not on the engine."""
+
+    @abstractmethod
+    def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
+        """Get ready for a fit: called once, after the module has been placed and before the first round.
+
+        Args:
+            module: The user's module, to be copied; the engine must not train this one.
+            workers: The workers' data.
+            trainer: For its device and precision, and for what the user's own code asks of ``self.trainer``.
+
+        Raises:
+            ValueError: If the module cannot be trained locally; the message says why and what to do.
+        """
+
+    @abstractmethod
+    def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        """Train some workers, each from ``job.parameters``.
+
+        Args:
+            job: What the server sent; its tensors must not be written to.
+            cohort: The names of the workers.
+
+        Yields:
+            Stacks of updates, which must not be written to by the engine afterwards; in place of a worker that failed,
+            its error.
+        """
+
+    @abstractmethod
+    def teardown(self) -> None:
+        """Let go of everything that :meth:`setup` made."""

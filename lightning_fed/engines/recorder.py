@@ -1,0 +1,122 @@
+"""What a worker logs during local training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+_REDUCTIONS: dict[str, Callable[[list[float], list[int]], float]] = {
+    "mean": lambda values, weights: sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights),
+    "sum": lambda values, _: sum(values),
+    "min": lambda values, _: min(values),
+    "max": lambda values, _: max(values),
+}
+
+
+@final
+class Recorder:
+    """Takes the place of ``self.log`` and ``self.log_dict`` on a worker's copy of the user's module.
+
+    A value logged several times is reduced as its ``reduce_fx`` says; means are weighted by batch sizes. A torchmetrics
+    object is computed once, at the end of local training.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[tuple[float | Tensor, int]]] = {}
+        self._reduce: dict[str, str] = {}
+        self._metrics: dict[str, Metric] = {}
+        self.batch_size: Callable[[], int] = lambda: 1
+
+    def clear(self) -> None:
+        """Forget everything that was logged."""
+        self._values.clear()
+        self._reduce.clear()
+        self._metrics.clear()
+
+    def log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: Any = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        metric_attribute: str | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
+        """Record a value; takes the arguments of ``LightningModule.log``.
+
+        Where a value goes (``prog_bar``, ``logger``), when (``on_step``, ``on_epoch``) and how it is synchronised is
+        the server's business, so those arguments are ignored.
+
+        Raises:
+            TypeError: If the value is no number, one-element tensor, torchmetrics object, or dict of those.
+            ValueError: If the reduction is unknown.
+        """
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self.log(f"{name}.{key}", item, reduce_fx=reduce_fx, batch_size=batch_size)
+        elif isinstance(value, Metric):
+            self._metrics[name] = value
+        else:
+            self._reduce[name] = _reduction(name, reduce_fx)
+            weight = self.batch_size() if batch_size is None else batch_size
+            self._values.setdefault(name, []).append((_number(name, value), weight))
+
+    def log_dict(self, dictionary: Mapping[str, Any] | MetricCollection, *places: Any, **options: Any) -> None:
+        """Record several values; takes the arguments of ``LightningModule.log_dict``."""
+        items = (
+            dictionary.items(keep_base=False, copy_state=False)
+            if isinstance(dictionary, MetricCollection)
+            else dictionary.items()
+        )
+        for name, value in items:
+            self.log(str(name), value, *places, **options)
+
+    def results(self) -> dict[str, float]:
+        """Reduce everything that was logged to one number per name."""
+        reduced = {
+            name: _REDUCTIONS[self._reduce[name]](_floats([v for v, _ in pairs]), [weight for _, weight in pairs])
+            for name, pairs in self._values.items()
+        }
+        return reduced | {name: float(metric.compute()) for name, metric in self._metrics.items()}
+
+
+def _floats(values: list[float | Tensor]) -> list[float]:
+    """Plain numbers; values from an accelerator cross in one copy."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len(tensors) < len(values):
+        return [float(value) for value in values]
+    numbers: list[float] = torch.stack(tensors).tolist()
+    return numbers
+
+
+def _number(name: str, value: Any) -> float | Tensor:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise TypeError(f"self.log({name!r}, ...): a tensor must have one element, not the shape {value.shape}")
+        # Reading a number from an accelerator would make it wait at every step.
+        return value.detach().reshape(()) if value.is_cuda else value.item()
+    if isinstance(value, (int, float)):
+        return float(value)
+    raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")
+
+
+def _reduction(name: str, reduce_fx: Any) -> str:
+    reduction = getattr(reduce_fx, "__name__", reduce_fx)
+    reduction = {"amin": "min", "amax": "max", "avg": "mean"}.get(reduction, reduction)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(
+            f"self.log({name!r}, reduce_fx={reduce_fx!r}): in local training use one of {', '.join(_REDUCTIONS)}"
+        )
+    return str(reduction)

@@ -1,0 +1,288 @@
+"""The worker's copy of the user's module, and local training on it: what a Trainer does, for one worker in one round.
+
+The order of hooks within a step is the Trainer's. What differs: a fresh optimizer and fresh metrics for every worker
+and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view in which the local training is the fit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from lightning_fed._lightning import (
+    _configure_optimizers,
+    _configure_schedulers_automatic_opt,
+    extract_batch_size,
+    is_param_in_hook_signature,
+    move_data_to_device,
+    pl,
+)
+from lightning_fed.core.tree import copy_, difference
+from lightning_fed.core.types import Job, LocalTraining, Tensors, Updates
+from lightning_fed.engines.recorder import Recorder
+from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
+from lightning_fed.population import Worker
+
+# The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
+# worker may have few.
+_FIRST_SCALE = 2.0**10
+
+
+@final
+class LocalTrainer:
+    """What the user's code sees as ``self.trainer`` on a worker: the server's Trainer, but the fit is the local one."""
+
+    gradient_clip_val = None
+    gradient_clip_algorithm = None
+    accumulate_grad_batches = 1
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = trainer
+        self.optimizers: list[Optimizer] = []
+        self.lr_scheduler_configs: list[Any] = []
+        self.num_training_batches: int | float = float("inf")
+        self.estimated_stepping_batches: int | float = float("inf")
+        self.max_epochs: int | None = None
+        self.max_steps = -1
+        self.is_last_batch = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+    def plan(self, local: LocalTraining, num_batches: int | None) -> None:
+        """Take on the length of one worker's local training."""
+        self.num_training_batches = float("inf") if num_batches is None else num_batches
+        self.max_epochs = local.epochs if local.steps is None else None
+        self.max_steps = -1 if local.steps is None else local.steps
+        self.estimated_stepping_batches = (
+            self.num_training_batches * local.epochs if local.steps is None else local.steps
+        )
+
+
+@final
+class Replica:
+    """A copy of the user's module on which workers train, one after another.
+
+    Args:
+        module: The user's module, placed on its device and in its precision.
+        trainer: The server's Trainer.
+
+    Raises:
+        ValueError: If the module cannot be trained locally.
+    """
+
+    def __init__(self, module: pl.LightningModule, trainer: pl.Trainer) -> None:
+        self.module = _copy(module)
+        self.trainer = LocalTrainer(trainer)
+        self.recorder = Recorder()
+        self.device = trainer.strategy.root_device
+        self.precision = trainer.precision_plugin
+        self.parameters: Tensors = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
+        self.buffers: Tensors = dict(self.module.named_buffers())
+        self._metrics = [m for m in self.module.modules() if isinstance(m, Metric)]
+        for metric in self._metrics:  # a worker's metric is its own: never wait for other processes
+            metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
+        self._hooks: dict[str, Callable[..., Any]] = {
+            name: getattr(self.module, name) for name in LOCAL_HOOKS if overrides(self.module, name)
+        }
+        self._transfers_plainly = not any(overrides(self.module, name) for name in TRANSFER_HOOKS)
+        self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
+        self._shadow()
+
+    def _shadow(self) -> None:
+        """Give the copy what a worker must use in place of the server's: its own log, trainer and optimizers."""
+        for part in self.module.modules():
+            if isinstance(part, pl.LightningModule):
+                part.__dict__["_trainer"] = self.trainer
+                part.__dict__["log"] = self.recorder.log
+                part.__dict__["log_dict"] = self.recorder.log_dict
+                part.__dict__["all_gather"] = _no_all_gather
+        self.module.__dict__["optimizers"] = lambda use_pl_optimizer=True: self.trainer.optimizers[0]
+        self.module.__dict__["lr_schedulers"] = self._lr_schedulers
+
+    def _lr_schedulers(self) -> Any:
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        return schedulers[0] if len(schedulers) == 1 else (schedulers or None)
+
+    def check(self) -> None:
+        """Refuse at the start what would fail in the middle.
+
+        Raises:
+            ValueError: If ``configure_optimizers`` gives something that local training cannot use.
+        """
+        self._configure_optimizer()
+
+    def train(self, job: Job, worker: Worker) -> Updates:
+        """Train on one worker's data, starting from the global model.
+
+        Args:
+            job: What the server sent.
+            worker: Whose data.
+
+        Returns:
+            A stack of one update.
+
+        Raises:
+            Exception: Whatever the user's code or the worker's data raises.
+        """
+        copy_(self.parameters, job.parameters)
+        copy_(self.buffers, job.buffers)
+        for metric in self._metrics:
+            metric.reset()
+        self.recorder.clear()
+        self.trainer.plan(job.local, worker.batches.num_batches)
+        with torch.enable_grad():
+            loss, seen, passes = self._fit(job.local, worker)
+        examples = worker.batches.num_examples
+        return Updates(
+            workers=(worker.name,),
+            delta={n: d.unsqueeze(0) for n, d in difference(job.parameters, self.parameters).items()},
+            buffers={n: b.detach().clone().unsqueeze(0) for n, b in self.buffers.items()},
+            weight=torch.tensor([seen / passes if examples is None else examples], dtype=torch.float64),
+            loss=torch.tensor([loss], dtype=torch.float64),
+            metrics={n: torch.tensor([v], dtype=torch.float64) for n, v in self.recorder.results().items()},
+        )
+
+    def _fit(self, local: LocalTraining, worker: Worker) -> tuple[float, int, int]:
+        """Pass over the worker's batches; gives the mean loss, the examples seen and the passes begun."""
+        optimizer = self._configure_optimizer()
+        scaler = self._scaler()
+        transfer = self._transfer(worker)
+        losses = Recorder()
+        step = seen = passes = 0
+        while local.steps is not None or passes < local.epochs:
+            passes += 1
+            before, index = step, -1
+            self._call("on_train_epoch_start")
+            for index, (batch, size) in enumerate(worker.batches):
+                self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
+                batch = transfer(batch)
+                self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
+                if self._call("on_train_batch_start", batch, index) == -1:
+                    break
+                output = self._step(optimizer, scaler, batch, index)
+                self._call("on_train_batch_end", output, batch, index)
+                size = self.recorder.batch_size()
+                seen += size
+                if output is not None:
+                    losses.log("loss", output["loss"] if isinstance(output, dict) else output, batch_size=size)
+                step += 1
+                self._step_schedulers("step", step)
+                if step == local.steps:
+                    break
+            self._call("on_train_epoch_end")
+            self._step_schedulers("epoch", passes)
+            if index < 0:
+                raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
+            if step in (before, local.steps):
+                break
+        return losses.results().get("loss", float("nan")), seen, passes
+
+    def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
+        """One local step; gives what ``training_step`` returned, detached."""
+        module = self.module
+        output: Any = None
+
+        def closure() -> Tensor | None:
+            nonlocal output
+            with self.precision.forward_context():
+                output = module.training_step(batch, index) if self._takes_index else module.training_step(batch)
+            loss = _loss(output)
+            self._call("on_before_zero_grad", optimizer)
+            module.optimizer_zero_grad(module.current_epoch, index, optimizer)
+            if loss is None:
+                return None
+            self._call("on_before_backward", loss)
+            module.backward(loss if scaler is None else scaler.scale(loss))
+            self._call("on_after_backward")
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            self._call("on_before_optimizer_step", optimizer)
+            self._call("configure_gradient_clipping", optimizer, None, None)
+            output = {**output, "loss": loss.detach()} if isinstance(output, dict) else loss.detach()
+            return loss.detach()
+
+        if scaler is None:
+            module.optimizer_step(module.current_epoch, index, optimizer, closure)
+        elif closure() is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        return output
+
+    def _configure_optimizer(self) -> Optimizer:
+        """Ask the user's module for a fresh optimizer (and scheduler)."""
+        name = type(self.module).__name__
+        configured = self.module.configure_optimizers()
+        if configured is None:
+            raise ValueError(f"{name}.configure_optimizers() returned None; local training needs an optimizer")
+        optimizers, schedulers, monitor = _configure_optimizers(cast(Any, configured))
+        if len(optimizers) != 1:
+            raise ValueError(
+                f"{name}.configure_optimizers() returned {len(optimizers)} optimizers; local training takes one. Put "
+                "the parameters into one optimizer as parameter groups"
+            )
+        configs = _configure_schedulers_automatic_opt(schedulers, monitor)
+        for config in configs:
+            if config.reduce_on_plateau:
+                raise ValueError(
+                    f"{name}.configure_optimizers() returned a ReduceLROnPlateau; a worker has no validation metric "
+                    "within a round. Use it as server_lr_scheduler, or another local scheduler"
+                )
+        self.trainer.optimizers = optimizers
+        self.trainer.lr_scheduler_configs = configs
+        return cast(Optimizer, optimizers[0])
+
+    def _step_schedulers(self, interval: str, count: int) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == interval and count % config.frequency == 0:
+                self.module.lr_scheduler_step(config.scheduler, None)
+
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        if self.precision.precision != "16-mixed":
+            return None
+        return torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE)
+
+    def _transfer(self, worker: Worker) -> Callable[[Any], Any]:
+        """How this worker's batches come to the device and into the precision."""
+        convert = self.precision.convert_input
+        if self._transfers_plainly and worker.transfers_plainly:
+            return lambda batch: move_data_to_device(convert(batch), self.device)
+        return lambda batch: place_batch(convert(batch), self.device, worker.datamodule, self.module, 0)
+
+    def _call(self, hook: str, *arguments: Any) -> Any:
+        return self._hooks[hook](*arguments) if hook in self._hooks else None
+
+
+def _copy(module: pl.LightningModule) -> pl.LightningModule:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} cannot be copied for its workers ({error}); keep what copy.deepcopy cannot copy "
+            "(open files, locks, generators) out of the module's attributes"
+        ) from error
+
+
+def _loss(output: Any) -> Tensor | None:
+    """The loss in what ``training_step`` returned: a tensor, a dict with a ``loss``, or None to skip the step."""
+    if isinstance(output, dict):
+        if "loss" not in output:
+            raise TypeError("training_step returned a dict without the key 'loss'")
+        output = output["loss"]
+    if output is None:
+        return None
+    if not isinstance(output, Tensor):
+        raise TypeError(f"training_step must return a tensor, a dict with 'loss', or None, not {type(output).__name__}")
+    if output.numel() != 1:
+        raise ValueError(f"training_step returned a loss of shape {tuple(output.shape)}; reduce it to a scalar")
+    return output.reshape(())
+
+
+def _no_all_gather(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("self.all_gather() in local training: a worker has no other processes to gather from")

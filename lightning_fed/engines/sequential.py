@@ -1,0 +1,47 @@
+"""One worker after another, on one copy of the user's module: the reference for every other engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.errors import WorkerError, describe
+from lightning_fed.core.rng import derive, seed_everything
+from lightning_fed.core.types import Job, Updates
+from lightning_fed.engines.base import Engine
+from lightning_fed.engines.replica import Replica
+from lightning_fed.population import WorkerPool
+
+
+@final
+class Sequential(Engine):
+    """Trains one worker after another. Runs every module and every loader."""
+
+    def __init__(self) -> None:
+        self._replica: Replica | None = None
+        self._workers: WorkerPool | None = None
+
+    def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
+        self._replica = Replica(module, trainer)
+        self._workers = workers
+
+    def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        assert self._replica is not None, "setup() comes before run()"
+        assert self._workers is not None
+        for name in cohort:
+            result: Updates | WorkerError
+            try:
+                seed = derive(job.seed, job.cohort, name)
+                seed_everything(seed)
+                worker = self._workers[name]
+                worker.batches.reseed(seed)
+                result = self._replica.train(job, worker)
+            except Exception as error:
+                result = WorkerError(name, job.round, describe(error))
+                result.__cause__ = error
+            yield result
+
+    def teardown(self) -> None:
+        self._replica = None
+        self._workers = None

@@ -1,0 +1,347 @@
+"""The server as a LightningModule: one training batch is one round's cohort."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, Literal, TypeAlias, cast, final, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_fed import checkpoint as checkpoints
+from lightning_fed._lightning import (
+    LRSchedulerCallable,
+    OptimizerCallable,
+    ReduceLROnPlateau,
+    extract_batch_size,
+    pl,
+    refuse_foreign,
+)
+from lightning_fed.aggregation import Aggregator
+from lightning_fed.algorithms import Algorithm, FedAvg
+from lightning_fed.cohorts import Cohort, EvaluationBatch
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.pseudo_gradient import pseudo_gradient
+from lightning_fed.core.tree import copy_
+from lightning_fed.core.types import Job, LocalTraining, Tensors
+from lightning_fed.data import FederatedDataModule
+from lightning_fed.engines import Engine, Sequential
+from lightning_fed.evaluation import WorkerMetrics
+from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
+from lightning_fed.loop import FederatedLoop
+from lightning_fed.refusals import refuse_unsupported
+from lightning_fed.report import Round, RoundReport, merged_buffers, per_worker_scalars, round_scalars
+from lightning_fed.transforms import UpdateTransform
+
+EngineName: TypeAlias = Literal["auto", "sequential"]
+
+
+@final
+class FederatedModule(pl.LightningModule):
+    """Wraps an unchanged LightningModule for federated training under a stock Trainer.
+
+    The Trainer is the server: its ``max_steps`` counts rounds, its gradient clipping acts on the aggregated update, its
+    loggers, callbacks and checkpoints see the global model. Workers train with the module's own ``training_step`` and
+    ``configure_optimizers``.
+
+    Args:
+        module: The user's module. It holds the global model, before, during and after training.
+        algorithm: What a round computes.
+        server_optimizer: Makes the optimizer that steps on the aggregated update; SGD with lr 1 is plain averaging.
+        server_lr_scheduler: Makes its scheduler, stepped once a round.
+        local_epochs: Passes over a worker's training data in one round.
+        local_steps: If given, exactly this many batches instead, cycling over the data.
+        aggregator: How updates become one; None: the algorithm's own.
+        transforms: Steps on updates before they leave the workers, such as clipping.
+        engine: How workers are trained.
+        on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
+        min_workers: The number of workers below which a round fails even so.
+        log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``;
+            beyond it there are curves of the distribution, ``workers/<metric>/{min,p10,median,p90,max}``.
+
+    Raises:
+        TypeError: If ``module`` is no LightningModule, or one of the other Lightning.
+        ValueError: If an argument is out of range.
+
+    Example::
+
+        fed = FederatedModule(LinearRegression(2, 1), algorithm=FedAvg())
+        data = FederatedDataModule({"bob": bob_datamodule, "alice": alice_datamodule})
+        pl.Trainer(max_epochs=20).fit(fed, data)
+    """
+
+    def __init__(
+        self,
+        module: pl.LightningModule,
+        algorithm: Algorithm = FedAvg(),
+        server_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=1.0),
+        server_lr_scheduler: LRSchedulerCallable | None = None,
+        local_epochs: int = 1,
+        local_steps: int | None = None,
+        aggregator: Aggregator[Any] | None = None,
+        transforms: Sequence[UpdateTransform] = (),
+        engine: Engine | EngineName = "auto",
+        on_worker_error: Literal["raise", "drop"] = "raise",
+        min_workers: int = 1,
+        log_workers_up_to: int = 20,
+    ) -> None:
+        super().__init__()
+        refuse_foreign(module, "LightningModule", "module")
+        _one_of("on_worker_error", on_worker_error, ("raise", "drop"))
+        if min_workers < 1:
+            raise ValueError(f"min_workers={min_workers} must be at least 1")
+        self.module = module
+        self.algorithm = algorithm
+        self.server_optimizer = server_optimizer
+        self.server_lr_scheduler = server_lr_scheduler
+        self.local = LocalTraining(local_epochs, local_steps)
+        self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
+        self.transforms = tuple(transforms)
+        self.engine = _engine(engine)
+        self.on_worker_error: Literal["raise", "drop"] = on_worker_error
+        self.min_workers = min_workers
+        self.log_workers_up_to = log_workers_up_to
+        self._loop: FederatedLoop | None = None
+        self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
+        self._last_cohort: Cohort | None = None
+        self._one_by_one = True
+        self.last_report = RoundReport()
+        """What the workers of the last round reported; for callbacks."""
+        self._watched = WorkerMetrics(module)
+        self._log_hyperparams = True
+        self._mirror(module)
+
+    def _mirror(self, module: pl.LightningModule) -> None:
+        """Have exactly the hooks and evaluation steps that the user's module has, as Lightning sees it."""
+        for hook in SERVER_HOOKS:
+            if overrides(module, hook) and hook not in type(self).__dict__:
+                self.__dict__[hook] = partial(self._tell, hook)
+        for step in EVALUATION_STEPS:
+            if overrides(module, step):
+                self.__dict__[step] = partial(self._evaluate, step)
+
+    # ---- training: one batch is one cohort -------------------------------------------------------------------------
+
+    def training_step(self, cohort: Cohort, batch_idx: int) -> Tensor:
+        """Run one round; the returned loss has the cohort's mean loss as value and the aggregate as gradient."""
+        assert self._loop is not None
+        started = time.perf_counter()
+        parameters = self._trained()
+        job = Job(
+            round=self.trainer.global_step,
+            cohort=cohort.number,
+            seed=cohort.seed,
+            parameters={name: p.detach() for name, p in parameters.items()},
+            buffers=dict(self.module.named_buffers()),
+            local=self.local,
+        )
+        with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
+            aggregate, report = self._loop.run(job, cohort.workers)
+        self.last_report = report
+        self._pending.append(Round(report, aggregate, time.perf_counter() - started))
+        for name, value in {"loss": report.loss, **report.means()}.items():
+            self.log(name, value, on_epoch=False, logger=False, prog_bar=name == "loss", batch_size=1)
+        self._last_cohort = cohort
+        loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
+        return pseudo_gradient(loss, list(parameters.values()), [aggregate.delta[name] for name in parameters])
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Let the server optimizer step (the closure runs the round), then take over buffers and log the round."""
+        step, draw = self.trainer.global_step, self._is_logging_due()
+        before = [p.detach().clone() for p in self._trained().values()] if draw else []
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        rounds, self._pending = self._pending, []
+        copy_(dict(self.module.named_buffers()), merged_buffers(rounds))
+        if draw:
+            steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
+            norm = float(torch.stack(steps).norm())
+            self._draw({**round_scalars(rounds, self._one_by_one), "server/update_norm": norm}, step)
+        self._datamodule.complete(cast(Cohort, self._last_cohort))
+
+    def configure_optimizers(self) -> Any:
+        """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
+        optimizer = self.server_optimizer(self._trained().values())
+        if self.server_lr_scheduler is None:
+            return optimizer
+        scheduler = self.server_lr_scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                raise ValueError(
+                    "server_lr_scheduler: take ReduceLROnPlateau from Lightning's cli module, which has a `monitor` "
+                    f"argument: {ReduceLROnPlateau.__module__}.ReduceLROnPlateau"
+                )
+            config |= {"interval": "epoch", "monitor": scheduler.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _trained(self) -> Tensors:
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    # ---- a run starts and ends -------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot work, then set up the user's module."""
+        refuse_unsupported(self.module, self.trainer)
+        self._datamodule.attach(self.module, self.on_worker_error)
+        self._pending.clear()
+        # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
+        # processes with different numbers of evaluation batches wait for each other for ever.
+        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
+        self._tell("setup", stage)
+
+    def on_train_start(self) -> None:
+        """Make the workers' copy of the module, once it is placed and its hooks have run."""
+        self._tell("on_train_start")
+        datamodule = self._datamodule
+        processes = Processes(self.trainer.global_rank, self.trainer.world_size)
+        processes.broadcast_(list(self.module.buffers()))
+        self.engine.setup(self.module, datamodule.pool, self.trainer)
+        self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
+        self._loop = FederatedLoop(
+            algorithm=self.algorithm,
+            engine=self.engine,
+            aggregator=self.aggregator,
+            processes=processes,
+            num_examples=datamodule.pool.num_examples,
+            transforms=self.transforms,
+            on_worker_error=self.on_worker_error,
+            min_workers=self.min_workers,
+        )
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Bring this round's values into ``trainer.callback_metrics``, where they stay for the end of the epoch."""
+        self.trainer.callback_metrics  # noqa: B018 - reading it is what collects the values
+
+    def teardown(self, stage: str) -> None:
+        """Let go of the workers' copy."""
+        self._tell("teardown", stage)
+        self.engine.teardown()
+        self._loop = None
+
+    # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the user's module gives."""
+        return self.module(*args, **kwargs)
+
+    def predict_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """The user's own ``predict_step`` (or ``forward``) on the global model."""
+        return self.module.predict_step(*step_arguments(self.module.predict_step, batch.batch, batch_idx))
+
+    def on_validation_epoch_end(self) -> None:
+        """Draw the metrics of single workers beside the pooled ones."""
+        self._tell("on_validation_epoch_end")
+        self._draw_workers()
+
+    def on_test_epoch_end(self) -> None:
+        """Draw the metrics of single workers beside the pooled ones."""
+        self._tell("on_test_epoch_end")
+        self._draw_workers()
+
+    def _evaluate(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
+        step = getattr(self.module, name)
+        size = lru_cache(lambda: extract_batch_size(batch.batch))
+        self._watched.turn_to(batch.worker, size)
+        with logging_through(self.module, partial(self._log_evaluation, size)):
+            return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+
+    def _log_evaluation(self, infer_size: Callable[[], int], name: str, value: Any, **options: Any) -> None:
+        if options.get("batch_size") is None:
+            options["batch_size"] = infer_size()
+        self._watched.note(name, value, options)
+        if self.trainer.world_size > 1:
+            # Pool over processes at the end; in between they have different numbers of batches and must not wait.
+            options |= {"sync_dist": True, "on_step": False, "on_epoch": True}
+        self.log(name, value, **options)
+
+    def _draw_workers(self) -> None:
+        shares = Processes(self.trainer.global_rank, self.trainer.world_size).gather(self._watched.finish())
+        workers = {worker: metrics for share in shares for worker, metrics in share.items()}
+        if workers and not self.trainer.sanity_checking:
+            one_by_one = len(self._datamodule.names) <= self.log_workers_up_to
+            self._draw(per_worker_scalars(workers, one_by_one), self.trainer.global_step)
+
+    # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
+
+    @property
+    def hparams(self) -> Any:
+        """Those of the user's module, so that a checkpoint can build it."""
+        return self.module.hparams
+
+    @property
+    def hparams_initial(self) -> Any:
+        """What the loggers show: the hyperparameters of the user's module, and those of the federated training."""
+        return {
+            **self.module.hparams_initial,
+            "algorithm": type(self.algorithm).__name__,
+            "aggregator": type(self.aggregator).__name__,
+            "local_epochs": self.local.epochs,
+            "local_steps": self.local.steps,
+        }
+
+    @property
+    def strict_loading(self) -> bool:
+        """That of the user's module."""
+        return self.module.strict_loading
+
+    @strict_loading.setter
+    def strict_loading(self, strict_loading: bool) -> None:
+        self.module.strict_loading = strict_loading
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
+        checkpoints.unwrap(checkpoint)
+        self._tell("on_save_checkpoint", checkpoint)
+        checkpoints.add(checkpoint, type(self.algorithm).__name__)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read a checkpoint of this run, or of the user's module alone."""
+        checkpoints.check(checkpoint, type(self.algorithm).__name__)
+        self._tell("on_load_checkpoint", checkpoint)
+        checkpoints.wrap(checkpoint)
+
+    # ---- talking to the user's module and to the loggers -----------------------------------------------------------
+
+    def _tell(self, hook: str, *arguments: Any) -> Any:
+        """Call a hook of the user's module, if it has one, with its own batch and with a ``self.log`` that works."""
+        if not overrides(self.module, hook):
+            return None
+        own = [a.batch if isinstance(a, EvaluationBatch) else a for a in arguments]
+        with logging_through(self.module, self.log):
+            return getattr(self.module, hook)(*own)
+
+    def _is_logging_due(self) -> bool:
+        trainer = self.trainer
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return bool(trainer.loggers) and (
+            trainer.is_last_batch or (every > 0 and (trainer.global_step + 1) % every == 0)
+        )
+
+    def _draw(self, scalars: dict[str, float], step: int) -> None:
+        for logger in self.trainer.loggers:
+            logger.log_metrics(scalars, step=step)
+            logger.save()
+
+    @property
+    def _datamodule(self) -> FederatedDataModule:
+        return cast(FederatedDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+
+def _engine(engine: Engine | EngineName) -> Engine:
+    if isinstance(engine, Engine):
+        return engine
+    _one_of("engine", engine, get_args(EngineName))
+    return Sequential()
+
+
+def _one_of(argument: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")

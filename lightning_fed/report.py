@@ -1,0 +1,200 @@
+"""What a round leaves behind for people: losses and metrics per worker, sizes, failures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import numpy as np
+import torch
+
+from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
+
+
+@final
+@dataclass(frozen=True)
+class WorkerRecord:
+    """What one worker reported.
+
+    Args:
+        examples: The number of its training examples; its weight in means.
+        metrics: What it logged, by name; ``loss`` is not among them unless the user's module logs it.
+        loss: Its mean loss over the local steps.
+    """
+
+    examples: float
+    metrics: Mapping[str, float]
+    loss: float = math.nan
+
+
+@final
+@dataclass
+class RoundReport:
+    """What the workers of one round reported.
+
+    Args:
+        workers: A record per worker that came back, by name.
+        failures: The workers that did not.
+        bytes_down: What travelled to the workers.
+        bytes_up: What travelled back.
+    """
+
+    workers: dict[str, WorkerRecord] = field(default_factory=dict)
+    failures: list[WorkerError] = field(default_factory=list)
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+    def note(self, updates: Updates, job: Job) -> None:
+        """Write down what came back from some workers."""
+        metrics = {name: values.tolist() for name, values in updates.metrics.items()}
+        rows = zip(updates.workers, updates.weight.tolist(), updates.loss.tolist(), strict=True)
+        for row, (worker, examples, loss) in enumerate(rows):
+            self.workers[worker] = WorkerRecord(examples, {name: v[row] for name, v in metrics.items()}, loss)
+        self.bytes_up += updates.num_bytes
+        self.bytes_down += job.num_bytes * len(updates.workers)
+
+    @staticmethod
+    def merged(reports: Sequence[RoundReport], order: Sequence[str] = ()) -> RoundReport:
+        """Make one report of several.
+
+        Args:
+            reports: Those of several processes, or of several cohorts.
+            order: The order of the workers; empty: as they come.
+        """
+        if len(reports) == 1:
+            return reports[0]
+        place = {name: position for position, name in enumerate(order)}
+        workers = [item for report in reports for item in report.workers.items()]
+        failures = [failure for report in reports for failure in report.failures]
+        return RoundReport(
+            workers=dict(sorted(workers, key=lambda item: place.get(item[0], 0))),
+            failures=sorted(failures, key=lambda failure: place.get(failure.worker, 0)),
+            bytes_down=sum(report.bytes_down for report in reports),
+            bytes_up=sum(report.bytes_up for report in reports),
+        )
+
+    @property
+    def examples(self) -> float:
+        """The number of training examples of all workers that came back."""
+        return sum(record.examples for record in self.workers.values())
+
+    @property
+    def loss(self) -> float:
+        """The cohort's mean loss, weighted by numbers of examples."""
+        return weighted_mean([(r.loss, r.examples) for r in self.workers.values()])
+
+    def means(self) -> dict[str, float]:
+        """The cohort's mean of every metric, weighted by numbers of examples, over the workers that logged it."""
+        return {
+            name: weighted_mean([(value, self.workers[worker].examples) for worker, value in values.items()])
+            for name, values in by_metric({w: r.metrics for w, r in self.workers.items()}).items()
+        }
+
+
+@final
+@dataclass(frozen=True)
+class Round:
+    """A round that has been run.
+
+    Args:
+        report: What its workers reported.
+        aggregate: What came of their updates.
+        seconds: How long it took.
+    """
+
+    report: RoundReport
+    aggregate: Aggregate
+    seconds: float
+
+
+def merged_buffers(rounds: Sequence[Round]) -> Tensors:
+    """The global buffers after a server step: those of its one cohort, or the mean over accumulated cohorts.
+
+    Weights are numbers of examples; integer buffers take the maximum.
+    """
+    buffers = [r.aggregate.buffers for r in rounds]
+    if len(rounds) == 1:
+        return buffers[0]
+    weights = [r.report.examples for r in rounds]
+    merged: Tensors = {}
+    for name, first in buffers[0].items():
+        stack = torch.stack([b[name] for b in buffers])
+        if first.is_floating_point():
+            merged[name] = torch.tensordot(torch.tensor(weights).to(stack), stack, dims=1) / sum(weights)
+        else:
+            merged[name] = stack.amax(dim=0)
+    return merged
+
+
+def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]:
+    """Everything that is drawn about the local training of one server step.
+
+    Args:
+        rounds: Its one cohort, or several whose gradients were accumulated.
+        one_by_one: Whether each worker gets curves of its own.
+
+    Returns:
+        The cohort's weighted means under the user's own names (``loss`` where the module logs nothing), what
+        :func:`per_worker_scalars` gives, ``round/...``, ``comm/...`` and ``update/norm``.
+    """
+    report = RoundReport.merged([r.report for r in rounds])
+    norms = [(r.aggregate.norm, 1.0) for r in rounds]
+    workers = {name: record.metrics or {"loss": record.loss} for name, record in report.workers.items()}
+    return {
+        **(report.means() or {"loss": report.loss}),
+        **per_worker_scalars(workers, one_by_one),
+        "round/cohort_size": len(report.workers),
+        "round/dropped": len(report.failures),
+        "round/examples": report.examples,
+        "round/seconds": sum(r.seconds for r in rounds),
+        "comm/bytes_down": report.bytes_down,
+        "comm/bytes_up": report.bytes_up,
+        "update/norm": weighted_mean(norms),
+    }
+
+
+def by_metric(workers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Turn ``{worker: {metric: value}}`` into ``{metric: {worker: value}}``."""
+    table: dict[str, dict[str, float]] = {}
+    for worker, metrics in workers.items():
+        for name, value in metrics.items():
+            table.setdefault(name, {})[worker] = value
+    return table
+
+
+def weighted_mean(pairs: Sequence[tuple[float, float]]) -> float:
+    """The mean of values with weights.
+
+    >>> weighted_mean([(1.0, 1), (4.0, 2)])
+    3.0
+    """
+    total = sum(weight for _, weight in pairs)
+    return sum(value * weight for value, weight in pairs) / total if total else math.nan
+
+
+def per_worker_scalars(workers: Mapping[str, Mapping[str, float]], one_by_one: bool) -> dict[str, float]:
+    """What to draw about single workers: each one's value, or for many the distribution over them.
+
+    Args:
+        workers: ``{worker: {metric: value}}``.
+        one_by_one: Whether each worker gets a curve of its own.
+
+    Returns:
+        ``worker/<name>/<metric>``, or ``workers/<metric>/{min,p10,median,p90,max}``.
+
+    >>> per_worker_scalars({"bob": {"loss": 1.0}, "alice": {"loss": 3.0}}, one_by_one=True)
+    {'worker/bob/loss': 1.0, 'worker/alice/loss': 3.0}
+    >>> per_worker_scalars({"bob": {"loss": 1.0}, "alice": {"loss": 3.0}}, one_by_one=False)["workers/loss/median"]
+    2.0
+    """
+    if one_by_one:
+        return {f"worker/{worker}/{name}": v for worker, metrics in workers.items() for name, v in metrics.items()}
+    scalars: dict[str, float] = {}
+    for name, values in by_metric(workers).items():
+        points = np.quantile(list(values.values()), [0.0, 0.1, 0.5, 0.9, 1.0]).tolist()
+        labels = ("min", "p10", "median", "p90", "max")
+        scalars |= {f"workers/{name}/{label}": point for label, point in zip(labels, points, strict=True)}
+    return scalars

@@ -1,0 +1,42 @@
+"""Norm clipping: one worker can move an unweighted mean by no more than C/n (Sun et al. 2019)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+
+from lightning_fed.core.types import Aggregate, Updates
+from lightning_fed.transforms.base import UpdateTransform
+
+
+@final
+@dataclass(frozen=True)
+class ClipNorm(UpdateTransform):
+    """Scale each worker's update so that its L2 norm, over all parameters together, is at most ``max_norm``.
+
+    Args:
+        max_norm: The bound C, in the units of the parameters.
+
+    Raises:
+        ValueError: If the bound is not positive and finite.
+    """
+
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_norm < math.inf:
+            raise ValueError(f"ClipNorm(max_norm={self.max_norm}) must be positive and finite")
+
+    def worker(self, updates: Updates) -> Updates:
+        rows = len(updates.workers)
+        squares = [delta.reshape(rows, -1).square().sum(dim=1) for delta in updates.delta.values()]
+        norm = torch.stack(squares).sum(dim=0).sqrt()
+        scale = (self.max_norm / norm).clamp(max=1.0)  # a zero update: inf, clamped to 1
+        delta = {name: d * scale.view(-1, *[1] * (d.dim() - 1)).to(d.dtype) for name, d in updates.delta.items()}
+        return replace(updates, delta=delta)
+
+    def server(self, aggregate: Aggregate) -> Aggregate:
+        return aggregate

@@ -1,0 +1,71 @@
+"""Small modules and datamodules that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_fed._lightning import pl
+from lightning_fed.data import FederatedDataModule
+from lightning_fed.module import FederatedModule
+
+
+class Scalar(pl.LightningModule):
+    """One parameter x that moves towards the mean of the data: the gradient of the loss is x - mean(batch)."""
+
+    def __init__(self, lr: float = 1.0, x: float = 0.0) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        self.x = torch.nn.Parameter(torch.tensor(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (values,) = batch
+        return ((self.x - values) ** 2).mean() / 2
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+class Rows(pl.LightningDataModule):
+    """Float values, one per row; all in one batch unless a batch size is given."""
+
+    def __init__(self, values: Sequence[float] | Tensor, batch_size: int | None = None, shuffle: bool = False) -> None:
+        super().__init__()
+        self.values = torch.as_tensor(values, dtype=torch.float32)
+        self.batch_size = batch_size or max(len(self.values), 1)
+        self.shuffle = shuffle
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(self.values), batch_size=self.batch_size, shuffle=self.shuffle)
+
+
+class EvaluatedRows(Rows):
+    """The same rows for validation, test and prediction, never shuffled."""
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(self.values), batch_size=self.batch_size)
+
+    def test_dataloader(self) -> Any:
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> Any:
+        return self.val_dataloader()
+
+
+def trainer(**options: Any) -> pl.Trainer:
+    """A Trainer on the CPU that writes nothing; one epoch unless told otherwise."""
+    if "max_steps" not in options:
+        options.setdefault("max_epochs", 1)
+    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, **quiet, **options})
+
+
+def fit(fed: FederatedModule, data: FederatedDataModule, **options: Any) -> pl.Trainer:
+    run = trainer(**options)
+    run.fit(fed, data)
+    return run

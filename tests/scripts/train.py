@@ -1,0 +1,127 @@
+"""A run for tests that need processes of their own: DDP, SIGKILL, the other Lightning.
+
+    python train.py OUT [--devices N] [--rounds N] [--ckpt PATH] [--norm] [--dropout] [--cohort N] ...
+
+Trains a small net on ten workers of very different sizes and writes the weights and the last metrics to OUT (rank 0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+if "--lightning" in sys.argv:
+    import lightning.pytorch as pl
+else:
+    import pytorch_lightning as pl
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.algorithms import Cyclic, FedAvg
+
+warnings.filterwarnings("ignore")
+torch.set_num_threads(1)
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, worker: int, broken: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(worker)
+        n = 3 + worker**2
+        self.x = torch.randn(n, 6, generator=generator)
+        self.y = torch.randint(3, (n,), generator=generator)
+        if broken:
+            self.x[0] = float("nan")
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(self.x, self.y), batch_size=5, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(self.x, self.y), batch_size=7)
+
+
+class Net(pl.LightningModule):
+    def __init__(self, norm: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        parts: list[nn.Module] = [nn.BatchNorm1d(8)] if norm else []
+        self.net = nn.Sequential(nn.Linear(6, 8), *parts, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3))
+        self.val_acc = MulticlassAccuracy(3, average="micro")
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        logits = self.net(batch[0])
+        self.val_acc(logits, batch[1])
+        self.log("val_acc", self.val_acc)
+        self.log("val_loss", nn.functional.cross_entropy(logits, batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--strategy", default="auto")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--cohort", type=int, default=6)
+    parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--ckpt")
+    parser.add_argument("--norm", action="store_true")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--cyclic", action="store_true")
+    parser.add_argument("--central", action="store_true")
+    parser.add_argument("--broken", type=int, default=-1)
+    parser.add_argument("--on-worker-error", default="raise")
+    parser.add_argument("--lightning", action="store_true")
+    options = parser.parse_args()
+    pl.seed_everything(0, verbose=False)
+    model = Net(options.norm, options.dropout)
+    federated = FederatedModule(
+        model,
+        algorithm=Cyclic() if options.cyclic else FedAvg(),
+        server_optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
+        server_lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
+        on_worker_error=options.on_worker_error,
+    )
+    data = FederatedDataModule(
+        {f"w{i}": Data(i, broken=i == options.broken) for i in range(10)},
+        cohort_size=options.cohort,
+        rounds_per_epoch=3 * options.accumulate,
+        val=Data(7) if options.central else None,
+    )
+    folder = options.out.parent / f"{options.out.stem}-checkpoints"
+    trainer = pl.Trainer(
+        max_steps=options.rounds,
+        max_epochs=-1,
+        accelerator="cpu",
+        devices=options.devices,
+        strategy=options.strategy,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=0.5,
+        default_root_dir=options.out.parent,
+        logger=False,
+        callbacks=[pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step:03d}")],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(federated, data, ckpt_path=options.ckpt)
+    if trainer.is_global_zero:
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        torch.save({"state": model.state_dict(), "metrics": metrics, "step": trainer.global_step}, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Interrupted and resumed is bit for bit the same as uninterrupted."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import assert_same, run, start
+
+OPTIONS = ("--rounds", "12", "--norm", "--dropout", "0.3")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return run(tmp_path_factory.mktemp("whole") / "whole.pt", *OPTIONS)
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    return max((out.parent / f"{out.stem}-checkpoints").glob("*.ckpt"), default=None)
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 5])
+def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], rounds: int) -> None:
+    """After 1 and 5 rounds within an epoch, after 3 at the end of one."""
+    out = tmp_path / "out.pt"
+    run(out, *OPTIONS, "--rounds", str(rounds))
+    checkpoint = last_checkpoint(out)
+    assert checkpoint is not None
+    assert_same(uninterrupted, run(out, *OPTIONS, "--ckpt", str(checkpoint)), tolerance=0)
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_resuming_after_sigkill_is_bit_for_bit(
+    tmp_path: Path, uninterrupted: dict[str, object], attempt: int
+) -> None:
+    """The process is killed at a random moment after its first checkpoint: between rounds or within one."""
+    out = tmp_path / "out.pt"
+    process = start(out, *OPTIONS, "--rounds", "100000")
+    deadline = time.monotonic() + 60
+    while last_checkpoint(out) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(random.Random(attempt).uniform(0, 0.15))
+    process.kill()
+    process.wait()
+    checkpoints = sorted((out.parent / "out-checkpoints").glob("*.ckpt"))
+    assert checkpoints
+    for checkpoint in checkpoints:  # none is half written
+        torch.load(checkpoint, weights_only=True)
+    usable = [path for path in checkpoints if int(path.stem.split("=")[1]) <= 12]
+    assert_same(uninterrupted, run(out, *OPTIONS, "--ckpt", str(usable[-1])), tolerance=0)
