@@ -70,7 +70,8 @@ class WorkerMetrics:
                 share = _share(metric, self._before.get(id(metric), {}))
                 if share is not None:
                     values[name] = float(share.compute())
-            self.workers[self._worker] = values
+            if values:
+                self.workers[self._worker] = values
         self._recorder.clear()
         self._logged.clear()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
+from torch import Tensor
 
 from lightning_fed._lightning import isolate_rng
 from lightning_fed.aggregation import Aggregator
@@ -86,16 +87,15 @@ class FederatedLoop:
             if isinstance(result, WorkerError):
                 yield result
                 continue
-            rows = len(result.workers)
-            finite = finite_rows(result.delta, rows) & finite_rows(result.buffers, rows)
+            finite = _finite(result, job)
             if not bool(finite.all()):
                 for worker, good in zip(result.workers, finite.tolist(), strict=True):
                     if not good:
                         yield WorkerError(worker, job.round, _NOT_FINITE)
                 result = result.rows(finite)
-            for transform in self.transforms:
-                result = transform.worker(result)
             if result.workers:
+                for transform in self.transforms:
+                    result = transform.worker(result)
                 yield result
 
     def _accepted(self, results: Iterable[Updates | WorkerError], job: Job, report: RoundReport) -> Iterator[Updates]:
@@ -120,6 +120,16 @@ class FederatedLoop:
                 f"round {job.round}: {len(report.workers)} workers are left, but min_workers={self.min_workers}; the "
                 f"global model is as it was before the round. What failed:{failures}"
             )
+
+
+def _finite(updates: Updates, job: Job) -> Tensor:
+    """Say for each worker whether its update is finite, as far as the global model is; bool ``[n]``.
+
+    A model may hold infinities on purpose, such as an attention mask in a buffer.
+    """
+    rows = len(updates.workers)
+    buffers = {name: b for name, b in updates.buffers.items() if finite_rows({name: job.buffers[name][None]}, 1).all()}
+    return finite_rows(updates.delta, rows) & finite_rows(buffers, rows)
 
 
 _NOT_FINITE = (

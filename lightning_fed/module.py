@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any, Literal, TypeAlias, cast, final, get_args
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lightning_fed import checkpoint as checkpoints
 from lightning_fed._lightning import (
@@ -232,9 +234,10 @@ class FederatedModule(pl.LightningModule):
         """What the user's module gives."""
         return self.module(*args, **kwargs)
 
-    def predict_step(self, batch: EvaluationBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+    def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         """The user's own ``predict_step`` (or ``forward``) on the global model."""
-        return self.module.predict_step(*step_arguments(self.module.predict_step, batch.batch, batch_idx))
+        step = self.module.predict_step
+        return step(*step_arguments(step, batch.batch, batch_idx, *rest))
 
     def on_validation_epoch_end(self) -> None:
         """Draw the metrics of single workers beside the pooled ones."""
@@ -248,18 +251,28 @@ class FederatedModule(pl.LightningModule):
 
     def _evaluate(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         step = getattr(self.module, name)
-        size = lru_cache(lambda: extract_batch_size(batch.batch))
-        self._watched.turn_to(batch.worker, size)
-        with logging_through(self.module, partial(self._log_evaluation, size)):
+        with self._hearing(batch):
             return step(*step_arguments(step, batch.batch, batch_idx, *rest))
 
+    @contextmanager
+    def _hearing(self, batch: EvaluationBatch) -> Iterator[None]:
+        """Let what the user's module logs about a batch reach the Trainer, and note whose batch it is."""
+        infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
+        self._watched.turn_to(batch.worker, infer_size)
+        with logging_through(self.module, partial(self._log_evaluation, infer_size)):
+            yield
+
     def _log_evaluation(self, infer_size: Callable[[], int], name: str, value: Any, **options: Any) -> None:
-        if options.get("batch_size") is None:
+        processes = self.trainer.world_size
+        if not isinstance(value, Metric) and options.get("batch_size") is None:
             options["batch_size"] = infer_size()
         self._watched.note(name, value, options)
-        if self.trainer.world_size > 1:
+        if processes > 1:
             # Pool over processes at the end; in between they have different numbers of batches and must not wait.
             options |= {"sync_dist": True, "on_step": False, "on_epoch": True}
+            if options.get("batch_size") is not None:
+                # Lightning averages these integers over the processes and rounds down; multiples leave nothing over.
+                options["batch_size"] *= processes
         self.log(name, value, **options)
 
     def _draw_workers(self) -> None:
@@ -267,7 +280,9 @@ class FederatedModule(pl.LightningModule):
         workers = {worker: metrics for share in shares for worker, metrics in share.items()}
         if workers and not self.trainer.sanity_checking:
             one_by_one = len(self._datamodule.names) <= self.log_workers_up_to
-            self._draw(per_worker_scalars(workers, one_by_one), self.trainer.global_step)
+            # The pooled values of an evaluation within a fit stand on the step of the round before it.
+            step = self.trainer.global_step - (1 if self.trainer.state.fn == "fit" else 0)
+            self._draw(per_worker_scalars(workers, one_by_one), max(step, 0))
 
     # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
 
@@ -315,7 +330,8 @@ class FederatedModule(pl.LightningModule):
         if not overrides(self.module, hook):
             return None
         own = [a.batch if isinstance(a, EvaluationBatch) else a for a in arguments]
-        with logging_through(self.module, self.log):
+        batches = [a for a in arguments if isinstance(a, EvaluationBatch)]
+        with self._hearing(batches[0]) if batches else logging_through(self.module, self.log):
             return getattr(self.module, hook)(*own)
 
     def _is_logging_due(self) -> bool:

@@ -40,8 +40,6 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
     for required in ("training_step", "configure_optimizers"):
         if not overrides(module, required):
             raise ValueError(f"{name} has no {required}(); local training needs it")
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ValueError(f"{name} has no parameter with requires_grad; there is nothing to train")
     for hook, reason in UNUSED_HOOKS.items():
         if overrides(module, hook):
             rank_zero_warn(f"{name}.{hook}() is not used: {reason}")

@@ -122,7 +122,7 @@ def merged_buffers(rounds: Sequence[Round]) -> Tensors:
     merged: Tensors = {}
     for name, first in buffers[0].items():
         stack = torch.stack([b[name] for b in buffers])
-        if first.is_floating_point():
+        if first.is_floating_point() or first.is_complex():
             merged[name] = torch.tensordot(torch.tensor(weights).to(stack), stack, dims=1) / sum(weights)
         else:
             merged[name] = stack.amax(dim=0)

@@ -33,9 +33,7 @@ def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_resuming_after_sigkill_is_bit_for_bit(
-    tmp_path: Path, uninterrupted: dict[str, object], attempt: int
-) -> None:
+def test_resuming_after_sigkill_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], attempt: int) -> None:
     """The process is killed at a random moment after its first checkpoint: between rounds or within one."""
     out = tmp_path / "out.pt"
     process = start(out, *OPTIONS, "--rounds", "100000")
@@ -44,7 +42,7 @@ def test_resuming_after_sigkill_is_bit_for_bit(
         time.sleep(0.01)
     time.sleep(random.Random(attempt).uniform(0, 0.15))
     process.kill()
-    process.wait()
+    process.communicate()
     checkpoints = sorted((out.parent / "out-checkpoints").glob("*.ckpt"))
     assert checkpoints
     for checkpoint in checkpoints:  # none is half written

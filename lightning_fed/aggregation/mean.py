@@ -27,11 +27,11 @@ class _Sums:
 class WeightedMean(Aggregator[_Sums]):
     """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i.
 
-    Float buffers (BatchNorm statistics) are averaged with the same weights, integer ones take the maximum.
+    Float and complex buffers (BatchNorm statistics) are averaged with the same weights, integer ones take the maximum.
     """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> _Sums:
-        floating = {n: b for n, b in job.buffers.items() if b.is_floating_point()}
+        floating = {n: b for n, b in job.buffers.items() if b.is_floating_point() or b.is_complex()}
         sums = _Sums(
             delta={n: torch.zeros_like(p, dtype=wide(p.dtype)) for n, p in job.parameters.items()},
             buffers={n: torch.zeros_like(b, dtype=wide(b.dtype)) for n, b in floating.items()},

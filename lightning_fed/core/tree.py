@@ -49,7 +49,7 @@ def finite_rows(tensors: Tensors, rows: int) -> Tensor:
         bool ``[n]``, on the CPU.
     """
     finite = torch.ones(rows, dtype=torch.bool)
-    flat = [value.reshape(rows, -1) for value in tensors.values() if value.is_floating_point()]
+    flat = [value.reshape(rows, -1) for value in tensors.values() if value.is_floating_point() or value.is_complex()]
     # A sum is finite only if all its terms are. One pass without a temporary: 40 µs for 200,000 numbers, where isfinite
     # takes 410. If it is not, it may only have overflowed, so then every number is looked at.
     if flat and not bool(torch.isfinite(torch.stack([value.sum(dim=1) for value in flat])).all()):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -107,8 +108,8 @@ def _number(name: str, value: Any) -> float | Tensor:
             raise TypeError(f"self.log({name!r}, ...): a tensor must have one element, not the shape {value.shape}")
         # Reading a number from an accelerator would make it wait at every step.
         return value.detach().reshape(()) if value.is_cuda else value.item()
-    if isinstance(value, (int, float)):
-        return float(value)
+    if isinstance(value, numbers.Number):
+        return float(cast(float, value))
     raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")
 
 

@@ -7,6 +7,7 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, cast, final
 
@@ -116,6 +117,7 @@ class Replica:
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
+        self.trainer.plan(LocalTraining(), 1)
         self._configure_optimizer()
 
     def train(self, job: Job, worker: Worker) -> Updates:
@@ -167,17 +169,20 @@ class Replica:
                 if self._call("on_train_batch_start", batch, index) == -1:
                     break
                 output = self._step(optimizer, scaler, batch, index)
-                self._call("on_train_batch_end", output, batch, index)
-                size = self.recorder.batch_size()
+                size = _examples(batch) if size is None else size
                 seen += size
                 if output is not None:
                     losses.log("loss", output["loss"] if isinstance(output, dict) else output, batch_size=size)
                 step += 1
                 self._step_schedulers("step", step)
+                if self.trainer.is_last_batch:
+                    self._step_schedulers("epoch", passes)
+                self._call("on_train_batch_end", output, batch, index)
                 if step == local.steps:
                     break
+            if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
+                self._step_schedulers("epoch", passes)
             self._call("on_train_epoch_end")
-            self._step_schedulers("epoch", passes)
             if index < 0:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
@@ -269,11 +274,21 @@ def _copy(module: pl.LightningModule) -> pl.LightningModule:
         ) from error
 
 
+def _examples(batch: Any) -> int:
+    """The number of examples in a batch, or 1 if Lightning cannot find it: a weight in means, no reason to stop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return int(extract_batch_size(batch))
+        except Exception:
+            return 1
+
+
 def _loss(output: Any) -> Tensor | None:
     """The loss in what ``training_step`` returned: a tensor, a dict with a ``loss``, or None to skip the step."""
     if isinstance(output, dict):
-        if "loss" not in output:
-            raise TypeError("training_step returned a dict without the key 'loss'")
+        if output.get("loss") is None:
+            raise TypeError("training_step returned a dict without a 'loss'; to skip a step, return None")
         output = output["loss"]
     if output is None:
         return None

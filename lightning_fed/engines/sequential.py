@@ -24,6 +24,7 @@ class Sequential(Engine):
 
     def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
         self._replica = Replica(module, trainer)
+        self._replica.check()
         self._workers = workers
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:

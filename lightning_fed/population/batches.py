@@ -145,7 +145,7 @@ class LoadedBatches(Batches):
         sizes = [_num_examples(part) for part in loaders]
         known = [size for size in sizes if size is not None]
         self.num_examples = max(known) if known and len(known) == len(parts) else None
-        self.num_batches = _length(loader)
+        self.num_batches = _num_batches(loader)
 
     def reseed(self, seed: int) -> None:
         _reseed(self._carried, seed)
@@ -172,3 +172,12 @@ def _length(thing: object) -> int | None:
         return len(thing)
     except (TypeError, NotImplementedError):  # a loader over an iterable dataset has a __len__ that refuses
         return None
+
+
+def _num_batches(loader: object) -> int | None:
+    """The number of batches in a pass; a CombinedLoader tells only once it is iterated."""
+    if not isinstance(loader, CombinedLoader):
+        return _length(loader)
+    lengths = [_length(part) for part in loader.flattened]
+    known = [length for length in lengths if length is not None]
+    return max(known) if len(known) == len(lengths) else None

@@ -52,7 +52,10 @@ class Net(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         parts: list[nn.Module] = [nn.BatchNorm1d(8)] if norm else []
-        self.net = nn.Sequential(nn.Linear(6, 8), *parts, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3))
+        # A bias before batch norm has no gradient but rounding, which Adam would blow up to full steps.
+        self.net = nn.Sequential(
+            nn.Linear(6, 8, bias=not norm), *parts, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3)
+        )
         self.val_acc = MulticlassAccuracy(3, average="micro")
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

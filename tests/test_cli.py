@@ -1,0 +1,120 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_fed.models import LinearRegression
+
+ROOT = Path(__file__).parent.parent
+TOY = str(ROOT / "configs" / "toy.yaml")
+DIGITS = str(ROOT / "configs" / "digits.yaml")
+QUICK = ("--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false")
+
+
+def cli(folder: Path, *arguments: str, status: int = 0) -> str:
+    """Run ``lightning-fed`` in a folder; give what it printed, to both streams."""
+    command = [sys.executable, "-m", "lightning_fed", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    output = done.stdout + done.stderr
+    assert done.returncode == status, output
+    return output
+
+
+def checkpoint(folder: Path) -> Path:
+    (path,) = (folder / "logs").glob("**/*.ckpt")
+    return path
+
+
+def test_fit_then_validate_test_predict_and_resume(tmp_path: Path) -> None:
+    output = cli(tmp_path, "fit", "-c", TOY, *QUICK)
+    assert re.search(r"Round: 100%.* 3/3 .*loss=", output), "the bar counts rounds and shows the loss"
+    path = checkpoint(tmp_path)
+    assert list((tmp_path / "logs").glob("**/events.out.tfevents.*")), "TensorBoard is the default logger"
+    saved = LinearRegression.load_from_checkpoint(path)  # opens in the user's plain module, hyperparameters included
+    assert saved.hparams["lr"] == 0.1
+    for command, metric in (("validate", "val_mse"), ("test", "test_mse")):
+        assert metric in cli(tmp_path, command, "-c", TOY, "--ckpt_path", str(path), *QUICK)
+    cli(tmp_path, "predict", "-c", TOY, "--ckpt_path", str(path), *QUICK)
+
+    resumed = cli(tmp_path, "fit", "-c", TOY, *QUICK, "--trainer.max_epochs=5", "--ckpt_path", str(path))
+    assert "Restored all states" in resumed
+    longer = max((tmp_path / "logs").glob("**/*.ckpt"), key=lambda p: p.stat().st_mtime)
+    assert torch.load(longer, weights_only=True)["global_step"] == 5
+
+
+def test_the_config_wins_over_the_checkpoint_and_says_so(tmp_path: Path) -> None:
+    cli(tmp_path, "fit", "-c", TOY, *QUICK)
+    path = str(checkpoint(tmp_path))
+    output = cli(tmp_path, "validate", "-c", TOY, *QUICK, "--model.module.init_args.lr=0.3", "--ckpt_path", path)
+    assert "model.module.init_args.lr is 0.3, but" in output
+    assert "was written with 0.1" in output
+
+
+def test_a_bundled_config_is_found_by_its_name_and_a_second_run_works(tmp_path: Path) -> None:
+    for _ in range(2):
+        cli(tmp_path, "fit", "-c", "configs/toy.yaml", *QUICK, "--trainer.logger.init_args.version=same")
+
+
+def test_a_worker_can_be_added_on_the_command_line(tmp_path: Path) -> None:
+    carol = "--data.workers.carol=lightning_fed.datasets.ToyDataModule"
+    output = cli(tmp_path, "fit", "-c", TOY, *QUICK, carol, "--print_config")
+    assert "carol:" in output
+    assert "bob:" in output
+
+
+def test_cyclic_and_another_server_optimizer_by_options(tmp_path: Path) -> None:
+    options = ("--model.algorithm=Cyclic", "--model.server_optimizer=Adam", "--model.server_optimizer.lr=0.01")
+    cli(tmp_path, "fit", "-c", TOY, *QUICK, *options)
+
+
+def test_digits_by_partition(tmp_path: Path) -> None:
+    cli(tmp_path, "fit", "-c", DIGITS, "--trainer.max_steps=2", "--trainer.accelerator=cpu")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"),
+    [
+        ("rows: [2, 3]", "rowz: [2, 3]", r"data\.workers\.alice.*rowz"),
+        (
+            "bob:\n      class_path: lightning_fed.datasets.Toy",
+            "bob:\n      class_path: nowhere.T",
+            r"workers\.bob.*now",
+        ),
+        ("rows: [2, 3]", "rows: [2, 7]", r"rows"),
+        ("max_epochs", "max_epoch", r"max_epoch'"),
+        ("algorithms.FedAvg", "algorithms.FedAvgg", r"FedAvgg"),
+        ("seed_everything: 0", "seed_everything: [", r"config"),
+    ],
+)
+def test_a_wrong_config_names_what_is_wrong_in_a_few_lines(
+    tmp_path: Path, wrong: str, right: str, message: str
+) -> None:
+    text = Path(TOY).read_text()
+    assert wrong in text
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text.replace(wrong, right, 1))
+    command = [sys.executable, "-m", "lightning_fed", "fit", "-c", str(path), *QUICK]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert re.search(message, done.stderr, re.S), done.stderr
+    assert "usage:" not in done.stderr
+
+
+def test_help_reads_well(tmp_path: Path) -> None:
+    output = cli(tmp_path, "--help")
+    for command in ("fit", "validate", "test", "predict"):
+        assert re.search(rf"^\s+{command}\s+\S", output, re.M)
+    fit = cli(tmp_path, "fit", "--help")
+    assert fit.startswith("usage: lightning-fed fit [-c CONFIG]")
+    for words in ("What a round computes", "Every worker's datamodule by name", "Passes over a worker's training data"):
+        assert words in re.sub(r"\s+", " ", fit)

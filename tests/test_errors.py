@@ -1,0 +1,472 @@
+"""What goes wrong, and what is said about it: who, in which round, why, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_fed import FederatedDataModule, FederatedModule, RoundError, WorkerError
+from lightning_fed.algorithms import Cyclic, FedAvg
+from lightning_fed.refusals import refuse_unsupported
+from lightning_fed.transforms import ClipNorm
+
+
+class Cause(Exception):
+    pass
+
+
+class Model(Scalar):
+    """A Scalar with a buffer that every step changes, and that fails where a batch says so (with a value of 666)."""
+
+    def __init__(self, fails: str = "training_step") -> None:
+        super().__init__()
+        self.fails = fails
+        self.y = nn.Parameter(torch.tensor([0.1, 0.2]))
+        self.register_buffer("steps", torch.tensor(0.0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.steps += 1
+        self.bad = bool((batch[0] == 666).any())
+        self.fail("training_step")
+        return super().training_step(batch, batch_idx) + self.y.square().sum()
+
+    def on_after_backward(self) -> None:
+        self.fail("backward")
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
+        self.fail("optimizer_step")
+
+    def fail(self, where: str) -> None:
+        if self.bad and self.fails == where:
+            raise Cause("out of memory")
+
+
+def failing(method: str) -> Callable[[], Rows]:
+    """Make the data of a worker whose datamodule raises in a method."""
+
+    def fail(self: Any, *_: Any) -> Any:
+        raise Cause("out of memory")
+
+    return lambda: type("Failing", (Rows,), {method: fail})([6.0])
+
+
+class BadRow(Dataset[Any]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 2:
+            raise Cause("out of memory")
+        return (torch.tensor(6.0),)
+
+
+class BadRows(Rows):
+    def train_dataloader(self) -> Any:
+        return DataLoader(BadRow())
+
+
+class BrokenStream(Rows):
+    def train_dataloader(self) -> Any:
+        def batches() -> Iterator[Any]:
+            yield [torch.tensor([6.0])]
+            raise Cause("out of memory")
+
+        return batches()
+
+
+FAILURES: dict[str, tuple[Model, Callable[[], Rows]]] = {
+    "prepare_data": (Model(), failing("prepare_data")),
+    "setup": (Model(), failing("setup")),
+    "train_dataloader": (Model(), failing("train_dataloader")),
+    "transfer_batch_to_device": (Model(), failing("transfer_batch_to_device")),
+    "__getitem__": (Model(), lambda: BadRows([6.0])),
+    "a generator": (Model(), lambda: BrokenStream([6.0])),
+    "training_step": (Model("training_step"), lambda: Rows([6.0, 666.0], batch_size=1)),
+    "backward": (Model("backward"), lambda: Rows([6.0, 666.0], batch_size=1)),
+    "optimizer_step": (Model("optimizer_step"), lambda: Rows([6.0, 666.0], batch_size=1)),
+}
+
+
+def state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_unchanged(module: nn.Module, before: dict[str, torch.Tensor]) -> None:
+    torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
+
+
+class AfterRounds(pl.Callback):
+    """Keeps the global model after every round."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        self.states.append(state(module.module))
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("algorithm", [FedAvg(), Cyclic()], ids=["FedAvg", "Cyclic"])
+def test_raise_names_worker_round_and_cause_and_leaves_the_global_model(failure: str, algorithm: Any) -> None:
+    _, bad = FAILURES[failure]
+    module = Model(FAILURES[failure][0].fails)
+    before = state(module)
+    data = FederatedDataModule({"good": Rows([2.0]), "bad": bad(), "other": Rows([4.0])})
+    with pytest.raises(WorkerError, match="^worker 'bad' failed in round 0: Cause: out of memory$") as caught:
+        fit(FederatedModule(module, algorithm), data)
+    assert isinstance(caught.value.__cause__, Cause)
+    assert (caught.value.worker, caught.value.round) == ("bad", 0)
+    assert_unchanged(module, before)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_drop_goes_on_with_the_others_as_if_there_were_no_more(failure: str) -> None:
+    _, bad = FAILURES[failure]
+    kind = FAILURES[failure][0].fails
+    with_bad, without = Model(kind), Model(kind)
+    others = {"good": Rows([2.0, 2.0]), "other": Rows([5.0])}
+    fed = FederatedModule(with_bad, on_worker_error="drop")
+    run = fit(fed, FederatedDataModule({"bad": bad(), **others}), max_epochs=2)
+    fit(FederatedModule(without), FederatedDataModule(others), max_epochs=2)
+    assert run.global_step == 2
+    assert_unchanged(with_bad, state(without))
+    assert with_bad.x.item() == 3.0
+    assert [str(error) for error in fed.last_report.failures] == [
+        "worker 'bad' failed in round 1: Cause: out of memory"
+    ]
+    assert list(fed.last_report.workers) == ["good", "other"]
+
+
+def test_a_later_round_is_named_and_the_rounds_before_stay() -> None:
+    class Later(Rows):
+        def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+            if self.trainer is not None and self.trainer.global_step == 2:
+                raise Cause("out of memory")
+            return batch
+
+    module, rounds = Model(), AfterRounds()
+    data = FederatedDataModule({"bad": Later([6.0])})
+    with pytest.raises(WorkerError, match="worker 'bad' failed in round 2"):
+        fit(FederatedModule(module), data, max_epochs=5, callbacks=[rounds])
+    assert len(rounds.states) == 2
+    assert_unchanged(module, rounds.states[-1])
+
+
+# ---- updates that are not finite -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("transforms", [(), (ClipNorm(100.0),)], ids=["plain", "clipped"])
+@pytest.mark.parametrize("algorithm", [FedAvg(), Cyclic()], ids=["FedAvg", "Cyclic"])
+def test_an_update_that_is_not_finite_is_like_any_failure(value: float, transforms: Any, algorithm: Any) -> None:
+    data = {"bad": Rows([value]), "good": Rows([3.0])}
+    module = Model()
+    before = state(module)
+    with pytest.raises(WorkerError, match="worker 'bad' failed in round 0: .*NaN or Inf.*learning rate.*drop"):
+        fit(FederatedModule(module, algorithm, transforms=transforms), FederatedDataModule(data))
+    assert_unchanged(module, before)
+    fed = FederatedModule(module, algorithm, transforms=transforms, on_worker_error="drop")
+    fit(fed, FederatedDataModule(data))
+    assert module.x.item() == 3.0
+    assert [failure.worker for failure in fed.last_report.failures] == ["bad"]
+
+
+class Masked(Scalar):
+    """Holds an infinity on purpose, and a statistic that may become one by accident."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((2, 2), -math.inf).triu(1))
+        self.register_buffer("mean", torch.tensor(0.0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.mean.copy_(batch[0].mean())
+        return (self.x - batch[0].nan_to_num(0.0, 0.0)).square().mean() / 2
+
+
+def test_an_infinity_that_was_there_before_is_no_failure() -> None:
+    module = Masked()
+    before = module.mask.clone()
+    fit(FederatedModule(module), FederatedDataModule({"a": Rows([2.0, 2.0]), "b": Rows([5.0])}), max_epochs=2)
+    assert (module.x.item(), module.mean.item()) == (3.0, 3.0)
+    assert torch.equal(module.mask, before)
+
+
+def test_a_buffer_that_becomes_infinite_is_a_failure() -> None:
+    with pytest.raises(WorkerError, match="worker 'b' failed in round 0: .*NaN or Inf"):
+        fit(FederatedModule(Masked()), FederatedDataModule({"a": Rows([2.0]), "b": Rows([math.inf])}))
+
+
+# ---- quorum ----------------------------------------------------------------------------------------------------------
+
+
+def test_too_few_workers_fail_the_round_and_every_failure_is_told() -> None:
+    module = Model()
+    before = state(module)
+    data = {"a": failing("setup")(), "b": Rows([2.0]), "c": Rows([math.nan])}
+    fed = FederatedModule(module, on_worker_error="drop", min_workers=2)
+    with pytest.raises(RoundError) as caught:
+        fit(fed, FederatedDataModule(data))
+    message = str(caught.value)
+    assert "round 0: 1 workers are left, but min_workers=2" in message
+    assert "worker 'a' failed in round 0: Cause: out of memory" in message
+    assert "worker 'c' failed in round 0: its update has NaN" in message
+    assert_unchanged(module, before)
+
+
+def test_enough_workers_do() -> None:
+    data = {"a": failing("setup")(), "b": Rows([2.0]), "c": Rows([4.0])}
+    fed = FederatedModule(Scalar(), on_worker_error="drop", min_workers=2)
+    fit(fed, FederatedDataModule(data))
+    assert fed.module.x.item() == 3.0
+
+
+def test_a_round_in_which_all_fail_is_refused_even_with_drop() -> None:
+    with pytest.raises(RoundError, match="round 0: 0 workers are left, but min_workers=1"):
+        fit(FederatedModule(Scalar(), on_worker_error="drop"), FederatedDataModule({"a": failing("setup")()}))
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+class Dropping(Rows):
+    def train_dataloader(self) -> Any:
+        return DataLoader(super().train_dataloader().dataset, batch_size=8, drop_last=True)
+
+
+class Nothing(Rows):
+    def train_dataloader(self) -> Any:
+        return iter(())
+
+
+class NoLoader(Rows):
+    train_dataloader = pl.LightningDataModule.train_dataloader
+
+
+class Number(Rows):
+    def train_dataloader(self) -> Any:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Rows([]), "it has no training examples; give it data or leave it out of `workers`"),
+        (Rows([], shuffle=True), "it has no training examples; give it data or leave it out of `workers`"),
+        (Dropping([1.0]), "gives no batch from 1 examples; give it a smaller batch_size or drop_last=False"),
+        (Nothing([1.0]), "its train_dataloader gave no batch in pass 1"),
+        (NoLoader([1.0]), "train_dataloader"),
+        (Number([1.0]), "returned a int, which is no iterable of batches"),
+    ],
+    ids=["empty", "empty shuffled", "drop_last", "empty iterator", "no loader", "no iterable"],
+)
+def test_a_worker_without_batches_is_named(data: Rows, message: str) -> None:
+    with pytest.raises(WorkerError, match=f"worker 'poor' failed in round 0: .*{message}"):
+        fit(FederatedModule(Scalar()), FederatedDataModule({"rich": Rows([1.0]), "poor": data}))
+
+
+def test_an_iterator_that_is_used_up_after_one_pass_is_told() -> None:
+    class Once(Rows):
+        def train_dataloader(self) -> Any:
+            return iter([[torch.tensor([1.0])]])
+
+    with pytest.raises(WorkerError, match="worker 'a' failed in round 0: .*gave no batch in pass 2"):
+        fit(FederatedModule(Scalar(), local_epochs=2), FederatedDataModule({"a": Once([1.0])}))
+
+
+def test_a_plain_loader_or_nothing_is_refused() -> None:
+    class Loader(Scalar):
+        def train_dataloader(self) -> Any:
+            return Rows([1.0]).train_dataloader()
+
+    needs = r"FederatedModule needs a FederatedDataModule, as in trainer.fit\(fed, FederatedDataModule\(.*"
+    with pytest.raises(TypeError, match=needs + "no datamodule"):
+        trainer().fit(FederatedModule(Scalar()), Rows([1.0]).train_dataloader())
+    with pytest.raises(TypeError, match=needs + "not Rows"):
+        trainer().fit(FederatedModule(Scalar()), Rows([1.0]))
+    with pytest.raises(TypeError, match=needs + "not EvaluatedRows"):
+        trainer().predict(FederatedModule(Scalar()), EvaluatedRows([1.0]))
+
+
+# ---- modules, arguments and strategies --------------------------------------------------------------------------------
+
+
+class Manual(Scalar):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class NoStep(pl.LightningModule):
+    configure_optimizers = Scalar.configure_optimizers
+
+
+class NoOptimizer(pl.LightningModule):
+    training_step = Scalar.training_step
+
+
+class Frozen(Scalar):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Manual, "Manual uses manual optimization .* return the loss from training_step"),
+        (NoStep, r"NoStep has no training_step\(\); local training needs it"),
+        (NoOptimizer, r"NoOptimizer has no configure_optimizers\(\); local training needs it"),
+        (Frozen, "Frozen has no parameter with requires_grad; there is nothing to train"),
+    ],
+)
+def test_a_module_that_cannot_be_trained_is_refused(module: Callable[[], pl.LightningModule], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(FederatedModule(module()), FederatedDataModule({"a": Rows([1.0])}))
+
+
+def test_a_module_that_is_only_evaluated_needs_no_training() -> None:
+    class Evaluated(pl.LightningModule):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("mean", batch[0].mean())
+
+    data = FederatedDataModule({"a": EvaluatedRows([1.0, 3.0])})
+    assert trainer().test(FederatedModule(Evaluated()), data, verbose=False) == [{"mean": 2.0}]
+
+
+@pytest.mark.parametrize("where", ["setup", "configure_model"])
+def test_layers_may_be_made_when_the_run_starts(where: str) -> None:
+    def make(self: Any, stage: str = "") -> None:
+        self.x = nn.Parameter(torch.tensor(0.0))
+
+    late = type("Late", (Scalar,), {where: make})()
+    del late.x
+    fit(FederatedModule(late), FederatedDataModule({"a": Rows([1.0, 3.0])}))
+    assert late.x.item() == 2.0
+
+
+def two(module: pl.LightningModule) -> Any:
+    return [torch.optim.SGD(module.parameters(), lr=1.0) for _ in range(2)]
+
+
+def plateau(module: pl.LightningModule) -> Any:
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
+        "monitor": "x",
+    }
+
+
+@pytest.mark.parametrize(
+    ("configure", "message"),
+    [(two, "returned 2 optimizers"), (plateau, "ReduceLROnPlateau"), (lambda module: None, "returned None")],
+)
+def test_optimizers_that_no_worker_can_use_are_refused_even_with_drop(configure: Any, message: str) -> None:
+    module = type("Own", (Scalar,), {"configure_optimizers": configure})()
+    with pytest.raises(ValueError, match=rf"Own.configure_optimizers\(\).*{message}"):
+        fit(FederatedModule(module, on_worker_error="drop"), FederatedDataModule({"a": Rows([1.0])}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"module": nn.Linear(1, 1)}, TypeError, "module must be a .*LightningModule, not Linear"),
+        ({"module": Scalar}, TypeError, "module must be a .*LightningModule, not "),
+        ({"algorithm": "fedavg"}, TypeError, "algorithm must be an Algorithm"),
+        ({"algorithm": FedAvg}, TypeError, "algorithm must be an Algorithm"),
+        ({"aggregator": "mean"}, TypeError, "aggregator must be an Aggregator"),
+        ({"transforms": [1.0]}, TypeError, "transforms"),
+        ({"transforms": ClipNorm(1.0)}, TypeError, "transforms"),
+        ({"engine": "fast"}, ValueError, "engine='fast' must be one of 'auto', 'sequential'"),
+        ({"on_worker_error": "ignore"}, ValueError, "on_worker_error='ignore' must be one of 'raise', 'drop'"),
+        ({"min_workers": 0}, ValueError, "min_workers=0 must be at least 1"),
+        ({"local_epochs": 0}, ValueError, "local_epochs=0"),
+        ({"local_steps": 0}, ValueError, "local_steps=0"),
+        ({"server_optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)}, TypeError, "server_optimizer"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        FederatedModule(**{"module": Scalar(), **arguments})
+
+
+def test_a_cohort_larger_than_the_population_is_refused() -> None:
+    with pytest.raises(ValueError, match="cohort_size=3 must lie between 1 and the population of 2 workers"):
+        FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])}, cohort_size=3)
+
+
+def test_a_quorum_larger_than_the_cohort_can_never_be_met() -> None:
+    with pytest.raises(ValueError, match="min_workers=3 .*cohort"):
+        fit(FederatedModule(Scalar(), min_workers=3), FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])}))
+
+
+def test_a_strategy_that_divides_the_model_is_refused() -> None:
+    class FSDPStrategy:
+        pass
+
+    run = trainer()
+    run.datamodule = FederatedDataModule({"a": Rows([1.0])})  # type: ignore[attr-defined]
+    run._accelerator_connector.strategy = FSDPStrategy()
+    with pytest.raises(ValueError, match="strategy FSDPStrategy cannot work: .*Use strategy='auto' or 'ddp'"):
+        refuse_unsupported(Scalar(), run)
+
+
+# ---- evaluation data --------------------------------------------------------------------------------------------------
+
+
+class Validating(Scalar):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("mean", batch[0].mean())
+
+
+class BrokenValidation(Rows):
+    def val_dataloader(self) -> Any:
+        def batches() -> Iterator[Any]:
+            yield [torch.tensor([3.0])]
+            raise Cause("disk")
+
+        return batches()
+
+
+class Validated(Rows):
+    def val_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+
+@pytest.fixture
+def broken() -> FederatedDataModule:
+    return FederatedDataModule({"bad": BrokenValidation([1.0]), "good": Validated([6.0])})
+
+
+def test_a_workers_evaluation_data_that_raises_is_named(broken: FederatedDataModule) -> None:
+    with pytest.raises(
+        WorkerError, match="worker 'bad' failed in round 1: its val_dataloader raised Cause: disk"
+    ) as caught:
+        fit(FederatedModule(Validating()), broken, num_sanity_val_steps=0)
+    assert isinstance(caught.value.__cause__, Cause)
+
+
+def test_with_drop_evaluation_goes_on_without_the_rest_of_it(broken: FederatedDataModule) -> None:
+    fed = FederatedModule(Validating(), on_worker_error="drop")
+    with pytest.warns(UserWarning, match="worker 'bad' .* disk; evaluation goes on without the rest of its data"):
+        run = fit(fed, broken, num_sanity_val_steps=0)
+    assert run.callback_metrics["mean"].item() == 4.5
+
+
+def test_an_error_of_the_users_validation_step_is_left_as_it_is() -> None:
+    class Failing(Scalar):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            raise Cause("mine")
+
+    with pytest.raises(Cause, match="^mine$"):
+        trainer().validate(FederatedModule(Failing()), FederatedDataModule({"a": Validated([1.0])}), verbose=False)

@@ -1,0 +1,47 @@
+"""The examples, as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def example(name: str, *options: str, status: int = 0) -> str:
+    command = [sys.executable, str(ROOT / "examples" / name), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "cyclic"])
+def test_toy(tmp_path: Path, algorithm: str) -> None:
+    output = example("toy.py", "--algorithm", algorithm, "--logdir", str(tmp_path), "--accelerator", "cpu")
+    central = [float(loss) for loss in re.findall(r"^   loss ([\d.]+)$", output, re.M)]
+    assert len(central) == 20
+    assert central[-1] < 0.01
+    rounds = re.findall(r"^ +(\d+) +([\d.]+) +([\d.]+) +([\d.]+)$", output, re.M)
+    assert [int(row[0]) for row in rounds] == list(range(20))
+    assert float(rounds[-1][3]) < 0.01
+    assert "bob" in output
+    assert "What left each worker, and what did not" in output
+    (log,) = tmp_path.glob(f"toy-{algorithm}/version_0/events.out.tfevents.*")
+    assert str(log.parent) in output
+
+
+def test_toy_refuses_no_rounds(tmp_path: Path) -> None:
+    assert "at least one round" in example("toy.py", "--rounds", "0", "--logdir", str(tmp_path), status=2)
+
+
+def test_digits_reaches_93_percent(tmp_path: Path) -> None:
+    output = example("digits.py", "--logdir", str(tmp_path), "--accelerator", "cpu")
+    accuracy = re.search(r"accuracy on held-out digits after 200 rounds: ([\d.]+) %", output)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 93

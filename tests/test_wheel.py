@@ -1,0 +1,56 @@
+"""The wheel works in a clean environment, outside the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for expected in ("lightning_fed/py.typed", "lightning_fed/configs/toy.yaml", "lightning_fed/configs/digits.yaml"):
+        assert expected in names
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"lightning_fed"}
+    assert not [name for name in names if "test" in name]
+
+
+def test_it_works_from_a_clean_environment_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """A venv of its own; the dependencies, which take minutes to install, are lent from this one by a .pth file."""
+    folder = tmp_path / "venv"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, timeout=120)
+    packages = next((folder / "lib").glob("python*/site-packages"))
+    (packages / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    where = run(str(python), "-c", "import lightning_fed; print(lightning_fed.__file__)")
+    assert str(packages) in where
+    script = str(folder / "bin" / "lightning-fed")
+    run(script, "fit", "-c", "configs/toy.yaml", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
+    assert list((tmp_path / "logs").glob("**/*.ckpt"))
