@@ -62,6 +62,8 @@ class FederatedDataModule(pl.LightningDataModule):
         _at_least_one("cached_workers", cached_workers)
         if val is not None:
             refuse_foreign(val, "LightningDataModule", "val")
+        if sampler is not None and not isinstance(sampler, CohortSampler):
+            raise TypeError(f"sampler must be a CohortSampler, such as Uniform(), not {sampler!r}")
         self.workers = workers
         self.cohort_size = population if cohort_size is None else cohort_size
         self.rounds_per_epoch = rounds_per_epoch or math.ceil(population / self.cohort_size)
@@ -106,7 +108,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Set up the central data; a worker's own is set up when it is first needed."""
-        if self.trainer is not None and self.trainer.global_step == 0:
+        if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
             self._cohorts = None
         if self.val is not None:
             self.val.trainer = self.trainer

@@ -9,6 +9,7 @@ has no value per worker.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, final
 
@@ -69,7 +70,7 @@ class WorkerMetrics:
             for name, metric in self._logged.items():
                 share = _share(metric, self._before.get(id(metric), {}))
                 if share is not None:
-                    values[name] = float(share.compute())
+                    values[name] = share
             if values:
                 self.workers[self._worker] = values
         self._recorder.clear()
@@ -88,15 +89,28 @@ def _snapshot(metric: Metric) -> _State:
     return {n: len(state) if isinstance(state, list) else state.clone() for n, state in states.items()}
 
 
-def _share(metric: Metric, before: _State) -> Metric | None:
-    """A copy of the metric that holds only what came after ``before``, or None if that cannot be told."""
+def _share(metric: Metric, before: _State) -> float | None:
+    """What the metric computes from what came after ``before``, or None if that cannot be told.
+
+    The states are put back as they were. A worker's share of a float sum carries the rounding of the whole sum.
+    """
     adds_up = all(reduction in (dim_zero_sum, dim_zero_cat) for reduction in metric._reductions.values())
     if not adds_up or not before:
         return None
-    share = metric.clone()
-    for name, earlier in before.items():
-        state = getattr(metric, name)
-        setattr(share, name, state[earlier:] if isinstance(earlier, int) else state - earlier)
-    share._computed = None
-    share.sync_on_compute = share._to_sync = False  # one worker's value is one process's business
-    return share
+    whole = {name: getattr(metric, name) for name in before}
+    settings = metric.sync_on_compute, metric._to_sync, metric._computed
+    metric.sync_on_compute = metric._to_sync = False  # one worker's value is one process's business
+    metric._computed = None
+    try:
+        for name, earlier in before.items():
+            state = whole[name]
+            setattr(metric, name, state[earlier:] if isinstance(earlier, int) else state - earlier)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(metric.compute())
+    except Exception:  # undefined for so few examples, such as R² of one
+        return None
+    finally:
+        for name, state in whole.items():
+            setattr(metric, name, state)
+        metric.sync_on_compute, metric._to_sync, metric._computed = settings

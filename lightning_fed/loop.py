@@ -97,6 +97,7 @@ class FederatedLoop:
                 for transform in self.transforms:
                     result = transform.worker(result)
                 yield result
+            del result  # here and below: see Sequential.run
 
     def _accepted(self, results: Iterable[Updates | WorkerError], job: Job, report: RoundReport) -> Iterator[Updates]:
         """Pass on the updates and note everything in the report; stop at the first error if errors are to raise."""
@@ -109,6 +110,7 @@ class FederatedLoop:
             else:
                 report.note(result, job)
                 yield result
+            del result
 
     def _judge(self, report: RoundReport, job: Job) -> None:
         if report.failures and self.on_worker_error == "raise":

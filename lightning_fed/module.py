@@ -21,7 +21,7 @@ from lightning_fed._lightning import (
     pl,
     refuse_foreign,
 )
-from lightning_fed.aggregation import Aggregator
+from lightning_fed.aggregation import Aggregator, WeightedMean
 from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.cohorts import Cohort, EvaluationBatch
 from lightning_fed.core.processes import Processes
@@ -92,6 +92,17 @@ class FederatedModule(pl.LightningModule):
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
         _one_of("on_worker_error", on_worker_error, ("raise", "drop"))
+        _is_a("algorithm", algorithm, Algorithm, "FedAvg()")
+        _is_a("aggregator", WeightedMean() if aggregator is None else aggregator, Aggregator, "WeightedMean()")
+        if not isinstance(transforms, Sequence):
+            raise TypeError(f"transforms={transforms!r} must be a list of UpdateTransforms, such as [ClipNorm(1.0)]")
+        for transform in transforms:
+            _is_a("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
+        if isinstance(server_optimizer, torch.optim.Optimizer) or not callable(server_optimizer):
+            raise TypeError(
+                f"server_optimizer={server_optimizer!r} must be a function that makes an optimizer from the global "
+                "parameters, such as lambda parameters: torch.optim.Adam(parameters, lr=0.01)"
+            )
         if min_workers < 1:
             raise ValueError(f"min_workers={min_workers} must be at least 1")
         self.module = module
@@ -170,6 +181,10 @@ class FederatedModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
+        if not self._trained():
+            raise ValueError(
+                f"{type(self.module).__name__} has no parameter with requires_grad; there is nothing to train"
+            )
         optimizer = self.server_optimizer(self._trained().values())
         if self.server_lr_scheduler is None:
             return optimizer
@@ -192,6 +207,11 @@ class FederatedModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, then set up the user's module."""
         refuse_unsupported(self.module, self.trainer)
+        if self.min_workers > self._datamodule.cohort_size:
+            raise ValueError(
+                f"min_workers={self.min_workers} can never be met by a cohort of {self._datamodule.cohort_size}; lower "
+                "it or raise cohort_size"
+            )
         self._datamodule.attach(self.module, self.on_worker_error)
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -264,7 +284,8 @@ class FederatedModule(pl.LightningModule):
 
     def _log_evaluation(self, infer_size: Callable[[], int], name: str, value: Any, **options: Any) -> None:
         processes = self.trainer.world_size
-        if not isinstance(value, Metric) and options.get("batch_size") is None:
+        is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean)
+        if is_mean and not isinstance(value, Metric) and options.get("batch_size") is None:
             options["batch_size"] = infer_size()
         self._watched.note(name, value, options)
         if processes > 1:
@@ -356,6 +377,11 @@ def _engine(engine: Engine | EngineName) -> Engine:
         return engine
     _one_of("engine", engine, get_args(EngineName))
     return Sequential()
+
+
+def _is_a(argument: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} must be an {kind.__name__}, such as {example}, not {value!r}")
 
 
 def _one_of(argument: str, value: object, choices: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ class Uniform(CohortSampler):
     """Every worker is as likely as any other; without replacement within a cohort (McMahan et al. 2017).
 
     >>> Uniform().sample(population=1_000_000, cohort_size=3, number=0, seed=0)
-    [774450, 190562, 485447]
+    [583320, 428020, 174090]
     """
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:

@@ -61,7 +61,7 @@ def trainer(**options: Any) -> pl.Trainer:
     """A Trainer on the CPU that writes nothing; one epoch unless told otherwise."""
     if "max_steps" not in options:
         options.setdefault("max_epochs", 1)
-    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, **quiet, **options})
 
 

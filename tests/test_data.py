@@ -200,7 +200,7 @@ def test_fewer_central_batches_than_processes_are_refused() -> None:
         CentralLoader([1], 0, 2)
 
 
-# ---- no evaluation data: Lightning must see none --------------------------------------------------------------------
+# ---- no evaluation data: Lightning must see none ---------------------------------------------------------------------
 
 KINDS: tuple[EvaluationKind, ...] = ("val", "test", "predict")
 

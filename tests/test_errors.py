@@ -74,25 +74,27 @@ class BadRows(Rows):
         return DataLoader(BadRow())
 
 
+class Stream:
+    def __iter__(self) -> Iterator[Any]:
+        yield [torch.tensor([6.0])]
+        raise Cause("out of memory")
+
+
 class BrokenStream(Rows):
     def train_dataloader(self) -> Any:
-        def batches() -> Iterator[Any]:
-            yield [torch.tensor([6.0])]
-            raise Cause("out of memory")
-
-        return batches()
+        return Stream()
 
 
-FAILURES: dict[str, tuple[Model, Callable[[], Rows]]] = {
-    "prepare_data": (Model(), failing("prepare_data")),
-    "setup": (Model(), failing("setup")),
-    "train_dataloader": (Model(), failing("train_dataloader")),
-    "transfer_batch_to_device": (Model(), failing("transfer_batch_to_device")),
-    "__getitem__": (Model(), lambda: BadRows([6.0])),
-    "a generator": (Model(), lambda: BrokenStream([6.0])),
-    "training_step": (Model("training_step"), lambda: Rows([6.0, 666.0], batch_size=1)),
-    "backward": (Model("backward"), lambda: Rows([6.0, 666.0], batch_size=1)),
-    "optimizer_step": (Model("optimizer_step"), lambda: Rows([6.0, 666.0], batch_size=1)),
+FAILURES: dict[str, tuple[str, Callable[[], Rows]]] = {
+    "prepare_data": ("data", failing("prepare_data")),
+    "setup": ("data", failing("setup")),
+    "train_dataloader": ("data", failing("train_dataloader")),
+    "transfer_batch_to_device": ("data", failing("transfer_batch_to_device")),
+    "__getitem__": ("data", lambda: BadRows([6.0])),
+    "an iterable": ("data", lambda: BrokenStream([6.0])),
+    "training_step": ("training_step", lambda: Rows([6.0, 666.0], batch_size=1)),
+    "backward": ("backward", lambda: Rows([6.0, 666.0], batch_size=1)),
+    "optimizer_step": ("optimizer_step", lambda: Rows([6.0, 666.0], batch_size=1)),
 }
 
 
@@ -117,11 +119,11 @@ class AfterRounds(pl.Callback):
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("algorithm", [FedAvg(), Cyclic()], ids=["FedAvg", "Cyclic"])
 def test_raise_names_worker_round_and_cause_and_leaves_the_global_model(failure: str, algorithm: Any) -> None:
-    _, bad = FAILURES[failure]
-    module = Model(FAILURES[failure][0].fails)
+    fails, bad = FAILURES[failure]
+    module = Model(fails)
     before = state(module)
     data = FederatedDataModule({"good": Rows([2.0]), "bad": bad(), "other": Rows([4.0])})
-    with pytest.raises(WorkerError, match="^worker 'bad' failed in round 0: Cause: out of memory$") as caught:
+    with pytest.raises(WorkerError, match=r"^worker 'bad' failed in round 0: Cause: out of memory$") as caught:
         fit(FederatedModule(module, algorithm), data)
     assert isinstance(caught.value.__cause__, Cause)
     assert (caught.value.worker, caught.value.round) == ("bad", 0)
@@ -130,9 +132,8 @@ def test_raise_names_worker_round_and_cause_and_leaves_the_global_model(failure:
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_drop_goes_on_with_the_others_as_if_there_were_no_more(failure: str) -> None:
-    _, bad = FAILURES[failure]
-    kind = FAILURES[failure][0].fails
-    with_bad, without = Model(kind), Model(kind)
+    fails, bad = FAILURES[failure]
+    with_bad, without = Model(fails), Model(fails)
     others = {"good": Rows([2.0, 2.0]), "other": Rows([5.0])}
     fed = FederatedModule(with_bad, on_worker_error="drop")
     run = fit(fed, FederatedDataModule({"bad": bad(), **others}), max_epochs=2)
@@ -171,7 +172,7 @@ def test_an_update_that_is_not_finite_is_like_any_failure(value: float, transfor
     data = {"bad": Rows([value]), "good": Rows([3.0])}
     module = Model()
     before = state(module)
-    with pytest.raises(WorkerError, match="worker 'bad' failed in round 0: .*NaN or Inf.*learning rate.*drop"):
+    with pytest.raises(WorkerError, match=r"worker 'bad' failed in round 0: .*NaN or Inf.*learning rate.*drop"):
         fit(FederatedModule(module, algorithm, transforms=transforms), FederatedDataModule(data))
     assert_unchanged(module, before)
     fed = FederatedModule(module, algorithm, transforms=transforms, on_worker_error="drop")
@@ -202,7 +203,7 @@ def test_an_infinity_that_was_there_before_is_no_failure() -> None:
 
 
 def test_a_buffer_that_becomes_infinite_is_a_failure() -> None:
-    with pytest.raises(WorkerError, match="worker 'b' failed in round 0: .*NaN or Inf"):
+    with pytest.raises(WorkerError, match=r"worker 'b' failed in round 0: .*NaN or Inf"):
         fit(FederatedModule(Masked()), FederatedDataModule({"a": Rows([2.0]), "b": Rows([math.inf])}))
 
 
@@ -279,7 +280,7 @@ def test_an_iterator_that_is_used_up_after_one_pass_is_told() -> None:
         def train_dataloader(self) -> Any:
             return iter([[torch.tensor([1.0])]])
 
-    with pytest.raises(WorkerError, match="worker 'a' failed in round 0: .*gave no batch in pass 2"):
+    with pytest.raises(WorkerError, match=r"worker 'a' failed in round 0: .*gave no batch in pass 2"):
         fit(FederatedModule(Scalar(), local_epochs=2), FederatedDataModule({"a": Once([1.0])}))
 
 
@@ -297,7 +298,7 @@ def test_a_plain_loader_or_nothing_is_refused() -> None:
         trainer().predict(FederatedModule(Scalar()), EvaluatedRows([1.0]))
 
 
-# ---- modules, arguments and strategies --------------------------------------------------------------------------------
+# ---- modules, arguments and strategies -------------------------------------------------------------------------------
 
 
 class Manual(Scalar):
@@ -406,7 +407,7 @@ def test_a_cohort_larger_than_the_population_is_refused() -> None:
 
 
 def test_a_quorum_larger_than_the_cohort_can_never_be_met() -> None:
-    with pytest.raises(ValueError, match="min_workers=3 .*cohort"):
+    with pytest.raises(ValueError, match=r"min_workers=3 .*cohort"):
         fit(FederatedModule(Scalar(), min_workers=3), FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])}))
 
 
@@ -417,11 +418,11 @@ def test_a_strategy_that_divides_the_model_is_refused() -> None:
     run = trainer()
     run.datamodule = FederatedDataModule({"a": Rows([1.0])})  # type: ignore[attr-defined]
     run._accelerator_connector.strategy = FSDPStrategy()
-    with pytest.raises(ValueError, match="strategy FSDPStrategy cannot work: .*Use strategy='auto' or 'ddp'"):
+    with pytest.raises(ValueError, match=r"strategy FSDPStrategy cannot work: .*Use strategy='auto' or 'ddp'"):
         refuse_unsupported(Scalar(), run)
 
 
-# ---- evaluation data --------------------------------------------------------------------------------------------------
+# ---- evaluation data -------------------------------------------------------------------------------------------------
 
 
 class Validating(Scalar):
@@ -468,5 +469,5 @@ def test_an_error_of_the_users_validation_step_is_left_as_it_is() -> None:
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             raise Cause("mine")
 
-    with pytest.raises(Cause, match="^mine$"):
+    with pytest.raises(Cause, match=r"^mine$"):
         trainer().validate(FederatedModule(Failing()), FederatedDataModule({"a": Validated([1.0])}), verbose=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import wide
+from lightning_fed.core.tree import add_weighted_, wide
 from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
 
 
@@ -40,12 +40,11 @@ class WeightedMean(Aggregator[_Sums]):
         )
         for update in updates:
             sums.weight += update.weight.sum()
-            for name, total in sums.delta.items():
-                _add_weighted_(total, update.weight, update.delta[name])
-            for name, total in sums.buffers.items():
-                _add_weighted_(total, update.weight, update.buffers[name])
+            add_weighted_(sums.delta, update.weight, update.delta)
+            add_weighted_(sums.buffers, update.weight, update.buffers)
             for name, largest in sums.largest.items():
                 sums.largest[name] = torch.maximum(largest, update.buffers[name].amax(dim=0))
+            del update  # see Sequential.run
         return sums
 
     def finish(self, partial: _Sums, processes: Processes) -> Aggregate:
@@ -58,11 +57,3 @@ class WeightedMean(Aggregator[_Sums]):
             delta={name: value.div_(total) for name, value in partial.delta.items()},
             buffers={**{name: value.div_(total) for name, value in partial.buffers.items()}, **partial.largest},
         )
-
-
-def _add_weighted_(total: Tensor, weight: Tensor, stack: Tensor) -> None:
-    """``total += Σᵢ wᵢ · stackᵢ`` in place; ``weight``: [n], ``stack``: [n, ...]."""
-    if len(weight) == 1:
-        total.add_(stack[0], alpha=float(weight))
-    else:
-        total.add_(torch.tensordot(weight.to(total), stack.to(total.dtype), dims=1))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import mul
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-_REDUCTIONS: dict[str, Callable[[list[float], list[int]], float]] = {
-    "mean": lambda values, weights: sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights),
+_REDUCTIONS: dict[str, Callable[[Sequence[float], Sequence[int]], float]] = {
+    "mean": lambda values, weights: sum(map(mul, values, weights)) / sum(weights),
     "sum": lambda values, _: sum(values),
     "min": lambda values, _: min(values),
     "max": lambda values, _: max(values),
@@ -71,8 +72,9 @@ class Recorder:
             self._metrics[name] = value
         else:
             self._reduce[name] = _reduction(name, reduce_fx)
-            weight = self.batch_size() if batch_size is None else batch_size
-            self._values.setdefault(name, []).append((_number(name, value), weight))
+            if batch_size is None:  # only a mean asks for it, and not every batch can tell
+                batch_size = self.batch_size() if self._reduce[name] == "mean" else 1
+            self._values.setdefault(name, []).append((_number(name, value), batch_size))
 
     def log_dict(self, dictionary: Mapping[str, Any] | MetricCollection, *places: Any, **options: Any) -> None:
         """Record several values; takes the arguments of ``LightningModule.log_dict``."""
@@ -93,7 +95,16 @@ class Recorder:
         return reduced | {name: float(metric.compute()) for name, metric in self._metrics.items()}
 
 
-def _floats(values: list[float | Tensor]) -> list[float]:
+def weighted_mean(values: Sequence[float | Tensor], weights: Sequence[int]) -> float:
+    """The mean of numbers or one-element tensors with weights, NaN if there are none.
+
+    >>> weighted_mean([torch.tensor(1.0), torch.tensor(4.0)], [1, 2])
+    3.0
+    """
+    return _REDUCTIONS["mean"](_floats(values), weights) if values else float("nan")
+
+
+def _floats(values: Sequence[float | Tensor]) -> list[float]:
     """Plain numbers; values from an accelerator cross in one copy."""
     tensors = [value for value in values if isinstance(value, Tensor)]
     if len(tensors) < len(values):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any, cast, final
+from functools import partial
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -17,8 +18,6 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from lightning_fed._lightning import (
-    _configure_optimizers,
-    _configure_schedulers_automatic_opt,
     extract_batch_size,
     is_param_in_hook_signature,
     move_data_to_device,
@@ -26,44 +25,15 @@ from lightning_fed._lightning import (
 )
 from lightning_fed.core.tree import copy_, difference
 from lightning_fed.core.types import Job, LocalTraining, Tensors, Updates
-from lightning_fed.engines.recorder import Recorder
+from lightning_fed.engines.local_optimizer import LocalOptimizer
+from lightning_fed.engines.local_trainer import LocalTrainer
+from lightning_fed.engines.recorder import Recorder, weighted_mean
 from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
 from lightning_fed.population import Worker
 
 # The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
 # worker may have few.
 _FIRST_SCALE = 2.0**10
-
-
-@final
-class LocalTrainer:
-    """What the user's code sees as ``self.trainer`` on a worker: the server's Trainer, but the fit is the local one."""
-
-    gradient_clip_val = None
-    gradient_clip_algorithm = None
-    accumulate_grad_batches = 1
-
-    def __init__(self, trainer: pl.Trainer) -> None:
-        self._trainer = trainer
-        self.optimizers: list[Optimizer] = []
-        self.lr_scheduler_configs: list[Any] = []
-        self.num_training_batches: int | float = float("inf")
-        self.estimated_stepping_batches: int | float = float("inf")
-        self.max_epochs: int | None = None
-        self.max_steps = -1
-        self.is_last_batch = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trainer, name)
-
-    def plan(self, local: LocalTraining, num_batches: int | None) -> None:
-        """Take on the length of one worker's local training."""
-        self.num_training_batches = float("inf") if num_batches is None else num_batches
-        self.max_epochs = local.epochs if local.steps is None else None
-        self.max_steps = -1 if local.steps is None else local.steps
-        self.estimated_stepping_batches = (
-            self.num_training_batches * local.epochs if local.steps is None else local.steps
-        )
 
 
 @final
@@ -82,6 +52,7 @@ class Replica:
         self.module = _copy(module)
         self.trainer = LocalTrainer(trainer)
         self.recorder = Recorder()
+        self._optimizer = LocalOptimizer(self.module, self.trainer)
         self.device = trainer.strategy.root_device
         self.precision = trainer.precision_plugin
         self.parameters: Tensors = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
@@ -93,6 +64,10 @@ class Replica:
             name: getattr(self.module, name) for name in LOCAL_HOOKS if overrides(self.module, name)
         }
         self._transfers_plainly = not any(overrides(self.module, name) for name in TRANSFER_HOOKS)
+        # With plain precision both do nothing, which takes 10 µs a step.
+        plain, ours = pl.plugins.precision.Precision, type(self.precision)
+        self._converts = ours.convert_input is not plain.convert_input
+        self._autocasts = ours.forward_context is not plain.forward_context
         self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
         self._shadow()
 
@@ -118,7 +93,7 @@ class Replica:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
         self.trainer.plan(LocalTraining(), 1)
-        self._configure_optimizer()
+        self._optimizer.fresh(cohort=-1)
 
     def train(self, job: Job, worker: Worker) -> Updates:
         """Train on one worker's data, starting from the global model.
@@ -139,8 +114,9 @@ class Replica:
             metric.reset()
         self.recorder.clear()
         self.trainer.plan(job.local, worker.batches.num_batches)
+        self._epoch = self.module.current_epoch
         with torch.enable_grad():
-            loss, seen, passes = self._fit(job.local, worker)
+            loss, seen, passes = self._fit(job, worker)
         examples = worker.batches.num_examples
         return Updates(
             workers=(worker.name,),
@@ -151,12 +127,14 @@ class Replica:
             metrics={n: torch.tensor([v], dtype=torch.float64) for n, v in self.recorder.results().items()},
         )
 
-    def _fit(self, local: LocalTraining, worker: Worker) -> tuple[float, int, int]:
+    def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int]:
         """Pass over the worker's batches; gives the mean loss, the examples seen and the passes begun."""
-        optimizer = self._configure_optimizer()
+        local = job.local
+        optimizer = self._optimizer.fresh(job.cohort)
         scaler = self._scaler()
         transfer = self._transfer(worker)
-        losses = Recorder()
+        losses: list[Tensor] = []
+        sizes: list[int] = []
         step = seen = passes = 0
         while local.steps is not None or passes < local.epochs:
             passes += 1
@@ -171,82 +149,62 @@ class Replica:
                 output = self._step(optimizer, scaler, batch, index)
                 size = _examples(batch) if size is None else size
                 seen += size
-                if output is not None:
-                    losses.log("loss", output["loss"] if isinstance(output, dict) else output, batch_size=size)
+                if output:
+                    losses.append(output["loss"])
+                    sizes.append(size)
                 step += 1
-                self._step_schedulers("step", step)
+                self._optimizer.step_schedulers("step", step)
                 if self.trainer.is_last_batch:
-                    self._step_schedulers("epoch", passes)
+                    self._optimizer.step_schedulers("epoch", passes)
                 self._call("on_train_batch_end", output, batch, index)
                 if step == local.steps:
                     break
             if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
-                self._step_schedulers("epoch", passes)
+                self._optimizer.step_schedulers("epoch", passes)
             self._call("on_train_epoch_end")
             if index < 0:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
-        return losses.results().get("loss", float("nan")), seen, passes
+        return weighted_mean(losses, sizes), seen, passes
 
     def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
-        """One local step; gives what ``training_step`` returned, detached."""
-        module = self.module
-        output: Any = None
+        """One local step; gives what a Trainer gives to ``on_train_batch_end``: a dict with the loss, or empty."""
+        outputs: dict[str, Any] = {}
+        epoch = self._epoch
 
         def closure() -> Tensor | None:
-            nonlocal output
-            with self.precision.forward_context():
-                output = module.training_step(batch, index) if self._takes_index else module.training_step(batch)
+            output = self._forward(batch, index)
             loss = _loss(output)
             self._call("on_before_zero_grad", optimizer)
-            module.optimizer_zero_grad(module.current_epoch, index, optimizer)
+            self._call("optimizer_zero_grad", epoch, index, optimizer, default=optimizer.zero_grad)
             if loss is None:
                 return None
             self._call("on_before_backward", loss)
-            module.backward(loss if scaler is None else scaler.scale(loss))
+            scaled = loss if scaler is None else scaler.scale(loss)
+            self._call("backward", scaled, default=scaled.backward)
             self._call("on_after_backward")
             if scaler is not None:
                 scaler.unscale_(optimizer)
             self._call("on_before_optimizer_step", optimizer)
             self._call("configure_gradient_clipping", optimizer, None, None)
-            output = {**output, "loss": loss.detach()} if isinstance(output, dict) else loss.detach()
-            return loss.detach()
+            outputs.update(output if isinstance(output, dict) else {}, loss=loss.detach())
+            return outputs["loss"]  # type: ignore[no-any-return]
 
         if scaler is None:
-            module.optimizer_step(module.current_epoch, index, optimizer, closure)
+            self._call("optimizer_step", epoch, index, optimizer, closure, default=partial(optimizer.step, closure))
         elif closure() is not None:
             scaler.step(optimizer)
             scaler.update()
-        return output
+        return outputs
 
-    def _configure_optimizer(self) -> Optimizer:
-        """Ask the user's module for a fresh optimizer (and scheduler)."""
-        name = type(self.module).__name__
-        configured = self.module.configure_optimizers()
-        if configured is None:
-            raise ValueError(f"{name}.configure_optimizers() returned None; local training needs an optimizer")
-        optimizers, schedulers, monitor = _configure_optimizers(cast(Any, configured))
-        if len(optimizers) != 1:
-            raise ValueError(
-                f"{name}.configure_optimizers() returned {len(optimizers)} optimizers; local training takes one. Put "
-                "the parameters into one optimizer as parameter groups"
-            )
-        configs = _configure_schedulers_automatic_opt(schedulers, monitor)
-        for config in configs:
-            if config.reduce_on_plateau:
-                raise ValueError(
-                    f"{name}.configure_optimizers() returned a ReduceLROnPlateau; a worker has no validation metric "
-                    "within a round. Use it as server_lr_scheduler, or another local scheduler"
-                )
-        self.trainer.optimizers = optimizers
-        self.trainer.lr_scheduler_configs = configs
-        return cast(Optimizer, optimizers[0])
-
-    def _step_schedulers(self, interval: str, count: int) -> None:
-        for config in self.trainer.lr_scheduler_configs:
-            if config.interval == interval and count % config.frequency == 0:
-                self.module.lr_scheduler_step(config.scheduler, None)
+    def _forward(self, batch: Any, index: int) -> Any:
+        """The user's ``training_step``, under autocast in mixed precision."""
+        arguments = (batch, index) if self._takes_index else (batch,)
+        if not self._autocasts:
+            return self.module.training_step(*arguments)
+        with self.precision.forward_context():
+            return self.module.training_step(*arguments)
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         if self.precision.precision != "16-mixed":
@@ -256,12 +214,17 @@ class Replica:
     def _transfer(self, worker: Worker) -> Callable[[Any], Any]:
         """How this worker's batches come to the device and into the precision."""
         convert = self.precision.convert_input
-        if self._transfers_plainly and worker.transfers_plainly:
-            return lambda batch: move_data_to_device(convert(batch), self.device)
-        return lambda batch: place_batch(convert(batch), self.device, worker.datamodule, self.module, 0)
+        if not (self._transfers_plainly and worker.transfers_plainly):
+            return lambda batch: place_batch(convert(batch), self.device, worker.datamodule, self.module, 0)
+        if worker.batches.device == self.device and not self._converts:
+            return lambda batch: batch
+        return lambda batch: move_data_to_device(convert(batch), self.device)
 
-    def _call(self, hook: str, *arguments: Any) -> Any:
-        return self._hooks[hook](*arguments) if hook in self._hooks else None
+    def _call(self, hook: str, *arguments: Any, default: Callable[[], Any] | None = None) -> Any:
+        """Call the user's own hook, or else do what Lightning's would do."""
+        if hook in self._hooks:
+            return self._hooks[hook](*arguments)
+        return None if default is None else default()
 
 
 def _copy(module: pl.LightningModule) -> pl.LightningModule:

@@ -42,6 +42,7 @@ class Sequential(Engine):
                 result = WorkerError(name, job.round, describe(error))
                 result.__cause__ = error
             yield result
+            del result  # so that the next worker's update can take its memory, still warm in the cache
 
     def teardown(self) -> None:
         self._replica = None

@@ -18,13 +18,20 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
     Sampler,
+    SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
     default_collate,
 )
 
 from lightning_fed._lightning import CombinedLoader
+
+_AHEAD = 8  # batches gathered at a time
+_DRAW_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class Batches(ABC):
@@ -34,6 +41,8 @@ class Batches(ABC):
     """The number of examples in a pass, or None if only a pass can tell."""
     num_batches: int | None
     """The number of batches in a pass, or None if only a pass can tell."""
+    device: torch.device | None = None
+    """Where all tensors of all batches lie, if that is known."""
 
     @abstractmethod
     def reseed(self, seed: int) -> None:
@@ -82,7 +91,7 @@ def _rows(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
     if type(dataset) is Subset:
         tensors = _rows(dataset.dataset)
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        return None if tensors is None else tuple(t.index_select(0, index.to(t.device)) for t in tensors)
+        return None if tensors is None else tuple(t[index.to(t.device)] for t in tensors)
     return None
 
 
@@ -114,7 +123,14 @@ class IndexedBatches(Batches):
         self._loader = loader
         self._batch_sampler: Sampler[list[int]] | Iterable[list[int]] = loader.batch_sampler
         self._tensors = tensors
+        devices = {tensor.device for tensor in tensors}
+        self.device = devices.pop() if len(devices) == 1 else None
         self._carried = _generators(loader)
+        # A sampler that draws all its randomness before its first row can be read to the end at once; another may draw
+        # between batches, in turn with the training itself.
+        self._draws_at_once = (
+            type(loader.batch_sampler) is BatchSampler and type(loader.batch_sampler.sampler) in _DRAW_AT_ONCE
+        )
         self.num_examples = _num_examples(loader)
         self.num_batches = len(loader)
 
@@ -124,9 +140,25 @@ class IndexedBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         # A DataLoader draws a base seed for its processes before its sampler draws; so must we, for the same order.
         torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
-        for rows in self._batch_sampler:
-            index = torch.tensor(rows)
-            yield [t.index_select(0, index.to(t.device)) for t in self._tensors], len(rows)
+        if self._draws_at_once and isinstance(self._batch_sampler, BatchSampler):
+            yield from self._gathered(self._batch_sampler)
+        else:
+            for rows in self._batch_sampler:
+                yield self._rows(torch.tensor(rows)), len(rows)
+
+    def _gathered(self, sampler: BatchSampler) -> Iterator[tuple[Any, int | None]]:
+        """Cut a whole pass into batches, as the BatchSampler does, gathering several at a time."""
+        order, size = list(sampler.sampler), sampler.batch_size
+        if sampler.drop_last:
+            del order[len(order) - len(order) % size :]
+        if not order:
+            return
+        for ahead in torch.split(torch.tensor(order, dtype=torch.int64), _AHEAD * size):
+            for batch in zip(*(torch.split(tensor, size) for tensor in self._rows(ahead)), strict=True):
+                yield list(batch), len(batch[0])
+
+    def _rows(self, index: Tensor) -> list[Tensor]:
+        return [tensor.index_select(0, index.to(tensor.device)) for tensor in self._tensors]
 
 
 @final

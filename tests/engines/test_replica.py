@@ -45,7 +45,7 @@ def values(updates: Updates) -> dict[str, float]:
     return {name: value.item() for name, value in updates.metrics.items()}
 
 
-# ---- how long ------------------------------------------------------------------------------------------------------
+# ---- how long --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_weight_counts_examples_not_batches_and_loss_is_their_mean() -> None:
     assert (updates.weight.item(), updates.loss.item()) == (3.0, pytest.approx((2 * 10 + 12.5) / 3))
 
 
-# ---- what training_step may return ----------------------------------------------------------------------------------
+# ---- what training_step may return -----------------------------------------------------------------------------------
 
 
 class Returns(Scalar):
@@ -109,8 +109,8 @@ def test_none_skips_the_step() -> None:
 @pytest.mark.parametrize(
     ("returns", "error", "message"),
     [
-        (lambda loss: {"los": loss}, TypeError, "without the key 'loss'"),
-        (lambda loss: {"loss": None}, TypeError, "training_step"),
+        (lambda loss: {"los": loss}, TypeError, "training_step returned a dict without"),
+        (lambda loss: {"loss": None}, TypeError, "training_step returned a dict without"),
         (lambda loss: loss.item(), TypeError, "must return a tensor, a dict with 'loss', or None, not float"),
         (lambda loss: [loss], TypeError, "not list"),
         (lambda loss: loss.expand(3), ValueError, r"loss of shape \(3,\); reduce it to a scalar"),
@@ -131,7 +131,7 @@ def test_batch_idx_may_be_left_out() -> None:
     assert end(train(WithoutIndex(), Rows([4.0]))) == 4.0
 
 
-# ---- optimizers and schedulers --------------------------------------------------------------------------------------
+# ---- optimizers and schedulers ---------------------------------------------------------------------------------------
 
 
 class Optimized(Scalar):
@@ -300,7 +300,7 @@ def test_several_local_steps_equal_a_plain_trainer_with_adam() -> None:
         torch.testing.assert_close(buffer[0], alone.get_buffer(name), rtol=0, atol=0)
 
 
-# ---- metrics --------------------------------------------------------------------------------------------------------
+# ---- metrics ---------------------------------------------------------------------------------------------------------
 
 
 class Measured(Scalar):
@@ -329,7 +329,7 @@ def test_metrics_are_a_workers_own_and_do_not_leak() -> None:
     assert module.mean.update_count == 0
 
 
-# ---- modules and batches of other kinds -----------------------------------------------------------------------------
+# ---- modules and batches of other kinds ------------------------------------------------------------------------------
 
 
 class Recurrent(pl.LightningModule):

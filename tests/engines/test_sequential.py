@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import Rows, Scalar, trainer
+from helpers import Rows, Scalar, fit, trainer
 
+from lightning_fed import CohortSampler, FederatedDataModule, FederatedModule
 from lightning_fed.core.errors import WorkerError
 from lightning_fed.core.types import Job, LocalTraining, Updates
 from lightning_fed.engines import Sequential
@@ -110,3 +111,57 @@ def test_what_no_worker_can_train_with_is_refused_at_the_start() -> None:
 
     with pytest.raises(ValueError, match="returned 2 optimizers"):
         engine(Two(), {"bob": Rows([1.0])})
+
+
+# ---- under a Trainer -------------------------------------------------------------------------------------------------
+
+
+class InOrder(CohortSampler):
+    """One worker after another."""
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return [number % population]
+
+
+def one_each(**workers: Rows) -> FederatedDataModule:
+    return FederatedDataModule(workers, cohort_size=1, sampler=InOrder())
+
+
+class Counting(Scalar):
+    """Has a float and an integer buffer, which local training moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("batches", torch.tensor(0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.mean.copy_(batch[0].mean())
+        self.batches += 1
+        return super().training_step(batch, batch_idx)
+
+
+def test_cohorts_whose_gradients_accumulate_are_one_server_step() -> None:
+    fed = FederatedModule(Counting())
+    run = fit(fed, one_each(a=Rows([2.0, 2.0, 2.0]), b=Rows([6.0])), accumulate_grad_batches=2)
+    # Both start from 0, and the gradient is the mean of -2 and -6. Buffers: (3 * 2 + 1 * 6) / 4.
+    assert (run.global_step, fed.module.x.item(), fed.module.mean.item()) == (1, 4.0, 3.0)
+    assert fed.module.batches.item() == 1
+
+
+def test_local_training_does_not_accumulate() -> None:
+    class Asks(Scalar):
+        def on_train_epoch_start(self) -> None:
+            assert self.trainer.accumulate_grad_batches == 1
+            assert self.trainer.gradient_clip_val is None
+
+    fed = FederatedModule(Asks())
+    fit(fed, one_each(a=Rows([2.0, 6.0], batch_size=1)), accumulate_grad_batches=4, gradient_clip_val=1.0)
+    # The way to the last row, 6, is divided by 4 and clipped, both at the server.
+    assert fed.module.x.item() == pytest.approx(1.0)
+
+
+def test_without_accumulation_each_cohort_starts_where_the_last_one_ended() -> None:
+    fed = FederatedModule(Counting())
+    fit(fed, one_each(a=Rows([2.0]), b=Rows([6.0])))
+    assert (fed.module.x.item(), fed.module.mean.item(), fed.module.batches.item()) == (6.0, 6.0, 2)

@@ -128,7 +128,7 @@ def test_sizes_tell_of_loaders_without_batches(n: int, drop_last: bool, examples
     assert (batches.num_examples, batches.num_batches) == (examples, number)
 
 
-# ---- everything else goes through the loader ------------------------------------------------------------------------
+# ---- everything else goes through the loader -------------------------------------------------------------------------
 
 
 class Rows(Dataset[Any]):
@@ -226,7 +226,7 @@ def test_what_is_no_loader_is_refused(thing: Any) -> None:
         batches_of(thing)
 
 
-# ---- seeds ----------------------------------------------------------------------------------------------------------
+# ---- seeds -----------------------------------------------------------------------------------------------------------
 
 
 def _collated(rows: list[Any]) -> Tensor:

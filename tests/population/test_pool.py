@@ -139,7 +139,7 @@ def test_another_value_error_of_the_loader_is_left_as_it_is() -> None:
         def train_dataloader(self) -> Any:
             raise ValueError("no such file")
 
-    with pytest.raises(ValueError, match="^no such file$"):
+    with pytest.raises(ValueError, match=r"^no such file$"):
         _ = Worker("bob", Broken([1.0]), None).batches
 
 

@@ -48,10 +48,6 @@ def test_a_norm_whose_square_overflows_is_clipped_to_the_bound() -> None:
     torch.testing.assert_close(clipped.delta["w"], torch.full((1, 4), 0.5))
 
 
-def test_no_workers_are_no_problem() -> None:
-    assert ClipNorm(1.0).worker(updates({"w": torch.zeros(0, 3)})).delta["w"].shape == (0, 3)
-
-
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
 def test_a_bound_that_bounds_nothing_is_refused(bound: float) -> None:
     with pytest.raises(ValueError, match=rf"max_norm={bound}\) must be positive and finite"):

@@ -1,0 +1,91 @@
+"""The optimizer of a worker's local training: a fresh one for every worker and round."""
+
+from __future__ import annotations
+
+from typing import Any, cast, final
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_fed._lightning import _configure_optimizers, _configure_schedulers_automatic_opt, pl
+from lightning_fed.engines.local_trainer import LocalTrainer
+
+
+@final
+class LocalOptimizer:
+    """Gives the user's own optimizer and scheduler, as new.
+
+    Args:
+        module: The worker's copy of the user's module.
+        trainer: The view that the module has of its Trainer; its optimizers are kept up to date.
+    """
+
+    def __init__(self, module: pl.LightningModule, trainer: LocalTrainer) -> None:
+        self._module = module
+        self._trainer = trainer
+        self._configured_for: int | None = None
+        self._initial: list[dict[str, Any]] = []
+
+    def fresh(self, cohort: int) -> Optimizer:
+        """Give an optimizer without a past.
+
+        The user's ``configure_optimizers`` is asked once for every worker. For torch's own optimizers without a
+        scheduler once for a cohort is enough: their past is ``state`` and ``param_groups``, and both can be set back,
+        which takes 5 µs where building takes 60.
+
+        Args:
+            cohort: The cohort's number.
+
+        Raises:
+            ValueError: If ``configure_optimizers`` gives something that local training cannot use.
+        """
+        if self._configured_for == cohort:
+            (optimizer,) = self._trainer.optimizers
+            optimizer.state.clear()
+            for group, initial in zip(optimizer.param_groups, self._initial, strict=True):
+                group.update(initial)
+            return optimizer
+        optimizer = self._configure()
+        self._configured_for = (
+            cohort if _can_be_set_back(optimizer) and not self._trainer.lr_scheduler_configs else None
+        )
+        self._initial = [dict(group) for group in optimizer.param_groups]
+        return optimizer
+
+    def step_schedulers(self, interval: str, count: int) -> None:
+        """Step the schedulers that go by this interval.
+
+        Args:
+            interval: ``"step"`` or ``"epoch"``.
+            count: How many steps or epochs the worker has done.
+        """
+        for config in self._trainer.lr_scheduler_configs:
+            if config.interval == interval and count % config.frequency == 0:
+                self._module.lr_scheduler_step(config.scheduler, None)
+
+    def _configure(self) -> Optimizer:
+        name = type(self._module).__name__
+        configured = self._module.configure_optimizers()
+        if configured is None:
+            raise ValueError(f"{name}.configure_optimizers() returned None; local training needs an optimizer")
+        optimizers, schedulers, monitor = _configure_optimizers(cast(Any, configured))
+        if len(optimizers) != 1:
+            raise ValueError(
+                f"{name}.configure_optimizers() returned {len(optimizers)} optimizers; local training takes one. Put "
+                "the parameters into one optimizer as parameter groups"
+            )
+        configs = _configure_schedulers_automatic_opt(schedulers, monitor)
+        if any(config.reduce_on_plateau for config in configs):
+            raise ValueError(
+                f"{name}.configure_optimizers() returned a ReduceLROnPlateau; a worker has no validation metric within "
+                "a round. Use it as server_lr_scheduler, or another local scheduler"
+            )
+        self._trainer.optimizers = optimizers
+        self._trainer.lr_scheduler_configs = configs
+        return cast(Optimizer, optimizers[0])
+
+
+def _can_be_set_back(optimizer: Optimizer) -> bool:
+    """Whether everything that a step changes lies in ``state`` and, by value, in ``param_groups``."""
+    of_torch = type(optimizer).__module__.startswith("torch.optim.")
+    return of_torch and not any(isinstance(v, Tensor) for group in optimizer.param_groups for v in group.values())
