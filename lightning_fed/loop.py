@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -19,6 +20,8 @@ from lightning_fed.core.types import Aggregate, Job, Updates
 from lightning_fed.engines import Engine
 from lightning_fed.report import RoundReport
 from lightning_fed.transforms import UpdateTransform
+
+_log = logging.getLogger(__name__)
 
 
 @final
@@ -107,6 +110,7 @@ class FederatedLoop:
                 report.bytes_down += job.num_bytes
                 if self.on_worker_error == "raise":
                     return
+                _log.warning("%s; the round goes on without it", result)
             else:
                 report.note(result, job)
                 yield result

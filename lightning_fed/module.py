@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, cast, final, get_args
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_fed import checkpoint as checkpoints
 from lightning_fed._lightning import (
     LRSchedulerCallable,
     OptimizerCallable,
-    ReduceLROnPlateau,
-    extract_batch_size,
     pl,
     refuse_foreign,
 )
-from lightning_fed.aggregation import Aggregator, WeightedMean
+from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.cohorts import Cohort, EvaluationBatch
 from lightning_fed.core.processes import Processes
@@ -30,11 +26,12 @@ from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.engines import Engine, Sequential
-from lightning_fed.evaluation import WorkerMetrics
+from lightning_fed.evaluation import EvaluationLog
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
 from lightning_fed.loop import FederatedLoop
-from lightning_fed.refusals import refuse_unsupported
+from lightning_fed.refusals import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported
 from lightning_fed.report import Round, RoundReport, merged_buffers, per_worker_scalars, round_scalars
+from lightning_fed.server import scheduler_config
 from lightning_fed.transforms import UpdateTransform
 
 EngineName: TypeAlias = Literal["auto", "sequential"]
@@ -91,18 +88,8 @@ class FederatedModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
-        _one_of("on_worker_error", on_worker_error, ("raise", "drop"))
-        _is_a("algorithm", algorithm, Algorithm, "FedAvg()")
-        _is_a("aggregator", WeightedMean() if aggregator is None else aggregator, Aggregator, "WeightedMean()")
-        if not isinstance(transforms, Sequence):
-            raise TypeError(f"transforms={transforms!r} must be a list of UpdateTransforms, such as [ClipNorm(1.0)]")
-        for transform in transforms:
-            _is_a("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
-        if isinstance(server_optimizer, torch.optim.Optimizer) or not callable(server_optimizer):
-            raise TypeError(
-                f"server_optimizer={server_optimizer!r} must be a function that makes an optimizer from the global "
-                "parameters, such as lambda parameters: torch.optim.Adam(parameters, lr=0.01)"
-            )
+        refuse_parts(algorithm, aggregator, transforms, server_optimizer)
+        refuse_other("on_worker_error", on_worker_error, ("raise", "drop"))
         if min_workers < 1:
             raise ValueError(f"min_workers={min_workers} must be at least 1")
         self.module = module
@@ -122,7 +109,7 @@ class FederatedModule(pl.LightningModule):
         self._one_by_one = True
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
-        self._watched = WorkerMetrics(module)
+        self._log_of_evaluation = EvaluationLog(self)
         self._log_hyperparams = True
         self._mirror(module)
 
@@ -181,23 +168,11 @@ class FederatedModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
-        if not self._trained():
-            raise ValueError(
-                f"{type(self.module).__name__} has no parameter with requires_grad; there is nothing to train"
-            )
+        refuse_frozen(self.module)
         optimizer = self.server_optimizer(self._trained().values())
         if self.server_lr_scheduler is None:
             return optimizer
-        scheduler = self.server_lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                raise ValueError(
-                    "server_lr_scheduler: take ReduceLROnPlateau from Lightning's cli module, which has a `monitor` "
-                    f"argument: {ReduceLROnPlateau.__module__}.ReduceLROnPlateau"
-                )
-            config |= {"interval": "epoch", "monitor": scheduler.monitor}
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.server_lr_scheduler(optimizer))}
 
     def _trained(self) -> Tensors:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -223,7 +198,7 @@ class FederatedModule(pl.LightningModule):
         """Make the workers' copy of the module, once it is placed and its hooks have run."""
         self._tell("on_train_start")
         datamodule = self._datamodule
-        processes = Processes(self.trainer.global_rank, self.trainer.world_size)
+        processes = self._processes()
         processes.broadcast_(list(self.module.buffers()))
         self.engine.setup(self.module, datamodule.pool, self.trainer)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
@@ -271,33 +246,11 @@ class FederatedModule(pl.LightningModule):
 
     def _evaluate(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         step = getattr(self.module, name)
-        with self._hearing(batch):
+        with self._log_of_evaluation.about(batch):
             return step(*step_arguments(step, batch.batch, batch_idx, *rest))
 
-    @contextmanager
-    def _hearing(self, batch: EvaluationBatch) -> Iterator[None]:
-        """Let what the user's module logs about a batch reach the Trainer, and note whose batch it is."""
-        infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
-        self._watched.turn_to(batch.worker, infer_size)
-        with logging_through(self.module, partial(self._log_evaluation, infer_size)):
-            yield
-
-    def _log_evaluation(self, infer_size: Callable[[], int], name: str, value: Any, **options: Any) -> None:
-        processes = self.trainer.world_size
-        is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean)
-        if is_mean and not isinstance(value, Metric) and options.get("batch_size") is None:
-            options["batch_size"] = infer_size()
-        self._watched.note(name, value, options)
-        if processes > 1:
-            # Pool over processes at the end; in between they have different numbers of batches and must not wait.
-            options |= {"sync_dist": True, "on_step": False, "on_epoch": True}
-            if options.get("batch_size") is not None:
-                # Lightning averages these integers over the processes and rounds down; multiples leave nothing over.
-                options["batch_size"] *= processes
-        self.log(name, value, **options)
-
     def _draw_workers(self) -> None:
-        shares = Processes(self.trainer.global_rank, self.trainer.world_size).gather(self._watched.finish())
+        shares = self._processes().gather(self._log_of_evaluation.finish())
         workers = {worker: metrics for share in shares for worker, metrics in share.items()}
         if workers and not self.trainer.sanity_checking:
             one_by_one = len(self._datamodule.names) <= self.log_workers_up_to
@@ -352,8 +305,12 @@ class FederatedModule(pl.LightningModule):
             return None
         own = [a.batch if isinstance(a, EvaluationBatch) else a for a in arguments]
         batches = [a for a in arguments if isinstance(a, EvaluationBatch)]
-        with self._hearing(batches[0]) if batches else logging_through(self.module, self.log):
+        log = self._log_of_evaluation.about(batches[0]) if batches else logging_through(self.module, self.log)
+        with log:
             return getattr(self.module, hook)(*own)
+
+    def _processes(self) -> Processes:
+        return Processes(self.trainer.global_rank, self.trainer.world_size)
 
     def _is_logging_due(self) -> bool:
         trainer = self.trainer
@@ -375,15 +332,5 @@ class FederatedModule(pl.LightningModule):
 def _engine(engine: Engine | EngineName) -> Engine:
     if isinstance(engine, Engine):
         return engine
-    _one_of("engine", engine, get_args(EngineName))
+    refuse_other("engine", engine, get_args(EngineName))
     return Sequential()
-
-
-def _is_a(argument: str, value: object, kind: type, example: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{argument} must be an {kind.__name__}, such as {example}, not {value!r}")
-
-
-def _one_of(argument: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")

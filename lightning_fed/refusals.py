@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, pl, rank_zero_warn
+from lightning_fed.aggregation import Aggregator
+from lightning_fed.algorithms import Algorithm
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.hooks import UNUSED_HOOKS, overrides
+from lightning_fed.transforms import UpdateTransform
 
 
 def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
@@ -43,3 +50,48 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
     for hook, reason in UNUSED_HOOKS.items():
         if overrides(module, hook):
             rank_zero_warn(f"{name}.{hook}() is not used: {reason}")
+
+
+def refuse_frozen(module: pl.LightningModule) -> None:
+    """Refuse a module with nothing to train.
+
+    Raises:
+        ValueError: If no parameter requires a gradient.
+    """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ValueError(f"{type(module).__name__} has no parameter with requires_grad; there is nothing to train")
+
+
+def refuse_parts(algorithm: object, aggregator: object, transforms: object, server_optimizer: object) -> None:
+    """Refuse arguments of FederatedModule that are of another kind, such as a class in place of an instance.
+
+    Raises:
+        TypeError: Naming the argument, what it must be, and an example.
+    """
+    _refuse_kind("algorithm", algorithm, Algorithm, "FedAvg()")
+    if aggregator is not None:
+        _refuse_kind("aggregator", aggregator, Aggregator, "WeightedMean()")
+    if not isinstance(transforms, Sequence):
+        raise TypeError(f"transforms={transforms!r} must be a list of UpdateTransforms, such as [ClipNorm(1.0)]")
+    for transform in transforms:
+        _refuse_kind("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
+    if isinstance(server_optimizer, torch.optim.Optimizer) or not callable(server_optimizer):
+        raise TypeError(
+            f"server_optimizer={server_optimizer!r} must be a function that makes an optimizer from the global "
+            "parameters, such as lambda parameters: torch.optim.Adam(parameters, lr=0.01)"
+        )
+
+
+def refuse_other(argument: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse anything but the choices.
+
+    Raises:
+        ValueError: Naming the argument and the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
+def _refuse_kind(argument: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} must be an {kind.__name__}, such as {example}, not {value!r}")
