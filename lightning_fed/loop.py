@@ -133,9 +133,8 @@ def _finite(updates: Updates, job: Job) -> Tensor:
 
     A model may hold infinities on purpose, such as an attention mask in a buffer.
     """
-    rows = len(updates.workers)
     buffers = {name: b for name, b in updates.buffers.items() if finite_rows({name: job.buffers[name][None]}, 1).all()}
-    return finite_rows(updates.delta, rows) & finite_rows(buffers, rows)
+    return finite_rows({**updates.delta, **buffers}, len(updates.workers))
 
 
 _NOT_FINITE = (

@@ -16,7 +16,6 @@ from lightning_fed.checkpoint import KEY, VERSION
 from lightning_fed.datasets import ToyDataModule
 from lightning_fed.models import LinearRegression
 
-
 # The Trainers that load have no ModelCheckpoint of their own.
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 

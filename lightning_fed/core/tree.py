@@ -23,6 +23,14 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+_WIDE = (torch.float32, torch.float64)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The same values, in a dtype wide enough to accumulate in."""
+    return tensor.to(wide(tensor.dtype))
+
+
 def difference(a: Tensors, b: Tensors) -> Tensors:
     """``a − b``, name by name, in at least float32.
 
@@ -31,7 +39,7 @@ def difference(a: Tensors, b: Tensors) -> Tensors:
     """
     if not a:
         return {}
-    wide_a, wide_b = ([t[name].to(wide(t[name].dtype)) for name in a] for t in (a, b))
+    wide_a, wide_b = ([t[name] if t[name].dtype in _WIDE else widened(t[name]) for name in a] for t in (a, b))
     with torch.no_grad():
         return dict(zip(a, torch._foreach_sub(wide_a, wide_b), strict=True))
 

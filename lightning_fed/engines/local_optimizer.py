@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast, final
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from lightning_fed._lightning import _configure_optimizers, _configure_schedulers_automatic_opt, pl
 from lightning_fed.engines.local_trainer import LocalTrainer
@@ -23,6 +23,8 @@ class LocalOptimizer:
     def __init__(self, module: pl.LightningModule, trainer: LocalTrainer) -> None:
         self._module = module
         self._trainer = trainer
+        self.needs_closure = True
+        """Whether the optimizer may evaluate the loss itself, as LBFGS does; others take a step from the gradients."""
         self._configured_for: int | None = None
         self._initial: list[dict[str, Any]] = []
 
@@ -46,9 +48,9 @@ class LocalOptimizer:
                 group.update(initial)
             return optimizer
         optimizer = self._configure()
-        self._configured_for = (
-            cohort if _can_be_set_back(optimizer) and not self._trainer.lr_scheduler_configs else None
-        )
+        self.needs_closure = isinstance(optimizer, LBFGS) or not _is_torchs(optimizer)
+        can_be_set_back = _can_be_set_back(optimizer) and not self._trainer.lr_scheduler_configs
+        self._configured_for = cohort if can_be_set_back else None
         self._initial = [dict(group) for group in optimizer.param_groups]
         return optimizer
 
@@ -87,5 +89,9 @@ class LocalOptimizer:
 
 def _can_be_set_back(optimizer: Optimizer) -> bool:
     """Whether everything that a step changes lies in ``state`` and, by value, in ``param_groups``."""
-    of_torch = type(optimizer).__module__.startswith("torch.optim.")
-    return of_torch and not any(isinstance(v, Tensor) for group in optimizer.param_groups for v in group.values())
+    values = [value for group in optimizer.param_groups for value in group.values()]
+    return _is_torchs(optimizer) and not any(isinstance(value, Tensor) for value in values)
+
+
+def _is_torchs(optimizer: Optimizer) -> bool:
+    return type(optimizer).__module__.startswith("torch.optim.")

@@ -191,11 +191,14 @@ class Replica:
             outputs.update(output if isinstance(output, dict) else {}, loss=loss.detach())
             return outputs["loss"]  # type: ignore[no-any-return]
 
-        if scaler is None:
+        if scaler is not None:
+            if closure() is not None:
+                scaler.step(optimizer)
+                scaler.update()
+        elif "optimizer_step" in self._hooks or self._optimizer.needs_closure:
             self._call("optimizer_step", epoch, index, optimizer, closure, default=partial(optimizer.step, closure))
         elif closure() is not None:
-            scaler.step(optimizer)
-            scaler.update()
+            optimizer.step()
         return outputs
 
     def _forward(self, batch: Any, index: int) -> Any:
