@@ -1,6 +1,6 @@
 """What a round costs beyond a hand-written PyTorch loop with the same arithmetic.
 
-    python benchmarks/overhead.py [--kind mlp] [--rounds 30] [--threads 2]
+    python benchmarks/overhead.py [--kind mlp] [--rounds 100] [--threads 2]
 
 Prints the medians of both, measured in turn in one process, and the difference. The loop does the same arithmetic:
 local SGD on shuffled batches, the weighted mean of global − local, a server step. It has no data loaders, no logging,
@@ -78,7 +78,7 @@ class Interleave(pl.Callback):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=KINDS, default="mlp")
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")

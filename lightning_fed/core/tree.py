@@ -63,8 +63,9 @@ def add_weighted_(total: Tensors, weight: Tensor, stacks: Tensors) -> None:
         return
     with torch.no_grad():
         if len(weight) == 1:
-            rows = [stacks[name][0] for name in total]
-            torch._foreach_add_(list(total.values()), rows, alpha=float(weight))
+            # Shapes of [1, ...] broadcast to a view of the total, so no row has to be taken out.
+            ones = [value.unsqueeze(0) for value in total.values()]
+            torch._foreach_add_(ones, [stacks[name] for name in total], alpha=float(weight))
         else:
             for name, value in total.items():
                 value.add_(torch.tensordot(weight.to(value), stacks[name].to(value.dtype), dims=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TypeAlias, final
 
 import torch
@@ -57,7 +58,12 @@ class Job:
     buffers: Tensors
     local: LocalTraining
 
-    @property
+    @cached_property
+    def stacked(self) -> Tensors:
+        """The parameters as a stack of one; views."""
+        return {name: p.unsqueeze(0) for name, p in self.parameters.items()}
+
+    @cached_property
     def num_bytes(self) -> int:
         """What travels down to one worker, in bytes."""
         return sum(t.numel() * t.element_size() for t in (*self.parameters.values(), *self.buffers.values()))
@@ -84,7 +90,7 @@ class Updates:
     loss: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """What travels up from all n workers, in bytes."""
         return sum(t.numel() * t.element_size() for t in (*self.delta.values(), *self.buffers.values()))

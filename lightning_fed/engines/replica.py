@@ -57,6 +57,7 @@ class Replica:
         self.precision = trainer.precision_plugin
         self.parameters: Tensors = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         self.buffers: Tensors = dict(self.module.named_buffers())
+        self._stacked = {name: p.detach().unsqueeze(0) for name, p in self.parameters.items()}
         self._metrics = [m for m in self.module.modules() if isinstance(m, Metric)]
         for metric in self._metrics:  # a worker's metric is its own: never wait for other processes
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
@@ -120,7 +121,7 @@ class Replica:
         examples = worker.batches.num_examples
         return Updates(
             workers=(worker.name,),
-            delta={n: d.unsqueeze(0) for n, d in difference(job.parameters, self.parameters).items()},
+            delta=difference(job.stacked, self._stacked),
             buffers={n: b.detach().clone().unsqueeze(0) for n, b in self.buffers.items()},
             weight=torch.tensor([seen / passes if examples is None else examples], dtype=torch.float64),
             loss=torch.tensor([loss], dtype=torch.float64),
