@@ -106,7 +106,7 @@ def weighted_mean(values: Sequence[float | Tensor], weights: Sequence[int]) -> f
 
 def _floats(values: Sequence[float | Tensor]) -> list[float]:
     """Plain numbers; values from an accelerator cross in one copy."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
+    tensors = [value for value in values if isinstance(value, Tensor) and value.is_cuda]
     if len(tensors) < len(values):
         return [float(value) for value in values]
     numbers: list[float] = torch.stack(tensors).tolist()
@@ -125,6 +125,8 @@ def _number(name: str, value: Any) -> float | Tensor:
 
 
 def _reduction(name: str, reduce_fx: Any) -> str:
+    if reduce_fx == "mean":
+        return "mean"
     reduction = getattr(reduce_fx, "__name__", reduce_fx)
     reduction = {"amin": "min", "amax": "max", "avg": "mean"}.get(reduction, reduction)
     if reduction not in _REDUCTIONS:

@@ -263,7 +263,7 @@ def _loss(output: Any) -> Tensor | None:
         raise TypeError(f"training_step must return a tensor, a dict with 'loss', or None, not {type(output).__name__}")
     if output.numel() != 1:
         raise ValueError(f"training_step returned a loss of shape {tuple(output.shape)}; reduce it to a scalar")
-    return output.reshape(())
+    return output.reshape(()) if output.ndim else output
 
 
 def _no_all_gather(*_: Any, **__: Any) -> Any:

@@ -155,7 +155,7 @@ class IndexedBatches(Batches):
             return
         for ahead in torch.split(torch.tensor(order, dtype=torch.int64), _AHEAD * size):
             for batch in zip(*(torch.split(tensor, size) for tensor in self._rows(ahead)), strict=True):
-                yield list(batch), len(batch[0])
+                yield list(batch), batch[0].shape[0]
 
     def _rows(self, index: Tensor) -> list[Tensor]:
         return [tensor.index_select(0, index.to(tensor.device)) for tensor in self._tensors]
