@@ -92,6 +92,8 @@ def main() -> None:
         cohort_size=KINDS[options.kind].cohort,
         rounds_per_epoch=50,
     )
+    for name in data.names:  # a worker is built once, not in every round; the loop's data is there beforehand as well
+        data.pool[name].batches  # noqa: B018
     with tempfile.TemporaryDirectory() as logs:
         pl.Trainer(
             max_steps=options.rounds,
