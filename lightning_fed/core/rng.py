@@ -36,7 +36,7 @@ def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators (all devices that are in use).
 
     Not by ``torch.manual_seed``: without a GPU it formats the call stack at every call and keeps it, in case CUDA is
-    initialised later, which took longer than a small worker's training (1.6 ms).
+    initialised later, which took about as long as a small worker's training (1 ms).
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -1,7 +1,7 @@
 """Arithmetic on tensors by name.
 
-The ``torch._foreach_*`` functions are those that torch's optimizers are made of: one call for all tensors. For the six
-tensors of a small MLP a round of 50 workers is 8 ms shorter with them than with a loop over names.
+The ``torch._foreach_*`` functions are those that torch's optimizers are made of: one call for all tensors, where
+a loop over names pays Python's cost for each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A worker's training batches.
 
 A DataLoader fetches row by row and stacks the rows again, which for small tensors costs more than the training itself
-(50 rows of 784 numbers: 0.9 ms, against 0.1 ms here). A dataset that already is a tensor is therefore batched by
+(50 rows of 784 numbers: 0.3 ms, against 0.06 ms here). A dataset that already is a tensor is therefore batched by
 indexing, with the loader's own batch sampler and exactly the batches that the loader would give.
 """
 
