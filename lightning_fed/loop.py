@@ -91,7 +91,7 @@ class FederatedLoop:
                 yield result
                 continue
             finite = _finite(result, job)
-            if not bool(finite.all()):
+            if not finite.all():
                 for worker, good in zip(result.workers, finite.tolist(), strict=True):
                     if not good:
                         yield WorkerError(worker, job.round, _NOT_FINITE)
@@ -129,12 +129,11 @@ class FederatedLoop:
 
 
 def _finite(updates: Updates, job: Job) -> Tensor:
-    """Say for each worker whether its update is finite, as far as the global model is; bool ``[n]``.
-
-    A model may hold infinities on purpose, such as an attention mask in a buffer.
-    """
-    buffers = {name: b for name, b in updates.buffers.items() if finite_rows({name: job.buffers[name][None]}, 1).all()}
-    return finite_rows({**updates.delta, **buffers}, len(updates.workers))
+    """Say for each worker whether its update is finite, as far as the global model is; bool ``[n]``."""
+    finite = finite_rows(updates.delta)
+    for name in job.finite_buffers:
+        finite &= finite_rows(updates.buffers[name])
+    return finite
 
 
 _NOT_FINITE = (

@@ -145,7 +145,8 @@ class FederatedModule(pl.LightningModule):
             self.log(name, value, on_epoch=False, logger=False, prog_bar=name == "loss", batch_size=1)
         self._last_cohort = cohort
         loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
-        return pseudo_gradient(loss, list(parameters.values()), [aggregate.delta[name] for name in parameters])
+        gradients = job.layout.unflatten(aggregate.delta)
+        return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
     def optimizer_step(
         self,

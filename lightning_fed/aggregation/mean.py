@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.base import Aggregator
+from lightning_fed.core.layout import wide
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import add_weighted_, wide
+from lightning_fed.core.tree import add_weighted_
 from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
 
 
 @dataclass
 class _Sums:
-    delta: Tensors
+    delta: Tensor
     buffers: Tensors
     largest: Tensors
     weight: Tensor
@@ -33,27 +34,27 @@ class WeightedMean(Aggregator[_Sums]):
     def fold(self, updates: Iterable[Updates], job: Job) -> _Sums:
         floating = {n: b for n, b in job.buffers.items() if b.is_floating_point() or b.is_complex()}
         sums = _Sums(
-            delta={n: torch.zeros_like(p, dtype=wide(p.dtype)) for n, p in job.parameters.items()},
-            buffers={n: torch.zeros_like(b, dtype=wide(b.dtype)) for n, b in floating.items()},
+            delta=torch.zeros_like(job.vector),
+            buffers={n: torch.zeros(b.shape, dtype=wide(b.dtype), device=b.device) for n, b in floating.items()},
             largest={n: b.clone() for n, b in job.buffers.items() if n not in floating},
             weight=torch.zeros((), dtype=torch.float64),
         )
         for update in updates:
             sums.weight += update.weight.sum()
             add_weighted_(sums.delta, update.weight, update.delta)
-            add_weighted_(sums.buffers, update.weight, update.buffers)
+            for name, total in sums.buffers.items():
+                add_weighted_(total, update.weight, update.buffers[name])
             for name, largest in sums.largest.items():
                 sums.largest[name] = torch.maximum(largest, update.buffers[name].amax(dim=0))
             del update  # see Sequential.run
         return sums
 
     def finish(self, partial: _Sums, processes: Processes) -> Aggregate:
-        some = next(iter(partial.delta.values()))
-        weight = partial.weight.to(some.device)
-        processes.sum_([weight, *partial.delta.values(), *partial.buffers.values()])
+        weight = partial.weight.to(partial.delta.device)
+        processes.sum_([weight, partial.delta, *partial.buffers.values()])
         processes.max_(list(partial.largest.values()))
         total = float(weight)
         return Aggregate(
-            delta={name: value.div_(total) for name, value in partial.delta.items()},
+            delta=partial.delta.div_(total),
             buffers={**{name: value.div_(total) for name, value in partial.buffers.items()}, **partial.largest},
         )

@@ -13,7 +13,6 @@ from typing import ClassVar, final
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Train
 from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.tree import difference
 from lightning_fed.core.types import Job, Updates
 
 
@@ -36,15 +35,16 @@ class Cyclic(Algorithm):
                     yield result
                     continue
                 visits.append(result)
+                end = here.layout.unflatten(here.vector - result.delta[0])
                 here = replace(
                     here,
-                    parameters={n: (p - result.delta[n][0]).to(p.dtype) for n, p in here.parameters.items()},
+                    parameters={n: end[n].to(p.dtype) for n, p in here.parameters.items()},
                     buffers={n: b[0] for n, b in result.buffers.items()},
                 )
-        tour = {name: delta.unsqueeze(0) for name, delta in difference(job.parameters, here.parameters).items()}
-        end = {name: buffer.unsqueeze(0) for name, buffer in here.buffers.items()}
+        tour = (job.vector - here.vector).unsqueeze(0)
+        buffers = {name: buffer.unsqueeze(0) for name, buffer in here.buffers.items()}
         for visit in visits:
-            yield replace(visit, delta=tour, buffers=end)
+            yield replace(visit, delta=tour, buffers=buffers)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()

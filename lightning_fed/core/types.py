@@ -10,6 +10,8 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
+from lightning_fed.core.layout import Layout
+
 Tensors: TypeAlias = dict[str, Tensor]
 """Tensors by name, as in ``named_parameters()``."""
 
@@ -59,14 +61,29 @@ class Job:
     local: LocalTraining
 
     @cached_property
-    def stacked(self) -> Tensors:
-        """The parameters as a stack of one; views."""
-        return {name: p.unsqueeze(0) for name, p in self.parameters.items()}
+    def layout(self) -> Layout:
+        """Where each parameter lies in a vector."""
+        return Layout(self.parameters)
+
+    @cached_property
+    def vector(self) -> Tensor:
+        """The parameters as one vector, ``[size]``."""
+        return self.layout.flatten(self.parameters)
+
+    @cached_property
+    def wide_parameters(self) -> Tensors:
+        """The parameters in the vector's dtype; views of it."""
+        return self.layout.unflatten(self.vector)
+
+    @cached_property
+    def finite_buffers(self) -> tuple[str, ...]:
+        """The names of the buffers without NaN or Inf; others hold them on purpose, such as an attention mask."""
+        return tuple(name for name, buffer in self.buffers.items() if bool(torch.isfinite(buffer).all()))
 
     @cached_property
     def num_bytes(self) -> int:
         """What travels down to one worker, in bytes."""
-        return sum(t.numel() * t.element_size() for t in (*self.parameters.values(), *self.buffers.values()))
+        return sum(t.nbytes for t in (*self.parameters.values(), *self.buffers.values()))
 
 
 @final
@@ -76,7 +93,7 @@ class Updates:
 
     Args:
         workers: The n names.
-        delta: Global minus local, a pseudo-gradient, at least float32; ``{name: [n, ...]}``.
+        delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.layout`` knows the names.
         buffers: The buffers after local training; ``{name: [n, ...]}``.
         weight: The number of training examples; float64 ``[n]``.
         loss: The mean loss over the local steps; float64 ``[n]``.
@@ -84,7 +101,7 @@ class Updates:
     """
 
     workers: tuple[str, ...]
-    delta: Tensors
+    delta: Tensor
     buffers: Tensors
     weight: Tensor
     loss: Tensor
@@ -93,7 +110,7 @@ class Updates:
     @cached_property
     def num_bytes(self) -> int:
         """What travels up from all n workers, in bytes."""
-        return sum(t.numel() * t.element_size() for t in (*self.delta.values(), *self.buffers.values()))
+        return self.delta.nbytes + sum(buffer.nbytes for buffer in self.buffers.values())
 
     def rows(self, keep: Tensor) -> Updates:
         """Give the updates of some of the workers.
@@ -108,7 +125,7 @@ class Updates:
 
         return Updates(
             workers=tuple(self.workers[i] for i in index.tolist()),
-            delta=pick(self.delta),
+            delta=self.delta[index.to(self.delta.device)],
             buffers=pick(self.buffers),
             weight=self.weight[keep],
             loss=self.loss[keep],
@@ -122,14 +139,14 @@ class Aggregate:
     """What an aggregator makes of a cohort's updates.
 
     Args:
-        delta: The pseudo-gradient for the server optimizer; ``{name: [...]}``.
+        delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` knows the names.
         buffers: The new global buffers; ``{name: [...]}``.
     """
 
-    delta: Tensors
+    delta: Tensor
     buffers: Tensors
 
     @property
     def norm(self) -> float:
         """The L2 norm of the pseudo-gradient over all parameters."""
-        return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in self.delta.values()])))
+        return float(torch.linalg.vector_norm(self.delta))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast, final
 
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from lightning_fed._lightning import _configure_optimizers, _configure_schedulers_automatic_opt, pl
 from lightning_fed.engines.local_trainer import LocalTrainer
@@ -25,7 +28,10 @@ class LocalOptimizer:
         self._trainer = trainer
         self.needs_closure = True
         """Whether the optimizer may evaluate the loss itself, as LBFGS does; others take a step from the gradients."""
+        self.step: Callable[[], Any]
+        """Steps on the gradients."""
         self._configured_for: int | None = None
+        self._leaves: list[Tensor] = []
         self._initial: list[dict[str, Any]] = []
 
     def fresh(self, cohort: int) -> Optimizer:
@@ -42,17 +48,26 @@ class LocalOptimizer:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
         if self._configured_for == cohort:
-            (optimizer,) = self._trainer.optimizers
+            optimizer = self._trainer.optimizers[0]
             optimizer.state.clear()
             for group, initial in zip(optimizer.param_groups, self._initial, strict=True):
                 group.update(initial)
             return optimizer
         optimizer = self._configure()
+        self._leaves = [p for group in optimizer.param_groups for p in group["params"]] if _is_torchs(optimizer) else []
         self.needs_closure = isinstance(optimizer, LBFGS) or not _is_torchs(optimizer)
         can_be_set_back = _can_be_set_back(optimizer) and not self._trainer.lr_scheduler_configs
         self._configured_for = cohort if can_be_set_back else None
         self._initial = [dict(group) for group in optimizer.param_groups]
+        self.step = _bare_step(optimizer)
         return optimizer
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, as the optimizer's own ``zero_grad`` does, which for torch's takes 6 µs to do so."""
+        if not self._leaves:
+            self._trainer.optimizers[0].zero_grad()
+        for leaf in self._leaves:
+            leaf.grad = None
 
     def step_schedulers(self, interval: str, count: int) -> None:
         """Step the schedulers that go by this interval.
@@ -85,6 +100,21 @@ class LocalOptimizer:
         self._trainer.optimizers = optimizers
         self._trainer.lr_scheduler_configs = configs
         return cast(Optimizer, optimizers[0])
+
+
+def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
+    """An optimizer's step without torch's wrapper, which calls hooks (if there are none) and sets a profiler label.
+
+    With caches cold from the training itself that takes 25 µs: 6 ms of an MLP's round of 94.
+    """
+    hooks = (
+        *(_global_optimizer_pre_hooks, _global_optimizer_post_hooks),
+        *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
+    )
+    step: Any = type(optimizer).step
+    if any(hooks) or not getattr(step, "hooked", False) or "step" in vars(optimizer):  # as a scheduler puts it there
+        return optimizer.step
+    return partial(step.__wrapped__, optimizer)
 
 
 def _can_be_set_back(optimizer: Optimizer) -> bool:

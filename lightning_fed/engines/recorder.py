@@ -65,16 +65,21 @@ class Recorder:
             TypeError: If the value is no number, one-element tensor, torchmetrics object, or dict of those.
             ValueError: If the reduction is unknown.
         """
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                self.log(f"{name}.{key}", item, reduce_fx=reduce_fx, batch_size=batch_size)
+        if isinstance(value, Tensor):
+            self._record(name, value, reduce_fx, batch_size)
         elif isinstance(value, Metric):
             self._metrics[name] = value
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                self.log(f"{name}.{key}", item, reduce_fx=reduce_fx, batch_size=batch_size)
         else:
-            self._reduce[name] = _reduction(name, reduce_fx)
-            if batch_size is None:  # only a mean asks for it, and not every batch can tell
-                batch_size = self.batch_size() if self._reduce[name] == "mean" else 1
-            self._values.setdefault(name, []).append((_number(name, value), batch_size))
+            self._record(name, value, reduce_fx, batch_size)
+
+    def _record(self, name: str, value: Any, reduce_fx: Any, batch_size: int | None) -> None:
+        reduction = self._reduce[name] = _reduction(name, reduce_fx)
+        if batch_size is None:  # only a mean asks for it, and not every batch can tell
+            batch_size = self.batch_size() if reduction == "mean" else 1
+        self._values.setdefault(name, []).append((_number(name, value), batch_size))
 
     def log_dict(self, dictionary: Mapping[str, Any] | MetricCollection, *places: Any, **options: Any) -> None:
         """Record several values; takes the arguments of ``LightningModule.log_dict``."""

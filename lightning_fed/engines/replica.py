@@ -10,7 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -23,11 +23,12 @@ from lightning_fed._lightning import (
     move_data_to_device,
     pl,
 )
-from lightning_fed.core.tree import copy_, difference
-from lightning_fed.core.types import Job, LocalTraining, Tensors, Updates
+from lightning_fed.core.tree import copy_
+from lightning_fed.core.types import Job, LocalTraining, Tensors
 from lightning_fed.engines.local_optimizer import LocalOptimizer
 from lightning_fed.engines.local_trainer import LocalTrainer
 from lightning_fed.engines.recorder import Recorder, weighted_mean
+from lightning_fed.engines.stacking import LocalResult
 from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
 from lightning_fed.population import Worker
 
@@ -57,13 +58,13 @@ class Replica:
         self.precision = trainer.precision_plugin
         self.parameters: Tensors = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
         self.buffers: Tensors = dict(self.module.named_buffers())
-        self._stacked = {name: p.detach().unsqueeze(0) for name, p in self.parameters.items()}
         self._metrics = [m for m in self.module.modules() if isinstance(m, Metric)]
         for metric in self._metrics:  # a worker's metric is its own: never wait for other processes
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
         self._hooks: dict[str, Callable[..., Any]] = {
             name: getattr(self.module, name) for name in LOCAL_HOOKS if overrides(self.module, name)
         }
+        self._is_plain = not self._hooks
         self._transfers_plainly = not any(overrides(self.module, name) for name in TRANSFER_HOOKS)
         # With plain precision both do nothing, which takes 10 µs a step.
         plain, ours = pl.plugins.precision.Precision, type(self.precision)
@@ -96,15 +97,13 @@ class Replica:
         self.trainer.plan(LocalTraining(), 1)
         self._optimizer.fresh(cohort=-1)
 
-    def train(self, job: Job, worker: Worker) -> Updates:
+    def train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         """Train on one worker's data, starting from the global model.
 
         Args:
             job: What the server sent.
             worker: Whose data.
-
-        Returns:
-            A stack of one update.
+            delta: Where to put global minus local, by name.
 
         Raises:
             Exception: Whatever the user's code or the worker's data raises.
@@ -115,17 +114,18 @@ class Replica:
             metric.reset()
         self.recorder.clear()
         self.trainer.plan(job.local, worker.batches.num_batches)
-        self._epoch = self.module.current_epoch
         with torch.enable_grad():
             loss, seen, passes = self._fit(job, worker)
+        with torch.no_grad():
+            for name, sent in job.wide_parameters.items():
+                torch.sub(sent, self.parameters[name], out=delta[name])
         examples = worker.batches.num_examples
-        return Updates(
-            workers=(worker.name,),
-            delta=difference(job.stacked, self._stacked),
-            buffers={n: b.detach().clone().unsqueeze(0) for n, b in self.buffers.items()},
-            weight=torch.tensor([seen / passes if examples is None else examples], dtype=torch.float64),
-            loss=torch.tensor([loss], dtype=torch.float64),
-            metrics={n: torch.tensor([v], dtype=torch.float64) for n, v in self.recorder.results().items()},
+        return LocalResult(
+            worker=worker.name,
+            examples=seen / passes if examples is None else examples,
+            loss=loss,
+            metrics=self.recorder.results(),
+            buffers={n: b.detach().clone() for n, b in self.buffers.items()},
         )
 
     def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int]:
@@ -171,14 +171,26 @@ class Replica:
 
     def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
         """One local step; gives what a Trainer gives to ``on_train_batch_end``: a dict with the loss, or empty."""
+        if self._is_plain and scaler is None and not self._optimizer.needs_closure:
+            # The same as below with nothing in between: 3 ms less in a round of 250 steps of an MLP.
+            output = self._forward(batch, index)
+            loss = _loss(output)
+            self._optimizer.zero_grad()
+            if loss is None:
+                return {}
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            return {"loss": loss.detach()}
         outputs: dict[str, Any] = {}
-        epoch = self._epoch
 
         def closure() -> Tensor | None:
             output = self._forward(batch, index)
             loss = _loss(output)
             self._call("on_before_zero_grad", optimizer)
-            self._call("optimizer_zero_grad", epoch, index, optimizer, default=optimizer.zero_grad)
+            if "optimizer_zero_grad" in self._hooks:
+                self._hooks["optimizer_zero_grad"](self.module.current_epoch, index, optimizer)
+            else:
+                self._optimizer.zero_grad()
             if loss is None:
                 return None
             self._call("on_before_backward", loss)
@@ -197,9 +209,10 @@ class Replica:
                 scaler.step(optimizer)
                 scaler.update()
         elif "optimizer_step" in self._hooks or self._optimizer.needs_closure:
-            self._call("optimizer_step", epoch, index, optimizer, closure, default=partial(optimizer.step, closure))
+            default = partial(optimizer.step, cast(Any, closure))
+            self._call("optimizer_step", self.module.current_epoch, index, optimizer, closure, default=default)
         elif closure() is not None:
-            optimizer.step()
+            self._optimizer.step()
         return outputs
 
     def _forward(self, batch: Any, index: int) -> Any:

@@ -11,6 +11,7 @@ from lightning_fed.core.rng import derive, seed_everything
 from lightning_fed.core.types import Job, Updates
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.replica import Replica
+from lightning_fed.engines.stacking import LocalResult, block_length, stacked
 from lightning_fed.population import WorkerPool
 
 
@@ -30,19 +31,29 @@ class Sequential(Engine):
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         assert self._replica is not None, "setup() comes before run()"
         assert self._workers is not None
-        for name in cohort:
-            result: Updates | WorkerError
-            try:
-                seed = derive(job.seed, job.cohort, name)
-                seed_everything(seed)
-                worker = self._workers[name]
-                worker.batches.reseed(seed)
-                result = self._replica.train(job, worker)
-            except Exception as error:
-                result = WorkerError(name, job.round, describe(error))
-                result.__cause__ = error
-            yield result
-            del result  # so that the next worker's update can take its memory, still warm in the cache
+        length = block_length(job)
+        for start in range(0, len(cohort), length):
+            block = cohort[start : start + length]
+            delta = job.layout.rows(len(block), job.vector.device)
+            by_name = job.layout.unflatten(delta)
+            results: list[LocalResult] = []
+            first = 0  # the first row that has not been passed on
+            for name in block:
+                row = first + len(results)
+                try:
+                    seed = derive(job.seed, job.cohort, name)
+                    seed_everything(seed)
+                    worker = self._workers[name]
+                    worker.batches.reseed(seed)
+                    results.append(self._replica.train(job, worker, {name: d[row] for name, d in by_name.items()}))
+                except Exception as error:
+                    yield from stacked(results, delta[first:row])
+                    first, results = row, []
+                    failure = WorkerError(name, job.round, describe(error))
+                    failure.__cause__ = error
+                    yield failure
+            yield from stacked(results, delta[first : first + len(results)])
+            del delta, by_name  # here and in loop.py: the next block can take its memory, still warm in the cache
 
     def teardown(self) -> None:
         self._replica = None

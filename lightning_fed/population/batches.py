@@ -95,6 +95,25 @@ def _rows(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
     return None
 
 
+def _order(batches: BatchSampler) -> Tensor:
+    """The rows of one pass, batch after batch, int64 ``[n]``, if possible without a Python number for every row."""
+    sampler = batches.sampler
+    if type(sampler) is SequentialSampler:
+        order = torch.arange(len(sampler.data_source))
+    elif (
+        type(sampler) is RandomSampler
+        and sampler.generator is None
+        and not sampler.replacement
+        and sampler.num_samples == len(sampler.data_source)
+    ):  # as its __iter__ does it
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
+        order = torch.randperm(sampler.num_samples, generator=generator)
+    else:
+        order = torch.tensor(list(sampler), dtype=torch.int64)
+    return order[: len(order) - len(order) % batches.batch_size] if batches.drop_last else order
+
+
 def _reseed(generators: Iterable[object], seed: int) -> None:
     for generator in generators:
         if isinstance(generator, torch.Generator):
@@ -122,15 +141,14 @@ class IndexedBatches(Batches):
         assert loader.batch_sampler is not None
         self._loader = loader
         self._batch_sampler: Sampler[list[int]] | Iterable[list[int]] = loader.batch_sampler
-        self._tensors = tensors
+        self.tensors = tensors
         devices = {tensor.device for tensor in tensors}
         self.device = devices.pop() if len(devices) == 1 else None
         self._carried = _generators(loader)
         # A sampler that draws all its randomness before its first row can be read to the end at once; another may draw
         # between batches, in turn with the training itself.
-        self._draws_at_once = (
-            type(loader.batch_sampler) is BatchSampler and type(loader.batch_sampler.sampler) in _DRAW_AT_ONCE
-        )
+        sampler = loader.batch_sampler
+        self._at_once = sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
         self.num_examples = _num_examples(loader)
         self.num_batches = len(loader)
 
@@ -138,27 +156,19 @@ class IndexedBatches(Batches):
         _reseed(self._carried, seed)
 
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
-        # A DataLoader draws a base seed for its processes before its sampler draws; so must we, for the same order.
+        # A DataLoader draws a seed for its processes before its sampler draws; so must we, for the same order.
         torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
-        if self._draws_at_once and isinstance(self._batch_sampler, BatchSampler):
-            yield from self._gathered(self._batch_sampler)
-        else:
+        if self._at_once is None:
             for rows in self._batch_sampler:
                 yield self._rows(torch.tensor(rows)), len(rows)
-
-    def _gathered(self, sampler: BatchSampler) -> Iterator[tuple[Any, int | None]]:
-        """Cut a whole pass into batches, as the BatchSampler does, gathering several at a time."""
-        order, size = list(sampler.sampler), sampler.batch_size
-        if sampler.drop_last:
-            del order[len(order) - len(order) % size :]
-        if not order:
             return
-        for ahead in torch.split(torch.tensor(order, dtype=torch.int64), _AHEAD * size):
+        order, size = _order(self._at_once), self._at_once.batch_size
+        for ahead in torch.split(order, _AHEAD * size) if len(order) else ():
             for batch in zip(*(torch.split(tensor, size) for tensor in self._rows(ahead)), strict=True):
-                yield list(batch), batch[0].shape[0]
+                yield list(batch), len(batch[0])
 
     def _rows(self, index: Tensor) -> list[Tensor]:
-        return [tensor.index_select(0, index.to(tensor.device)) for tensor in self._tensors]
+        return [tensor.index_select(0, index.to(tensor.device)) for tensor in self.tensors]
 
 
 @final

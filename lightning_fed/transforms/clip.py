@@ -31,14 +31,10 @@ class ClipNorm(UpdateTransform):
             raise ValueError(f"ClipNorm(max_norm={self.max_norm}) must be positive and finite")
 
     def worker(self, updates: Updates) -> Updates:
-        rows = len(updates.workers)
-        flat = [delta.reshape(rows, -1) for delta in updates.delta.values()]
         # In float64: the squares of a diverged float32 update overflow, and the bound must hold for just those.
-        norms = [torch.linalg.vector_norm(delta, dim=1, dtype=torch.float64) for delta in flat]
-        norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        norm = torch.linalg.vector_norm(updates.delta, dim=1, dtype=torch.float64)
         scale = (self.max_norm / norm).clamp(max=1.0)  # a zero update: inf, clamped to 1
-        delta = {name: d * scale.view(-1, *[1] * (d.dim() - 1)).to(d.dtype) for name, d in updates.delta.items()}
-        return replace(updates, delta=delta)
+        return replace(updates, delta=updates.delta * scale.unsqueeze(1).to(updates.delta.dtype))
 
     def server(self, aggregate: Aggregate) -> Aggregate:
         return aggregate

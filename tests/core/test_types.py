@@ -12,7 +12,7 @@ from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
 def updates() -> Updates:
     return Updates(
         workers=("a", "b", "c"),
-        delta={"w": torch.arange(6.0).reshape(3, 2)},
+        delta=torch.arange(6.0).reshape(3, 2),
         buffers={"n": torch.tensor([1, 2, 3])},
         weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
         loss=torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),
@@ -23,12 +23,12 @@ def updates() -> Updates:
 def test_rows_picks_from_every_field() -> None:
     kept = updates().rows(torch.tensor([True, False, True]))
     assert kept.workers == ("a", "c")
-    assert kept.delta["w"].tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert kept.delta.tolist() == [[0.0, 1.0], [4.0, 5.0]]
     assert kept.buffers["n"].tolist() == [1, 3]
     assert (kept.weight.tolist(), kept.loss.tolist(), kept.metrics["acc"].tolist()) == ([1, 3], [0.1, 0.3], [0.5, 0.7])
     none = updates().rows(torch.zeros(3, dtype=torch.bool))
     assert none.workers == ()
-    assert none.delta["w"].shape == (0, 2)
+    assert none.delta.shape == (0, 2)
 
 
 def test_bytes_are_counted() -> None:
@@ -38,7 +38,7 @@ def test_bytes_are_counted() -> None:
 
 
 def test_norm_is_over_all_parameters() -> None:
-    assert Aggregate({"a": torch.tensor([2.0, 3.0]), "b": torch.tensor([[6.0]])}, {}).norm == 7.0
+    assert Aggregate(torch.tensor([2.0, 3.0, 6.0]), {}).norm == 7.0
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 
+from lightning_fed.core.layout import Layout
 from lightning_fed.core.types import Job, LocalTraining, Updates
 from lightning_fed.engines.replica import Replica
+from lightning_fed.engines.stacking import stacked
 from lightning_fed.population import Worker
 
 
@@ -33,12 +35,20 @@ def train(
 ) -> Updates:
     parameters = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
     job = Job(0, 0, 0, parameters, dict(module.named_buffers()), LocalTraining(epochs, steps))
-    return (replica or Replica(module, trainer())).train(job, Worker("bob", data, None))
+    delta = job.layout.rows(1, torch.device("cpu"))
+    row = {name: rows[0] for name, rows in job.layout.unflatten(delta).items()}
+    result = (replica or Replica(module, trainer())).train(job, Worker("bob", data, None), row)
+    (updates,) = stacked([result], delta)
+    return updates
+
+
+def by_name(module: pl.LightningModule, updates: Updates) -> dict[str, Tensor]:
+    return Layout(dict(module.named_parameters())).unflatten(updates.delta[0])
 
 
 def end(updates: Updates) -> float:
     """Where x went from 0."""
-    return -updates.delta["x"].item()
+    return -updates.delta.item()
 
 
 def values(updates: Updates) -> dict[str, float]:
@@ -66,7 +76,7 @@ def test_epochs_and_steps_by_hand(batch_size: int | None, epochs: int, steps: in
 def test_the_delta_is_global_minus_local_and_the_global_model_stays() -> None:
     module = Scalar(lr=0.5, x=10.0)
     updates = train(module, Rows([2.0, 6.0]))
-    assert updates.delta["x"].tolist() == [3.0]
+    assert updates.delta.tolist() == [[3.0]]
     assert module.x.item() == 10.0
     assert (updates.workers, updates.weight.tolist()) == (("bob",), [2.0])
     assert updates.loss.tolist() == [(64 + 16) / 2 / 2]
@@ -294,8 +304,9 @@ def test_several_local_steps_equal_a_plain_trainer_with_adam() -> None:
     data = Rows(torch.arange(10.0), batch_size=4)
     trainer(max_epochs=3).fit(alone, data.train_dataloader())
     updates = train(module, data, epochs=3)
+    delta = by_name(module, updates)
     for name, p in module.named_parameters():
-        torch.testing.assert_close(p - updates.delta[name][0], alone.get_parameter(name), rtol=0, atol=1e-7)
+        torch.testing.assert_close(p - delta[name], alone.get_parameter(name), rtol=0, atol=1e-7)
     for name, buffer in updates.buffers.items():
         torch.testing.assert_close(buffer[0], alone.get_buffer(name), rtol=0, atol=0)
 
@@ -346,8 +357,8 @@ class Recurrent(pl.LightningModule):
 
 
 def test_an_lstm_trains() -> None:
-    updates = train(Recurrent(), Rows(torch.rand(6, 5), batch_size=2))
-    assert all(delta.abs().sum() > 0 for name, delta in updates.delta.items() if "bias_hh" not in name)
+    updates = train(module := Recurrent(), Rows(torch.rand(6, 5), batch_size=2))
+    assert all(delta.abs().sum() > 0 for name, delta in by_name(module, updates).items() if "bias_hh" not in name)
 
 
 class Thing:

@@ -37,7 +37,7 @@ def job(cohort: int = 0, seed: int = 0, x: float = 0.0) -> Job:
 def run(sequential: Sequential, cohort: list[str], sent: Job) -> dict[str, float]:
     updates = list(sequential.run(sent, cohort))
     assert all(isinstance(update, Updates) for update in updates)
-    return {update.workers[0]: update.delta["x"].item() for update in updates}  # type: ignore[union-attr]
+    return {name: delta.item() for update in updates for name, delta in zip(update.workers, update.delta, strict=True)}  # type: ignore[union-attr]
 
 
 def test_each_worker_starts_from_the_global_model_in_the_cohorts_order() -> None:
@@ -45,25 +45,56 @@ def test_each_worker_starts_from_the_global_model_in_the_cohorts_order() -> None
     assert list(run(sequential, ["alice", "bob"], job(x=1.0)).items()) == [("alice", -6.0), ("bob", -1.0)]
 
 
-def test_workers_are_trained_one_at_a_time_as_a_stream() -> None:
+class Large(Scalar):
+    """Takes a whole block of updates for itself: 8 MB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ballast = torch.nn.Parameter(torch.zeros(2 * 2**20))
+
+
+def large(cohort: int = 0) -> Job:
+    return Job(7, cohort, 0, {n: p.detach() for n, p in Large().named_parameters()}, {}, LocalTraining())
+
+
+def test_workers_are_trained_as_a_stream_in_blocks_of_bounded_memory() -> None:
     trained = []
 
-    class Notes(Scalar):
+    class Notes(Large):
         def on_train_epoch_start(self) -> None:
             trained.append(self)
 
-    results = engine(Notes(), {"bob": Rows([2.0]), "alice": Rows([6.0])}).run(job(), ["bob", "alice"])
+    data = {name: Rows([2.0]) for name in ("bob", "alice", "carol")}
+    results = engine(Notes(), data).run(large(), list(data))
     assert trained == []
-    next(iter(results))
+    assert next(results).workers == ("bob",)  # type: ignore[union-attr]
     assert len(trained) == 1
+    (block,) = engine(Scalar(), data).run(job(), list(data))
+    assert block.workers == ("bob", "alice", "carol")  # type: ignore[union-attr]
 
 
 def test_updates_already_given_are_not_written_to() -> None:
-    results = iter(engine(Scalar(), {"bob": Rows([2.0]), "alice": Rows([6.0])}).run(job(), ["bob", "alice"]))
+    sent = large()
+    results = engine(Large(), {"bob": Rows([2.0]), "alice": Rows([6.0])}).run(sent, ["bob", "alice"])
     first = next(results)
     next(results)
     assert isinstance(first, Updates)
-    assert first.delta["x"].item() == -2.0
+    assert sent.layout.unflatten(first.delta)["x"].item() == -2.0
+
+
+def test_workers_before_and_after_a_failure_are_passed_on_in_order() -> None:
+    class Broken(Rows):
+        def train_dataloader(self) -> Any:
+            raise OSError("disk")
+
+    data = {"a": Rows([1.0]), "b": Rows([2.0]), "c": Broken([0.0]), "d": Rows([4.0])}
+    first, failure, last = engine(Scalar(), data).run(job(), list(data))
+    assert isinstance(first, Updates)
+    assert isinstance(failure, WorkerError)
+    assert isinstance(last, Updates)
+    assert (first.workers, first.delta.tolist()) == (("a", "b"), [[-1.0], [-2.0]])
+    assert (last.workers, last.delta.tolist()) == (("d",), [[-4.0]])
+    assert failure.worker == "c"
 
 
 def test_randomness_is_a_function_of_seed_cohort_and_worker() -> None:
@@ -101,7 +132,7 @@ def test_a_worker_that_fails_gives_its_error_and_the_next_one_trains() -> None:
     assert str(error) == "worker 'bob' failed in round 7: OSError: disk"
     assert isinstance(error.__cause__, OSError)
     assert isinstance(update, Updates)
-    assert update.delta["x"].item() == -6.0
+    assert update.delta.item() == -6.0
 
 
 def test_what_no_worker_can_train_with_is_refused_at_the_start() -> None:

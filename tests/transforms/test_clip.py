@@ -9,43 +9,40 @@ from lightning_fed.core.types import Aggregate, Updates
 from lightning_fed.transforms import ClipNorm
 
 
-def updates(delta: dict[str, torch.Tensor]) -> Updates:
-    n = len(next(iter(delta.values())))
+def updates(delta: torch.Tensor) -> Updates:
+    n = len(delta)
     nothing = torch.zeros(n, dtype=torch.float64)
     return Updates(tuple(map(str, range(n))), delta, {"mean": torch.full((n,), 9.0)}, nothing + 1, nothing)
 
 
 def test_each_worker_by_its_norm_over_all_parameters() -> None:
     # Norms 5, 0.5 and 0; with max_norm=1 the first shrinks to a fifth.
-    delta = {"a": torch.tensor([[3.0], [0.3], [0.0]]), "b": torch.tensor([4.0, 0.4, 0.0])}
+    delta = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
     clipped = ClipNorm(1.0).worker(updates(delta))
-    torch.testing.assert_close(clipped.delta["a"], torch.tensor([[0.6], [0.3], [0.0]]))
-    torch.testing.assert_close(clipped.delta["b"], torch.tensor([0.8, 0.4, 0.0]))
-    assert delta["a"][0].item() == 3.0
+    torch.testing.assert_close(clipped.delta, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
+    assert delta[0].tolist() == [3.0, 4.0]
 
 
 def test_everything_else_passes() -> None:
-    before = updates({"w": torch.ones(2, 3, 4)})
+    before = updates(torch.ones(2, 12))
     after = ClipNorm(1.0).worker(before)
     assert (after.workers, after.buffers, after.weight) == (before.workers, before.buffers, before.weight)
-    aggregate = Aggregate({"w": torch.full((3,), 100.0)}, {})
+    aggregate = Aggregate(torch.full((3,), 100.0), {})
     assert ClipNorm(1.0).server(aggregate) is aggregate
 
 
 def test_a_row_depends_on_itself_alone() -> None:
-    delta = {
-        "w": torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [1], [3], [9], [0]])
-    }
-    together = ClipNorm(2.0).worker(updates(delta)).delta["w"]
+    delta = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [1], [3], [9], [0]])
+    together = ClipNorm(2.0).worker(updates(delta)).delta
     for row in range(5):
-        alone = ClipNorm(2.0).worker(updates({"w": delta["w"][row : row + 1]})).delta["w"][0]
+        alone = ClipNorm(2.0).worker(updates(delta[row : row + 1])).delta[0]
         torch.testing.assert_close(together[row], alone)
     assert together.norm(dim=1).max() <= 2.0 + 1e-6
 
 
 def test_a_norm_whose_square_overflows_is_clipped_to_the_bound() -> None:
-    clipped = ClipNorm(1.0).worker(updates({"w": torch.full((1, 4), 1e30)}))
-    torch.testing.assert_close(clipped.delta["w"], torch.full((1, 4), 0.5))
+    clipped = ClipNorm(1.0).worker(updates(torch.full((1, 4), 1e30)))
+    torch.testing.assert_close(clipped.delta, torch.full((1, 4), 0.5))
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
