@@ -6,7 +6,6 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -15,21 +14,17 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from lightning_fed._lightning import (
     extract_batch_size,
-    is_param_in_hook_signature,
-    move_data_to_device,
     pl,
 )
 from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors
+from lightning_fed.engines.local_module import LocalModule, loss_of
 from lightning_fed.engines.local_optimizer import LocalOptimizer
-from lightning_fed.engines.local_trainer import LocalTrainer
 from lightning_fed.engines.recorder import Recorder, weighted_mean
 from lightning_fed.engines.stacking import LocalResult
-from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
 from lightning_fed.population import Worker
 
 # The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
@@ -50,43 +45,12 @@ class Replica:
     """
 
     def __init__(self, module: pl.LightningModule, trainer: pl.Trainer) -> None:
-        self.module = _copy(module)
-        self.trainer = LocalTrainer(trainer)
         self.recorder = Recorder()
+        self._local = LocalModule(module, trainer, self.recorder)
+        self.module = self._local.module
+        self.trainer = self._local.trainer
         self._optimizer = LocalOptimizer(self.module, self.trainer)
-        self.device = trainer.strategy.root_device
-        self.precision = trainer.precision_plugin
-        self.parameters: Tensors = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        self.buffers: Tensors = dict(self.module.named_buffers())
-        self._metrics = [m for m in self.module.modules() if isinstance(m, Metric)]
-        for metric in self._metrics:  # a worker's metric is its own: never wait for other processes
-            metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
-        self._hooks: dict[str, Callable[..., Any]] = {
-            name: getattr(self.module, name) for name in LOCAL_HOOKS if overrides(self.module, name)
-        }
-        self._is_plain = not self._hooks
-        self._transfers_plainly = not any(overrides(self.module, name) for name in TRANSFER_HOOKS)
-        # With plain precision both do nothing, which takes 10 µs a step.
-        plain, ours = pl.plugins.precision.Precision, type(self.precision)
-        self._converts = ours.convert_input is not plain.convert_input
-        self._autocasts = ours.forward_context is not plain.forward_context
-        self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
-        self._shadow()
-
-    def _shadow(self) -> None:
-        """Give the copy what a worker must use in place of the server's: its own log, trainer and optimizers."""
-        for part in self.module.modules():
-            if isinstance(part, pl.LightningModule):
-                part.__dict__["_trainer"] = self.trainer
-                part.__dict__["log"] = self.recorder.log
-                part.__dict__["log_dict"] = self.recorder.log_dict
-                part.__dict__["all_gather"] = _no_all_gather
-        self.module.__dict__["optimizers"] = lambda use_pl_optimizer=True: self.trainer.optimizers[0]
-        self.module.__dict__["lr_schedulers"] = self._lr_schedulers
-
-    def _lr_schedulers(self) -> Any:
-        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        return schedulers[0] if len(schedulers) == 1 else (schedulers or None)
+        self._hooks = self._local.hooks
 
     def check(self) -> None:
         """Refuse at the start what would fail in the middle.
@@ -108,9 +72,9 @@ class Replica:
         Raises:
             Exception: Whatever the user's code or the worker's data raises.
         """
-        copy_(self.parameters, job.parameters)
-        copy_(self.buffers, job.buffers)
-        for metric in self._metrics:
+        copy_(self._local.parameters, job.parameters)
+        copy_(self._local.buffers, job.buffers)
+        for metric in self._local.metrics:
             metric.reset()
         self.recorder.clear()
         self.trainer.plan(job.local, worker.batches.num_batches)
@@ -118,14 +82,14 @@ class Replica:
             loss, seen, passes = self._fit(job, worker)
         with torch.no_grad():
             for name, sent in job.wide_parameters.items():
-                torch.sub(sent, self.parameters[name], out=delta[name])
+                torch.sub(sent, self._local.parameters[name], out=delta[name])
         examples = worker.batches.num_examples
         return LocalResult(
             worker=worker.name,
             examples=seen / passes if examples is None else examples,
             loss=loss,
             metrics=self.recorder.results(),
-            buffers={n: b.detach().clone() for n, b in self.buffers.items()},
+            buffers={n: b.detach().clone() for n, b in self._local.buffers.items()},
         )
 
     def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int]:
@@ -133,7 +97,7 @@ class Replica:
         local = job.local
         optimizer = self._optimizer.fresh(job.cohort)
         scaler = self._scaler()
-        transfer = self._transfer(worker)
+        transfer = self._local.transfer(worker)
         losses: list[Tensor] = []
         sizes: list[int] = []
         step = seen = passes = 0
@@ -171,10 +135,10 @@ class Replica:
 
     def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
         """One local step; gives what a Trainer gives to ``on_train_batch_end``: a dict with the loss, or empty."""
-        if self._is_plain and scaler is None and not self._optimizer.needs_closure:
-            # The same as below with nothing in between: 3 ms less in a round of 250 steps of an MLP.
-            output = self._forward(batch, index)
-            loss = _loss(output)
+        if not self._hooks and scaler is None and not self._optimizer.needs_closure:
+            # The same as below without what is not there: a hook that is not called still costs a look-up when cold.
+            with self._local.forward_context():
+                loss = loss_of(self._local.training_step(batch, index))
             self._optimizer.zero_grad()
             if loss is None:
                 return {}
@@ -184,8 +148,9 @@ class Replica:
         outputs: dict[str, Any] = {}
 
         def closure() -> Tensor | None:
-            output = self._forward(batch, index)
-            loss = _loss(output)
+            with self._local.forward_context():
+                output = self._local.training_step(batch, index)
+            loss = loss_of(output)
             self._call("on_before_zero_grad", optimizer)
             if "optimizer_zero_grad" in self._hooks:
                 self._hooks["optimizer_zero_grad"](self.module.current_epoch, index, optimizer)
@@ -215,43 +180,16 @@ class Replica:
             self._optimizer.step()
         return outputs
 
-    def _forward(self, batch: Any, index: int) -> Any:
-        """The user's ``training_step``, under autocast in mixed precision."""
-        arguments = (batch, index) if self._takes_index else (batch,)
-        if not self._autocasts:
-            return self.module.training_step(*arguments)
-        with self.precision.forward_context():
-            return self.module.training_step(*arguments)
-
     def _scaler(self) -> torch.amp.GradScaler | None:
-        if self.precision.precision != "16-mixed":
+        if self._local.precision.precision != "16-mixed":
             return None
-        return torch.amp.GradScaler(self.device.type, init_scale=_FIRST_SCALE)
-
-    def _transfer(self, worker: Worker) -> Callable[[Any], Any]:
-        """How this worker's batches come to the device and into the precision."""
-        convert = self.precision.convert_input
-        if not (self._transfers_plainly and worker.transfers_plainly):
-            return lambda batch: place_batch(convert(batch), self.device, worker.datamodule, self.module, 0)
-        if worker.batches.device == self.device and not self._converts:
-            return lambda batch: batch
-        return lambda batch: move_data_to_device(convert(batch), self.device)
+        return torch.amp.GradScaler(self._local.device.type, init_scale=_FIRST_SCALE)
 
     def _call(self, hook: str, *arguments: Any, default: Callable[[], Any] | None = None) -> Any:
         """Call the user's own hook, or else do what Lightning's would do."""
         if hook in self._hooks:
             return self._hooks[hook](*arguments)
         return None if default is None else default()
-
-
-def _copy(module: pl.LightningModule) -> pl.LightningModule:
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        raise ValueError(
-            f"{type(module).__name__} cannot be copied for its workers ({error}); keep what copy.deepcopy cannot copy "
-            "(open files, locks, generators) out of the module's attributes"
-        ) from error
 
 
 def _examples(batch: Any) -> int:
@@ -262,22 +200,3 @@ def _examples(batch: Any) -> int:
             return int(extract_batch_size(batch))
         except Exception:
             return 1
-
-
-def _loss(output: Any) -> Tensor | None:
-    """The loss in what ``training_step`` returned: a tensor, a dict with a ``loss``, or None to skip the step."""
-    if isinstance(output, dict):
-        if output.get("loss") is None:
-            raise TypeError("training_step returned a dict without a 'loss'; to skip a step, return None")
-        output = output["loss"]
-    if output is None:
-        return None
-    if not isinstance(output, Tensor):
-        raise TypeError(f"training_step must return a tensor, a dict with 'loss', or None, not {type(output).__name__}")
-    if output.numel() != 1:
-        raise ValueError(f"training_step returned a loss of shape {tuple(output.shape)}; reduce it to a scalar")
-    return output.reshape(()) if output.ndim else output
-
-
-def _no_all_gather(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("self.all_gather() in local training: a worker has no other processes to gather from")
