@@ -27,29 +27,33 @@ def wrap(checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"] = {_PREFIX + name: value for name, value in checkpoint["state_dict"].items()}
 
 
-def add(checkpoint: dict[str, Any], algorithm: str) -> None:
+def add(checkpoint: dict[str, Any], algorithm: str, engine: str | None) -> None:
     """Write the federated part.
 
     Args:
         checkpoint: The checkpoint to write to.
         algorithm: The name of the algorithm's class.
+        engine: What the engine decided about how to run.
     """
-    checkpoint[KEY] = {"version": VERSION, "algorithm": algorithm}
+    checkpoint[KEY] = {"version": VERSION, "algorithm": algorithm, "engine": engine}
 
 
-def check(checkpoint: dict[str, Any], algorithm: str) -> None:
+def check(checkpoint: dict[str, Any], algorithm: str) -> str | None:
     """Compare the federated part with the run that loads it; warn where the run would not go on as it began.
 
     Args:
         checkpoint: The checkpoint that is being loaded; one of the user's module alone has no federated part.
         algorithm: The name of the algorithm's class.
 
+    Returns:
+        What the engine of the run that wrote it decided about how to run.
+
     Raises:
         ValueError: If a newer lightning_fed wrote it.
     """
     part = checkpoint.get(KEY)
     if part is None:
-        return
+        return None
     if part["version"] > VERSION:
         raise ValueError(
             f"the checkpoint was written by a newer lightning_fed (format {part['version']}, this one reads "
@@ -57,3 +61,5 @@ def check(checkpoint: dict[str, Any], algorithm: str) -> None:
         )
     if part["algorithm"] != algorithm:
         rank_zero_warn(f"the checkpoint was written by a run with {part['algorithm']}, and this one uses {algorithm}")
+    engine: str | None = part.get("engine")
+    return engine

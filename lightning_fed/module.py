@@ -25,7 +25,7 @@ from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors
 from lightning_fed.data import FederatedDataModule
-from lightning_fed.engines import Engine, Sequential
+from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
 from lightning_fed.evaluation import EvaluationLog
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
 from lightning_fed.loop import FederatedLoop
@@ -34,7 +34,7 @@ from lightning_fed.report import Round, RoundReport, merged_buffers, per_worker_
 from lightning_fed.server import scheduler_config
 from lightning_fed.transforms import UpdateTransform
 
-EngineName: TypeAlias = Literal["auto", "sequential"]
+EngineName: TypeAlias = Literal["auto", "sequential", "vectorized"]
 
 
 @final
@@ -290,11 +290,13 @@ class FederatedModule(pl.LightningModule):
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         checkpoints.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        checkpoints.add(checkpoint, type(self.algorithm).__name__)
+        checkpoints.add(checkpoint, type(self.algorithm).__name__, self.engine.choice)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read a checkpoint of this run, or of the user's module alone."""
-        checkpoints.check(checkpoint, type(self.algorithm).__name__)
+        choice = checkpoints.check(checkpoint, type(self.algorithm).__name__)
+        if choice is not None:
+            self.engine.resume(choice)
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
 
@@ -334,4 +336,5 @@ def _engine(engine: Engine | EngineName) -> Engine:
     if isinstance(engine, Engine):
         return engine
     refuse_other("engine", engine, get_args(EngineName))
-    return Sequential()
+    engines: dict[str, type[Engine]] = {"auto": Auto, "sequential": Sequential, "vectorized": Vectorized}
+    return engines[engine]()

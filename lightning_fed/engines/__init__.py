@@ -1,6 +1,8 @@
 """Engines: *how* a cohort is trained, never *what* a round computes."""
 
+from lightning_fed.engines.auto import Auto
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.sequential import Sequential
+from lightning_fed.engines.vectorized import Vectorized
 
-__all__ = ["Engine", "Sequential"]
+__all__ = ["Auto", "Engine", "Sequential", "Vectorized"]

@@ -43,3 +43,15 @@ class Engine(ABC):
     @abstractmethod
     def teardown(self) -> None:
         """Let go of everything that :meth:`setup` made."""
+
+    @property
+    def choice(self) -> str | None:
+        """What the engine decided about how to run, for the checkpoint; None if there was nothing to decide."""
+        return None
+
+    def resume(self, choice: str) -> None:  # noqa: B027 - most engines decide nothing
+        """Take over the decision of the run that wrote the checkpoint; called before :meth:`setup`.
+
+        Args:
+            choice: What :attr:`choice` was.
+        """

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, final
+from typing import Any, Protocol, cast, final
 
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_fed._lightning import is_param_in_hook_signature, move_data_to_device, pl
+from lightning_fed._lightning import extract_batch_size, is_param_in_hook_signature, move_data_to_device, pl
 from lightning_fed.core.types import Tensors
 from lightning_fed.engines.local_trainer import LocalTrainer
 from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
@@ -49,7 +50,12 @@ class LocalModule:
         self.device = trainer.strategy.root_device
         self.precision = trainer.precision_plugin
         self.parameters: Tensors = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        self.buffers: Tensors = dict(self.module.named_buffers())
+        self._buffers = [
+            (f"{path}.{name}" if path else name, part._buffers, name)
+            for path, part in self.module.named_modules()
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
         self.metrics = [m for m in self.module.modules() if isinstance(m, Metric)]
         for metric in self.metrics:  # a worker's metric is its own: never wait for other processes
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
@@ -79,6 +85,11 @@ class LocalModule:
     def _lr_schedulers(self) -> Any:
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         return schedulers[0] if len(schedulers) == 1 else (schedulers or None)
+
+    @property
+    def buffers(self) -> Tensors:
+        """The buffers as they are now: user code may put another tensor in place of one."""
+        return {path: cast(Tensor, owner[name]) for path, owner, name in self._buffers}
 
     def training_step(self, batch: Any, index: int) -> Any:
         """The user's ``training_step``, with the arguments that it takes."""
@@ -120,6 +131,16 @@ def loss_of(output: Any) -> Tensor | None:
     if output.numel() != 1:
         raise ValueError(f"training_step returned a loss of shape {tuple(output.shape)}; reduce it to a scalar")
     return output.reshape(()) if output.ndim else output
+
+
+def examples_in(batch: Any) -> int:
+    """The number of examples in a batch, or 1 if Lightning cannot find it: a weight in means, no reason to stop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return int(extract_batch_size(batch))
+        except Exception:
+            return 1
 
 
 def _copy(module: pl.LightningModule) -> pl.LightningModule:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast, final
 
+import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from lightning_fed._lightning import _configure_optimizers, _configure_schedulers_automatic_opt, pl
 from lightning_fed.engines.local_trainer import LocalTrainer
+
+_ELEMENTWISE = (
+    *(torch.optim.ASGD, torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW),
+    *(torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.Rprop),
+    torch.optim.SGD,
+)
 
 
 @final
@@ -61,6 +68,33 @@ class LocalOptimizer:
         self._initial = [dict(group) for group in optimizer.param_groups]
         self.step = _bare_step(optimizer)
         return optimizer
+
+    def stacked(self, cohort: int, leaves: Mapping[Tensor, Tensor]) -> Optimizer:
+        """Give an optimizer without a past that steps on stacks of parameters in place of the parameters.
+
+        Args:
+            cohort: The cohort's number.
+            leaves: The stack of each trained parameter, ``[n, ...]``.
+
+        Raises:
+            ValueError: If ``configure_optimizers`` gives something that local training cannot use.
+        """
+        optimizer = self.fresh(cohort)
+        states = {leaves[p]: state for p, state in optimizer.state.items() if p in leaves}
+        optimizer.state.clear()
+        for group in optimizer.param_groups:
+            group["params"] = [leaves[p] for p in group["params"] if p in leaves]
+        for leaf, state in states.items():
+            optimizer.state[leaf] = {
+                name: value.expand_as(leaf).clone() if isinstance(value, Tensor) and name != "step" else value
+                for name, value in state.items()
+            }
+        return optimizer
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether the optimizer treats every number by itself, so that it can step on stacks of workers."""
+        return type(self._trainer.optimizers[0]) in _ELEMENTWISE
 
     def zero_grad(self) -> None:
         """Forget the gradients, as the optimizer's own ``zero_grad`` does, which for torch's takes 6 µs to do so."""
@@ -120,7 +154,8 @@ def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
 def _can_be_set_back(optimizer: Optimizer) -> bool:
     """Whether everything that a step changes lies in ``state`` and, by value, in ``param_groups``."""
     values = [value for group in optimizer.param_groups for value in group.values()]
-    return _is_torchs(optimizer) and not any(isinstance(value, Tensor) for value in values)
+    has_past = bool(optimizer.state)  # Adagrad has some from the start
+    return _is_torchs(optimizer) and not has_past and not any(isinstance(value, Tensor) for value in values)
 
 
 def _is_torchs(optimizer: Optimizer) -> bool:

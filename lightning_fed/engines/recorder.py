@@ -76,7 +76,7 @@ class Recorder:
             self._record(name, value, reduce_fx, batch_size)
 
     def _record(self, name: str, value: Any, reduce_fx: Any, batch_size: int | None) -> None:
-        reduction = self._reduce[name] = _reduction(name, reduce_fx)
+        reduction = self._reduce[name] = reduction_of(name, reduce_fx)
         if batch_size is None:  # only a mean asks for it, and not every batch can tell
             batch_size = self.batch_size() if reduction == "mean" else 1
         self._values.setdefault(name, []).append((_number(name, value), batch_size))
@@ -129,7 +129,12 @@ def _number(name: str, value: Any) -> float | Tensor:
     raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")
 
 
-def _reduction(name: str, reduce_fx: Any) -> str:
+def reduction_of(name: str, reduce_fx: Any) -> str:
+    """The word for what ``self.log(..., reduce_fx=...)`` asks for.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
     if reduce_fx == "mean":
         return "mean"
     reduction = getattr(reduce_fx, "__name__", reduce_fx)

@@ -6,7 +6,6 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast, final
@@ -21,7 +20,7 @@ from lightning_fed._lightning import (
 )
 from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors
-from lightning_fed.engines.local_module import LocalModule, loss_of
+from lightning_fed.engines.local_module import LocalModule, examples_in, loss_of
 from lightning_fed.engines.local_optimizer import LocalOptimizer
 from lightning_fed.engines.recorder import Recorder, weighted_mean
 from lightning_fed.engines.stacking import LocalResult
@@ -112,7 +111,7 @@ class Replica:
                 if self._call("on_train_batch_start", batch, index) == -1:
                     break
                 output = self._step(optimizer, scaler, batch, index)
-                size = _examples(batch) if size is None else size
+                size = examples_in(batch) if size is None else size
                 seen += size
                 if output:
                     losses.append(output["loss"])
@@ -190,13 +189,3 @@ class Replica:
         if hook in self._hooks:
             return self._hooks[hook](*arguments)
         return None if default is None else default()
-
-
-def _examples(batch: Any) -> int:
-    """The number of examples in a batch, or 1 if Lightning cannot find it: a weight in means, no reason to stop."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return int(extract_batch_size(batch))
-        except Exception:
-            return 1

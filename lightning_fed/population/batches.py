@@ -155,17 +155,31 @@ class IndexedBatches(Batches):
     def reseed(self, seed: int) -> None:
         _reseed(self._carried, seed)
 
+    @property
+    def batch_size(self) -> int | None:
+        """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
+        return None if self._at_once is None else self._at_once.batch_size
+
+    def draw(self) -> Tensor:
+        """Draw the rows of one pass, batch after batch, int64 ``[n]``; only if there is a :attr:`batch_size`."""
+        assert self._at_once is not None
+        self._draw_base_seed()
+        return _order(self._at_once)
+
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
-        # A DataLoader draws a seed for its processes before its sampler draws; so must we, for the same order.
-        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
         if self._at_once is None:
+            self._draw_base_seed()
             for rows in self._batch_sampler:
                 yield self._rows(torch.tensor(rows)), len(rows)
             return
-        order, size = _order(self._at_once), self._at_once.batch_size
+        order, size = self.draw(), self._at_once.batch_size
         for ahead in torch.split(order, _AHEAD * size) if len(order) else ():
             for batch in zip(*(torch.split(tensor, size) for tensor in self._rows(ahead)), strict=True):
                 yield list(batch), len(batch[0])
+
+    def _draw_base_seed(self) -> None:
+        # A DataLoader draws a seed for its processes before its sampler draws; so must we, for the same order.
+        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
 
     def _rows(self, index: Tensor) -> list[Tensor]:
         return [tensor.index_select(0, index.to(tensor.device)) for tensor in self.tensors]

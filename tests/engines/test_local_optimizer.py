@@ -77,3 +77,17 @@ def test_an_optimizer_of_the_users_own_zeroes_gradients_itself() -> None:
 
     # 0 -> 4 by the gradient -8; then -8 - 4 = -12 takes it to 10.
     assert train(Accumulates(lr=0.5)) == 10.0
+
+
+def test_an_optimizer_with_a_past_from_the_start_is_made_anew_for_every_worker() -> None:
+    class Adagrad(Scalar):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adagrad(self.parameters(), lr=0.5)
+
+    replica = Replica(Adagrad(), trainer())
+    job = Job(0, 0, 0, {"x": torch.tensor(0.0)}, {}, LocalTraining(steps=2))
+    ends = [torch.zeros(()) for _ in range(2)]
+    for end in ends:
+        replica.train(job, Worker("bob", Rows([8.0]), None), {"x": end})
+    # Steps of lr * g / sqrt(sum of g²): 0.5, then 0.5 * 7.5 / sqrt(8² + 7.5²).
+    assert [-end.item() for end in ends] == pytest.approx([0.5 + 3.75 / (64 + 56.25) ** 0.5] * 2)

@@ -1,0 +1,101 @@
+"""Chooses between the engines, by a rule and not by a stopwatch, so that a run can be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import final
+
+from torch import nn
+
+from lightning_fed._lightning import pl, rank_zero_info
+from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.types import Job, Updates
+from lightning_fed.engines.base import Engine
+from lightning_fed.engines.errors import UnvectorizableError
+from lightning_fed.engines.sequential import Sequential
+from lightning_fed.engines.vectorized import Vectorized
+from lightning_fed.population import WorkerPool
+
+_FEWEST = 4
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@final
+class Auto(Engine):
+    """Trains workers together where that is faster and possible, else one after another.
+
+    The rule: one after another if
+
+    1. the checkpoint that is resumed from was written by a run that did so;
+    2. the module needs it (:class:`UnvectorizableError` says why);
+    3. the module has convolutions and runs on a CPU, where a stack of convolutions takes two to three times as long;
+    4. there are fewer than four workers to train, as in :class:`Cyclic`.
+
+    Otherwise together. If then a step fails that one worker alone can take, all go on one after another from there. A
+    worker whose data alone cannot be stacked is trained by itself. What was chosen, and why, is said once.
+    """
+
+    def __init__(self) -> None:
+        self._vectorized = Vectorized()
+        self._sequential = Sequential()
+        self._choice: str | None = None
+        self._recorded: str | None = None
+        self._told_about_a_worker = False
+
+    def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
+        self._sequential.setup(module, workers, trainer)
+        recorded, self._recorded = self._recorded, None
+        if recorded == "sequential":
+            self._choose("sequential", "the run that wrote the checkpoint did so")
+            return
+        if trainer.strategy.root_device.type == "cpu" and any(isinstance(m, _CONVOLUTIONS) for m in module.modules()):
+            self._choose("sequential", "convolutions on a CPU are slower when stacked")
+            return
+        try:
+            self._vectorized.setup(module, workers, trainer)
+        except UnvectorizableError as reason:
+            self._choose("sequential", str(reason))
+        else:
+            self._choose("vectorized", "the module can be trained on stacked parameters")
+
+    def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        if self._choice == "sequential" or len(cohort) < _FEWEST:
+            yield from self._sequential.run(job, cohort)
+            return
+        done: set[str] = set()
+        for result in self._vectorized.run(job, cohort):
+            if isinstance(result, Updates):
+                done.update(result.workers)
+                yield result
+                continue
+            done.add(result.worker)
+            (alone,) = self._sequential.run(job, [result.worker])
+            yield alone
+            if isinstance(alone, Updates) and not self._is_about_one_worker(result):
+                self._choose("sequential", f"worker {result.worker!r} cannot be stacked: {result.reason}")
+                break
+        yield from self._sequential.run(job, [name for name in cohort if name not in done])
+
+    def _is_about_one_worker(self, failure: WorkerError) -> bool:
+        cause = failure.__cause__
+        about_one = isinstance(cause, UnvectorizableError) and cause.only_this_worker
+        if about_one and not self._told_about_a_worker:
+            self._told_about_a_worker = True
+            rank_zero_info(f'engine="auto": some workers are trained one after another: {cause}')
+        return about_one
+
+    def _choose(self, choice: str, reason: str) -> None:
+        self._choice = choice
+        rank_zero_info(f'engine="auto": {choice}, because {reason}')
+
+    @property
+    def choice(self) -> str | None:
+        """``"vectorized"`` or ``"sequential"``, once it has been chosen."""
+        return self._choice
+
+    def resume(self, choice: str) -> None:
+        self._recorded = choice
+
+    def teardown(self) -> None:
+        self._vectorized.teardown()
+        self._sequential.teardown()

@@ -1,0 +1,229 @@
+"""The batches of a chunk of workers that train in lockstep: step by step, stacked along dim 0.
+
+Workers have different numbers of examples, so some end early and some have a last batch of another size. At each step
+the workers that are still training are grouped by the size of their batch, and no batch is padded: the results are
+those of one worker after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lightning_fed.core.types import LocalTraining
+from lightning_fed.engines.errors import UnvectorizableError
+from lightning_fed.engines.local_module import examples_in
+from lightning_fed.engines.stacked_recorder import Rows
+from lightning_fed.population import Worker
+from lightning_fed.population.batches import IndexedBatches
+
+_WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
+
+
+@final
+@dataclass(frozen=True)
+class Shape:
+    """A batch's number in its pass, its number of examples, and the first of its rows in the order of the round."""
+
+    index: int
+    size: int
+    start: int
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """The batches of one worker in one round, drawn beforehand.
+
+    Args:
+        worker: Whose.
+        examples: Its weight in means.
+        seed: The seed of its randomness in this round.
+        random_state: That of its generator after the draw, from which its training goes on.
+        shapes: Those of its batches, one per local step.
+        tensors: Its examples, one per row, if batches are rows of tensors.
+        order: The rows of all batches, one after another; int64.
+        batches: The batches themselves, if they are not.
+    """
+
+    worker: Worker
+    examples: float
+    seed: int
+    random_state: Tensor
+    shapes: tuple[Shape, ...]
+    tensors: tuple[Tensor, ...] = ()
+    order: Tensor | None = None
+    batches: Sequence[Any] = ()
+
+
+def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[Any], Any] | None) -> Plan:
+    """Draw a worker's batches, as it would draw them alone.
+
+    Args:
+        worker: The worker.
+        seed: The seed of its randomness in this round, with which the generators have just been seeded.
+        local: How long it trains.
+        transfer: How its batches come to the device; None: they only have to be moved there.
+
+    Raises:
+        UnvectorizableError: If only a pass over the data can tell how many batches there are.
+    """
+    batches = worker.batches
+    if batches.num_batches is None:
+        raise UnvectorizableError(
+            f"the number of batches of worker {worker.name!r} is not known beforehand", only_this_worker=True
+        )
+    steps = batches.num_batches * local.epochs if local.steps is None else local.steps
+    passes = -(-steps // batches.num_batches)
+    if isinstance(batches, IndexedBatches) and batches.batch_size is not None and transfer is None:
+        orders = [batches.draw() for _ in range(passes)]
+        order = orders[0] if passes == 1 else torch.cat(orders)
+        shapes = _shapes(steps, batches.num_batches, batches.batch_size, len(orders[0]))
+        state = torch.default_generator.get_state()
+        return Plan(worker, float(batches.num_examples or 0), seed, state, shapes, batches.tensors, order)
+    drawn: list[Any] = []
+    found: list[Shape] = []
+    seen = 0
+    for _ in range(passes):
+        for index, (batch, size) in enumerate(batches):
+            batch = batch if transfer is None else transfer(batch)
+            size = examples_in(batch) if size is None else size
+            drawn.append(batch)
+            found.append(Shape(index, size, 0))
+            seen += size
+            if len(drawn) == steps:
+                break
+    examples = seen / passes if batches.num_examples is None else batches.num_examples
+    state = torch.default_generator.get_state()
+    return Plan(worker, float(examples), seed, state, tuple(found), batches=drawn)
+
+
+@lru_cache(maxsize=4096)
+def _shapes(steps: int, per_pass: int, batch_size: int, length: int) -> tuple[Shape, ...]:
+    return tuple(
+        Shape(index, min(batch_size, length - index * batch_size), turn * length + index * batch_size)
+        for turn, index in (divmod(step, per_pass) for step in range(steps))
+    )
+
+
+@final
+@dataclass(frozen=True)
+class StackedBatch:
+    """One batch each of some workers.
+
+    Args:
+        rows: Which workers of the chunk.
+        index: The number of the batch in its pass.
+        size: The number of examples in each worker's batch.
+        batch: As the loader gives it, every tensor stacked; ``[rows, ...]``.
+    """
+
+    rows: Rows
+    index: int
+    size: int
+    batch: Any
+
+
+@final
+class Chunk:
+    """The batches of n workers, step by step.
+
+    Args:
+        plans: One per worker; those with more steps first.
+        device: Where the batches go.
+    """
+
+    def __init__(self, plans: Sequence[Plan], device: torch.device) -> None:
+        self._plans = plans
+        self._device = device
+        first = plans[0].shapes
+        self._alike = all(plan.shapes is first for plan in plans) and plans[0].order is not None
+        self._window: tuple[int, int, list[Tensor]] = (0, 0, [])
+
+    def active(self, step: int) -> int:
+        """The number of workers that take a step: the first ones."""
+        return sum(len(plan.shapes) > step for plan in self._plans)
+
+    def at(self, step: int) -> list[StackedBatch]:
+        """The batches of a step, one group for every size."""
+        if self._alike:
+            shape = self._plans[0].shapes[step]
+            return [StackedBatch(slice(0, len(self._plans)), shape.index, shape.size, self._from_window(shape))]
+        groups: dict[object, list[int]] = {}
+        for position, plan in enumerate(self._plans[: self.active(step)]):
+            shape = plan.shapes[step]
+            kind = None if plan.order is not None else _kind(plan.batches[step])
+            groups.setdefault((shape.index, shape.size, kind), []).append(position)
+        return [self._group(positions, step) for positions in groups.values()]
+
+    def _from_window(self, shape: Shape) -> list[Tensor]:
+        """Cut a batch out of rows that were gathered for several steps, one call per worker and tensor."""
+        start, stop, tensors = self._window
+        end = shape.start + shape.size
+        if not start <= shape.start < end <= stop:
+            row_bytes = sum(t[:1].nbytes for t in self._plans[0].tensors) * len(self._plans)
+            length = max(_WINDOW_BYTES // max(row_bytes, 1) // shape.size, 1) * shape.size
+            start, stop = shape.start, max(min(shape.start + length, len(self._order(0))), end)
+            tensors = [
+                torch.stack([p.tensors[i].index_select(0, self._rows(p, start, stop)) for p in self._plans])
+                for i in range(len(self._plans[0].tensors))
+            ]
+            tensors = [tensor.to(self._device) for tensor in tensors]
+            self._window = start, stop, tensors
+        return [tensor[:, shape.start - start : end - start] for tensor in tensors]
+
+    def _group(self, positions: list[int], step: int) -> StackedBatch:
+        plans = [self._plans[position] for position in positions]
+        shape = plans[0].shapes[step]
+        batch: Any
+        if plans[0].order is not None:
+            batch = []
+            for i in range(len(plans[0].tensors)):
+                rows = [p.tensors[i].index_select(0, self._rows(p, *_span(p.shapes[step]))) for p in plans]
+                batch.append(torch.stack(rows).to(self._device))
+        else:
+            batches = [pytree.tree_flatten(p.batches[step]) for p in plans]
+            leaves = zip(*(leaves for leaves, _ in batches), strict=True)
+            stacked = [torch.stack(same).to(self._device) for same in leaves]
+            batch = pytree.tree_unflatten(stacked, batches[0][1])
+        return StackedBatch(_range_if_possible(positions), shape.index, shape.size, batch)
+
+    def _order(self, position: int) -> Tensor:
+        order = self._plans[position].order
+        assert order is not None
+        return order
+
+    @staticmethod
+    def _rows(plan: Plan, start: int, stop: int) -> Tensor:
+        assert plan.order is not None
+        return plan.order[start:stop].to(plan.tensors[0].device)
+
+
+def _span(shape: Shape) -> tuple[int, int]:
+    return shape.start, shape.start + shape.size
+
+
+def _kind(batch: Any) -> object:
+    """What batches must have in common to be stacked: structure, shapes and dtypes.
+
+    Raises:
+        UnvectorizableError: If something in the batch is no tensor.
+    """
+    leaves, structure = pytree.tree_flatten(batch)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise UnvectorizableError(f"a batch holds a {type(leaf).__name__}, and only tensors can be stacked")
+    return str(structure), tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _range_if_possible(positions: list[int]) -> Rows:
+    """Positions in increasing order as a slice if they are consecutive: a view, where an index would copy."""
+    if positions[-1] - positions[0] + 1 == len(positions):
+        return slice(positions[0], positions[-1] + 1)
+    return torch.tensor(positions)

@@ -1,0 +1,19 @@
+"""What an engine cannot do."""
+
+from __future__ import annotations
+
+from typing import final
+
+
+@final
+class UnvectorizableError(RuntimeError):
+    """Workers cannot be trained in lockstep; the message says why.
+
+    Args:
+        reason: In words.
+        only_this_worker: Whether it is about one worker's data, and others may still be trained together.
+    """
+
+    def __init__(self, reason: str, only_this_worker: bool = False) -> None:
+        super().__init__(reason)
+        self.only_this_worker = only_this_worker
