@@ -1,8 +1,8 @@
-"""One step of n workers as a compiled program: ``torch.compile(vmap(grad))``.
+"""Compiled steps: of one worker, and of n workers as one program, ``torch.compile(vmap(grad))``.
 
-The program is the user's ``training_step`` as torch traces it, without the Python in between; what the step logs, torch
-replays. A step of every shape is first run uncompiled, to learn which parameters take no part: to a program their
-gradient is 0, but an optimizer treats one without a gradient in another way.
+The program for n workers is the user's ``training_step`` as torch traces it, without the Python in between; what the
+step logs, torch replays. A step of every shape is first run uncompiled, to learn which parameters take no part: to a
+program their gradient is 0, but an optimizer treats one without a gradient in another way.
 """
 
 from __future__ import annotations
@@ -70,8 +70,7 @@ class CompiledStep:
                 warnings.simplefilter("ignore")
                 gradients, (loss, (outputs, after)) = self._programs[key](detached, buffers, batch, index)
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            rank_zero_warn(f"compile=True is given up, and the steps run uncompiled: {type(error).__name__}: {reason}")
+            _tell_given_up(error)
             self._given_up = True
             return None
         if is_new:
@@ -79,6 +78,33 @@ class CompiledStep:
             rank_zero_info(f"compile=True: compiling a step of {len(loss)} workers took {seconds:.1f} s")
         own = [None if unused else gradients[name] for name, unused in zip(parameters, self._known[key], strict=True)]
         return loss, outputs, after, own
+
+
+def compiled_or_not(training_step: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    """Compile one worker's ``training_step``; if that fails, say so once and go on without."""
+    # Dropout then draws from torch's generator, as it does uncompiled, so that a run can be repeated by its seed.
+    compiled: Any = torch.compile(training_step, options={"fallback_random": True})
+    given_up = False
+
+    def step(batch: Any, index: int) -> Any:
+        nonlocal given_up
+        if not given_up:
+            try:
+                return compiled(batch, index)
+            except Exception as error:
+                # Its fault or the user's? Uncompiled, what is the user's is raised again.
+                output = training_step(batch, index)
+                _tell_given_up(error)
+                given_up = True
+                return output
+        return training_step(batch, index)
+
+    return step
+
+
+def _tell_given_up(error: Exception) -> None:
+    reason = next(iter(str(error).strip().splitlines()), "")
+    rank_zero_warn(f"compile=True is given up, and the steps run uncompiled: {type(error).__name__}: {reason}")
 
 
 def _program(gradients: Callable[..., Any]) -> Callable[..., Any]:

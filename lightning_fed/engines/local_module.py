@@ -8,8 +8,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast, final
 
+import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torch.utils import _pytree as pytree
+from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import extract_batch_size, is_param_in_hook_signature, move_data_to_device, pl
 from lightning_fed.core.types import Tensors
@@ -39,13 +41,19 @@ class LocalModule:
         module: The user's module, placed on its device and in its precision.
         trainer: The server's Trainer.
         recorder: What the copy logs into.
+        channels_last: Whether images and convolutions lie in memory with their channels last.
 
     Raises:
         ValueError: If the module cannot be copied.
     """
 
-    def __init__(self, module: pl.LightningModule, trainer: pl.Trainer, recorder: Log) -> None:
+    def __init__(
+        self, module: pl.LightningModule, trainer: pl.Trainer, recorder: Log, channels_last: bool = False
+    ) -> None:
         self.module = _copy(module)
+        self._channels_last = channels_last
+        if channels_last:
+            self.module.to(memory_format=torch.channels_last)
         self.trainer = LocalTrainer(trainer)
         self.device = trainer.strategy.root_device
         self.precision = trainer.precision_plugin
@@ -86,6 +94,13 @@ class LocalModule:
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         return schedulers[0] if len(schedulers) == 1 else (schedulers or None)
 
+    def keep_from_compilation(self) -> None:
+        """Let ``torch.compile`` step around logging and metrics, whose Python it would trace anew for every count."""
+        for part in self.module.modules():
+            names = ("log", "log_dict") if isinstance(part, pl.LightningModule) else ()
+            for name in ("forward", "update", "compute") if isinstance(part, (Metric, MetricCollection)) else names:
+                part.__dict__[name] = torch.compiler.disable(getattr(part, name))
+
     @property
     def buffers(self) -> Tensors:
         """The buffers as they are now: user code may put another tensor in place of one."""
@@ -105,12 +120,21 @@ class LocalModule:
 
     def transfer(self, worker: Worker) -> Callable[[Any], Any]:
         """How a worker's batches come to the device and into the precision."""
+        move = self._move(worker)
+        return (lambda batch: pytree.tree_map(_with_channels_last, move(batch))) if self._channels_last else move
+
+    def _move(self, worker: Worker) -> Callable[[Any], Any]:
         convert = self.precision.convert_input
         if not (self._transfers_plainly and worker.transfers_plainly):
             return lambda batch: place_batch(convert(batch), self.device, worker.datamodule, self.module, 0)
         if worker.batches.device == self.device and not self._converts:
             return lambda batch: batch
         return lambda batch: move_data_to_device(convert(batch), self.device)
+
+
+def _with_channels_last(leaf: Any) -> Any:
+    is_image = isinstance(leaf, Tensor) and leaf.dim() == 4
+    return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
 
 
 def loss_of(output: Any) -> Tensor | None:

@@ -82,6 +82,7 @@ class Lockstep:
         stacks = {name: p.expand(n, *p.shape).clone() for name, p in job.parameters.items()}
         buffers = {name: b.expand(n, *b.shape).clone() for name, b in job.buffers.items()}
         self._gradients.begin([p.random_state for p in plans], [p.seed for p in plans])
+        self._recorder.clear()
         others = _other_generators()
         losses = self._fit(job, Chunk(plans, self._local.device), stacks, buffers, len(plans[0].shapes))
         if others != _other_generators():
@@ -162,9 +163,7 @@ def refuse_one_by_one(local: LocalModule, optimizer: LocalOptimizer) -> None:
         raise UnvectorizableError("16-mixed scales the loss by what one worker's gradients can bear")
     if not optimizer.is_elementwise:
         kind = type(local.trainer.optimizers[0]).__name__
-        raise UnvectorizableError(
-            f"{name}.configure_optimizers() gives a {kind}, which does not work element by element"
-        )
+        raise UnvectorizableError(f"{name}.configure_optimizers() gives a {kind}, which does not go element by element")
     for path, part in local.module.named_modules():
         if isinstance(part, _NO_RULE):
             raise UnvectorizableError(f"{name}.{path} is a {type(part).__name__}, which torch.vmap cannot run")

@@ -20,6 +20,7 @@ from lightning_fed._lightning import (
 )
 from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors
+from lightning_fed.engines.compiled_step import compiled_or_not
 from lightning_fed.engines.local_module import LocalModule, examples_in, loss_of
 from lightning_fed.engines.local_optimizer import LocalOptimizer
 from lightning_fed.engines.recorder import Recorder, weighted_mean
@@ -38,14 +39,22 @@ class Replica:
     Args:
         module: The user's module, placed on its device and in its precision.
         trainer: The server's Trainer.
+        compile: Whether to compile ``training_step``.
+        channels_last: Whether images and convolutions lie in memory with their channels last.
 
     Raises:
         ValueError: If the module cannot be trained locally.
     """
 
-    def __init__(self, module: pl.LightningModule, trainer: pl.Trainer) -> None:
+    def __init__(
+        self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool = False, channels_last: bool = False
+    ) -> None:
         self.recorder = Recorder()
-        self._local = LocalModule(module, trainer, self.recorder)
+        self._local = LocalModule(module, trainer, self.recorder, channels_last)
+        self._training_step: Callable[[Any, int], Any] = self._local.training_step
+        if compile:
+            self._local.keep_from_compilation()
+            self._training_step = compiled_or_not(self._local.training_step)
         self.module = self._local.module
         self.trainer = self._local.trainer
         self._optimizer = LocalOptimizer(self.module, self.trainer)
@@ -137,7 +146,7 @@ class Replica:
         if not self._hooks and scaler is None and not self._optimizer.needs_closure:
             # The same as below without what is not there: a hook that is not called still costs a look-up when cold.
             with self._local.forward_context():
-                loss = loss_of(self._local.training_step(batch, index))
+                loss = loss_of(self._training_step(batch, index))
             self._optimizer.zero_grad()
             if loss is None:
                 return {}
@@ -148,7 +157,7 @@ class Replica:
 
         def closure() -> Tensor | None:
             with self._local.forward_context():
-                output = self._local.training_step(batch, index)
+                output = self._training_step(batch, index)
             loss = loss_of(output)
             self._call("on_before_zero_grad", optimizer)
             if "optimizer_zero_grad" in self._hooks:

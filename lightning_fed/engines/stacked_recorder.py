@@ -197,6 +197,10 @@ class StackedRecorder:
         if events:
             self._steps.append(_Step(rows, batch_size, outputs, events))
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._steps.clear()
+
     def finish(self, n: int) -> list[dict[str, float]]:
         """Reduce everything that was logged to one number per name, for each of the n workers, and forget it."""
         steps, self._steps = self._steps, []

@@ -71,7 +71,9 @@ NETS: Mapping[str, Callable[[], nn.Module]] = {
     "cnn": lambda: nn.Sequential(
         nn.Unflatten(1, (1, 2, 4)), nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(9, CLASSES)
     ),
-    "batch norm": lambda: nn.Sequential(nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)),
+    "batch norm": lambda: nn.Sequential(
+        nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)
+    ),
     "group norm": lambda: nn.Sequential(nn.Linear(8, 6), nn.GroupNorm(2, 6), nn.LayerNorm(6), nn.Linear(6, CLASSES)),
     "dropout off": lambda: nn.Sequential(nn.Linear(8, 6), nn.Dropout(0.0), nn.Linear(6, CLASSES)),
     "embedding": Embedded,
