@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: toy test install clean
+.PHONY: toy test bench bench-peers install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -13,6 +13,18 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/rounds.py
+
+bench-peers: .venv/installed .peers/pfl/installed .peers/flower/installed .peers/fedjax/installed
+	$(BIN)/python benchmarks/rounds.py --peers
+
+# Each in an environment of its own, so that none decides another's versions
+.peers/%/installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 install: .venv/installed
 

@@ -1,49 +1,17 @@
-"""The workload: 1000 workers with 50 random points each, batch 10, one local epoch, SGD 0.1, plain averaging."""
+"""The task (``task.py``) as a Lightning user would write it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
+from task import BATCH, KINDS, LR, POINTS, POPULATION, network, points
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed._lightning import pl
 
-POPULATION, POINTS, BATCH, LR = 1000, 50, 10, 0.1
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One size of the workload."""
-
-    shape: tuple[int, ...]
-    cohort: int
-
-
-KINDS = {"linear": Kind((60,), 100), "mlp": Kind((1, 28, 28), 50), "cnn": Kind((3, 32, 32), 50)}
-
-
-def network(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    if kind == "linear":
-        return nn.Linear(60, 10)
-    if kind == "mlp":
-        hidden = [nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()]
-        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(200, 10))
-    return nn.Sequential(  # the CIFAR10 network of apple/pfl-research's benchmark
-        *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)),
-        *(nn.Flatten(), nn.Linear(64 * 14 * 14, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)),
-    )
-
-
-@cache
-def points(kind: str, worker: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1000 + worker)
-    x = torch.randn(POINTS, *KINDS[kind].shape, generator=generator)
-    return x, torch.randint(10, (POINTS,), generator=generator)
+__all__ = ["BATCH", "KINDS", "LR", "POINTS", "POPULATION", "Classifier", "WorkerData", "network", "points"]
 
 
 class Classifier(pl.LightningModule):

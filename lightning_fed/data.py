@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, cast, final, get_args
 
@@ -14,7 +14,7 @@ from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
 from lightning_fed.cohorts import CentralLoader, Cohort, CohortLoader, EvaluationBatch, WorkersLoader, evaluation_error
 from lightning_fed.core.rng import derive
 from lightning_fed.hooks import place_batch
-from lightning_fed.population import EvaluationKind, Population, WorkerPool, has_loader
+from lightning_fed.population import EvaluationKind, Names, Population, WorkerPool, has_loader
 from lightning_fed.sampling import CohortSampler, Uniform
 
 
@@ -179,15 +179,17 @@ class FederatedDataModule(pl.LightningDataModule):
         return batch._replace(batch=place_batch(batch.batch, device, datamodule, self._module, dataloader_idx))
 
 
-def _names(workers: object) -> list[str]:
+def _names(workers: object) -> Sequence[str]:
     if not isinstance(workers, Mapping):
         raise TypeError(
             f"workers must be a mapping from names to LightningDataModules, such as {{'bob': BobData()}}, not a "
             f"{type(workers).__name__}"
         )
-    names = list(cast(Mapping[str, Any], workers))
-    if not names:
+    if not len(workers):
         raise ValueError("workers is empty; federated learning needs at least one worker")
+    if isinstance(workers, Population):
+        return Names(workers)  # too many to go through: each is checked when it is given out
+    names = tuple(cast(Mapping[str, Any], workers))
     for name in names:
         if not isinstance(name, str) or not name:
             raise TypeError(f"workers: the name {name!r} must be a string that is not empty")

@@ -146,6 +146,81 @@ def test_an_evaluation_in_between_does_not_start_the_cohorts_over() -> None:
     assert seen.numbers == [0, 1, 2, 3]
 
 
+# ---- a population that is too large to be gone through ---------------------------------------------------------------
+
+
+class Million(Population):
+    """A million workers, of whom nothing is known but by position or by name."""
+
+    def __init__(self, kind: type[Rows] = Rows) -> None:
+        self.kind = kind
+        self.named: list[int] = []
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("gone through")
+
+    def name(self, position: int) -> str:
+        self.named.append(position)
+        return f"w{position}"
+
+    def __getitem__(self, name: str) -> pl.LightningDataModule:
+        return self.kind([float(name[1:])])
+
+    def num_examples(self, name: str) -> int:
+        return 1
+
+    def has_loader(self, kind: EvaluationKind) -> bool:
+        return issubclass(self.kind, EvaluatedRows)
+
+
+def test_a_start_and_a_round_ask_for_no_names_but_the_cohorts() -> None:
+    workers = Million()
+    data = FederatedDataModule(workers, cohort_size=3)
+    assert (len(data.names), data.rounds_per_epoch) == (1_000_000, 333_334)
+    fit(FederatedModule(Scalar()), data, max_steps=4)
+    assert workers.named == [p for number in range(4) for p in Uniform().sample(1_000_000, 3, number, seed=0)]
+
+
+def test_an_evaluation_asks_for_no_names_but_those_of_its_cohort() -> None:
+    workers = Million(EvaluatedRows)
+    data = FederatedDataModule(workers, cohort_size=1, eval_cohort_size=5)
+    loader = data.val_dataloader()
+    assert len(workers.named) == 5
+    assert owners(loader) == [f"w{position}" for position in workers.named]
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(0, ["w0", "w2"]), (1, ["w1", "w3"])])
+def test_an_evaluation_of_everybody_asks_for_names_one_by_one(rank: int, expected: list[str]) -> None:
+    workers = Million(EvaluatedRows)
+    data = FederatedDataModule(workers, cohort_size=1)
+    batches = iter(WorkersLoader(data.pool, data.names, "val", rank, 2, lambda *_: None))
+    assert [next(batches).worker, next(batches).worker] == expected
+    assert len(workers.named) == 2
+
+
+def test_cohorts_are_the_same_whichever_way_names_are_given() -> None:
+    class Computed(Tested):
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("gone through")
+
+    listed, mapped, computed = (FederatedDataModule(w, 3, seed=1) for w in (rows(), Lazy(), Computed()))
+    assert cohorts(listed) == cohorts(mapped) == cohorts(computed)
+    everyone = FederatedDataModule(Computed(), seed=1)
+    assert cohorts(everyone) == cohorts(FederatedDataModule(rows(), seed=1))
+
+
+def test_an_empty_population_is_refused() -> None:
+    class Nobody(Million):
+        def __len__(self) -> int:
+            return 0
+
+    with pytest.raises(ValueError, match="workers is empty"):
+        FederatedDataModule(Nobody())
+
+
 # ---- evaluation data -------------------------------------------------------------------------------------------------
 
 
@@ -227,8 +302,10 @@ class Lazy(Mapping[str, pl.LightningDataModule]):
 
 class Tested(Population):
     __getitem__ = Lazy.__getitem__
-    __iter__ = Lazy.__iter__
     __len__ = Lazy.__len__
+
+    def name(self, position: int) -> str:
+        return NAMES[position]
 
     def num_examples(self, name: str) -> int:
         return 1

@@ -248,8 +248,8 @@ def test_a_worker_is_built_only_when_first_sampled() -> None:
             self.built.append(name)
             return Rows([float(name[1:])])
 
-        def __iter__(self) -> Any:
-            return (f"w{i}" for i in range(1000))
+        def name(self, position: int) -> str:
+            return f"w{position}"
 
         def __len__(self) -> int:
             return 1000

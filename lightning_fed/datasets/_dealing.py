@@ -39,6 +39,12 @@ def flat(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
     return array.reshape(-1)
 
 
+def read_only(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give up writing to an array, so that a partition need not copy it."""
+    indices.setflags(write=False)
+    return indices
+
+
 def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Give where parts of these sizes begin, and where the last ends: ``[parts]`` -> ``[parts + 1]``."""
     return np.concatenate([[0], np.cumsum(sizes)])
@@ -65,23 +71,23 @@ def group(
     return indices[np.argsort(owners, kind="stable")], np.bincount(owners, minlength=workers)
 
 
-def cut(shares: NDArray[np.float64], totals: NDArray[np.int64], starts: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Cut each total into integers in given proportions (systematic rounding).
+def cut(shares: NDArray[np.float64], total: int, start: float) -> NDArray[np.int64]:
+    """Cut a total into integers in given proportions (systematic rounding).
 
-    With ``starts`` drawn uniformly from [0, 1) an integer is its exact share of the total on average; rounding down
+    With ``start`` drawn uniformly from [0, 1) an integer is its exact share of the total on average; rounding down
     would hand all that is left over to the last part.
 
     Args:
-        shares: Not negative, rows that add up to 1: ``[totals, parts]``.
-        totals: What each row adds up to, ``[totals]``.
-        starts: Where the rounding of each row starts, in [0, 1): ``[totals]``.
+        shares: Not negative, and add up to 1: ``[parts]``.
+        total: What the integers add up to.
+        start: Where the rounding starts, in [0, 1).
 
     Returns:
-        int64 ``[totals, parts]``.
+        int64 ``[parts]``.
     """
-    inner = (np.cumsum(shares[:, :-1], axis=1) * totals[:, None] + starts[:, None]).astype(np.int64)
+    inner = (np.cumsum(shares[:-1]) * total + start).astype(np.int64)
     # A start of almost 1 can round up to 1 in the sum, and so beyond the total.
-    return np.diff(np.minimum(inner, totals[:, None]), axis=1, prepend=0, append=totals[:, None])
+    return np.diff(np.minimum(inner, total), prepend=0, append=total)
 
 
 def moved(owners: NDArray[np.int64], sizes: NDArray[np.int64], min_size: int) -> NDArray[np.int64]:

@@ -22,8 +22,9 @@ class Partition:
     list: names that are not given are computed (``worker_00`` and on, padded to the width of the last).
 
     Args:
-        indices: The examples, worker by worker: int64 ``[n]``, a permutation of ``0 .. n - 1``. Copied, read-only.
-        offsets: Where each worker begins, and at last ``n``: int64 ``[workers + 1]``. Copied, read-only.
+        indices: The examples, worker by worker: int64 ``[n]``, a permutation of ``0 .. n - 1``. Read-only, and copied
+            if what is given is not: of hundreds of millions of examples it is good not to hold two.
+        offsets: Where each worker begins, and at last ``n``: int64 ``[workers + 1]``. Read-only, copied likewise.
         names: One name per worker, or ``None`` for computed ones.
 
     Raises:
@@ -54,7 +55,8 @@ class Partition:
             empty = int(np.argmax(offsets[1:] <= offsets[:-1]))
             raise ValueError(f"offsets: the worker at position {empty} holds no example; leave it out or give it one")
         held = np.zeros(len(indices), dtype=np.bool_)
-        held[indices[(indices >= 0) & (indices < len(indices))]] = True
+        known = (indices >= 0) & (indices < len(indices))
+        held[indices if known.all() else indices[known]] = True
         if not held.all():
             raise ValueError(
                 f"indices must hold each of 0 .. {len(indices) - 1} exactly once; {int(np.argmin(held))} is missing"
@@ -158,6 +160,6 @@ def _frozen(values: NDArray[np.int64], argument: str) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"{argument} must be a one-dimensional array of integers, not {array.dtype} {array.shape}")
-    array = array.astype(np.int64)
+    array = array.astype(np.int64, copy=array.flags.writeable)
     array.setflags(write=False)
     return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -194,9 +193,14 @@ class PartitionedPopulation(Population):
         train, val = (Subset(dataset, part.tolist()) for part in (indices[~is_val], indices[is_val]))
         return SplitSubsetDataModule(train, val, self._settings)
 
-    def __iter__(self) -> Iterator[str]:
-        """Go through the names, in the order of the partition."""
-        return self.partition.iter_names()
+    @override
+    def name(self, position: int) -> str:
+        """Give the name of the worker at a position of the partition.
+
+        Raises:
+            IndexError: If ``position`` is not from 0 to ``len(self) - 1``.
+        """
+        return self.partition.name(position)
 
     def __len__(self) -> int:
         """Count the workers."""

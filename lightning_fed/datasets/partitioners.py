@@ -24,11 +24,17 @@ from lightning_fed.datasets._dealing import (
     moved,
     offsets,
     proportional,
+    read_only,
 )
 from lightning_fed.datasets.partition import Partition, Partitioner
 
 DIRICHLET_DRAWS = 10
 """How often :class:`Dirichlet` draws before it moves examples to workers that are still too small."""
+
+HOPELESS = 20
+"""With more workers than this too small, :class:`Dirichlet` does not draw again: their number varies no more than a
+Poisson variable (the workers compete for the same examples), so another draw would leave none with a chance of less
+than about e^-20."""
 
 
 @final
@@ -67,7 +73,8 @@ class IID(Partitioner):
     @override
     def __call__(self, labels: NDArray[Any]) -> Partition:
         check_enough(len(labels), workers=self.workers)
-        return Partition(generator(self.seed).permutation(len(labels)), even_offsets(len(labels), self.workers))
+        shuffled = generator(self.seed).permutation(len(labels))
+        return Partition(read_only(shuffled), even_offsets(len(labels), self.workers))
 
 
 @final
@@ -76,8 +83,9 @@ class Dirichlet(Partitioner):
     """Label skew: each class is cut among the workers in proportions drawn from ``Dirichlet(alpha)``.
 
     A small ``alpha`` gives a worker few classes, and sizes that differ widely; a large one comes near to IID. If some
-    worker gets fewer than ``min_size`` examples, all proportions are drawn anew, at most ten times in all; what is
-    still missing after that is moved from the largest workers, whose sizes are cut to one common level.
+    worker gets fewer than ``min_size`` examples, all proportions are drawn anew, at most ten times in all, and not if
+    more than twenty workers do, as it would not help; what is still missing after that is moved from the largest
+    workers, whose sizes are cut to one common level.
 
     Args:
         workers: How many workers.
@@ -122,17 +130,22 @@ class Dirichlet(Partitioner):
         order = rng.permutation(n)
         _, classes, class_sizes = np.unique(flat(labels), return_inverse=True, return_counts=True)
         for _ in range(DIRICHLET_DRAWS):
-            shares = rng.dirichlet(np.full(self.workers, self.alpha), size=len(class_sizes))
-            counts = cut(shares, class_sizes, rng.random(len(class_sizes)))
-            if counts.sum(axis=0).min() >= self.min_size:
+            # Class by class: a table of classes by workers may be larger than the data by far.
+            drawn = np.concatenate([self._owners(size, rng) for size in class_sizes.tolist()])
+            too_small = np.count_nonzero(np.bincount(drawn, minlength=self.workers) < self.min_size)
+            if not 0 < too_small <= HOPELESS:
                 break
         owners = np.empty(n, dtype=np.int64)
-        by_class = order[np.argsort(classes[order], kind="stable")]
-        owners[by_class] = np.repeat(np.tile(np.arange(self.workers), len(class_sizes)), counts.ravel())
+        owners[order[np.argsort(classes[order], kind="stable")]] = drawn
         indices, sizes = group(order, owners[order], self.workers)
         owners = moved(np.repeat(np.arange(self.workers), sizes), sizes, self.min_size)
         indices, sizes = group(indices, owners, self.workers)
-        return Partition(indices, offsets(sizes))
+        return Partition(read_only(indices), offsets(sizes))
+
+    def _owners(self, class_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw how many examples of one class go to each worker; gives the worker of each, ``[class_size]``."""
+        shares = rng.dirichlet(np.full(self.workers, self.alpha))
+        return np.repeat(np.arange(self.workers), cut(shares, class_size, rng.random()))
 
 
 @final
@@ -176,7 +189,7 @@ class Shards(Partitioner):
         dealt_to = generator(self.seed).permutation(shards) % self.workers
         owners = np.repeat(dealt_to, np.diff(even_offsets(len(labels), shards)))
         indices, sizes = group(np.argsort(flat(labels), kind="stable"), owners, self.workers)
-        return Partition(indices, offsets(sizes))
+        return Partition(read_only(indices), offsets(sizes))
 
 
 @final
@@ -216,9 +229,10 @@ class NaturalIds(Partitioner):
         ids = flat(labels if self.ids is None else self.ids)
         if len(ids) != len(labels) or not len(ids):
             raise ValueError(f"ids: {len(ids)} for {len(labels)} examples; give one id per example, and at least one")
-        names, owners = np.unique(ids, return_inverse=True)
-        indices, sizes = group(np.arange(len(ids)), owners, len(names))
-        return Partition(indices, offsets(sizes), [str(name) for name in names])
+        order = np.argsort(ids, kind="stable")  # by id, and within an id as in the dataset
+        ordered = ids[order]
+        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        return Partition(read_only(order), np.append(begins, len(ids)), [str(name) for name in ordered[begins]])
 
 
 @final
@@ -271,4 +285,4 @@ class LogNormal(Partitioner):
         rng = generator(self.seed)
         logs = self.sigma * rng.standard_normal(self.workers)
         sizes = proportional(np.exp(logs - logs.max()), n, self.min_size)
-        return Partition(rng.permutation(n), offsets(sizes))
+        return Partition(read_only(rng.permutation(n)), offsets(sizes))

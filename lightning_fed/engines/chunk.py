@@ -42,7 +42,8 @@ class Plan:
     """The batches of one worker in one round, drawn beforehand.
 
     Args:
-        worker: Whose.
+        worker: Its name. Not the worker: by the time of the training, its data may have been let go.
+        num_batches: The number of batches in a pass.
         examples: Its weight in means.
         seed: The seed of its randomness in this round.
         random_state: That of its generator after the draw, from which its training goes on.
@@ -52,7 +53,8 @@ class Plan:
         batches: The batches themselves, if they are not.
     """
 
-    worker: Worker
+    worker: str
+    num_batches: int
     examples: float
     seed: int
     random_state: Tensor
@@ -86,7 +88,16 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
         order = orders[0] if passes == 1 else torch.cat(orders)
         shapes = _shapes(steps, batches.num_batches, batches.batch_size, len(orders[0]))
         state = torch.default_generator.get_state()
-        return Plan(worker, float(batches.num_examples or 0), seed, state, shapes, batches.tensors, order)
+        return Plan(
+            worker.name,
+            batches.num_batches,
+            float(batches.num_examples or 0),
+            seed,
+            state,
+            shapes,
+            batches.tensors,
+            order,
+        )
     drawn: list[Any] = []
     found: list[Shape] = []
     seen = 0
@@ -101,7 +112,7 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
                 break
     examples = seen / passes if batches.num_examples is None else batches.num_examples
     state = torch.default_generator.get_state()
-    return Plan(worker, float(examples), seed, state, tuple(found), batches=drawn)
+    return Plan(worker.name, batches.num_batches, float(examples), seed, state, tuple(found), batches=drawn)
 
 
 @lru_cache(maxsize=4096)

@@ -99,7 +99,7 @@ class LocalModule:
         for part in self.module.modules():
             names = ("log", "log_dict") if isinstance(part, pl.LightningModule) else ()
             for name in ("forward", "update", "compute") if isinstance(part, (Metric, MetricCollection)) else names:
-                part.__dict__[name] = torch.compiler.disable(getattr(part, name))
+                part.__dict__[name] = torch.compiler.disable(getattr(part, name))  # type: ignore[no-untyped-call]
 
     @property
     def buffers(self) -> Tensors:

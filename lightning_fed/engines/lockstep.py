@@ -77,7 +77,7 @@ class Lockstep:
         """
         plans = sorted(plans, key=lambda p: -len(p.shapes))
         n = len(plans)
-        lengths = {p.worker.batches.num_batches for p in plans}
+        lengths = {p.num_batches for p in plans}
         self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None)
         stacks = {name: p.expand(n, *p.shape).clone() for name, p in job.parameters.items()}
         buffers = {name: b.expand(n, *b.shape).clone() for name, b in job.buffers.items()}
@@ -98,7 +98,7 @@ class Lockstep:
             numbers = [[p.examples, loss, *logged.values()] for p, loss, logged in part]
             examples, loss, *columns = torch.tensor(numbers, dtype=torch.float64).unbind(dim=1)
             yield Updates(
-                workers=tuple(p.worker.name for p, _, _ in part),
+                workers=tuple(p.worker for p, _, _ in part),
                 delta=delta[start:stop],
                 buffers={name: b[start:stop] for name, b in buffers.items()},
                 weight=examples,

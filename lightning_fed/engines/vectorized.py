@@ -84,7 +84,7 @@ class Vectorized(Engine):
             yield from self._lockstep.train(job, plans)
         except Exception as error:
             if len(plans) == 1:
-                yield _failure(job, plans[0].worker.name, error)
+                yield _failure(job, plans[0].worker, error)
             else:
                 for plan in plans:
                     yield from self._train(job, [plan])
@@ -118,7 +118,7 @@ def _even(cohort: Sequence[str], size: int) -> list[Sequence[str]]:
 
 def _alike(plans: Sequence[Plan]) -> list[list[Plan]]:
     """Group workers by their number of batches in a pass."""
-    groups: dict[int | None, list[Plan]] = {}
+    groups: dict[int, list[Plan]] = {}
     for plan in plans:
-        groups.setdefault(plan.worker.batches.num_batches, []).append(plan)
+        groups.setdefault(plan.num_batches, []).append(plan)
     return list(groups.values())

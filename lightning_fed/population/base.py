@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, TypeAlias, final, overload
 
 from lightning_fed._lightning import pl
 
@@ -16,8 +16,43 @@ class Population(Mapping[str, pl.LightningDataModule]):
     """All workers, as a read-only mapping from a worker's name to the LightningDataModule that holds its data.
 
     A plain ``dict`` of datamodules does as well. Derive from this class when the datamodules should be built lazily
-    (``__getitem__`` builds one, ``__iter__`` and ``__len__`` must not) and the sizes are known beforehand.
+    (``__getitem__`` builds one, nothing else does) and the names and sizes are known beforehand. The names are never
+    listed, so that a million workers start as fast as a thousand.
+
+    Example::
+
+        class Files(Population):
+            def __len__(self):
+                return 1_000_000
+
+            def name(self, position):
+                return f"worker_{position:06}"
+
+            def __getitem__(self, name):
+                return FileDataModule(f"/data/{name}.pt")
+
+            def num_examples(self, name):
+                return 50
+
+            def has_loader(self, kind):
+                return False
     """
+
+    @abstractmethod
+    def name(self, position: int) -> str:
+        """Give the name of the worker at a position, in constant time.
+
+        Args:
+            position: From 0 to ``len(self) - 1``. What happens at other positions is not laid down.
+
+        Returns:
+            A string that is not empty: the same one at every call, and another at every position. Cohorts are drawn as
+            positions, so with other names in their place a run cannot be repeated.
+        """
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names in the order of the positions."""
+        return map(self.name, range(len(self)))
 
     @abstractmethod
     def num_examples(self, name: str) -> int:
@@ -26,3 +61,39 @@ class Population(Mapping[str, pl.LightningDataModule]):
     @abstractmethod
     def has_loader(self, kind: EvaluationKind) -> bool:
         """Say whether the workers define a loader of this kind, without building a datamodule."""
+
+
+@final
+class Names(Sequence[str]):
+    """The names of a population as a sequence that holds none of them; a slice holds none either.
+
+    Args:
+        population: Gives the names, each when it is asked for.
+        positions: The positions of which the names are meant; None: all.
+
+    Raises:
+        TypeError: When a name is asked for that is no string, or empty.
+    """
+
+    def __init__(self, population: Population, positions: range | None = None) -> None:
+        self._population = population
+        self._positions = range(len(population)) if positions is None else positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Names: ...
+    def __getitem__(self, index: int | slice) -> str | Names:
+        if isinstance(index, slice):
+            return Names(self._population, self._positions[index])
+        position = self._positions[index]
+        name = self._population.name(position)
+        if not isinstance(name, str) or not name:
+            raise TypeError(
+                f"{type(self._population).__name__}.name({position}) gave {name!r}; it must give a string that is not "
+                "empty"
+            )
+        return name

@@ -9,17 +9,17 @@ from lightning_fed.datasets._dealing import cut, moved, proportional
 @pytest.mark.parametrize(("start", "counts"), [(0.0, [2, 2, 6]), (0.2, [2, 3, 5]), (0.6, [3, 2, 5])])
 def test_cut_by_hand(start: float, counts: list[int]) -> None:
     # 10 in the proportions 0.25, 0.24, 0.51: the inner cuts lie at 2.5 and 4.9, plus the start, rounded down.
-    assert cut(np.array([[0.25, 0.24, 0.51]]), np.array([10]), np.array([start])).tolist() == [counts]
+    assert cut(np.array([0.25, 0.24, 0.51]), 10, start).tolist() == counts
 
 
 def test_cut_stays_within_the_total_when_the_start_rounds_up() -> None:
     start = np.nextafter(1, 0)
     assert 6000 + start == 6001
-    assert cut(np.array([[1.0, 0.0]]), np.array([6000]), np.array([start])).tolist() == [[6000, 0]]
+    assert cut(np.array([1.0, 0.0]), 6000, start).tolist() == [6000, 0]
 
 
 def test_cut_of_one_part_is_the_total() -> None:
-    assert cut(np.ones((2, 1)), np.array([3, 4]), np.array([0.5, 0.9])).tolist() == [[3], [4]]
+    assert cut(np.ones(1), 3, 0.9).tolist() == [3]
 
 
 def test_moved_by_hand() -> None:

@@ -78,6 +78,14 @@ def test_given_names() -> None:
         partition.position("worker_0")
 
 
+def test_arrays_that_nobody_can_write_to_are_not_copied() -> None:
+    indices, offsets = np.array([1, 0]), np.array([0, 1, 2])
+    indices.setflags(write=False)
+    partition = Partition(indices, offsets)
+    assert np.shares_memory(partition.indices, indices)
+    assert not np.shares_memory(partition.offsets, offsets)
+
+
 def test_is_frozen_and_apart_from_the_arrays_it_came_from() -> None:
     indices = np.array([1, 0])
     partition = Partition(indices, np.array([0, 1, 2]))

@@ -84,7 +84,7 @@ def test_each_worker_sees_its_own_examples() -> None:
     assert dict.fromkeys(population) == {"0": None, "1": None}
     assert sorted(seen(population["0"].train_dataloader())) == [0, 2, 4]
     assert sorted(seen(population["1"].train_dataloader())) == [1, 3, 5]
-    assert (len(population), population.num_examples("1")) == (2, 3)
+    assert (len(population), population.num_examples("1"), population.name(1)) == (2, 3, "1")
 
 
 def test_toy_rows_from_a_datamodule() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lightning_fed.datasets import IID, Dirichlet, LogNormal, NaturalIds, Partition, Partitioner, Shards
+from lightning_fed.datasets import IID, Dirichlet, LogNormal, NaturalIds, Partition, Partitioner, Shards, partitioners
 
 LABELS = np.random.default_rng(0).integers(0, 10, 60_000)
 
@@ -112,6 +112,18 @@ def test_dirichlet_draws_anew_before_it_moves() -> None:
     assert smallest.count(100) <= 2
 
 
+@pytest.mark.parametrize(("min_size", "draws_again"), [(1, False), (150, True), (500, False)])
+def test_dirichlet_draws_anew_only_where_it_may_help(
+    monkeypatch: pytest.MonkeyPatch, min_size: int, draws_again: bool
+) -> None:
+    # After the first draw all workers have something, one has fewer than 150 examples, and 41 have fewer than 500.
+    def sizes(draws: int) -> list[int]:
+        monkeypatch.setattr(partitioners, "DIRICHLET_DRAWS", draws)
+        return Dirichlet(100, 0.5, min_size)(LABELS).sizes().tolist()
+
+    assert (sizes(1) != sizes(10)) == draws_again
+
+
 def test_dirichlet_moves_examples_only_from_the_largest() -> None:
     # 40 workers of at least 5 with 200 examples: all of them have 5 in the end.
     assert Dirichlet(40, 0.05, min_size=5)(LABELS[:200]).sizes().tolist() == [5] * 40
@@ -195,6 +207,8 @@ def test_pickles(partitioner: Partitioner) -> None:
 
 # Speed: generous against a busy machine, far below what a Python loop takes
 
+IDS = np.random.default_rng(0).permutation(2_000_000) // 2
+
 
 def seconds(partitioner: Partitioner, labels: NDArray[Any]) -> float:
     start = time.perf_counter()
@@ -202,9 +216,13 @@ def seconds(partitioner: Partitioner, labels: NDArray[Any]) -> float:
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("partitioner", [IID(1_000_000), LogNormal(1_000_000, 1.0)])
+@pytest.mark.parametrize(
+    "partitioner",
+    [IID(1_000_000), LogNormal(1_000_000, 1.0), Shards(1_000_000), Dirichlet(1_000_000, 0.5), NaturalIds(IDS)],
+    ids=lambda partitioner: type(partitioner).__name__,
+)
 def test_a_million_workers(partitioner: Partitioner) -> None:
-    assert seconds(partitioner, np.broadcast_to(0, 5_000_000)) < 3
+    assert seconds(partitioner, IDS % 10) < 3
 
 
 def test_dirichlet_is_vectorised() -> None:

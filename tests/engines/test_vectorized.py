@@ -298,3 +298,19 @@ def test_a_sequential_run_with_options_gives_the_same(options: dict[str, bool]) 
     net = "cnn" if "channels_last" in options else "linear"
     workers = {name: Points(i, 8) for i, name in enumerate("abcd")}
     assert_same(Zoo(NETS[net](), metrics=True), workers, LocalTraining(epochs=2), Sequential(**options))
+
+
+def test_workers_that_are_let_go_before_their_chunk_trains_are_not_built_again() -> None:
+    built: list[str] = []
+
+    class Counted(Points):
+        def train_dataloader(self) -> Any:
+            built.append("one")
+            return super().train_dataloader()
+
+    workers = {f"w{i}": Counted(i, 6) for i in range(5)}
+    module = Zoo(nn.Linear(8, 3))
+    engine = Vectorized()
+    engine.setup(module, WorkerPool(workers, 2), trainer())
+    list(engine.run(job_for(module, LocalTraining()), list(workers)))
+    assert len(built) == 5

@@ -102,8 +102,8 @@ def test_sizes_come_from_the_population_if_it_knows_them() -> None:
         def __getitem__(self, name: str) -> pl.LightningDataModule:
             raise AssertionError("built")
 
-        def __iter__(self) -> Iterator[str]:
-            return iter(["bob"])
+        def name(self, position: int) -> str:
+            return "bob"
 
         def __len__(self) -> int:
             return 1
@@ -116,6 +116,17 @@ def test_sizes_come_from_the_population_if_it_knows_them() -> None:
 
     assert WorkerPool(Known(), 1).num_examples("bob") == 42
     assert WorkerPool({"bob": Rows([1.0, 2.0, 3.0])}, 1).num_examples("bob") == 3
+
+
+def test_a_transfer_hook_is_seen_on_the_class_and_on_the_datamodule_itself() -> None:
+    class Moving(Rows):
+        def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+            return batch
+
+    patched = Rows([1.0])
+    patched.on_after_batch_transfer = lambda batch, dataloader_idx: batch  # type: ignore[method-assign]
+    plainly = [Worker("bob", data, None).transfers_plainly for data in (Rows([1.0]), Moving([1.0]), patched)]
+    assert plainly == [True, False, False]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
