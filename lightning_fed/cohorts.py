@@ -13,8 +13,12 @@ from lightning_fed.population import EvaluationKind, WorkerPool
 from lightning_fed.sampling import CohortSampler
 
 
-class Cohort(NamedTuple):
+@final
+class Cohort:
     """The workers of one round: the batch of ``FederatedModule.training_step``.
+
+    Neither a tuple nor a dataclass: Lightning walks through those, name by name, several times a round (1 ms for 100
+    workers), to look for tensors.
 
     Args:
         number: The running number of the cohort; with ``seed`` and a worker's name it decides all randomness.
@@ -22,9 +26,10 @@ class Cohort(NamedTuple):
         workers: The names.
     """
 
-    number: int
-    seed: int
-    workers: tuple[str, ...]
+    def __init__(self, number: int, seed: int, workers: tuple[str, ...]) -> None:
+        self.number = number
+        self.seed = seed
+        self.workers = workers
 
 
 class EvaluationBatch(NamedTuple):

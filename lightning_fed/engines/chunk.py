@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from lightning_fed.engines.local_module import examples_in
 from lightning_fed.engines.stacked_recorder import Rows
 from lightning_fed.population import Worker
 from lightning_fed.population.batches import IndexedBatches
+from lightning_fed.population.store import RowStore
 
 _WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
 
@@ -37,8 +38,7 @@ class Shape:
 
 
 @final
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The batches of one worker in one round, drawn beforehand.
 
     Args:
@@ -48,7 +48,7 @@ class Plan:
         seed: The seed of its randomness in this round.
         random_state: That of its generator after the draw, from which its training goes on.
         shapes: Those of its batches, one per local step.
-        tensors: Its examples, one per row, if batches are rows of tensors.
+        source: Its examples, if batches are rows of tensors.
         order: The rows of all batches, one after another; int64.
         batches: The batches themselves, if they are not.
     """
@@ -59,7 +59,7 @@ class Plan:
     seed: int
     random_state: Tensor
     shapes: tuple[Shape, ...]
-    tensors: tuple[Tensor, ...] = ()
+    source: IndexedBatches | None = None
     order: Tensor | None = None
     batches: Sequence[Any] = ()
 
@@ -84,9 +84,10 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
     steps = batches.num_batches * local.epochs if local.steps is None else local.steps
     passes = -(-steps // batches.num_batches)
     if isinstance(batches, IndexedBatches) and batches.batch_size is not None and transfer is None:
-        orders = [batches.draw() for _ in range(passes)]
-        order = orders[0] if passes == 1 else torch.cat(orders)
-        shapes = _shapes(steps, batches.num_batches, batches.batch_size, len(orders[0]))
+        order = batches.draw()
+        shapes = _shapes(steps, batches.num_batches, batches.batch_size, len(order))
+        if passes > 1:
+            order = torch.cat([order, *(batches.draw() for _ in range(passes - 1))])
         state = torch.default_generator.get_state()
         return Plan(
             worker.name,
@@ -95,7 +96,7 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
             seed,
             state,
             shapes,
-            batches.tensors,
+            batches,
             order,
         )
     drawn: list[Any] = []
@@ -148,13 +149,15 @@ class Chunk:
     Args:
         plans: One per worker; those with more steps first.
         device: Where the batches go.
+        store: Rows that are kept at hand.
     """
 
-    def __init__(self, plans: Sequence[Plan], device: torch.device) -> None:
+    def __init__(self, plans: Sequence[Plan], device: torch.device, store: RowStore) -> None:
         self._plans = plans
         self._device = device
+        self._store = store
         first = plans[0].shapes
-        self._alike = all(plan.shapes is first for plan in plans) and plans[0].order is not None
+        self._alike = all(plan.shapes is first for plan in plans) and plans[0].source is not None
         self._window: tuple[int, int, list[Tensor]] = (0, 0, [])
 
     def active(self, step: int) -> int:
@@ -178,14 +181,10 @@ class Chunk:
         start, stop, tensors = self._window
         end = shape.start + shape.size
         if not start <= shape.start < end <= stop:
-            row_bytes = sum(t[:1].nbytes for t in self._plans[0].tensors) * len(self._plans)
+            row_bytes = sum(t[:1].nbytes for t in self._tensors(0)) * len(self._plans)
             length = max(_WINDOW_BYTES // max(row_bytes, 1) // shape.size, 1) * shape.size
             start, stop = shape.start, max(min(shape.start + length, len(self._order(0))), end)
-            tensors = [
-                torch.stack([p.tensors[i].index_select(0, self._rows(p, start, stop)) for p in self._plans])
-                for i in range(len(self._plans[0].tensors))
-            ]
-            tensors = [tensor.to(self._device) for tensor in tensors]
+            tensors = self._gathered(self._plans, [(start, stop)] * len(self._plans))
             self._window = start, stop, tensors
         return [tensor[:, shape.start - start : end - start] for tensor in tensors]
 
@@ -194,10 +193,7 @@ class Chunk:
         shape = plans[0].shapes[step]
         batch: Any
         if plans[0].order is not None:
-            batch = []
-            for i in range(len(plans[0].tensors)):
-                rows = [p.tensors[i].index_select(0, self._rows(p, *_span(p.shapes[step]))) for p in plans]
-                batch.append(torch.stack(rows).to(self._device))
+            batch = self._gathered(plans, [(p.shapes[step].start, p.shapes[step].start + shape.size) for p in plans])
         else:
             batches = [pytree.tree_flatten(p.batches[step]) for p in plans]
             leaves = zip(*(leaves for leaves, _ in batches), strict=True)
@@ -210,14 +206,23 @@ class Chunk:
         assert order is not None
         return order
 
-    @staticmethod
-    def _rows(plan: Plan, start: int, stop: int) -> Tensor:
-        assert plan.order is not None
-        return plan.order[start:stop].to(plan.tensors[0].device)
+    def _gathered(self, plans: Sequence[Plan], spans: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Rows of several workers, equally many of each; ``[workers, rows, ...]`` each."""
+        sources = [plan.source for plan in plans if plan.source is not None]
+        orders = [plan.order[start:stop] for plan, (start, stop) in zip(plans, spans, strict=True)]  # type: ignore[index]
+        offsets = self._store.offsets(sources)
+        if offsets is not None:
+            index = (torch.stack(orders) + torch.tensor(offsets).unsqueeze(1)).to(self._device)
+            return [t.index_select(0, index.view(-1)).view(*index.shape, *t.shape[1:]) for t in self._store.tensors]
+        return [
+            torch.stack([t.index_select(0, o.to(t.device)) for t, o in zip(same, orders, strict=True)]).to(self._device)
+            for same in zip(*(source.tensors for source in sources), strict=True)
+        ]
 
-
-def _span(shape: Shape) -> tuple[int, int]:
-    return shape.start, shape.start + shape.size
+    def _tensors(self, position: int) -> tuple[Tensor, ...]:
+        source = self._plans[position].source
+        assert source is not None
+        return source.tensors
 
 
 def _kind(batch: Any) -> object:

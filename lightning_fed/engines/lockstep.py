@@ -26,6 +26,7 @@ from lightning_fed.engines.local_optimizer import LocalOptimizer
 from lightning_fed.engines.stacked_gradients import StackedGradients
 from lightning_fed.engines.stacked_recorder import StackedRecorder
 from lightning_fed.population import Worker
+from lightning_fed.population.store import RowStore
 
 
 @final
@@ -51,6 +52,7 @@ class Lockstep:
         refuse_one_by_one(self._local, self._optimizer)
         self.needs_equal_lengths = bool(self._local.trainer.lr_scheduler_configs)
         """Whether all workers of a chunk must have as many batches in a pass: a scheduler steps for all of them."""
+        self._store = RowStore(self._local.device)
         self._gradients = StackedGradients(self._local, self._recorder, compile)
 
     def plan(self, worker: Worker, seed: int, local: LocalTraining) -> Plan:
@@ -84,7 +86,7 @@ class Lockstep:
         self._gradients.begin([p.random_state for p in plans], [p.seed for p in plans])
         self._recorder.clear()
         others = _other_generators()
-        losses = self._fit(job, Chunk(plans, self._local.device), stacks, buffers, len(plans[0].shapes))
+        losses = self._fit(job, Chunk(plans, self._local.device, self._store), stacks, buffers, len(plans[0].shapes))
         if others != _other_generators():
             raise UnvectorizableError("training_step draws from Python's or NumPy's generator, which all workers share")
         delta = job.layout.flatten(stacks, stacked=True)

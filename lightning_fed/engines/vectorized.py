@@ -21,6 +21,7 @@ from lightning_fed.population.batches import IndexedBatches
 
 _CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**31}
 _LARGEST_CHUNK = 1024
+_LARGEST_STACK = 2**24  # bytes of one parameter's stack, on a CPU
 
 
 @final
@@ -105,8 +106,13 @@ def _failure(job: Job, name: str, error: Exception) -> WorkerError:
 
 def _fitting(job: Job) -> int:
     """How many workers to train at once: parameters, gradients, deltas and optimizer state in a budget of memory."""
-    budget = _CHUNK_BYTES.get(job.vector.device.type, _CHUNK_BYTES["cpu"])
-    return min(max(budget // (4 * job.vector.nbytes), 1), _LARGEST_CHUNK)
+    device = job.vector.device.type
+    fitting = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"]) // (4 * job.vector.nbytes)
+    if device == "cpu":
+        # A larger block of memory goes back to the system after every step, and is handed out again page by page: an
+        # MLP's round of 50 workers takes 83 ms in one chunk and 61 in two (compiled).
+        fitting = min(fitting, _LARGEST_STACK // max(p.nbytes for p in job.parameters.values()))
+    return min(max(fitting, 1), _LARGEST_CHUNK)
 
 
 def _even(cohort: Sequence[str], size: int) -> list[Sequence[str]]:

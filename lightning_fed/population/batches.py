@@ -95,20 +95,24 @@ def _rows(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
     return None
 
 
+_scratch = torch.Generator()
+
+
+def _permuted(loader: DataLoader[Any]) -> int | None:
+    """The number of rows that a loader gives in an order drawn from the global generator, if that is all it does."""
+    batches = loader.batch_sampler
+    sampler = batches.sampler if type(batches) is BatchSampler else None
+    plain = type(sampler) is RandomSampler and sampler.generator is None and loader.generator is None
+    if not plain or not isinstance(sampler, RandomSampler) or sampler.replacement:
+        return None
+    return sampler.num_samples if sampler.num_samples == len(sampler.data_source) else None
+
+
 def _order(batches: BatchSampler) -> Tensor:
     """The rows of one pass, batch after batch, int64 ``[n]``, if possible without a Python number for every row."""
     sampler = batches.sampler
     if type(sampler) is SequentialSampler:
         order = torch.arange(len(sampler.data_source))
-    elif (
-        type(sampler) is RandomSampler
-        and sampler.generator is None
-        and not sampler.replacement
-        and sampler.num_samples == len(sampler.data_source)
-    ):  # as its __iter__ does it
-        generator = torch.Generator()
-        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
-        order = torch.randperm(sampler.num_samples, generator=generator)
     else:
         order = torch.tensor(list(sampler), dtype=torch.int64)
     return order[: len(order) - len(order) % batches.batch_size] if batches.drop_last else order
@@ -144,11 +148,12 @@ class IndexedBatches(Batches):
         self.tensors = tensors
         devices = {tensor.device for tensor in tensors}
         self.device = devices.pop() if len(devices) == 1 else None
-        self._carried = _generators(loader)
+        self._carried = [g for g in _generators(loader) if isinstance(g, torch.Generator)]
         # A sampler that draws all its randomness before its first row can be read to the end at once; another may draw
         # between batches, in turn with the training itself.
         sampler = loader.batch_sampler
         self._at_once = sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
+        self._permuted = _permuted(loader)
         self.num_examples = _num_examples(loader)
         self.num_batches = len(loader)
 
@@ -163,8 +168,14 @@ class IndexedBatches(Batches):
     def draw(self) -> Tensor:
         """Draw the rows of one pass, batch after batch, int64 ``[n]``; only if there is a :attr:`batch_size`."""
         assert self._at_once is not None
-        self._draw_base_seed()
-        return _order(self._at_once)
+        if self._permuted is None:
+            self._draw_base_seed()
+            return _order(self._at_once)
+        # The same in a third of the time: the draws of the DataLoader and of the RandomSampler, and what comes of them.
+        _, seed = torch.empty(2, dtype=torch.int64).random_().tolist()
+        _scratch.manual_seed(seed)
+        order = torch.randperm(self._permuted, generator=_scratch)
+        return order[: self._permuted - self._permuted % self._at_once.batch_size] if self._at_once.drop_last else order
 
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         if self._at_once is None:

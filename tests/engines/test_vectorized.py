@@ -247,7 +247,7 @@ def test_chunks_are_as_even_as_possible_and_bounded() -> None:
     assert list(engine.run(job, [])) == []
 
 
-@pytest.mark.parametrize(("numbers", "chunk"), [(10, 1024), (2**20, 16), (2**26, 1)])
+@pytest.mark.parametrize(("numbers", "chunk"), [(10, 1024), (2**20, 4), (2**26, 1)])
 def test_a_chunk_fits_a_budget_of_memory(numbers: int, chunk: int) -> None:
     from lightning_fed.engines.vectorized import _fitting
 
