@@ -31,6 +31,15 @@ class Cohort:
         self.seed = seed
         self.workers = workers
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cohort) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.number, self.seed, self.workers))
+
+    def __repr__(self) -> str:
+        return f"Cohort(number={self.number}, seed={self.seed}, workers={self.workers})"
+
 
 class EvaluationBatch(NamedTuple):
     """The user's own batch, and whose it is.

@@ -16,7 +16,7 @@ from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.errors import RoundError, WorkerError
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import finite_rows
-from lightning_fed.core.types import Aggregate, Job, Updates
+from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
 from lightning_fed.engines import Engine
 from lightning_fed.report import RoundReport
 from lightning_fed.transforms import UpdateTransform
@@ -65,7 +65,7 @@ class FederatedLoop:
         """
         report = RoundReport()
         with isolate_rng(include_cuda=torch.cuda.is_available()), torch.no_grad():
-            results = self.algorithm.visit(self._train, job, self._share(cohort))
+            results = self.algorithm.visit(self._train, job, self._share(job, cohort))
             partial = self.aggregator.fold(self._accepted(results, job, report), job)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
         # has left.
@@ -77,12 +77,12 @@ class FederatedLoop:
                 aggregate = transform.server(aggregate)
         return aggregate, report
 
-    def _share(self, cohort: Sequence[str]) -> Sequence[str]:
+    def _share(self, job: Job, cohort: Sequence[str]) -> Sequence[str]:
         if self.processes.size == 1:
             return cohort
         if not self.algorithm.divisible:
             return cohort if self.processes.rank == 0 else ()
-        return self.processes.share(cohort, {name: self.num_examples(name) for name in cohort})
+        return self.processes.share(cohort, {name: work(job.local, self.num_examples(name)) for name in cohort})
 
     def _train(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         """Let the engine train, and turn every update that must not reach an aggregator into an error."""
@@ -126,6 +126,17 @@ class FederatedLoop:
                 f"round {job.round}: {len(report.workers)} workers are left, but min_workers={self.min_workers}; the "
                 f"global model is as it was before the round. What failed:{failures}"
             )
+
+
+def work(local: LocalTraining, examples: int) -> int:
+    """What one worker's training costs in comparison with others', to divide a cohort by.
+
+    >>> work(LocalTraining(epochs=2), examples=30)
+    60
+    >>> work(LocalTraining(steps=5), examples=30)  # as many batches for everyone
+    5
+    """
+    return local.epochs * examples if local.steps is None else local.steps
 
 
 def _finite(updates: Updates, job: Job) -> Tensor:
