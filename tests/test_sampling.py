@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_fed import CohortSampler, Uniform
-from lightning_fed.cohorts import CohortLoader
+from lightning_fed.cohorts import Cohort, CohortLoader
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,4 +56,4 @@ def test_a_sampler_that_errs_is_named(positions: list[int]) -> None:
 
 def test_a_samplers_order_is_the_order_of_visits() -> None:
     (cohort,) = CohortLoader(["a", "b", "c"], 2, Fixed([2, 0]), seed=5, length=1)
-    assert cohort == (0, 5, ("c", "a"))
+    assert cohort == Cohort(0, 5, ("c", "a"))
