@@ -124,6 +124,10 @@ def main() -> None:
     if trainer.is_global_zero:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         torch.save({"state": model.state_dict(), "metrics": metrics, "step": trainer.global_step}, options.out)
+    if torch.distributed.is_initialized():
+        # Left to the end of the interpreter, gloo's threads abort now and then: "terminate called without an active
+        # exception", after everything is done.
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
