@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from typing import Any
 
 import numpy as np
@@ -259,9 +260,15 @@ def test_a_chunk_of_nobody_is_refused() -> None:
         Vectorized(chunk_size=0)
 
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler"
+)
+
+
 # ---- compiled --------------------------------------------------------------------------------------------------------
 
 
+@needs_compiler
 def test_a_compiled_run_gives_the_same(said: list[str]) -> None:
     torch.manual_seed(0)
     workers = {name: Points(i, 8) for i, name in enumerate("abcd")}
@@ -292,7 +299,9 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_says_so(monkeypatch: pytest
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from torch.compile
-@pytest.mark.parametrize("options", [{"channels_last": True}, {"compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"channels_last": True}, pytest.param({"compile": True}, marks=needs_compiler)], ids=str
+)
 def test_a_sequential_run_with_options_gives_the_same(options: dict[str, bool]) -> None:
     torch.manual_seed(0)
     net = "cnn" if "channels_last" in options else "linear"
