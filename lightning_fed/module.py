@@ -20,6 +20,7 @@ from lightning_fed._lightning import (
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.cohorts import Cohort, EvaluationBatch
+from lightning_fed.core.memory import keep_freed_memory
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import copy_
@@ -201,6 +202,8 @@ class FederatedModule(pl.LightningModule):
         datamodule = self._datamodule
         processes = self._processes()
         processes.broadcast_(list(self.module.buffers()))
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.engine.setup(self.module, datamodule.pool, self.trainer)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
