@@ -40,6 +40,8 @@ from lightning_fed._lightning import pl
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = {"linear": 300, "mlp": 60, "cnn": 5}
+LIMIT = 600
+"""Seconds after which a contender is taken to hang."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ def measure(command: list[str], threads: int) -> dict[str, float] | str:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
     if not Path(command[0]).exists():
         return "no environment; `make bench-peers` makes it"
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    try:
+        process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return f"not done after {LIMIT} s"
     figures = [line for line in process.stdout.splitlines() if line.startswith('{"ms"')]
     if process.returncode == 0 and figures:
         return json.loads(figures[-1])
