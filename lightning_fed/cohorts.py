@@ -88,7 +88,8 @@ class CohortLoader:
         if self._sampler is None:
             return tuple(self._names)
         positions = self._sampler.sample(len(self._names), self._cohort_size, number, self._seed)
-        if len(set(positions)) < len(positions) or not all(0 <= p < len(self._names) for p in positions):
+        first, last = min(positions, default=0), max(positions, default=0)
+        if len(set(positions)) < len(positions) or first < 0 or last >= len(self._names):
             raise ValueError(
                 f"{type(self._sampler).__name__}.sample() gave {positions}: positions must lie in "
                 f"[0, {len(self._names)}) and differ from each other"

@@ -142,10 +142,14 @@ class FederatedModule(pl.LightningModule):
             aggregate, report = self._loop.run(job, cohort.workers)
         self.last_report = report
         self._pending.append(Round(report, aggregate, time.perf_counter() - started))
-        for name, value in {"loss": report.loss, **report.means()}.items():
-            self.log(name, value, on_epoch=False, logger=False, prog_bar=name == "loss", batch_size=1)
         self._last_cohort = cohort
-        loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
+        mean_loss = report.loss
+        loss = torch.tensor(mean_loss, dtype=torch.float32, device=self.device)
+        # Where Lightning itself puts what is logged, at a tenth of the price of `self.log` (which moves a metric object
+        # to its device for every value: 1 ms of a round of 14).
+        values = {name: torch.tensor(value) for name, value in report.means().items()}
+        self.trainer.callback_metrics.update({"loss": loss, **values})
+        self.trainer.progress_bar_metrics["loss"] = mean_loss
         gradients = job.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
@@ -216,10 +220,6 @@ class FederatedModule(pl.LightningModule):
             on_worker_error=self.on_worker_error,
             min_workers=self.min_workers,
         )
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Bring this round's values into ``trainer.callback_metrics``, where they stay for the end of the epoch."""
-        self.trainer.callback_metrics  # noqa: B018 - reading it is what collects the values
 
     def teardown(self, stage: str) -> None:
         """Let go of the workers' copy."""

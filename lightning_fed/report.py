@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
 
 
 @final
-@dataclass(frozen=True)
-class WorkerRecord:
+class WorkerRecord(NamedTuple):
     """What one worker reported.
 
     Args:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from lightning_fed.core.rng import seed_everything
 from lightning_fed.core.types import LocalTraining
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.local_module import examples_in
@@ -46,22 +47,36 @@ class Plan(NamedTuple):
         num_batches: The number of batches in a pass.
         examples: Its weight in means.
         seed: The seed of its randomness in this round.
-        random_state: That of its generator after the draw, from which its training goes on.
         shapes: Those of its batches, one per local step.
         source: Its examples, if batches are rows of tensors.
         order: The rows of all batches, one after another; int64.
         batches: The batches themselves, if they are not.
+        state_after: That of its generator after the draw of batches that are no rows.
     """
 
     worker: str
     num_batches: int
     examples: float
     seed: int
-    random_state: Tensor
     shapes: tuple[Shape, ...]
     source: IndexedBatches | None = None
     order: Tensor | None = None
     batches: Sequence[Any] = ()
+    state_after: Tensor | None = None
+
+    def random_state(self) -> Tensor:
+        """The state of its generator after the draw, from which its training goes on.
+
+        The draw of rows is repeated for it: most modules draw no random numbers, and copying the state of a generator
+        takes as long as drawing an order.
+        """
+        if self.state_after is not None:
+            return self.state_after
+        assert self.source is not None
+        _seed(self.source, self.seed)
+        for _ in range(-(-len(self.shapes) // self.num_batches)):
+            self.source.draw()
+        return torch.default_generator.get_state()
 
 
 def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[Any], Any] | None) -> Plan:
@@ -69,7 +84,7 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
 
     Args:
         worker: The worker.
-        seed: The seed of its randomness in this round, with which the generators have just been seeded.
+        seed: The seed of its randomness in this round.
         local: How long it trains.
         transfer: How its batches come to the device; None: they only have to be moved there.
 
@@ -77,28 +92,22 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
         UnvectorizableError: If only a pass over the data can tell how many batches there are.
     """
     batches = worker.batches
-    if batches.num_batches is None:
+    per_pass = batches.num_batches
+    if per_pass is None:
         raise UnvectorizableError(
             f"the number of batches of worker {worker.name!r} is not known beforehand", only_this_worker=True
         )
-    steps = batches.num_batches * local.epochs if local.steps is None else local.steps
-    passes = -(-steps // batches.num_batches)
-    if isinstance(batches, IndexedBatches) and batches.batch_size is not None and transfer is None:
+    steps = per_pass * local.epochs if local.steps is None else local.steps
+    passes = -(-steps // per_pass)
+    if transfer is None and isinstance(batches, IndexedBatches) and batches.batch_size is not None:
+        _seed(batches, seed)
         order = batches.draw()
-        shapes = _shapes(steps, batches.num_batches, batches.batch_size, len(order))
+        shapes = _shapes(steps, per_pass, batches.batch_size, len(order))
         if passes > 1:
             order = torch.cat([order, *(batches.draw() for _ in range(passes - 1))])
-        state = torch.default_generator.get_state()
-        return Plan(
-            worker.name,
-            batches.num_batches,
-            float(batches.num_examples or 0),
-            seed,
-            state,
-            shapes,
-            batches,
-            order,
-        )
+        return Plan(worker.name, per_pass, float(batches.num_examples or 0), seed, shapes, batches, order)
+    seed_everything(seed)
+    batches.reseed(seed)
     drawn: list[Any] = []
     found: list[Shape] = []
     seen = 0
@@ -113,7 +122,13 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
                 break
     examples = seen / passes if batches.num_examples is None else batches.num_examples
     state = torch.default_generator.get_state()
-    return Plan(worker.name, batches.num_batches, float(examples), seed, state, tuple(found), batches=drawn)
+    return Plan(worker.name, per_pass, float(examples), seed, tuple(found), batches=drawn, state_after=state)
+
+
+def _seed(batches: IndexedBatches, seed: int) -> None:
+    """Seed all that an order drawn at once depends on: a tenth of :func:`seed_everything`'s time."""
+    torch.default_generator.manual_seed(seed)
+    batches.reseed(seed)
 
 
 @lru_cache(maxsize=4096)
@@ -162,7 +177,7 @@ class Chunk:
 
     def active(self, step: int) -> int:
         """The number of workers that take a step: the first ones."""
-        return sum(len(plan.shapes) > step for plan in self._plans)
+        return len(self._plans) if self._alike else sum(len(plan.shapes) > step for plan in self._plans)
 
     def at(self, step: int) -> list[StackedBatch]:
         """The batches of a step, one group for every size."""
@@ -209,10 +224,13 @@ class Chunk:
     def _gathered(self, plans: Sequence[Plan], spans: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Rows of several workers, equally many of each; ``[workers, rows, ...]`` each."""
         sources = [plan.source for plan in plans if plan.source is not None]
-        orders = [plan.order[start:stop] for plan, (start, stop) in zip(plans, spans, strict=True)]  # type: ignore[index]
+        orders = [
+            order if start == 0 and stop == len(order) else order[start:stop]
+            for order, (start, stop) in zip([p.order for p in plans if p.order is not None], spans, strict=True)
+        ]
         offsets = self._store.offsets(sources)
         if offsets is not None:
-            index = (torch.stack(orders) + torch.tensor(offsets).unsqueeze(1)).to(self._device)
+            index = torch.stack(orders).add_(torch.tensor(offsets).unsqueeze(1)).to(self._device)
             return [t.index_select(0, index.view(-1)).view(*index.shape, *t.shape[1:]) for t in self._store.tensors]
         return [
             torch.stack([t.index_select(0, o.to(t.device)) for t, o in zip(same, orders, strict=True)]).to(self._device)

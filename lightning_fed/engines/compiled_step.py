@@ -21,6 +21,8 @@ from lightning_fed._lightning import rank_zero_info, rank_zero_warn
 from lightning_fed.core.types import Tensors
 
 _MOST_SHAPES = 8  # each takes seconds to compile; the steps of others run uncompiled
+# On a CPU. With torch's own 512 threads wait for each other: five steps of 100 linear models took 2.7 ms, not 1.7.
+_LEAST_PER_THREAD = 2**15  # numbers
 
 
 @final
@@ -114,7 +116,7 @@ def _program(gradients: Callable[..., Any]) -> Callable[..., Any]:
         return gradients(parameters, buffers, batch, index)
 
     own = FunctionType(run.__code__.replace(co_name="step"), run.__globals__, "step", closure=run.__closure__)
-    return torch.compile(own, fullgraph=True)
+    return torch.compile(own, fullgraph=True, options={"cpp.min_chunk_size": _LEAST_PER_THREAD})
 
 
 def shapes_of(parameters: Tensors, batch: Any) -> object:

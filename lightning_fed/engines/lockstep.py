@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from typing import Any, cast, final
 
 import numpy as np
@@ -56,7 +55,7 @@ class Lockstep:
         self._gradients = StackedGradients(self._local, self._recorder, compile)
 
     def plan(self, worker: Worker, seed: int, local: LocalTraining) -> Plan:
-        """Draw a worker's batches, as it would draw them alone, from generators that have just been seeded.
+        """Draw a worker's batches, as it would draw them alone.
 
         Raises:
             Exception: Whatever the worker's data raises.
@@ -83,41 +82,34 @@ class Lockstep:
         self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None)
         stacks = {name: p.expand(n, *p.shape).clone() for name, p in job.parameters.items()}
         buffers = {name: b.expand(n, *b.shape).clone() for name, b in job.buffers.items()}
-        self._gradients.begin([p.random_state for p in plans], [p.seed for p in plans])
         self._recorder.clear()
         others = _other_generators()
-        losses = self._fit(job, Chunk(plans, self._local.device, self._store), stacks, buffers, len(plans[0].shapes))
+        chunk = Chunk(plans, self._local.device, self._store)
+        with self._gradients.training(plans):
+            self._fit(job, chunk, stacks, buffers, len(plans[0].shapes))
         if others != _other_generators():
             raise UnvectorizableError("training_step draws from Python's or NumPy's generator, which all workers share")
         delta = job.layout.flatten(stacks, stacked=True)
         torch.sub(job.vector, delta, out=delta)
-        metrics = self._recorder.finish(n)
-        rows = zip(plans, losses, metrics, strict=True)
-        start = 0
-        for names, group in groupby(rows, key=lambda row: tuple(row[2])):
-            part = list(group)
-            stop = start + len(part)
-            numbers = [[p.examples, loss, *logged.values()] for p, loss, logged in part]
-            examples, loss, *columns = torch.tensor(numbers, dtype=torch.float64).unbind(dim=1)
+        logged = self._recorder.finish(n)
+        examples = torch.tensor([p.examples for p in plans], dtype=torch.float64)
+        for start, stop, names in logged.groups():
             yield Updates(
-                workers=tuple(p.worker for p, _, _ in part),
+                workers=tuple(p.worker for p in plans[start:stop]),
                 delta=delta[start:stop],
                 buffers={name: b[start:stop] for name, b in buffers.items()},
-                weight=examples,
-                loss=loss,
-                metrics=dict(zip(names, columns, strict=True)),
+                weight=examples[start:stop],
+                loss=torch.from_numpy(logged.loss[start:stop]),
+                metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in names},
             )
-            start = stop
 
-    def _fit(self, job: Job, chunk: Chunk, stacks: Tensors, buffers: Tensors, steps: int) -> list[float]:
-        """Train in place; gives each worker's mean loss."""
+    def _fit(self, job: Job, chunk: Chunk, stacks: Tensors, buffers: Tensors, steps: int) -> None:
+        """Train in place."""
         leaves = {name: stack.detach().requires_grad_() for name, stack in stacks.items()}
         optimizer = self._optimizer.stacked(
             job.cohort, {self._local.parameters[name]: leaf for name, leaf in leaves.items()}
         )
         n = chunk.active(0)
-        total = torch.zeros(n, dtype=torch.float64, device=self._local.device)
-        weight = torch.zeros(n, dtype=torch.float64, device=self._local.device)
         per_pass = self._local.trainer.num_training_batches
         for step in range(steps):
             active = chunk.active(step)
@@ -125,17 +117,13 @@ class Lockstep:
                 n = active
                 _narrow(leaves, optimizer, n)
             for stacked in chunk.at(step):
-                loss = self._gradients(leaves, buffers, stacked, n)
-                total[stacked.rows] += loss.to(torch.float64) * stacked.size
-                weight[stacked.rows] += stacked.size
+                self._gradients(leaves, buffers, stacked, n)
             self._optimizer.step()
             for leaf in leaves.values():
                 leaf.grad = None
             self._optimizer.step_schedulers("step", step + 1)
             if (step + 1) % per_pass == 0 or (step + 1 == steps and per_pass != float("inf")):
                 self._optimizer.step_schedulers("epoch", -int(-(step + 1) // per_pass))
-        means: list[float] = (total / weight).tolist()
-        return means
 
 
 def _narrow(leaves: Tensors, optimizer: Optimizer, n: int) -> None:

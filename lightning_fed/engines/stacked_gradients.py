@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias, final
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import rank_zero_warn
 from lightning_fed.core.types import Tensors
-from lightning_fed.engines.chunk import StackedBatch
+from lightning_fed.engines.batched import Outputs, batched
+from lightning_fed.engines.chunk import Plan, StackedBatch
 from lightning_fed.engines.compiled_step import CompiledStep, shapes_of
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.local_module import LocalModule, loss_of
@@ -26,7 +27,7 @@ _Results: TypeAlias = tuple[Tensor, list[Tensor], Tensors, list[Tensor | None]]
 
 @final
 class StackedGradients:
-    """Gives n workers' losses and gradients, and lets what they log go to the recorder.
+    """Gives n workers' gradients, and lets their losses and what they log go to the recorder.
 
     Args:
         local: The workers' copy of the module.
@@ -35,38 +36,36 @@ class StackedGradients:
     """
 
     def __init__(self, local: LocalModule, recorder: StackedRecorder, compile: bool) -> None:
-        self._step = _Step(local)
         self._recorder = recorder
         self._local = local
-        self._run: Callable[..., Any] = torch.vmap(self._one, in_dims=(0, 0, 0, None), randomness="different")
+        self._metrics = [m for m in local.module.modules() if isinstance(m, (Metric, MetricCollection))]
         self._generator = generator_of(local.device)
-        self._compiled = CompiledStep(self._one) if compile else None
+        self._compiled = CompiledStep(self._traced) if compile else None
         self._draws = False  # whether the step has been seen to draw random numbers
+        self._plans: Sequence[Plan] = ()
         self._streams: OwnStreams | None = None
 
-    def begin(self, states: Sequence[Tensor], seeds: Sequence[int]) -> None:
-        """Begin with a new chunk.
+    @contextmanager
+    def training(self, plans: Sequence[Plan]) -> Iterator[None]:
+        """Make ready for the steps of a chunk.
 
         Args:
-            states: The state of each worker's generator on the CPU.
-            seeds: The seed of each worker, for an accelerator's generator.
+            plans: Those of its workers.
         """
-        if self._local.device.type == "cuda":
-            generator = torch.Generator(self._local.device)
-            states = [generator.manual_seed(seed).get_state() for seed in seeds]
-        self._streams = OwnStreams(states, self._local.device)
+        self._plans, self._streams = plans, None
+        # Of the kernels for attention on a CPU only the plain one has a rule of vmap; another runs worker by worker.
+        attention = sdpa_kernel(SDPBackend.MATH) if self._local.device.type == "cpu" else nullcontext()
+        with self._recorder.listening(self._metrics), attention:
+            yield
 
-    def __call__(self, leaves: Tensors, buffers: Tensors, stacked: StackedBatch, n: int) -> Tensor:
-        """Run a step of some of the n workers that are training.
+    def __call__(self, leaves: Tensors, buffers: Tensors, stacked: StackedBatch, n: int) -> None:
+        """Run a step of some of the n workers that are training, and let what they log go to the recorder.
 
         Args:
             leaves: The stacked parameters, whose ``grad`` is written at these workers' rows.
             buffers: The stacked buffers, written to at these workers' rows.
             stacked: Their batches.
             n: The number of workers that are training.
-
-        Returns:
-            Their losses; ``[rows]``.
         """
         rows = stacked.rows
         everyone = rows == slice(0, n) if isinstance(rows, slice) else False
@@ -81,15 +80,15 @@ class StackedGradients:
                 leaf.grad[rows] = gradient
         for name, buffer in after.items():
             buffers[name][rows] = buffer
-        self._recorder.take(rows, stacked.size, [output.detach() for output in outputs], self._recorder.events)
-        return loss.detach()
+        logged = [output.detach() for output in outputs]
+        self._recorder.take(rows, stacked.size, loss.detach(), logged, self._recorder.events)
 
     def _compiled_or_not(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         if self._compiled is None:
             return self._differentiated(own, buffers, stacked)
         key = shapes_of(own, stacked.batch)
         own_buffers = {name: buffer[stacked.rows] for name, buffer in buffers.items()}
-        with self._contexts():
+        with self._step_context():
             results = self._compiled.run(key, own, own_buffers, stacked.batch, stacked.index)
         if results is None:
             results = self._differentiated(own, buffers, stacked)
@@ -104,12 +103,11 @@ class StackedGradients:
         gradients = torch.autograd.grad(loss, list(own.values()), torch.ones_like(loss), allow_unused=True)
         return loss, outputs, after, list(gradients)
 
-    def _forward(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> tuple[Tensor, list[Tensor], Tensors]:
+    def _forward(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> Outputs:
         """Run the step; from the first one on that draws random numbers, with each worker's own."""
-        assert self._streams is not None
         if not self._draws:
             before = self._generator.get_state()
-            results = self._vmapped(own, buffers, stacked, nullcontext())
+            results = self._batched(own, buffers, stacked)
             if torch.equal(before, self._generator.get_state()):
                 return results
             self._draws = True
@@ -119,47 +117,47 @@ class StackedGradients:
                     "compile=True is given up, and the steps run uncompiled: training_step draws random numbers, and a "
                     "compiled program would draw them for all workers at once"
                 )
-        workers = range(len(self._streams))
-        self._streams.workers = workers[stacked.rows] if isinstance(stacked.rows, slice) else stacked.rows.tolist()
-        return self._vmapped(own, buffers, stacked, self._streams)
+        streams = self._own_streams()
+        workers = range(len(streams))
+        streams.workers = workers[stacked.rows] if isinstance(stacked.rows, slice) else stacked.rows.tolist()
+        with streams:
+            return self._batched(own, buffers, stacked)
 
-    def _vmapped(
-        self, own: Tensors, buffers: Tensors, stacked: StackedBatch, randomness: AbstractContextManager[Any]
-    ) -> tuple[Tensor, list[Tensor], Tensors]:
-        own_buffers = {name: buffer[stacked.rows].clone() for name, buffer in buffers.items()}
-        with self._contexts(), randomness:
-            loss, (outputs, after) = self._run(own, own_buffers, stacked.batch, stacked.index)
-        return loss, outputs, after
+    def _own_streams(self) -> OwnStreams:
+        if self._streams is None:
+            if self._local.device.type == "cuda":
+                generator = torch.Generator(self._local.device)
+                states = [generator.manual_seed(plan.seed).get_state() for plan in self._plans]
+            else:
+                states = [plan.random_state() for plan in self._plans]
+            self._streams = OwnStreams(states, self._local.device)
+        return self._streams
+
+    def _batched(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> Outputs:
+        # Clones, because the step may write to them and may yet be repeated.
+        state = own | {name: buffer[stacked.rows].clone() for name, buffer in buffers.items()}
+        n = len(next(iter(own.values())))
+        with self._step_context():
+            return batched(lambda state, batch: self._one(state, batch, stacked.index), n, state, stacked.batch)
 
     @contextmanager
-    def _contexts(self) -> Iterator[None]:
-        # Of the kernels for attention on a CPU only the plain one has a rule of vmap; another runs worker by worker.
-        attention = sdpa_kernel(SDPBackend.MATH) if self._local.device.type == "cpu" else nullcontext()
-        with torch.enable_grad(), self._recorder.listening(self._step), self._local.forward_context(), attention:
+    def _step_context(self) -> Iterator[None]:
+        self._recorder.begin_step()
+        with torch.enable_grad(), self._local.forward_context():
             yield
 
-    def _one(self, parameters: Tensors, buffers: Tensors, batch: Any, index: int) -> Any:
-        """One worker's step, as ``vmap`` sees it."""
-        own = {name: buffer.clone() for name, buffer in buffers.items()} if self._compiled is not None else buffers
-        state = {f"module.{name}": value for name, value in (*parameters.items(), *own.items())}
-        loss, after = functional_call(self._step, state, (batch, index))
-        outputs = list(self._recorder.outputs)
-        self._recorder.outputs.clear()  # torch.compile lets no tensor out but by the return value
-        return loss, (outputs, after)
-
-
-@final
-class _Step(nn.Module):
-    """``training_step`` as a ``forward``, which is what ``functional_call`` can call."""
-
-    def __init__(self, local: LocalModule) -> None:
-        super().__init__()
-        self.module = local.module
-        self._local = local
-
-    def forward(self, batch: Any, index: int) -> tuple[Tensor, Tensors]:
-        """Give the loss, and the buffers as they are after the step."""
-        loss = loss_of(self._local.training_step(batch, index))
+    def _one(self, state: Tensors, batch: Any, index: int) -> Outputs:
+        """One worker's step, as ``vmap`` sees it: gives the loss, what was logged, and the buffers after the step."""
+        with self._local.in_place(state):
+            loss = loss_of(self._local.training_step(batch, index))
+            after = self._local.buffers
         if loss is None:
             raise UnvectorizableError("training_step returned None to skip a step, which only one worker alone can do")
-        return loss, self._local.buffers
+        return loss, list(self._recorder.outputs), after
+
+    def _traced(self, parameters: Tensors, buffers: Tensors, batch: Any, index: int) -> tuple[Tensor, Any]:
+        """The same in the form that ``torch.func.grad`` and ``torch.compile`` want."""
+        own = {name: buffer.clone() for name, buffer in buffers.items()}
+        loss, outputs, after = self._one(parameters | own, batch, index)
+        self._recorder.outputs.clear()  # torch.compile lets no tensor out but by the return value
+        return loss, (outputs, after)

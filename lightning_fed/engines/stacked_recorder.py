@@ -11,6 +11,7 @@ import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias, cast, final
 
 import numpy as np
@@ -53,7 +54,7 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class _Logged:
+class _Call:
     """A call of ``self.log``: of an output (by its place), of a metric's value on the batch, or of a metric."""
 
     name: str
@@ -62,7 +63,7 @@ class _Logged:
     batch_size: int | None
 
 
-Events: TypeAlias = "list[_Feed | _Logged]"
+Events: TypeAlias = "list[_Feed | _Call]"
 """What a step did, in order."""
 
 
@@ -70,8 +71,34 @@ Events: TypeAlias = "list[_Feed | _Logged]"
 class _Step:
     rows: Rows
     batch_size: int
+    loss: Tensor
     outputs: Sequence[Tensor]
     events: Events
+
+
+@final
+@dataclass
+class Logged:
+    """What n workers logged, reduced to one number per name and worker.
+
+    Args:
+        loss: The mean loss over the local steps; ``[n]``.
+        values: ``[n]`` for each name.
+        present: Which workers logged under it; bool ``[n]``.
+    """
+
+    loss: NDArray[np.float64]
+    values: dict[str, NDArray[np.float64]]
+    present: dict[str, NDArray[np.bool_]]
+
+    def groups(self) -> list[tuple[int, int, list[str]]]:
+        """Cut the workers into groups that logged under the same names: the first, the one after the last, names."""
+        names, n = list(self.values), len(self.loss)
+        if all(present.all() for present in self.present.values()):
+            return [(0, n, names)]
+        own = [[name for name in names if self.present[name][worker]] for worker in range(n)]
+        starts = [worker for worker in range(n) if worker == 0 or own[worker] != own[worker - 1]]
+        return [(start, stop, own[start]) for start, stop in pairwise([*starts, n])]
 
 
 @final
@@ -127,7 +154,7 @@ class StackedRecorder:
         else:
             raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")
         reduction = "mean" if isinstance(value, Metric) else reduction_of(name, reduce_fx)
-        self.events.append(_Logged(name, noted, reduction, batch_size))
+        self.events.append(_Call(name, noted, reduction, batch_size))
 
     def log_dict(self, dictionary: Mapping[str, Any] | MetricCollection, *places: Any, **options: Any) -> None:
         """Note several values; takes the arguments of ``LightningModule.log_dict``."""
@@ -144,15 +171,13 @@ class StackedRecorder:
         return len(self.outputs) - 1
 
     @contextmanager
-    def listening(self, module: nn.Module) -> Iterator[None]:
-        """Stand in for the module's metrics while a step runs."""
-        self.outputs, self.events = [], []
+    def listening(self, metrics: Sequence[Metric | MetricCollection]) -> Iterator[None]:
+        """Stand in for metrics while steps run."""
         shadows: list[tuple[nn.Module, str, Any]] = []
-        for part in module.modules():
-            if isinstance(part, (Metric, MetricCollection)):
-                for name, stand_in in self._stand_ins(part).items():
-                    shadows.append((part, name, part.__dict__.get(name)))
-                    part.__dict__[name] = stand_in
+        for metric in metrics:
+            for name, stand_in in self._stand_ins(metric).items():
+                shadows.append((metric, name, metric.__dict__.get(name)))
+                metric.__dict__[name] = stand_in
         try:
             yield
         finally:
@@ -185,71 +210,81 @@ class StackedRecorder:
 
         return {"forward": forward, "update": update, "compute": refuse, "reset": refuse}
 
-    def take(self, rows: Rows, batch_size: int, outputs: Sequence[Tensor], events: Events) -> None:
+    def begin_step(self) -> None:
+        """Take down what the next step does."""
+        self.outputs, self.events = [], []
+
+    def take(self, rows: Rows, batch_size: int, loss: Tensor, outputs: Sequence[Tensor], events: Events) -> None:
         """Keep what left a step.
 
         Args:
             rows: The workers that took the step.
             batch_size: The number of examples in each one's batch.
-            outputs: What left it; ``[rows, ...]`` each.
-            events: What it did.
+            loss: Their losses; ``[rows]``.
+            outputs: What was logged; ``[rows, ...]`` each.
+            events: What the step did.
         """
-        if events:
-            self._steps.append(_Step(rows, batch_size, outputs, events))
+        self._steps.append(_Step(rows, batch_size, loss, outputs, events))
 
     def clear(self) -> None:
         """Forget everything."""
         self._steps.clear()
 
-    def finish(self, n: int) -> list[dict[str, float]]:
-        """Reduce everything that was logged to one number per name, for each of the n workers, and forget it."""
+    def finish(self, n: int) -> Logged:
+        """Reduce everything that was logged, for each of the n workers, and forget it."""
         steps, self._steps = self._steps, []
-        results = _reduced(steps, n)
+        logged = _reduced(steps, n)
         if any(isinstance(event, _Feed) for step in steps for event in step.events):
-            for worker, metrics in enumerate(results):
-                metrics.update(_replayed(steps, worker, n))
-        return results
+            for worker in range(n):
+                for name, value in _replayed(steps, worker, n).items():
+                    if name not in logged.values:
+                        logged.values[name] = np.full(n, np.nan)
+                        logged.present[name] = np.zeros(n, dtype=bool)
+                    logged.values[name][worker] = value
+                    logged.present[name][worker] = True
+        return logged
 
 
-@dataclass
-class _Sum:
-    reduction: str
-    values: NDArray[np.float64]
-    weights: NDArray[np.float64]
+class _Column:
+    """The numbers of n workers under one name, as they come in."""
+
+    def __init__(self, n: int, reduction: str) -> None:
+        self.neutral, self.operation = _REDUCE[reduction]
+        self.is_mean = reduction == "mean"
+        self.total = np.full(n, self.neutral)
+        self.weight = np.zeros(n)
+
+    def add(self, rows: Rows, values: NDArray[np.float64], weight: float) -> None:
+        at = rows if isinstance(rows, slice) else rows.numpy()
+        self.total[at] = self.operation(self.total[at], values * weight if self.is_mean else values)
+        self.weight[at] += weight
+
+    def result(self) -> NDArray[np.float64]:
+        return self.total / np.maximum(self.weight, 1) if self.is_mean else self.total
 
 
-def _reduced(steps: list[_Step], n: int) -> list[dict[str, float]]:
-    """The numbers that were logged, for all workers at once."""
-    logged = [
-        (step, event, step.outputs[event.value])
-        for step in steps
-        for event in step.events
-        if isinstance(event, _Logged) and isinstance(event.value, int)
-    ]
-    if not logged:
-        return [{} for _ in range(n)]
+def _reduced(steps: list[_Step], n: int) -> Logged:
+    """The losses, and the numbers that were logged, for all workers at once."""
+    losses = _Column(n, "mean")
+    columns: dict[str, _Column] = {}
+    found = [(step, losses, step.loss, step.batch_size) for step in steps]
+    for step in steps:
+        for event in step.events:
+            if isinstance(event, _Call) and isinstance(event.value, int):
+                column = columns.setdefault(event.name, _Column(n, event.reduction))
+                size = step.batch_size if event.batch_size is None else event.batch_size
+                found.append((step, column, step.outputs[event.value], size))
     # One copy from an accelerator, not one per value.
-    flat = torch.cat([output.to(torch.float64) for _, _, output in logged]).cpu().numpy()
-    sums: dict[str, _Sum] = {}
+    numbers = torch.cat([tensor for _, _, tensor, _ in found]).to(torch.float64).cpu().numpy()
     start = 0
-    for step, event, output in logged:
-        values = flat[start : start + len(output)]
-        start += len(output)
-        neutral, operation = _REDUCE[event.reduction]
-        total = sums.setdefault(event.name, _Sum(event.reduction, np.full(n, neutral), np.zeros(n)))
-        rows = step.rows if isinstance(step.rows, slice) else step.rows.numpy()
-        weight = 1 if event.reduction != "mean" else step.batch_size if event.batch_size is None else event.batch_size
-        if event.reduction == "mean":
-            values = values * weight
-        total.values[rows] = operation(total.values[rows], values)
-        total.weights[rows] += weight
-    columns = {
-        name: total.values / np.maximum(total.weights, 1) if total.reduction == "mean" else total.values
-        for name, total in sums.items()
-    }
-    if all(total.weights.all() for total in sums.values()):
-        return [dict(zip(columns, row, strict=True)) for row in np.stack(list(columns.values()), axis=1).tolist()]
-    return [{name: float(column[i]) for name, column in columns.items() if sums[name].weights[i]} for i in range(n)]
+    for step, column, tensor, size in found:
+        column.add(step.rows, numbers[start : start + len(tensor)], size)
+        start += len(tensor)
+    return Logged(
+        loss=losses.result(),
+        values={name: column.result() for name, column in columns.items()},
+        present={name: column.weight > 0 for name, column in columns.items()},
+    )
 
 
 def _replayed(steps: list[_Step], worker: int, n: int) -> dict[str, float]:

@@ -6,18 +6,15 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import final
 
-import torch
-
 from lightning_fed._lightning import pl
 from lightning_fed.core.errors import WorkerError, describe
-from lightning_fed.core.rng import derive, seed_everything
+from lightning_fed.core.rng import derive
 from lightning_fed.core.types import Job, Updates
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.chunk import Plan
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.lockstep import Lockstep
 from lightning_fed.population import WorkerPool
-from lightning_fed.population.batches import IndexedBatches
 
 _CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**31}
 _LARGEST_CHUNK = 1024
@@ -67,14 +64,7 @@ class Vectorized(Engine):
         """Draw a worker's batches from its own randomness, as the sequential engine does."""
         assert self._lockstep is not None
         assert self._workers is not None
-        seed = derive(job.seed, job.cohort, name)
-        batches = self._workers[name].batches
-        if isinstance(batches, IndexedBatches) and batches.batch_size is not None:
-            torch.default_generator.manual_seed(seed)  # all that its order depends on, in a tenth of the time
-        else:
-            seed_everything(seed)
-        batches.reseed(seed)
-        return self._lockstep.plan(self._workers[name], seed, job.local)
+        return self._lockstep.plan(self._workers[name], derive(job.seed, job.cohort, name), job.local)
 
     def _train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates | WorkerError]:
         """Train a chunk; if that fails, each worker by itself, to learn whose data or numbers it was."""

@@ -96,6 +96,7 @@ def _rows(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
 
 
 _scratch = torch.Generator()
+_two = torch.empty(2, dtype=torch.int64)
 
 
 def _permuted(loader: DataLoader[Any]) -> int | None:
@@ -153,17 +154,14 @@ class IndexedBatches(Batches):
         # between batches, in turn with the training itself.
         sampler = loader.batch_sampler
         self._at_once = sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
+        self.batch_size = None if self._at_once is None else self._at_once.batch_size
+        """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
         self._permuted = _permuted(loader)
         self.num_examples = _num_examples(loader)
         self.num_batches = len(loader)
 
     def reseed(self, seed: int) -> None:
         _reseed(self._carried, seed)
-
-    @property
-    def batch_size(self) -> int | None:
-        """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
-        return None if self._at_once is None else self._at_once.batch_size
 
     def draw(self) -> Tensor:
         """Draw the rows of one pass, batch after batch, int64 ``[n]``; only if there is a :attr:`batch_size`."""
@@ -172,7 +170,7 @@ class IndexedBatches(Batches):
             self._draw_base_seed()
             return _order(self._at_once)
         # The same in a third of the time: the draws of the DataLoader and of the RandomSampler, and what comes of them.
-        _, seed = torch.empty(2, dtype=torch.int64).random_().tolist()
+        _, seed = _two.random_().tolist()
         _scratch.manual_seed(seed)
         order = torch.randperm(self._permuted, generator=_scratch)
         return order[: self._permuted - self._permuted % self._at_once.batch_size] if self._at_once.drop_last else order

@@ -7,6 +7,7 @@ training. On an accelerator the rows also stay on the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import final
 
 import torch
@@ -16,6 +17,9 @@ from lightning_fed.population.batches import IndexedBatches
 
 _BUDGET_BYTES = 2**28
 _LARGEST_ON_CPU = 2**16  # bytes of a worker, above which the copying itself is what takes the time
+
+_NOWHERE: tuple[int, list[int]] = (0, [])
+_version = attrgetter("_version")
 
 
 @final
@@ -33,7 +37,7 @@ class RowStore:
         self.tensors: list[Tensor] = []
         """All rows of all workers; ``[rows, ...]`` each, of which the last ones may be free."""
         self._used = 0
-        self._places: dict[IndexedBatches, tuple[int, tuple[int, ...]]] = {}
+        self._places: dict[IndexedBatches, tuple[int, list[int]]] = {}
 
     def offsets(self, workers: Sequence[IndexedBatches]) -> list[int] | None:
         """Give the first row of each worker, after making a place for those that have none.
@@ -44,21 +48,17 @@ class RowStore:
         Returns:
             One number per worker, or None if their rows cannot lie in one tensor or are better taken where they are.
         """
-        found: list[int] = []
-        missing = []
-        for worker in workers:
-            place = self._places.get(worker)
-            if place is None or place[1] != _versions(worker):
-                missing.append(worker)
-            else:
-                found.append(place[0])
-        if missing and not self._take_in(missing):
+        places = [self._places.get(worker, _NOWHERE) for worker in workers]
+        missing = [w for w, (_, versions) in zip(workers, places, strict=True) if versions != _versions(w)]
+        if not missing:
+            return [start for start, _ in places]
+        if not self._take_in(missing):
             if not self._places or not self._fit(workers):
                 return None
             self._places.clear()
             self._used = 0
             return self.offsets(workers)
-        return [self._places[worker][0] for worker in workers] if missing else found
+        return [self._places[worker][0] for worker in workers]
 
     def _fit(self, workers: Sequence[IndexedBatches]) -> bool:
         """Whether workers may be kept, and would fit if the store were empty."""
@@ -98,6 +98,6 @@ class RowStore:
         self.tensors = grown
 
 
-def _versions(worker: IndexedBatches) -> tuple[int, ...]:
+def _versions(worker: IndexedBatches) -> list[int]:
     """A tensor's version goes up whenever it is written to, and then a copy of it is out of date."""
-    return tuple(tensor._version for tensor in worker.tensors)
+    return list(map(_version, worker.tensors))

@@ -269,10 +269,11 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-def test_a_compiled_run_gives_the_same(said: list[str]) -> None:
+@pytest.mark.parametrize("net", ["idle layer", "batch norm"])
+def test_a_compiled_run_gives_the_same(net: str, said: list[str]) -> None:
     torch.manual_seed(0)
     workers = {name: Points(i, 8) for i, name in enumerate("abcd")}
-    module = Zoo(NETS["idle layer"](), OPTIMIZERS["weight decay"], metrics=True)
+    module = Zoo(NETS[net](), OPTIMIZERS["weight decay"], metrics=True)
     assert_same(module, workers, LocalTraining(epochs=3), Vectorized(compile=True))
     assert "compile=True: compiling a step of 4 workers took" in "".join(said)
 
