@@ -5,7 +5,7 @@ from lightning_fed.data import FederatedDataModule
 from lightning_fed.loop import FederatedLoop
 from lightning_fed.module import FederatedModule
 from lightning_fed.population import Population
-from lightning_fed.sampling import CohortSampler, Uniform
+from lightning_fed.sampling import CohortSampler, RoundRobin, Uniform
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "FederatedModule",
     "Population",
     "RoundError",
+    "RoundRobin",
     "Uniform",
     "WorkerError",
 ]

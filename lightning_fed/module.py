@@ -193,6 +193,8 @@ class FederatedModule(pl.LightningModule):
                 f"min_workers={self.min_workers} can never be met by a cohort of {self._datamodule.cohort_size}; lower "
                 "it or raise cohort_size"
             )
+        if stage == "fit":
+            self.aggregator.check(self._datamodule.cohort_size)
         self._datamodule.attach(self.module, self.on_worker_error)
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make

@@ -40,3 +40,15 @@ class Uniform(CohortSampler):
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return random.Random(derive(seed, number, "cohort")).sample(range(population), cohort_size)
+
+
+@final
+class RoundRobin(CohortSampler):
+    """Everyone in turn: nobody takes part a second time before all have taken part once.
+
+    >>> [RoundRobin().sample(population=5, cohort_size=2, number=number, seed=0) for number in range(3)]
+    [[0, 1], [2, 3], [4, 0]]
+    """
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return [position % population for position in range(number * cohort_size, (number + 1) * cohort_size)]

@@ -14,8 +14,10 @@ DDP = ("--devices", "2", "--strategy", "ddp")
     "options",
     [
         pytest.param(("--norm", "--dropout", "0.3"), id="fedavg with batch norm and dropout, workers' own evaluation"),
-        pytest.param(("--cyclic", "--central"), id="cyclic, central evaluation"),
+        pytest.param(("--algorithm", "Cyclic()", "--central"), id="cyclic, central evaluation"),
         pytest.param(("--accumulate", "2", "--cohort", "3"), id="accumulating, uneven shares"),
+        pytest.param(("--aggregator", "Median()", "--norm"), id="median, with batch norm"),
+        pytest.param(("--aggregator", "MultiKrum(1)", "--broken", "3", "--on-worker-error", "drop"), id="multi-krum"),
         pytest.param(("--broken", "3", "--on-worker-error", "drop", "--central"), id="a worker drops out"),
     ],
 )

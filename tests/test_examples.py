@@ -45,3 +45,19 @@ def test_digits_reaches_93_percent(tmp_path: Path) -> None:
     accuracy = re.search(r"accuracy on held-out digits after 200 rounds: ([\d.]+) %", output)
     assert accuracy is not None
     assert float(accuracy[1]) > 93
+
+
+def test_robust_aggregators_withstand_attackers_under_which_the_mean_falls() -> None:
+    chosen = ("WeightedMean", "Median", "MultiKrum", "GeometricMedian")
+    output = example("attackers.py", "--aggregators", *chosen)
+    table = re.findall(r"^(\w+) +([\d. ]+)$", output, re.M)
+    rows = {name: [float(figure) for figure in figures.split()] for name, figures in table}
+    assert tuple(rows) == chosen
+    clean, *attacked = rows.pop("WeightedMean")
+    assert clean > 90
+    assert max(attacked) < 50
+    for name, (without, flipped, scaled, colluding) in rows.items():
+        assert without > clean - 3, name
+        assert min(flipped, scaled) > without - 3, name
+        # Rules that choose updates leave colluders out; those that go by ranks or distances are pulled a little.
+        assert colluding > (without - 3 if name == "MultiKrum" else 80), name

@@ -1,6 +1,23 @@
 """Aggregators: how a stack of updates becomes one."""
 
 from lightning_fed.aggregation.base import Aggregator
+from lightning_fed.aggregation.bulyan import Bulyan
+from lightning_fed.aggregation.geometric_median import GeometricMedian
+from lightning_fed.aggregation.krum import Krum, MultiKrum
 from lightning_fed.aggregation.mean import WeightedMean
+from lightning_fed.aggregation.median import Median, TrimmedMean
+from lightning_fed.aggregation.normalized import NormalizedMean
+from lightning_fed.aggregation.robust import RobustAggregator
 
-__all__ = ["Aggregator", "WeightedMean"]
+__all__ = [
+    "Aggregator",
+    "Bulyan",
+    "GeometricMedian",
+    "Krum",
+    "Median",
+    "MultiKrum",
+    "NormalizedMean",
+    "RobustAggregator",
+    "TrimmedMean",
+    "WeightedMean",
+]

@@ -19,6 +19,16 @@ class Aggregator(ABC, Generic[Partial]):
     finish together. Every update that arrives is finite and has the names, shapes and dtypes of the global model.
     """
 
+    def check(self, cohort_size: int) -> None:
+        """Refuse a cohort that is too small for what the aggregator promises; called before the first round.
+
+        Args:
+            cohort_size: The number of workers in a round.
+
+        Raises:
+            ValueError: Stating the inequality that does not hold.
+        """
+
     @abstractmethod
     def fold(self, updates: Iterable[Updates], job: Job) -> Partial:
         """Take in the updates of this process's workers, as a stream.

@@ -17,7 +17,9 @@ from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
 
 
 @dataclass
-class _Sums:
+class Sums:
+    """Weighted sums over the workers of one process; largest values of integer buffers."""
+
     delta: Tensor
     buffers: Tensors
     largest: Tensors
@@ -25,15 +27,15 @@ class _Sums:
 
 
 @final
-class WeightedMean(Aggregator[_Sums]):
+class WeightedMean(Aggregator[Sums]):
     """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i.
 
     Float and complex buffers (BatchNorm statistics) are averaged with the same weights, integer ones take the maximum.
     """
 
-    def fold(self, updates: Iterable[Updates], job: Job) -> _Sums:
+    def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
         floating = {n: b for n, b in job.buffers.items() if b.is_floating_point() or b.is_complex()}
-        sums = _Sums(
+        sums = Sums(
             delta=torch.zeros_like(job.vector),
             buffers={n: torch.zeros(b.shape, dtype=wide(b.dtype), device=b.device) for n, b in floating.items()},
             largest={n: b.clone() for n, b in job.buffers.items() if n not in floating},
@@ -49,7 +51,7 @@ class WeightedMean(Aggregator[_Sums]):
             del update  # see Sequential.run
         return sums
 
-    def finish(self, partial: _Sums, processes: Processes) -> Aggregate:
+    def finish(self, partial: Sums, processes: Processes) -> Aggregate:
         weight = partial.weight.to(partial.delta.device)
         processes.sum_([weight, partial.delta, *partial.buffers.values()])
         processes.max_(list(partial.largest.values()))

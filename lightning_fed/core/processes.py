@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar, final
 
@@ -72,6 +73,24 @@ class Processes:
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Give every process the rows of all, in order of rank.
+
+        Args:
+            rows: ``[k, ...]``, where k may differ from process to process, and nothing else.
+        """
+        if self.size == 1:
+            return rows
+        # As bytes, because gloo has no complex numbers and no truth values.
+        bytes_ = rows.reshape(len(rows), math.prod(rows.shape[1:])).contiguous().view(torch.uint8)
+        lengths = self.gather(len(rows))
+        padded = bytes_.new_zeros(max(lengths), bytes_.shape[1])
+        padded[: len(rows)] = bytes_
+        everyones = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(everyones, padded)
+        parts = [theirs[:length] for theirs, length in zip(everyones, lengths, strict=True)]
+        return torch.cat(parts).view(rows.dtype).view(-1, *rows.shape[1:])
 
     def gather(self, thing: T) -> list[T]:
         """Give every process what each of them holds, in order of rank. ``thing`` is pickled: keep it small."""

@@ -2,27 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cohorts import job, stack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
-
-
-def job(parameters: dict[str, Tensor], buffers: dict[str, Tensor] | None = None) -> Job:
-    return Job(0, 0, 0, parameters, buffers or {}, LocalTraining())
-
-
-def stack(delta: Tensor, weight: list[float], buffers: dict[str, Tensor] | None = None) -> Updates:
-    return Updates(
-        workers=tuple(f"w{i}" for i in range(len(weight))),
-        delta=delta,
-        buffers=buffers or {},
-        weight=torch.tensor(weight, dtype=torch.float64),
-        loss=torch.zeros(len(weight), dtype=torch.float64),
-    )
+from lightning_fed.core.types import Aggregate, Job, Updates
 
 
 def mean(sent: Job, *stacks: Updates) -> Aggregate:

@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_fed import FederatedDataModule, FederatedModule
-from lightning_fed.algorithms import Cyclic, FedAvg
+from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
@@ -84,7 +83,8 @@ def main() -> None:
     parser.add_argument("--ckpt")
     parser.add_argument("--norm", action="store_true")
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--cyclic", action="store_true")
+    parser.add_argument("--algorithm", default="FedAvg()")
+    parser.add_argument("--aggregator", default="None")
     parser.add_argument("--central", action="store_true")
     parser.add_argument("--broken", type=int, default=-1)
     parser.add_argument("--on-worker-error", default="raise")
@@ -94,7 +94,8 @@ def main() -> None:
     model = Net(options.norm, options.dropout)
     federated = FederatedModule(
         model,
-        algorithm=Cyclic() if options.cyclic else FedAvg(),
+        algorithm=eval(options.algorithm, vars(algorithms)),
+        aggregator=eval(options.aggregator, vars(aggregation)),
         server_optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
         server_lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
         on_worker_error=options.on_worker_error,

@@ -1,0 +1,96 @@
+"""What attackers among the workers do to the mean, and to aggregators that are made to withstand them.
+
+    python examples/attackers.py
+
+Handwritten digits, dealt out evenly to 50 workers, of whom 10 lie about what they learned. Prints the accuracy on
+held-out digits for every attack and aggregator. Needs scikit-learn: pip install "lightning_fed[examples]".
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
+from lightning_fed.aggregation import Bulyan, GeometricMedian, Krum, Median, MultiKrum, TrimmedMean, WeightedMean
+from lightning_fed.core.types import Aggregate, Updates
+from lightning_fed.datasets import IID, DigitsDataModule, PartitionedPopulation
+from lightning_fed.models import MLPClassifier
+from lightning_fed.transforms import UpdateTransform
+
+WORKERS, ATTACKERS = 50, 10
+AGGREGATORS: list[Any] = [
+    *(WeightedMean(), Median(), TrimmedMean(ATTACKERS), Krum(ATTACKERS), MultiKrum(ATTACKERS), Bulyan(ATTACKERS)),
+    GeometricMedian(),
+]
+ATTACKS = ("none", "sign flip", "scaled", "colluding")
+
+
+@dataclass(frozen=True)
+class Attack(UpdateTransform):
+    """Replaces the updates of some workers before they leave.
+
+    Args:
+        kind: ``"sign flip"``: ten times the opposite; ``"scaled"``: a thousand times as much; ``"colluding"``: all
+            send the same, ten times the opposite of what they learned on average.
+        attackers: Their names.
+    """
+
+    kind: str
+    attackers: frozenset[str]
+
+    def worker(self, updates: Updates) -> Updates:
+        lying = torch.tensor([name in self.attackers for name in updates.workers]).unsqueeze(1)
+        if self.kind == "colluding":
+            common = updates.delta[lying.flatten()].mean(dim=0) if lying.any() else updates.delta[0]
+            lie = -10 * common.expand_as(updates.delta)
+        else:
+            lie = updates.delta * {"none": 1.0, "sign flip": -10.0, "scaled": 1000.0}[self.kind]
+        return replace(updates, delta=torch.where(lying, lie, updates.delta))
+
+    def server(self, aggregate: Aggregate) -> Aggregate:
+        return aggregate
+
+
+def accuracy(aggregator: Any, kind: str, rounds: int) -> float:
+    pl.seed_everything(0, verbose=False)
+    workers = PartitionedPopulation(DigitsDataModule(), IID(workers=WORKERS, seed=0), batch_size=10)
+    attack = Attack(kind, frozenset(list(workers)[:ATTACKERS]))
+    data = FederatedDataModule(workers, val=DigitsDataModule(), seed=0)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    options = {"max_steps": rounds, "max_epochs": -1, "limit_val_batches": 0, "accelerator": "cpu", "devices": 1}
+    model = MLPClassifier(in_features=64, hidden=(64,), classes=10, lr=0.3)
+    federated = FederatedModule(model, aggregator=aggregator, transforms=[attack])
+    with contextlib.suppress(WorkerError):  # numbers have grown beyond bounds; the model is as it was before that round
+        pl.Trainer(**options, **quiet).fit(federated, data)
+    (result,) = pl.Trainer(**options, **quiet).test(federated, data, verbose=False)
+    return 100 * result["test_acc"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--aggregators", nargs="+", default=[type(aggregator).__name__ for aggregator in AGGREGATORS])
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
+    options = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    print(f"accuracy in % after {options.rounds} rounds, {ATTACKERS} of {WORKERS} workers attacking\n")
+    print(f"{'aggregator':18}" + "".join(f"{kind:>11}" for kind in options.attacks))
+    for aggregator in AGGREGATORS:
+        name = type(aggregator).__name__
+        if name not in options.aggregators:
+            continue
+        figures = [accuracy(aggregator, kind, options.rounds) for kind in options.attacks]
+        print(f"{name:18}" + "".join(f"{figure:11.1f}" for figure in figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Bulyan: El Mhamdi et al., *The Hidden Vulnerability of Distributed Learning in Byzantium*, 2018."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.krum import refuse_negative, scores, squared_distances
+from lightning_fed.aggregation.median import median
+from lightning_fed.aggregation.robust import Combine, RobustAggregator, require
+
+
+@final
+@dataclass(frozen=True)
+class Bulyan(RobustAggregator):
+    """Krum chooses n - 2f updates, one at a time; of these the n - 4f values nearest the median are averaged.
+
+    That is section 4 of the paper. The second step is for every coordinate by itself, so that a choice with one bad
+    coordinate does no harm either.
+
+    Args:
+        attackers: How many workers may be attackers, f.
+
+    Raises:
+        ValueError: If it is negative.
+    """
+
+    attackers: int
+
+    def __post_init__(self) -> None:
+        refuse_negative(self.attackers)
+
+    def check(self, cohort_size: int) -> None:
+        require(cohort_size >= 4 * self.attackers + 3, self, cohort_size, "n >= 4 attackers + 3")
+
+    def combination(self, delta: Tensor) -> Combine:
+        chosen = self._chosen(squared_distances(delta))
+        kept = len(chosen) - 2 * self.attackers
+
+        def combine(rows: Tensor) -> Tensor:
+            candidates = rows[chosen]
+            nearest = (candidates - median(candidates)).abs().topk(kept, dim=0, largest=False).indices
+            return candidates.gather(0, nearest).mean(dim=0)
+
+        return combine
+
+    def _chosen(self, distances: Tensor) -> list[int]:
+        left = list(range(len(distances)))
+        chosen: list[int] = []
+        while len(chosen) < len(distances) - 2 * self.attackers:
+            index = torch.tensor(left, device=distances.device)
+            among = distances[index][:, index]
+            best = int(scores(among, self.attackers).argmin()) if len(left) > 1 else 0
+            chosen.append(left.pop(best))
+        return chosen

@@ -1,0 +1,97 @@
+"""Krum and MultiKrum: Blanchard et al., *Machine Learning with Adversaries*, 2017."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.robust import Combine, RobustAggregator, require
+
+
+@final
+@dataclass(frozen=True)
+class Krum(RobustAggregator):
+    """The one update that lies closest to its n - f - 2 nearest others, by the sum of squared distances (section 4).
+
+    Args:
+        attackers: How many workers may be attackers, f.
+
+    Raises:
+        ValueError: If it is negative.
+    """
+
+    attackers: int
+
+    def __post_init__(self) -> None:
+        refuse_negative(self.attackers)
+
+    def check(self, cohort_size: int) -> None:
+        require(cohort_size >= 2 * self.attackers + 3, self, cohort_size, "n >= 2 attackers + 3")
+
+    def combination(self, delta: Tensor) -> Combine:
+        best = scores(squared_distances(delta), self.attackers).argmin()
+        return lambda rows: rows[best]
+
+
+@final
+@dataclass(frozen=True)
+class MultiKrum(RobustAggregator):
+    """The mean of the m updates with the best scores of Krum (section 5).
+
+    Args:
+        attackers: How many workers may be attackers, f.
+        selected: m; None: as many as possible, n - f - 2.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    attackers: int
+    selected: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse_negative(self.attackers)
+        if self.selected is not None and self.selected < 1:
+            raise ValueError(f"selected={self.selected} must be at least 1")
+
+    def check(self, cohort_size: int) -> None:
+        require(cohort_size >= 2 * self.attackers + 3, self, cohort_size, "n >= 2 attackers + 3")
+        most = cohort_size - self.attackers - 2
+        require((self.selected or 1) <= most, self, cohort_size, "selected <= n - attackers - 2")
+
+    def combination(self, delta: Tensor) -> Combine:
+        m = self.selected or len(delta) - self.attackers - 2
+        best = scores(squared_distances(delta), self.attackers).topk(m, largest=False).indices
+        return lambda rows: rows[best].mean(dim=0)
+
+
+def squared_distances(rows: Tensor) -> Tensor:
+    """Squared distances between all rows; float64 ``[n, n]``.
+
+    Not by the product of the matrix with itself, which for rows far from 0 loses the differences.
+    """
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").to(torch.float64).square()
+
+
+def scores(distances: Tensor, attackers: int) -> Tensor:
+    """For every row the sum of its n - f - 2 smallest distances to others, or of one if that is less; ``[n]``.
+
+    Args:
+        distances: ``[n, n]``, n at least 2.
+        attackers: f.
+    """
+    nearest = max(len(distances) - attackers - 2, 1)
+    return distances.sort(dim=1).values[:, 1 : 1 + nearest].sum(dim=1)  # the first is that to itself
+
+
+def refuse_negative(attackers: int) -> None:
+    """Refuse a number of attackers that is none.
+
+    Raises:
+        ValueError: If it is negative.
+    """
+    if attackers < 0:
+        raise ValueError(f"attackers={attackers} must be at least 0")

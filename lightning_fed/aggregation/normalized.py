@@ -1,0 +1,72 @@
+"""FedNova's normalised mean: Wang et al. 2020, equation 8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.base import Aggregator
+from lightning_fed.aggregation.mean import Sums, WeightedMean
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.types import Aggregate, Job, Updates
+
+
+@final
+@dataclass(frozen=True)
+class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
+    """``τ Σ wᵢ Δᵢ/aᵢ / Σ wᵢ`` with ``τ = Σ wᵢ aᵢ / Σ wᵢ``, where ``aᵢ`` is what worker i's local steps amount to.
+
+    Args:
+        momentum: That of the workers' SGD.
+        shrinkage: Learning rate times weight of a proximal term, ημ.
+    """
+
+    momentum: float = 0.0
+    shrinkage: float = 0.0
+
+    def fold(self, updates: Iterable[Updates], job: Job) -> tuple[Sums, Tensor]:
+        effective = torch.zeros((), dtype=torch.float64)
+
+        def normalized() -> Iterator[Updates]:
+            for update in updates:
+                steps = [effective_steps(int(s), self.momentum, self.shrinkage) for s in update.steps.tolist()]
+                a = torch.tensor(steps, dtype=torch.float64)
+                effective.add_((update.weight * a).sum())
+                yield replace(update, delta=update.delta / a.to(update.delta).unsqueeze(1))
+
+        return WeightedMean().fold(normalized(), job), effective
+
+    def finish(self, partial: tuple[Sums, Tensor], processes: Processes) -> Aggregate:
+        sums, effective = partial
+        total = torch.stack([effective, sums.weight])
+        processes.sum_([total])
+        mean = WeightedMean().finish(sums, processes)
+        return replace(mean, delta=mean.delta.mul_(float(total[0] / total[1])))
+
+
+@lru_cache(maxsize=4096)
+def effective_steps(steps: int, momentum: float = 0.0, shrinkage: float = 0.0) -> float:
+    """How many plain steps some steps of a local solver amount to: ``‖a‖₁`` of the paper.
+
+    ``a`` says how far each gradient has moved the parameters in the end, in units of the learning rate. That depends
+    only on how many steps came after it, so one gradient is followed.
+
+    Args:
+        steps: The number of local steps τ.
+        momentum: That of SGD, ρ. Alone it gives (τ - ρ(1 - ρ^τ)/(1 - ρ))/(1 - ρ).
+        shrinkage: Learning rate times weight of a proximal term, ημ. Alone it gives (1 - (1 - ημ)^τ)/(ημ).
+
+    >>> effective_steps(3), effective_steps(3, momentum=0.5), effective_steps(3, shrinkage=0.5)
+    (3.0, 4.25, 1.75)
+    """
+    moved, velocity, total = 0.0, 0.0, 0.0
+    for step in range(steps):
+        velocity = momentum * velocity + (1.0 if step == 0 else 0.0) - shrinkage * moved
+        moved += velocity
+        total += abs(moved)
+    return total

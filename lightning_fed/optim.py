@@ -1,0 +1,76 @@
+"""Server optimizers that torch does not have.
+
+FedAvgM is ``torch.optim.SGD(momentum=...)``, FedAdagrad ``torch.optim.Adagrad``, FedAdam ``torch.optim.Adam``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+@final
+class Yogi(Optimizer):
+    """FedYogi's step: Reddi et al., *Adaptive Federated Optimization*, 2021, algorithm 2; Zaheer et al. 2018.
+
+    ``m = β₁m + (1 - β₁)g``, ``v = v - (1 - β₂)g² sign(v - g²)``, ``x = x - lr · m / (√v + τ)``; ``v`` starts at τ², and
+    there is no correction of bias. Where Adam's ``v`` follows g² at once, Yogi's moves by at most ``(1 - β₂)g²``.
+
+    Args:
+        params: Parameters or parameter groups.
+        lr: The learning rate.
+        betas: β₁ and β₂.
+        tau: τ, how little adaptive it is; 1e-3 in the paper.
+
+    Raises:
+        ValueError: If one of them is out of range.
+
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> w.grad = torch.tensor([2.0])
+    >>> Yogi([w], lr=0.1, betas=(0.0, 0.0), tau=1.0).step()  # v = 1 - 4 · sign(1 - 4) = 5
+    >>> round(w.item(), 4)  # 1 - 0.1 · 2 / (√5 + 1)
+    0.9382
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.99),
+        tau: float = 1e-3,
+    ) -> None:
+        if lr < 0 or tau <= 0 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"lr={lr} must be at least 0, tau={tau} positive, and both of betas={betas} lie in [0, 1)")
+        super().__init__(params, {"lr": lr, "betas": betas, "tau": tau})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step.
+
+        Args:
+            closure: Evaluates the loss and its gradients again, if given.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step(parameter, parameter.grad, group)
+        return loss
+
+    def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        state = self.state[parameter]
+        if not state:
+            state["m"] = torch.zeros_like(parameter)
+            state["v"] = torch.full_like(parameter, group["tau"] ** 2)
+        square = gradient * gradient
+        state["m"].lerp_(gradient, 1 - beta1)
+        state["v"].addcmul_(square, torch.sign(state["v"] - square), value=beta2 - 1)
+        parameter.addcdiv_(state["m"], state["v"].sqrt().add_(group["tau"]), value=-group["lr"])
