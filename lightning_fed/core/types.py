@@ -41,6 +41,23 @@ class LocalTraining:
 
 @final
 @dataclass(frozen=True)
+class Penalty:
+    """What a worker minimises besides its loss: ``⟨linear, w⟩ + proximal/2 · ‖w − w_global‖²``.
+
+    Plain data, and enough for algorithms that correct local gradients: FedProx is the second term, SCAFFOLD the first
+    with the difference of two control variates, FedDyn both.
+
+    Args:
+        proximal: The weight of the distance from the global parameters.
+        linear: A vector for each worker that has one, ``[size]``, laid out as ``job.layout`` says.
+    """
+
+    proximal: float = 0.0
+    linear: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
 class Job:
     """What the server sends to the workers of a cohort. Plain data, so that it can cross to another machine.
 
@@ -51,6 +68,7 @@ class Job:
         parameters: The global parameters that are trained, by name. Read only.
         buffers: The global buffers (BatchNorm statistics), by name. Read only.
         local: How long each worker trains.
+        penalty: What workers minimise besides their loss, if anything.
     """
 
     round: int
@@ -59,6 +77,7 @@ class Job:
     parameters: Tensors
     buffers: Tensors
     local: LocalTraining
+    penalty: Penalty | None = None
 
     @cached_property
     def layout(self) -> Layout:
@@ -97,6 +116,7 @@ class Updates:
         buffers: The buffers after local training; ``{name: [n, ...]}``.
         weight: The number of training examples; float64 ``[n]``.
         loss: The mean loss over the local steps; float64 ``[n]``.
+        steps: The number of local steps; float64 ``[n]``.
         metrics: What the workers logged, each worker's own reduction; ``{name: float64 [n]}``.
     """
 
@@ -105,6 +125,7 @@ class Updates:
     buffers: Tensors
     weight: Tensor
     loss: Tensor
+    steps: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -129,6 +150,7 @@ class Updates:
             buffers=pick(self.buffers),
             weight=self.weight[keep],
             loss=self.loss[keep],
+            steps=self.steps[keep],
             metrics=pick(self.metrics),
         )
 

@@ -22,6 +22,7 @@ from lightning_fed.engines.chunk import Chunk, Plan, plan
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.local_module import LocalModule
 from lightning_fed.engines.local_optimizer import LocalOptimizer
+from lightning_fed.engines.penalties import PenaltyGradient
 from lightning_fed.engines.stacked_gradients import StackedGradients
 from lightning_fed.engines.stacked_recorder import StackedRecorder
 from lightning_fed.population import Worker
@@ -85,25 +86,36 @@ class Lockstep:
         self._recorder.clear()
         others = _other_generators()
         chunk = Chunk(plans, self._local.device, self._store)
+        penalty = None if job.penalty is None else PenaltyGradient(job, [p.worker for p in plans], stacked=True)
         with self._gradients.training(plans):
-            self._fit(job, chunk, stacks, buffers, len(plans[0].shapes))
+            self._fit(job, chunk, penalty, stacks, buffers, len(plans[0].shapes))
         if others != _other_generators():
             raise UnvectorizableError("training_step draws from Python's or NumPy's generator, which all workers share")
         delta = job.layout.flatten(stacks, stacked=True)
         torch.sub(job.vector, delta, out=delta)
         logged = self._recorder.finish(n)
         examples = torch.tensor([p.examples for p in plans], dtype=torch.float64)
+        steps = torch.tensor([len(p.shapes) for p in plans], dtype=torch.float64)
         for start, stop, names in logged.groups():
             yield Updates(
                 workers=tuple(p.worker for p in plans[start:stop]),
                 delta=delta[start:stop],
                 buffers={name: b[start:stop] for name, b in buffers.items()},
                 weight=examples[start:stop],
+                steps=steps[start:stop],
                 loss=torch.from_numpy(logged.loss[start:stop]),
                 metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in names},
             )
 
-    def _fit(self, job: Job, chunk: Chunk, stacks: Tensors, buffers: Tensors, steps: int) -> None:
+    def _fit(
+        self,
+        job: Job,
+        chunk: Chunk,
+        penalty: PenaltyGradient | None,
+        stacks: Tensors,
+        buffers: Tensors,
+        steps: int,
+    ) -> None:
         """Train in place."""
         leaves = {name: stack.detach().requires_grad_() for name, stack in stacks.items()}
         optimizer = self._optimizer.stacked(
@@ -118,6 +130,8 @@ class Lockstep:
                 _narrow(leaves, optimizer, n)
             for stacked in chunk.at(step):
                 self._gradients(leaves, buffers, stacked, n)
+            if penalty is not None:
+                penalty.add_(leaves)
             self._optimizer.step()
             for leaf in leaves.values():
                 leaf.grad = None

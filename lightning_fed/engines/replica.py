@@ -23,6 +23,7 @@ from lightning_fed.core.types import Job, LocalTraining, Tensors
 from lightning_fed.engines.compiled_step import compiled_or_not
 from lightning_fed.engines.local_module import LocalModule, examples_in, loss_of
 from lightning_fed.engines.local_optimizer import LocalOptimizer
+from lightning_fed.engines.penalties import PenaltyGradient
 from lightning_fed.engines.recorder import Recorder, weighted_mean
 from lightning_fed.engines.stacking import LocalResult
 from lightning_fed.population import Worker
@@ -59,6 +60,7 @@ class Replica:
         self.trainer = self._local.trainer
         self._optimizer = LocalOptimizer(self.module, self.trainer)
         self._hooks = self._local.hooks
+        self._penalty: PenaltyGradient | None = None
 
     def check(self) -> None:
         """Refuse at the start what would fail in the middle.
@@ -86,8 +88,9 @@ class Replica:
             metric.reset()
         self.recorder.clear()
         self.trainer.plan(job.local, worker.batches.num_batches)
+        self._penalty = None if job.penalty is None else PenaltyGradient(job, [worker.name], stacked=False)
         with torch.enable_grad():
-            loss, seen, passes = self._fit(job, worker)
+            loss, seen, passes, steps = self._fit(job, worker)
         with torch.no_grad():
             for name, sent in job.wide_parameters.items():
                 torch.sub(sent, self._local.parameters[name], out=delta[name])
@@ -96,12 +99,13 @@ class Replica:
             worker=worker.name,
             examples=seen / passes if examples is None else examples,
             loss=loss,
+            steps=steps,
             metrics=self.recorder.results(),
             buffers={n: b.detach().clone() for n, b in self._local.buffers.items()},
         )
 
-    def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int]:
-        """Pass over the worker's batches; gives the mean loss, the examples seen and the passes begun."""
+    def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int, int]:
+        """Pass over the worker's batches; gives the mean loss, the examples seen, the passes begun and the steps."""
         local = job.local
         optimizer = self._optimizer.fresh(job.cohort)
         scaler = self._scaler()
@@ -139,7 +143,7 @@ class Replica:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
-        return weighted_mean(losses, sizes), seen, passes
+        return weighted_mean(losses, sizes), seen, passes, step
 
     def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
         """One local step; gives what a Trainer gives to ``on_train_batch_end``: a dict with the loss, or empty."""
@@ -151,6 +155,8 @@ class Replica:
             if loss is None:
                 return {}
             loss.backward()  # type: ignore[no-untyped-call]
+            if self._penalty is not None:
+                self._penalty.add_(self._local.parameters)
             self._optimizer.step()
             return {"loss": loss.detach()}
         outputs: dict[str, Any] = {}
@@ -172,6 +178,8 @@ class Replica:
             self._call("on_after_backward")
             if scaler is not None:
                 scaler.unscale_(optimizer)
+            if self._penalty is not None:
+                self._penalty.add_(self._local.parameters)
             self._call("on_before_optimizer_step", optimizer)
             self._call("configure_gradient_clipping", optimizer, None, None)
             outputs.update(output if isinstance(output, dict) else {}, loss=loss.detach())

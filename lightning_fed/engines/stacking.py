@@ -22,6 +22,7 @@ class LocalResult:
         worker: The worker's name.
         examples: The number of its training examples.
         loss: The mean loss over the local steps.
+        steps: The number of local steps.
         metrics: What it logged, by name.
         buffers: The buffers after local training.
     """
@@ -29,6 +30,7 @@ class LocalResult:
     worker: str
     examples: float
     loss: float
+    steps: int
     metrics: dict[str, float]
     buffers: Tensors
 
@@ -59,14 +61,15 @@ def stacked(results: Sequence[LocalResult], delta: Tensor) -> Iterator[Updates]:
     start = 0
     for names, group in groupby(results, key=lambda result: tuple(result.metrics)):
         part = list(group)
-        numbers = torch.tensor([[r.examples, r.loss, *r.metrics.values()] for r in part], dtype=torch.float64)
-        examples, loss, *metrics = numbers.unbind(dim=1)
+        numbers = torch.tensor([[r.examples, r.loss, r.steps, *r.metrics.values()] for r in part], dtype=torch.float64)
+        examples, loss, steps, *metrics = numbers.unbind(dim=1)
         yield Updates(
             workers=tuple(result.worker for result in part),
             delta=delta[start : start + len(part)],
             buffers={name: torch.stack([result.buffers[name] for result in part]) for name in part[0].buffers},
             weight=examples,
             loss=loss,
+            steps=steps,
             metrics=dict(zip(names, metrics, strict=True)),
         )
         start += len(part)

@@ -16,6 +16,7 @@ def updates() -> Updates:
         buffers={"n": torch.tensor([1, 2, 3])},
         weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
         loss=torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),
+        steps=torch.tensor([4.0, 5.0, 6.0], dtype=torch.float64),
         metrics={"acc": torch.tensor([0.5, 0.6, 0.7], dtype=torch.float64)},
     )
 
@@ -26,6 +27,7 @@ def test_rows_picks_from_every_field() -> None:
     assert kept.delta.tolist() == [[0.0, 1.0], [4.0, 5.0]]
     assert kept.buffers["n"].tolist() == [1, 3]
     assert (kept.weight.tolist(), kept.loss.tolist(), kept.metrics["acc"].tolist()) == ([1, 3], [0.1, 0.3], [0.5, 0.7])
+    assert kept.steps.tolist() == [4, 6]
     none = updates().rows(torch.zeros(3, dtype=torch.bool))
     assert none.workers == ()
     assert none.delta.shape == (0, 2)

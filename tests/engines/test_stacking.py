@@ -8,7 +8,7 @@ from lightning_fed.engines.stacking import LocalResult, block_length, stacked
 
 
 def result(worker: str, **metrics: float) -> LocalResult:
-    return LocalResult(worker, 10.0, 0.5, metrics, {"mean": torch.tensor(float(ord(worker)))})
+    return LocalResult(worker, 10.0, 0.5, 3, metrics, {"mean": torch.tensor(float(ord(worker)))})
 
 
 def test_results_become_one_stack() -> None:

@@ -1,0 +1,49 @@
+"""FedNova: Wang et al., *Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization*, 2020.
+
+Workers that take more local steps pull the mean towards their own optimum. FedNova divides each update by how many
+steps it amounts to, averages, and multiplies by the mean of those numbers (equation 8 with τ_eff = Σ p_i ‖a_i‖₁).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+from lightning_fed.aggregation import NormalizedMean
+from lightning_fed.algorithms.base import Algorithm, Train
+from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.types import Job, Penalty, Updates
+
+
+@final
+@dataclass(frozen=True)
+class FedNova(Algorithm):
+    """FedAvg with every update divided by the local steps that it amounts to.
+
+    Args:
+        momentum: That of the workers' own SGD.
+        mu: The weight of FedProx's proximal term in every worker's loss.
+        lr: The workers' own learning rate; needed only with ``mu``.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    momentum: float = 0.0
+    mu: float = 0.0
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum} must lie in [0, 1)")
+        if self.mu < 0:
+            raise ValueError(f"mu={self.mu} must be at least 0")
+        if self.mu > 0 and (self.lr is None or self.lr <= 0):
+            raise ValueError(f"lr={self.lr}: with mu={self.mu}, FedNova needs the workers' learning rate")
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        yield from train(replace(job, penalty=Penalty(proximal=self.mu)) if self.mu else job, cohort)
+
+    def aggregator(self) -> NormalizedMean:
+        return NormalizedMean(self.momentum, self.mu * (self.lr or 0.0))
