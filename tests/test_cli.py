@@ -76,6 +76,12 @@ def test_cyclic_and_another_server_optimizer_by_options(tmp_path: Path) -> None:
     cli(tmp_path, "fit", "-c", TOY, *QUICK, *options)
 
 
+def test_an_algorithm_and_an_aggregator_with_arguments(tmp_path: Path) -> None:
+    options = ("--model.algorithm=FedProx", "--model.algorithm.mu=0.1", "--model.aggregator=TrimmedMean")
+    cli(tmp_path, "fit", "-c", TOY, *QUICK, *options, "--model.aggregator.trim=0")
+    cli(tmp_path, "fit", "-c", TOY, *QUICK, "--model.server_optimizer=lightning_fed.optim.Yogi")
+
+
 def test_digits_by_partition(tmp_path: Path) -> None:
     cli(tmp_path, "fit", "-c", DIGITS, "--trainer.max_steps=2", "--trainer.accelerator=cpu")
 

@@ -16,8 +16,11 @@ DDP = ("--devices", "2", "--strategy", "ddp")
         pytest.param(("--norm", "--dropout", "0.3"), id="fedavg with batch norm and dropout, workers' own evaluation"),
         pytest.param(("--algorithm", "Cyclic()", "--central"), id="cyclic, central evaluation"),
         pytest.param(("--accumulate", "2", "--cohort", "3"), id="accumulating, uneven shares"),
+        pytest.param(("--algorithm", "FedNova(momentum=0.5, mu=0.1, lr=0.1)", "--norm"), id="fednova, proximal"),
         pytest.param(("--aggregator", "Median()", "--norm"), id="median, with batch norm"),
-        pytest.param(("--aggregator", "MultiKrum(1)", "--broken", "3", "--on-worker-error", "drop"), id="multi-krum"),
+        pytest.param(
+            ("--aggregator", "MultiKrum(1)", "--broken", "3", "--on-worker-error", "drop", "--central"), id="multi-krum"
+        ),
         pytest.param(("--broken", "3", "--on-worker-error", "drop", "--central"), id="a worker drops out"),
     ],
 )
