@@ -80,7 +80,7 @@ class FederatedModule(pl.LightningModule):
         server_lr_scheduler: LRSchedulerCallable | None = None,
         local_epochs: int = 1,
         local_steps: int | None = None,
-        aggregator: Aggregator[Any] | None = None,
+        aggregator: Aggregator | None = None,  # type: ignore[type-arg]  # jsonargparse: no arguments if generic
         transforms: Sequence[UpdateTransform] = (),
         engine: Engine | EngineName = "auto",
         on_worker_error: Literal["raise", "drop"] = "raise",
