@@ -7,7 +7,7 @@ with the position of every other loader, under ``loops``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from lightning_fed._lightning import rank_zero_warn
 
@@ -27,18 +27,19 @@ def wrap(checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"] = {_PREFIX + name: value for name, value in checkpoint["state_dict"].items()}
 
 
-def add(checkpoint: dict[str, Any], algorithm: str, engine: str | None) -> None:
+def add(checkpoint: dict[str, Any], algorithm: str, engine: str | None, state: dict[str, Any]) -> None:
     """Write the federated part.
 
     Args:
         checkpoint: The checkpoint to write to.
         algorithm: The name of the algorithm's class.
         engine: What the engine decided about how to run.
+        state: What the algorithm remembers.
     """
-    checkpoint[KEY] = {"version": VERSION, "algorithm": algorithm, "engine": engine}
+    checkpoint[KEY] = {"version": VERSION, "algorithm": algorithm, "engine": engine, "state": state}
 
 
-def check(checkpoint: dict[str, Any], algorithm: str) -> str | None:
+def check(checkpoint: dict[str, Any], algorithm: str) -> dict[str, Any]:
     """Compare the federated part with the run that loads it; warn where the run would not go on as it began.
 
     Args:
@@ -46,14 +47,14 @@ def check(checkpoint: dict[str, Any], algorithm: str) -> str | None:
         algorithm: The name of the algorithm's class.
 
     Returns:
-        What the engine of the run that wrote it decided about how to run.
+        The federated part; empty if there is none.
 
     Raises:
         ValueError: If a newer lightning_fed wrote it.
     """
     part = checkpoint.get(KEY)
     if part is None:
-        return None
+        return {}
     if part["version"] > VERSION:
         raise ValueError(
             f"the checkpoint was written by a newer lightning_fed (format {part['version']}, this one reads "
@@ -61,5 +62,4 @@ def check(checkpoint: dict[str, Any], algorithm: str) -> str | None:
         )
     if part["algorithm"] != algorithm:
         rank_zero_warn(f"the checkpoint was written by a run with {part['algorithm']}, and this one uses {algorithm}")
-    engine: str | None = part.get("engine")
-    return engine
+    return cast(dict[str, Any], part)

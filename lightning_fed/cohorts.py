@@ -66,7 +66,12 @@ class CohortLoader:
     """
 
     def __init__(
-        self, names: Sequence[str], cohort_size: int, sampler: CohortSampler | None, seed: int, length: int
+        self,
+        names: Sequence[str],
+        cohort_size: int,
+        sampler: CohortSampler | None,
+        seed: int,
+        length: int,
     ) -> None:
         self._names = names
         self._cohort_size = cohort_size

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, cast, final, get_args
 
 import torch
 
 from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
+from lightning_fed.availability import Availability
 from lightning_fed.cohorts import CentralLoader, Cohort, CohortLoader, EvaluationBatch, WorkersLoader, evaluation_error
 from lightning_fed.core.rng import derive
 from lightning_fed.hooks import place_batch
@@ -30,6 +31,7 @@ class FederatedDataModule(pl.LightningDataModule):
         val: Central data for evaluation and prediction; None: the workers' own, pooled as if they were one set.
         seed: Decides cohorts, batch orders, dropout: all randomness of training but the initial weights.
         eval_cohort_size: Evaluate on this many workers only, always the same ones, so that curves compare; None: all.
+        availability: What becomes of the workers of a cohort when they are asked; None: all of them train.
         cached_workers: How many workers are kept set up; beyond it the least recently used one is torn down.
 
     Raises:
@@ -52,6 +54,7 @@ class FederatedDataModule(pl.LightningDataModule):
         seed: int = 0,
         eval_cohort_size: int | None = None,
         cached_workers: int = 1000,
+        availability: Availability | None = None,
     ) -> None:
         super().__init__()
         self.names = _names(workers)
@@ -64,7 +67,12 @@ class FederatedDataModule(pl.LightningDataModule):
             refuse_foreign(val, "LightningDataModule", "val")
         if sampler is not None and not isinstance(sampler, CohortSampler):
             raise TypeError(f"sampler must be a CohortSampler, such as Uniform(), not {sampler!r}")
+        if availability is not None and not isinstance(availability, Availability):
+            raise TypeError(
+                f"availability must be an Availability, such as RandomAvailability(absent=0.1), not {availability!r}"
+            )
         self.workers = workers
+        self.availability = availability
         self.cohort_size = population if cohort_size is None else cohort_size
         self.rounds_per_epoch = rounds_per_epoch or math.ceil(population / self.cohort_size)
         self.sampler = Uniform() if sampler is None and cohort_size is not None else sampler
@@ -123,10 +131,19 @@ class FederatedDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> CohortLoader:
         """One batch is one cohort."""
         before = self._cohorts
+        if self.sampler is not None:
+            self.sampler.prepare(self._sizes)
         self._cohorts = CohortLoader(self.names, self.cohort_size, self.sampler, self.seed, self.rounds_per_epoch)
         if before is not None:
             self._cohorts.completed = before.completed
         return self._cohorts
+
+    @cached_property
+    def _all_sizes(self) -> tuple[int, ...]:
+        return tuple(self.pool.num_examples(name) for name in self.names)
+
+    def _sizes(self) -> Sequence[int]:
+        return self._all_sizes
 
     def complete(self, cohort: Cohort) -> None:
         """Note that the round of a cohort is over: a checkpoint from now on goes on after it."""

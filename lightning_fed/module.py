@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, final, get_args
 
 import torch
@@ -23,6 +25,7 @@ from lightning_fed.cohorts import Cohort, EvaluationBatch
 from lightning_fed.core.memory import keep_freed_memory
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
+from lightning_fed.core.state import AlgorithmState
 from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors
 from lightning_fed.data import FederatedDataModule
@@ -30,6 +33,7 @@ from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
 from lightning_fed.evaluation import EvaluationLog
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
 from lightning_fed.loop import FederatedLoop
+from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.refusals import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported
 from lightning_fed.report import Round, RoundReport, merged_buffers, per_worker_scalars, round_scalars
 from lightning_fed.server import scheduler_config
@@ -61,6 +65,11 @@ class FederatedModule(pl.LightningModule):
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``;
             beyond it there are curves of the distribution, ``workers/<metric>/{min,p10,median,p90,max}``.
 
+        local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
+        state_memory_mb: How many MB of what the algorithm remembers about workers (SCAFFOLD, FedDyn, Ditto, personal
+            layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
+        state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
+
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning.
         ValueError: If an argument is out of range.
@@ -86,13 +95,17 @@ class FederatedModule(pl.LightningModule):
         on_worker_error: Literal["raise", "drop"] = "raise",
         min_workers: int = 1,
         log_workers_up_to: int = 20,
+        local_lr_schedule: LocalLRSchedule | None = None,
+        state_memory_mb: int = 256,
+        state_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
         refuse_parts(algorithm, aggregator, transforms, server_optimizer)
         refuse_other("on_worker_error", on_worker_error, ("raise", "drop"))
-        if min_workers < 1:
-            raise ValueError(f"min_workers={min_workers} must be at least 1")
+        for argument, least in (("min_workers", min_workers), ("state_memory_mb", state_memory_mb)):
+            if least < 1:
+                raise ValueError(f"{argument}={least} must be at least 1")
         self.module = module
         self.algorithm = algorithm
         self.server_optimizer = server_optimizer
@@ -104,6 +117,9 @@ class FederatedModule(pl.LightningModule):
         self.on_worker_error: Literal["raise", "drop"] = on_worker_error
         self.min_workers = min_workers
         self.log_workers_up_to = log_workers_up_to
+        self.local_lr_schedule = local_lr_schedule
+        self._state = AlgorithmState(state_memory_mb * 2**20, self._state_folder)
+        self._state_dir = state_dir
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
@@ -130,26 +146,19 @@ class FederatedModule(pl.LightningModule):
         assert self._loop is not None
         started = time.perf_counter()
         parameters = self._trained()
-        job = Job(
-            round=self.trainer.global_step,
-            cohort=cohort.number,
-            seed=cohort.seed,
-            parameters={name: p.detach() for name, p in parameters.items()},
-            buffers=dict(self.module.named_buffers()),
-            local=self.local,
-        )
+        job = self._job(cohort.number, cohort.seed)
         with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
             aggregate, report = self._loop.run(job, cohort.workers)
         self.last_report = report
         self._pending.append(Round(report, aggregate, time.perf_counter() - started))
         self._last_cohort = cohort
-        mean_loss = report.loss
-        loss = torch.tensor(mean_loss, dtype=torch.float32, device=self.device)
+        loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
         # Where Lightning itself puts what is logged, at a tenth of the price of `self.log` (which moves a metric object
         # to its device for every value: 1 ms of a round of 14).
-        values = {name: torch.tensor(value) for name, value in report.means().items()}
-        self.trainer.callback_metrics.update({"loss": loss, **values})
-        self.trainer.progress_bar_metrics["loss"] = mean_loss
+        if report.workers:
+            values = {name: torch.tensor(value) for name, value in report.means().items()}
+            self.trainer.callback_metrics.update({"loss": loss, **values})
+            self.trainer.progress_bar_metrics["loss"] = report.loss
         gradients = job.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
@@ -179,6 +188,21 @@ class FederatedModule(pl.LightningModule):
         if self.server_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.server_lr_scheduler(optimizer))}
+
+    def _job(self, cohort: int, seed: int) -> Job:
+        """What the workers of a cohort are sent."""
+        round = self.trainer.global_step
+        return Job(
+            round=round,
+            cohort=cohort,
+            seed=seed,
+            parameters={name: p.detach() for name, p in self._trained().items()},
+            buffers=dict(self.module.named_buffers()),
+            local=self.local,
+            population=len(self._datamodule.names),
+            lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
+            extra=self.algorithm.extra,
+        )
 
     def _trained(self) -> Tensors:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -210,6 +234,7 @@ class FederatedModule(pl.LightningModule):
         processes.broadcast_(list(self.module.buffers()))
         if self.device.type == "cpu":
             keep_freed_memory()
+        self.algorithm.check(self._job(cohort=0, seed=0))
         self.engine.setup(self.module, datamodule.pool, self.trainer)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
@@ -218,9 +243,11 @@ class FederatedModule(pl.LightningModule):
             aggregator=self.aggregator,
             processes=processes,
             num_examples=datamodule.pool.num_examples,
+            state=self._state,
             transforms=self.transforms,
             on_worker_error=self.on_worker_error,
             min_workers=self.min_workers,
+            availability=datamodule.availability,
         )
 
     def teardown(self, stage: str) -> None:
@@ -238,7 +265,8 @@ class FederatedModule(pl.LightningModule):
     def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         """The user's own ``predict_step`` (or ``forward``) on the global model."""
         step = self.module.predict_step
-        return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+        with self._model_of(batch.worker):
+            return step(*step_arguments(step, batch.batch, batch_idx, *rest))
 
     def on_validation_epoch_end(self) -> None:
         """Draw the metrics of single workers beside the pooled ones."""
@@ -252,8 +280,25 @@ class FederatedModule(pl.LightningModule):
 
     def _evaluate(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         step = getattr(self.module, name)
-        with self._log_of_evaluation.about(batch):
+        with self._log_of_evaluation.about(batch), self._model_of(batch.worker):
             return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+
+    @contextmanager
+    def _model_of(self, worker: str | None) -> Iterator[None]:
+        """Have the module hold a worker's own model, if the algorithm gives it one, in place of the global one."""
+        job = self._job(cohort=-1, seed=0)
+        own = None if worker is None else self.algorithm.model_of(job, worker, self._state)
+        if own is None:
+            yield
+            return
+        tensors = {**self._trained(), **{name: job.buffers[name] for name in own.buffers}}
+        values = {**job.layout.unflatten(own.parameters), **own.buffers}
+        before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        copy_(tensors, values)
+        try:
+            yield
+        finally:
+            copy_(tensors, before)
 
     def _draw_workers(self) -> None:
         shares = self._processes().gather(self._log_of_evaluation.finish())
@@ -295,13 +340,15 @@ class FederatedModule(pl.LightningModule):
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         checkpoints.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        checkpoints.add(checkpoint, type(self.algorithm).__name__, self.engine.choice)
+        checkpoints.add(checkpoint, type(self.algorithm).__name__, self.engine.choice, self._state.state_dict())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read a checkpoint of this run, or of the user's module alone."""
-        choice = checkpoints.check(checkpoint, type(self.algorithm).__name__)
-        if choice is not None:
-            self.engine.resume(choice)
+        part = checkpoints.check(checkpoint, type(self.algorithm).__name__)
+        if part.get("engine") is not None:
+            self.engine.resume(part["engine"])
+        if "state" in part:
+            self._state.load_state_dict(part["state"], self.device)
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
 
@@ -316,6 +363,10 @@ class FederatedModule(pl.LightningModule):
         log = self._log_of_evaluation.about(batches[0]) if batches else logging_through(self.module, self.log)
         with log:
             return getattr(self.module, hook)(*own)
+
+    def _state_folder(self) -> Path:
+        folder = self._state_dir or Path(self.trainer.default_root_dir) / "lightning_fed_state"
+        return Path(folder) / f"process-{self.trainer.global_rank}"
 
     def _processes(self) -> Processes:
         return Processes(self.trainer.global_rank, self.trainer.world_size)

@@ -36,20 +36,24 @@ class RoundReport:
 
     Args:
         workers: A record per worker that came back, by name.
-        failures: The workers that did not.
+        failures: The workers that failed.
+        dropped: The workers that were absent, or whose update was lost.
+        stragglers: The workers that did only a part of their work.
         bytes_down: What travelled to the workers.
         bytes_up: What travelled back.
     """
 
     workers: dict[str, WorkerRecord] = field(default_factory=dict)
     failures: list[WorkerError] = field(default_factory=list)
+    dropped: tuple[str, ...] = ()
+    stragglers: tuple[str, ...] = ()
     bytes_down: int = 0
     bytes_up: int = 0
 
     def note(self, updates: Updates, job: Job) -> None:
         """Write down what came back from some workers."""
         metrics = {name: values.tolist() for name, values in updates.metrics.items()}
-        rows = zip(updates.workers, updates.weight.tolist(), updates.loss.tolist(), strict=True)
+        rows = zip(updates.workers, updates.examples.tolist(), updates.loss.tolist(), strict=True)
         for row, (worker, examples, loss) in enumerate(rows):
             self.workers[worker] = WorkerRecord(examples, {name: v[row] for name, v in metrics.items()}, loss)
         self.bytes_up += updates.num_bytes
@@ -71,6 +75,8 @@ class RoundReport:
         return RoundReport(
             workers=dict(sorted(workers, key=lambda item: place.get(item[0], 0))),
             failures=sorted(failures, key=lambda failure: place.get(failure.worker, 0)),
+            dropped=tuple(worker for report in reports for worker in report.dropped),
+            stragglers=tuple(worker for report in reports for worker in report.stragglers),
             bytes_down=sum(report.bytes_down for report in reports),
             bytes_up=sum(report.bytes_up for report in reports),
         )
@@ -146,7 +152,8 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
         **(report.means() or {"loss": report.loss}),
         **per_worker_scalars(workers, one_by_one),
         "round/cohort_size": len(report.workers),
-        "round/dropped": len(report.failures),
+        "round/dropped": len(report.failures) + len(report.dropped),
+        "round/stragglers": len(report.stragglers),
         "round/examples": report.examples,
         "round/seconds": sum(r.seconds for r in rounds),
         "comm/bytes_down": report.bytes_down,

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, final
+
+import numpy as np
 
 from lightning_fed.core.rng import derive
+
+Sizes: TypeAlias = Callable[[], Sequence[int]]
+"""Gives the number of training examples of every worker. Goes through the whole population at the first call."""
 
 
 class CohortSampler(ABC):
@@ -14,6 +20,13 @@ class CohortSampler(ABC):
 
     That makes a run repeatable and resumable without any state.
     """
+
+    def prepare(self, sizes: Sizes) -> None:  # noqa: B027 - most samplers do not look at sizes
+        """Get to know the population; called before the first cohort of a run.
+
+        Args:
+            sizes: Gives the number of training examples of every worker, when it is called.
+        """
 
     @abstractmethod
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
@@ -52,3 +65,49 @@ class RoundRobin(CohortSampler):
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return [position % population for position in range(number * cohort_size, (number + 1) * cohort_size)]
+
+
+@final
+class WeightedBySize(CohortSampler):
+    """The more examples a worker has, the likelier it is; without replacement within a cohort (Li et al. 2020).
+
+    Draws one after another in proportion to the numbers of examples of those that are left (Efraimidis & Spirakis
+    2006). Use it with :class:`~lightning_fed.aggregation.UniformMean`, or size counts twice. It has to know the size of
+    every worker, so a population that cannot tell sizes has all of its workers built.
+
+    >>> sampler = WeightedBySize()
+    >>> sampler.prepare(lambda: [0, 5, 0])
+    >>> sampler.sample(population=3, cohort_size=1, number=0, seed=0)
+    [1]
+    """
+
+    def __init__(self) -> None:
+        self._sizes: Sizes | None = None
+
+    def prepare(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        assert self._sizes is not None, "prepare() comes before sample()"
+        weights = np.asarray(self._sizes(), dtype=np.float64)
+        draws = np.random.default_rng(derive(seed, number, "cohort")).exponential(size=population)
+        with np.errstate(divide="ignore"):
+            arrivals = draws / weights
+        return [int(position) for position in np.argsort(arrivals, kind="stable")[:cohort_size]]
+
+
+@final
+class Poisson(CohortSampler):
+    """Every worker takes part with the same probability, independently of all others; a cohort may be empty.
+
+    The probability is ``cohort_size / population``, so ``cohort_size`` is the size to be expected. This is the sampling
+    that privacy is amplified by (Abadi et al. 2016; McMahan et al. 2018).
+
+    >>> [len(Poisson().sample(population=1000, cohort_size=10, number=number, seed=0)) for number in range(3)]
+    [6, 9, 12]
+    """
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        # Independent choices make a binomial number of workers, all sets of which are equally likely.
+        chosen = np.random.default_rng(derive(seed, number, "size")).binomial(population, cohort_size / population)
+        return random.Random(derive(seed, number, "cohort")).sample(range(population), int(chosen))

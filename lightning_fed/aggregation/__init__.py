@@ -4,7 +4,7 @@ from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.aggregation.bulyan import Bulyan
 from lightning_fed.aggregation.geometric_median import GeometricMedian
 from lightning_fed.aggregation.krum import Krum, MultiKrum
-from lightning_fed.aggregation.mean import WeightedMean
+from lightning_fed.aggregation.mean import UniformMean, WeightedMean
 from lightning_fed.aggregation.median import Median, TrimmedMean
 from lightning_fed.aggregation.normalized import NormalizedMean
 from lightning_fed.aggregation.robust import RobustAggregator
@@ -19,5 +19,6 @@ __all__ = [
     "NormalizedMean",
     "RobustAggregator",
     "TrimmedMean",
+    "UniformMean",
     "WeightedMean",
 ]

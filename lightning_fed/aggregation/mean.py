@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -23,12 +23,13 @@ class Sums:
     delta: Tensor
     buffers: Tensors
     largest: Tensors
+    extra: Tensors
     weight: Tensor
 
 
 @final
 class WeightedMean(Aggregator[Sums]):
-    """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i.
+    """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i (or what the algorithm puts in its place).
 
     Float and complex buffers (BatchNorm statistics) are averaged with the same weights, integer ones take the maximum.
     """
@@ -39,6 +40,7 @@ class WeightedMean(Aggregator[Sums]):
             delta=torch.zeros_like(job.vector),
             buffers={n: torch.zeros(b.shape, dtype=wide(b.dtype), device=b.device) for n, b in floating.items()},
             largest={n: b.clone() for n, b in job.buffers.items() if n not in floating},
+            extra={name: torch.zeros_like(job.vector) for name in job.extra},
             weight=torch.zeros((), dtype=torch.float64),
         )
         for update in updates:
@@ -46,6 +48,8 @@ class WeightedMean(Aggregator[Sums]):
             add_weighted_(sums.delta, update.weight, update.delta)
             for name, total in sums.buffers.items():
                 add_weighted_(total, update.weight, update.buffers[name])
+            for name, total in sums.extra.items():
+                add_weighted_(total, update.weight, update.extra[name])
             for name, largest in sums.largest.items():
                 sums.largest[name] = torch.maximum(largest, update.buffers[name].amax(dim=0))
             del update  # see Sequential.run
@@ -53,10 +57,26 @@ class WeightedMean(Aggregator[Sums]):
 
     def finish(self, partial: Sums, processes: Processes) -> Aggregate:
         weight = partial.weight.to(partial.delta.device)
-        processes.sum_([weight, partial.delta, *partial.buffers.values()])
+        processes.sum_([weight, partial.delta, *partial.buffers.values(), *partial.extra.values()])
         processes.max_(list(partial.largest.values()))
         total = float(weight)
         return Aggregate(
             delta=partial.delta.div_(total),
             buffers={**{name: value.div_(total) for name, value in partial.buffers.items()}, **partial.largest},
+            extra={name: value.div_(total) for name, value in partial.extra.items()},
         )
+
+
+@final
+class UniformMean(Aggregator[Sums]):
+    """``Σ Δᵢ / n``: every worker counts the same, however many examples it has.
+
+    For cohorts that are drawn by size (:class:`~lightning_fed.sampling.WeightedBySize`), for algorithms whose papers
+    average so, and where a number of examples is not to be trusted or not to be told.
+    """
+
+    def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
+        return WeightedMean().fold((replace(u, weight=torch.ones_like(u.weight)) for u in updates), job)
+
+    def finish(self, partial: Sums, processes: Processes) -> Aggregate:
+        return WeightedMean().finish(partial, processes)

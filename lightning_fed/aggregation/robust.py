@@ -27,6 +27,7 @@ class Gathered:
     workers: tuple[str, ...]
     delta: Tensor
     buffers: Tensors
+    extra: Tensors
 
 
 class RobustAggregator(Aggregator[Gathered]):
@@ -48,12 +49,20 @@ class RobustAggregator(Aggregator[Gathered]):
         workers: tuple[str, ...] = ()
         deltas = [job.vector.new_empty(0, job.layout.size)]
         buffers = {name: [b.new_empty(0, *b.shape)] for name, b in job.buffers.items()}
+        extra = {name: [deltas[0]] for name in job.extra}
         for update in updates:
             workers += update.workers
             deltas.append(update.delta)
             for name, parts in buffers.items():
                 parts.append(update.buffers[name])
-        return Gathered(workers, torch.cat(deltas), {name: torch.cat(parts) for name, parts in buffers.items()})
+            for name, parts in extra.items():
+                parts.append(update.extra[name])
+        return Gathered(
+            workers,
+            torch.cat(deltas),
+            {name: torch.cat(parts) for name, parts in buffers.items()},
+            {name: torch.cat(parts) for name, parts in extra.items()},
+        )
 
     def finish(self, partial: Gathered, processes: Processes) -> Aggregate:
         names = [name for theirs in processes.gather(partial.workers) for name in theirs]
@@ -63,7 +72,8 @@ class RobustAggregator(Aggregator[Gathered]):
         delta = processes.gather_rows(partial.delta)[order]
         combine = self.combination(delta)
         buffers = {name: processes.gather_rows(b)[order] for name, b in partial.buffers.items()}
-        return Aggregate(combine(delta), {name: _combined(combine, b) for name, b in buffers.items()})
+        extra = {name: combine(processes.gather_rows(rows)[order]) for name, rows in partial.extra.items()}
+        return Aggregate(combine(delta), {name: _combined(combine, b) for name, b in buffers.items()}, extra)
 
 
 def _combined(combine: Combine, buffer: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import ClassVar, final
 
 from lightning_fed.aggregation import WeightedMean
-from lightning_fed.algorithms.base import Algorithm, Train
+from lightning_fed.algorithms.base import Algorithm, Result, Train
 from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.state import AlgorithmState
 from lightning_fed.core.types import Job, Updates
 
 
@@ -26,7 +27,7 @@ class Cyclic(Algorithm):
 
     divisible: ClassVar[bool] = False
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
         here = job
         visits: list[Updates] = []
         for worker in cohort:

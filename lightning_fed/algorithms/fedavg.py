@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from typing import final
 
 from lightning_fed.aggregation import WeightedMean
-from lightning_fed.algorithms.base import Algorithm, Train
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.types import Job, Updates
+from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.types import Job
 
 
 @final
 class FedAvg(Algorithm):
     """Every worker trains from the global model; the results are averaged by numbers of examples."""
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
         yield from train(job, cohort)
 
     def aggregator(self) -> WeightedMean:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from lightning_fed.aggregation import NormalizedMean
-from lightning_fed.algorithms.base import Algorithm, Train
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.types import Job, Penalty, Updates
+from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.types import Job, Penalty
 
 
 @final
@@ -42,7 +42,7 @@ class FedNova(Algorithm):
         if self.mu > 0 and (self.lr is None or self.lr <= 0):
             raise ValueError(f"lr={self.lr}: with mu={self.mu}, FedNova needs the workers' learning rate")
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
         yield from train(replace(job, penalty=Penalty(proximal=self.mu)) if self.mu else job, cohort)
 
     def aggregator(self) -> NormalizedMean:

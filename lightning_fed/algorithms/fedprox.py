@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from lightning_fed.aggregation import WeightedMean
-from lightning_fed.algorithms.base import Algorithm, Train
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.types import Job, Penalty, Updates
+from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.types import Job, Penalty
 
 
 @final
@@ -34,7 +34,7 @@ class FedProx(Algorithm):
         if self.mu < 0:
             raise ValueError(f"mu={self.mu} must be at least 0")
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
         yield from train(replace(job, penalty=Penalty(proximal=self.mu)), cohort)
 
     def aggregator(self) -> WeightedMean:

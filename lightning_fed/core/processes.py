@@ -26,12 +26,12 @@ class Processes:
         self.rank = rank
         self.size = size
 
-    def share(self, names: Sequence[str], sizes: Mapping[str, int]) -> list[str]:
+    def share(self, names: Sequence[str], sizes: Mapping[str, float]) -> list[str]:
         """Give this process its part of a cohort: longest first, each to the least loaded process.
 
         Args:
             names: The cohort, in order; the same on every process.
-            sizes: The number of examples of each worker.
+            sizes: What each worker costs, such as its number of examples.
 
         Returns:
             This process's workers, in the cohort's order.
@@ -41,7 +41,7 @@ class Processes:
         """
         if self.size == 1:
             return list(names)
-        load = [0] * self.size
+        load = [0.0] * self.size
         mine = set()
         for name in sorted(names, key=lambda n: -sizes[n]):
             rank = min(range(self.size), key=load.__getitem__)

@@ -58,6 +58,20 @@ class Penalty:
 
 @final
 @dataclass(frozen=True)
+class Model:
+    """A worker's own model, or its part of one.
+
+    Args:
+        parameters: All parameters as one vector, ``[size]``, laid out as ``job.layout`` says.
+        buffers: Those buffers that differ from the global ones, by name.
+    """
+
+    parameters: Tensor
+    buffers: Tensors = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
 class Job:
     """What the server sends to the workers of a cohort. Plain data, so that it can cross to another machine.
 
@@ -68,7 +82,14 @@ class Job:
         parameters: The global parameters that are trained, by name. Read only.
         buffers: The global buffers (BatchNorm statistics), by name. Read only.
         local: How long each worker trains.
+        population: The number of all workers.
+        work: For workers that do only a part of their local training, which fraction of its steps.
+        lr_factor: By what to multiply the learning rate of the workers' own optimizers.
         penalty: What workers minimise besides their loss, if anything.
+        start: The models of the workers that do not start from the global one. Updates are global minus local even so.
+        frozen: The names of parameters that are not trained; if all are, a worker only measures its loss.
+        wants_gradient: Whether ``Updates.gradient`` is asked for.
+        extra: The names of what workers send besides their updates: those of ``Updates.extra``.
     """
 
     round: int
@@ -77,7 +98,31 @@ class Job:
     parameters: Tensors
     buffers: Tensors
     local: LocalTraining
+    population: int = 1
+    work: Mapping[str, float] = field(default_factory=dict)
+    lr_factor: float = 1.0
     penalty: Penalty | None = None
+    start: Mapping[str, Model] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
+    wants_gradient: bool = False
+    extra: tuple[str, ...] = ()
+
+    def local_of(self, worker: str, num_batches: int | None) -> LocalTraining:
+        """How long one worker trains: as long as all, or a part of it.
+
+        Args:
+            worker: Its name.
+            num_batches: The number of batches in a pass over its data; None: only the pass can tell, and then a part of
+                the training is made of whole passes.
+        """
+        part = self.work.get(worker, 1.0)
+        if part == 1.0:
+            return self.local
+        if self.local.steps is not None:
+            return LocalTraining(steps=max(1, round(part * self.local.steps)))
+        if num_batches is not None:
+            return LocalTraining(steps=max(1, round(part * self.local.epochs * num_batches)))
+        return LocalTraining(epochs=max(1, round(part * self.local.epochs)))
 
     @cached_property
     def layout(self) -> Layout:
@@ -114,24 +159,32 @@ class Updates:
         workers: The n names.
         delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.layout`` knows the names.
         buffers: The buffers after local training; ``{name: [n, ...]}``.
-        weight: The number of training examples; float64 ``[n]``.
+        examples: The number of training examples; float64 ``[n]``.
+        weight: What each worker counts for in a mean of updates: that number, unless an algorithm says otherwise.
         loss: The mean loss over the local steps; float64 ``[n]``.
         steps: The number of local steps; float64 ``[n]``.
         metrics: What the workers logged, each worker's own reduction; ``{name: float64 [n]}``.
+        gradient: The mean of the gradients of the worker's loss over its local steps, before anything was added to
+            them; ``[n, size]``, or None if the job did not ask for it. It stays with the worker.
+        extra: What an algorithm has its workers send besides; aggregated by the same rule as ``delta``.
+            ``{name: [n, size]}``.
     """
 
     workers: tuple[str, ...]
     delta: Tensor
     buffers: Tensors
+    examples: Tensor
     weight: Tensor
     loss: Tensor
     steps: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    gradient: Tensor | None = None
+    extra: Tensors = field(default_factory=dict)
 
     @cached_property
     def num_bytes(self) -> int:
         """What travels up from all n workers, in bytes."""
-        return self.delta.nbytes + sum(buffer.nbytes for buffer in self.buffers.values())
+        return sum(t.nbytes for t in (self.delta, *self.buffers.values(), *self.extra.values()))
 
     def rows(self, keep: Tensor) -> Updates:
         """Give the updates of some of the workers.
@@ -148,10 +201,13 @@ class Updates:
             workers=tuple(self.workers[i] for i in index.tolist()),
             delta=self.delta[index.to(self.delta.device)],
             buffers=pick(self.buffers),
+            examples=self.examples[keep],
             weight=self.weight[keep],
             loss=self.loss[keep],
             steps=self.steps[keep],
             metrics=pick(self.metrics),
+            gradient=None if self.gradient is None else self.gradient[index.to(self.gradient.device)],
+            extra=pick(self.extra),
         )
 
 
@@ -163,10 +219,17 @@ class Aggregate:
     Args:
         delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` knows the names.
         buffers: The new global buffers; ``{name: [...]}``.
+        extra: The aggregates of ``Updates.extra``; ``{name: [size]}``.
     """
 
     delta: Tensor
     buffers: Tensors
+    extra: Tensors = field(default_factory=dict)
+
+    @staticmethod
+    def nothing(job: Job) -> Aggregate:
+        """What changes nothing: a round without updates."""
+        return Aggregate(torch.zeros_like(job.vector), {name: b.clone() for name, b in job.buffers.items()})
 
     @property
     def norm(self) -> float:

@@ -37,11 +37,11 @@ class LocalOptimizer:
         """Whether the optimizer may evaluate the loss itself, as LBFGS does; others take a step from the gradients."""
         self.step: Callable[[], Any]
         """Steps on the gradients."""
-        self._configured_for: int | None = None
+        self._configured_for: tuple[int, float] | None = None
         self._leaves: list[Tensor] = []
         self._initial: list[dict[str, Any]] = []
 
-    def fresh(self, cohort: int) -> Optimizer:
+    def fresh(self, cohort: int, lr_factor: float = 1.0) -> Optimizer:
         """Give an optimizer without a past.
 
         The user's ``configure_optimizers`` is asked once for every worker. For torch's own optimizers without a
@@ -50,36 +50,40 @@ class LocalOptimizer:
 
         Args:
             cohort: The cohort's number.
+            lr_factor: By what to multiply the learning rate that the user's code has set, in every step.
 
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
-        if self._configured_for == cohort:
+        if self._configured_for == (cohort, lr_factor):
             optimizer = self._trainer.optimizers[0]
             optimizer.state.clear()
             for group, initial in zip(optimizer.param_groups, self._initial, strict=True):
                 group.update(initial)
             return optimizer
         optimizer = self._configure()
+        if lr_factor != 1.0:
+            _scale_lr(optimizer, lr_factor)
         self._leaves = [p for group in optimizer.param_groups for p in group["params"]] if _is_torchs(optimizer) else []
         self.needs_closure = isinstance(optimizer, LBFGS) or not _is_torchs(optimizer)
         can_be_set_back = _can_be_set_back(optimizer) and not self._trainer.lr_scheduler_configs
-        self._configured_for = cohort if can_be_set_back else None
+        self._configured_for = (cohort, lr_factor) if can_be_set_back else None
         self._initial = [dict(group) for group in optimizer.param_groups]
         self.step = _bare_step(optimizer)
         return optimizer
 
-    def stacked(self, cohort: int, leaves: Mapping[Tensor, Tensor]) -> Optimizer:
+    def stacked(self, cohort: int, lr_factor: float, leaves: Mapping[Tensor, Tensor]) -> Optimizer:
         """Give an optimizer without a past that steps on stacks of parameters in place of the parameters.
 
         Args:
             cohort: The cohort's number.
+            lr_factor: See :meth:`fresh`.
             leaves: The stack of each trained parameter, ``[n, ...]``.
 
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
-        optimizer = self.fresh(cohort)
+        optimizer = self.fresh(cohort, lr_factor)
         states = {leaves[p]: state for p, state in optimizer.state.items() if p in leaves}
         optimizer.state.clear()
         for group in optimizer.param_groups:
@@ -149,6 +153,23 @@ def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
     if any(hooks) or not getattr(step, "hooked", False) or "step" in vars(optimizer):  # as a scheduler puts it there
         return optimizer.step
     return partial(step.__wrapped__, optimizer)
+
+
+def _scale_lr(optimizer: Optimizer, factor: float) -> None:
+    """Multiply the learning rate while a step is taken; schedulers see and set the one without the factor."""
+    own: list[Any] = []
+
+    def before(*_: Any) -> None:
+        own[:] = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+
+    def after(*_: Any) -> None:
+        for group, lr in zip(optimizer.param_groups, own, strict=True):
+            group["lr"] = lr
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
 
 
 def _can_be_set_back(optimizer: Optimizer) -> bool:

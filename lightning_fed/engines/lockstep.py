@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors, Updates
 from lightning_fed.engines.chunk import Chunk, Plan, plan
+from lightning_fed.engines.corrections import Corrections
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.local_module import LocalModule
 from lightning_fed.engines.local_optimizer import LocalOptimizer
-from lightning_fed.engines.penalties import PenaltyGradient
 from lightning_fed.engines.stacked_gradients import StackedGradients
 from lightning_fed.engines.stacked_recorder import StackedRecorder
 from lightning_fed.population import Worker
@@ -55,13 +56,14 @@ class Lockstep:
         self._store = RowStore(self._local.device)
         self._gradients = StackedGradients(self._local, self._recorder, compile)
 
-    def plan(self, worker: Worker, seed: int, local: LocalTraining) -> Plan:
+    def plan(self, worker: Worker, job: Job, seed: int) -> Plan:
         """Draw a worker's batches, as it would draw them alone.
 
         Raises:
             Exception: Whatever the worker's data raises.
         """
         plainly = self._local.transfers_plainly(worker)
+        local = job.local_of(worker.name, worker.batches.num_batches)
         return plan(worker, seed, local, None if plainly else self._local.transfer(worker))
 
     def train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates]:
@@ -81,16 +83,16 @@ class Lockstep:
         n = len(plans)
         lengths = {p.num_batches for p in plans}
         self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None)
-        stacks = {name: p.expand(n, *p.shape).clone() for name, p in job.parameters.items()}
-        buffers = {name: b.expand(n, *b.shape).clone() for name, b in job.buffers.items()}
+        stacks, buffers = _start(job, [p.worker for p in plans])
         self._recorder.clear()
         others = _other_generators()
         chunk = Chunk(plans, self._local.device, self._store)
-        penalty = None if job.penalty is None else PenaltyGradient(job, [p.worker for p in plans], stacked=True)
+        corrections = Corrections.of(job, [p.worker for p in plans], stacked=True)
         with self._gradients.training(plans):
-            self._fit(job, chunk, penalty, stacks, buffers, len(plans[0].shapes))
+            self._fit(job, chunk, corrections, stacks, buffers, len(plans[0].shapes))
         if others != _other_generators():
             raise UnvectorizableError("training_step draws from Python's or NumPy's generator, which all workers share")
+        gradient = None if corrections is None else corrections.mean_gradient()
         delta = job.layout.flatten(stacks, stacked=True)
         torch.sub(job.vector, delta, out=delta)
         logged = self._recorder.finish(n)
@@ -101,17 +103,19 @@ class Lockstep:
                 workers=tuple(p.worker for p in plans[start:stop]),
                 delta=delta[start:stop],
                 buffers={name: b[start:stop] for name, b in buffers.items()},
+                examples=examples[start:stop],
                 weight=examples[start:stop],
                 steps=steps[start:stop],
                 loss=torch.from_numpy(logged.loss[start:stop]),
                 metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in names},
+                gradient=None if gradient is None else gradient[start:stop],
             )
 
     def _fit(
         self,
         job: Job,
         chunk: Chunk,
-        penalty: PenaltyGradient | None,
+        corrections: Corrections | None,
         stacks: Tensors,
         buffers: Tensors,
         steps: int,
@@ -119,7 +123,7 @@ class Lockstep:
         """Train in place."""
         leaves = {name: stack.detach().requires_grad_() for name, stack in stacks.items()}
         optimizer = self._optimizer.stacked(
-            job.cohort, {self._local.parameters[name]: leaf for name, leaf in leaves.items()}
+            job.cohort, job.lr_factor, {self._local.parameters[name]: leaf for name, leaf in leaves.items()}
         )
         n = chunk.active(0)
         per_pass = self._local.trainer.num_training_batches
@@ -130,14 +134,27 @@ class Lockstep:
                 _narrow(leaves, optimizer, n)
             for stacked in chunk.at(step):
                 self._gradients(leaves, buffers, stacked, n)
-            if penalty is not None:
-                penalty.add_(leaves)
+            if corrections is not None:
+                corrections.apply_(leaves)
             self._optimizer.step()
             for leaf in leaves.values():
                 leaf.grad = None
             self._optimizer.step_schedulers("step", step + 1)
             if (step + 1) % per_pass == 0 or (step + 1 == steps and per_pass != float("inf")):
                 self._optimizer.step_schedulers("epoch", -int(-(step + 1) // per_pass))
+
+
+def _start(job: Job, workers: Sequence[str]) -> tuple[Tensors, Tensors]:
+    """The parameters and buffers that some workers start from, stacked."""
+    n = len(workers)
+    stacks = {name: p.expand(n, *p.shape).clone() for name, p in job.parameters.items()}
+    buffers = {name: b.expand(n, *b.shape).clone() for name, b in job.buffers.items()}
+    for row, worker in enumerate(workers):
+        own = job.start.get(worker)
+        if own is not None:
+            copy_({name: stack[row] for name, stack in stacks.items()}, job.layout.unflatten(own.parameters))
+            copy_({name: buffers[name][row] for name in own.buffers}, own.buffers)
+    return stacks, buffers
 
 
 def _narrow(leaves: Tensors, optimizer: Optimizer, n: int) -> None:

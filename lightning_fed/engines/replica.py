@@ -21,9 +21,9 @@ from lightning_fed._lightning import (
 from lightning_fed.core.tree import copy_
 from lightning_fed.core.types import Job, LocalTraining, Tensors
 from lightning_fed.engines.compiled_step import compiled_or_not
+from lightning_fed.engines.corrections import Corrections
 from lightning_fed.engines.local_module import LocalModule, examples_in, loss_of
 from lightning_fed.engines.local_optimizer import LocalOptimizer
-from lightning_fed.engines.penalties import PenaltyGradient
 from lightning_fed.engines.recorder import Recorder, weighted_mean
 from lightning_fed.engines.stacking import LocalResult
 from lightning_fed.population import Worker
@@ -60,7 +60,7 @@ class Replica:
         self.trainer = self._local.trainer
         self._optimizer = LocalOptimizer(self.module, self.trainer)
         self._hooks = self._local.hooks
-        self._penalty: PenaltyGradient | None = None
+        self._corrections: Corrections | None = None
 
     def check(self) -> None:
         """Refuse at the start what would fail in the middle.
@@ -82,13 +82,14 @@ class Replica:
         Raises:
             Exception: Whatever the user's code or the worker's data raises.
         """
-        copy_(self._local.parameters, job.parameters)
-        copy_(self._local.buffers, job.buffers)
+        own = job.start.get(worker.name)
+        copy_(self._local.parameters, job.parameters if own is None else job.layout.unflatten(own.parameters))
+        copy_(self._local.buffers, job.buffers if own is None else {**job.buffers, **own.buffers})
         for metric in self._local.metrics:
             metric.reset()
         self.recorder.clear()
         self.trainer.plan(job.local, worker.batches.num_batches)
-        self._penalty = None if job.penalty is None else PenaltyGradient(job, [worker.name], stacked=False)
+        self._corrections = Corrections.of(job, [worker.name], stacked=False)
         with torch.enable_grad():
             loss, seen, passes, steps = self._fit(job, worker)
         with torch.no_grad():
@@ -102,12 +103,13 @@ class Replica:
             steps=steps,
             metrics=self.recorder.results(),
             buffers={n: b.detach().clone() for n, b in self._local.buffers.items()},
+            gradient=None if self._corrections is None else self._corrections.mean_gradient(),
         )
 
     def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int, int]:
         """Pass over the worker's batches; gives the mean loss, the examples seen, the passes begun and the steps."""
-        local = job.local
-        optimizer = self._optimizer.fresh(job.cohort)
+        local = job.local_of(worker.name, worker.batches.num_batches)
+        optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
         scaler = self._scaler()
         transfer = self._local.transfer(worker)
         losses: list[Tensor] = []
@@ -155,8 +157,8 @@ class Replica:
             if loss is None:
                 return {}
             loss.backward()  # type: ignore[no-untyped-call]
-            if self._penalty is not None:
-                self._penalty.add_(self._local.parameters)
+            if self._corrections is not None:
+                self._corrections.apply_(self._local.parameters)
             self._optimizer.step()
             return {"loss": loss.detach()}
         outputs: dict[str, Any] = {}
@@ -178,8 +180,8 @@ class Replica:
             self._call("on_after_backward")
             if scaler is not None:
                 scaler.unscale_(optimizer)
-            if self._penalty is not None:
-                self._penalty.add_(self._local.parameters)
+            if self._corrections is not None:
+                self._corrections.apply_(self._local.parameters)
             self._call("on_before_optimizer_step", optimizer)
             self._call("configure_gradient_clipping", optimizer, None, None)
             outputs.update(output if isinstance(output, dict) else {}, loss=loss.detach())

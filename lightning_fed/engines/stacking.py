@@ -25,6 +25,7 @@ class LocalResult:
         steps: The number of local steps.
         metrics: What it logged, by name.
         buffers: The buffers after local training.
+        gradient: The mean gradient over the local steps, ``[1, size]``, if it was asked for.
     """
 
     worker: str
@@ -33,6 +34,7 @@ class LocalResult:
     steps: int
     metrics: dict[str, float]
     buffers: Tensors
+    gradient: Tensor | None = None
 
 
 # An update passes half a dozen steps on its way to the aggregate, each with a cost of its own that is small only beside
@@ -63,13 +65,16 @@ def stacked(results: Sequence[LocalResult], delta: Tensor) -> Iterator[Updates]:
         part = list(group)
         numbers = torch.tensor([[r.examples, r.loss, r.steps, *r.metrics.values()] for r in part], dtype=torch.float64)
         examples, loss, steps, *metrics = numbers.unbind(dim=1)
+        gradients = [result.gradient for result in part if result.gradient is not None]
         yield Updates(
             workers=tuple(result.worker for result in part),
             delta=delta[start : start + len(part)],
             buffers={name: torch.stack([result.buffers[name] for result in part]) for name in part[0].buffers},
+            examples=examples,
             weight=examples,
             loss=loss,
             steps=steps,
             metrics=dict(zip(names, metrics, strict=True)),
+            gradient=torch.cat(gradients) if gradients else None,
         )
         start += len(part)

@@ -64,7 +64,7 @@ class Vectorized(Engine):
         """Draw a worker's batches from its own randomness, as the sequential engine does."""
         assert self._lockstep is not None
         assert self._workers is not None
-        return self._lockstep.plan(self._workers[name], derive(job.seed, job.cohort, name), job.local)
+        return self._lockstep.plan(self._workers[name], job, derive(job.seed, job.cohort, name))
 
     def _train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates | WorkerError]:
         """Train a chunk; if that fails, each worker by itself, to learn whose data or numbers it was."""
@@ -97,7 +97,8 @@ def _failure(job: Job, name: str, error: Exception) -> WorkerError:
 def _fitting(job: Job) -> int:
     """How many workers to train at once: parameters, gradients, deltas and optimizer state in a budget of memory."""
     device = job.vector.device.type
-    fitting = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"]) // (4 * job.vector.nbytes)
+    copies = 5 if job.wants_gradient else 4
+    fitting = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"]) // (copies * job.vector.nbytes)
     if device == "cpu":
         # A larger block of memory goes back to the system after every step, and is handed out again page by page: an
         # MLP's round of 50 workers takes 83 ms in one chunk and 61 in two (compiled).

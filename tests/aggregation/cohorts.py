@@ -21,6 +21,7 @@ def stack(
         workers=tuple(f"w{i}" for i in range(len(weight))),
         delta=delta,
         buffers=buffers or {},
+        examples=torch.tensor(weight, dtype=torch.float64),
         weight=torch.tensor(weight, dtype=torch.float64),
         loss=torch.zeros(len(weight), dtype=torch.float64),
         steps=torch.ones(len(weight), dtype=torch.float64) if steps is None else torch.tensor(steps).double(),

@@ -14,7 +14,21 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
-from lightning_fed.algorithms import Algorithm, Cyclic, FedAvg, FedNova, FedProx
+from lightning_fed.algorithms import (
+    Algorithm,
+    Cyclic,
+    Ditto,
+    FedAvg,
+    FedBN,
+    FedDyn,
+    FedNova,
+    FedPer,
+    FedProx,
+    FedRep,
+    LGFedAvg,
+    QFedAvg,
+    Scaffold,
+)
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "FedAvg": FedAvg,
@@ -22,6 +36,14 @@ ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "FedProx": lambda: FedProx(0.1),
     "FedNova": lambda: FedNova(momentum=0.5),
     "FedNova, proximal": lambda: FedNova(momentum=0.5, mu=0.1, lr=0.1),
+    "Scaffold": Scaffold,
+    "FedDyn": lambda: FedDyn(alpha=0.05),
+    "QFedAvg": lambda: QFedAvg(q=1.0, lr=0.1),
+    "Ditto": lambda: Ditto(lam=0.1),
+    "FedPer": lambda: FedPer(["net.4.*"]),
+    "LGFedAvg": lambda: LGFedAvg(["net.0.*"]),
+    "FedBN": FedBN,
+    "FedRep": lambda: FedRep(["net.4.*"]),
 }
 
 each = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)

@@ -14,6 +14,7 @@ def updates() -> Updates:
         workers=("a", "b", "c"),
         delta=torch.arange(6.0).reshape(3, 2),
         buffers={"n": torch.tensor([1, 2, 3])},
+        examples=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
         weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
         loss=torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),
         steps=torch.tensor([4.0, 5.0, 6.0], dtype=torch.float64),

@@ -12,7 +12,9 @@ from lightning_fed.transforms import ClipNorm
 def updates(delta: torch.Tensor) -> Updates:
     n = len(delta)
     nothing = torch.zeros(n, dtype=torch.float64)
-    return Updates(tuple(map(str, range(n))), delta, {"mean": torch.full((n,), 9.0)}, nothing + 1, nothing, nothing)
+    return Updates(
+        tuple(map(str, range(n))), delta, {"mean": torch.full((n,), 9.0)}, nothing + 1, nothing + 1, nothing, nothing
+    )
 
 
 def test_each_worker_by_its_norm_over_all_parameters() -> None:

@@ -1,7 +1,4 @@
-"""Server optimizers that torch does not have.
-
-FedAvgM is ``torch.optim.SGD(momentum=...)``, FedAdagrad ``torch.optim.Adagrad``, FedAdam ``torch.optim.Adam``.
-"""
+"""FedYogi's optimizer."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+"""Ditto: Li et al., *Ditto: Fair and Robust Federated Learning Through Personalization*, 2021, algorithm 1.
+
+Besides the global model, which is FedAvg's, each worker has a personal model v_k that minimises
+``f_k(v) + λ/2 · ‖v − w_global‖²``. The personal model is what the worker is evaluated by, and never leaves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+from lightning_fed.aggregation import WeightedMean
+from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.algorithms.personal import BUFFERS, PARAMETERS, own_model, remember
+from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.rng import derive
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.types import Job, Model, Penalty
+
+
+@final
+@dataclass(frozen=True)
+class Ditto(Algorithm):
+    """FedAvg, and beside it a personal model for each worker. Trains twice, and remembers a model for each worker.
+
+    Args:
+        lam: The weight λ by which personal models are pulled to the global one; 0: they are purely local.
+
+    Raises:
+        ValueError: If it is negative.
+    """
+
+    lam: float
+
+    tables: ClassVar[tuple[str, ...]] = (PARAMETERS, BUFFERS)
+
+    def __post_init__(self) -> None:
+        if self.lam < 0:
+            raise ValueError(f"lam={self.lam} must be at least 0")
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        models = {worker: own_model(job, worker, state, job.parameters, job.buffers) for worker in cohort}
+        personal = replace(job, start=models, penalty=Penalty(proximal=self.lam), seed=derive(job.seed, "personal"))
+        trained: set[str] = set()
+        for result in train(personal, cohort):
+            if isinstance(result, WorkerError):
+                yield result
+                continue
+            trained.update(result.workers)
+            remember(job, result, state, job.parameters, job.buffers)
+        yield from train(job, [worker for worker in cohort if worker in trained])
+
+    def aggregator(self) -> WeightedMean:
+        return WeightedMean()
+
+    def model_of(self, job: Job, worker: str, state: AlgorithmState) -> Model:
+        return own_model(job, worker, state, job.parameters, job.buffers)

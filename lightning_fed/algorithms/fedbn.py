@@ -1,0 +1,45 @@
+"""FedBN: Li et al., *FedBN: Federated Learning on Non-IID Features via Local Batch Normalization*, 2021.
+
+Workers whose inputs are distributed differently keep their batch normalisation, scales, shifts and statistics; all
+other parameters are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
+from lightning_fed.core.types import Job
+
+
+@final
+@dataclass(frozen=True)
+class FedBN(PersonalLayers):
+    """FedAvg without the normalisation layers, which stay with each worker.
+
+    Args:
+        personal: Patterns of the names of parameters and buffers that stay; None: those of all layers that keep
+            running statistics, which is BatchNorm of any dimension.
+
+    Raises:
+        ValueError: If the list is empty; at the start, if the module has no such layer.
+    """
+
+    personal: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.personal is not None:
+            require_patterns(self.personal)
+
+    def patterns(self, job: Job) -> Sequence[str]:
+        if self.personal is not None:
+            return self.personal
+        layers = [name.removesuffix("running_mean") for name in job.buffers if name.endswith("running_mean")]
+        if not layers:
+            raise ValueError(
+                "FedBN() finds no layer with running statistics (BatchNorm); say which layers stay with the workers: "
+                "FedBN(personal=['norm*'])"
+            )
+        return [f"{layer}*" for layer in layers]

@@ -1,0 +1,64 @@
+"""FedDyn: Acar et al., *Federated Learning Based on Dynamic Regularization*, 2021, algorithm 1.
+
+Worker k minimises ``f_k(w) − ⟨g_k, w⟩ + α/2 · ‖w − w_global‖²``, where g_k is the gradient of f_k at its last local
+model: afterwards ``g_k ← g_k − α(w_k − w_global)``. The server remembers h, the mean way from its model to theirs, and
+goes to ``mean(w_k) − h/α``. At a fixed point all local models agree, so local and global optimum are the same.
+
+The server's step h/α does not depend on α: with α → 0 local training becomes FedAvg's, but the server still goes on
+along all former ways. The state here is h/α.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import torch
+
+from lightning_fed.aggregation import UniformMean
+from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.types import Aggregate, Job, Penalty, Updates
+
+_GRADIENT, _WAY = "gradient", "way"
+
+
+@final
+@dataclass(frozen=True)
+class FedDyn(Algorithm):
+    """FedAvg with a penalty that moves each worker's optimum to the global one. Remembers a vector for each worker.
+
+    Workers count equally, as in the paper.
+
+    Args:
+        alpha: The penalty's weight α; the paper tries 0.001 to 0.1.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+
+    alpha: float
+
+    tables: ClassVar[tuple[str, ...]] = (_GRADIENT,)
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha} must be positive; without the penalty it is FedAvg()")
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        own = dict(zip(cohort, state.rows(_GRADIENT, cohort, torch.zeros_like(job.vector)), strict=True))
+        penalty = Penalty(proximal=self.alpha, linear={worker: -g_k for worker, g_k in own.items()})
+        for result in train(replace(job, penalty=penalty), cohort):
+            if isinstance(result, Updates):
+                before = torch.stack([own[worker] for worker in result.workers])
+                state.stage(_GRADIENT, result.workers, before + self.alpha * result.delta)
+            yield result
+
+    def aggregator(self) -> UniformMean:
+        return UniformMean()
+
+    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: int) -> Aggregate:
+        way = state.server.get(_WAY, torch.zeros_like(job.vector))
+        state.server[_WAY] = way = way + replies / job.population * aggregate.delta
+        return replace(aggregate, delta=aggregate.delta + way)

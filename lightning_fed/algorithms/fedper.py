@@ -1,0 +1,35 @@
+"""FedPer: Arivazhagan et al., *Federated Learning with Personalization Layers*, 2019, algorithms 1 and 2.
+
+The last layers stay with the worker, which trains them together with the others; the others are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
+from lightning_fed.core.types import Job
+
+
+@final
+@dataclass(frozen=True)
+class FedPer(PersonalLayers):
+    """FedAvg on a part of the model; the other part stays with each worker, which is evaluated by it.
+
+    Args:
+        personal: Patterns (``*`` stands for anything) of the names of parameters and buffers that stay, such as
+            ``["head.*"]``.
+
+    Raises:
+        ValueError: If there is no pattern; at the start, if one matches nothing, or all of them everything.
+    """
+
+    personal: Sequence[str]
+
+    def __post_init__(self) -> None:
+        require_patterns(self.personal)
+
+    def patterns(self, job: Job) -> Sequence[str]:
+        return self.personal

@@ -1,0 +1,59 @@
+"""FedRep: Collins et al., *Exploiting Shared Representations for Personalized Federated Learning*, 2021, algorithm 1.
+
+The head stays with the worker, as in FedPer, but the two are trained in turn: first the head on the representation that
+the server sent, for several epochs, then the representation, with the head as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+from lightning_fed.algorithms.base import Result, Train
+from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
+from lightning_fed.core.rng import derive
+from lightning_fed.core.types import Job, LocalTraining, Model, Updates
+
+
+@final
+@dataclass(frozen=True)
+class FedRep(PersonalLayers):
+    """FedPer, but head and representation are trained in turn.
+
+    Args:
+        personal: Patterns of the names of parameters and buffers that make up the head, such as ``["head.*"]``.
+        head_epochs: Passes over the worker's data for the head. How long the representation is trained is said by
+            ``local_epochs`` or ``local_steps``.
+
+    Raises:
+        ValueError: If there is no pattern or no epoch; at the start, if a pattern matches nothing, or all everything.
+    """
+
+    personal: Sequence[str]
+    head_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        require_patterns(self.personal)
+        if self.head_epochs < 1:
+            raise ValueError(f"head_epochs={self.head_epochs} must be at least 1")
+
+    def patterns(self, job: Job) -> Sequence[str]:
+        return self.personal
+
+    def local(self, train: Train, job: Job, cohort: Sequence[str], personal: Sequence[str]) -> Iterator[Result]:
+        head, body = frozenset(personal), frozenset(job.parameters) - frozenset(personal)
+        with_head: dict[str, Model] = {}
+        first = replace(
+            job, frozen=body, local=LocalTraining(epochs=self.head_epochs), seed=derive(job.seed, "head"), work={}
+        )
+        for result in train(first, cohort):
+            if isinstance(result, Updates):
+                for row, worker in enumerate(result.workers):
+                    buffers = {name: buffer[row] for name, buffer in result.buffers.items()}
+                    with_head[worker] = Model(job.vector - result.delta[row], buffers)
+            else:
+                yield result
+        yield from train(
+            replace(job, frozen=head, start=with_head), [worker for worker in cohort if worker in with_head]
+        )

@@ -1,0 +1,56 @@
+"""SCAFFOLD: Karimireddy et al., *SCAFFOLD: Stochastic Controlled Averaging for Federated Learning*, 2020, algorithm 1.
+
+A worker's gradients pull towards its own optimum. Each worker i remembers a control variate c_i, an estimate of its
+gradient, and the server their mean c; local steps go along ``gradient − c_i + c``, and do not drift. Afterwards c_i
+becomes the mean gradient over the local steps. For SGD at a constant learning rate η that is option II of the paper,
+``c_i − c + (x − y_i)/(Kη)``; in this form it is defined for every local optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import ClassVar, final
+
+import torch
+
+from lightning_fed.aggregation import UniformMean
+from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.types import Aggregate, Job, Penalty, Updates
+
+_CONTROL = "control"
+
+
+@final
+class Scaffold(Algorithm):
+    """FedAvg with control variates, which take the drift out of local steps. Remembers a vector for each worker.
+
+    Workers count equally, as in the paper; for a server learning rate other than 1 give a server optimizer.
+    """
+
+    tables: ClassVar[tuple[str, ...]] = (_CONTROL,)
+    extra: ClassVar[tuple[str, ...]] = (_CONTROL,)
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        zero = torch.zeros_like(job.vector)
+        c = state.server.get(_CONTROL, zero)
+        own = dict(zip(cohort, state.rows(_CONTROL, cohort, zero), strict=True))
+        corrected = replace(
+            job, penalty=Penalty(linear={worker: c - c_i for worker, c_i in own.items()}), wants_gradient=True
+        )
+        for result in train(corrected, cohort):
+            if isinstance(result, Updates):
+                assert result.gradient is not None
+                state.stage(_CONTROL, result.workers, result.gradient)
+                before = torch.stack([own[worker] for worker in result.workers])
+                result = replace(result, extra={_CONTROL: result.gradient - before})
+            yield result
+
+    def aggregator(self) -> UniformMean:
+        return UniformMean()
+
+    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: int) -> Aggregate:
+        c = state.server.get(_CONTROL, torch.zeros_like(job.vector))
+        state.server[_CONTROL] = c + replies / job.population * aggregate.extra[_CONTROL]
+        return aggregate

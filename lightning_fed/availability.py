@@ -1,0 +1,83 @@
+"""What becomes of the workers of a cohort when they are asked to train: real ones are away, slow, or lose their way."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+from lightning_fed.core.rng import derive
+
+
+class Response(NamedTuple):
+    """What a worker does when it is asked.
+
+    Args:
+        outcome: ``"replies"``; ``"absent"``: it does not begin; ``"lost"``: it has received the model, but its update
+            never arrives (and it remembers nothing of the round).
+        work: The fraction of its local steps that it does; below 1 for a straggler. At least one step is done.
+    """
+
+    outcome: Literal["replies", "absent", "lost"] = "replies"
+    work: float = 1.0
+
+
+class Availability(ABC):
+    """Says what each worker does, as a function of its name, the cohort's running number and the seed alone.
+
+    That makes a run repeatable and resumable without any state.
+    """
+
+    @abstractmethod
+    def respond(self, worker: str, number: int, seed: int) -> Response:
+        """Say what a worker does when it is asked.
+
+        Args:
+            worker: Its name.
+            number: The running number of the cohort, from 0.
+            seed: The seed of the run.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class RandomAvailability(Availability):
+    """Every worker of every cohort is absent, lost or slow with given probabilities, independently of all others.
+
+    With ``stragglers=0.9`` it is the setting of FedProx (Li et al. 2020, section 5.2), where stragglers do any part of
+    their work, each as likely; with ``drop_stragglers=True`` it is what FedAvg makes of it there.
+
+    Args:
+        absent: The probability that a worker does not begin.
+        lost: The probability that the update of a worker that has begun never arrives.
+        stragglers: The probability that a worker that replies does only a part of its work.
+        drop_stragglers: Whether stragglers are waited for, or count as lost.
+
+    Raises:
+        ValueError: If a probability does not lie in [0, 1].
+
+    >>> RandomAvailability(absent=1.0).respond("bob", number=0, seed=0).outcome
+    'absent'
+    """
+
+    absent: float = 0.0
+    lost: float = 0.0
+    stragglers: float = 0.0
+    drop_stragglers: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("absent", "lost", "stragglers"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is a probability, and must lie in [0, 1]")
+
+    def respond(self, worker: str, number: int, seed: int) -> Response:
+        draw = random.Random(derive(seed, number, worker, "availability"))
+        absent, lost, slow, work = (draw.random() for _ in range(4))
+        if absent < self.absent:
+            return Response("absent")
+        if lost < self.lost:
+            return Response("lost")
+        if slow < self.stragglers:
+            return Response("lost") if self.drop_stragglers else Response(work=work)
+        return Response()

@@ -1,0 +1,99 @@
+"""How the learning rate of the workers' own optimizers changes over rounds."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+
+class LocalLRSchedule(ABC):
+    """Multiplies the learning rate that the user's ``configure_optimizers`` sets by a factor for each round.
+
+    A scheduler of the user's own goes on within a round; the factor comes on top of it.
+    """
+
+    @abstractmethod
+    def factor(self, round: int) -> float:
+        """Give the factor.
+
+        Args:
+            round: The number of rounds before this one.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class ExponentialDecay(LocalLRSchedule):
+    """``gammaʳ`` in round r.
+
+    Args:
+        gamma: The factor from one round to the next, positive.
+
+    >>> [ExponentialDecay(0.5).factor(round) for round in range(3)]
+    [1.0, 0.5, 0.25]
+    """
+
+    gamma: float
+
+    def __post_init__(self) -> None:
+        _positive(gamma=self.gamma)
+
+    def factor(self, round: int) -> float:
+        return float(self.gamma**round)
+
+
+@final
+@dataclass(frozen=True)
+class StepDecay(LocalLRSchedule):
+    """A factor ``gamma`` every so many rounds.
+
+    Args:
+        every: The number of rounds at the same learning rate.
+        gamma: The factor, positive.
+
+    >>> [StepDecay(every=2, gamma=0.1).factor(round) for round in range(4)]
+    [1.0, 1.0, 0.1, 0.1]
+    """
+
+    every: int
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _positive(every=self.every, gamma=self.gamma)
+
+    def factor(self, round: int) -> float:
+        return float(self.gamma ** (round // self.every))
+
+
+@final
+@dataclass(frozen=True)
+class CosineDecay(LocalLRSchedule):
+    """Half a cosine from 1 down to ``last`` (Loshchilov & Hutter 2017, without restarts).
+
+    Args:
+        rounds: After how many rounds it stays at the last value.
+        last: That value, at least 0.
+
+    >>> [round(CosineDecay(rounds=4).factor(r), 3) for r in range(5)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+
+    rounds: int
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(rounds=self.rounds)
+        if self.last < 0:
+            raise ValueError(f"last={self.last} must be at least 0")
+
+    def factor(self, round: int) -> float:
+        done = min(round / self.rounds, 1.0)
+        return self.last + (1 - self.last) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _positive(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive")
