@@ -27,7 +27,13 @@ def wrap(checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"] = {_PREFIX + name: value for name, value in checkpoint["state_dict"].items()}
 
 
-def add(checkpoint: dict[str, Any], algorithm: str, engine: str | None, state: dict[str, Any]) -> None:
+def add(
+    checkpoint: dict[str, Any],
+    algorithm: str,
+    engine: str | None,
+    state: dict[str, Any],
+    privacy: dict[str, Any] | None,
+) -> None:
     """Write the federated part.
 
     Args:
@@ -35,8 +41,11 @@ def add(checkpoint: dict[str, Any], algorithm: str, engine: str | None, state: d
         algorithm: The name of the algorithm's class.
         engine: What the engine decided about how to run.
         state: What the algorithm remembers.
+        privacy: What was spent of privacy.
     """
     checkpoint[KEY] = {"version": VERSION, "algorithm": algorithm, "engine": engine, "state": state}
+    if privacy is not None:
+        checkpoint[KEY]["privacy"] = privacy
 
 
 def check(checkpoint: dict[str, Any], algorithm: str) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class CohortLoader:
         sampler: Chooses them; None takes all, in order.
         seed: The seed of the run.
         length: The number of cohorts in an epoch.
+        sampling_seed: Decides who is chosen, if that is not to follow from the seed of the run.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class CohortLoader:
         sampler: CohortSampler | None,
         seed: int,
         length: int,
+        sampling_seed: int | None = None,
     ) -> None:
         self._names = names
         self._cohort_size = cohort_size
         self._sampler = sampler
         self._seed = seed
         self._length = length
+        self._sampling_seed = seed if sampling_seed is None else sampling_seed
         self.completed = 0
         """The number of cohorts whose round is over. Not of those that were handed out: a round that was interrupted
         is to be run again."""
@@ -92,7 +95,7 @@ class CohortLoader:
     def _choose(self, number: int) -> tuple[str, ...]:
         if self._sampler is None:
             return tuple(self._names)
-        positions = self._sampler.sample(len(self._names), self._cohort_size, number, self._seed)
+        positions = self._sampler.sample(len(self._names), self._cohort_size, number, self._sampling_seed)
         first, last = min(positions, default=0), max(positions, default=0)
         if len(set(positions)) < len(positions) or first < 0 or last >= len(self._names):
             raise ValueError(

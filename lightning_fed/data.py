@@ -75,10 +75,13 @@ class FederatedDataModule(pl.LightningDataModule):
         self.availability = availability
         self.cohort_size = population if cohort_size is None else cohort_size
         self.rounds_per_epoch = rounds_per_epoch or math.ceil(population / self.cohort_size)
-        self.sampler = Uniform() if sampler is None and cohort_size is not None else sampler
+        self.sampler_is_default = sampler is None and cohort_size is not None
+        self.sampler = Uniform() if self.sampler_is_default else sampler
         self.val = val
         self.seed = seed
         self.eval_cohort_size = eval_cohort_size
+        self.sampling_seed: int | None = None
+        """Decides who is chosen, if that is to be a secret and not to follow from ``seed``."""
         self.pool = WorkerPool(workers, cached_workers)
         self._cohorts: CohortLoader | None = None
         self._module: pl.LightningModule | None = None
@@ -88,6 +91,10 @@ class FederatedDataModule(pl.LightningDataModule):
                 # Lightning asks `is_overridden` whether there is such a loader: give it back its own method.
                 name = f"{kind}_dataloader"
                 self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
+
+    def evaluates_workers(self, kind: EvaluationKind) -> bool:
+        """Whether evaluation uses the workers' own data."""
+        return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))
 
     def _evaluates(self, kind: EvaluationKind) -> bool:
         if self.val is not None and has_loader(self.val, kind):
@@ -133,7 +140,9 @@ class FederatedDataModule(pl.LightningDataModule):
         before = self._cohorts
         if self.sampler is not None:
             self.sampler.prepare(self._sizes)
-        self._cohorts = CohortLoader(self.names, self.cohort_size, self.sampler, self.seed, self.rounds_per_epoch)
+        self._cohorts = CohortLoader(
+            self.names, self.cohort_size, self.sampler, self.seed, self.rounds_per_epoch, self.sampling_seed
+        )
         if before is not None:
             self._cohorts.completed = before.completed
         return self._cohorts

@@ -78,14 +78,14 @@ class FederatedLoop:
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
         # has left.
         report = self._heard(RoundReport.merged(self.processes.gather(report), cohort), job, responses)
-        if not self._has_quorum(report, job):
+        if not self._has_quorum(report, job) and not self.aggregator.always:
             return Aggregate.nothing(job), report
         with torch.no_grad():
             self.state.commit(self.algorithm.tables, self.processes)
             aggregate = self.aggregator.finish(partial, self.processes)
             for transform in reversed(self.transforms):
                 aggregate = transform.server(aggregate)
-            aggregate = self.algorithm.conclude(aggregate, job, self.state, len(report.workers))
+            aggregate = self.algorithm.conclude(aggregate, job, self.state, self.aggregator.count(len(report.workers)))
         return aggregate, report
 
     def _ask(self, job: Job, cohort: Sequence[str]) -> tuple[Job, Sequence[str], dict[str, Response]]:

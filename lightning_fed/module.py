@@ -31,9 +31,11 @@ from lightning_fed.core.types import Job, LocalTraining, Tensors
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
 from lightning_fed.evaluation import EvaluationLog
+from lightning_fed.guard import Guard, privacy_hyperparameters
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
 from lightning_fed.loop import FederatedLoop
 from lightning_fed.optim import LocalLRSchedule
+from lightning_fed.privacy import Privacy
 from lightning_fed.refusals import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported
 from lightning_fed.report import Round, RoundReport, merged_buffers, per_worker_scalars, round_scalars
 from lightning_fed.server import scheduler_config
@@ -68,6 +70,7 @@ class FederatedModule(pl.LightningModule):
         local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
         state_memory_mb: How many MB of what the algorithm remembers about workers (SCAFFOLD, FedDyn, Ditto, personal
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
+        privacy: What is promised to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
 
     Raises:
@@ -98,6 +101,7 @@ class FederatedModule(pl.LightningModule):
         local_lr_schedule: LocalLRSchedule | None = None,
         state_memory_mb: int = 256,
         state_dir: str | Path | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
@@ -117,12 +121,16 @@ class FederatedModule(pl.LightningModule):
         self.on_worker_error: Literal["raise", "drop"] = on_worker_error
         self.min_workers = min_workers
         self.log_workers_up_to = log_workers_up_to
+        self.privacy = privacy
+        self._guard = None if privacy is None else Guard(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
         self._state = AlgorithmState(state_memory_mb * 2**20, self._state_folder)
         self._state_dir = state_dir
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
+        if self._guard is not None:
+            self._guard.check(Job(0, 0, 0, self._trained(), dict(module.named_buffers()), self.local))
         self._one_by_one = True
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
@@ -147,8 +155,12 @@ class FederatedModule(pl.LightningModule):
         started = time.perf_counter()
         parameters = self._trained()
         job = self._job(cohort.number, cohort.seed)
+        if self._guard is not None:
+            job = self._guard.begin_round(job)
         with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
             aggregate, report = self._loop.run(job, cohort.workers)
+        if self._guard is not None and not self._guard.shows_metrics:
+            report = RoundReport()
         self.last_report = report
         self._pending.append(Round(report, aggregate, time.perf_counter() - started))
         self._last_cohort = cohort
@@ -170,15 +182,20 @@ class FederatedModule(pl.LightningModule):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Let the server optimizer step (the closure runs the round), then take over buffers and log the round."""
-        step, draw = self.trainer.global_step, self._is_logging_due()
+        step, due = self.trainer.global_step, self._is_logging_due()
+        draw = due and bool(self.trainer.loggers)
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         rounds, self._pending = self._pending, []
         copy_(dict(self.module.named_buffers()), merged_buffers(rounds))
+        if self._guard is not None:
+            self._tell_spent(self._guard, step, due)
         if draw:
             steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
             norm = float(torch.stack(steps).norm())
-            self._draw({**round_scalars(rounds, self._one_by_one), "server/update_norm": norm}, step)
+            shown = self._guard is None or self._guard.shows_metrics
+            scalars = round_scalars(rounds, self._one_by_one) if shown else {}
+            self._draw({**scalars, "server/update_norm": norm}, step)
         self._datamodule.complete(cast(Cohort, self._last_cohort))
 
     def configure_optimizers(self) -> Any:
@@ -204,6 +221,24 @@ class FederatedModule(pl.LightningModule):
             extra=self.algorithm.extra,
         )
 
+    def on_train_batch_start(self, batch: Cohort, batch_idx: int) -> int | None:
+        """Stop before a round that would exceed the budget of privacy."""
+        if self._guard is None or self._guard.affords_another():
+            return None
+        self._guard.stop(self.trainer)
+        return -1
+
+    def _tell_spent(self, guard: Guard, step: int, due: bool) -> None:
+        """Show what has been spent, and stop the Trainer if another round would exceed the budget."""
+        last = not guard.affords_another()
+        if due or last or guard.tells_quickly:
+            scalars = guard.scalars()
+            self._draw(scalars, step)
+            self.trainer.progress_bar_metrics["epsilon"] = scalars["privacy/epsilon"]
+            self.trainer.callback_metrics["epsilon"] = torch.tensor(scalars["privacy/epsilon"])
+        if last:
+            guard.stop(self.trainer)
+
     def _trained(self) -> Tensors:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
@@ -219,6 +254,8 @@ class FederatedModule(pl.LightningModule):
             )
         if stage == "fit":
             self.aggregator.check(self._datamodule.cohort_size)
+        if self._guard is not None and stage == "fit":
+            self._guard.prepare(self._datamodule, self.trainer, self._processes())
         self._datamodule.attach(self.module, self.on_worker_error)
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -236,17 +273,20 @@ class FederatedModule(pl.LightningModule):
             keep_freed_memory()
         self.algorithm.check(self._job(cohort=0, seed=0))
         self.engine.setup(self.module, datamodule.pool, self.trainer)
+        if self._guard is not None:
+            self._guard.check(self._job(cohort=0, seed=0))
+            self._guard.start(datamodule, self.trainer, self.local)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
-            aggregator=self.aggregator,
+            aggregator=self.aggregator if self._guard is None else self._guard.aggregator,
             processes=processes,
             num_examples=datamodule.pool.num_examples,
             state=self._state,
-            transforms=self.transforms,
+            transforms=self.transforms if self._guard is None else (*self.transforms, *self._guard.transforms),
             on_worker_error=self.on_worker_error,
-            min_workers=self.min_workers,
+            min_workers=max(self.min_workers, 1 if self.privacy is None else self.privacy.least_replies()),
             availability=datamodule.availability,
         )
 
@@ -325,6 +365,7 @@ class FederatedModule(pl.LightningModule):
             "aggregator": type(self.aggregator).__name__,
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
+            **({} if self.privacy is None else privacy_hyperparameters(self.privacy)),
         }
 
     @property
@@ -340,13 +381,21 @@ class FederatedModule(pl.LightningModule):
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         checkpoints.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        checkpoints.add(checkpoint, type(self.algorithm).__name__, self.engine.choice, self._state.state_dict())
+        checkpoints.add(
+            checkpoint,
+            algorithm=type(self.algorithm).__name__,
+            engine=self.engine.choice,
+            state=self._state.state_dict(),
+            privacy=None if self._guard is None else self._guard.state_dict(),
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read a checkpoint of this run, or of the user's module alone."""
         part = checkpoints.check(checkpoint, type(self.algorithm).__name__)
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
+        if self._guard is not None:
+            self._guard.load_state_dict(part.get("privacy"), fitting=self.trainer.state.fn == "fit")
         if "state" in part:
             self._state.load_state_dict(part["state"], self.device)
         self._tell("on_load_checkpoint", checkpoint)
@@ -374,9 +423,7 @@ class FederatedModule(pl.LightningModule):
     def _is_logging_due(self) -> bool:
         trainer = self.trainer
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return bool(trainer.loggers) and (
-            trainer.is_last_batch or (every > 0 and (trainer.global_step + 1) % every == 0)
-        )
+        return bool(trainer.is_last_batch or (every > 0 and (trainer.global_step + 1) % every == 0))
 
     def _draw(self, scalars: dict[str, float], step: int) -> None:
         for logger in self.trainer.loggers:

@@ -19,6 +19,17 @@ class Aggregator(ABC, Generic[Partial]):
     finish together. Every update that arrives is finite and has the names, shapes and dtypes of the global model.
     """
 
+    always: bool = False
+    """Whether :meth:`finish` is to be called even if no update came in. Otherwise such a round changes nothing."""
+
+    def count(self, replies: int) -> float:
+        """The number of workers that the aggregate counts as the mean of.
+
+        Args:
+            replies: The number that sent an update.
+        """
+        return replies
+
     def check(self, cohort_size: int) -> None:
         """Refuse a cohort that is too small for what the aggregator promises; called before the first round.
 
@@ -40,7 +51,7 @@ class Aggregator(ABC, Generic[Partial]):
 
     @abstractmethod
     def finish(self, partial: Partial, processes: Processes) -> Aggregate:
-        """Combine what all processes folded. Called on every process, and only if some update came in.
+        """Combine what all processes folded. Called on every process, if an update came in or ``always`` is set.
 
         Args:
             partial: What :meth:`fold` returned on this process.

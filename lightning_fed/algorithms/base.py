@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from lightning_fed.aggregation import Aggregator
@@ -30,6 +30,10 @@ class Algorithm(ABC):
 
     tables: ClassVar[tuple[str, ...]] = ()
     """The names of the tables of the state in which it keeps something for each worker."""
+
+    is_mean: ClassVar[bool] = True
+    """Whether all that the server learns in a round is a mean of updates (and ``extra``), in which workers may count
+    equally. Only then can noise in that mean make it private."""
 
     extra: ClassVar[tuple[str, ...]] = ()
     """The names of what its workers send besides their updates."""
@@ -58,18 +62,22 @@ class Algorithm(ABC):
             The updates with respect to ``job.parameters``, or the error of a worker that failed.
         """
 
+    def stays_local(self, job: Job) -> Collection[str]:
+        """The names of the buffers that never leave the workers."""
+        return ()
+
     @abstractmethod
     def aggregator(self) -> Aggregator[Any]:
         """The aggregator that the algorithm's paper uses."""
 
-    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: int) -> Aggregate:
+    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
         """Do what is the server's before its optimizer steps; called on every process, only if an update came in.
 
         Args:
             aggregate: What the aggregator made of the updates.
             job: What was sent to the workers.
             state: What is remembered; the server's part may be changed.
-            replies: The number of workers that sent an update.
+            replies: The number of workers that the aggregate is the mean of.
 
         Returns:
             What goes to the server optimizer.

@@ -26,6 +26,7 @@ class Cyclic(Algorithm):
     """
 
     divisible: ClassVar[bool] = False
+    is_mean: ClassVar[bool] = False
 
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
         here = job

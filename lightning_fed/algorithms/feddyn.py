@@ -58,7 +58,7 @@ class FedDyn(Algorithm):
     def aggregator(self) -> UniformMean:
         return UniformMean()
 
-    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: int) -> Aggregate:
+    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
         way = state.server.get(_WAY, torch.zeros_like(job.vector))
         state.server[_WAY] = way = way + replies / job.population * aggregate.delta
         return replace(aggregate, delta=aggregate.delta + way)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 from lightning_fed.aggregation import NormalizedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
@@ -33,6 +33,8 @@ class FedNova(Algorithm):
     momentum: float = 0.0
     mu: float = 0.0
     lr: float | None = None
+
+    is_mean: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.momentum < 1:

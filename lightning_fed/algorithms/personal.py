@@ -121,6 +121,9 @@ class PersonalLayers(Algorithm):
             ValueError: If the module has nothing of the kind.
         """
 
+    def stays_local(self, job: Job) -> Collection[str]:
+        return matching(job.buffers, self.patterns(job))
+
     def check(self, job: Job) -> None:
         self._names(job)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -41,6 +41,8 @@ class QFedAvg(Algorithm):
 
     q: float
     lr: float
+
+    is_mean: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.q < 0:

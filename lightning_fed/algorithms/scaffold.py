@@ -50,7 +50,7 @@ class Scaffold(Algorithm):
     def aggregator(self) -> UniformMean:
         return UniformMean()
 
-    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: int) -> Aggregate:
+    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
         c = state.server.get(_CONTROL, torch.zeros_like(job.vector))
         state.server[_CONTROL] = c + replies / job.population * aggregate.extra[_CONTROL]
         return aggregate

@@ -30,6 +30,11 @@ class RoundError(RuntimeError):
     """A round could not be finished; the global model is as it was before the round."""
 
 
+@final
+class BudgetError(RuntimeError):
+    """Another round would exceed the budget of privacy."""
+
+
 def describe(error: BaseException) -> str:
     """Say what an exception says, with its type.
 

@@ -72,6 +72,24 @@ class Model:
 
 @final
 @dataclass(frozen=True)
+class RecordPrivacy:
+    """DP-SGD in local training: single examples are hidden, not only workers (Abadi et al. 2016, algorithm 1).
+
+    Args:
+        clip: The bound on the L2 norm of each example's gradient.
+        noise_multiplier: The noise's standard deviation in units of the bound.
+        sampling_rate: The probability with which each example is in a batch, independently of all others.
+        seed: If given, batches and noise follow from it, for tests; else they come from the system's entropy.
+    """
+
+    clip: float
+    noise_multiplier: float
+    sampling_rate: float
+    seed: int | None = None
+
+
+@final
+@dataclass(frozen=True)
 class Job:
     """What the server sends to the workers of a cohort. Plain data, so that it can cross to another machine.
 
@@ -90,6 +108,7 @@ class Job:
         frozen: The names of parameters that are not trained; if all are, a worker only measures its loss.
         wants_gradient: Whether ``Updates.gradient`` is asked for.
         extra: The names of what workers send besides their updates: those of ``Updates.extra``.
+        record_privacy: Whether and how single examples are hidden.
     """
 
     round: int
@@ -106,6 +125,7 @@ class Job:
     frozen: frozenset[str] = frozenset()
     wants_gradient: bool = False
     extra: tuple[str, ...] = ()
+    record_privacy: RecordPrivacy | None = None
 
     def local_of(self, worker: str, num_batches: int | None) -> LocalTraining:
         """How long one worker trains: as long as all, or a part of it.

@@ -102,7 +102,7 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
     if transfer is None and isinstance(batches, IndexedBatches) and batches.batch_size is not None:
         _seed(batches, seed)
         order = batches.draw()
-        shapes = _shapes(steps, per_pass, batches.batch_size, len(order))
+        shapes = _shapes(steps, per_pass, batches.batch_size, order.numel())
         if passes > 1:
             order = torch.cat([order, *(batches.draw() for _ in range(passes - 1))])
         return Plan(worker.name, per_pass, float(batches.num_examples or 0), seed, shapes, batches, order)
@@ -198,7 +198,7 @@ class Chunk:
         if not start <= shape.start < end <= stop:
             row_bytes = sum(t[:1].nbytes for t in self._tensors(0)) * len(self._plans)
             length = max(_WINDOW_BYTES // max(row_bytes, 1) // shape.size, 1) * shape.size
-            start, stop = shape.start, max(min(shape.start + length, len(self._order(0))), end)
+            start, stop = shape.start, max(min(shape.start + length, self._order(0).numel()), end)
             tensors = self._gathered(self._plans, [(start, stop)] * len(self._plans))
             self._window = start, stop, tensors
         return [tensor[:, shape.start - start : end - start] for tensor in tensors]
@@ -225,7 +225,7 @@ class Chunk:
         """Rows of several workers, equally many of each; ``[workers, rows, ...]`` each."""
         sources = [plan.source for plan in plans if plan.source is not None]
         orders = [
-            order if start == 0 and stop == len(order) else order[start:stop]
+            order if start == 0 and stop == order.numel() else order[start:stop]
             for order, (start, stop) in zip([p.order for p in plans if p.order is not None], spans, strict=True)
         ]
         offsets = self._store.offsets(sources)

@@ -62,6 +62,8 @@ class Lockstep:
         Raises:
             Exception: Whatever the worker's data raises.
         """
+        if job.record_privacy is not None:
+            raise UnvectorizableError("record-level privacy takes the gradients of one worker's examples at a time")
         plainly = self._local.transfers_plainly(worker)
         local = job.local_of(worker.name, worker.batches.num_batches)
         return plan(worker, seed, local, None if plainly else self._local.transfer(worker))

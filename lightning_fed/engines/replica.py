@@ -24,6 +24,7 @@ from lightning_fed.engines.compiled_step import compiled_or_not
 from lightning_fed.engines.corrections import Corrections
 from lightning_fed.engines.local_module import LocalModule, examples_in, loss_of
 from lightning_fed.engines.local_optimizer import LocalOptimizer
+from lightning_fed.engines.record_level import RecordLevel
 from lightning_fed.engines.recorder import Recorder, weighted_mean
 from lightning_fed.engines.stacking import LocalResult
 from lightning_fed.population import Worker
@@ -61,6 +62,8 @@ class Replica:
         self._optimizer = LocalOptimizer(self.module, self.trainer)
         self._hooks = self._local.hooks
         self._corrections: Corrections | None = None
+        self._compiles = compile
+        self._record_level: RecordLevel | None = None
 
     def check(self) -> None:
         """Refuse at the start what would fail in the middle.
@@ -88,7 +91,7 @@ class Replica:
         for metric in self._local.metrics:
             metric.reset()
         self.recorder.clear()
-        self.trainer.plan(job.local, worker.batches.num_batches)
+        self.trainer.plan(job.local, _num_batches(job, worker))
         self._corrections = Corrections.of(job, [worker.name], stacked=False)
         with torch.enable_grad():
             loss, seen, passes, steps = self._fit(job, worker)
@@ -108,8 +111,9 @@ class Replica:
 
     def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int, int]:
         """Pass over the worker's batches; gives the mean loss, the examples seen, the passes begun and the steps."""
-        local = job.local_of(worker.name, worker.batches.num_batches)
+        local = job.local_of(worker.name, _num_batches(job, worker))
         optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
+        record_level = self._hiding_records(job, worker, optimizer)
         scaler = self._scaler()
         transfer = self._local.transfer(worker)
         losses: list[Tensor] = []
@@ -119,14 +123,18 @@ class Replica:
             passes += 1
             before, index = step, -1
             self._call("on_train_epoch_start")
-            for index, (batch, size) in enumerate(worker.batches):
+            batches = worker.batches if record_level is None else record_level.batches(worker.batches)
+            for index, (batch, size) in enumerate(batches):
                 self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
                 batch = transfer(batch)
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
                 if self._call("on_train_batch_start", batch, index) == -1:
                     break
-                output = self._step(optimizer, scaler, batch, index)
                 size = examples_in(batch) if size is None else size
+                if size == 0 and record_level is not None:
+                    output = self._step_on_nothing(record_level)
+                else:
+                    output = self._step(optimizer, scaler, batch, index)
                 seen += size
                 if output:
                     losses.append(output["loss"])
@@ -153,10 +161,12 @@ class Replica:
             # The same as below without what is not there: a hook that is not called still costs a look-up when cold.
             with self._local.forward_context():
                 loss = loss_of(self._training_step(batch, index))
-            self._optimizer.zero_grad()
+            self._zero_grad()
             if loss is None:
                 return {}
             loss.backward()  # type: ignore[no-untyped-call]
+            if self._record_level is not None:
+                self._record_level.hide_()
             if self._corrections is not None:
                 self._corrections.apply_(self._local.parameters)
             self._optimizer.step()
@@ -171,7 +181,7 @@ class Replica:
             if "optimizer_zero_grad" in self._hooks:
                 self._hooks["optimizer_zero_grad"](self.module.current_epoch, index, optimizer)
             else:
-                self._optimizer.zero_grad()
+                self._zero_grad()
             if loss is None:
                 return None
             self._call("on_before_backward", loss)
@@ -180,6 +190,8 @@ class Replica:
             self._call("on_after_backward")
             if scaler is not None:
                 scaler.unscale_(optimizer)
+            if self._record_level is not None:
+                self._record_level.hide_()
             if self._corrections is not None:
                 self._corrections.apply_(self._local.parameters)
             self._call("on_before_optimizer_step", optimizer)
@@ -198,6 +210,34 @@ class Replica:
             self._optimizer.step()
         return outputs
 
+    def _hiding_records(self, job: Job, worker: Worker, optimizer: Optimizer) -> RecordLevel | None:
+        """Get ready for DP-SGD, if the job asks for it."""
+        if job.record_privacy is None:
+            return None
+        if self._compiles or self._optimizer.needs_closure or "optimizer_zero_grad" in self._hooks:
+            raise ValueError(
+                "RecordDP goes with no compile=True, no optimizer_zero_grad() of the module's own, and with torch's "
+                "optimizers but LBFGS"
+            )
+        if self._record_level is None:
+            self._record_level = RecordLevel(self.module, self._local.parameters)
+        self._record_level.begin(job, worker.name, optimizer, worker.batches.num_examples or 0)
+        return self._record_level
+
+    def _step_on_nothing(self, record_level: RecordLevel) -> dict[str, Any]:
+        """A step on an empty batch: noise alone."""
+        record_level.zero_grad()
+        record_level.hide_(is_empty=True)
+        if self._corrections is not None:
+            self._corrections.apply_(self._local.parameters)
+        self._optimizer.step()
+        return {}
+
+    def _zero_grad(self) -> None:
+        self._optimizer.zero_grad()
+        if self._record_level is not None:
+            self._record_level.zero_grad()
+
     def _scaler(self) -> torch.amp.GradScaler | None:
         if self._local.precision.precision != "16-mixed":
             return None
@@ -208,3 +248,10 @@ class Replica:
         if hook in self._hooks:
             return self._hooks[hook](*arguments)
         return None if default is None else default()
+
+
+def _num_batches(job: Job, worker: Worker) -> int | None:
+    """The number of batches in a pass, if it is known beforehand."""
+    if job.record_privacy is not None:
+        return int(1 / job.record_privacy.sampling_rate)
+    return worker.batches.num_batches

@@ -41,6 +41,8 @@ class Batches(ABC):
     """The number of examples in a pass, or None if only a pass can tell."""
     num_batches: int | None
     """The number of batches in a pass, or None if only a pass can tell."""
+    loader: Iterable[Any]
+    """What the worker's datamodule gave."""
     device: torch.device | None = None
     """Where all tensors of all batches lie, if that is known."""
 
@@ -144,7 +146,7 @@ class IndexedBatches(Batches):
 
     def __init__(self, loader: DataLoader[Any], tensors: tuple[Tensor, ...]) -> None:
         assert loader.batch_sampler is not None
-        self._loader = loader
+        self.loader: DataLoader[Any] = loader
         self._batch_sampler: Sampler[list[int]] | Iterable[list[int]] = loader.batch_sampler
         self.tensors = tensors
         devices = {tensor.device for tensor in tensors}
@@ -188,7 +190,7 @@ class IndexedBatches(Batches):
 
     def _draw_base_seed(self) -> None:
         # A DataLoader draws a seed for its processes before its sampler draws; so must we, for the same order.
-        torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
+        torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
 
     def _rows(self, index: Tensor) -> list[Tensor]:
         return [tensor.index_select(0, index.to(tensor.device)) for tensor in self.tensors]
@@ -203,7 +205,7 @@ class LoadedBatches(Batches):
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
-        self._loader = loader
+        self.loader = loader
         parts = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
         loaders = [part for part in parts if isinstance(part, DataLoader)]
         self._carried = [generator for part in loaders for generator in _generators(part)]
@@ -216,9 +218,9 @@ class LoadedBatches(Batches):
         _reseed(self._carried, seed)
 
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
-        for item in self._loader:
+        for item in self.loader:
             # A CombinedLoader gives (batch, batch_idx, dataloader_idx).
-            yield (item[0] if isinstance(self._loader, CombinedLoader) else item), None
+            yield (item[0] if isinstance(self.loader, CombinedLoader) else item), None
 
 
 def _num_examples(loader: DataLoader[Any]) -> int | None:

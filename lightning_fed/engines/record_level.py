@@ -1,0 +1,155 @@
+"""DP-SGD in a worker's local training, with Opacus: gradients of single examples, clipped and noised."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.rng import derive
+from lightning_fed.core.types import Job, RecordPrivacy, Tensors
+from lightning_fed.population.batches import Batches
+from lightning_fed.privacy import Noise
+
+
+@final
+class RecordLevel:
+    """Hides single examples in the steps of a module.
+
+    Opacus computes the gradient of each example, clips and adds them up; the noise is ours, from the system's entropy.
+
+    Args:
+        module: The workers' copy of the module; hooks are put on its layers.
+        parameters: Its trained parameters, by name.
+
+    Raises:
+        ImportError: If Opacus is not installed.
+        ValueError: If the module has a layer for which Opacus has no gradients of single examples.
+    """
+
+    def __init__(self, module: pl.LightningModule, parameters: Tensors) -> None:
+        try:
+            from opacus.grad_sample import GradSampleModule
+            from opacus.optimizers import DPOptimizer
+        except ImportError as error:
+            raise ImportError(
+                f'RecordDP needs Opacus ({error}): pip install "lightning_fed[record-privacy]"', name=error.name
+            ) from error
+        _refuse_layers(module)
+        self._make = DPOptimizer
+        # A layer that is called on data, which have no gradient, makes torch say so at every step.
+        warnings.filterwarnings("ignore", "Full backward hook is firing when gradients are computed")
+        self._hooks = GradSampleModule(module)
+        self._parameters = parameters
+        self._optimizer: Any = None
+        self._settings: RecordPrivacy
+        self._noise = Noise()
+        self._keys: tuple[int | str, ...] = ()
+        self._steps = 0
+
+    def begin(self, job: Job, worker: str, optimizer: Optimizer, examples: int) -> None:
+        """Get ready for one worker's training.
+
+        Args:
+            job: What the server sent.
+            worker: The worker's name.
+            optimizer: Its optimizer.
+            examples: The number of its examples.
+        """
+        assert job.record_privacy is not None
+        self._settings = settings = job.record_privacy
+        self._noise = Noise(settings.seed)
+        self._keys, self._steps = (job.cohort, worker), 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._optimizer = self._make(
+                optimizer,
+                noise_multiplier=settings.noise_multiplier,
+                max_grad_norm=settings.clip,
+                expected_batch_size=max(1, round(settings.sampling_rate * examples)),
+            )
+        self.zero_grad()
+
+    def batches(self, batches: Batches) -> Iterator[tuple[Any, None]]:
+        """One pass of Poisson samples of a worker's examples; a sample may be empty.
+
+        Args:
+            batches: The worker's own batches.
+
+        Raises:
+            ValueError: If examples cannot be drawn one by one.
+        """
+        from opacus.data_loader import DPDataLoader
+
+        loader = batches.loader
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            raise ValueError(
+                "RecordDP draws examples one by one, so its train_dataloader must give a DataLoader over a dataset"
+            )
+        seed = int.from_bytes(os.urandom(8), "big") >> 1
+        if self._settings.seed is not None:
+            seed = derive(self._settings.seed, *self._keys, "batches", self._steps)
+        samples = DPDataLoader(
+            loader.dataset,
+            sample_rate=self._settings.sampling_rate,
+            collate_fn=loader.collate_fn,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for batch in samples:
+            yield batch, None
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def hide_(self, is_empty: bool = False) -> None:
+        """Put clipped and noised gradients in place of those of the backward pass.
+
+        Args:
+            is_empty: Whether the batch was empty, and there was no pass; noise is all that there is then.
+
+        Raises:
+            ValueError: If a parameter has a gradient that Opacus has not seen, which would leave it unprotected.
+        """
+        for name, parameter in self._parameters.items():
+            seen: Any = parameter
+            if getattr(seen, "grad_sample", None) is None:
+                if parameter.grad is not None and not is_empty:
+                    raise ValueError(
+                        f"{name} has a gradient for which Opacus has none of single examples, so RecordDP cannot hide "
+                        "them: put the parameter into a layer of torch.nn that is called in training_step"
+                    )
+                seen.grad_sample = parameter.new_zeros(0 if is_empty else self._length(), *parameter.shape)
+        self._optimizer.clip_and_accumulate()
+        std = self._settings.noise_multiplier * self._settings.clip
+        for name, parameter in self._parameters.items():
+            total: Any = parameter
+            noise = self._noise.gaussian(parameter.numel(), std, *self._keys, name, self._steps)
+            parameter.grad = (total.summed_grad + noise.view(parameter.shape).to(parameter)).view_as(parameter)
+        self._optimizer.scale_grad()
+        self._steps += 1
+
+    def _length(self) -> int:
+        samples = [getattr(parameter, "grad_sample", None) for parameter in self._parameters.values()]
+        return max((len(sample) for sample in samples if sample is not None), default=0)
+
+
+def _refuse_layers(module: pl.LightningModule) -> None:
+    from opacus.validators import ModuleValidator
+
+    name = type(module).__name__
+    for path, part in module.named_modules():
+        if not list(part.children()):
+            errors = ModuleValidator.validate(part, strict=False)
+            if errors:
+                instead = "GroupNorm, LayerNorm or InstanceNorm" if "Norm" in type(part).__name__ else "opacus.layers"
+                raise ValueError(
+                    f"RecordDP: {name}.{path} is a {type(part).__name__}, for which there are no gradients of single "
+                    f"examples ({str(errors[0]).split('.')[0]}); use {instead} instead"
+                )

@@ -1,0 +1,234 @@
+"""Keeps a run private: what the server asks before, in and after a round of a private run."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, final
+
+from lightning_fed._lightning import pl, rank_zero_info, rank_zero_warn
+from lightning_fed.aggregation import Aggregator, RobustAggregator, UniformMean
+from lightning_fed.algorithms import Algorithm
+from lightning_fed.core.errors import BudgetError
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
+from lightning_fed.data import FederatedDataModule
+from lightning_fed.privacy import Privacy, PrivateRun, Setting
+from lightning_fed.sampling import Poisson, RoundRobin, Uniform
+from lightning_fed.transforms import UpdateTransform
+
+_SAMPLERS = {"Poisson": Poisson, "RoundRobin": RoundRobin}
+_KNOWN = (Poisson, RoundRobin, Uniform)
+
+
+@final
+class Guard:
+    """The private side of a FederatedModule.
+
+    Args:
+        privacy: What is promised.
+        algorithm: What a round computes.
+        aggregator: The user's aggregator, if one is given.
+
+    Raises:
+        ValueError: If algorithm or aggregator would release more than the promise covers.
+    """
+
+    def __init__(self, privacy: Privacy, algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
+        name = type(privacy).__name__
+        if not algorithm.is_mean:
+            raise ValueError(
+                f"{type(algorithm).__name__} cannot be made private by {name}: what it releases is no mean in which "
+                "workers count equally. Use FedAvg, FedProx, Scaffold, FedDyn, Ditto or personal layers"
+            )
+        if aggregator is not None and not _counts_equally(privacy, aggregator):
+            raise ValueError(
+                f"aggregator={type(aggregator).__name__} does not go with {name}: "
+                + (
+                    "workers must count equally, since a number of examples is private too; use UniformMean() or a "
+                    "robust aggregator"
+                    if privacy.any_aggregator
+                    else "the noise belongs to a sum over a fixed number of workers, with uniform weights; leave "
+                    "aggregator out (and see weight_cap for weights)"
+                )
+            )
+        self.privacy = privacy
+        self.run: PrivateRun | None = None
+        self._algorithm = algorithm
+        self._aggregator = aggregator
+        self._saved: dict[str, Any] | None = None
+
+    def check(self, job: Job) -> None:
+        """Refuse buffers that would be averaged without noise.
+
+        Raises:
+            ValueError: Naming one.
+        """
+        leaving = [name for name in job.buffers if name.endswith("running_mean")]
+        leaving = sorted(set(leaving) - set(self._algorithm.stays_local(job)))
+        if leaving:
+            raise ValueError(
+                f"{type(self.privacy).__name__}: the module averages BatchNorm statistics ({leaving[0]}), which no "
+                "noise covers; use GroupNorm in their place, or keep them with the workers: algorithm=FedBN()"
+            )
+
+    def prepare(self, datamodule: FederatedDataModule, trainer: pl.Trainer, processes: Processes) -> None:
+        """Choose the sampling that the promise wants, secretly; refuse evaluation that would tell what no noise covers.
+
+        Raises:
+            ValueError: If training would evaluate the workers' own data.
+        """
+        if self.privacy.sampler is not None and datamodule.sampler_is_default:
+            datamodule.sampler = _SAMPLERS[self.privacy.sampler]()
+        if not self.privacy.insecure_deterministic_noise:
+            datamodule.sampling_seed = processes.gather(secrets.randbits(63))[0]
+        if not self.privacy.release_metrics and datamodule.evaluates_workers("val") and trainer.limit_val_batches:
+            raise ValueError(
+                f"{type(self.privacy).__name__}: evaluating the workers' own data during training would release what "
+                "no noise covers; give central data (FederatedDataModule(val=...)), switch it off "
+                "(Trainer(limit_val_batches=0)), or accept it with release_metrics=True"
+            )
+
+    def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
+        """Begin a fit, or go on with the run of a checkpoint or of an earlier fit.
+
+        Raises:
+            ValueError: If nothing can be promised in this setting.
+        """
+        sampler = datamodule.sampler
+        steps = trainer.estimated_stepping_batches
+        setting = Setting(
+            population=len(datamodule.names),
+            cohort_size=datamodule.cohort_size,
+            sampling="everyone" if sampler is None else type(sampler).__name__ if type(sampler) in _KNOWN else "other",
+            rounds=None if steps == float("inf") else int(steps) * trainer.accumulate_grad_batches,
+            seed=datamodule.seed,
+            local=local,
+        )
+        saved = self.run.state_dict() if self.run is not None else self._saved
+        keep = saved is not None and self.privacy.noise_multiplier is None
+        self.run = self.privacy.start(setting, saved["noise_multiplier"] if saved is not None and keep else None)
+        if saved is not None:
+            self.run.load_state_dict(saved)
+        self._tell(self.run)
+
+    def _tell(self, run: PrivateRun) -> None:
+        name = type(self.privacy).__name__
+        budget = "" if run.budget is None else f", stopping before ε = {run.budget:g}"
+        rank_zero_info(f"{name}: {run.mechanism}, clipping at {run.bound:g}, δ = {run.delta:.3g}{budget}")
+        if run.insecure:
+            rank_zero_warn(f"{name}: noise comes from the seed of the run, so this run is NOT private")
+        if self.privacy.release_metrics:
+            rank_zero_warn(
+                f"{name}: losses, metrics and counts of workers are shown as they are (release_metrics=True); the "
+                "guarantee does not cover them"
+            )
+        if self._algorithm.tables:
+            rank_zero_warn(
+                f"{name}: checkpoints hold what {type(self._algorithm).__name__} remembers about each worker, without "
+                "noise; the guarantee covers the global model, so do not give these checkpoints away"
+            )
+
+    @property
+    def shows_metrics(self) -> bool:
+        """Whether anything may be shown that no noise covers."""
+        return self.privacy.release_metrics
+
+    @property
+    def tells_quickly(self) -> bool:
+        """Whether what has been spent can be told after every round, and not only where curves are drawn."""
+        assert self.run is not None
+        return self.run.tells_quickly
+
+    def begin_round(self, job: Job) -> Job:
+        """Note which cohort is about to be trained; what its round will release is charged for before it is."""
+        assert self.run is not None
+        self.run.cohort = job.cohort
+        self.run.charge()
+        return self.privacy.job(job, self.run)
+
+    def affords_another(self) -> bool:
+        """Whether another round keeps within the budget."""
+        assert self.run is not None
+        return self.run.affords_another()
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        """End the training: the next round would exceed the budget.
+
+        Raises:
+            BudgetError: If the Trainer is told to go on for longer, by ``min_steps`` or ``min_epochs``.
+        """
+        assert self.run is not None
+        spent = f"ε = {self.run.spent:.4g} is spent, and another round would exceed {self.run.budget:g}"
+        if trainer.fit_loop.min_epochs or trainer.fit_loop.min_steps:
+            raise BudgetError(f"{spent}, but the Trainer has min_epochs or min_steps; leave them out")
+        if not trainer.should_stop:
+            rank_zero_info(f"{type(self.privacy).__name__}: training stops: {spent}")
+        trainer.should_stop = True
+
+    @property
+    def aggregator(self) -> Aggregator[Any]:
+        """The aggregator of the run."""
+        assert self.run is not None
+        return self.privacy.aggregator(self.run) or self._aggregator or UniformMean()
+
+    @property
+    def transforms(self) -> Sequence[UpdateTransform]:
+        """What is done to updates last before they leave the workers."""
+        assert self.run is not None
+        return (_AtTheWorkers(self.privacy, self.run),)
+
+    def scalars(self) -> dict[str, float]:
+        """What is drawn about the promise."""
+        assert self.run is not None
+        return {"privacy/epsilon": self.run.spent, "privacy/clip": self.run.bound}
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a checkpoint keeps."""
+        return self._saved if self.run is None else self.run.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None, fitting: bool) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state: What :meth:`state_dict` gave; None: the checkpoint was not written by a private run.
+            fitting: Whether the run goes on training.
+
+        Raises:
+            ValueError: If it is to go on without knowing what has been spent.
+        """
+        if state is None and fitting:
+            raise ValueError(
+                f"the checkpoint does not say how much privacy was spent for it, so {type(self.privacy).__name__} "
+                "cannot promise anything from here on; begin a new run, or go on without privacy="
+            )
+        self._saved, self.run = state, None
+
+
+@final
+class _AtTheWorkers(UpdateTransform):
+    """The worker's side of a promise, as the last transform."""
+
+    def __init__(self, privacy: Privacy, run: PrivateRun) -> None:
+        self._privacy = privacy
+        self._run = run
+
+    def worker(self, updates: Updates) -> Updates:
+        return self._privacy.worker(updates, self._run)
+
+    def server(self, aggregate: Aggregate) -> Aggregate:
+        return aggregate
+
+
+def privacy_hyperparameters(privacy: Privacy) -> dict[str, Any]:
+    """What loggers show of a promise."""
+    name = type(privacy).__name__
+    return {
+        "privacy": f"{name} WITH SEEDED NOISE: NOT PRIVATE" if privacy.insecure_deterministic_noise else name,
+        "noise_multiplier": privacy.noise_multiplier,
+        "epsilon_budget": privacy.epsilon,
+    }
+
+
+def _counts_equally(privacy: Privacy, aggregator: Aggregator[Any]) -> bool:
+    return privacy.any_aggregator and isinstance(aggregator, (UniformMean, RobustAggregator))

@@ -1,0 +1,43 @@
+"""Differential privacy: what is promised, how a round keeps it, and what it costs."""
+
+from lightning_fed.privacy.accounting import Accountant
+from lightning_fed.privacy.base import Privacy
+from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
+from lightning_fed.privacy.central import CentralDP
+from lightning_fed.privacy.clipping import AdaptiveClip
+from lightning_fed.privacy.ftrl import DPFTRL
+from lightning_fed.privacy.local import DistributedDP, LocalDP
+from lightning_fed.privacy.mechanisms import (
+    FixedSizeGaussian,
+    Gaussian,
+    LocalGaussian,
+    Mechanism,
+    SubsampledGaussian,
+    TreeAggregation,
+)
+from lightning_fed.privacy.noise import Noise
+from lightning_fed.privacy.record import RecordDP
+from lightning_fed.privacy.run import PrivateRun, Setting
+
+__all__ = [
+    "DPFTRL",
+    "Accountant",
+    "AdaptiveClip",
+    "CentralDP",
+    "DistributedDP",
+    "FixedSizeGaussian",
+    "Gaussian",
+    "LocalDP",
+    "LocalGaussian",
+    "Mechanism",
+    "Noise",
+    "Privacy",
+    "PrivateRun",
+    "RecordDP",
+    "Setting",
+    "SubsampledGaussian",
+    "TreeAggregation",
+    "analytic_gaussian_sigma",
+    "noise_for",
+    "rounds_for",
+]

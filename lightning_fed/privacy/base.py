@@ -1,0 +1,153 @@
+"""The extension point for guarantees of privacy: what is promised, and how a round keeps the promise."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from lightning_fed.aggregation import Aggregator
+from lightning_fed.core.types import Job, LocalTraining, Updates
+from lightning_fed.privacy.accounting import Accountant, Kind
+from lightning_fed.privacy.calibration import noise_for
+from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Mechanism
+from lightning_fed.privacy.noise import Noise
+from lightning_fed.privacy.run import PrivateRun, Setting
+
+
+class Privacy(ABC):
+    """What is promised to the workers. Settings only: what changes over rounds lies in a :class:`PrivateRun`."""
+
+    noise_multiplier: float | None
+    """The noise's standard deviation in units of the clipping bound; None: as much as ``epsilon`` needs."""
+    epsilon: float | None
+    """The budget ε: training stops before the round that would exceed it. None: no budget."""
+    delta: float | None
+    """δ; None: ``population ** -1.1``."""
+    accountant: Kind | None
+    """How ε is computed; None: by ``"pld"`` where that is possible, else by ``"rdp"``."""
+    release_metrics: bool
+    """Whether losses, metrics and counts of workers are shown, although no guarantee covers them."""
+    insecure_deterministic_noise: bool
+    """Whether noise comes from the seed of the run, for tests. Such a run is not private, and is marked so."""
+
+    sampler: ClassVar[str | None] = None
+    """The name of the cohort sampler that is taken if the user has chosen none."""
+
+    any_aggregator: ClassVar[bool] = False
+    """Whether updates are private when they leave the workers, so that any aggregator may follow."""
+
+    @abstractmethod
+    def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
+        """What one round is to the accountant.
+
+        Raises:
+            ValueError: If nothing can be promised in this setting.
+        """
+
+    @abstractmethod
+    def bound(self) -> float:
+        """The clipping bound of the first round."""
+
+    @property
+    def moving(self) -> bool:
+        """Whether the clipping bound changes over rounds."""
+        return False
+
+    @abstractmethod
+    def aggregator(self, run: PrivateRun) -> Aggregator[Any] | None:
+        """The aggregator that keeps the promise; None: any in which workers count equally."""
+
+    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
+        """What is done to updates before they leave the workers, after all transforms."""
+        return updates
+
+    def least_replies(self) -> int:
+        """The number of replies below which a round must release nothing."""
+        return 1
+
+    def releases(self, local: LocalTraining) -> int:
+        """How often a round releases :meth:`mechanism`.
+
+        Args:
+            local: How long workers train.
+        """
+        return 1
+
+    def job(self, job: Job, run: PrivateRun) -> Job:
+        """What workers are sent: with what they have to know of the promise."""
+        return job
+
+    def period(self, setting: Setting) -> int:
+        """For how many rounds :meth:`mechanism` is one charge."""
+        return 1
+
+    def start(self, setting: Setting, noise_multiplier: float | None = None) -> PrivateRun:
+        """Begin a run.
+
+        Args:
+            setting: What the promise is made for.
+            noise_multiplier: That of the run that goes on here; None: what is asked for, or what the budget needs.
+
+        Raises:
+            ValueError: If nothing can be promised in this setting.
+        """
+        delta = setting.population**-1.1 if self.delta is None else self.delta
+        kind = self.accountant
+        if kind is None:
+            kind = "rdp" if isinstance(self.mechanism(1.0, setting), FixedSizeGaussian) else "pld"
+        if noise_multiplier is None:
+            noise_multiplier = self.noise_multiplier
+        if noise_multiplier is None:
+            assert self.epsilon is not None, "refused by check_settings"
+            if setting.rounds is None:
+                raise ValueError(
+                    f"{type(self).__name__}(epsilon={self.epsilon}) needs to know for how many rounds: give the "
+                    "Trainer max_steps or max_epochs, or say noise_multiplier="
+                )
+            noise_multiplier = noise_for(
+                self.epsilon,
+                delta,
+                math.ceil(setting.rounds / self.period(setting)) * self.releases(setting.local),
+                lambda z: self.mechanism(z, setting),
+                kind,
+            )
+        return PrivateRun(
+            setting=setting,
+            mechanism=self.mechanism(noise_multiplier, setting),
+            accountant=Accountant(kind),
+            noise_multiplier=noise_multiplier,
+            bound=self.bound(),
+            delta=delta,
+            budget=self.epsilon,
+            noise=Noise(setting.seed if self.insecure_deterministic_noise else None),
+            insecure=self.insecure_deterministic_noise,
+            moving=self.moving,
+            period=self.period(setting),
+            releases=self.releases(setting.local),
+        )
+
+
+def check_settings(privacy: Privacy, clip: float | None) -> None:
+    """Refuse settings that are out of range.
+
+    Args:
+        privacy: The settings.
+        clip: The clipping bound, if it is a number.
+
+    Raises:
+        ValueError: Naming the argument and the fix.
+    """
+    name = type(privacy).__name__
+    if privacy.noise_multiplier is None and privacy.epsilon is None:
+        raise ValueError(f"{name} needs noise_multiplier= (how much noise) or epsilon= (how much may be spent)")
+    if privacy.noise_multiplier is not None and not 0 < privacy.noise_multiplier < math.inf:
+        raise ValueError(
+            f"{name}(noise_multiplier={privacy.noise_multiplier}) must be positive and finite: no noise, no privacy"
+        )
+    if privacy.epsilon is not None and not 0 < privacy.epsilon < math.inf:
+        raise ValueError(f"{name}(epsilon={privacy.epsilon}) must be positive and finite")
+    if privacy.delta is not None and not 0 < privacy.delta < 1:
+        raise ValueError(f"{name}(delta={privacy.delta}) must lie between 0 and 1")
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"{name}(clip={clip}) must be positive and finite")

@@ -1,0 +1,100 @@
+"""Worker-level differential privacy at a server that is trusted to add the noise.
+
+DP-FedAvg: McMahan et al., *Learning Differentially Private Recurrent Language Models*, 2018, algorithm 1. What is
+released does not tell whether any one worker, with all of its data, took part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from lightning_fed.privacy.accounting import Kind
+from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.clipping import AdaptiveClip
+from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Gaussian, Mechanism, SubsampledGaussian
+from lightning_fed.privacy.private_sum import PrivateSum
+from lightning_fed.privacy.run import PrivateRun, Setting
+
+
+@final
+@dataclass(frozen=True)
+class CentralDP(Privacy):
+    """Clips every update, adds Gaussian noise to their sum, and divides by the expected number of workers.
+
+    Works with every server optimizer and engine. Cohorts are drawn by Poisson sampling unless you choose otherwise;
+    with cohorts of a fixed size the guarantee is the (much weaker) one of sampling without replacement.
+
+    Args:
+        clip: The bound C on an update's L2 norm, over all that a worker sends; or an :class:`AdaptiveClip`.
+        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
+        delta: δ; None: ``population ** -1.1``.
+        weight_cap: The number of examples from which on a worker counts fully; fewer count in proportion. None: all
+            count equally.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that knows the sampling.
+        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
+        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+
+    Raises:
+        ValueError: If one of them is out of range.
+
+    Example::
+
+        FederatedModule(module, privacy=CentralDP(clip=1.0, noise_multiplier=1.0, delta=1e-5))
+    """
+
+    clip: float | AdaptiveClip
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    weight_cap: int | None = None
+    accountant: Kind | None = None
+    release_metrics: bool = False
+    insecure_deterministic_noise: bool = False
+
+    sampler: ClassVar[str | None] = "Poisson"
+
+    def __post_init__(self) -> None:
+        check_settings(self, None if isinstance(self.clip, AdaptiveClip) else self.clip)
+        if self.weight_cap is not None and self.weight_cap < 1:
+            raise ValueError(f"CentralDP(weight_cap={self.weight_cap}) must be at least one example")
+
+    def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
+        return sampled_gaussian(noise_multiplier, setting)
+
+    def bound(self) -> float:
+        return self.clip.initial if isinstance(self.clip, AdaptiveClip) else self.clip
+
+    @property
+    def moving(self) -> bool:
+        return isinstance(self.clip, AdaptiveClip)
+
+    def aggregator(self, run: PrivateRun) -> PrivateSum:
+        adaptive = self.clip if isinstance(self.clip, AdaptiveClip) else None
+        z = run.noise_multiplier
+        if adaptive is not None:
+            z = adaptive.update_multiplier(z, run.setting.cohort_size)
+
+        def noise(size: int, name: str) -> Tensor:
+            return run.noise.gaussian(size, z * run.bound, run.cohort, name)
+
+        return PrivateSum(run, noise, adaptive, self.weight_cap)
+
+
+def sampled_gaussian(noise_multiplier: float, setting: Setting) -> Mechanism:
+    """What a round is to the accountant if noise is added to the sum of a cohort's clipped updates.
+
+    Args:
+        noise_multiplier: The noise's standard deviation in units of what one worker can change.
+        setting: How cohorts are drawn.
+    """
+    if setting.sampling == "everyone" or setting.cohort_size == setting.population:
+        return Gaussian(noise_multiplier)
+    if setting.sampling == "Poisson":
+        return SubsampledGaussian(noise_multiplier, setting.cohort_size / setting.population)
+    if setting.sampling == "Uniform":
+        return FixedSizeGaussian(noise_multiplier, setting.cohort_size, setting.population)
+    return Gaussian(noise_multiplier)  # nothing is known of the sampling: as if everyone took part in every round

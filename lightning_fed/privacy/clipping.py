@@ -1,0 +1,116 @@
+"""Clipping: bounds how far one worker can move the sum of updates, whatever its data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.core.types import Updates
+
+
+@final
+@dataclass(frozen=True)
+class AdaptiveClip:
+    """A clipping bound that follows a quantile of the norms: Andrew et al., *Differentially Private Learning with
+    Adaptive Clipping*, 2021, algorithm 1.
+
+    Each worker also tells whether its norm was within the bound; the noised fraction ``b`` of those moves it,
+    ``C ← C · exp(−η (b − γ))``. The noise of the updates grows a little, so that both releases together cost what the
+    noise multiplier says.
+
+    Args:
+        initial: The bound of the first round, in the units of the parameters.
+        quantile: The fraction γ of the norms that is to lie within the bound.
+        lr: The learning rate η of the bound's logarithm.
+        count_std: The standard deviation σ_b of the noise on the number of workers within the bound; None: a twentieth
+            of the cohort size, as in the paper.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    initial: float = 0.1
+    quantile: float = 0.5
+    lr: float = 0.2
+    count_std: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.initial < math.inf:
+            raise ValueError(f"AdaptiveClip(initial={self.initial}) must be positive and finite")
+        if not 0 < self.quantile < 1:
+            raise ValueError(f"AdaptiveClip(quantile={self.quantile}) must lie between 0 and 1")
+        if self.lr <= 0:
+            raise ValueError(f"AdaptiveClip(lr={self.lr}) must be positive")
+        if self.count_std is not None and self.count_std <= 0:
+            raise ValueError(f"AdaptiveClip(count_std={self.count_std}) must be positive")
+
+    def count_std_of(self, cohort_size: int) -> float:
+        """σ_b for a cohort size."""
+        return cohort_size / 20 if self.count_std is None else self.count_std
+
+    def update_multiplier(self, noise_multiplier: float, cohort_size: int) -> float:
+        """The noise multiplier that is left for the updates: ``(z⁻² − (2σ_b)⁻²)^(−1/2)``.
+
+        Args:
+            noise_multiplier: That of both releases together, z.
+            cohort_size: The expected number of workers in a round.
+
+        Raises:
+            ValueError: If the noise on the count alone uses up more than z allows.
+
+        >>> round(AdaptiveClip(count_std=1.0).update_multiplier(1.0, cohort_size=100), 4)
+        1.1547
+        """
+        count_std = self.count_std_of(cohort_size)
+        if noise_multiplier >= 2 * count_std:
+            raise ValueError(
+                f"AdaptiveClip: noise_multiplier={noise_multiplier:g} must be less than 2 · count_std = "
+                f"{2 * count_std:g}; give a larger count_std (or a larger cohort_size)"
+            )
+        if noise_multiplier == 0:
+            return 0.0
+        return float((noise_multiplier**-2 - (2 * count_std) ** -2) ** -0.5)
+
+    def moved(self, bound: float, fraction: float) -> float:
+        """The bound of the next round.
+
+        Args:
+            bound: That of this one.
+            fraction: The noised fraction of norms within it.
+
+        >>> AdaptiveClip(quantile=0.5, lr=0.2).moved(1.0, fraction=0.5)
+        1.0
+        """
+        return bound * math.exp(-self.lr * (fraction - self.quantile))
+
+
+def joint_norms(updates: Updates) -> Tensor:
+    """The L2 norm of all that a worker releases, taken together; float64 ``[n]``, on the CPU."""
+    parts = [updates.delta, *updates.extra.values()]
+    norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts])
+    if not bool(((norms < 1e18) & (norms > 1e-18) | (norms == 0)).all()):
+        # Squares of float32 numbers have over- or underflowed; four times as slow.
+        norms = torch.stack([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts])
+    joint: Tensor = torch.linalg.vector_norm(norms.to(torch.float64), dim=0)
+    return joint.cpu()
+
+
+# The norm is one of rounded numbers, and the bound has to hold all the same.
+_SLACK = 1 - 1e-6
+
+
+def clip_scales(norms: Tensor, bound: float) -> Tensor:
+    """By what to multiply updates so that no norm exceeds the bound; 1 for one that does not, and for a zero update.
+
+    Args:
+        norms: float64 ``[n]``.
+        bound: C.
+
+    >>> clip_scales(torch.tensor([0.0, 1.0, 4.0]), 2.0)
+    tensor([1.0000, 1.0000, 0.5000])
+    """
+    return torch.where(norms > bound, bound * _SLACK / norms, 1.0)

@@ -1,0 +1,148 @@
+"""Noise that workers add themselves, for servers that are not trusted to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import torch
+
+from lightning_fed.core.types import Updates
+from lightning_fed.privacy.accounting import Kind
+from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.central import sampled_gaussian
+from lightning_fed.privacy.clipping import clip_scales, joint_norms
+from lightning_fed.privacy.mechanisms import LocalGaussian, Mechanism
+from lightning_fed.privacy.private_sum import PrivateSum
+from lightning_fed.privacy.run import PrivateRun, Setting
+
+
+@final
+@dataclass(frozen=True)
+class LocalDP(Privacy):
+    """Each worker clips its update and adds noise to it before anything leaves; nobody has to be trusted.
+
+    The guarantee is a worker's own, for any two updates that it might have sent (they differ by up to 2C), and adds up
+    over the rounds in which it takes part; what is reported is that of a worker that takes part in all of them. Any
+    aggregator in which workers count equally may follow.
+
+    Args:
+        clip: The bound C on an update's L2 norm, over all that a worker sends.
+        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
+        delta: δ; None: ``population ** -1.1``.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that knows the mechanism.
+        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
+        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    clip: float
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    accountant: Kind | None = None
+    release_metrics: bool = False
+    insecure_deterministic_noise: bool = False
+
+    any_aggregator: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_settings(self, self.clip)
+
+    def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
+        return LocalGaussian(noise_multiplier)
+
+    def bound(self) -> float:
+        return self.clip
+
+    def aggregator(self, run: PrivateRun) -> None:
+        return None
+
+    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
+        return clipped_and_noised(updates, run, run.noise_multiplier * run.bound)
+
+
+@final
+@dataclass(frozen=True)
+class DistributedDP(Privacy):
+    """Each worker adds a share of the noise, ``zC/√t``, so that t replies together have what a server would add.
+
+    For secure aggregation, where the server sees sums only. A round with fewer than t replies releases nothing.
+
+    Args:
+        clip: The bound C on an update's L2 norm, over all that a worker sends.
+        survivors: The number t of honest workers of a round that surely reply.
+        noise_multiplier: The standard deviation of the sum's noise in units of C; None: as much as ``epsilon`` needs.
+        epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
+        delta: δ; None: ``population ** -1.1``.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that knows the mechanism.
+        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
+        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    clip: float
+    survivors: int
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
+    accountant: Kind | None = None
+    release_metrics: bool = False
+    insecure_deterministic_noise: bool = False
+
+    sampler: ClassVar[str | None] = "Poisson"
+
+    def __post_init__(self) -> None:
+        check_settings(self, self.clip)
+        if self.survivors < 1:
+            raise ValueError(f"DistributedDP(survivors={self.survivors}) must be at least one worker")
+
+    def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
+        if self.survivors > setting.cohort_size:
+            raise ValueError(
+                f"DistributedDP(survivors={self.survivors}) can never be met by a cohort of {setting.cohort_size}; "
+                "lower it or raise cohort_size"
+            )
+        return sampled_gaussian(noise_multiplier, setting)
+
+    def bound(self) -> float:
+        return self.clip
+
+    def aggregator(self, run: PrivateRun) -> PrivateSum:
+        return PrivateSum(run, noise=None)
+
+    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
+        return clipped_and_noised(updates, run, run.noise_multiplier * run.bound / math.sqrt(self.survivors))
+
+    def least_replies(self) -> int:
+        return self.survivors
+
+
+def clipped_and_noised(updates: Updates, run: PrivateRun, std: float) -> Updates:
+    """What workers do to all that they send; buffers stay with them.
+
+    Args:
+        updates: Those of n workers.
+        run: Gives the clipping bound and the noise.
+        std: The standard deviation of each worker's noise.
+    """
+    scales = clip_scales(joint_norms(updates), run.bound)
+
+    def noised(rows: torch.Tensor, name: str) -> torch.Tensor:
+        clipped = rows * scales.to(rows).unsqueeze(1)
+        for row, worker in zip(clipped, updates.workers, strict=True):
+            row += run.noise.gaussian(row.numel(), std, run.cohort, name, worker).to(row)
+        return clipped
+
+    return replace(
+        updates,
+        delta=noised(updates.delta, "delta"),
+        extra={name: noised(rows, name) for name, rows in updates.extra.items()},
+        weight=torch.ones_like(updates.weight),
+    )

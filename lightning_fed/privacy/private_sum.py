@@ -1,0 +1,107 @@
+"""The sum of clipped updates over a fixed number, with noise: what differential privacy at the server consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation import Aggregator
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.tree import add_weighted_
+from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
+from lightning_fed.privacy.clipping import AdaptiveClip, clip_scales, joint_norms
+from lightning_fed.privacy.run import PrivateRun
+
+ServerNoise: TypeAlias = Callable[[int, str], Tensor]
+"""Draws the server's noise for one sum, from its size and its name."""
+
+
+@dataclass
+class PrivateSums:
+    """Sums of clipped updates over the workers of one process."""
+
+    delta: Tensor
+    extra: Tensors
+    within: Tensor
+    buffers: Tensors
+
+
+@final
+class PrivateSum(Aggregator[PrivateSums]):
+    """``(Σ wᵢ clip(Δᵢ) + noise) / (qN)``.
+
+    The denominator is the *expected* number of workers, whatever the number of replies: dividing by the replies would
+    tell how many there were, and put too little noise on a small cohort. A round without replies releases noise alone.
+    Buffers do not leave the workers.
+
+    Args:
+        run: Gives the clipping bound, the noise and the number of workers; is charged before anything is released.
+        noise: Draws the server's noise; None: the workers have added theirs, to updates that they have clipped.
+        adaptive: How the bound moves, if it does.
+        weight_cap: The number of examples from which on a worker counts fully, 1; None: every worker does.
+    """
+
+    def __init__(
+        self,
+        run: PrivateRun,
+        noise: ServerNoise | None,
+        adaptive: AdaptiveClip | None = None,
+        weight_cap: int | None = None,
+    ) -> None:
+        self.always = noise is not None
+        self._run = run
+        self._noise = noise
+        self._adaptive = adaptive
+        self._weight_cap = weight_cap
+
+    def count(self, replies: int) -> float:
+        return self._run.setting.cohort_size
+
+    def fold(self, updates: Iterable[Updates], job: Job) -> PrivateSums:
+        sums = PrivateSums(
+            delta=torch.zeros_like(job.vector),
+            extra={name: torch.zeros_like(job.vector) for name in job.extra},
+            within=torch.zeros((), dtype=torch.float64),
+            buffers={name: buffer.clone() for name, buffer in job.buffers.items()},
+        )
+        for update in updates:
+            norms = joint_norms(update)
+            scales = torch.ones_like(norms) if self._noise is None else clip_scales(norms, self._run.bound)
+            scales = scales * self._weights(update.examples)
+            add_weighted_(sums.delta, scales, update.delta)
+            for name, total in sums.extra.items():
+                add_weighted_(total, scales, update.extra[name])
+            # Around ½, so that one worker changes the sum by no more than that.
+            sums.within += (norms <= self._run.bound).to(torch.float64).sub_(0.5).sum()
+            del update  # see Sequential.run
+        return sums
+
+    def _weights(self, examples: Tensor) -> Tensor:
+        """Weights in [0, 1], whatever a worker claims: 1e9 examples, -1, NaN."""
+        if self._weight_cap is None:
+            return torch.ones_like(examples)
+        return (examples.nan_to_num(0.0, posinf=self._weight_cap, neginf=0.0) / self._weight_cap).clamp(0.0, 1.0)
+
+    def finish(self, partial: PrivateSums, processes: Processes) -> Aggregate:
+        run = self._run
+        cohort_size = run.setting.cohort_size
+        if self._noise is not None and processes.rank == 0:  # once: the sum over processes brings it to all
+            for name, total in {"delta": partial.delta, **partial.extra}.items():
+                total += self._noise(total.numel(), name).to(total)
+            if self._adaptive is not None:
+                partial.within += run.noise.gaussian(1, self._adaptive.count_std_of(cohort_size), run.cohort, "count")[
+                    0
+                ]
+        within = partial.within.to(partial.delta.device)
+        processes.sum_([partial.delta, *partial.extra.values(), within])
+        if self._adaptive is not None:  # only now: this round's noise belongs to the bound that clipped
+            run.bound = self._adaptive.moved(run.bound, float(within) / cohort_size + 0.5)
+        return Aggregate(
+            delta=partial.delta.div_(cohort_size),
+            buffers=partial.buffers,
+            extra={name: total.div_(cohort_size) for name, total in partial.extra.items()},
+        )

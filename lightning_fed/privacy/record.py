@@ -1,0 +1,76 @@
+"""Record-level differential privacy: single examples are hidden, from everyone who sees a worker's update.
+
+DP-SGD: Abadi et al., *Deep Learning with Differential Privacy*, 2016, in every worker's local training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import torch
+
+from lightning_fed.core.types import Job, LocalTraining, RecordPrivacy, Updates
+from lightning_fed.privacy.accounting import Kind
+from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.mechanisms import Mechanism, SubsampledGaussian
+from lightning_fed.privacy.run import PrivateRun, Setting
+
+
+@final
+@dataclass(frozen=True)
+class RecordDP(Privacy):
+    """Every worker trains by DP-SGD, with Opacus: gradients of single examples are clipped, and noise is added to them.
+
+    Batches are Poisson samples of the worker's examples in place of those of its loader, ``1/sampling_rate`` of them in
+    an epoch, so that the cost is the same for every worker; what is reported is that of one that takes part in every
+    round. The module's loss must be a mean over the batch. Workers train one after another.
+
+    Args:
+        clip: The bound C on the L2 norm of each example's gradient.
+        sampling_rate: The probability with which each example is in a batch.
+        delta: δ, less than one over the number of a worker's examples.
+        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first.
+        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
+        insecure_deterministic_noise: Whether batches and noise come from the seed of the run; it is then not private.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    clip: float
+    sampling_rate: float
+    delta: float
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    accountant: Kind | None = None
+    release_metrics: bool = False
+    insecure_deterministic_noise: bool = False
+
+    any_aggregator: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_settings(self, self.clip)
+        if not 0 < self.sampling_rate <= 1:
+            raise ValueError(f"RecordDP(sampling_rate={self.sampling_rate}) must be above 0 and at most 1")
+
+    def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
+        return SubsampledGaussian(noise_multiplier, self.sampling_rate)
+
+    def releases(self, local: LocalTraining) -> int:
+        return local.epochs * int(1 / self.sampling_rate) if local.steps is None else local.steps
+
+    def bound(self) -> float:
+        return self.clip
+
+    def aggregator(self, run: PrivateRun) -> None:
+        return None
+
+    def job(self, job: Job, run: PrivateRun) -> Job:
+        seed = run.setting.seed if run.insecure else None
+        return replace(job, record_privacy=RecordPrivacy(self.clip, run.noise_multiplier, self.sampling_rate, seed))
+
+    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
+        return replace(updates, weight=torch.ones_like(updates.weight))
