@@ -173,11 +173,11 @@ def _draw(curve: Sequence[tuple[int, float]], title: str, budget: float | None, 
     axes = figure.add_subplot()
     rounds, epsilons = zip(*curve, strict=True)
     axes.plot(rounds, epsilons, marker="o", markersize=3)
-    axes.annotate(f"{epsilons[-1]:.2f}", curve[-1], xytext=(-4, 6), textcoords="offset points", ha="right")
+    axes.annotate(f"{epsilons[-1]:.2f}", curve[-1], xytext=(0, -14), textcoords="offset points", ha="center")
     if budget is not None:
         axes.axhline(budget, linestyle="--", linewidth=1, color="gray", label=f"budget {budget:g}")
         axes.legend(loc="lower right")
-    axes.set(xlabel="round", ylabel="ε", xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="rounds", ylabel="ε", xlim=(0, None), ylim=(0, None))
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
