@@ -15,6 +15,7 @@ from lightning_fed._lightning import LightningArgumentParser, LightningCLI, pl, 
 from lightning_fed.callbacks import RoundProgressBar
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.module import FederatedModule
+from lightning_fed.privacy import command as privacy_command
 
 COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG_FLAGS = ("-c", "--config")
@@ -62,7 +63,8 @@ class FederatedCLI(LightningCLI):
             parser_class=FederatedParser,
             parser_kwargs={
                 "prog": "lightning-fed",
-                "description": "Federated learning for PyTorch Lightning: train and evaluate from a YAML file.",
+                "description": "Federated learning for PyTorch Lightning: train and evaluate from a YAML file. "
+                "`lightning-fed privacy --help` is about what differential privacy would cost.",
                 **{command: {"usage": usage.format(command)} for command in COMMANDS},
             },
             trainer_defaults={
@@ -149,4 +151,8 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The arguments; None: those of the process.
     """
-    FederatedCLI(args)
+    given = sys.argv[1:] if args is None else list(args)
+    if given[:1] == ["privacy"]:
+        privacy_command.main(given[1:])
+    else:
+        FederatedCLI(args)

@@ -12,6 +12,7 @@ from lightning_fed.privacy.mechanisms import (
     Gaussian,
     LocalGaussian,
     Mechanism,
+    Relation,
     SubsampledGaussian,
     TreeAggregation,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Privacy",
     "PrivateRun",
     "RecordDP",
+    "Relation",
     "Setting",
     "SubsampledGaussian",
     "TreeAggregation",

@@ -36,8 +36,8 @@ class Accountant:
     Its state is how often each mechanism was charged and nothing else, so a run that was interrupted ten times ends
     with the same ε, bit for bit, as one that was not.
 
-    Asking is the expensive part: with ``pld`` about 0.15 s after each charge (with subsampling; the same question asked
-    again is free), with ``rdp`` 0.5 ms. To stop in time ask :func:`~lightning_fed.privacy.rounds_for` once; for a curve
+    Asking is the expensive part: with ``pld`` and subsampling 0.1 s after each charge (the same question asked again is
+    free), with ``rdp`` 0.1 ms. To stop in time ask :func:`~lightning_fed.privacy.rounds_for` once; for a curve
     of every round take a coarser ``grid``.
 
     Args:

@@ -37,7 +37,7 @@ def noise_for(
         The noise multiplier z.
 
     Raises:
-        ValueError: If an argument is out of range, or no noise is enough.
+        ValueError: If an argument is out of range, or the noise would be above 1e7 or below 1e-3.
         ImportError: If dp-accounting is not installed.
 
     >>> from functools import partial
@@ -173,13 +173,11 @@ def _bracket(spent: Callable[[float], float], epsilon: float, start: float, fact
     while spent(high) > epsilon:
         low, high = high, high * factor
         if high > 1e7:
-            raise ValueError(
-                f"no noise gives epsilon={epsilon}: give a larger one, a larger delta, or the accountant pld, not rdp"
-            )
+            raise ValueError(f"no noise multiplier up to 1e7 gives epsilon={epsilon}: give a larger epsilon or delta")
     while spent(low) <= epsilon:
         low, high = low / factor, low
         if low < 1e-3:
-            raise ValueError(f"epsilon={epsilon} takes hardly any noise: give a smaller one")
+            raise ValueError(f"a noise multiplier of 1e-3 is enough for epsilon={epsilon}: give a smaller epsilon")
     return low, high
 
 
