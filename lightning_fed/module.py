@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, final, get_args
@@ -130,7 +132,7 @@ class FederatedModule(pl.LightningModule):
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
         if self._guard is not None:
-            self._guard.check(Job(0, 0, 0, self._trained(), dict(module.named_buffers()), self.local))
+            self._guard.check(self._global_model())
         self._one_by_one = True
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
@@ -206,16 +208,19 @@ class FederatedModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.server_lr_scheduler(optimizer))}
 
+    def _global_model(self) -> Job:
+        """The global model as an algorithm sees it, outside of any round."""
+        parameters = {name: p.detach() for name, p in self._trained().items()}
+        return Job(0, 0, 0, parameters, dict(self.module.named_buffers()), self.local)
+
     def _job(self, cohort: int, seed: int) -> Job:
         """What the workers of a cohort are sent."""
         round = self.trainer.global_step
-        return Job(
+        return replace(
+            self._global_model(),
             round=round,
             cohort=cohort,
             seed=seed,
-            parameters={name: p.detach() for name, p in self._trained().items()},
-            buffers=dict(self.module.named_buffers()),
-            local=self.local,
             population=len(self._datamodule.names),
             lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
             extra=self.algorithm.extra,
@@ -271,10 +276,10 @@ class FederatedModule(pl.LightningModule):
         processes.broadcast_(list(self.module.buffers()))
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.algorithm.check(self._job(cohort=0, seed=0))
+        self.algorithm.check(self._global_model())
         self.engine.setup(self.module, datamodule.pool, self.trainer)
         if self._guard is not None:
-            self._guard.check(self._job(cohort=0, seed=0))
+            self._guard.check(self._global_model())
             self._guard.start(datamodule, self.trainer, self.local)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
@@ -323,11 +328,27 @@ class FederatedModule(pl.LightningModule):
         with self._log_of_evaluation.about(batch), self._model_of(batch.worker):
             return step(*step_arguments(step, batch.batch, batch_idx, *rest))
 
+    def personal_module(self, worker: str) -> pl.LightningModule:
+        """Give a copy of the user's module as one worker has it: with its own layers, if the algorithm leaves it any.
+
+        Args:
+            worker: The worker's name.
+
+        Example::
+
+            bobs = fed.personal_module("bob")
+        """
+        with self._model_of(worker):
+            return copy.deepcopy(self.module)
+
     @contextmanager
     def _model_of(self, worker: str | None) -> Iterator[None]:
         """Have the module hold a worker's own model, if the algorithm gives it one, in place of the global one."""
-        job = self._job(cohort=-1, seed=0)
-        own = None if worker is None else self.algorithm.model_of(job, worker, self._state)
+        if worker is None or not self.algorithm.tables:  # nothing is remembered, so there are no own models
+            yield
+            return
+        job = self._global_model()
+        own = self.algorithm.model_of(job, worker, self._state)
         if own is None:
             yield
             return
