@@ -111,12 +111,11 @@ def rounds_for(
         def allowed(count: int, grid: float = grid) -> bool:
             return count <= most and known.epsilon_with(mechanism, delta, count, grid) <= epsilon
 
-        # ε grows with the number of rounds: stride from the last guess until it lies between, then halve.
-        low, high, stride = rounds, rounds + 1, 1
-        while low > 0 and not allowed(low):
-            low, high, stride = max(low - stride, 0), low, 2 * stride
+        # ε grows with the number of rounds: stride on from the last guess until it is too much, then halve.
+        low = rounds if rounds and allowed(rounds) else 0
+        high, stride = low + 1, 2
         while allowed(high):
-            low, high, stride = high, high + 2 * stride, 2 * stride
+            low, high, stride = high, high + stride, 2 * stride
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if allowed(middle) else (low, middle)
