@@ -82,16 +82,17 @@ class AlgorithmState:
         staged, self._staged = self._staged, {}
         for table in tables:
             parts = staged.get(table, [])
-            names = tuple(name for workers, _ in parts for name in workers)
-            everyones = [name for theirs in processes.gather(names) for name in theirs]
-            if not everyones:
+            own = torch.cat([rows for _, rows in parts]) if parts else None
+            names = [name for workers, _ in parts for name in workers]
+            # A process whose workers staged nothing learns from the others what rows look like.
+            heard = processes.gather((names, None if own is None else own[:0]))
+            like = next((empty for _, empty in heard if empty is not None), None)
+            if like is None:
                 continue
-            sizes = processes.gather(parts[0][1].shape[1] if parts else 0)
-            own = torch.cat([rows for _, rows in parts]) if parts else torch.empty(0, max(sizes))
-            rows = processes.gather_rows(own)
+            rows = processes.gather_rows(like if own is None else own)
             if table not in self._tables:
                 self._tables[table] = StoredRows(self._budget // len(tables), self._folder, table)
-            self._tables[table].write(everyones, rows)
+            self._tables[table].write([name for theirs, _ in heard for name in theirs], rows)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: all that is in memory, and where the rest lies."""
