@@ -57,7 +57,7 @@ class RoundReport:
         for row, (worker, examples, loss) in enumerate(rows):
             self.workers[worker] = WorkerRecord(examples, {name: v[row] for name, v in metrics.items()}, loss)
         self.bytes_up += updates.num_bytes
-        self.bytes_down += job.num_bytes * len(updates.workers)
+        self.bytes_down += (job.num_bytes - updates.own_bytes) * len(updates.workers)
 
     @staticmethod
     def merged(reports: Sequence[RoundReport], order: Sequence[str] = ()) -> RoundReport:

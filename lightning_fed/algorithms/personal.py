@@ -102,7 +102,13 @@ def without(job: Job, updates: Updates, parameters: Collection[str], buffers: Co
             part.zero_()
     n = len(updates.workers)
     global_buffers = {name: job.buffers[name].expand(n, *job.buffers[name].shape) for name in buffers}
-    return replace(updates, delta=delta, buffers={**updates.buffers, **global_buffers})
+    own = [*(job.parameters[name] for name in parameters), *(job.buffers[name] for name in buffers)]
+    return replace(
+        updates,
+        delta=delta,
+        buffers={**updates.buffers, **global_buffers},
+        own_bytes=sum(tensor.nbytes for tensor in own),
+    )
 
 
 class PersonalLayers(Algorithm):

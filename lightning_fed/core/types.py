@@ -166,8 +166,9 @@ class Job:
 
     @cached_property
     def num_bytes(self) -> int:
-        """What travels down to one worker, in bytes."""
-        return sum(t.nbytes for t in (*self.parameters.values(), *self.buffers.values()))
+        """What travels down to one worker, in bytes: the model, and the server's part of each ``extra``."""
+        model = sum(t.nbytes for t in (*self.parameters.values(), *self.buffers.values()))
+        return model + len(self.extra) * self.vector.nbytes
 
 
 @final
@@ -188,6 +189,7 @@ class Updates:
             them; ``[n, size]``, or None if the job did not ask for it. It stays with the worker.
         extra: What an algorithm has its workers send besides; aggregated by the same rule as ``delta``.
             ``{name: [n, size]}``.
+        own_bytes: How many bytes of the model are each worker's own, and travel neither down nor up.
     """
 
     workers: tuple[str, ...]
@@ -200,11 +202,13 @@ class Updates:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     gradient: Tensor | None = None
     extra: Tensors = field(default_factory=dict)
+    own_bytes: int = 0
 
     @cached_property
     def num_bytes(self) -> int:
         """What travels up from all n workers, in bytes."""
-        return sum(t.nbytes for t in (self.delta, *self.buffers.values(), *self.extra.values()))
+        sent = sum(t.nbytes for t in (self.delta, *self.buffers.values(), *self.extra.values()))
+        return sent - self.own_bytes * len(self.workers)
 
     def rows(self, keep: Tensor) -> Updates:
         """Give the updates of some of the workers.
@@ -228,6 +232,7 @@ class Updates:
             metrics=pick(self.metrics),
             gradient=None if self.gradient is None else self.gradient[index.to(self.gradient.device)],
             extra=pick(self.extra),
+            own_bytes=self.own_bytes,
         )
 
 
