@@ -71,7 +71,7 @@ class FederatedLoop:
         """
         report = RoundReport()
         job, present, responses = self._ask(job, cohort)
-        self.state.discard()
+        self.state.begin(job.vector.device)
         with isolate_rng(include_cuda=torch.cuda.is_available()), torch.no_grad():
             results = self.algorithm.visit(self._train, job, self._share(job, present), self.state)
             partial = self.aggregator.fold(self._accepted(results, job, report), job)

@@ -418,7 +418,7 @@ class FederatedModule(pl.LightningModule):
         if self._guard is not None:
             self._guard.load_state_dict(part.get("privacy"), fitting=self.trainer.state.fn == "fit")
         if "state" in part:
-            self._state.load_state_dict(part["state"], self.device)
+            self._state.load_state_dict(part["state"])
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
 

@@ -68,9 +68,14 @@ class AlgorithmState:
         """
         self._staged.setdefault(table, []).append((tuple(workers), rows.detach().cpu()))
 
-    def discard(self) -> None:
-        """Forget what a round staged that has not succeeded."""
+    def begin(self, device: torch.device) -> None:
+        """Begin a round: forget what one has staged that did not succeed.
+
+        Args:
+            device: Where the round computes; a checkpoint is read before the module has been placed.
+        """
         self._staged.clear()
+        self.server = {name: tensor.to(device) for name, tensor in self.server.items()}
 
     def commit(self, tables: Sequence[str], processes: Processes) -> None:
         """Remember what the workers of all processes staged.
@@ -101,18 +106,17 @@ class AlgorithmState:
             "workers": {name: table.state_dict() for name, table in self._tables.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
 
         Args:
             state: What :meth:`state_dict` gave.
-            device: Where the server's tensors belong.
 
         Raises:
             FileNotFoundError: If a file is gone that holds rows.
         """
         self._staged.clear()
-        self.server = {name: tensor.to(device) for name, tensor in state["server"].items()}
+        self.server = dict(state["server"])
         self._tables = {}
         for name, part in state["workers"].items():
             table = self._tables[name] = StoredRows(self._budget // len(state["workers"]), self._folder, name)
