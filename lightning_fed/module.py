@@ -172,7 +172,7 @@ class FederatedModule(pl.LightningModule):
         """Let the server optimizer step (the closure runs the round), then take over buffers and log the round."""
         step, draw = self.trainer.global_step, self._is_logging_due()
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         copy_(dict(self.module.named_buffers()), merged_buffers(rounds))
         if draw:
@@ -180,6 +180,15 @@ class FederatedModule(pl.LightningModule):
             norm = float(torch.stack(steps).norm())
             self._draw({**round_scalars(rounds, self._one_by_one), "server/update_norm": norm}, step)
         self._datamodule.complete(cast(Cohort, self._last_cohort))
+
+    def _heard(self, closure: Callable[[], Any] | None) -> Any:
+        """Run the round; if nobody answered, the optimizer finds no gradient, and not even its momentum moves."""
+        loss = None if closure is None else closure()
+        if any(r.report.workers for r in self._pending):
+            return loss
+        for parameter in self._trained().values():
+            parameter.grad = None
+        return None
 
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
@@ -235,6 +244,7 @@ class FederatedModule(pl.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
         self.algorithm.check(self._job(cohort=0, seed=0))
+        self._state.to(self.device)
         self.engine.setup(self.module, datamodule.pool, self.trainer)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
@@ -348,7 +358,7 @@ class FederatedModule(pl.LightningModule):
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
         if "state" in part:
-            self._state.load_state_dict(part["state"], self.device)
+            self._state.load_state_dict(part["state"])
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
 

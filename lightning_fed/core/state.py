@@ -86,8 +86,10 @@ class AlgorithmState:
             everyones = [name for theirs in processes.gather(names) for name in theirs]
             if not everyones:
                 continue
-            sizes = processes.gather(parts[0][1].shape[1] if parts else 0)
-            own = torch.cat([rows for _, rows in parts]) if parts else torch.empty(0, max(sizes))
+            # A process may have staged nothing, and has to learn what rows are like.
+            kinds = processes.gather((parts[0][1].shape[1], parts[0][1].dtype) if parts else None)
+            size, dtype = next(kind for kind in kinds if kind is not None)
+            own = torch.cat([rows for _, rows in parts]) if parts else torch.empty(0, size, dtype=dtype)
             rows = processes.gather_rows(own)
             if table not in self._tables:
                 self._tables[table] = StoredRows(self._budget // len(tables), self._folder, table)
@@ -100,18 +102,21 @@ class AlgorithmState:
             "workers": {name: table.state_dict() for name, table in self._tables.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+    def to(self, device: torch.device) -> None:
+        """Move the server's tensors to where the module is; a checkpoint is read before the module is placed."""
+        self.server = {name: tensor.to(device) for name, tensor in self.server.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
 
         Args:
             state: What :meth:`state_dict` gave.
-            device: Where the server's tensors belong.
 
         Raises:
             FileNotFoundError: If a file is gone that holds rows.
         """
         self._staged.clear()
-        self.server = {name: tensor.to(device) for name, tensor in state["server"].items()}
+        self.server = dict(state["server"])
         self._tables = {}
         for name, part in state["workers"].items():
             table = self._tables[name] = StoredRows(self._budget // len(state["workers"]), self._folder, name)
