@@ -81,10 +81,10 @@ class FederatedLoop:
         if not self._has_quorum(report, job) and not self.aggregator.always:
             return Aggregate.nothing(job), report
         with torch.no_grad():
-            self.state.commit(self.algorithm.tables, self.processes)
             aggregate = self.aggregator.finish(partial, self.processes)
             for transform in reversed(self.transforms):
                 aggregate = transform.server(aggregate)
+            self.state.commit(self.algorithm.tables, self.processes)  # after what may fail
             aggregate = self.algorithm.conclude(aggregate, job, self.state, self.aggregator.count(len(report.workers)))
         return aggregate, report
 

@@ -187,7 +187,7 @@ class FederatedModule(pl.LightningModule):
         step, due = self.trainer.global_step, self._is_logging_due()
         draw = due and bool(self.trainer.loggers)
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         copy_(dict(self.module.named_buffers()), merged_buffers(rounds))
         if self._guard is not None:
@@ -199,6 +199,15 @@ class FederatedModule(pl.LightningModule):
             scalars = round_scalars(rounds, self._one_by_one) if shown else {}
             self._draw({**scalars, "server/update_norm": norm}, step)
         self._datamodule.complete(cast(Cohort, self._last_cohort))
+
+    def _heard(self, closure: Callable[[], Any] | None) -> Any:
+        """Run the round; if nobody answered, the optimizer finds no gradient, and not even its momentum moves."""
+        loss = None if closure is None else closure()
+        if any(r.aggregate.changes for r in self._pending):
+            return loss
+        for parameter in self._trained().values():
+            parameter.grad = None
+        return None
 
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""

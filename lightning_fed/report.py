@@ -121,11 +121,9 @@ def merged_buffers(rounds: Sequence[Round]) -> Tensors:
     Weights are numbers of examples; integer buffers take the maximum.
     """
     buffers = [r.aggregate.buffers for r in rounds]
-    if len(rounds) == 1:
-        return buffers[0]
     weights = [r.report.examples for r in rounds]
-    if not any(weights):  # nobody replied, or it is not to be known who did
-        weights = [1.0] * len(rounds)
+    if len(rounds) == 1 or not any(weights):
+        return buffers[0]
     merged: Tensors = {}
     for name, first in buffers[0].items():
         stack = torch.stack([b[name] for b in buffers])

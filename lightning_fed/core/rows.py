@@ -80,8 +80,7 @@ class StoredRows:
             self._forget_place(name)
             self._recent[name] = row.clone()  # a view would keep all of the rows that came with it
             self._recent.move_to_end(name)
-        if len(self._recent) * rows[:1].nbytes > self._budget:
-            self._spill(max(len(self._recent) // 2, len(self._recent) - self._budget // max(rows[:1].nbytes, 1)))
+        self._keep_to_budget()
         self._compact()
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +133,12 @@ class StoredRows:
         if place is not None:
             self._alive[place[0]] -= 1
 
+    def _keep_to_budget(self) -> None:
+        """Move rows to disk if those in memory exceed the budget: half of them, or more if need be."""
+        row_bytes = next(iter(self._recent.values())).nbytes if self._recent else 0
+        if len(self._recent) * row_bytes > self._budget:
+            self._spill(max(len(self._recent) // 2, len(self._recent) - self._budget // row_bytes))
+
     def _spill(self, count: int) -> None:
         """Move the longest unwritten rows into a new file, which gets its name when it is complete."""
         names = [name for name, _ in zip(self._recent, range(count), strict=False)]
@@ -161,5 +166,6 @@ class StoredRows:
                     self._recent.move_to_end(name, last=False)
             path = self._files.pop(number)
             del self._alive[number], self._lengths[number]
+            self._keep_to_budget()  # file by file: one cohort may be the end of many
             if number not in self._kept:
                 path.unlink(missing_ok=True)

@@ -245,16 +245,19 @@ class Aggregate:
         delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` knows the names.
         buffers: The new global buffers; ``{name: [...]}``.
         extra: The aggregates of ``Updates.extra``; ``{name: [size]}``.
+        changes: Whether the server is to step. Not if nobody answered: even without a gradient its momentum would move.
     """
 
     delta: Tensor
     buffers: Tensors
     extra: Tensors = field(default_factory=dict)
+    changes: bool = True
 
     @staticmethod
     def nothing(job: Job) -> Aggregate:
         """What changes nothing: a round without updates."""
-        return Aggregate(torch.zeros_like(job.vector), {name: b.clone() for name, b in job.buffers.items()})
+        buffers = {name: buffer.clone() for name, buffer in job.buffers.items()}
+        return Aggregate(torch.zeros_like(job.vector), buffers, changes=False)
 
     @property
     def norm(self) -> float:

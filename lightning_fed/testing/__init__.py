@@ -1,0 +1,31 @@
+"""Contract suites: what every implementation of an extension point must do, for those of your own as for ours.
+
+Each check takes what makes the object, so that every run gets a new one, and raises an AssertionError that says what
+does not hold. No test framework is needed::
+
+    from lightning_fed.testing import check_algorithm
+
+    def test_the_contract():
+        check_algorithm(lambda: MyAlgorithm(0.1))
+
+``ALGORITHM_CHECKS`` has the parts of :func:`check_algorithm`, for one test each.
+"""
+
+from lightning_fed.testing.aggregators import check_aggregator
+from lightning_fed.testing.algorithms import ALGORITHM_CHECKS, check_algorithm
+from lightning_fed.testing.samplers import check_availability, check_sampler
+from lightning_fed.testing.transforms import check_transform
+from lightning_fed.testing.workload import Layered, Points, made_up, trained
+
+__all__ = [
+    "ALGORITHM_CHECKS",
+    "Layered",
+    "Points",
+    "check_aggregator",
+    "check_algorithm",
+    "check_availability",
+    "check_sampler",
+    "check_transform",
+    "made_up",
+    "trained",
+]

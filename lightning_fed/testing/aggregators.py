@@ -1,0 +1,99 @@
+"""What every aggregator must do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation import Aggregator
+from lightning_fed.core.layout import wide
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
+from lightning_fed.testing.workload import made_up
+
+
+def check_aggregator(make: Callable[[], Aggregator[Any]], cohort_size: int = 11) -> None:
+    """Hold an aggregator to its contract.
+
+    - n equal updates give that update; buffers too.
+    - Neither the order of workers nor how the stream is cut into stacks matters.
+    - The result has the shapes of the model, and is of at least float32 whatever the model's dtype.
+    - What an algorithm sends besides goes by the same rule.
+    - What comes in is not written to, and the aggregator itself stays as it is.
+
+    All on one process; for several, fold and finish are to be written with ``Processes`` as those of
+    ``lightning_fed.aggregation`` are.
+
+    Args:
+        make: Makes the aggregator.
+        cohort_size: A number of workers that is enough for it.
+
+    Raises:
+        AssertionError: Saying what does not hold.
+    """
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        _check(make, cohort_size, dtype)
+
+
+def _check(make: Callable[[], Aggregator[Any]], n: int, dtype: torch.dtype) -> None:
+    aggregator = make()
+    aggregator.check(n)
+    settings = copy.deepcopy(vars(aggregator))
+    job = Job(
+        *(0, 0, 0),
+        parameters={"weight": torch.zeros(3, 2, dtype=dtype), "bias": torch.zeros(2, dtype=dtype)},
+        buffers={"mean": torch.zeros(2, dtype=dtype), "count": torch.zeros((), dtype=torch.int64)},
+        local=LocalTraining(),
+        extra=("besides",),
+    )
+    names = [f"w{i:02}" for i in range(n)]
+    updates = made_up(job, names)
+    updates = replace(updates, extra={"besides": updates.delta.clone()})
+    before = copy.deepcopy(updates)
+
+    whole = _combined(aggregator, job, [updates])
+    torch.testing.assert_close(vars(updates), vars(before), rtol=0, atol=0, msg=lambda m: f"updates were changed: {m}")
+    assert vars(aggregator) == settings, "a round changed the aggregator's settings"
+    assert whole.delta.shape == (job.layout.size,), f"the aggregate has shape {tuple(whole.delta.shape)}"
+    assert whole.delta.dtype == wide(dtype), f"the aggregate of a {dtype} model is {whole.delta.dtype}"
+    assert whole.buffers.keys() == job.buffers.keys(), f"the aggregate has the buffers {set(whole.buffers)}"
+    for name, buffer in job.buffers.items():
+        assert whole.buffers[name].shape == buffer.shape, f"buffer {name!r} changed its shape"
+    assert not whole.buffers["count"].is_floating_point(), "an integer buffer became a float"
+    _same(whole.extra["besides"], whole.delta, "extra goes by another rule than delta")
+
+    rows = [updates.rows(torch.arange(n) == i) for i in range(n)]
+    for what, stacks in (
+        ("one by one", rows),
+        ("backwards", rows[::-1]),
+        ("in two stacks", [updates.rows(torch.arange(n) < 2), updates.rows(torch.arange(n) >= 2)]),
+    ):
+        other = _combined(make(), job, stacks)
+        _same(other.delta, whole.delta, f"the same updates {what} give another delta")
+        for name, buffer in whole.buffers.items():
+            _same(other.buffers[name], buffer, f"the same updates {what} give another buffer {name!r}")
+
+    alike = updates.rows(torch.zeros(n, dtype=torch.int64) == torch.arange(n))
+    same = [replace(alike, workers=(name,)) for name in names]
+    agreed = _combined(make(), job, same)
+    _same(agreed.delta, alike.delta[0], "equal updates do not give that update")
+    for name in job.buffers:
+        _same(agreed.buffers[name], alike.buffers[name][0], f"equal updates do not give that buffer, {name!r}")
+
+
+def _combined(aggregator: Aggregator[Any], job: Job, stacks: Sequence[Updates]) -> Aggregate:
+    with torch.no_grad():
+        return aggregator.finish(aggregator.fold(iter(stacks), job), Processes())
+
+
+def _same(a: Tensor, b: Tensor, what: str) -> None:
+    # 0.004 is a rounding of bfloat16, in which buffers may come back
+    tolerance = 1e-2 if torch.bfloat16 in (a.dtype, b.dtype) else 1e-5
+    torch.testing.assert_close(
+        a.double(), b.double(), rtol=tolerance, atol=tolerance, msg=lambda message: f"{what}: {message}"
+    )

@@ -1,0 +1,191 @@
+"""What every algorithm must do."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, final
+
+import torch
+
+from lightning_fed.algorithms import Algorithm, Result
+from lightning_fed.availability import Availability, Response
+from lightning_fed.core.errors import WorkerError
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.tree import finite_rows
+from lightning_fed.core.types import Job, Updates
+from lightning_fed.data import FederatedDataModule
+from lightning_fed.module import FederatedModule
+from lightning_fed.testing.workload import (
+    TARGETS,
+    Points,
+    fit,
+    job_of,
+    layered,
+    made_up,
+    memory,
+    trained,
+    workers,
+)
+
+Make: TypeAlias = Callable[[], Algorithm]
+
+_ENGINES: tuple[Literal["sequential", "vectorized"], ...] = ("sequential", "vectorized")
+
+
+def check_algorithm(make: Make) -> None:
+    """Hold an algorithm to its contract: all of :data:`ALGORITHM_CHECKS`, which takes some seconds.
+
+    It is tried on :class:`~lightning_fed.testing.Layered`, whose layers are called ``body``, ``norm`` and ``head``, and
+    whose workers train by SGD with lr 0.1 and momentum 0.5.
+
+    Args:
+        make: Makes the algorithm.
+
+    Raises:
+        AssertionError: Saying what does not hold.
+    """
+    for check in ALGORITHM_CHECKS:
+        check(make)
+
+
+def every_worker_comes_back_once(make: Make) -> None:
+    """Each worker's update, or its error, comes back once; what is sent or remembered besides is declared."""
+    algorithm = make()
+    job = job_of(layered(), algorithm.extra)
+    names = [f"w{i}" for i in range(5)]
+    state = AlgorithmState(2**20, Path)
+
+    def train(job: Job, cohort: Sequence[str]) -> Iterator[Result]:
+        for name in cohort:
+            yield WorkerError(name, job.round, "made up") if name == "w3" else made_up(job, [name])
+
+    results = list(algorithm.visit(train, job, names, state))
+    came = [name for result in results if isinstance(result, Updates) for name in result.workers]
+    failed = [result.worker for result in results if isinstance(result, WorkerError)]
+    assert sorted(came) == ["w0", "w1", "w2", "w4"], f"visit() gave updates of {came} for {names}, of which w3 failed"
+    assert failed == ["w3"], f"visit() gave errors of {failed}, but w3 failed, once"
+    for result in results:
+        if isinstance(result, Updates):
+            n = len(result.workers)
+            assert result.delta.shape == (n, job.layout.size), f"delta has shape {tuple(result.delta.shape)}"
+            assert set(result.extra) == set(algorithm.extra), f"extra holds {set(result.extra)}, not {algorithm.extra}"
+            assert bool(finite_rows(result.delta).all()), "finite updates became infinite"
+    undeclared = set(state._staged) - set(algorithm.tables)
+    assert not undeclared, f"rows were staged in {undeclared}, but tables names only {algorithm.tables}"
+    staged = {name for parts in state._staged.values() for cohort, _ in parts for name in cohort}
+    assert "w3" not in staged, "something was staged for a worker that failed"
+
+
+def engines_agree(make: Make) -> None:
+    """Both engines give the same model, loss and memory, up to rounding."""
+    # Without dropout, whose draws differ between the engines where a worker passes over its data more than once.
+    one, other = (trained(make(), engine=engine, module=layered(0.01, dropout=0.0)) for engine in _ENGINES)
+    torch.testing.assert_close(other.module.state_dict(), one.module.state_dict(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(memory(other), memory(one), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other.last_report.loss, one.last_report.loss, rtol=1e-4, atol=1e-5)
+
+
+def a_shared_optimum_is_a_fixed_point(make: Make) -> None:
+    """Where no worker has a gradient the global model stays, to the last bit, on both engines."""
+    for engine in _ENGINES:
+        module = layered()
+        torch.nn.init.zeros_(module.head.weight)  # so that the prediction is the bias, whatever goes in
+        targets = torch.arange(float(TARGETS))
+        module.head.bias.data.copy_(targets)
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        trained(make(), module=module, population={f"w{i}": Points(i, targets) for i in range(6)}, engine=engine)
+        torch.testing.assert_close(dict(module.named_parameters()), before, rtol=0, atol=0)
+
+
+def the_loss_falls(make: Make) -> None:
+    """The workers' loss is lower after 25 rounds than after the first one."""
+    first, last = (trained(make(), rounds, engine="sequential").last_report.loss for rounds in (1, 25))
+    assert last < first, f"the loss went from {first:.4f} to {last:.4f} in 25 rounds"
+
+
+def settings_are_not_changed(make: Make) -> None:
+    """An algorithm holds settings alone: what it remembers lies in the state, or resuming would lose it."""
+    algorithm = make()
+    before = copy.deepcopy(vars(algorithm))
+    trained(algorithm)
+    assert vars(algorithm) == before, f"a run changed the algorithm's own {_changed(before, vars(algorithm))}"
+
+
+def a_worker_that_fails_is_named(make: Make) -> None:
+    """A failure ends the run by naming the worker, and the round changes nothing; or the worker is left out."""
+    population = {**workers(3), "bad": Points(3, torch.full((TARGETS,), float("nan")))}
+    data = FederatedDataModule(population)
+    federated = FederatedModule(layered(), algorithm=make())
+    before = copy.deepcopy(federated.module.state_dict())
+    try:
+        fit(federated, data, rounds=1)
+    except WorkerError as error:
+        assert error.worker == "bad", f"worker {error.worker!r} was named, but 'bad' failed"
+    else:
+        raise AssertionError("a worker failed, and the run went on")
+    torch.testing.assert_close(federated.module.state_dict(), before, rtol=0, atol=0)
+    assert memory(federated) == {"server": {}, "workers": {}}, "a round that failed was remembered"
+
+    dropped = trained(make(), 2, population=population, cohort_size=None, on_worker_error="drop")
+    assert [failure.worker for failure in dropped.last_report.failures] == ["bad"]
+    assert sorted(dropped.last_report.workers) == ["w0", "w1", "w2"]
+    for table, rows in memory(dropped)["workers"].items():
+        assert "bad" not in rows, f"table {table!r} has a row for a worker that failed in every round"
+
+
+def a_round_that_nobody_answers_changes_nothing(make: Make) -> None:
+    """If all workers are absent or lost, model and memory stay, and the next round goes on from them."""
+
+    @final
+    class OnlyAtFirst(Availability):
+        def respond(self, worker: str, number: int, seed: int) -> Response:
+            return Response() if number == 0 else Response("lost" if worker == "w1" else "absent")
+
+    one = trained(make(), 1)
+    three = trained(make(), 3, availability=OnlyAtFirst())
+    torch.testing.assert_close(three.module.state_dict(), one.module.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(memory(three), memory(one), rtol=0, atol=0)
+
+
+def a_resumed_run_is_the_same(make: Make) -> None:
+    """Two rounds, a checkpoint, and two more are bit for bit four rounds: model, buffers, memory."""
+    whole = trained(make(), 4)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "half.ckpt")
+        half = FederatedModule(layered(), algorithm=make())
+        fit(half, FederatedDataModule(workers(), cohort_size=5), rounds=2).save_checkpoint(path)
+        resumed = FederatedModule(layered(), algorithm=make())
+        fit(resumed, FederatedDataModule(workers(), cohort_size=5), rounds=4, resume=path)
+    torch.testing.assert_close(resumed.module.state_dict(), whole.module.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(memory(resumed), memory(whole), rtol=0, atol=0)
+
+
+def the_order_of_workers_does_not_matter(make: Make) -> None:
+    """A cohort in another order gives the same, up to rounding; not asked of an algorithm that is not divisible."""
+    if not make().divisible:
+        return
+    backwards = dict(reversed(workers().items()))
+    one, other = (trained(make(), population=p, cohort_size=None) for p in (workers(), backwards))
+    torch.testing.assert_close(other.module.state_dict(), one.module.state_dict(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(memory(other), memory(one), rtol=1e-4, atol=1e-5)
+
+
+def _changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+ALGORITHM_CHECKS: tuple[Callable[[Make], None], ...] = (
+    every_worker_comes_back_once,
+    engines_agree,
+    a_shared_optimum_is_a_fixed_point,
+    the_loss_falls,
+    settings_are_not_changed,
+    a_worker_that_fails_is_named,
+    a_round_that_nobody_answers_changes_nothing,
+    a_resumed_run_is_the_same,
+    the_order_of_workers_does_not_matter,
+)
+"""The parts of :func:`check_algorithm`; each takes what makes the algorithm."""

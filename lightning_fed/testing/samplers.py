@@ -1,0 +1,78 @@
+"""What every cohort sampler, and every model of availability, must do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from lightning_fed.availability import Availability, Response
+from lightning_fed.sampling import CohortSampler
+
+
+def check_sampler(make: Callable[[], CohortSampler]) -> None:
+    """Hold a sampler to its contract.
+
+    - Positions are integers that lie in the population and differ; with a cohort as large as the population too.
+    - They are a function of seed and number alone: another instance, asked in another order, gives the same, and the
+      program's own generators are neither used nor moved.
+
+    Args:
+        make: Makes the sampler.
+
+    Raises:
+        AssertionError: Saying what does not hold.
+    """
+    for population, cohort_size in ((1, 1), (7, 3), (50, 50), (1000, 20)):
+        sizes = [1 + position % 5 for position in range(population)]
+
+        def asked(numbers: list[int], population: int = population, cohort_size: int = cohort_size) -> dict[int, Any]:
+            sampler = make()
+            sampler.prepare(lambda: sizes[:population])  # noqa: B023 - called within the loop's turn
+            return {number: sampler.sample(population, cohort_size, number, seed=3) for number in numbers}
+
+        before = _generators()
+        first = asked(list(range(10)))
+        assert _generators() == before, "sample() moved a generator of the program; use derive() and one of its own"
+        random.seed(), np.random.seed(), torch.seed()
+        assert asked(list(range(9, -1, -1))) == first, "sample() does not depend on seed and number alone"
+        for positions in first.values():
+            assert all(type(position) is int for position in positions), f"{positions} are not all of type int"
+            assert len(set(positions)) == len(positions), f"a position comes twice in {positions}"
+            assert all(0 <= position < population for position in positions), f"{positions} leave 0..{population - 1}"
+
+
+def check_availability(make: Callable[[], Availability]) -> None:
+    """Hold a model of availability to its contract.
+
+    - A response has one of the three outcomes, and a part of the work between 0 and 1.
+    - It is a function of worker, number and seed alone: another instance, asked in another order, gives the same, and
+      the program's own generators are neither used nor moved.
+
+    Args:
+        make: Makes it.
+
+    Raises:
+        AssertionError: Saying what does not hold.
+    """
+    outcomes = get_args(Response.__annotations__["outcome"]) or ("replies", "absent", "lost")
+    asked = [(f"w{worker}", number, seed) for worker in range(20) for number in range(5) for seed in range(2)]
+    before = _generators()
+    forwards, availability = make(), make()
+    first = [forwards.respond(*question) for question in asked]
+    assert _generators() == before, "respond() moved a generator of the program; use derive() and one of its own"
+    random.seed(), np.random.seed(), torch.seed()
+    again = [availability.respond(*question) for question in reversed(asked)]
+    assert again[::-1] == first, "respond() does not depend on worker, number and seed alone"
+    for response in first:
+        assert isinstance(response, Response), f"respond() gave {response!r}, which is no Response"
+        assert response.outcome in outcomes, f"{response.outcome!r} is none of {outcomes}"
+        assert 0 <= response.work <= 1, f"work={response.work} does not lie in [0, 1]"
+
+
+def _generators() -> tuple[Any, ...]:
+    _, numbers, *rest = np.random.get_state()  # type: ignore[misc]
+    return random.getstate(), numbers.tobytes(), tuple(rest), torch.get_rng_state().numpy().tobytes()

@@ -1,0 +1,193 @@
+"""What the contract suites train: a small net with named layers, and workers of different sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_fed._lightning import pl
+from lightning_fed.algorithms import Algorithm
+from lightning_fed.availability import Availability
+from lightning_fed.core.types import Job, LocalTraining, Updates
+from lightning_fed.data import FederatedDataModule
+from lightning_fed.module import FederatedModule
+
+LR = 0.1
+FEATURES, TARGETS = 4, 3
+
+
+@final
+class Layered(pl.LightningModule):
+    """Three layers, ``body``, ``norm`` (BatchNorm) and ``head``, that predict 3 numbers from 4; SGD with momentum.
+
+    The loss is half the squared error, so it is at least 0, as some algorithms ask.
+
+    Args:
+        weight_decay: That of the optimizer.
+        dropout: That before the head.
+    """
+
+    def __init__(self, weight_decay: float = 0.0, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.weight_decay = weight_decay
+        self.body = nn.Linear(FEATURES, 6, bias=False)
+        self.norm = nn.BatchNorm1d(6)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(6, TARGETS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict: float ``[n, 4]`` -> float ``[n, 3]``."""
+        hidden = torch.relu(self.norm(self.body(x)))
+        prediction: Tensor = self.head(self.dropout(hidden))
+        return prediction
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Give half the squared error, averaged over the batch."""
+        loss = ((self(batch[0]) - batch[1]) ** 2).sum(dim=1).mean() / 2
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Give SGD with lr 0.1 and momentum 0.5."""
+        return torch.optim.SGD(self.parameters(), lr=LR, momentum=0.5, weight_decay=self.weight_decay)
+
+
+@final
+class Points(pl.LightningDataModule):
+    """One worker's examples: ``4 + 2 · seed`` of them, in shuffled batches of 4.
+
+    Args:
+        seed: Decides the examples.
+        targets: The same target for all examples, ``[3]``; None: a function of the input, other for each worker.
+    """
+
+    def __init__(self, seed: int, targets: Tensor | None = None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(4 + 2 * seed, FEATURES, generator=generator)  # no batch of one, which BatchNorm refuses
+        y = x[:, :TARGETS].sin() + torch.randn(TARGETS, generator=generator)
+        self.examples = TensorDataset(x, y if targets is None else targets.expand_as(y))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled batches of 4."""
+        return DataLoader(self.examples, batch_size=4, shuffle=True)
+
+
+def workers(n: int = 6) -> dict[str, pl.LightningDataModule]:
+    """Workers w0, w1, ...; all differ."""
+    return {f"w{i}": Points(i) for i in range(n)}
+
+
+def layered(weight_decay: float = 0.0, dropout: float = 0.2) -> Layered:
+    """The module with the same weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Layered(weight_decay, dropout)
+
+
+def fit(
+    federated: FederatedModule, data: FederatedDataModule, rounds: int, resume: str | None = None, **options: Any
+) -> pl.Trainer:
+    """Train under a Trainer that writes nothing.
+
+    Args:
+        federated: What to train.
+        data: On what.
+        rounds: The number of rounds, counted from the beginning of the run that is resumed.
+        resume: The checkpoint to go on from.
+        options: Further arguments of the Trainer.
+    """
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(
+        **{"max_steps": rounds, "max_epochs": -1, "accelerator": "cpu", "devices": 1, **quiet, **options}
+    )
+    trainer.fit(federated, data, ckpt_path=resume)
+    return trainer
+
+
+def trained(
+    algorithm: Algorithm,
+    rounds: int = 3,
+    module: Layered | None = None,
+    population: Mapping[str, pl.LightningDataModule] | None = None,
+    cohort_size: int | None = 5,
+    availability: Availability | None = None,
+    **options: Any,
+) -> FederatedModule:
+    """Train :class:`Layered` on workers with :class:`Points` and give the FederatedModule after it.
+
+    Args:
+        algorithm: What a round computes.
+        rounds: The number of rounds.
+        module: The module; None: one with the same weights every time.
+        population: The workers; None: six of them.
+        cohort_size: How many take part in a round.
+        availability: What becomes of them.
+        options: Further arguments of the FederatedModule.
+    """
+    federated = FederatedModule(layered() if module is None else module, algorithm=algorithm, **options)
+    data = FederatedDataModule(population or workers(), cohort_size=cohort_size, availability=availability)
+    fit(federated, data, rounds)
+    return federated
+
+
+def memory(federated: FederatedModule) -> dict[str, Any]:
+    """What an algorithm remembers, as plain tensors: ``{"server": {name: tensor}, "workers": {table: {name: row}}}``.
+
+    Args:
+        federated: The FederatedModule after a fit.
+    """
+    state = federated._state.state_dict()
+    rows = {table: dict(zip(part["names"], part["rows"], strict=True)) for table, part in state["workers"].items()}
+    return {"server": state["server"], "workers": rows}
+
+
+def made_up(job: Job, names: Sequence[str], seed: int = 0) -> Updates:
+    """Updates that nobody trained.
+
+    Args:
+        job: What they answer.
+        names: The n workers.
+        seed: Decides the numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n = len(names)
+
+    def normal() -> Tensor:
+        return torch.randn(n, job.layout.size, generator=generator, dtype=job.layout.dtype)
+
+    examples = torch.randint(1, 20, (n,), generator=generator).double()
+    return Updates(
+        workers=tuple(names),
+        delta=normal(),
+        buffers={
+            name: b + torch.rand(n, *b.shape, generator=generator).to(b.dtype)
+            if b.is_floating_point()
+            else b.expand(n, *b.shape) + torch.arange(n).view(n, *(1 for _ in b.shape)).to(b.dtype)
+            for name, b in job.buffers.items()
+        },
+        examples=examples,
+        weight=examples.clone(),
+        loss=torch.rand(n, generator=generator, dtype=torch.float64),
+        steps=torch.randint(1, 5, (n,), generator=generator).double(),
+        gradient=normal() if job.wants_gradient else None,
+        extra={name: normal() for name in job.extra},
+    )
+
+
+def job_of(module: pl.LightningModule, extra: Sequence[str] = (), population: int = 6) -> Job:
+    """What the server would send of a module.
+
+    Args:
+        module: The module.
+        extra: See ``Job``.
+        population: The number of workers.
+    """
+    parameters = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    return Job(0, 0, 0, parameters, buffers, LocalTraining(), population=population, extra=tuple(extra))
