@@ -92,6 +92,12 @@ class FederatedDataModule(pl.LightningDataModule):
                 name = f"{kind}_dataloader"
                 self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
 
+    def sample_openly(self) -> None:
+        """Take back what a private run has made of the sampling: a secret, and perhaps another default."""
+        self.sampling_seed = None
+        if self.sampler_is_default:
+            self.sampler = Uniform()
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))

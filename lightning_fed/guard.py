@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, final
 
 from lightning_fed._lightning import pl, rank_zero_info, rank_zero_warn
 from lightning_fed.aggregation import Aggregator, RobustAggregator, UniformMean
-from lightning_fed.algorithms import Algorithm
+from lightning_fed.algorithms import Algorithm, FedRep
 from lightning_fed.core.errors import BudgetError
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
+from lightning_fed.core.types import Aggregate, Job, LocalTraining, Tensors, Updates
 from lightning_fed.data import FederatedDataModule
-from lightning_fed.privacy import Privacy, PrivateRun, Setting
+from lightning_fed.hooks import overrides
+from lightning_fed.population import EvaluationKind
+from lightning_fed.privacy import Privacy, PrivateRun, RecordDP, Setting
 from lightning_fed.sampling import Poisson, RoundRobin, Uniform
 from lightning_fed.transforms import UpdateTransform
 
 _SAMPLERS = {"Poisson": Poisson, "RoundRobin": RoundRobin}
 _KNOWN = (Poisson, RoundRobin, Uniform)
+_STEPS = {"val": "validation_step", "test": "test_step"}
 
 
 @final
@@ -41,6 +45,11 @@ class Guard:
                 f"{type(algorithm).__name__} cannot be made private by {name}: what it releases is no mean in which "
                 "workers count equally. Use FedAvg, FedProx, Scaffold, FedDyn, Ditto or personal layers"
             )
+        if isinstance(privacy, RecordDP) and isinstance(algorithm, FedRep):
+            raise ValueError(
+                "RecordDP counts one training in a round, but FedRep trains the head before the rest; use FedPer, "
+                "which trains them together"
+            )
         if aggregator is not None and not _counts_equally(privacy, aggregator):
             raise ValueError(
                 f"aggregator={type(aggregator).__name__} does not go with {name}: "
@@ -54,6 +63,8 @@ class Guard:
             )
         self.privacy = privacy
         self.run: PrivateRun | None = None
+        self.buffers: Tensors = {}
+        """The global buffers, which stay as they are."""
         self._algorithm = algorithm
         self._aggregator = aggregator
         self._saved: dict[str, Any] | None = None
@@ -72,21 +83,30 @@ class Guard:
                 "noise covers; use GroupNorm in their place, or keep them with the workers: algorithm=FedBN()"
             )
 
-    def prepare(self, datamodule: FederatedDataModule, trainer: pl.Trainer, processes: Processes) -> None:
-        """Choose the sampling that the promise wants, secretly; refuse evaluation that would tell what no noise covers.
-
-        Raises:
-            ValueError: If training would evaluate the workers' own data.
-        """
+    def prepare(self, datamodule: FederatedDataModule, processes: Processes) -> None:
+        """Choose the sampling that the promise wants, secretly."""
         if self.privacy.sampler is not None and datamodule.sampler_is_default:
             datamodule.sampler = _SAMPLERS[self.privacy.sampler]()
         if not self.privacy.insecure_deterministic_noise:
             datamodule.sampling_seed = processes.gather(secrets.randbits(63))[0]
-        if not self.privacy.release_metrics and datamodule.evaluates_workers("val") and trainer.limit_val_batches:
+
+    def check_evaluation(
+        self, datamodule: FederatedDataModule, trainer: pl.Trainer, module: pl.LightningModule, stage: str
+    ) -> None:
+        """Refuse evaluation that would tell what no noise covers.
+
+        Raises:
+            ValueError: If the workers' own data would be evaluated, in training or apart from it.
+        """
+        kind: EvaluationKind | None = {"fit": "val", "validate": "val", "test": "test"}.get(stage)  # type: ignore[assignment]
+        if kind is None or self.privacy.release_metrics or not overrides(module, _STEPS[kind]):
+            return
+        limit = trainer.limit_val_batches if kind == "val" else trainer.limit_test_batches
+        if datamodule.evaluates_workers(kind) and limit:
+            off = ", switch it off (Trainer(limit_val_batches=0))" if stage == "fit" else ""
             raise ValueError(
-                f"{type(self.privacy).__name__}: evaluating the workers' own data during training would release what "
-                "no noise covers; give central data (FederatedDataModule(val=...)), switch it off "
-                "(Trainer(limit_val_batches=0)), or accept it with release_metrics=True"
+                f"{type(self.privacy).__name__}: evaluating the workers' own data would release what no noise covers; "
+                f"give central data (FederatedDataModule(val=...)){off}, or accept it with release_metrics=True"
             )
 
     def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
@@ -144,6 +164,7 @@ class Guard:
         """Note which cohort is about to be trained; what its round will release is charged for before it is."""
         assert self.run is not None
         self.run.cohort = job.cohort
+        self.buffers = job.buffers
         self.run.charge()
         return self.privacy.job(job, self.run)
 
@@ -176,7 +197,7 @@ class Guard:
     def transforms(self) -> Sequence[UpdateTransform]:
         """What is done to updates last before they leave the workers."""
         assert self.run is not None
-        return (_AtTheWorkers(self.privacy, self.run),)
+        return (_AtTheWorkers(self, self.run),)
 
     def scalars(self) -> dict[str, float]:
         """What is drawn about the promise."""
@@ -207,17 +228,20 @@ class Guard:
 
 @final
 class _AtTheWorkers(UpdateTransform):
-    """The worker's side of a promise, as the last transform."""
+    """The worker's side of a promise, as the last transform. Noise covers parameters; buffers do not leave."""
 
-    def __init__(self, privacy: Privacy, run: PrivateRun) -> None:
-        self._privacy = privacy
+    def __init__(self, guard: Guard, run: PrivateRun) -> None:
+        self._guard = guard
         self._run = run
 
     def worker(self, updates: Updates) -> Updates:
-        return self._privacy.worker(updates, self._run)
+        n = len(updates.workers)
+        buffers = {name: buffer.expand(n, *buffer.shape) for name, buffer in self._guard.buffers.items()}
+        return self._guard.privacy.worker(replace(updates, buffers=buffers), self._run)
 
     def server(self, aggregate: Aggregate) -> Aggregate:
-        return aggregate
+        # A mean of equal numbers may be off by their rounding.
+        return replace(aggregate, buffers={name: buffer.clone() for name, buffer in self._guard.buffers.items()})
 
 
 def privacy_hyperparameters(privacy: Privacy) -> dict[str, Any]:

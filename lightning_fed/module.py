@@ -19,6 +19,7 @@ from lightning_fed._lightning import (
     LRSchedulerCallable,
     OptimizerCallable,
     pl,
+    rank_zero_warn,
     refuse_foreign,
 )
 from lightning_fed.aggregation import Aggregator
@@ -268,8 +269,11 @@ class FederatedModule(pl.LightningModule):
             )
         if stage == "fit":
             self.aggregator.check(self._datamodule.cohort_size)
-        if self._guard is not None and stage == "fit":
-            self._guard.prepare(self._datamodule, self.trainer, self._processes())
+            self._datamodule.sample_openly()
+            if self._guard is not None:
+                self._guard.prepare(self._datamodule, self._processes())
+        if self._guard is not None:
+            self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         self._datamodule.attach(self.module, self.on_worker_error)
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -426,6 +430,11 @@ class FederatedModule(pl.LightningModule):
             self.engine.resume(part["engine"])
         if self._guard is not None:
             self._guard.load_state_dict(part.get("privacy"), fitting=self.trainer.state.fn == "fit")
+        elif "privacy" in part and self.trainer.state.fn == "fit":
+            rank_zero_warn(
+                "the checkpoint is that of a private run, but this one has no privacy=...: from here on nothing is "
+                "promised to the workers"
+            )
         if "state" in part:
             self._state.load_state_dict(part["state"])
         self._tell("on_load_checkpoint", checkpoint)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterator
-from typing import Any, final
+from collections.abc import Iterator, Sized
+from typing import Any, cast, final
 
-import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fed._lightning import pl
-from lightning_fed.core.rng import derive
 from lightning_fed.core.types import Job, RecordPrivacy, Tensors
 from lightning_fed.population.batches import Batches
 from lightning_fed.privacy import Noise
@@ -92,17 +90,13 @@ class RecordLevel:
             raise ValueError(
                 "RecordDP draws examples one by one, so its train_dataloader must give a DataLoader over a dataset"
             )
-        seed = int.from_bytes(os.urandom(8), "big") >> 1
-        if self._settings.seed is not None:
-            seed = derive(self._settings.seed, *self._keys, "batches", self._steps)
-        samples = DPDataLoader(
-            loader.dataset,
-            sample_rate=self._settings.sampling_rate,
-            collate_fn=loader.collate_fn,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for batch in samples:
-            yield batch, None
+        rate, examples = self._settings.sampling_rate, len(cast(Sized, loader.dataset))
+        # Opacus's loader makes batches of no examples. But whom it draws follows from a seed, of which torch's
+        # generator takes 32 bits, and amplification is worth no more than the secret of who was drawn.
+        collate = DPDataLoader(loader.dataset, sample_rate=rate, collate_fn=loader.collate_fn).collate_fn
+        for _ in range(int(1 / rate)):
+            drawn = self._noise.uniform(examples, *self._keys, "batch", self._steps) < rate
+            yield collate([loader.dataset[row] for row in drawn.nonzero().flatten().tolist()]), None
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -145,11 +139,14 @@ def _refuse_layers(module: pl.LightningModule) -> None:
 
     name = type(module).__name__
     for path, part in module.named_modules():
-        if not list(part.children()):
-            errors = ModuleValidator.validate(part, strict=False)
-            if errors:
-                instead = "GroupNorm, LayerNorm or InstanceNorm" if "Norm" in type(part).__name__ else "opacus.layers"
-                raise ValueError(
-                    f"RecordDP: {name}.{path} is a {type(part).__name__}, for which there are no gradients of single "
-                    f"examples ({str(errors[0]).split('.')[0]}); use {instead} instead"
-                )
+        # Opacus passes over layers without trained parameters, but BatchNorm mixes examples without any.
+        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm)
+        trained = any(parameter.requires_grad for parameter in part.parameters())
+        validator = ModuleValidator.VALIDATORS.get(type(part)) if mixes or trained else None
+        errors = [] if validator is None else validator(part)
+        if errors:
+            instead = "GroupNorm or LayerNorm" if "Norm" in type(part).__name__ else "the one in opacus.layers"
+            raise ValueError(
+                f"RecordDP: {name}.{path} is a {type(part).__name__}, for which there are no gradients of single "
+                f"examples ({str(errors[0]).split('.')[0]}); use {instead} instead"
+            )

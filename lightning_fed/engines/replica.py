@@ -131,10 +131,11 @@ class Replica:
                 if self._call("on_train_batch_start", batch, index) == -1:
                     break
                 size = examples_in(batch) if size is None else size
-                if size == 0 and record_level is not None:
-                    output = self._step_on_nothing(record_level)
-                else:
-                    output = self._step(optimizer, scaler, batch, index)
+                is_empty = size == 0 and record_level is not None
+                output = {} if is_empty else self._step(optimizer, scaler, batch, index)
+                if record_level is not None and not output:
+                    # Nobody was drawn, or the user's code skips these examples: that must not show.
+                    self._step_on_nothing(record_level)
                 seen += size
                 if output:
                     losses.append(output["loss"])
@@ -214,24 +215,24 @@ class Replica:
         """Get ready for DP-SGD, if the job asks for it."""
         if job.record_privacy is None:
             return None
-        if self._compiles or self._optimizer.needs_closure or "optimizer_zero_grad" in self._hooks:
+        scaled = self._local.precision.precision == "16-mixed"  # examples' gradients would be clipped before unscaling
+        if self._compiles or scaled or self._optimizer.needs_closure or "optimizer_zero_grad" in self._hooks:
             raise ValueError(
-                "RecordDP goes with no compile=True, no optimizer_zero_grad() of the module's own, and with torch's "
-                "optimizers but LBFGS"
+                "RecordDP goes with no compile=True, no precision='16-mixed' (take 'bf16-mixed'), no "
+                "optimizer_zero_grad() of the module's own, and with torch's optimizers but LBFGS"
             )
         if self._record_level is None:
             self._record_level = RecordLevel(self.module, self._local.parameters)
         self._record_level.begin(job, worker.name, optimizer, worker.batches.num_examples or 0)
         return self._record_level
 
-    def _step_on_nothing(self, record_level: RecordLevel) -> dict[str, Any]:
-        """A step on an empty batch: noise alone."""
+    def _step_on_nothing(self, record_level: RecordLevel) -> None:
+        """A step without examples: noise alone."""
         record_level.zero_grad()
         record_level.hide_(is_empty=True)
         if self._corrections is not None:
             self._corrections.apply_(self._local.parameters)
         self._optimizer.step()
-        return {}
 
     def _zero_grad(self) -> None:
         self._optimizer.zero_grad()

@@ -11,9 +11,8 @@ import torch
 from lightning_fed.core.types import Updates
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
-from lightning_fed.privacy.central import sampled_gaussian
-from lightning_fed.privacy.clipping import clip_scales, joint_norms
-from lightning_fed.privacy.mechanisms import LocalGaussian, Mechanism
+from lightning_fed.privacy.clipping import clip_scales, with_norms
+from lightning_fed.privacy.mechanisms import Gaussian, LocalGaussian, Mechanism
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting
 
@@ -71,7 +70,8 @@ class LocalDP(Privacy):
 class DistributedDP(Privacy):
     """Each worker adds a share of the noise, ``zC/√t``, so that t replies together have what a server would add.
 
-    For secure aggregation, where the server sees sums only. A round with fewer than t replies releases nothing.
+    For secure aggregation, where the server sees sums only. A round with fewer than t replies releases nothing. That a
+    worker takes part is no secret, so its contributions are what is hidden, and no sampling makes the guarantee better.
 
     Args:
         clip: The bound C on an update's L2 norm, over all that a worker sends.
@@ -96,8 +96,6 @@ class DistributedDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
-    sampler: ClassVar[str | None] = "Poisson"
-
     def __post_init__(self) -> None:
         check_settings(self, self.clip)
         if self.survivors < 1:
@@ -109,7 +107,9 @@ class DistributedDP(Privacy):
                 f"DistributedDP(survivors={self.survivors}) can never be met by a cohort of {setting.cohort_size}; "
                 "lower it or raise cohort_size"
             )
-        return sampled_gaussian(noise_multiplier, setting)
+        # Not amplified by sampling: the server knows whom it asks, and every reply adds to the noise, so that the sum
+        # itself tells how many there were. The guarantee is for a worker that replies with noise alone.
+        return Gaussian(noise_multiplier)
 
     def bound(self) -> float:
         return self.clip
@@ -132,7 +132,8 @@ def clipped_and_noised(updates: Updates, run: PrivateRun, std: float) -> Updates
         run: Gives the clipping bound and the noise.
         std: The standard deviation of each worker's noise.
     """
-    scales = clip_scales(joint_norms(updates), run.bound)
+    updates, norms = with_norms(updates)
+    scales = clip_scales(norms, run.bound)
 
     def noised(rows: torch.Tensor, name: str) -> torch.Tensor:
         clipped = rows * scales.to(rows).unsqueeze(1)

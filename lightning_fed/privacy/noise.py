@@ -43,12 +43,24 @@ class Noise:
             float64 ``[size]``, on the CPU.
         """
         half = -(-size // 2)
-        words = torch.frombuffer(bytearray(self._bytes(16 * half, keys)), dtype=torch.int64)
-        # 53 bits, as many as a float64 has; from (0, 1), for the logarithm.
-        uniform = words.bitwise_right_shift(11).bitwise_and_(2**53 - 1).to(torch.float64).add_(0.5).mul_(2.0**-53)
+        uniform = self.uniform(2 * half, *keys)
         radius = uniform[:half].log_().mul_(-2).sqrt_().mul_(std)
         angle = uniform[half:].mul_(2 * math.pi)
         return torch.cat([radius * angle.cos(), radius * angle.sin()])[:size]
+
+    def uniform(self, size: int, *keys: int | str) -> Tensor:
+        """Draw uniformly from (0, 1), without its ends.
+
+        Args:
+            size: How many numbers, at least one.
+            keys: What they are for, as in :meth:`gaussian`.
+
+        Returns:
+            float64 ``[size]``, on the CPU.
+        """
+        words = torch.frombuffer(bytearray(self._bytes(8 * size, keys)), dtype=torch.int64)
+        # 53 bits, as many as a float64 has, and half a step up, for a logarithm.
+        return words.bitwise_right_shift(11).bitwise_and_(2**53 - 1).to(torch.float64).add_(0.5).mul_(2.0**-53)
 
     def _bytes(self, count: int, keys: tuple[int | str, ...]) -> bytes:
         if self._insecure_seed is None:

@@ -13,7 +13,7 @@ from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import add_weighted_
 from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
-from lightning_fed.privacy.clipping import AdaptiveClip, clip_scales, joint_norms
+from lightning_fed.privacy.clipping import AdaptiveClip, clip_scales, with_norms
 from lightning_fed.privacy.run import PrivateRun
 
 ServerNoise: TypeAlias = Callable[[int, str], Tensor]
@@ -69,7 +69,7 @@ class PrivateSum(Aggregator[PrivateSums]):
             buffers={name: buffer.clone() for name, buffer in job.buffers.items()},
         )
         for update in updates:
-            norms = joint_norms(update)
+            update, norms = with_norms(update)
             scales = torch.ones_like(norms) if self._noise is None else clip_scales(norms, self._run.bound)
             scales = scales * self._weights(update.examples)
             add_weighted_(sums.delta, scales, update.delta)
