@@ -243,7 +243,9 @@ Step = Any
         max_size=25,
     ),
 )
-def test_it_is_a_dict_whatever_happens(tmp_path_factory: pytest.TempPathFactory, budget: int, steps: list[Step]) -> None:
+def test_it_is_a_dict_whatever_happens(
+    tmp_path_factory: pytest.TempPathFactory, budget: int, steps: list[Step]
+) -> None:
     """Against a plain dict: rows written again and again, spilled, compacted, saved, and gone back to."""
     folder = tmp_path_factory.mktemp("rows")
     rows, expected = store(folder, budget), dict[str, float]()
