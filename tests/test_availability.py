@@ -150,7 +150,7 @@ def test_the_cost_of_a_straggler_counts_where_a_cohort_is_divided() -> None:
     assert [work(job, name, 10) for name in ("slow", "fast")] == [2, 8]
 
 
-# ---- rounds that nobody, or too few, answer --------------------------------------------------------------------------
+# ---- rounds that nobody, or too few, answer -------------------------------------------------------------------------
 
 
 class Normed(pl.LightningModule):
@@ -188,7 +188,7 @@ def test_a_round_that_nobody_answers_changes_nothing_and_the_run_goes_on(server:
     seen: list[dict[str, Any]] = []
     torch.manual_seed(0)
     federated = FederatedModule(Normed(), server_optimizer=SERVERS[server])
-    nobody = {number: ABSENT for number in range(2 * accumulate, 4 * accumulate)}  # in server steps 2 and 3
+    nobody = dict.fromkeys(range(2 * accumulate, 4 * accumulate), ABSENT)  # in server steps 2 and 3
     data = FederatedDataModule(
         {"a": Same([1.0, 2.0]), "b": Same([0.5, 3.0])}, availability=Fixed(nobody), rounds_per_epoch=6 * accumulate
     )

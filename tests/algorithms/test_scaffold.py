@@ -24,7 +24,7 @@ def control(state: AlgorithmState, *workers: str) -> list[float]:
     return state.rows("control", workers, ZERO).flatten().tolist()
 
 
-# ---- the paper's toy -------------------------------------------------------------------------------------------------
+# ---- the paper's toy ------------------------------------------------------------------------------------------------
 
 
 def test_the_formula_is_that_of_the_reference() -> None:
@@ -94,7 +94,7 @@ def test_with_another_local_optimizer_the_control_is_still_the_mean_gradient(eng
     assert module.x.item() == pytest.approx(0.7 - LR * (0.9 * 3 + 2.4))
 
 
-# ---- the server's control ---------------------------------------------------------------------------------------------
+# ---- the server's control -------------------------------------------------------------------------------------------
 
 
 @engines
@@ -120,7 +120,7 @@ def test_a_worker_that_did_not_take_part_keeps_its_control() -> None:
     assert (one.has("control", "f2"), two.has("control", "f2")) == (False, True)
 
 
-# ---- equivalences -----------------------------------------------------------------------------------------------------
+# ---- equivalences ---------------------------------------------------------------------------------------------------
 
 
 @engines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ class Spy(Aggregator[Any]):
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Any:
         listed = list(updates)
+        job = replace(job, buffers={name: buffer.clone() for name, buffer in job.buffers.items()})  # they live on
         self.seen.extend((job, u) for u in listed)
         return self.aggregator.fold(listed, job)
 
