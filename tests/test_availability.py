@@ -50,7 +50,7 @@ def run(
 ) -> tuple[float, FederatedModule]:
     module = Scalar(lr=lr)
     federated = FederatedModule(module, **options)
-    fit(federated, FederatedDataModule(workers, availability=availability), max_steps=rounds, max_epochs=-1)
+    fit(federated, FederatedDataModule(workers, availability=availability), max_steps=rounds)
     return module.x.item(), federated
 
 
@@ -150,7 +150,7 @@ def test_the_cost_of_a_straggler_counts_where_a_cohort_is_divided() -> None:
     assert [work(job, name, 10) for name in ("slow", "fast")] == [2, 8]
 
 
-# ---- rounds that nobody, or too few, answer --------------------------------------------------------------------------
+# ---- rounds that nobody, or too few, answer -------------------------------------------------------------------------
 
 
 class Normed(pl.LightningModule):
@@ -188,12 +188,12 @@ def test_a_round_that_nobody_answers_changes_nothing_and_the_run_goes_on(server:
     seen: list[dict[str, Any]] = []
     torch.manual_seed(0)
     federated = FederatedModule(Normed(), server_optimizer=SERVERS[server])
-    nobody = {number: ABSENT for number in range(2 * accumulate, 4 * accumulate)}  # in server steps 2 and 3
+    nobody = dict.fromkeys(range(2 * accumulate, 4 * accumulate), ABSENT)  # in server steps 2 and 3
     data = FederatedDataModule(
         {"a": Same([1.0, 2.0]), "b": Same([0.5, 3.0])}, availability=Fixed(nobody), rounds_per_epoch=6 * accumulate
     )
     options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
-    trainer = fit(federated, data, max_steps=6, max_epochs=-1, callbacks=[Watch()], **options)
+    trainer = fit(federated, data, max_steps=6, callbacks=[Watch()], **options)
     assert trainer.global_step == 6
     for silent in (2, 3):
         torch.testing.assert_close(seen[silent], seen[1], rtol=0, atol=0)
@@ -202,7 +202,7 @@ def test_a_round_that_nobody_answers_changes_nothing_and_the_run_goes_on(server:
     torch.manual_seed(0)
     without = FederatedModule(Normed(), server_optimizer=SERVERS[server])
     data = FederatedDataModule({"a": Same([1.0, 2.0]), "b": Same([0.5, 3.0])}, rounds_per_epoch=4 * accumulate)
-    fit(without, data, max_steps=4, max_epochs=-1, **options)
+    fit(without, data, max_steps=4, **options)
     torch.testing.assert_close(without.module.state_dict(), seen[5], rtol=0, atol=0)
 
 
@@ -210,7 +210,7 @@ def test_half_of_the_accumulated_cohorts_may_be_silent() -> None:
     """The gradient is the mean over cohorts, and a silent one's is zero; buffers are those of the others."""
     module = Scalar(lr=1.0)
     data = FederatedDataModule({"a": Rows([4.0])}, availability=Fixed({0: ABSENT}), rounds_per_epoch=2)
-    fit(FederatedModule(module), data, max_steps=1, max_epochs=-1, accumulate_grad_batches=2)
+    fit(FederatedModule(module), data, max_steps=1, accumulate_grad_batches=2)
     assert module.x.item() == 2.0
 
 

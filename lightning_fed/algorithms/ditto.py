@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
+import torch
+
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
 from lightning_fed.algorithms.personal import BUFFERS, PARAMETERS, own_model, remember
-from lightning_fed.core.errors import WorkerError
 from lightning_fed.core.rng import derive
 from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job, Model, Penalty
+from lightning_fed.core.types import Job, Model, Penalty, Updates
 
 
 @final
@@ -42,14 +43,21 @@ class Ditto(Algorithm):
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
         models = {worker: own_model(job, worker, state, job.parameters, job.buffers) for worker in cohort}
         personal = replace(job, start=models, penalty=Penalty(proximal=self.lam), seed=derive(job.seed, "personal"))
-        trained: set[str] = set()
+        trained: list[Updates] = []
         for result in train(personal, cohort):
-            if isinstance(result, WorkerError):
+            if isinstance(result, Updates):
+                trained.append(result)
+            else:
                 yield result
-                continue
-            trained.update(result.workers)
-            remember(job, result, state, job.parameters, job.buffers)
-        yield from train(job, [worker for worker in cohort if worker in trained])
+        can_go_on = {worker for updates in trained for worker in updates.workers}
+        came_back: set[str] = set()
+        for result in train(job, [worker for worker in cohort if worker in can_go_on]):
+            if isinstance(result, Updates):
+                came_back.update(result.workers)
+            yield result
+        for updates in trained:
+            keep = torch.tensor([worker in came_back for worker in updates.workers])
+            remember(job, updates.rows(keep), state, job.parameters, job.buffers)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
 
+from lightning_fed._lightning import isolate_rng
 from lightning_fed.availability import Availability, Response
+from lightning_fed.core.rng import seed_everything
 from lightning_fed.sampling import CohortSampler
 
 
@@ -27,18 +30,12 @@ def check_sampler(make: Callable[[], CohortSampler]) -> None:
         AssertionError: Saying what does not hold.
     """
     for population, cohort_size in ((1, 1), (7, 3), (50, 50), (1000, 20)):
-        sizes = [1 + position % 5 for position in range(population)]
-
-        def asked(numbers: list[int], population: int = population, cohort_size: int = cohort_size) -> dict[int, Any]:
-            sampler = make()
-            sampler.prepare(lambda: sizes[:population])  # noqa: B023 - called within the loop's turn
-            return {number: sampler.sample(population, cohort_size, number, seed=3) for number in numbers}
-
         before = _generators()
-        first = asked(list(range(10)))
+        first = _sampled(make(), population, cohort_size, range(10))
         assert _generators() == before, "sample() moved a generator of the program; use derive() and one of its own"
-        random.seed(), np.random.seed(), torch.seed()
-        assert asked(list(range(9, -1, -1))) == first, "sample() does not depend on seed and number alone"
+        with _other_randomness():
+            again = _sampled(make(), population, cohort_size, range(9, -1, -1))
+        assert again == first, "sample() does not depend on seed and number alone"
         for positions in first.values():
             assert all(type(position) is int for position in positions), f"{positions} are not all of type int"
             assert len(set(positions)) == len(positions), f"a position comes twice in {positions}"
@@ -58,14 +55,14 @@ def check_availability(make: Callable[[], Availability]) -> None:
     Raises:
         AssertionError: Saying what does not hold.
     """
-    outcomes = get_args(Response.__annotations__["outcome"]) or ("replies", "absent", "lost")
+    outcomes = ("replies", "absent", "lost")
     asked = [(f"w{worker}", number, seed) for worker in range(20) for number in range(5) for seed in range(2)]
     before = _generators()
     forwards, availability = make(), make()
     first = [forwards.respond(*question) for question in asked]
     assert _generators() == before, "respond() moved a generator of the program; use derive() and one of its own"
-    random.seed(), np.random.seed(), torch.seed()
-    again = [availability.respond(*question) for question in reversed(asked)]
+    with _other_randomness():
+        again = [availability.respond(*question) for question in reversed(asked)]
     assert again[::-1] == first, "respond() does not depend on worker, number and seed alone"
     for response in first:
         assert isinstance(response, Response), f"respond() gave {response!r}, which is no Response"
@@ -73,6 +70,19 @@ def check_availability(make: Callable[[], Availability]) -> None:
         assert 0 <= response.work <= 1, f"work={response.work} does not lie in [0, 1]"
 
 
+def _sampled(sampler: CohortSampler, population: int, cohort_size: int, numbers: range) -> dict[int, list[int]]:
+    sampler.prepare(lambda: [1 + position % 5 for position in range(population)])
+    return {number: sampler.sample(population, cohort_size, number, seed=3) for number in numbers}
+
+
+@contextmanager
+def _other_randomness() -> Iterator[None]:
+    """Have the program's generators stand elsewhere, and put them back."""
+    with isolate_rng(include_cuda=torch.cuda.is_available()):
+        seed_everything(12345)
+        yield
+
+
 def _generators() -> tuple[Any, ...]:
-    _, numbers, *rest = np.random.get_state()  # type: ignore[misc]
+    _, numbers, *rest = cast(Any, np.random.get_state())
     return random.getstate(), numbers.tobytes(), tuple(rest), torch.get_rng_state().numpy().tobytes()

@@ -48,7 +48,7 @@ class Layered(pl.LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Give half the squared error, averaged over the batch."""
-        loss = ((self(batch[0]) - batch[1]) ** 2).sum(dim=1).mean() / 2
+        loss: Tensor = ((self(batch[0]) - batch[1]) ** 2).sum(dim=1).mean() / 2
         self.log("train_loss", loss)
         return loss
 
@@ -178,6 +178,12 @@ def made_up(job: Job, names: Sequence[str], seed: int = 0) -> Updates:
         gradient=normal() if job.wants_gradient else None,
         extra={name: normal() for name in job.extra},
     )
+
+
+def numbers(updates: Updates) -> dict[str, Any]:
+    """The tensors of updates, by name."""
+    names = ("delta", "buffers", "examples", "weight", "loss", "steps", "metrics", "extra")
+    return {name: getattr(updates, name) for name in names}
 
 
 def job_of(module: pl.LightningModule, extra: Sequence[str] = (), population: int = 6) -> Job:

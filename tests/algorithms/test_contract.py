@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-import torch
 
-from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms import (
     Algorithm,
     Cyclic,
@@ -22,13 +20,9 @@ from lightning_fed.algorithms import (
     FedRep,
     LGFedAvg,
     QFedAvg,
-    Result,
     Scaffold,
-    Train,
 )
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Aggregate, Job, Updates
-from lightning_fed.testing import ALGORITHM_CHECKS, check_algorithm
+from lightning_fed.testing import ALGORITHM_CHECKS
 
 ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "FedAvg": FedAvg,

@@ -1,0 +1,435 @@
+"""The suites pass what is right (other files run them over all of ours), and see what is wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import lightning_fed.testing
+from lightning_fed.aggregation import (
+    Aggregator,
+    Bulyan,
+    GeometricMedian,
+    Krum,
+    Median,
+    MultiKrum,
+    NormalizedMean,
+    TrimmedMean,
+    UniformMean,
+    WeightedMean,
+)
+from lightning_fed.algorithms import Algorithm, Result, Train
+from lightning_fed.availability import Availability, Response
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.state import AlgorithmState
+from lightning_fed.core.types import Aggregate, Job, Penalty, Updates
+from lightning_fed.sampling import CohortSampler, Sizes
+from lightning_fed.testing import (
+    ALGORITHM_CHECKS,
+    check_aggregator,
+    check_algorithm,
+    check_availability,
+    check_sampler,
+    check_transform,
+)
+from lightning_fed.transforms import ClipNorm, UpdateTransform
+
+CHECKS: dict[str, Callable[[Any], None]] = {check.__name__: check for check in ALGORITHM_CHECKS}
+
+
+class Plain(Algorithm):
+    """FedAvg, to be broken in one way each."""
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        yield from train(job, cohort)
+
+    def aggregator(self) -> Aggregator[Any]:
+        return WeightedMean()
+
+
+class ForgetsErrors(Plain):
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        yield from (result for result in train(job, cohort) if isinstance(result, Updates))
+
+
+class VisitsTwice(Plain):
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        yield from train(job, cohort)
+        yield from train(job, cohort[:1])
+
+
+class Undeclared(Plain):
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        for result in train(job, cohort):
+            if isinstance(result, Updates):
+                state.stage("mine", result.workers, result.delta)
+            yield result
+
+
+class StagesFirst(Plain):
+    tables: ClassVar[tuple[str, ...]] = ("mine",)
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        state.stage("mine", cohort, torch.zeros(len(cohort), 1))
+        yield from train(job, cohort)
+
+
+class Counts(Plain):
+    """Remembers in itself."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        self.rounds += 1
+        for result in train(job, cohort):
+            if isinstance(result, Updates):
+                result = replace(result, delta=result.delta * 0.9**self.rounds)
+            yield result
+
+
+class Decays(Plain):
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        for result in train(job, cohort):
+            if isinstance(result, Updates):
+                result = replace(result, delta=result.delta + 0.1 * job.vector)
+            yield result
+
+
+class Climbs(Plain):
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        for result in train(job, cohort):
+            if isinstance(result, Updates):
+                result = replace(result, delta=-0.1 * result.delta)
+            yield result
+
+
+class ByPlace(Plain):
+    """Counts the first of a stack more, which depends on the engine and on the order."""
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        for result in train(job, cohort):
+            if isinstance(result, Updates):
+                weight = result.weight.clone()
+                weight[0] *= 3
+                result = replace(result, weight=weight)
+            yield result
+
+
+class FirstOfTheCohort(Plain):
+    """Pulls the first worker of the cohort only."""
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        push = Penalty(linear={cohort[0]: torch.ones_like(job.vector)} if cohort else {})
+        yield from train(replace(job, penalty=push), cohort)
+
+
+class ServerOnly(Plain):
+    """Changes the server's part before the round has succeeded."""
+
+    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+        state.server["rounds"] = state.server.get("rounds", torch.zeros(1)) + 1
+        yield from train(job, cohort)
+
+
+def test_what_is_right_passes() -> None:
+    check_algorithm(Plain)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check"),
+    [
+        (ForgetsErrors, "every_worker_comes_back_once"),
+        (VisitsTwice, "every_worker_comes_back_once"),
+        (Undeclared, "every_worker_comes_back_once"),
+        (StagesFirst, "every_worker_comes_back_once"),
+        (StagesFirst, "a_worker_that_fails_is_named"),
+        (ByPlace, "engines_agree"),
+        (Decays, "a_shared_optimum_is_a_fixed_point"),
+        (Climbs, "the_loss_falls"),
+        (Counts, "settings_are_not_changed"),
+        (Counts, "a_resumed_run_is_the_same"),
+        (ForgetsErrors, "a_worker_that_fails_is_named"),
+        (ServerOnly, "a_worker_that_fails_is_named"),
+        (ServerOnly, "a_round_that_nobody_answers_changes_nothing"),
+        (FirstOfTheCohort, "the_order_of_workers_does_not_matter"),
+    ],
+)
+def test_what_is_wrong_with_an_algorithm_is_seen(wrong: type[Algorithm], check: str) -> None:
+    with pytest.raises(AssertionError):
+        CHECKS[check](wrong)
+
+
+# ---- aggregators ----------------------------------------------------------------------------------------------------
+
+AGGREGATORS: list[Callable[[], Aggregator[Any]]] = [
+    WeightedMean,
+    UniformMean,
+    NormalizedMean,
+    Median,
+    lambda: TrimmedMean(2),
+    lambda: Krum(2),
+    lambda: MultiKrum(2),
+    lambda: MultiKrum(2, 3),
+    lambda: Bulyan(2),
+    GeometricMedian,
+]
+
+
+@pytest.mark.parametrize("make", AGGREGATORS, ids=lambda make: type(make()).__name__)
+def test_our_aggregators(make: Callable[[], Aggregator[Any]]) -> None:
+    check_aggregator(make)
+
+
+class Wrapped(Aggregator[Any]):
+    """A weighted mean, to be broken in one way each."""
+
+    def fold(self, updates: Iterable[Updates], job: Job) -> Any:
+        return WeightedMean().fold(updates, job)
+
+    def finish(self, partial: Any, processes: Processes) -> Aggregate:
+        return WeightedMean().finish(partial, processes)
+
+
+class Writes(Wrapped):
+    def fold(self, updates: Iterable[Updates], job: Job) -> Any:
+        return super().fold((replace(u, delta=u.delta.mul_(1.0).add_(0.0).clamp_(max=0.1)) for u in updates), job)
+
+
+class LastWins(Wrapped):
+    def fold(self, updates: Iterable[Updates], job: Job) -> Any:
+        return super().fold([list(updates)[-1]], job)
+
+
+class FirstRowOfEachStack(Wrapped):
+    def fold(self, updates: Iterable[Updates], job: Job) -> Any:
+        return super().fold((u.rows(torch.arange(len(u.workers)) == 0) for u in updates), job)
+
+
+class Sum(Wrapped):
+    def finish(self, partial: Any, processes: Processes) -> Aggregate:
+        aggregate = super().finish(partial, processes)
+        return replace(aggregate, delta=aggregate.delta * 2, extra={n: 2 * e for n, e in aggregate.extra.items()})
+
+
+class ForgetsExtra(Wrapped):
+    def finish(self, partial: Any, processes: Processes) -> Aggregate:
+        aggregate = super().finish(partial, processes)
+        return replace(aggregate, extra={name: torch.zeros_like(e) for name, e in aggregate.extra.items()})
+
+
+class ForgetsBuffers(Wrapped):
+    def finish(self, partial: Any, processes: Processes) -> Aggregate:
+        return replace(super().finish(partial, processes), buffers={})
+
+
+class Narrow(Wrapped):
+    def finish(self, partial: Any, processes: Processes) -> Aggregate:
+        aggregate = super().finish(partial, processes)
+        return replace(aggregate, delta=aggregate.delta.to(torch.bfloat16))
+
+
+class Learns(Wrapped):
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def fold(self, updates: Iterable[Updates], job: Job) -> Any:
+        self.rounds += 1
+        return super().fold(updates, job)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Writes, "updates were changed"),
+        (LastWins, "one by one give another delta"),
+        (FirstRowOfEachStack, "give another delta"),
+        (Sum, "equal updates do not give that update"),
+        (ForgetsExtra, "extra goes by another rule"),
+        (ForgetsBuffers, "has the buffers set"),
+        (Narrow, "of a torch.float32 model is torch.bfloat16"),
+        (Learns, "changed the aggregator's settings"),
+    ],
+)
+def test_what_is_wrong_with_an_aggregator_is_said(wrong: type[Aggregator[Any]], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_aggregator(wrong)
+
+
+def test_too_small_a_cohort_is_the_callers_mistake() -> None:
+    with pytest.raises(ValueError, match="n=3 workers"):
+        check_aggregator(lambda: Krum(2), cohort_size=3)
+
+
+# ---- samplers and availability --------------------------------------------------------------------------------------
+
+
+class Fixed(CohortSampler):
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return list(range(cohort_size))
+
+
+class Unseeded(CohortSampler):
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return random.sample(range(population), cohort_size)
+
+
+class Reseeds(CohortSampler):
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        random.seed(number)
+        return random.sample(range(population), cohort_size)
+
+
+class Remembers(CohortSampler):
+    last = 0
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        self.last += cohort_size
+        return [(self.last + i) % population for i in range(cohort_size)]
+
+
+class Repeats(CohortSampler):
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return [0] * cohort_size
+
+
+class Beyond(CohortSampler):
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return [population]
+
+
+class Tensors(CohortSampler):
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return list(torch.arange(cohort_size))  # type: ignore[arg-type]
+
+
+class Prepared(CohortSampler):
+    def prepare(self, sizes: Sizes) -> None:
+        self.size = len(sizes())
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        assert self.size == population
+        return []
+
+
+@pytest.mark.parametrize("right", [Fixed, Prepared])
+def test_samplers_that_are_right(right: type[CohortSampler]) -> None:
+    check_sampler(right)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Unseeded, "moved a generator"),
+        (Reseeds, "moved a generator"),
+        (Remembers, "does not depend on seed and number alone"),
+        (Repeats, "comes twice"),
+        (Beyond, r"leave 0\.\.0"),
+        (Tensors, "not all of type int"),
+    ],
+)
+def test_what_is_wrong_with_a_sampler_is_said(wrong: type[CohortSampler], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_sampler(wrong)
+
+
+class Says(Availability):
+    def __init__(self, *responses: Any) -> None:
+        self.responses = responses
+        self.asked = 0
+
+    def respond(self, worker: str, number: int, seed: int) -> Any:
+        self.asked += 1
+        return self.responses[self.asked % len(self.responses)]
+
+
+@pytest.mark.parametrize(
+    ("responses", "message"),
+    [
+        ([Response(), Response("lost")], "does not depend on worker, number and seed alone"),
+        ([Response("asleep")], "'asleep' is none of"),  # type: ignore[arg-type]
+        ([Response(work=1.5)], "work=1.5 does not lie in"),
+        ([("replies", 1.0)], "which is no Response"),
+    ],
+)
+def test_what_is_wrong_with_an_availability_is_said(responses: list[Any], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_availability(lambda: Says(*responses))
+
+
+# ---- transforms -----------------------------------------------------------------------------------------------------
+
+
+class Step(UpdateTransform):
+    """Does nothing, to be broken in one way each."""
+
+    def worker(self, updates: Updates) -> Updates:
+        return updates
+
+    def server(self, aggregate: Aggregate) -> Aggregate:
+        return aggregate
+
+
+class Noise(Step):
+    def worker(self, updates: Updates) -> Updates:
+        return replace(updates, delta=updates.delta + torch.randn_like(updates.delta))
+
+
+class Centres(Step):
+    def worker(self, updates: Updates) -> Updates:
+        return replace(updates, delta=updates.delta - updates.delta.mean(dim=0))
+
+
+class InPlace(Step):
+    def worker(self, updates: Updates) -> Updates:
+        updates.delta.mul_(0.5)
+        return updates
+
+
+class InPlaceAtTheServer(Step):
+    def server(self, aggregate: Aggregate) -> Aggregate:
+        aggregate.delta.mul_(0.5)
+        return aggregate
+
+
+class Double(Step):
+    def worker(self, updates: Updates) -> Updates:
+        return replace(updates, delta=updates.delta.double())
+
+
+class Log(Step):
+    def worker(self, updates: Updates) -> Updates:
+        return replace(updates, delta=updates.delta.log())
+
+
+@pytest.mark.parametrize("right", [Step, Noise, lambda: ClipNorm(0.5)])
+def test_transforms_that_are_right(right: Callable[[], UpdateTransform]) -> None:
+    check_transform(right)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (Centres, "depends on another's"),
+        (InPlace, "updates were changed"),
+        (InPlaceAtTheServer, "the aggregate was changed"),
+        (Double, r"worker\(\) gave torch.float64"),
+        (Log, "NaN or Inf"),
+    ],
+)
+def test_what_is_wrong_with_a_transform_is_said(wrong: type[UpdateTransform], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_transform(wrong)
+
+
+def test_no_test_framework_is_needed() -> None:
+    (folder,) = lightning_fed.testing.__path__
+    sources = list(Path(folder).glob("*.py"))
+    assert len(sources) > 3
+    assert not [path for path in sources if "import pytest" in path.read_text()]
