@@ -1,15 +1,19 @@
 """Data for examples, configs and tests, and ways to deal one dataset out to many workers."""
 
 from lightning_fed.datasets.digits import DigitsDataModule
+from lightning_fed.datasets.fcube import FCUBE, FCUBETest
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.partitioners import IID, Dirichlet, LogNormal, NaturalIds, Shards
+from lightning_fed.datasets.synthetic import Synthetic
 from lightning_fed.datasets.toy import ToyDataModule
 
 __all__ = [
+    "FCUBE",
     "IID",
     "DigitsDataModule",
     "Dirichlet",
+    "FCUBETest",
     "LogNormal",
     "NaturalIds",
     "Partition",
@@ -18,5 +22,6 @@ __all__ = [
     "Shards",
     "SplitSubsetDataModule",
     "SubsetDataModule",
+    "Synthetic",
     "ToyDataModule",
 ]

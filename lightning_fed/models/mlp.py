@@ -17,7 +17,7 @@ from lightning_fed._lightning import pl
 
 @final
 class MLPClassifier(pl.LightningModule):
-    """Flatten, a stack of Linear and ReLU, cross entropy (mean over the batch), ``SGD(lr)``.
+    """Flatten, a stack of Linear and ReLU, cross entropy (mean over the batch), SGD.
 
     Logs ``train_loss``, ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``; the accuracies are
     torchmetrics objects (micro average: the share of examples classified rightly), one per stage.
@@ -27,6 +27,8 @@ class MLPClassifier(pl.LightningModule):
         hidden: The width of each hidden layer; empty for multinomial logistic regression.
         classes: The number of classes.
         lr: The learning rate.
+        momentum: That of SGD.
+        weight_decay: That of SGD: the weight of half the squared norm in the loss.
 
     Example::
 
@@ -37,7 +39,13 @@ class MLPClassifier(pl.LightningModule):
     """
 
     def __init__(
-        self, in_features: int = 64, hidden: Sequence[int] = (64,), classes: int = 10, lr: float = 0.3
+        self,
+        in_features: int = 64,
+        hidden: Sequence[int] = (64,),
+        classes: int = 10,
+        lr: float = 0.3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -80,8 +88,9 @@ class MLPClassifier(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give ``SGD(lr)`` over all parameters."""
-        return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
+        """Give ``SGD(lr, momentum, weight_decay)`` over all parameters."""
+        settings = {name: self.hparams[name] for name in ("lr", "momentum", "weight_decay")}
+        return torch.optim.SGD(self.parameters(), **settings)
 
     def _step(self, batch: tuple[Tensor, Tensor], stage: str, accuracy: MulticlassAccuracy) -> Tensor:
         x, label = batch

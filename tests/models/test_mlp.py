@@ -98,13 +98,15 @@ def test_learns_the_digits() -> None:
 
 
 def test_checkpoint_rebuilds_it_from_its_own_hyperparameters(tmp_path: Path) -> None:
-    model = MLPClassifier(in_features=2, hidden=(3,), classes=2, lr=0.05)
+    settings = {"in_features": 2, "hidden": (3,), "classes": 2, "lr": 0.05, "momentum": 0.9}
+    model = MLPClassifier(**settings)
     run = trainer(max_epochs=1, log_every_n_steps=1)
     run.fit(model, DataLoader(ROWS, batch_size=4))
     run.save_checkpoint(tmp_path / "mlp.ckpt")
     loaded = MLPClassifier.load_from_checkpoint(tmp_path / "mlp.ckpt")
-    assert dict(loaded.hparams) == {"in_features": 2, "hidden": (3,), "classes": 2, "lr": 0.05}
-    assert loaded.configure_optimizers().param_groups[0]["lr"] == 0.05
+    assert dict(loaded.hparams) == {**settings, "weight_decay": 0.0}
+    group = loaded.configure_optimizers().param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.05, 0.9, 0.0)
     assert torch.equal(loaded(ROWS.tensors[0]), model(ROWS.tensors[0]))
 
 

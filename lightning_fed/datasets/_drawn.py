@@ -1,0 +1,108 @@
+"""Populations whose examples are drawn from a distribution: what the synthetic benchmarks have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import TensorDataset
+from typing_extensions import override
+
+from lightning_fed.datasets._dealing import check, offsets
+from lightning_fed.datasets.partition import Partition, Partitioner
+from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
+from lightning_fed.population import EvaluationKind, Population
+
+
+@final
+@dataclass(frozen=True)
+class Consecutive(Partitioner):
+    """The first examples are the first worker's, and so on.
+
+    Args:
+        sizes: How many each holds, ``[workers]``.
+    """
+
+    sizes: Sequence[int]
+
+    @property
+    @override
+    def needs_labels(self) -> bool:
+        return False
+
+    @override
+    def __call__(self, labels: NDArray[Any]) -> Partition:
+        return Partition(np.arange(len(labels)), offsets(np.asarray(self.sizes, dtype=np.int64)))
+
+
+class DrawnPopulation(Population):
+    """Draws the examples of all workers when it is first used.
+
+    Args:
+        batch_size: Examples in a worker's batch; training batches are shuffled.
+        val_fraction: The share of each worker's examples that is held out; see :class:`PartitionedPopulation`.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+
+    def __init__(self, batch_size: int, val_fraction: float = 0.0) -> None:
+        check(batch_size=batch_size)
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"val_fraction={val_fraction}: give a share of at least 0 and below 1")
+        self._batch_size = batch_size
+        self._val_fraction = val_fraction
+
+    @abstractmethod
+    def draw(self) -> tuple[TensorDataset, Sequence[int]]:
+        """Draw the examples, worker after worker, and give them with each worker's number of examples."""
+
+    @cached_property
+    def dealt(self) -> PartitionedPopulation:
+        """All examples as one dataset, and who holds which."""
+        examples, sizes = self.draw()
+        return PartitionedPopulation(
+            examples, Consecutive(sizes), batch_size=self._batch_size, val_fraction=self._val_fraction
+        )
+
+    def __getitem__(self, name: str) -> SubsetDataModule | SplitSubsetDataModule:
+        """Build the datamodule of one worker.
+
+        Raises:
+            KeyError: If there is no such worker; the message names one that there is.
+        """
+        return self.dealt[name]
+
+    def __len__(self) -> int:
+        """Count the workers."""
+        return len(self.dealt)
+
+    @override
+    def __contains__(self, name: object) -> bool:
+        return name in self.dealt
+
+    @override
+    def name(self, position: int) -> str:
+        return self.dealt.name(position)
+
+    @override
+    def num_examples(self, name: str) -> int:
+        return self.dealt.num_examples(name)
+
+    @override
+    def has_loader(self, kind: EvaluationKind) -> bool:
+        return kind == "val" and self._val_fraction > 0
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        """Compare by identity: a Mapping would build every worker of both, and no two datamodules are equal."""
+        return self is other
+
+    @override
+    def __hash__(self) -> int:
+        return id(self)

@@ -1,0 +1,106 @@
+"""FCUBE: points of a cube whose label is the side on which they lie; each worker sees two corners of it only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import override
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.rng import derive
+from lightning_fed.datasets._dealing import check, generator
+from lightning_fed.datasets._drawn import DrawnPopulation
+
+CORNERS = ((1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1))
+"""A corner of each worker's octant with the label 1; its other octant lies opposite."""
+
+POINTS = 1000
+"""Of each worker, half in either octant; and of the test data."""
+
+
+@final
+class FCUBE(DrawnPopulation):
+    """4 workers with 1000 points each of the cube [-1, 1]³; the label is 1 where the first coordinate is positive.
+
+    The three coordinate planes cut the cube into eight octants. Each worker holds 500 points in each of two that lie
+    opposite each other, so its labels are balanced, but no two workers see the same inputs. Batches are
+    ``(x, label)``: float32 ``[n, 3]`` and int64 ``[n]``.
+
+    Args:
+        seed: Decides the points.
+        batch_size: Points in a batch.
+        val_fraction: The share of each worker's points that is held out as its own validation data.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example::
+
+        >>> workers = FCUBE(seed=0)
+        >>> list(workers), workers.num_examples("worker_0")
+        (['worker_0', 'worker_1', 'worker_2', 'worker_3'], 1000)
+        >>> x, label = next(iter(workers["worker_0"].train_dataloader()))
+        >>> x.shape, torch.equal(label, (x[:, 0] > 0).long())
+        (torch.Size([64, 3]), True)
+        >>> len(workers.test.test_dataloader().dataset)
+        1000
+
+    References:
+        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench).
+    """
+
+    def __init__(self, seed: int = 0, batch_size: int = 64, val_fraction: float = 0.0) -> None:
+        check(seed=seed)
+        super().__init__(batch_size, val_fraction)
+        self._seed = seed
+
+    @property
+    def test(self) -> FCUBETest:
+        """The central test data that goes with the workers'."""
+        return FCUBETest(self._seed)
+
+    @override
+    def draw(self) -> tuple[TensorDataset, Sequence[int]]:
+        inside = generator(self._seed).uniform(size=(len(CORNERS), 2, POINTS // 2, 3))
+        signs = np.array([[corner, np.negative(corner)] for corner in CORNERS])
+        points = torch.as_tensor(inside * signs[:, :, None], dtype=torch.float32).reshape(-1, 3)
+        return _labelled(points), [POINTS] * len(CORNERS)
+
+
+@final
+class FCUBETest(pl.LightningDataModule):
+    """1000 points of the whole cube of :class:`FCUBE`, in the same order for validation and test.
+
+    Args:
+        seed: Decides the points, which are others than the workers' of the same seed.
+        batch_size: Points in a batch.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, seed: int = 0, batch_size: int = POINTS) -> None:
+        super().__init__()
+        check(seed=seed, batch_size=batch_size)
+        points = generator(derive(seed, "test")).uniform(-1, 1, size=(POINTS, 3))
+        self._points = _labelled(torch.as_tensor(points, dtype=torch.float32))
+        self._batch_size = batch_size
+
+    @override
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Give all points."""
+        return DataLoader(self._points, batch_size=self._batch_size)
+
+    @override
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Give all points."""
+        return self.val_dataloader()
+
+
+def _labelled(points: Tensor) -> TensorDataset:
+    return TensorDataset(points, (points[:, 0] > 0).long())
