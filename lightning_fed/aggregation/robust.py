@@ -82,7 +82,7 @@ def _combined(combine: Combine, buffer: Tensor) -> Tensor:
         real = torch.view_as_real(buffer)
         return torch.view_as_complex(combine(real.flatten(1)).view(*shape, 2).to(real.dtype))
     if buffer.is_floating_point():
-        return combine(buffer.flatten(1).to(wide(buffer.dtype))).view(shape).to(buffer.dtype)
+        return combine(buffer.reshape(len(buffer), -1).to(wide(buffer.dtype))).view(shape).to(buffer.dtype)
     return buffer.to(torch.int64).median(dim=0).values.to(buffer.dtype)
 
 

@@ -117,7 +117,7 @@ class RecordLevel:
                 if parameter.grad is not None and not is_empty:
                     raise ValueError(
                         f"{name} has a gradient for which Opacus has none of single examples, so RecordDP cannot hide "
-                        "them: put the parameter into a layer of torch.nn that is called in training_step"
+                        "them: put it into a torch.nn.Module that is called in training_step"
                     )
                 seen.grad_sample = parameter.new_zeros(0 if is_empty else self._length(), *parameter.shape)
         self._optimizer.clip_and_accumulate()
@@ -139,6 +139,13 @@ def _refuse_layers(module: pl.LightningModule) -> None:
 
     name = type(module).__name__
     for path, part in module.named_modules():
+        own = [key for key, p in part._parameters.items() if p is not None and p.requires_grad]
+        if own and isinstance(part, pl.LightningModule):  # training_step is no forward pass that Opacus could watch
+            raise ValueError(
+                f"RecordDP: {'.'.join(filter(None, (path, own[0])))} is a parameter of a {type(part).__name__} itself, "
+                "for which there are no gradients of single examples; put it into a torch.nn.Module that is called in "
+                "training_step"
+            )
         # Opacus passes over layers without trained parameters, but BatchNorm mixes examples without any.
         mixes = isinstance(part, nn.modules.batchnorm._BatchNorm)
         trained = any(parameter.requires_grad for parameter in part.parameters())

@@ -1,0 +1,215 @@
+"""Noise that workers add: each by itself, or together as much as a server would."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from helpers import Rows, Scalar, fit
+from private import Net, Seen, began, people, released, updates, weights
+from torch import Tensor, nn
+
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.aggregation import Median, TrimmedMean, WeightedMean
+from lightning_fed.algorithms import FedBN, Scaffold
+from lightning_fed.availability import Availability, Response
+from lightning_fed.privacy import DistributedDP, Gaussian, LocalDP, LocalGaussian, Noise, Privacy
+
+ENGINES = ["sequential", "vectorized"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*remembers about each worker")
+
+
+# ---- at the worker ---------------------------------------------------------------------------------------------------
+
+
+def test_every_worker_clips_and_adds_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Seen(monkeypatch)
+    promise = LocalDP(clip=5.0, noise_multiplier=0.2)
+    sent = promise.worker(
+        updates([[6.0, 8.0], [3.0, 4.0]], examples=torch.tensor([1e9, 3.0]), weight=torch.tensor([1e9, 3.0])),
+        began(promise),
+    )
+    torch.testing.assert_close(sent.delta, torch.tensor([[4.0, 5.0], [4.0, 5.0]]), rtol=2e-6, atol=0)
+    assert sent.weight.tolist() == [1.0, 1.0]
+    assert [(std, keys[-1]) for _, std, keys in seen.draws] == [(1.0, "w0"), (1.0, "w1")]
+
+
+def test_all_that_a_worker_sends_has_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    Seen(monkeypatch)
+    promise = LocalDP(clip=5.0, noise_multiplier=0.2)
+    sent = promise.worker(updates([[6.0, 0.0]], extra={"control": torch.tensor([[0.0, 8.0]])}), began(promise))
+    torch.testing.assert_close(sent.delta, torch.tensor([[4.0, 1.0]]), rtol=2e-6, atol=0)
+    torch.testing.assert_close(sent.extra["control"], torch.tensor([[1.0, 5.0]]), rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("promise", [LocalDP(clip=1.0, noise_multiplier=1.0), DistributedDP(1.0, 2, 1.0)])
+def test_a_worker_whose_update_cannot_be_clipped_sends_noise(promise: Privacy, bad: float) -> None:
+    sent = promise.worker(updates([[bad, 1.0]]), began(promise))
+    assert sent.delta.isfinite().all()
+    assert (sent.delta != 0).all()
+
+
+def test_the_original_updates_are_not_written_to() -> None:
+    """An algorithm may still hold them, to remember what it has learned."""
+    promise = LocalDP(clip=1.0, noise_multiplier=1.0)
+    own = updates([[0.1, 0.2]])
+    promise.worker(own, began(promise))
+    torch.testing.assert_close(own.delta, torch.tensor([[0.1, 0.2]]), rtol=0, atol=0)
+
+
+# ---- LocalDP in whole fits -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("aggregator", "x"), [(None, -3.0), (Median(), -3.0), (TrimmedMean(1), -3.0)])
+def test_any_aggregator_in_which_workers_count_equally(
+    engine: str, aggregator: Any, x: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All workers go from 0 to 3; noise of zC = 6 on each is left by mean and median alike."""
+    seen = Seen(monkeypatch)
+    module = Scalar()
+    workers = {f"w{i}": Rows([3.0] * (i + 1)) for i in range(3)}
+    fed = FederatedModule(module, privacy=LocalDP(clip=3.0, noise_multiplier=2.0), aggregator=aggregator, engine=engine)
+    fit(fed, FederatedDataModule(workers))
+    assert module.x.item() == pytest.approx(x, rel=1e-5)
+    assert sorted(str(keys[-1]) for _, _, keys in seen.draws) == ["w0", "w1", "w2"]
+    assert fed._guard.run.accountant.history == ((LocalGaussian(2.0), 1),)  # type: ignore[union-attr]
+
+
+def test_real_noise_under_the_median_is_that_of_the_median() -> None:
+    """Of three Gaussians the median has 0.449 of the variance."""
+    module = Wide()
+    fed = FederatedModule(module, privacy=LocalDP(clip=1.0, noise_multiplier=3.0), aggregator=Median())
+    before = weights(module)
+    fit(fed, FederatedDataModule({f"w{i}": Rows([0.0]) for i in range(3)}))
+    variance = float((weights(module) - before).var())
+    assert variance == pytest.approx(9 * 0.449, rel=0.1)
+
+
+class Wide(Scalar):
+    """10,000 parameters that do not move by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.0)
+        self.x = nn.Parameter(torch.zeros(10_000))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return (self.x * batch[0].sum()).sum()
+
+
+def test_a_weighted_mean_is_refused_with_the_fix() -> None:
+    with pytest.raises(ValueError, match=r"a number of examples is private too; use UniformMean\(\) or a robust"):
+        FederatedModule(Net(), privacy=LocalDP(clip=1.0, noise_multiplier=1.0), aggregator=WeightedMean())
+
+
+def test_control_variates_leave_with_noise() -> None:
+    fed = FederatedModule(Net(), algorithm=Scaffold(), privacy=LocalDP(clip=1.0, noise_multiplier=1.0))
+    fit(fed, FederatedDataModule(people(4)), max_steps=2)
+    assert float(fed._state.server["control"].std()) > 0.2
+
+
+class Counting(Net):
+    """Buffers that tell how much it has trained, and on what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.seen = self.seen + batch[0].sum()
+        self.count = self.count + len(batch[0])
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("aggregator", [None, Median()], ids=["mean", "median"])
+def test_buffers_do_not_leave_beside_the_noise(aggregator: Any) -> None:
+    module = Counting()
+    fed = FederatedModule(module, privacy=LocalDP(clip=1.0, noise_multiplier=1.0), aggregator=aggregator)
+    fit(fed, FederatedDataModule(people(3)), max_steps=2)
+    assert (module.seen.item(), module.count.item()) == (0.0, 0)
+
+
+def test_batch_norm_that_stays_with_the_workers_is_taken() -> None:
+    module = Net(norm=True)
+    fed = FederatedModule(module, algorithm=FedBN(), privacy=LocalDP(clip=1.0, noise_multiplier=1.0))
+    fit(fed, FederatedDataModule(people(4)), max_steps=2)
+    assert isinstance(module.norm, nn.BatchNorm1d)
+    assert module.norm.running_mean is not None
+    assert not module.norm.running_mean.any()
+
+
+# ---- DistributedDP ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replies", [4, 5, 9])
+def test_replies_together_have_at_least_the_noise_that_is_claimed(replies: int) -> None:
+    """With t replies exactly z²C², with more of them more."""
+    promise = DistributedDP(clip=3.0, survivors=4, noise_multiplier=2.0)
+    run = began(promise)
+    run.noise = Noise(0)
+    size = 20_000
+    total = released(promise, run, promise.worker(updates(torch.zeros(replies, size)), run)).delta * 10
+    expected = (2.0 * 3.0) ** 2 * replies / 4
+    assert expected >= (2.0 * 3.0) ** 2
+    assert abs(float(total.var()) / expected - 1) < 4 * (2 / size) ** 0.5
+
+
+def test_noise_is_added_once_by_the_workers_and_not_again_by_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four workers share z²C² = 36: 3 each. Seen as its own standard deviation it adds up to 12."""
+    seen = Seen(monkeypatch)
+    module = Scalar()
+    fed = FederatedModule(module, privacy=DistributedDP(clip=3.0, survivors=4, noise_multiplier=2.0))
+    fit(fed, FederatedDataModule({f"w{i}": Rows([2.0]) for i in range(4)}))
+    assert [std for _, std, _ in seen.draws] == [3.0] * 4
+    assert module.x.item() == pytest.approx(2.0 - 3.0)
+
+
+class Absent(Availability):
+    """Some workers never reply."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def respond(self, worker: str, number: int, seed: int) -> Response:
+        return Response("absent" if worker in self.names else "replies")
+
+
+@pytest.mark.parametrize(("absent", "moves"), [(("w3",), True), (("w2", "w3"), False)])
+def test_with_fewer_replies_than_survivors_nothing_is_released(absent: tuple[str, ...], moves: bool) -> None:
+    module = Net()
+    before = weights(module)
+    fed = FederatedModule(module, privacy=DistributedDP(clip=1.0, survivors=3, noise_multiplier=1.0))
+    fit(fed, FederatedDataModule(people(4), availability=Absent(*absent)))
+    assert bool((weights(module) != before).any()) is moves
+    assert fed._guard.run.accountant.history == ((Gaussian(1.0), 1),), "charged all the same"  # type: ignore[union-attr]
+
+
+def test_no_amplification_is_claimed_by_sampling() -> None:
+    """The server knows whom it asks, and the noise grows with every reply, so that its sum tells how many came."""
+    fed = FederatedModule(Net(), privacy=DistributedDP(clip=1.0, survivors=2, noise_multiplier=1.0))
+    fit(fed, FederatedDataModule(people(10), cohort_size=4), max_steps=3)
+    assert fed._guard.run.accountant.history == ((Gaussian(1.0), 3),)  # type: ignore[union-attr]
+    assert fed._guard.run.accountant.relation == "zero-out"  # type: ignore[union-attr]
+
+
+def test_survivors_that_no_cohort_has_are_refused() -> None:
+    fed = FederatedModule(Net(), privacy=DistributedDP(clip=1.0, survivors=5, noise_multiplier=1.0))
+    with pytest.raises(ValueError, match=r"survivors=5\) can never be met by a cohort of 4; lower it or raise"):
+        fit(fed, FederatedDataModule(people(10), cohort_size=4))
+    with pytest.raises(ValueError, match="at least one worker"):
+        DistributedDP(clip=1.0, survivors=0, noise_multiplier=1.0)
+
+
+def test_workers_take_what_the_run_says_and_not_what_a_colleague_sent() -> None:
+    """Row i of what leaves depends on row i alone."""
+    promise = replace(LocalDP(clip=1.0, noise_multiplier=1.0), insecure_deterministic_noise=True)
+
+    def first_row(second: list[float]) -> Tensor:
+        return promise.worker(updates([[1.0, 2.0], second]), promise.start(began(promise).setting)).delta[0]
+
+    torch.testing.assert_close(first_row([0.0, 0.0]), first_row([1e20, -3.0]), rtol=0, atol=0)
