@@ -36,12 +36,12 @@ def test_what_is_staged_counts_only_once_the_round_has_succeeded(tmp_path: Path)
     assert (state.has("first", "a"), state.has("first", "c"), state.has("second", "a")) == (True, False, False)
 
 
-def test_what_is_discarded_is_forgotten(tmp_path: Path) -> None:
+def test_what_a_round_has_staged_that_did_not_succeed_is_forgotten(tmp_path: Path) -> None:
     state = new(tmp_path)
     state.stage("first", ["a"], torch.ones(1, 2))
     state.commit(TABLES, Processes())
     state.stage("first", ["a"], torch.zeros(1, 2))
-    state.discard()
+    state.begin(torch.device("cpu"))
     state.commit(TABLES, Processes())
     assert value(state, "a") == [1, 1]
 
@@ -130,7 +130,8 @@ class Two:
         self.theirs = theirs
 
     def gather(self, thing: Any) -> list[Any]:
-        return [thing, ("b",) if thing == () else (self.theirs.shape[1], self.theirs.dtype)]
+        assert thing == ([], None)
+        return [thing, (["b"], self.theirs[:0])]
 
     def gather_rows(self, rows: Tensor) -> Tensor:
         assert (rows.dtype, rows.shape[1]) == (self.theirs.dtype, self.theirs.shape[1])  # or gloo would abort
@@ -144,10 +145,10 @@ def test_a_process_that_trained_nobody_learns_what_the_others_did(tmp_path: Path
     assert value(state, "b") == [1, 2]
 
 
-def test_the_servers_tensors_go_to_the_modules_device(tmp_path: Path) -> None:
+def test_the_servers_tensors_go_to_the_device_of_the_round(tmp_path: Path) -> None:
     state = new(tmp_path)
     state.server["c"] = torch.ones(1)
-    state.to(torch.device("meta"))
+    state.begin(torch.device("meta"))
     assert state.server["c"].device.type == "meta"
 
 
@@ -158,11 +159,11 @@ def test_a_run_that_goes_on_has_them_moved_there(tmp_path: Path, monkeypatch: py
     """A checkpoint is read before the module is placed, when its device is still the CPU."""
     data = {"a": Rows([1.0]), "b": Rows([2.0])}
     fit(FederatedModule(Scalar(0.1), algorithm=Scaffold()), FederatedDataModule(data)).save_checkpoint(tmp_path / "c")
-    moved: list[list[str]] = []
-    monkeypatch.setattr(AlgorithmState, "to", lambda self, device: moved.append(list(self.server)))
+    moved: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(AlgorithmState, "begin", lambda self, device: moved.append((list(self.server), device.type)))
     federated = FederatedModule(Scalar(0.1), algorithm=Scaffold())
     trainer(max_steps=2).fit(federated, FederatedDataModule(data), ckpt_path=tmp_path / "c")
-    assert moved == [["control"]]
+    assert moved == [(["control"], "cpu")]
 
 
 def test_a_round_that_the_aggregator_refuses_leaves_the_state_as_it_was(tmp_path: Path) -> None:
