@@ -13,6 +13,7 @@ from lightning_fed.algorithms import Algorithm, FedRep
 from lightning_fed.core.errors import BudgetError
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.types import Aggregate, Job, LocalTraining, Tensors, Updates
+from lightning_fed.curves import Curves
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.hooks import overrides
 from lightning_fed.population import EvaluationKind
@@ -154,12 +155,6 @@ class Guard:
         """Whether anything may be shown that no noise covers."""
         return self.privacy.release_metrics
 
-    @property
-    def tells_quickly(self) -> bool:
-        """Whether what has been spent can be told after every round, and not only where curves are drawn."""
-        assert self.run is not None
-        return self.run.tells_quickly
-
     def begin_round(self, job: Job) -> Job:
         """Note which cohort is about to be trained; what its round will release is charged for before it is."""
         assert self.run is not None
@@ -172,6 +167,24 @@ class Guard:
         """Whether another round keeps within the budget."""
         assert self.run is not None
         return self.run.affords_another()
+
+    def after_round(self, trainer: pl.Trainer, curves: Curves, step: int, due: bool) -> None:
+        """Show what has been spent, and stop the Trainer if another round would exceed the budget.
+
+        Args:
+            trainer: The Trainer.
+            curves: Where to show it.
+            step: The round that is over.
+            due: Whether this round's curves are drawn.
+        """
+        assert self.run is not None
+        last = not self.affords_another()
+        if due or last or self.run.tells_quickly:
+            spent = self.run.spent
+            curves.draw({"privacy/epsilon": spent, "privacy/clip": self.run.bound}, step)
+            curves.show({"epsilon": spent}, on_bar="epsilon")
+        if last:
+            self.stop(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:
         """End the training: the next round would exceed the budget.
@@ -198,11 +211,6 @@ class Guard:
         """What is done to updates last before they leave the workers."""
         assert self.run is not None
         return (_AtTheWorkers(self, self.run),)
-
-    def scalars(self) -> dict[str, float]:
-        """What is drawn about the promise."""
-        assert self.run is not None
-        return {"privacy/epsilon": self.run.spent, "privacy/clip": self.run.bound}
 
     def state_dict(self) -> dict[str, Any] | None:
         """What a checkpoint keeps."""

@@ -29,8 +29,9 @@ from lightning_fed.core.memory import keep_freed_memory
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.tree import copy_
+from lightning_fed.core.tree import copy_, holding
 from lightning_fed.core.types import Job, LocalTraining, Tensors
+from lightning_fed.curves import Curves
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
 from lightning_fed.evaluation import EvaluationLog
@@ -168,12 +169,8 @@ class FederatedModule(pl.LightningModule):
         self._pending.append(Round(report, aggregate, time.perf_counter() - started))
         self._last_cohort = cohort
         loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
-        # Where Lightning itself puts what is logged, at a tenth of the price of `self.log` (which moves a metric object
-        # to its device for every value: 1 ms of a round of 14).
         if report.workers:
-            values = {name: torch.tensor(value) for name, value in report.means().items()}
-            self.trainer.callback_metrics.update({"loss": loss, **values})
-            self.trainer.progress_bar_metrics["loss"] = report.loss
+            self._curves.show({"loss": report.loss, **report.means()}, on_bar="loss")
         gradients = job.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
@@ -185,20 +182,21 @@ class FederatedModule(pl.LightningModule):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Let the server optimizer step (the closure runs the round), then take over buffers and log the round."""
-        step, due = self.trainer.global_step, self._is_logging_due()
-        draw = due and bool(self.trainer.loggers)
+        step, curves = self.trainer.global_step, self._curves
+        due = curves.are_due
+        draw = due and curves.have_loggers
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
         super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         copy_(dict(self.module.named_buffers()), merged_buffers(rounds))
         if self._guard is not None:
-            self._tell_spent(self._guard, step, due)
+            self._guard.after_round(self.trainer, curves, step, due)
         if draw:
             steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
             norm = float(torch.stack(steps).norm())
             shown = self._guard is None or self._guard.shows_metrics
             scalars = round_scalars(rounds, self._one_by_one) if shown else {}
-            self._draw({**scalars, "server/update_norm": norm}, step)
+            curves.draw({**scalars, "server/update_norm": norm}, step)
         self._datamodule.complete(cast(Cohort, self._last_cohort))
 
     def _heard(self, closure: Callable[[], Any] | None) -> Any:
@@ -242,17 +240,6 @@ class FederatedModule(pl.LightningModule):
             return None
         self._guard.stop(self.trainer)
         return -1
-
-    def _tell_spent(self, guard: Guard, step: int, due: bool) -> None:
-        """Show what has been spent, and stop the Trainer if another round would exceed the budget."""
-        last = not guard.affords_another()
-        if due or last or guard.tells_quickly:
-            scalars = guard.scalars()
-            self._draw(scalars, step)
-            self.trainer.progress_bar_metrics["epsilon"] = scalars["privacy/epsilon"]
-            self.trainer.callback_metrics["epsilon"] = torch.tensor(scalars["privacy/epsilon"])
-        if last:
-            guard.stop(self.trainer)
 
     def _trained(self) -> Tensors:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -366,13 +353,8 @@ class FederatedModule(pl.LightningModule):
             yield
             return
         tensors = {**self._trained(), **{name: job.buffers[name] for name in own.buffers}}
-        values = {**job.layout.unflatten(own.parameters), **own.buffers}
-        before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        copy_(tensors, values)
-        try:
+        with holding({**job.layout.unflatten(own.parameters), **own.buffers}, tensors):
             yield
-        finally:
-            copy_(tensors, before)
 
     def _draw_workers(self) -> None:
         shares = self._processes().gather(self._log_of_evaluation.finish())
@@ -381,7 +363,7 @@ class FederatedModule(pl.LightningModule):
             one_by_one = len(self._datamodule.names) <= self.log_workers_up_to
             # The pooled values of an evaluation within a fit stand on the step of the round before it.
             step = self.trainer.global_step - (1 if self.trainer.state.fn == "fit" else 0)
-            self._draw(per_worker_scalars(workers, one_by_one), max(step, 0))
+            self._curves.draw(per_worker_scalars(workers, one_by_one), max(step, 0))
 
     # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
 
@@ -459,15 +441,9 @@ class FederatedModule(pl.LightningModule):
     def _processes(self) -> Processes:
         return Processes(self.trainer.global_rank, self.trainer.world_size)
 
-    def _is_logging_due(self) -> bool:
-        trainer = self.trainer
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return bool(trainer.is_last_batch or (every > 0 and (trainer.global_step + 1) % every == 0))
-
-    def _draw(self, scalars: dict[str, float], step: int) -> None:
-        for logger in self.trainer.loggers:
-            logger.log_metrics(scalars, step=step)
-            logger.save()
+    @property
+    def _curves(self) -> Curves:
+        return Curves(self.trainer)
 
     @property
     def _datamodule(self) -> FederatedDataModule:
