@@ -84,6 +84,13 @@ class FederatedCLI(LightningCLI):
         else:
             super().parse_arguments(parser, given)
 
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data; an argument that one of them refuses is a mistake in the command."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            self.parser.error(_refusal(error))
+
     def _parse_ckpt_path(self) -> None:
         """Let the config and the command line win over the checkpoint's hyperparameters, and say where they differ.
 
@@ -101,6 +108,12 @@ class FederatedCLI(LightningCLI):
                     f"model.module.init_args.{name} is {now[name]!r}, but {path} was written with {saved[name]!r}; "
                     f"the run goes on with {now[name]!r}"
                 )
+
+
+def _refusal(error: ValueError) -> str:
+    """What a constructor said, without what jsonargparse writes around it where an argument may also be None."""
+    said = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
+    return "\n".join(line for line in said if "NoneType" not in line) or str(error)
 
 
 def _config_paths(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:

@@ -124,3 +124,18 @@ def test_help_reads_well(tmp_path: Path) -> None:
     assert fit.startswith("usage: lightning-fed fit [-c CONFIG]")
     for words in ("What a round computes", "Every worker's datamodule by name", "Passes over a worker's training data"):
         assert words in re.sub(r"\s+", " ", fit)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.algorithm=FedDyn", "--model.algorithm.alpha=0"], "alpha=0.0 must be positive"),
+        (["--data.availability=RandomAvailability", "--data.availability.absent=2"], "absent=2.0 is a probability"),
+        (["--model.privacy=CentralDP", "--model.privacy.clip=1"], "CentralDP needs noise_multiplier= "),
+    ],
+)
+def test_what_a_constructor_refuses_is_said_in_a_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    output = cli(tmp_path, "fit", "-c", TOY, *QUICK, *arguments, status=2)
+    assert f"error: {message}" in output
+    assert "Traceback" not in output
+    assert "NoneType" not in output
