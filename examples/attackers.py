@@ -12,11 +12,11 @@ held-out digits for every attack and aggregator. Needs scikit-learn: pip install
 - inner product: all send the same, ten times the opposite of what they learned on average (Xie et al. 2019, "Fall of
   Empires: Breaking Byzantine-Tolerant SGD by Inner Product Manipulation").
 
-Under the first three every aggregator but the mean stays within 3 points of its own clean run, or above it. The last
-one shows a limit. Rules that go by ranks or distances (Median, TrimmedMean, GeometricMedian) stay within the range of
-the honest workers, but the liars all stand on the side that hurts most; once what is learned in a round is small
-against the differences between workers, that side wins. Rules that choose updates leave such liars out. Krum takes over
-one worker's update, learned from 29 digits, and pays for that with or without attackers.
+Under the first three every aggregator but the mean stays within 3 points of its own clean run. The last one shows a
+limit. Rules that go by ranks or distances (Median, TrimmedMean, GeometricMedian) stay within the range of the honest
+workers, but the liars all stand on the side that hurts most; once what is learned in a round is small against the
+differences between workers, that side wins. Rules that choose updates leave such liars out. Krum takes over the
+update of one worker, learned from 29 digits, and pays for that with or without attackers.
 """
 
 from __future__ import annotations

@@ -129,15 +129,17 @@ def draw(curves: dict[Setting, list[float]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(STRAGGLERS), figsize=(13, 4), sharey=True, layout="constrained")
-    for axis, stragglers in zip(axes, STRAGGLERS, strict=True):
+    shares = sorted({setting.stragglers for setting in curves})
+    figure, grid = pyplot.subplots(1, len(shares), figsize=(1 + 4 * len(shares), 4), squeeze=False, sharey=True)
+    axes = grid[0]
+    for axis, stragglers in zip(axes, shares, strict=True):
         for setting, losses in curves.items():
             if setting.stragglers == stragglers:
                 axis.plot(losses, label=setting.method, linewidth=1)
         axis.set(title=f"{stragglers:.0%} stragglers", xlabel="round")
     axes[0].set_ylabel("loss on all training data")
     axes[0].legend()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
 def quietly() -> None:
@@ -149,11 +151,14 @@ def quietly() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--stragglers", nargs="+", type=float, default=STRAGGLERS, help="which shares of them to try")
     parser.add_argument("--seed", type=int, default=0, help="of the training; the data are always the same")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="runs at the same time")
     parser.add_argument("--out", type=Path, help="where the plot goes; needs matplotlib")
     options = parser.parse_args()
-    settings = [Setting(method, share, options.rounds, options.seed) for share in STRAGGLERS for method in METHODS]
+    settings = [
+        Setting(method, share, options.rounds, options.seed) for share in options.stragglers for method in METHODS
+    ]
     curves: dict[Setting, list[float]] = {}
     print(f"after {options.rounds} rounds\n\nstragglers  method           loss  last 20   rises   accuracy in %")
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
