@@ -525,7 +525,7 @@ def test_workers_that_fail_are_named_only_in_the_error() -> None:
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """The noise once, the count's noise once, the same bound on both, and the same ε."""
-    promise = "CentralDP(AdaptiveClip(initial=0.5, count_std=2.0), 1.0, insecure_deterministic_noise=True)"
+    promise = "CentralDP(AdaptiveClip(0.5, count_std=2.0), 1.0, accountant='rdp', insecure_deterministic_noise=True)"
     options = ("--privacy", promise, "--central")
     one = run(tmp_path / "one.pt", *options)
     two = run(tmp_path / "two.pt", *options, "--devices", "2", "--strategy", "ddp")
