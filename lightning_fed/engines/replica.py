@@ -97,7 +97,13 @@ class Replica:
             loss, seen, passes, steps = self._fit(job, worker)
         with torch.no_grad():
             for name, sent in job.wide_parameters.items():
-                torch.sub(sent, self._local.parameters[name], out=delta[name])
+                trained = self._local.parameters[name]
+                if trained.shape != sent.shape:  # the difference would broadcast
+                    raise ValueError(
+                        f"after its training {name} has shape {tuple(trained.shape)} and not the global model's "
+                        f"{tuple(sent.shape)}; change values of parameters in place, and leave their shapes"
+                    )
+                torch.sub(sent, trained, out=delta[name])
         examples = worker.batches.num_examples
         return LocalResult(
             worker=worker.name,

@@ -93,6 +93,8 @@ class Privacy(ABC):
             ValueError: If nothing can be promised in this setting.
         """
         delta = setting.population**-1.1 if self.delta is None else self.delta
+        if delta >= 1:
+            raise ValueError(f"{type(self).__name__}: for {setting.population} worker say delta=, such as delta=1e-5")
         kind = self.accountant
         if kind is None:
             kind = "rdp" if isinstance(self.mechanism(1.0, setting), FixedSizeGaussian) else "pld"

@@ -238,3 +238,9 @@ def test_everybody_in_every_round_is_no_sample() -> None:
 def test_settings_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CentralDP(**options)
+
+
+def test_one_worker_has_no_default_for_delta() -> None:
+    """``population ** -1.1`` is 1, which promises nothing."""
+    with pytest.raises(ValueError, match="for 1 worker say delta="):
+        fit(FederatedModule(Net(), privacy=CentralDP(clip=1.0, noise_multiplier=1.0)), FederatedDataModule(people(1)))

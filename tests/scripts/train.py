@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms
+from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, privacy
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--broken", type=int, default=-1)
     parser.add_argument("--on-worker-error", default="raise")
     parser.add_argument("--lightning", action="store_true")
+    parser.add_argument("--privacy", default="None")
     options = parser.parse_args()
     pl.seed_everything(0, verbose=False)
     model = Net(options.norm, options.dropout)
@@ -99,6 +100,7 @@ def main() -> None:
         server_optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
         server_lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
         on_worker_error=options.on_worker_error,
+        privacy=eval(options.privacy, vars(privacy)),
     )
     data = FederatedDataModule(
         {f"w{i}": Data(i, broken=i == options.broken) for i in range(10)},
