@@ -13,10 +13,10 @@ The model is the linear one of ``workload.py``; examples are windows of one stre
 their own would not fit. ``--cached`` workers are kept set up. With the default of ``FederatedDataModule``, 1000, a
 population of 1,000 would be built only once, and what its rounds gain by that has nothing to do with the size.
 
-``--state`` has 100,000 workers train in turn, 1,000 a round, so that after 100 rounds each has taken part once and after
-200 twice: with FedAvg, and with SCAFFOLD, which remembers a vector of the model's size for each, of which ``--memory`` MB
-stay in memory. It prints the median round while rows are new and after that, when each is read back and written again;
-the peak of memory; and what lies on disk.
+``--state`` has 100,000 workers train in turn, 1,000 a round, so that after 100 rounds each has taken part once and
+after 200 twice: with FedAvg, and with SCAFFOLD, which remembers a vector of the model's size for each, of which
+``--memory`` MB stay in memory. It prints the median round while rows are new and after that, when each is read back and
+written again; the longest; the peak of memory; and what lies on disk.
 """
 
 from __future__ import annotations
