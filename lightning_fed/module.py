@@ -40,7 +40,7 @@ from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through,
 from lightning_fed.loop import FederatedLoop
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
-from lightning_fed.refusals import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported
+from lightning_fed.refusals import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
 from lightning_fed.report import Round, RoundReport, merged_buffers, per_worker_scalars, round_scalars
 from lightning_fed.server import scheduler_config
 from lightning_fed.transforms import UpdateTransform
@@ -110,6 +110,7 @@ class FederatedModule(pl.LightningModule):
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
         refuse_parts(algorithm, aggregator, transforms, server_optimizer)
+        warn_of_lost_mean(algorithm, aggregator)
         refuse_other("on_worker_error", on_worker_error, ("raise", "drop"))
         for argument, least in (("min_workers", min_workers), ("state_memory_mb", state_memory_mb)):
             if least < 1:

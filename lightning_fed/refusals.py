@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, pl, rank_zero_warn
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.algorithms import Algorithm
+from lightning_fed.algorithms import Algorithm, FedNova, QFedAvg
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.hooks import UNUSED_HOOKS, overrides
 from lightning_fed.transforms import UpdateTransform
@@ -79,6 +80,16 @@ def refuse_parts(algorithm: object, aggregator: object, transforms: object, serv
         raise TypeError(
             f"server_optimizer={server_optimizer!r} must be a function that makes an optimizer from the global "
             "parameters, such as lambda parameters: torch.optim.Adam(parameters, lr=0.01)"
+        )
+
+
+def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
+    """Warn of an aggregator that takes the place of a mean which the algorithm consists of."""
+    own = type(algorithm.aggregator())
+    if isinstance(algorithm, (FedNova, QFedAvg)) and aggregator is not None and type(aggregator) is not own:
+        rank_zero_warn(
+            f"what {type(algorithm).__name__} does lies in its mean of updates ({own.__name__}), and "
+            f"aggregator={type(aggregator).__name__} takes its place; leave one of them out"
         )
 
 

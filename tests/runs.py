@@ -21,7 +21,7 @@ def start(out: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def run(out: Path, *options: str) -> dict[str, Any]:
-    """Run to the end and give what it wrote: the weights, the metrics and the round."""
+    """Run to the end and give what it wrote: the weights, the metrics, the round, and what is remembered."""
     process = start(out, *options)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
@@ -30,10 +30,13 @@ def run(out: Path, *options: str) -> dict[str, Any]:
 
 
 def assert_same(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> None:
-    """Compare two runs: every weight, every buffer, every metric. A tolerance of 0 means bit for bit."""
+    """Compare two runs: every weight, buffer and metric, and what is remembered. A tolerance of 0 means bit for bit."""
     assert a["step"] == b["step"]
-    for name, value in a["state"].items():
-        torch.testing.assert_close(value, b["state"][name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
+    for part in ("state", "memory"):
+        assert a[part].keys() == b[part].keys()
+        for name, value in a[part].items():
+            other = b[part][name]
+            torch.testing.assert_close(value, other, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
     assert a["metrics"].keys() == b["metrics"].keys()
     for name, number in a["metrics"].items():
         assert abs(number - b["metrics"][name]) <= 10 * tolerance * max(1.0, abs(number)), name

@@ -8,6 +8,7 @@ import pytest
 from runs import assert_same, run, start
 
 DDP = ("--devices", "2", "--strategy", "ddp")
+AWAY = "RandomAvailability(absent=0.2, lost=0.1, stragglers=0.5)"
 
 
 @pytest.mark.parametrize(
@@ -15,13 +16,30 @@ DDP = ("--devices", "2", "--strategy", "ddp")
     [
         pytest.param(("--norm", "--dropout", "0.3"), id="fedavg with batch norm and dropout, workers' own evaluation"),
         pytest.param(("--algorithm", "Cyclic()", "--central"), id="cyclic, central evaluation"),
-        pytest.param(("--accumulate", "2", "--cohort", "3"), id="accumulating, uneven shares"),
+        pytest.param(
+            ("--algorithm", "QFedAvg(q=1.0, lr=0.1)", "--accumulate", "2", "--cohort", "3"),
+            id="q-fedavg, accumulating, uneven shares",
+        ),
         pytest.param(("--algorithm", "FedNova(momentum=0.5, mu=0.1, lr=0.1)", "--norm"), id="fednova, proximal"),
         pytest.param(("--aggregator", "Median()", "--norm"), id="median, with batch norm"),
         pytest.param(
             ("--aggregator", "MultiKrum(1)", "--broken", "3", "--on-worker-error", "drop", "--central"), id="multi-krum"
         ),
         pytest.param(("--broken", "3", "--on-worker-error", "drop", "--central"), id="a worker drops out"),
+        pytest.param(
+            ("--algorithm", "Scaffold()", "--norm", "--cohort", "5", "--availability", AWAY),
+            id="scaffold, with workers absent, lost and slow",
+        ),
+        pytest.param(
+            ("--algorithm", "FedDyn(0.1)", "--cohort", "2", "--rounds", "9", "--sampler", "Poisson()"),
+            id="feddyn, with cohorts that may be empty or of one",
+        ),
+        # Four rounds: what is remembered is no mean over workers, in which rounding evens out.
+        pytest.param(("--algorithm", "Ditto(0.1)", "--norm", "--rounds", "4"), id="ditto, own models evaluated"),
+        pytest.param(
+            ("--algorithm", "FedBN(['net.1.*', 'net.4.*'])", "--norm", "--cohort", "5"),
+            id="personal layers and statistics, own models evaluated",
+        ),
     ],
 )
 def test_two_processes_give_what_one_gives(tmp_path: Path, options: tuple[str, ...]) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.aggregation import Median
 from lightning_fed.aggregation.normalized import effective_steps
-from lightning_fed.algorithms import Algorithm, FedAvg, FedNova
+from lightning_fed.algorithms import Algorithm, FedAvg, FedNova, QFedAvg
 
 LR = 0.05
 WORKERS = {"few": ([4.0], 2), "many": ([-1.0], 10)}  # the optimum, and how many steps
@@ -67,3 +68,12 @@ def test_effective_steps_are_the_papers_closed_forms(steps: int, momentum: float
 def test_out_of_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FedNova(**options)
+
+
+@pytest.mark.parametrize("algorithm", [FedNova(), QFedAvg(q=1.0, lr=0.1)], ids=lambda a: type(a).__name__)
+def test_an_aggregator_that_takes_the_place_of_its_mean_is_warned_of(algorithm: Any) -> None:
+    with pytest.warns(
+        UserWarning, match=rf"what {type(algorithm).__name__} does lies in its mean .* aggregator=Median"
+    ):
+        FederatedModule(Scalar(), algorithm=algorithm, aggregator=Median())
+    FederatedModule(Scalar(), algorithm=algorithm, aggregator=algorithm.aggregator())  # its own is no mistake

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, privacy
+from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, availability, privacy, sampling
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
@@ -47,13 +47,13 @@ class Data(pl.LightningDataModule):
 
 
 class Net(pl.LightningModule):
-    def __init__(self, norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(self, norm: bool = False, dropout: float = 0.0, width: int = 8) -> None:
         super().__init__()
         self.save_hyperparameters()
-        parts: list[nn.Module] = [nn.BatchNorm1d(8)] if norm else []
+        parts: list[nn.Module] = [nn.BatchNorm1d(width)] if norm else []
         # A bias before batch norm has no gradient but rounding, which Adam would blow up to full steps.
         self.net = nn.Sequential(
-            nn.Linear(6, 8, bias=not norm), *parts, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3)
+            nn.Linear(6, width, bias=not norm), *parts, nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, 3)
         )
         self.val_acc = MulticlassAccuracy(3, average="micro")
 
@@ -72,6 +72,16 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.5)
 
 
+def remembered(federated: FederatedModule) -> dict[str, Any]:
+    """What the algorithm remembers, as tensors by name, wherever they lie; and how many rows lie on disk."""
+    state = federated._state.state_dict()
+    rows = {f"server {name}": tensor for name, tensor in state["server"].items()}
+    for table, part in state["workers"].items():
+        for name in [*part["names"], *part["names_on_disk"]]:
+            rows[f"{table} {name}"] = federated._state.rows(table, [name], torch.zeros(part["rows"].shape[1]))[0]
+    return {"memory": rows, "on_disk": sum(len(part["names_on_disk"]) for part in state["workers"].values())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
@@ -83,8 +93,12 @@ def main() -> None:
     parser.add_argument("--ckpt")
     parser.add_argument("--norm", action="store_true")
     parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--algorithm", default="FedAvg()")
     parser.add_argument("--aggregator", default="None")
+    parser.add_argument("--availability", default="None")
+    parser.add_argument("--sampler", default="None")
+    parser.add_argument("--state-memory", type=int, default=256)
     parser.add_argument("--central", action="store_true")
     parser.add_argument("--broken", type=int, default=-1)
     parser.add_argument("--on-worker-error", default="raise")
@@ -92,7 +106,7 @@ def main() -> None:
     parser.add_argument("--privacy", default="None")
     options = parser.parse_args()
     pl.seed_everything(0, verbose=False)
-    model = Net(options.norm, options.dropout)
+    model = Net(options.norm, options.dropout, options.width)
     federated = FederatedModule(
         model,
         algorithm=eval(options.algorithm, vars(algorithms)),
@@ -101,12 +115,15 @@ def main() -> None:
         server_lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
         on_worker_error=options.on_worker_error,
         privacy=eval(options.privacy, vars(privacy)),
+        state_memory_mb=options.state_memory,
     )
     data = FederatedDataModule(
         {f"w{i}": Data(i, broken=i == options.broken) for i in range(10)},
         cohort_size=options.cohort,
         rounds_per_epoch=3 * options.accumulate,
         val=Data(7) if options.central else None,
+        sampler=eval(options.sampler, vars(sampling)),
+        availability=eval(options.availability, vars(availability)),
     )
     folder = options.out.parent / f"{options.out.stem}-checkpoints"
     trainer = pl.Trainer(
@@ -126,7 +143,8 @@ def main() -> None:
     trainer.fit(federated, data, ckpt_path=options.ckpt)
     if trainer.is_global_zero:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        torch.save({"state": model.state_dict(), "metrics": metrics, "step": trainer.global_step}, options.out)
+        outcome = {"state": model.state_dict(), "metrics": metrics, "step": trainer.global_step}
+        torch.save({**outcome, **remembered(federated)}, options.out)
     if torch.distributed.is_initialized():
         # Left to the end of the interpreter, gloo's threads abort now and then: "terminate called without an active
         # exception", after everything is done.

@@ -1,0 +1,63 @@
+"""What ``docs/extending.md`` shows, works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import Rows, Scalar, fit
+
+from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """Everything that the page defines, as one program."""
+    defined: dict[str, Any] = {"__name__": "extending"}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL):
+        exec(compile(block, str(PAGE), "exec", dont_inherit=True), defined)
+    return defined
+
+
+def test_the_page_holds_its_own_contracts(page: dict[str, Any]) -> None:
+    page["test_the_contracts"]()
+
+
+def test_each_is_under_thirty_lines() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    classes = [block[block.index("class ") :] for block in blocks if "class " in block]
+    assert len(classes) == 3
+    assert max(len(code.strip().splitlines()) for code in classes) < 30
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_mifa_by_hand(page: dict[str, Any], engine: Any) -> None:
+    """Workers in turn: each round goes along the mean of everybody's latest update, 0 for one that had no turn."""
+    module = Scalar(lr=0.5)
+    data = FederatedDataModule(
+        {"a": Rows([4.0]), "b": Rows([-2.0])}, cohort_size=1, sampler=RoundRobin(), rounds_per_epoch=3
+    )
+    fit(FederatedModule(module, algorithm=page["MIFA"](), engine=engine), data)
+    x, latest = 0.0, {"a": 0.0, "b": 0.0}
+    for name, optimum in (("a", 4.0), ("b", -2.0), ("a", 4.0)):
+        latest[name] = 0.5 * (x - optimum)
+        x -= sum(latest.values()) / 2
+    assert module.x.item() == pytest.approx(x)
+
+
+def test_the_mean_around_the_median_by_hand(page: dict[str, Any]) -> None:
+    combine = page["MeanAroundMedian"](attackers=1).combination(torch.empty(0))
+    # The medians are 2 and 5, and farthest from them lie 90 and -8
+    rows = torch.tensor([[1.0, 5.0], [2.0, -8.0], [90.0, 8.0]])
+    assert combine(rows).tolist() == [1.5, 6.5]
+
+
+def test_day_and_night(page: dict[str, Any]) -> None:
+    sampler = page["DayAndNight"](rounds=2)
+    halves = [{position >= 5 for position in sampler.sample(10, 4, number, seed=0)} for number in range(6)]
+    assert halves == [{False}, {False}, {True}, {True}, {False}, {False}]
