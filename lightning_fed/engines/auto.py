@@ -17,6 +17,7 @@ from lightning_fed.engines.vectorized import Vectorized
 from lightning_fed.population import WorkerPool
 
 _FEWEST = 4
+_FEWEST_AT_A_TIME = 3.0
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -29,7 +30,9 @@ class Auto(Engine):
     1. the checkpoint that is resumed from was written by a run that did so;
     2. the module needs it (:class:`UnvectorizableError` says why);
     3. the module has convolutions and runs on a CPU, where a stack of convolutions takes two to three times as long;
-    4. there are fewer than four workers to train, as in :class:`Cyclic`.
+    4. fewer than four workers train, as in :class:`Cyclic`;
+    5. fewer than three train at a time, on average over the steps, because some have many times as many batches as the
+       others: a step of one, stacked, takes as long as one of many.
 
     Otherwise together. If then a step fails that one worker alone can take, all go on one after another from there. A
     worker whose data alone cannot be stacked is trained by itself. What was chosen, and why, is said once.
@@ -41,8 +44,10 @@ class Auto(Engine):
         self._choice: str | None = None
         self._recorded: str | None = None
         self._told_about_a_worker = False
+        self._workers: WorkerPool | None = None
 
     def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
+        self._workers = workers
         self._sequential.setup(module, workers, trainer)
         recorded, self._recorded = self._recorded, None
         if recorded == "sequential":
@@ -59,7 +64,7 @@ class Auto(Engine):
             self._choose("vectorized", "the module can be trained on stacked parameters")
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        if self._choice == "sequential" or len(cohort) < _FEWEST:
+        if self._choice == "sequential" or len(cohort) < _FEWEST or self._at_a_time(job, cohort) < _FEWEST_AT_A_TIME:
             yield from self._sequential.run(job, cohort)
             return
         done: set[str] = set()
@@ -75,6 +80,21 @@ class Auto(Engine):
                 self._choose("sequential", f"worker {result.worker!r} cannot be stacked: {result.reason}")
                 break
         yield from self._sequential.run(job, [name for name in cohort if name not in done])
+
+    def _at_a_time(self, job: Job, cohort: Sequence[str]) -> float:
+        """How many workers train at a time, on average over the steps, if they train together."""
+        if job.local.steps is not None and not job.work:
+            return len(cohort)
+        assert self._workers is not None
+        steps: list[float] = []
+        for name in cohort:
+            try:
+                batches = self._workers[name].batches.num_batches
+            except Exception:  # what is wrong with its data is told when it is trained
+                batches = None
+            if batches is not None:
+                steps.append(batches * job.work.get(name, 1.0))
+        return sum(steps) / max(steps, default=1.0) + len(cohort) - len(steps)
 
     def _is_about_one_worker(self, failure: WorkerError) -> bool:
         cause = failure.__cause__
@@ -97,5 +117,6 @@ class Auto(Engine):
         self._recorded = choice
 
     def teardown(self) -> None:
+        self._workers = None
         self._vectorized.teardown()
         self._sequential.teardown()

@@ -166,6 +166,25 @@ def test_auto_trains_few_workers_one_by_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert together == [4]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "local", "is_together"),
+    [
+        pytest.param((40, 8, 8, 8, 8), LocalTraining(), False, id="1.8 at a time"),
+        pytest.param((12, 8, 8, 8, 8), LocalTraining(), True, id="3.7 at a time"),
+        pytest.param((40, 8, 8, 8, 8), LocalTraining(steps=2), True, id="as many steps for all"),
+    ],
+)
+def test_auto_trains_uneven_workers_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], local: LocalTraining, is_together: bool
+) -> None:
+    workers = {str(i): Points(i, size) for i, size in enumerate(sizes)}
+    auto = engine_for(Auto(), Zoo(nn.Linear(8, 3)), workers)
+    together: list[int] = []
+    monkeypatch.setattr(Vectorized, "run", lambda self, job, cohort: together.append(len(cohort)) or iter(()))
+    list(auto.run(job_for(Zoo(nn.Linear(8, 3)), local), list(workers)))
+    assert together == ([5] if is_together else [])
+
+
 def test_a_resumed_run_goes_on_as_it_was(said: list[str]) -> None:
     auto = Auto()
     auto.resume("sequential")
