@@ -85,7 +85,7 @@ class FederatedLoop:
             for transform in reversed(self.transforms):
                 aggregate = transform.server(aggregate)
             self.state.commit(self.algorithm.tables, self.processes)  # after what may fail
-            aggregate = self.algorithm.conclude(aggregate, job, self.state, self.aggregator.count(len(report.workers)))
+            aggregate = self.algorithm.conclude(aggregate, job, self.state, self.aggregator.count(len(report)))
         return aggregate, report
 
     def _ask(self, job: Job, cohort: Sequence[str]) -> tuple[Job, Sequence[str], dict[str, Response]]:
@@ -154,12 +154,12 @@ class FederatedLoop:
         if report.failures and self.on_worker_error == "raise":
             first = report.failures[0]
             raise first from first.__cause__
-        if len(report.workers) >= self.min_workers:
+        if len(report) >= self.min_workers:
             return True
-        if report.failures and len(report.workers) + len(report.failures) >= self.min_workers:
+        if report.failures and len(report) + len(report.failures) >= self.min_workers:
             failures = "".join(f"\n  {failure}" for failure in report.failures)
             raise RoundError(
-                f"round {job.round}: {len(report.workers)} workers are left, but min_workers={self.min_workers}; the "
+                f"round {job.round}: {len(report)} workers are left, but min_workers={self.min_workers}; the "
                 f"global model is as it was before the round. What failed:{failures}"
             )
         return False

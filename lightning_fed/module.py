@@ -170,7 +170,7 @@ class FederatedModule(pl.LightningModule):
         self._pending.append(Round(report, aggregate, time.perf_counter() - started))
         self._last_cohort = cohort
         loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
-        if report.workers:
+        if report.replies:
             self._curves.show({"loss": report.loss, **report.means()}, on_bar="loss")
         gradients = job.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
