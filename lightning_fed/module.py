@@ -232,7 +232,8 @@ class FederatedModule(pl.LightningModule):
     def _tell_spent(self, guard: Guard, step: int, due: bool) -> None:
         """Show what has been spent, and stop the Trainer if another round would exceed the budget."""
         last = not guard.affords_another()
-        if due or last or guard.tells_quickly:
+        ends = step + 1 == self.trainer.max_steps
+        if due or ends or last or guard.tells_quickly:
             scalars = guard.scalars()
             self._draw(scalars, step)
             self.trainer.progress_bar_metrics["epsilon"] = scalars["privacy/epsilon"]
