@@ -179,7 +179,8 @@ class Guard:
         """
         assert self.run is not None
         last = not self.affords_another()
-        if due or last or self.run.tells_quickly:
+        ends = step + 1 == trainer.max_steps
+        if due or ends or last or self.run.tells_quickly:
             spent = self.run.spent
             curves.draw({"privacy/epsilon": spent, "privacy/clip": self.run.bound}, step)
             curves.show({"epsilon": spent}, on_bar="epsilon")

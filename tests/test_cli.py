@@ -82,6 +82,11 @@ def test_an_algorithm_and_an_aggregator_with_arguments(tmp_path: Path) -> None:
     cli(tmp_path, "fit", "-c", TOY, *QUICK, "--model.server_optimizer=lightning_fed.optim.Yogi")
 
 
+def test_a_promise_of_privacy_by_config(tmp_path: Path) -> None:
+    output = cli(tmp_path, "fit", "-c", "configs/private.yaml", "--trainer.max_steps=2", "--trainer.accelerator=cpu")
+    assert "epsilon=" in output
+
+
 def test_digits_by_partition(tmp_path: Path) -> None:
     cli(tmp_path, "fit", "-c", DIGITS, "--trainer.max_steps=2", "--trainer.accelerator=cpu")
 

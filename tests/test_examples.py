@@ -47,6 +47,19 @@ def test_digits_reaches_93_percent(tmp_path: Path) -> None:
     assert float(accuracy[1]) > 93
 
 
+def test_private_digits_reach_88_percent_for_what_they_claim_to_cost(tmp_path: Path) -> None:
+    plot = tmp_path / "curves.png"
+    output = example("private_digits.py", "--logdir", str(tmp_path), "--accelerator", "cpu", "--out", str(plot))
+    table = [tuple(map(float, row)) for row in re.findall(r"^ +(\d+) +([\d.]+) +([\d.]+) %$", output, re.M)]
+    assert [int(row[0]) for row in table] == list(range(10, 101, 10))
+    assert [row[1] for row in table] == sorted(row[1] for row in table)
+    assert table[-1][1] == pytest.approx(7.0466, abs=0.005)
+    final = re.search(r"after 100 rounds: ([\d.]+) %, with ε = 7.05 at δ = 1e-05", output)
+    assert final is not None
+    assert float(final[1]) > 88
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 def test_robust_aggregators_withstand_attackers_under_which_the_mean_falls() -> None:
     chosen = ("WeightedMean", "Median", "MultiKrum")
     attacks = ("none", "sign flip", "colluding")

@@ -173,6 +173,12 @@ def test_epsilon_is_in_tensorboard_on_the_bar_and_in_the_checkpoint(tmp_path: Pa
     assert saved["insecure"] is False
 
 
+def test_the_last_round_tells_what_the_run_has_cost() -> None:
+    """Also where no curve is due."""
+    done = fit(FederatedModule(Net(), privacy=SECRET), data(rounds_per_epoch=100), max_steps=3, log_every_n_steps=50)
+    assert done.callback_metrics["epsilon"].item() == pytest.approx(cost(3))
+
+
 # ---- resuming --------------------------------------------------------------------------------------------------------
 
 
