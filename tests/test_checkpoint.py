@@ -44,7 +44,8 @@ def test_the_federated_part_lies_under_one_key(saved: tuple[Path, LinearRegressi
     plain = {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"}
     plain |= {"optimizer_states", "lr_schedulers", "hyper_parameters"}
     assert set(content) - plain == {KEY}
-    assert content[KEY] == {"version": VERSION, "algorithm": "FedAvg", "engine": "vectorized"}
+    nothing = {"server": {}, "workers": {}}
+    assert content[KEY] == {"version": VERSION, "algorithm": "FedAvg", "engine": "vectorized", "state": nothing}
     assert set(content["state_dict"]) == {"linear.weight", "linear.bias"}
 
 

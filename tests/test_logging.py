@@ -45,6 +45,7 @@ def test_every_curve_and_its_first_values_by_hand(tmp_path: Path) -> None:
         f"worker/b/{loss}": (0, pytest.approx(8.0)),
         "round/cohort_size": (0, 2),
         "round/dropped": (0, 0),
+        "round/stragglers": (0, 0),
         "round/examples": (0, 3),
         "comm/bytes_down": (0, 8),
         "comm/bytes_up": (0, 8),
