@@ -36,7 +36,7 @@ def test_the_formula_is_that_of_the_reference() -> None:
 def test_fedavg_drifts_and_scaffold_does_not(steps: int, engine: Any) -> None:
     assert run(FedAvg(), steps, 60, engine=engine)[0] == pytest.approx(fedavg_ends_at(steps), abs=1e-4)
     assert abs(fedavg_ends_at(steps)) > 0.05
-    assert run(Scaffold(), steps, 250, engine=engine)[0] == pytest.approx(0.0, abs=1e-6)
+    assert run(Scaffold(), steps, 80, engine=engine)[0] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_with_one_local_step_there_is_no_drift_and_scaffold_is_fedavg() -> None:
