@@ -9,12 +9,13 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
 from lightning_fed.core.layout import Layout
 from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job, Model, Updates
+from lightning_fed.core.types import Aggregate, Job, Model, Updates
 
 PARAMETERS, BUFFERS = "personal", "personal_buffers"
 """The tables of the state."""
@@ -96,19 +97,24 @@ def remember(
 
 def without(job: Job, updates: Updates, parameters: Collection[str], buffers: Collection[str]) -> Updates:
     """Take out of updates what is to stay with the workers: it has not moved, as far as the server can see."""
-    delta = updates.delta.clone()
-    for name, part in job.layout.unflatten(delta).items():
-        if name in parameters:
-            part.zero_()
     n = len(updates.workers)
     global_buffers = {name: job.buffers[name].expand(n, *job.buffers[name].shape) for name in buffers}
     own = [*(job.parameters[name] for name in parameters), *(job.buffers[name] for name in buffers)]
     return replace(
         updates,
-        delta=delta,
+        delta=_zeroed(job, updates.delta, parameters),
         buffers={**updates.buffers, **global_buffers},
         own_bytes=sum(tensor.nbytes for tensor in own),
     )
+
+
+def _zeroed(job: Job, vectors: Tensor, parameters: Collection[str]) -> Tensor:
+    """A copy of vectors ``[..., size]`` with zeros in the places of some parameters."""
+    zeroed = vectors.clone()
+    for name, part in job.layout.unflatten(zeroed).items():
+        if name in parameters:
+            part.zero_()
+    return zeroed
 
 
 class PersonalLayers(Algorithm):
@@ -155,6 +161,10 @@ class PersonalLayers(Algorithm):
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()
+
+    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
+        # What stays with the workers has not moved; but noise that makes the sum private is on every place of it.
+        return replace(aggregate, delta=_zeroed(job, aggregate.delta, self._names(job)[0]))
 
     def model_of(self, job: Job, worker: str, state: AlgorithmState) -> Model:
         return own_model(job, worker, state, *self._names(job))

@@ -123,6 +123,16 @@ def test_every_algorithm_whose_release_is_a_mean(
     torch.testing.assert_close(trained(WIDE, algorithm=algorithm, engine=engine), plain, rtol=1e-4, atol=1e-5)
 
 
+def test_no_noise_lands_on_layers_that_stay_with_the_workers() -> None:
+    module = Net()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    fed = FederatedModule(module, privacy=CentralDP(clip=0.1, noise_multiplier=1.0), algorithm=FedPer(["head.*"]))
+    fit(fed, FederatedDataModule(people(4)), max_steps=2)
+    moved = {name: not torch.equal(p, before[name]) for name, p in module.named_parameters()}
+    assert moved == {name: not name.startswith("head.") for name in moved}
+    assert set(moved.values()) == {True, False}
+
+
 def test_control_variates_are_clipped_with_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """SCAFFOLD by hand: lr 1 and one step make gradient and update equal, −4 each; together √32, clipped to √8."""
     Seen(monkeypatch, factor=0.0)
