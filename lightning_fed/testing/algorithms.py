@@ -82,10 +82,8 @@ def every_worker_comes_back_once(make: Make) -> None:
 def engines_agree(make: Make) -> None:
     """Both engines give the same model, loss and memory, up to rounding."""
     # Without dropout, whose draws differ between the engines where a worker passes over its data more than once.
-    one, other = (trained(make(), engine=engine, module=layered(0.01, dropout=0.0)) for engine in _ENGINES)
-    torch.testing.assert_close(other.module.state_dict(), one.module.state_dict(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(memory(other), memory(one), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(other.last_report.loss, one.last_report.loss, rtol=1e-4, atol=1e-5)
+    one, other = (trained(make(), engine=engine, module=layered(0.01, dropout=0.0).double()) for engine in _ENGINES)
+    _same_but_for_rounding(one, other)
 
 
 def a_shared_optimum_is_a_fixed_point(make: Make) -> None:
@@ -101,9 +99,9 @@ def a_shared_optimum_is_a_fixed_point(make: Make) -> None:
 
 
 def the_loss_falls(make: Make) -> None:
-    """The workers' loss is lower after 15 rounds than after the first one."""
-    first, last = (trained(make(), rounds, engine="sequential").last_report.loss for rounds in (1, 15))
-    assert last < first, f"the loss went from {first:.4f} to {last:.4f} in 15 rounds"
+    """The workers' loss is lower after 10 rounds than after the first one."""
+    first, last = (trained(make(), rounds, engine="sequential").last_report.loss for rounds in (1, 10))
+    assert last < first, f"the loss went from {first:.4f} to {last:.4f} in 10 rounds"
 
 
 def settings_are_not_changed(make: Make) -> None:
@@ -168,9 +166,17 @@ def the_order_of_workers_does_not_matter(make: Make) -> None:
     if not make().divisible:
         return
     backwards = dict(reversed(workers().items()))
-    one, other = (trained(make(), population=p, cohort_size=None) for p in (workers(), backwards))
-    torch.testing.assert_close(other.module.state_dict(), one.module.state_dict(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(memory(other), memory(one), rtol=1e-4, atol=1e-5)
+    one, other = (
+        trained(make(), module=layered().double(), population=p, cohort_size=None) for p in (workers(), backwards)
+    )
+    _same_but_for_rounding(one, other)
+
+
+def _same_but_for_rounding(one: FederatedModule, other: FederatedModule) -> None:
+    """In double precision, as BatchNorm over batches of two blows rounding up a thousandfold."""
+    torch.testing.assert_close(other.module.state_dict(), one.module.state_dict(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(memory(other), memory(one), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(other.last_report.loss, one.last_report.loss, rtol=1e-6, atol=1e-7)
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:

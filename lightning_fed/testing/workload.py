@@ -48,7 +48,8 @@ class Layered(pl.LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Give half the squared error, averaged over the batch."""
-        loss: Tensor = ((self(batch[0]) - batch[1]) ** 2).sum(dim=1).mean() / 2
+        x, y = (tensor.to(self.body.weight.dtype) for tensor in batch)
+        loss: Tensor = ((self(x) - y) ** 2).sum(dim=1).mean() / 2
         self.log("train_loss", loss)
         return loss
 
@@ -63,14 +64,15 @@ class Points(pl.LightningDataModule):
 
     Args:
         seed: Decides the examples.
-        targets: The same target for all examples, ``[3]``; None: a function of the input, other for each worker.
+        targets: The same target for all examples, ``[3]``; None: a function of the input, around 2, a little
+            different for each worker.
     """
 
     def __init__(self, seed: int, targets: Tensor | None = None) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(4 + 2 * seed, FEATURES, generator=generator)  # no batch of one, which BatchNorm refuses
-        y = x[:, :TARGETS].sin() + torch.randn(TARGETS, generator=generator)
+        y = x[:, :TARGETS].sin() + 2 + 0.3 * torch.randn(TARGETS, generator=generator)
         self.examples = TensorDataset(x, y if targets is None else targets.expand_as(y))
 
     def train_dataloader(self) -> DataLoader[Any]:
