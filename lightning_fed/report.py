@@ -48,7 +48,7 @@ class Replies(NamedTuple):
 
 
 @final
-@dataclass
+@dataclass(eq=False)
 class RoundReport:
     """What the workers of one round reported.
 

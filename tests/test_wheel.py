@@ -30,7 +30,7 @@ def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel: Pat
     for expected in ("lightning_fed/py.typed", "lightning_fed/configs/toy.yaml", "lightning_fed/configs/digits.yaml"):
         assert expected in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lightning_fed"}
-    assert not [name for name in names if "test" in name]
+    assert not [name for name in names if "test_" in name or "tests/" in name]
 
 
 def test_it_works_from_a_clean_environment_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:

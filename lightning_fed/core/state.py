@@ -83,8 +83,16 @@ class AlgorithmState:
         Args:
             tables: The names of all tables, the same on every process, whatever was staged there.
             processes: The processes.
+
+        Raises:
+            ValueError: If rows were staged in another table, which nobody would remember.
         """
         staged, self._staged = self._staged, {}
+        if set(staged) - set(tables):
+            raise ValueError(
+                f"rows were staged in {sorted(set(staged) - set(tables))}, but the algorithm's `tables` names "
+                f"{list(tables)}; name them there"
+            )
         for table in tables:
             parts = staged.get(table, [])
             own = torch.cat([rows for _, rows in parts]) if parts else None

@@ -249,3 +249,10 @@ def test_a_folder_is_made_beside_the_runs_other_files(tmp_path: Path) -> None:
 def test_out_of_range() -> None:
     with pytest.raises(ValueError, match="state_memory_mb=0 must be at least 1"):
         FederatedModule(Scalar(), state_memory_mb=0)
+
+
+def test_rows_of_a_table_that_nobody_named_are_an_error(tmp_path: Path) -> None:
+    state = new(tmp_path)
+    state.stage("third", ["a"], torch.ones(1, 2))
+    with pytest.raises(ValueError, match=r"\['third'\].*name them there"):
+        state.commit(TABLES, Processes())
