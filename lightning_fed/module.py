@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, final, get_args
@@ -159,7 +158,7 @@ class FederatedModule(pl.LightningModule):
         assert self._loop is not None
         started = time.perf_counter()
         parameters = self._trained()
-        job = self._job(cohort.number, cohort.seed)
+        job = self._job(cohort.number, cohort.seed, parameters)
         if self._guard is not None:
             job = self._guard.begin_round(job)
         with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
@@ -222,14 +221,16 @@ class FederatedModule(pl.LightningModule):
         parameters = {name: p.detach() for name, p in self._trained().items()}
         return Job(0, 0, 0, parameters, dict(self.module.named_buffers()), self.local)
 
-    def _job(self, cohort: int, seed: int) -> Job:
+    def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """What the workers of a cohort are sent."""
         round = self.trainer.global_step
-        return replace(
-            self._global_model(),
+        return Job(
             round=round,
             cohort=cohort,
             seed=seed,
+            parameters={name: p.detach() for name, p in parameters.items()},
+            buffers=dict(self.module.named_buffers()),
+            local=self.local,
             population=len(self._datamodule.names),
             lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
             extra=self.algorithm.extra,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import FunctionType
 from typing import Any, final
 
@@ -68,8 +69,8 @@ class CompiledStep:
         if is_new:
             self._programs[key] = _program(self._gradients)
         try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            # torch remarks on what it compiles; afterwards silence would cost 8 µs a step.
+            with torch.no_grad(), _silence() if is_new else nullcontext():
                 gradients, (loss, (outputs, after)) = self._programs[key](detached, buffers, batch, index)
         except Exception as error:
             _tell_given_up(error)
@@ -102,6 +103,13 @@ def compiled_or_not(training_step: Callable[[Any, int], Any]) -> Callable[[Any, 
         return training_step(batch, index)
 
     return step
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _tell_given_up(error: Exception) -> None:

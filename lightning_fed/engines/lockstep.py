@@ -65,7 +65,7 @@ class Lockstep:
         if job.record_privacy is not None:
             raise UnvectorizableError("record-level privacy takes the gradients of one worker's examples at a time")
         plainly = self._local.transfers_plainly(worker)
-        local = job.local_of(worker.name, worker.batches.num_batches)
+        local = job.local_of(worker.name, worker.batches.num_batches) if job.work else job.local
         return plan(worker, seed, local, None if plainly else self._local.transfer(worker))
 
     def train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates]:
