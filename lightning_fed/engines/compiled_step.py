@@ -87,13 +87,15 @@ def compiled_or_not(training_step: Callable[[Any, int], Any]) -> Callable[[Any, 
     """Compile one worker's ``training_step``; if that fails, say so once and go on without."""
     # Dropout then draws from torch's generator, as it does uncompiled, so that a run can be repeated by its seed.
     compiled: Any = torch.compile(training_step, options={"fallback_random": True})
-    given_up = False
+    given_up, is_new = False, True
 
     def step(batch: Any, index: int) -> Any:
-        nonlocal given_up
+        nonlocal given_up, is_new
         if not given_up:
             try:
-                return compiled(batch, index)
+                with _silence() if is_new else nullcontext():
+                    is_new = False
+                    return compiled(batch, index)
             except Exception as error:
                 # Its fault or the user's? Uncompiled, what is the user's is raised again.
                 output = training_step(batch, index)
