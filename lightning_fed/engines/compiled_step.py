@@ -86,16 +86,15 @@ class CompiledStep:
 def compiled_or_not(training_step: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
     """Compile one worker's ``training_step``; if that fails, say so once and go on without."""
     # Dropout then draws from torch's generator, as it does uncompiled, so that a run can be repeated by its seed.
-    compiled: Any = torch.compile(training_step, options={"fallback_random": True})
-    given_up, is_new = False, True
+    with _silence():  # torch remarks on parts of its own when it first imports its compiler
+        compiled: Any = torch.compile(training_step, options={"fallback_random": True})
+    given_up = False
 
     def step(batch: Any, index: int) -> Any:
-        nonlocal given_up, is_new
+        nonlocal given_up
         if not given_up:
             try:
-                with _silence() if is_new else nullcontext():
-                    is_new = False
-                    return compiled(batch, index)
+                return compiled(batch, index)
             except Exception as error:
                 # Its fault or the user's? Uncompiled, what is the user's is raised again.
                 output = training_step(batch, index)
