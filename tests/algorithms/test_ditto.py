@@ -75,7 +75,7 @@ def test_without_a_pull_personal_models_are_purely_local(engine: Any) -> None:
     workers = {f"w{i}": InOrder(i) for i in range(3)}
     options: dict[str, Any] = {"engine": engine, "local_epochs": 3}
     together = trained(Ditto(lam=0.0), 4, layered(dropout=0.0), workers, None, **options)
-    job = together._job(cohort=-1, seed=0)
+    job = together._global_model()
     for name, data in workers.items():
         alone = trained(FedAvg(), 4, layered(dropout=0.0), {name: data}, None, **options).module
         own = together.algorithm.model_of(job, name, together._state)

@@ -33,7 +33,7 @@ each = pytest.mark.parametrize(("make", "stays"), KINDS.values(), ids=KINDS)
 
 def own(federated: FederatedModule, worker: str) -> dict[str, Tensor]:
     """The parameters and buffers of a worker's own model."""
-    job = federated._job(cohort=-1, seed=0)
+    job = federated._global_model()
     model = federated.algorithm.model_of(job, worker, federated._state)
     assert model is not None
     return {**job.layout.unflatten(model.parameters), **job.buffers, **model.buffers}
