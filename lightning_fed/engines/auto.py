@@ -18,6 +18,9 @@ from lightning_fed.population import WorkerPool
 
 _FEWEST = 4
 _FEWEST_AT_A_TIME = 3.0
+# A larger cohort may be more than are kept built, and to look at all of it would build workers twice; nor does one long
+# worker weigh as much in it.
+_LARGEST_LOOKED_AT = 256
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -31,8 +34,8 @@ class Auto(Engine):
     2. the module needs it (:class:`UnvectorizableError` says why);
     3. the module has convolutions and runs on a CPU, where a stack of convolutions takes two to three times as long;
     4. fewer than four workers train, as in :class:`Cyclic`;
-    5. fewer than three train at a time, on average over the steps, because some have many times as many batches as the
-       others: a step of one, stacked, takes as long as one of many.
+    5. the cohort has up to 256 workers, of which fewer than three train at a time, on average over the steps, because
+       some have many times as many batches as the others: a step of one, stacked, takes as long as one of many.
 
     Otherwise together. If then a step fails that one worker alone can take, all go on one after another from there. A
     worker whose data alone cannot be stacked is trained by itself. What was chosen, and why, is said once.
@@ -83,7 +86,7 @@ class Auto(Engine):
 
     def _at_a_time(self, job: Job, cohort: Sequence[str]) -> float:
         """How many workers train at a time, on average over the steps, if they train together."""
-        if job.local.steps is not None and not job.work:
+        if (job.local.steps is not None and not job.work) or len(cohort) > _LARGEST_LOOKED_AT:
             return len(cohort)
         assert self._workers is not None
         steps: list[float] = []

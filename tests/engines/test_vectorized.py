@@ -185,6 +185,17 @@ def test_auto_trains_uneven_workers_one_by_one(
     assert together == ([5] if is_together else [])
 
 
+def test_auto_does_not_look_at_every_worker_of_a_large_cohort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would build more workers than are kept, only to build them again for training."""
+    monkeypatch.setattr(auto_engine, "_LARGEST_LOOKED_AT", 4)
+    workers = {str(i): Points(i, size) for i, size in enumerate((40, 8, 8, 8, 8))}
+    auto = engine_for(Auto(), Zoo(nn.Linear(8, 3)), workers)
+    together: list[int] = []
+    monkeypatch.setattr(Vectorized, "run", lambda self, job, cohort: together.append(len(cohort)) or iter(()))
+    list(auto.run(job_for(Zoo(nn.Linear(8, 3)), LocalTraining()), list(workers)))
+    assert together == [5]
+
+
 def test_a_resumed_run_goes_on_as_it_was(said: list[str]) -> None:
     auto = Auto()
     auto.resume("sequential")
