@@ -420,3 +420,21 @@ def test_with_one_worker_fedper_is_fedavg(engine: Any) -> None:
 def test_fedper_and_lgfedavg_are_one_algorithm_with_different_names() -> None:
     one, other = (trained(kind(["body.*"]), 3) for kind in (FedPer, LGFedAvg))
     torch.testing.assert_close(one.module.state_dict(), other.module.state_dict(), rtol=0, atol=0)
+
+
+def test_what_stays_is_not_counted_as_traffic() -> None:
+    _, _, federated = two(FedPer(["head"]), rounds=1)
+    report = federated.last_report
+    assert (report.bytes_up, report.bytes_down) == (2 * 4, 2 * 4)  # of two workers one float each, and not two
+
+
+def test_a_workers_module_can_be_taken_away() -> None:
+    _, heads, federated = two(FedPer(["head"]), rounds=2)
+    module: Any = federated.module
+    before = copy.deepcopy(module.state_dict())
+    taken: dict[str, Any] = {worker: federated.personal_module(worker) for worker in heads}
+    assert {worker: own.head.item() for worker, own in taken.items()} == pytest.approx(heads)
+    assert len(set(heads.values())) == 2
+    assert all(own.body.item() == module.body.item() for own in taken.values())
+    next(iter(taken.values())).head.data.fill_(99.0)
+    assert module.state_dict() == before

@@ -145,6 +145,7 @@ def test_what_is_sent_besides_is_counted_as_traffic() -> None:
     federated = FederatedModule(Drifting(), algorithm=Scaffold())
     fit(federated, FederatedDataModule({"f1": Rows([1.0]), "f2": Rows([2.0])}))
     assert federated.last_report.bytes_up == 2 * 2 * 8  # two doubles of each worker
+    assert federated.last_report.bytes_down == 2 * 2 * 8
 
 
 def test_the_gradient_stays_with_the_worker_and_the_job_asks_for_it() -> None:
