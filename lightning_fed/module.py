@@ -69,12 +69,11 @@ class FederatedModule(pl.LightningModule):
         min_workers: The number of workers below which a round fails even so.
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``;
             beyond it there are curves of the distribution, ``workers/<metric>/{min,p10,median,p90,max}``.
-
         local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
         state_memory_mb: How many MB of what the algorithm remembers about workers (SCAFFOLD, FedDyn, Ditto, personal
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
-        privacy: What is promised to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
+        privacy: What is promised to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
 
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning.

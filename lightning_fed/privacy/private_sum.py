@@ -93,9 +93,8 @@ class PrivateSum(Aggregator[PrivateSums]):
             for name, total in {"delta": partial.delta, **partial.extra}.items():
                 total += self._noise(total.numel(), name).to(total)
             if self._adaptive is not None:
-                partial.within += run.noise.gaussian(1, self._adaptive.count_std_of(cohort_size), run.cohort, "count")[
-                    0
-                ]
+                count_std = self._adaptive.count_std_of(cohort_size)
+                partial.within += run.noise.gaussian(1, count_std, run.cohort, "count").sum()
         within = partial.within.to(partial.delta.device)
         processes.sum_([partial.delta, *partial.extra.values(), within])
         if self._adaptive is not None:  # only now: this round's noise belongs to the bound that clipped
