@@ -7,11 +7,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed._lightning import pl
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.module import FederatedModule
+
+NARROW = {torch.float32, torch.float16, torch.bfloat16, torch.complex64}
+
+
+def assert_equal(actual: Any, expected: Any, what: str = "") -> None:
+    """Equal but for the rounding of float64: a thousand times what it adds up to here, and far below any fault.
+
+    Args:
+        actual: Numbers, tensors, or dicts and sequences of them.
+        expected: The same, computed in another way.
+        what: The beginning of the message.
+    """
+    for tensor in pytree.tree_leaves((actual, expected)):
+        assert not isinstance(tensor, Tensor) or tensor.dtype not in NARROW, f"{what}{tensor.dtype} is no float64"
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9, msg=lambda m: f"{what}{m}")
 
 
 class Scalar(pl.LightningModule):
@@ -36,7 +52,7 @@ class Rows(pl.LightningDataModule):
 
     def __init__(self, values: Sequence[float] | Tensor, batch_size: int | None = None, shuffle: bool = False) -> None:
         super().__init__()
-        self.values = torch.as_tensor(values, dtype=torch.float32)
+        self.values = torch.as_tensor(values, dtype=torch.get_default_dtype())
         self.batch_size = batch_size or max(len(self.values), 1)
         self.shuffle = shuffle
 

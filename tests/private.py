@@ -27,7 +27,7 @@ def job(size: int = 2, buffers: dict[str, Tensor] | None = None, **options: Any)
 
 def updates(rows: Sequence[Sequence[float]] | Tensor, **changes: Any) -> Updates:
     """Updates of workers ``w0``, ``w1``, ... with one example each."""
-    delta = torch.as_tensor(rows, dtype=torch.float32)
+    delta = torch.as_tensor(rows, dtype=torch.get_default_dtype())
     n = len(delta)
     ones = torch.ones(n, dtype=torch.float64)
     plain = Updates(tuple(f"w{i}" for i in range(n)), delta, {}, ones, ones, ones, ones)

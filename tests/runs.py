@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers import assert_equal
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
 
@@ -29,14 +30,17 @@ def run(out: Path, *options: str) -> dict[str, Any]:
     return result
 
 
-def assert_same(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> None:
-    """Compare two runs: every weight, buffer and metric, and what is remembered. A tolerance of 0 means bit for bit."""
+def assert_same(a: dict[str, Any], b: dict[str, Any], *, rounding: bool = False) -> None:
+    """Compare two runs bit for bit: every weight, buffer and metric, and what is remembered.
+
+    Args:
+        a: A result of ``run``.
+        b: Another.
+        rounding: They may differ by the rounding of float64; both ran with ``--double``.
+    """
     assert a["step"] == b["step"]
-    for part in ("state", "memory"):
-        assert a[part].keys() == b[part].keys()
-        for name, value in a[part].items():
-            other = b[part][name]
-            torch.testing.assert_close(value, other, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: n + m)
-    assert a["metrics"].keys() == b["metrics"].keys()
-    for name, number in a["metrics"].items():
-        assert abs(number - b["metrics"][name]) <= 10 * tolerance * max(1.0, abs(number)), name
+    for part in ("state", "memory", "metrics"):
+        if rounding:
+            assert_equal(a[part], b[part], f"{part}: ")
+        else:
+            torch.testing.assert_close(a[part], b[part], rtol=0, atol=0, msg=lambda m, p=part: f"{p}: {m}")

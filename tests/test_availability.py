@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar, fit
+from helpers import Rows, Scalar, assert_equal, fit
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -20,6 +20,8 @@ from lightning_fed.availability import Availability, RandomAvailability, Respons
 from lightning_fed.core.types import Job, LocalTraining
 from lightning_fed.loop import work
 from lightning_fed.testing import check_availability
+
+pytestmark = pytest.mark.usefixtures("double")
 
 engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 
@@ -117,8 +119,8 @@ def test_absent_and_lost_workers_do_not_count(engine: Any) -> None:
     assert x == 1.0
     report = federated.last_report
     assert (set(report.workers), report.dropped, report.failures) == ({"here"}, ("away", "gone"), [])
-    assert report.bytes_down == 2 * 4  # the model, a float, went to the one that is here and to the one that was lost
-    assert report.bytes_up == 4
+    assert report.bytes_down == 2 * 8  # the model, a double, went to the one that is here and to the one that was lost
+    assert report.bytes_up == 8
 
 
 def test_an_absent_worker_is_not_even_built() -> None:
@@ -342,4 +344,4 @@ def test_the_setting_of_fedprox_is_the_same_on_both_engines(algorithm: Algorithm
         )[0]
         for engine in ("sequential", "vectorized")
     ]
-    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    assert_equal(ends[0], ends[1])

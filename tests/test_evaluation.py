@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import Rows, Scalar, fit, trainer
+from helpers import Rows, Scalar, assert_equal, fit, trainer
 from pytorch_lightning.loggers.logger import DummyLogger, Logger
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
@@ -80,7 +80,7 @@ class Classifier(pl.LightningModule):
         self.collection.update(logits, y)
         self.log_dict(self.collection)
         self.auroc.update(logits[:, 0], (y == 0).int())
-        self.mse(logits[:, 0].contiguous(), (y == 0).float())
+        self.mse(logits[:, 0].contiguous(), (y == 0).to(logits.dtype))
         self.log_dict({"auroc": self.auroc, "mse": self.mse})
 
     test_step = validation_step
@@ -107,8 +107,8 @@ class Memory(DummyLogger):
         return {k.removeprefix(prefix): v for call in self.calls for k, v in call.items() if k.startswith(prefix)}
 
 
-@pytest.fixture(scope="module")
-def module() -> Classifier:
+@pytest.fixture
+def module(double: None) -> Classifier:
     torch.manual_seed(0)
     return Classifier()
 
@@ -126,7 +126,7 @@ def test_pooled_metrics_are_those_of_the_data_in_one_place(module: Classifier, s
     (plain,) = getattr(trainer(), stage)(module, loader(*workers().values()), verbose=False)
     (pooled,) = getattr(trainer(), stage)(FederatedModule(module), FederatedDataModule(workers()), verbose=False)
     assert set(plain) == {"loss", "rows", "accuracy", "each_acc", "each_f1", "each_precision", "auroc", "mse"}
-    assert pooled == pytest.approx(plain, rel=1e-5)
+    assert_equal(pooled, plain)
 
 
 def test_a_mean_of_ragged_batches_by_hand() -> None:
@@ -151,7 +151,7 @@ def test_a_workers_values_are_those_of_evaluating_it_alone(module: Classifier, o
     trainer(logger=memory).validate(FederatedModule(module), FederatedDataModule(data), verbose=False)
     for name in order:
         (alone,) = trainer().validate(module, loader(data[name]), verbose=False)
-        assert memory.of(name) == pytest.approx(alone, rel=1e-4), name
+        assert_equal(memory.of(name), alone, f"{name}: ")
 
 
 def test_a_workers_value_is_not_lost_beside_a_worker_of_another_magnitude() -> None:
@@ -259,15 +259,16 @@ def test_a_sanity_check_leaves_no_trace(sanity: int) -> None:
     assert sum("worker/a/rows" in call for call in memory.calls) == 1
 
 
+@pytest.mark.usefixtures("double")
 def test_validation_within_fit_is_that_of_the_new_global_model() -> None:
     torch.manual_seed(0)
     module, memory = Classifier(), Memory()
     data = workers({"a": 20, "b": 33})
     run = fit(FederatedModule(module), FederatedDataModule(data), max_epochs=2, logger=memory)
     (after,) = trainer().validate(module, loader(*data.values()), verbose=False)
-    assert {k: v.item() for k, v in run.callback_metrics.items() if k in after} == pytest.approx(after, rel=1e-5)
+    assert_equal({k: v.item() for k, v in run.callback_metrics.items() if k in after}, after)
     (alone,) = trainer().validate(module, loader(data["a"]), verbose=False)
-    assert memory.of("a") == pytest.approx(alone, rel=1e-4)
+    assert_equal(memory.of("a"), alone)
 
 
 def test_pooled_and_per_worker_values_are_drawn_at_the_same_step() -> None:

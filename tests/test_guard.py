@@ -532,8 +532,8 @@ def test_workers_that_fail_are_named_only_in_the_error() -> None:
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """The noise once, the count's noise once, the same bound on both, and the same ε."""
     promise = "CentralDP(AdaptiveClip(0.5, count_std=2.0), 1.0, accountant='rdp', insecure_deterministic_noise=True)"
-    options = ("--privacy", promise, "--central")
+    options = ("--privacy", promise, "--central", "--double")
     one = run(tmp_path / "one.pt", *options)
     two = run(tmp_path / "two.pt", *options, "--devices", "2", "--strategy", "ddp")
-    assert_same(one, two, tolerance=2e-6)
+    assert_same(one, two, rounding=True)
     assert one["metrics"]["epsilon"] == two["metrics"]["epsilon"] > 0

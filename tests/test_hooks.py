@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
+from helpers import EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
 from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from pytorch_lightning.trainer.connectors.logger_connector.fx_validator import _FxValidator
 from torch import Tensor
@@ -281,6 +281,7 @@ class Stopping(Everything):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
+@pytest.mark.usefixtures("double")
 def test_on_train_batch_start_may_skip_the_rest_of_a_pass(calls: list[Any]) -> None:
     alone, module = Stopping(), Stopping()
     names = {*LOCAL_HOOKS, "training_step"}
@@ -292,7 +293,7 @@ def test_on_train_batch_start_may_skip_the_rest_of_a_pass(calls: list[Any]) -> N
     ours = [name for _, name, _ in calls if name in names]
     assert ours.count("training_step") == theirs.count("training_step") == 2
     assert ours == theirs
-    assert module.x.item() == pytest.approx(alone.x.item())
+    assert_equal(module.x.item(), alone.x.item())
 
 
 def test_nothing_to_train_with_at_all_leaves_the_model() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import Rows, Scalar, fit
+from helpers import Rows, Scalar, assert_equal, fit
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, Population
 from lightning_fed.algorithms import Cyclic, FedAvg
+from lightning_fed.core.layout import wide
 from lightning_fed.datasets import ToyDataModule
 from lightning_fed.models import LinearRegression
 
@@ -36,7 +37,8 @@ class Net(pl.LightningModule):
         self.lr = lr
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        loss = nn.functional.cross_entropy(self.net(batch[0].to(self.net[0].weight.dtype)).float(), batch[1])
+        logits = self.net(batch[0].to(self.net[0].weight.dtype))
+        loss = nn.functional.cross_entropy(logits.to(wide(logits.dtype)), batch[1])
         self.log("train_loss", loss)
         return loss
 
@@ -62,18 +64,20 @@ def points(workers: int, **options: Any) -> FederatedDataModule:
 # ---- 1. one worker, one full-batch step, SGD(lr=1) is plain SGD ----------------------------------------------------
 
 
+@pytest.mark.usefixtures("double")
 def test_one_worker_with_one_full_batch_step_is_plain_sgd() -> None:
     pl.seed_everything(0, verbose=False)
     model = LinearRegression(2, 1)
     plain = copy.deepcopy(model)
-    fit(FederatedModule(model), FederatedDataModule({"all": ToyDataModule()}), max_epochs=7)
+    toy = FederatedDataModule({"all": ToyDataModule()})
+    fit(FederatedModule(model), toy, max_epochs=7, precision="64-true")
     x, y = torch.tensor([[1.0, 1], [0, 1], [1, 0], [0, 0]]), torch.tensor([[1.0], [1], [0], [0]])
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     for _ in range(7):
         optimizer.zero_grad()
         ((plain(x) - y) ** 2).sum().backward()
         optimizer.step()
-    torch.testing.assert_close(parameters(model), parameters(plain), rtol=1e-6, atol=1e-7)
+    assert_equal(parameters(model), parameters(plain))
 
 
 def test_a_round_of_fedavg_by_hand() -> None:
@@ -91,11 +95,12 @@ def test_a_round_of_cyclic_by_hand() -> None:
     assert model.x.item() == pytest.approx(2.5)
 
 
+@pytest.mark.usefixtures("double")
 def test_cyclic_is_the_notebooks_loop() -> None:
     pl.seed_everything(1, verbose=False)
     model = LinearRegression(2, 1)
     plain = copy.deepcopy(model)
-    trainer = fit(FederatedModule(model, algorithm=Cyclic()), toy(), max_epochs=20)
+    trainer = fit(FederatedModule(model, algorithm=Cyclic()), toy(), max_epochs=20, precision="64-true")
     rows = [
         (torch.tensor([[1.0, 1], [0, 1]]), torch.tensor([[1.0], [1]])),
         (torch.tensor([[1.0, 0], [0, 0]]), torch.tensor([[0.0], [0]])),
@@ -110,10 +115,11 @@ def test_cyclic_is_the_notebooks_loop() -> None:
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    torch.testing.assert_close(parameters(model), parameters(plain), rtol=1e-5, atol=1e-6)
-    assert trainer.callback_metrics["train_loss"].item() == pytest.approx(sum(losses) / 2, rel=1e-4)
+    assert_equal(parameters(model), parameters(plain))
+    assert_equal(trainer.callback_metrics["train_loss"].item(), sum(losses) / 2)
 
 
+@pytest.mark.usefixtures("double")
 def test_cyclic_with_a_cohort_of_one_is_fedavg() -> None:
     results = []
     for algorithm in (FedAvg(), Cyclic()):
@@ -121,12 +127,13 @@ def test_cyclic_with_a_cohort_of_one_is_fedavg() -> None:
         model = Net()
         fit(FederatedModule(model, algorithm=algorithm), points(5, cohort_size=1), max_steps=6, max_epochs=-1)
         results.append(parameters(model))
-    torch.testing.assert_close(*results)
+    assert_equal(*results)
 
 
 # ---- 2. randomness is a function of (seed, cohort, worker) ---------------------------------------------------------
 
 
+@pytest.mark.usefixtures("double")
 def test_the_order_of_the_workers_does_not_matter() -> None:
     results = []
     for order in (1, -1):
@@ -135,7 +142,7 @@ def test_the_order_of_the_workers_does_not_matter() -> None:
         workers = {f"w{i}": Points(i) for i in range(4)}
         fit(FederatedModule(model), FederatedDataModule(dict(list(workers.items())[::order])), max_epochs=3)
         results.append(parameters(model))
-    torch.testing.assert_close(*results)
+    assert_equal(*results)
 
 
 def test_what_ran_before_does_not_matter_but_the_seed_does() -> None:
@@ -292,8 +299,9 @@ def test_any_torch_optimizer_serves_as_server_optimizer_and_its_scheduler_steps_
     assert model.x.item() == pytest.approx(-1.75)
 
 
-@pytest.mark.parametrize(("options", "moved"), [({"gradient_clip_val": 0.25}, 0.25), ({}, 1.0)])
+@pytest.mark.parametrize(("options", "moved"), [({"gradient_clip_val": 0.25}, 0.25 / (1 + 1e-6)), ({}, 1.0)])
 def test_gradient_clipping_acts_on_the_pseudo_gradient(options: dict[str, float], moved: float) -> None:
+    """torch adds 1e-6 to the norm that it clips by."""
     model = Scalar(lr=1.0)
     fit(FederatedModule(model), FederatedDataModule({"a": Rows([1.0])}), max_epochs=1, **options)
     assert model.x.item() == pytest.approx(moved)
@@ -353,6 +361,7 @@ def test_precision(precision: Any) -> None:
     fit(FederatedModule(full), points(3), max_epochs=2)
     dtype = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
     assert model.net[0].weight.dtype == dtype
+    # Eight steps, each with one or two roundings, of 0.004 of a number in bfloat16 and of 6e-8 in float32
     tolerance = 0.05 if "bf16" in precision else 1e-5
     torch.testing.assert_close(parameters(model).float(), parameters(full), rtol=tolerance, atol=tolerance)
     if precision == "bf16-mixed":
@@ -375,4 +384,5 @@ def test_mixed_precision_equals_a_hand_written_autocast_loop() -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(logits.float(), y).backward()
         optimizer.step()
-    torch.testing.assert_close(parameters(model), parameters(plain), rtol=2e-3, atol=2e-3)
+    # Five steps of lr 0.1 along gradients below 1, which are bfloat16 on the way and round by 0.004
+    torch.testing.assert_close(parameters(model), parameters(plain), rtol=0, atol=2e-3)

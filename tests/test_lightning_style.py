@@ -24,7 +24,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_users_of_lightning_pytorch_get_the_same(tmp_path: Path) -> None:
     one = run(tmp_path / "one.pt", "--rounds", "3")
     other = run(tmp_path / "other.pt", "--rounds", "3", "--lightning")
-    assert_same(one, other, tolerance=0)
+    assert_same(one, other)
 
 
 CHOICE = "import lightning_fed._lightning as l; print(l.pl.__name__)"

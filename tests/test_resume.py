@@ -36,12 +36,12 @@ def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object
     run(out, *OPTIONS, "--rounds", str(rounds))
     checkpoint = last_checkpoint(out)
     assert checkpoint is not None
-    assert_same(uninterrupted, run(out, *OPTIONS, "--ckpt", str(checkpoint)), tolerance=0)
+    assert_same(uninterrupted, run(out, *OPTIONS, "--ckpt", str(checkpoint)))
 
 
 @pytest.mark.parametrize("attempt", range(3))
 def test_resuming_after_sigkill_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], attempt: int) -> None:
-    assert_same(uninterrupted, killed_and_resumed(tmp_path / "out.pt", OPTIONS, attempt), tolerance=0)
+    assert_same(uninterrupted, killed_and_resumed(tmp_path / "out.pt", OPTIONS, attempt))
 
 
 @pytest.mark.parametrize("attempt", range(2))
@@ -51,7 +51,7 @@ def test_what_is_remembered_about_workers_survives_too(
     """Most of it lies in files, written, compacted and deleted while the process is killed."""
     resumed = killed_and_resumed(tmp_path / "out.pt", WITH_STATE, attempt)
     assert uninterrupted_with_state["on_disk"] == resumed["on_disk"] == 9
-    assert_same(uninterrupted_with_state, resumed, tolerance=0)
+    assert_same(uninterrupted_with_state, resumed)
 
 
 def killed_and_resumed(out: Path, options: tuple[str, ...], attempt: int) -> dict[str, object]:

@@ -14,7 +14,7 @@ from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.layout import wide
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
-from lightning_fed.testing.workload import made_up, numbers
+from lightning_fed.testing.workload import ROUNDING, made_up, numbers
 
 
 def check_aggregator(make: Callable[[], Aggregator[Any]], cohort_size: int = 11) -> None:
@@ -93,8 +93,7 @@ def _combined(aggregator: Aggregator[Any], job: Job, stacks: Sequence[Updates]) 
 
 
 def _same(a: Tensor, b: Tensor, what: str) -> None:
-    # 0.004 is a rounding of bfloat16, in which buffers may come back
-    tolerance = 1e-2 if torch.bfloat16 in (a.dtype, b.dtype) else 1e-5
+    tolerance = max(ROUNDING.get(tensor.dtype, 0.0) for tensor in (a, b))
     torch.testing.assert_close(
         a.double(), b.double(), rtol=tolerance, atol=tolerance, msg=lambda message: f"{what}: {message}"
     )

@@ -19,6 +19,7 @@ from lightning_fed.core.types import Job, Updates
 from lightning_fed.data import FederatedDataModule
 from lightning_fed.module import FederatedModule
 from lightning_fed.testing.workload import (
+    ROUNDING,
     TARGETS,
     Points,
     fit,
@@ -174,9 +175,13 @@ def the_order_of_workers_does_not_matter(make: Make) -> None:
 
 def _same_but_for_rounding(one: FederatedModule, other: FederatedModule) -> None:
     """In double precision, as BatchNorm over batches of two blows rounding up a thousandfold."""
-    torch.testing.assert_close(other.module.state_dict(), one.module.state_dict(), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(memory(other), memory(one), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(other.last_report.loss, one.last_report.loss, rtol=1e-6, atol=1e-7)
+    tolerance = ROUNDING[torch.float64]
+    for a, b in (
+        (other.module.state_dict(), one.module.state_dict()),
+        (memory(other), memory(one)),
+        (other.last_report.loss, one.last_report.loss),
+    ):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
 def _changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from lightning_fed.core.types import Aggregate
-from lightning_fed.testing.workload import job_of, layered, made_up, numbers
+from lightning_fed.testing.workload import ROUNDING, job_of, layered, made_up, numbers
 from lightning_fed.transforms import UpdateTransform
 
 
@@ -26,7 +26,12 @@ def check_transform(make: Callable[[], UpdateTransform]) -> None:
     Raises:
         AssertionError: Saying what does not hold.
     """
-    job = job_of(layered())
+    for dtype in (torch.float32, torch.float64):
+        _check(make, dtype)
+
+
+def _check(make: Callable[[], UpdateTransform], dtype: torch.dtype) -> None:
+    job = job_of(layered().to(dtype))
     updates = made_up(job, [f"w{i}" for i in range(5)])
     others = replace(updates, delta=torch.cat([updates.delta[:1], 100 + updates.delta[1:]]))
     before = copy.deepcopy(updates)
@@ -55,7 +60,7 @@ def check_transform(make: Callable[[], UpdateTransform]) -> None:
         assert after.buffers[name].shape == buffer.shape, f"worker() changed the shape of buffer {name!r}"
     torch.testing.assert_close(
         *(after.delta[0], among_others.delta[0]),
-        rtol=1e-6,
-        atol=1e-6,
+        rtol=ROUNDING[dtype],
+        atol=ROUNDING[dtype],
         msg=lambda m: f"a worker's update depends on another's: {m}",
     )

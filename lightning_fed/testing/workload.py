@@ -18,6 +18,12 @@ from lightning_fed.module import FederatedModule
 
 LR = 0.1
 FEATURES, TARGETS = 4, 3
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""By how much two ways to the same numbers may differ, relative and absolute; integers by nothing.
+
+In float64 this lies far above any rounding and far below any fault, so equivalences are held there. Float32 rounds by
+6e-8 of sums of up to 100 here, bfloat16 by 0.004 of a number.
+"""
 
 
 @final

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar, fit
+from helpers import Rows, Scalar, assert_equal, fit
 from torch import Tensor
 from torch.utils.data import DataLoader
 from toy import Turns
@@ -14,6 +14,8 @@ from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Ditto, FedAvg
 from lightning_fed.testing import Points, trained
 from lightning_fed.testing.workload import layered, memory
+
+pytestmark = pytest.mark.usefixtures("double")
 
 engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 
@@ -74,15 +76,15 @@ class InOrder(pl.LightningDataModule):
 def test_without_a_pull_personal_models_are_purely_local(engine: Any) -> None:
     workers = {f"w{i}": InOrder(i) for i in range(3)}
     options: dict[str, Any] = {"engine": engine, "local_epochs": 3}
-    together = trained(Ditto(lam=0.0), 4, layered(dropout=0.0), workers, None, **options)
+    together = trained(Ditto(lam=0.0), 4, layered(dropout=0.0).double(), workers, None, **options)
     job = together._global_model()
     for name, data in workers.items():
-        alone = trained(FedAvg(), 4, layered(dropout=0.0), {name: data}, None, **options).module
+        alone = trained(FedAvg(), 4, layered(dropout=0.0).double(), {name: data}, None, **options).module
         own = together.algorithm.model_of(job, name, together._state)
         assert own is not None
         parameters = job.layout.unflatten(own.parameters)
-        torch.testing.assert_close(parameters, dict(alone.named_parameters()), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(own.buffers, dict(alone.named_buffers()), rtol=1e-5, atol=1e-6)
+        assert_equal(parameters, dict(alone.named_parameters()))
+        assert_equal(own.buffers, dict(alone.named_buffers()))
 
 
 def test_the_harder_the_pull_the_closer_they_are() -> None:

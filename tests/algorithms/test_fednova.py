@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers import Rows, Scalar, fit
+from helpers import Rows, Scalar, assert_equal, fit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +11,8 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import Median
 from lightning_fed.aggregation.normalized import effective_steps
 from lightning_fed.algorithms import Algorithm, FedAvg, FedNova, QFedAvg
+
+pytestmark = pytest.mark.usefixtures("double")
 
 LR = 0.05
 WORKERS = {"few": ([4.0], 2), "many": ([-1.0], 10)}  # the optimum, and how many steps
@@ -47,7 +49,7 @@ def test_with_equal_steps_it_is_fedavg() -> None:
         workers = {"a": Rows([1.0, 2.0, 3.0], batch_size=1), "b": Rows([7.0] * 3, batch_size=1)}
         fit(FederatedModule(module, algorithm=algorithm), FederatedDataModule(workers), max_steps=3)
         ends.append(module.x.item())
-    assert ends[0] == pytest.approx(ends[1], rel=1e-6)
+    assert_equal(ends[0], ends[1])
 
 
 @given(steps=st.integers(1, 60), momentum=st.floats(0, 0.95), shrinkage=st.floats(0.001, 0.5))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import fit, trainer
+from helpers import assert_equal, fit, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from toy import Spy, Turns
@@ -19,6 +19,8 @@ from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedBN, FedPer, FedRep, LGFedAvg
 from lightning_fed.testing.workload import Points, layered, memory, trained
 from lightning_fed.transforms import ClipNorm, UpdateTransform
+
+pytestmark = pytest.mark.usefixtures("double")
 
 engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 
@@ -411,10 +413,10 @@ def test_with_one_worker_fedper_is_fedavg(engine: Any) -> None:
     """All layers move on as if they were shared; only where they lie is different."""
     population = {"only": Points(3)}
     fedper, fedavg = (
-        trained(algorithm, 4, population=population, cohort_size=None, engine=engine)
+        trained(algorithm, 4, layered().double(), population, cohort_size=None, engine=engine)
         for algorithm in (FedPer(["head.*", "norm.*"]), FedAvg())
     )
-    torch.testing.assert_close(own(fedper, "only"), dict(fedavg.module.state_dict()), rtol=1e-5, atol=1e-6)
+    assert_equal(own(fedper, "only"), dict(fedavg.module.state_dict()))
 
 
 def test_fedper_and_lgfedavg_are_one_algorithm_with_different_names() -> None:
@@ -425,7 +427,7 @@ def test_fedper_and_lgfedavg_are_one_algorithm_with_different_names() -> None:
 def test_what_stays_is_not_counted_as_traffic() -> None:
     _, _, federated = two(FedPer(["head"]), rounds=1)
     report = federated.last_report
-    assert (report.bytes_up, report.bytes_down) == (2 * 4, 2 * 4)  # of two workers one float each, and not two
+    assert (report.bytes_up, report.bytes_down) == (2 * 8, 2 * 8)  # of two workers one double each, not two
 
 
 def test_a_workers_module_can_be_taken_away() -> None:

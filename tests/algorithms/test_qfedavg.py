@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar, fit
+from helpers import Rows, Scalar, assert_equal, fit
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
 from lightning_fed.algorithms import FedAvg, QFedAvg
+
+pytestmark = pytest.mark.usefixtures("double")
 
 engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 
@@ -51,7 +53,7 @@ def test_q_zero_is_fedavg(engine: Any) -> None:
         workers = {"a": Rows([1.0, 5.0], batch_size=1), "b": Rows([-2.0] * 5, batch_size=2), "c": Rows([0.0])}
         fit(FederatedModule(module, algorithm=algorithm, engine=engine), FederatedDataModule(workers), max_steps=5)
         ends.append(module.x.item())
-    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    assert_equal(ends[0], ends[1])
 
 
 def test_the_larger_q_the_more_alike_are_the_losses() -> None:

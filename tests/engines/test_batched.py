@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import assert_equal
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -17,6 +18,8 @@ from lightning_fed.engines.local_module import LocalModule
 from lightning_fed.engines.stacked_recorder import StackedRecorder
 
 N = 3
+
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def state_of(module: nn.Module) -> Tensors:
@@ -48,12 +51,12 @@ def test_it_is_vmap(batch: Callable[[Tensor, Tensor], Any]) -> None:
     data = batch(torch.randn(N, 2, 4), torch.randint(4, (N, 2)))
     loss, (total, constant), after = batched(step, N, state, data)
     expected, (expected_total, _), expected_after = torch.vmap(step)(state, data)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(total, expected_total)
+    assert_equal(loss, expected)
+    assert_equal(total, expected_total)
     assert constant.tolist() == [7.0] * N
     assert after["count"].tolist() == expected_after["count"].tolist() == [1, 2, 3]
     (gradient,) = torch.autograd.grad(loss.sum(), state["w"])
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), state["w"])[0])
+    assert_equal(gradient, torch.autograd.grad(expected.sum(), state["w"])[0])
 
 
 def test_a_step_that_fails_leaves_no_level_of_vmap_behind() -> None:
@@ -86,7 +89,7 @@ def test_other_tensors_in_place_are_functional_call() -> None:
     expected = functional_call(module, {k: v.clone() for k, v in own.items()}, (x,))
     before = {name: id(t) for name, t in (*local.module.named_parameters(), *local.module.named_buffers())}
     with local.in_place(own):
-        torch.testing.assert_close(local.module(x), expected)
+        assert_equal(local.module(x), expected)
         assert local.module.decoder.weight is local.module.encoder.weight is own["encoder.weight"]
         assert local.buffers["norm.running_mean"] is own["norm.running_mean"]
     after = {name: id(t) for name, t in (*local.module.named_parameters(), *local.module.named_buffers())}

@@ -1,4 +1,4 @@
-"""Every engine gives what the sequential one gives."""
+"""Every engine gives what the sequential one gives, but for the rounding of float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import trainer
+from helpers import assert_equal, trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from zoo import NETS, OPTIMIZERS, Points, Zoo
 from lightning_fed.core.types import Job, LocalTraining, Updates
 from lightning_fed.engines import Engine, Sequential, Vectorized
 from lightning_fed.population import WorkerPool
+
+pytestmark = pytest.mark.usefixtures("double")
 
 RAGGED = {"a": Points(1, 12), "b": Points(2, 7), "c": Points(3, 12), "d": Points(4, 9), "e": Points(5, 3)}
 
@@ -59,7 +61,7 @@ def assert_same(
     other = by_worker(engine or Vectorized(), module, workers, local)
     assert set(one) == set(other) == set(workers)
     for worker, expected in one.items():
-        torch.testing.assert_close(other[worker], expected, rtol=1e-5, atol=2e-6, msg=lambda m, w=worker: f"{w}: {m}")
+        assert_equal(other[worker], expected, f"{worker}: ")
     return other
 
 
@@ -168,7 +170,7 @@ def test_parameter_groups_are_kept() -> None:
 
 def test_bfloat16_autocast() -> None:
     torch.manual_seed(0)
-    module = Zoo(NETS["mlp"]())
+    module = Zoo(NETS["mlp"]()).float()
     one, other = (_with_precision(engine, module, "bf16-mixed") for engine in (Sequential(), Vectorized()))
     torch.testing.assert_close(other, one, rtol=0, atol=0.02)  # a rounding of bfloat16 is 0.004 of a number
     exact = _with_precision(Vectorized(), module, "32-true")

@@ -188,8 +188,8 @@ def test_local_training_does_not_accumulate() -> None:
 
     fed = FederatedModule(Asks())
     fit(fed, one_each(a=Rows([2.0, 6.0], batch_size=1)), accumulate_grad_batches=4, gradient_clip_val=1.0)
-    # The way to the last row, 6, is divided by 4 and clipped, both at the server.
-    assert fed.module.x.item() == pytest.approx(1.0)
+    # The way to the last row, 6, is divided by 4 and clipped, both at the server; torch adds 1e-6 to the norm.
+    assert fed.module.x.item() == pytest.approx(1.5 / (1.5 + 1e-6))
 
 
 def test_without_accumulation_each_cohort_starts_where_the_last_one_ended() -> None:

@@ -22,6 +22,8 @@ from lightning_fed.engines import auto as auto_engine
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.population import WorkerPool
 
+pytestmark = pytest.mark.usefixtures("double")
+
 
 def engine_for(engine: Engine, module: pl.LightningModule, workers: dict[str, Any]) -> Engine:
     engine.setup(module, WorkerPool(workers, 100), trainer())
@@ -282,7 +284,7 @@ def test_chunks_are_as_even_as_possible_and_bounded() -> None:
 def test_a_chunk_fits_a_budget_of_memory(numbers: int, chunk: int) -> None:
     from lightning_fed.engines.vectorized import _fitting
 
-    assert _fitting(Job(0, 0, 0, {"w": torch.empty(numbers)}, {}, LocalTraining())) == chunk
+    assert _fitting(Job(0, 0, 0, {"w": torch.empty(numbers, dtype=torch.float32)}, {}, LocalTraining())) == chunk
 
 
 def test_a_chunk_of_nobody_is_refused() -> None:

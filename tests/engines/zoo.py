@@ -115,7 +115,7 @@ class Zoo(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
-        logits = self.net(x)
+        logits = self.net(x.to(self.dtype))
         loss = nn.functional.cross_entropy(logits, y)
         self.log("train_loss", loss)
         self.log("largest", logits.max(), reduce_fx="max")
@@ -140,7 +140,7 @@ class Points(pl.LightningDataModule):
     def __init__(self, seed: int, examples: int, batch_size: int = 4, drop_last: bool = False, **loader: Any) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(examples, 8, generator=generator)
+        x = torch.randn(examples, 8, generator=generator, dtype=torch.float64)
         self.rows = TensorDataset(x, torch.randint(CLASSES, (examples,), generator=generator))
         self.loader: dict[str, Any] = {"batch_size": batch_size, "drop_last": drop_last, "shuffle": True, **loader}
 

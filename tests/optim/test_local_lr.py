@@ -14,6 +14,8 @@ from lightning_fed.algorithms import FedNova, Scaffold
 from lightning_fed.engines import Sequential, Vectorized
 from lightning_fed.optim import CosineDecay, ExponentialDecay, LocalLRSchedule, StepDecay
 
+pytestmark = pytest.mark.usefixtures("double")
+
 engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 
 

@@ -201,7 +201,7 @@ def test_other_loaders_give_what_they_give(loader: Any, examples: int | None, nu
     assert isinstance(batches, LoadedBatches)
     assert (batches.num_examples, batches.num_batches) == (examples, number)
     seen = [batch for batch, _ in batches]
-    torch.testing.assert_close(seen, list(loader))
+    torch.testing.assert_close(seen, list(loader), rtol=0, atol=0)
 
 
 def test_a_batch_sampler_of_ones_own_is_asked() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import Rows, Scalar, fit
+from helpers import Rows, Scalar, assert_equal, fit
 from private import Net, Points, Seen, people, weights
 from torch import Tensor
 
@@ -100,6 +100,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
 ALGORITHMS = [FedAvg(), FedProx(mu=0.1), Scaffold(), FedDyn(alpha=0.1), Ditto(lam=0.1), FedPer(["head.*"])]
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_server_optimizer(optimizer: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +109,10 @@ def test_every_server_optimizer(optimizer: str, engine: str, monkeypatch: pytest
     noisy = trained(WIDE, **options)
     assert (noisy != plain).all(), "noise reaches every parameter"
     Seen(monkeypatch, factor=0.0)
-    torch.testing.assert_close(trained(WIDE, **options), plain, rtol=1e-4, atol=1e-5)
+    assert_equal(trained(WIDE, **options), plain)
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_algorithm_whose_release_is_a_mean(
@@ -120,7 +122,7 @@ def test_every_algorithm_whose_release_is_a_mean(
     assert noisy.isfinite().all()
     Seen(monkeypatch, factor=0.0)
     plain = trained(None, algorithm=algorithm, engine=engine)
-    torch.testing.assert_close(trained(WIDE, algorithm=algorithm, engine=engine), plain, rtol=1e-4, atol=1e-5)
+    assert_equal(trained(WIDE, algorithm=algorithm, engine=engine), plain)
 
 
 def test_no_noise_lands_on_layers_that_stay_with_the_workers() -> None:

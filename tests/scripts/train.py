@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--norm", action="store_true")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--double", action="store_true", help="compute in float64")
     parser.add_argument("--algorithm", default="FedAvg()")
     parser.add_argument("--aggregator", default="None")
     parser.add_argument("--availability", default="None")
@@ -105,6 +106,8 @@ def main() -> None:
     parser.add_argument("--lightning", action="store_true")
     parser.add_argument("--privacy", default="None")
     options = parser.parse_args()
+    if options.double:
+        torch.set_default_dtype(torch.float64)
     pl.seed_everything(0, verbose=False)
     model = Net(options.norm, options.dropout, options.width)
     federated = FederatedModule(
