@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: toy test bench bench-peers install clean
+.PHONY: toy test test-processors bench bench-peers install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -13,6 +13,12 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --numprocesses auto
+
+# The whole suite as it comes out on other processors: with torch's other kernels, and with two threads
+test-processors: .venv/installed
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest --numprocesses auto
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest --numprocesses auto
+	OMP_NUM_THREADS=2 $(BIN)/pytest
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/rounds.py

@@ -6,14 +6,21 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from getpass import getuser
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 import torch
 
 os.environ.pop("LIGHTNING_FED_PL", None)
 sys.path.insert(0, str(Path(__file__).parent))
-torch.set_num_threads(1)  # small tensors: two threads cost more than they bring, and processes share two cores
+# Small tensors: two threads cost more than they bring, and processes share two cores. Results must not depend on it.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+# A cache of compiled programs for each kind of processor: torch 2.13 does not tell one from another, and after a run
+# with ATEN_CPU_CAPABILITY=avx2 a run without it computes wrong sums.
+_KIND = torch.backends.cpu.get_cpu_capability().lower()
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"torchinductor_{getuser()}_{_KIND}"))
 
 
 @pytest.fixture(autouse=True)

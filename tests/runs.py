@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parent / "scripts" / "train.py"
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
     """Start a run that will write to ``out``."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(SCRIPT), str(out), *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

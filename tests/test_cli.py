@@ -22,7 +22,7 @@ QUICK = ("--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--trainer.enabl
 def cli(folder: Path, *arguments: str, status: int = 0) -> str:
     """Run ``lightning-fed`` in a folder; give what it printed, to both streams."""
     command = [sys.executable, "-m", "lightning_fed", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     output = done.stdout + done.stderr
     assert done.returncode == status, output

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def example(name: str, *options: str, status: int = 0) -> str:
     command = [sys.executable, str(ROOT / "examples" / name), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout if status == 0 else done.stderr

@@ -26,7 +26,6 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, availability, privacy, sampling
 
 warnings.filterwarnings("ignore")
-torch.set_num_threads(1)
 
 
 class Data(pl.LightningDataModule):
