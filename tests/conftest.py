@@ -6,9 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from getpass import getuser
 from pathlib import Path
-from tempfile import gettempdir
 
 import pytest
 import torch
@@ -20,7 +18,8 @@ torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 # A cache of compiled programs for each kind of processor: torch 2.13 does not tell one from another, and after a run
 # with ATEN_CPU_CAPABILITY=avx2 a run without it computes wrong sums.
 _KIND = torch.backends.cpu.get_cpu_capability().lower()
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(gettempdir()) / f"torchinductor_{getuser()}_{_KIND}"))
+_CACHE = Path(__file__).parent.parent / ".pytest_cache" / f"torchinductor_{_KIND}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
 
 
 @pytest.fixture(autouse=True)
