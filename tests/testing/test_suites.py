@@ -386,6 +386,13 @@ class Centres(Step):
         return replace(updates, delta=updates.delta - updates.delta.mean(dim=0))
 
 
+class LeansOnOthers(Step):
+    """By so little that only double precision tells it from rounding."""
+
+    def worker(self, updates: Updates) -> Updates:
+        return replace(updates, delta=updates.delta - 1e-8 * updates.delta.mean(dim=0))
+
+
 class InPlace(Step):
     def worker(self, updates: Updates) -> Updates:
         updates.delta.mul_(0.5)
@@ -417,6 +424,7 @@ def test_transforms_that_are_right(right: Callable[[], UpdateTransform]) -> None
     ("wrong", "message"),
     [
         (Centres, "depends on another's"),
+        (LeansOnOthers, "depends on another's"),
         (InPlace, "updates were changed"),
         (InPlaceAtTheServer, "the aggregate was changed"),
         (Double, r"worker\(\) gave torch.float64"),
