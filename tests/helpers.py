@@ -18,7 +18,7 @@ NARROW = {torch.float32, torch.float16, torch.bfloat16, torch.complex64}
 
 
 def assert_equal(actual: Any, expected: Any, what: str = "") -> None:
-    """Compare to 1e-9: over a hundred times what rounding in float64 adds up to here, and far below any fault.
+    """Compare to 1e-9: far above what rounding adds up to in float64, and far below any fault.
 
     Args:
         actual: Numbers, tensors, or dicts and sequences of them.

@@ -69,8 +69,7 @@ def test_one_worker_with_one_full_batch_step_is_plain_sgd() -> None:
     pl.seed_everything(0, verbose=False)
     model = LinearRegression(2, 1)
     plain = copy.deepcopy(model)
-    toy = FederatedDataModule({"all": ToyDataModule()})
-    fit(FederatedModule(model), toy, max_epochs=7, precision="64-true")
+    fit(FederatedModule(model), FederatedDataModule({"all": ToyDataModule()}), max_epochs=7, precision="64-true")
     x, y = torch.tensor([[1.0, 1], [0, 1], [1, 0], [0, 0]]), torch.tensor([[1.0], [1], [0], [0]])
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     for _ in range(7):
