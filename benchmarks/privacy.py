@@ -24,10 +24,10 @@ from workload import KINDS, POPULATION, Classifier, WorkerData, points
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Job, LocalTraining, Updates
 from lightning_fed.privacy import DPFTRL, CentralDP, DistributedDP, LocalDP, Noise, Privacy, PrivateRun, Setting
 from lightning_fed.privacy.private_sum import PrivateSum
-from lightning_fed.sampling import RoundRobin
+from lightning_fed.selection import RoundRobin
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 
 # RDP: asked for ε after every round, and takes 0.1 ms; PLD is asked where curves are drawn, and takes 0.1 s.
 PROMISES: dict[str, Privacy] = {
@@ -84,14 +84,14 @@ def steps(kind: str, promise: str) -> dict[str, float]:
     """Milliseconds of a promise's own steps, medians of 20."""
     privacy, cohort = PROMISES[promise], KINDS[kind].cohort
     parameters = {name: p.detach() for name, p in Classifier(kind).named_parameters()}
-    job = Job(0, 0, 0, parameters, {}, LocalTraining())
+    job = Job(0, 0, 0, GlobalModel(parameters), LocalTraining())
     run = privacy.start(Setting(POPULATION, cohort, "RoundRobin", None, 0))
     stacks = []
     for first in range(0, cohort, 8):
         n = min(8, cohort - first)
         ones = torch.ones(n, dtype=torch.float64)
-        rows = 0.01 * torch.randn(n, job.layout.size)
-        stacks.append(Updates(tuple(f"{first + i}" for i in range(n)), rows, {}, ones, ones, ones, ones))
+        rows = 0.01 * torch.randn(n, job.model.layout.size)
+        stacks.append(Updates(0, tuple(f"{first + i}" for i in range(n)), rows, {}, ones, ones, ones, ones))
     times: dict[str, list[float]] = {}
 
     def timed(name: str, step: Any) -> Any:
@@ -106,7 +106,7 @@ def steps(kind: str, promise: str) -> dict[str, float]:
 
 
 def _once(privacy: Privacy, run: PrivateRun, job: Job, stacks: list[Updates], timed: Any) -> None:
-    timed("one draw of noise", lambda: Noise().gaussian(job.layout.size, 1.0))
+    timed("one draw of noise", lambda: Noise().gaussian(job.model.layout.size, 1.0))
     sent = timed("the workers' own steps", lambda: [privacy.worker(stack, run) for stack in stacks])
     aggregator = privacy.aggregator(run)
     if isinstance(aggregator, PrivateSum):

@@ -33,10 +33,10 @@ import torch
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
 from lightning_fed.aggregation import Bulyan, GeometricMedian, Krum, Median, MultiKrum, TrimmedMean, WeightedMean
-from lightning_fed.core.types import Aggregate, Updates
 from lightning_fed.datasets import IID, DigitsDataModule, PartitionedPopulation
 from lightning_fed.models import MLPClassifier
 from lightning_fed.transforms import UpdateTransform
+from lightning_fed.wire import Aggregate, Updates
 
 WORKERS, ATTACKERS = 50, 10
 AGGREGATORS: list[Any] = [

@@ -31,9 +31,9 @@ from torch.nn.functional import cross_entropy
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.algorithms import FedAvg, FedProx
-from lightning_fed.availability import RandomAvailability
 from lightning_fed.datasets import Synthetic
 from lightning_fed.engines import Sequential
+from lightning_fed.selection import RandomAvailability
 
 STRAGGLERS = (0.0, 0.5, 0.9)
 METHODS = {

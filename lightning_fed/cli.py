@@ -13,9 +13,9 @@ from jsonargparse import ArgumentParser
 
 from lightning_fed._lightning import LightningArgumentParser, LightningCLI, pl, rank_zero_warn
 from lightning_fed.callbacks import RoundProgressBar
-from lightning_fed.data import FederatedDataModule
 from lightning_fed.module import FederatedModule
 from lightning_fed.privacy import command as privacy_command
+from lightning_fed.server.datamodule import FederatedDataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
 _CONFIG_FLAGS = ("-c", "--config")

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias, cast, final, get_args
 import torch
 from torch import Tensor
 
-from lightning_fed import checkpoint as checkpoints
 from lightning_fed._lightning import (
     LRSchedulerCallable,
     OptimizerCallable,
@@ -23,26 +22,28 @@ from lightning_fed._lightning import (
 )
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedAvg
-from lightning_fed.cohorts import Cohort, EvaluationBatch
-from lightning_fed.core.memory import keep_freed_memory
+from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.tree import copy_, holding
-from lightning_fed.core.types import Job, LocalTraining, Tensors
-from lightning_fed.curves import Curves
-from lightning_fed.data import FederatedDataModule
+from lightning_fed.core.tree import Tensors, copy_, holding
 from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
-from lightning_fed.evaluation import EvaluationLog
-from lightning_fed.guard import Guard, privacy_hyperparameters
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
-from lightning_fed.loop import FederatedLoop
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
-from lightning_fed.refusals import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
-from lightning_fed.report import Round, RoundReport, merged_buffers, per_worker_scalars, round_scalars
-from lightning_fed.server import scheduler_config
+from lightning_fed.server import checkpoint as checkpoints
+from lightning_fed.server.checks import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.evaluation import EvaluationLog
+from lightning_fed.server.loaders import Cohort, EvaluationBatch
+from lightning_fed.server.logs import Curves, per_worker_scalars, round_scalars
+from lightning_fed.server.privacy_guard import Guard, privacy_hyperparameters
+from lightning_fed.server.round import FederatedLoop
+from lightning_fed.server.round_result import Round, merged_buffers
+from lightning_fed.server.schedulers import scheduler_config
+from lightning_fed.state.own_state import AlgorithmState
 from lightning_fed.transforms import UpdateTransform
+from lightning_fed.wire import GlobalModel, Job, LocalTraining
+from lightning_fed.wire.report import RoundReport
 
 EngineName: TypeAlias = Literal["auto", "sequential", "vectorized"]
 
@@ -170,7 +171,7 @@ class FederatedModule(pl.LightningModule):
         loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
         if report.replies:
             self._curves.show({"loss": report.loss, **report.means()}, on_bar="loss")
-        gradients = job.layout.unflatten(aggregate.delta)
+        gradients = job.model.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
     def optimizer_step(
@@ -218,7 +219,7 @@ class FederatedModule(pl.LightningModule):
     def _global_model(self) -> Job:
         """The global model as an algorithm sees it, outside of any round."""
         parameters = {name: p.detach() for name, p in self._trained().items()}
-        return Job(0, 0, 0, parameters, dict(self.module.named_buffers()), self.local)
+        return Job(0, 0, 0, GlobalModel(parameters, dict(self.module.named_buffers())), self.local)
 
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """What the workers of a cohort are sent."""
@@ -227,8 +228,7 @@ class FederatedModule(pl.LightningModule):
             round=round,
             cohort=cohort,
             seed=seed,
-            parameters={name: p.detach() for name, p in parameters.items()},
-            buffers=dict(self.module.named_buffers()),
+            model=GlobalModel({name: p.detach() for name, p in parameters.items()}, dict(self.module.named_buffers())),
             local=self.local,
             population=len(self._datamodule.names),
             lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
@@ -353,8 +353,8 @@ class FederatedModule(pl.LightningModule):
         if own is None:
             yield
             return
-        tensors = {**self._trained(), **{name: job.buffers[name] for name in own.buffers}}
-        with holding({**job.layout.unflatten(own.parameters), **own.buffers}, tensors):
+        tensors = {**self._trained(), **{name: job.model.buffers[name] for name in own.buffers}}
+        with holding({**job.model.layout.unflatten(own.parameters), **own.buffers}, tensors):
             yield
 
     def _draw_workers(self) -> None:

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed._lightning import pl
-from lightning_fed.data import FederatedDataModule
 from lightning_fed.module import FederatedModule
+from lightning_fed.server.datamodule import FederatedDataModule
 
 NARROW = {torch.float32, torch.float16, torch.bfloat16, torch.complex64}
 

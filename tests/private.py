@@ -13,16 +13,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
 from lightning_fed.privacy import Noise, Privacy, PrivateRun, Setting
 from lightning_fed.privacy.private_sum import PrivateSum
+from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates
 
 EVERYONE = Setting(population=10, cohort_size=10, sampling="everyone", rounds=None, seed=0)
 
 
 def job(size: int = 2, buffers: dict[str, Tensor] | None = None, **options: Any) -> Job:
     """A job for a model with one parameter ``w`` of zeros."""
-    return Job(0, 0, 0, {"w": torch.zeros(size)}, buffers or {}, LocalTraining(), **options)
+    return Job(0, 0, 0, GlobalModel({"w": torch.zeros(size)}, buffers or {}), LocalTraining(), **options)
 
 
 def updates(rows: Sequence[Sequence[float]] | Tensor, **changes: Any) -> Updates:
@@ -30,7 +30,7 @@ def updates(rows: Sequence[Sequence[float]] | Tensor, **changes: Any) -> Updates
     delta = torch.as_tensor(rows, dtype=torch.get_default_dtype())
     n = len(delta)
     ones = torch.ones(n, dtype=torch.float64)
-    plain = Updates(tuple(f"w{i}" for i in range(n)), delta, {}, ones, ones, ones, ones)
+    plain = Updates(0, tuple(f"w{i}" for i in range(n)), delta, {}, ones, ones, ones, ones)
     return replace(plain, **changes)
 
 

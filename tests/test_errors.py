@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundError, WorkerError
 from lightning_fed.algorithms import Cyclic, FedAvg
-from lightning_fed.refusals import refuse_unsupported
+from lightning_fed.server.checks import refuse_unsupported
 from lightning_fed.transforms import ClipNorm
 
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, Population
 from lightning_fed.algorithms import Cyclic, FedAvg
-from lightning_fed.core.layout import wide
 from lightning_fed.datasets import ToyDataModule
 from lightning_fed.models import LinearRegression
+from lightning_fed.wire import wide
 
 
 def parameters(module: nn.Module) -> Tensor:

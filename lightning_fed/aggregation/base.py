@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, Updates
+from lightning_fed.wire import Aggregate, Job, Updates
 
 Partial = TypeVar("Partial")
 

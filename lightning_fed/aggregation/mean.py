@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.base import Aggregator
-from lightning_fed.core.layout import wide
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import add_weighted_
-from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
+from lightning_fed.core.tree import Tensors, add_weighted_
+from lightning_fed.wire import Aggregate, Job, Updates, wide
 
 
 @dataclass
@@ -35,12 +34,12 @@ class WeightedMean(Aggregator[Sums]):
     """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
-        floating = {n: b for n, b in job.buffers.items() if b.is_floating_point() or b.is_complex()}
+        floating = {n: b for n, b in job.model.buffers.items() if b.is_floating_point() or b.is_complex()}
         sums = Sums(
-            delta=torch.zeros_like(job.vector),
+            delta=torch.zeros_like(job.model.vector),
             buffers={n: torch.zeros(b.shape, dtype=wide(b.dtype), device=b.device) for n, b in floating.items()},
-            largest={n: b.clone() for n, b in job.buffers.items() if n not in floating},
-            extra={name: torch.zeros_like(job.vector) for name in job.extra},
+            largest={n: b.clone() for n, b in job.model.buffers.items() if n not in floating},
+            extra={name: torch.zeros_like(job.model.vector) for name in job.extra},
             weight=torch.zeros((), dtype=torch.float64),
         )
         for update in updates:
@@ -71,7 +70,7 @@ class WeightedMean(Aggregator[Sums]):
 class UniformMean(Aggregator[Sums]):
     """``Σ Δᵢ / n``: every worker counts the same, however many examples it has.
 
-    For cohorts that are drawn by size (:class:`~lightning_fed.sampling.WeightedBySize`), for algorithms whose papers
+    For cohorts that are drawn by size (:class:`~lightning_fed.selection.WeightedBySize`), for algorithms whose papers
     average so, and where a number of examples is not to be trusted or not to be told.
     """
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.aggregation.mean import Sums, WeightedMean
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, Updates
+from lightning_fed.wire import Aggregate, Job, Updates
 
 
 @final

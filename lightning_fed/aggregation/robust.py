@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.base import Aggregator
-from lightning_fed.core.layout import wide
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
+from lightning_fed.core.tree import Tensors
+from lightning_fed.wire import Aggregate, Job, Updates, wide
 
 Combine: TypeAlias = Callable[[Tensor], Tensor]
 """From one row per worker, ``[n, m]``, to one row, ``[m]``."""
@@ -47,8 +47,8 @@ class RobustAggregator(Aggregator[Gathered]):
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Gathered:
         workers: tuple[str, ...] = ()
-        deltas = [job.vector.new_empty(0, job.layout.size)]
-        buffers = {name: [b.new_empty(0, *b.shape)] for name, b in job.buffers.items()}
+        deltas = [job.model.vector.new_empty(0, job.model.layout.size)]
+        buffers = {name: [b.new_empty(0, *b.shape)] for name, b in job.model.buffers.items()}
         extra = {name: [deltas[0]] for name in job.extra}
         for update in updates:
             workers += update.workers

@@ -7,9 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Aggregate, Job, Model, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Aggregate, Job, Model, Updates, WorkerError
 
 Result: TypeAlias = Updates | WorkerError
 """What comes back: a stack of one or more workers' updates, or in place of a worker that failed its error."""
@@ -59,7 +58,7 @@ class Algorithm(ABC):
             state: What is remembered; the server's part is read only here.
 
         Yields:
-            The updates with respect to ``job.parameters``, or the error of a worker that failed.
+            The updates with respect to ``job.model.parameters``, or the error of a worker that failed.
         """
 
     def stays_local(self, job: Job) -> Collection[str]:

@@ -12,9 +12,8 @@ from typing import ClassVar, final
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import GlobalModel, Job, Updates, WorkerError
 
 
 @final
@@ -37,14 +36,16 @@ class Cyclic(Algorithm):
                     yield result
                     continue
                 visits.append(result)
-                end = here.layout.unflatten(here.vector - result.delta[0])
+                end = here.model.layout.unflatten(here.model.vector - result.delta[0])
                 here = replace(
                     here,
-                    parameters={n: end[n].to(p.dtype) for n, p in here.parameters.items()},
-                    buffers={n: b[0] for n, b in result.buffers.items()},
+                    model=GlobalModel(
+                        parameters={n: end[n].to(p.dtype) for n, p in here.model.parameters.items()},
+                        buffers={n: b[0] for n, b in result.buffers.items()},
+                    ),
                 )
-        tour = (job.vector - here.vector).unsqueeze(0)
-        buffers = {name: buffer.unsqueeze(0) for name, buffer in here.buffers.items()}
+        tour = (job.model.vector - here.model.vector).unsqueeze(0)
+        buffers = {name: buffer.unsqueeze(0) for name, buffer in here.model.buffers.items()}
         for visit in visits:
             yield replace(visit, delta=tour, buffers=buffers)
 

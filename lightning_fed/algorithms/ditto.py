@@ -16,8 +16,8 @@ from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
 from lightning_fed.algorithms.personal import BUFFERS, PARAMETERS, own_model, remember
 from lightning_fed.core.rng import derive
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job, Model, Penalty, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Job, Model, Penalty, Updates
 
 
 @final
@@ -41,7 +41,7 @@ class Ditto(Algorithm):
             raise ValueError(f"lam={self.lam} must be at least 0")
 
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        models = {worker: own_model(job, worker, state, job.parameters, job.buffers) for worker in cohort}
+        models = {worker: own_model(job, worker, state, job.model.parameters, job.model.buffers) for worker in cohort}
         personal = replace(job, start=models, penalty=Penalty(proximal=self.lam), seed=derive(job.seed, "personal"))
         trained: list[Updates] = []
         for result in train(personal, cohort):
@@ -57,10 +57,10 @@ class Ditto(Algorithm):
             yield result
         for updates in trained:
             keep = torch.tensor([worker in came_back for worker in updates.workers])
-            remember(job, updates.rows(keep), state, job.parameters, job.buffers)
+            remember(job, updates.rows(keep), state, job.model.parameters, job.model.buffers)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()
 
     def model_of(self, job: Job, worker: str, state: AlgorithmState) -> Model:
-        return own_model(job, worker, state, job.parameters, job.buffers)
+        return own_model(job, worker, state, job.model.parameters, job.model.buffers)

@@ -13,8 +13,8 @@ from typing import final
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Job
 
 
 @final

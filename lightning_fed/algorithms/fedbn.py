@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
-from lightning_fed.core.types import Job
+from lightning_fed.wire import Job
 
 
 @final
@@ -36,7 +36,7 @@ class FedBN(PersonalLayers):
     def patterns(self, job: Job) -> Sequence[str]:
         if self.personal is not None:
             return self.personal
-        layers = [name.removesuffix("running_mean") for name in job.buffers if name.endswith("running_mean")]
+        layers = [name.removesuffix("running_mean") for name in job.model.buffers if name.endswith("running_mean")]
         if not layers:
             raise ValueError(
                 "FedBN() finds no layer with running statistics (BatchNorm); say which layers stay with the workers: "

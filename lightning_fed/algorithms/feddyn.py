@@ -18,8 +18,8 @@ import torch
 
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Aggregate, Job, Penalty, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Aggregate, Job, Penalty, Updates
 
 _GRADIENT, _WAY = "gradient", "way"
 
@@ -47,7 +47,7 @@ class FedDyn(Algorithm):
             raise ValueError(f"alpha={self.alpha} must be positive; without the penalty it is FedAvg()")
 
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        own = dict(zip(cohort, state.rows(_GRADIENT, cohort, torch.zeros_like(job.vector)), strict=True))
+        own = dict(zip(cohort, state.rows(_GRADIENT, cohort, torch.zeros_like(job.model.vector)), strict=True))
         penalty = Penalty(proximal=self.alpha, linear={worker: -g_k for worker, g_k in own.items()})
         for result in train(replace(job, penalty=penalty), cohort):
             if isinstance(result, Updates):
@@ -59,6 +59,6 @@ class FedDyn(Algorithm):
         return UniformMean()
 
     def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
-        way = state.server.get(_WAY, torch.zeros_like(job.vector))
+        way = state.server.get(_WAY, torch.zeros_like(job.model.vector))
         state.server[_WAY] = way = way + replies / job.population * aggregate.delta
         return replace(aggregate, delta=aggregate.delta + way)

@@ -12,8 +12,8 @@ from typing import ClassVar, final
 
 from lightning_fed.aggregation import NormalizedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job, Penalty
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Job, Penalty
 
 
 @final

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
-from lightning_fed.core.types import Job
+from lightning_fed.wire import Job
 
 
 @final

@@ -13,7 +13,7 @@ from typing import final
 from lightning_fed.algorithms.base import Result, Train
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
 from lightning_fed.core.rng import derive
-from lightning_fed.core.types import Job, LocalTraining, Model, Updates
+from lightning_fed.wire import Job, LocalTraining, Model, Updates
 
 
 @final
@@ -42,7 +42,7 @@ class FedRep(PersonalLayers):
         return self.personal
 
     def local(self, train: Train, job: Job, cohort: Sequence[str], personal: Sequence[str]) -> Iterator[Result]:
-        head, body = frozenset(personal), frozenset(job.parameters) - frozenset(personal)
+        head, body = frozenset(personal), frozenset(job.model.parameters) - frozenset(personal)
         with_head: dict[str, Model] = {}
         first = replace(
             job, frozen=body, local=LocalTraining(epochs=self.head_epochs), seed=derive(job.seed, "head"), work={}
@@ -51,7 +51,7 @@ class FedRep(PersonalLayers):
             if isinstance(result, Updates):
                 for row, worker in enumerate(result.workers):
                     buffers = {name: buffer[row] for name, buffer in result.buffers.items()}
-                    with_head[worker] = Model(job.vector - result.delta[row], buffers)
+                    with_head[worker] = Model(job.model.vector - result.delta[row], buffers)
             else:
                 yield result
         yield from train(

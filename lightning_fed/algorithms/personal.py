@@ -13,9 +13,8 @@ from torch import Tensor
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.layout import Layout
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Aggregate, Job, Model, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Aggregate, Job, Layout, Model, Updates
 
 PARAMETERS, BUFFERS = "personal", "personal_buffers"
 """The tables of the state."""
@@ -47,10 +46,12 @@ def personal_names(job: Job, patterns: Sequence[str]) -> list[str]:
         ValueError: If a pattern stands for none, or all of them together for every parameter.
     """
     for pattern in patterns:
-        if not matching([*job.parameters, *job.buffers], [pattern]):
-            raise ValueError(f"personal: {pattern!r} matches none of the trained parameters {sorted(job.parameters)}")
-    names = matching(job.parameters, patterns)
-    if len(names) == len(job.parameters):
+        if not matching([*job.model.parameters, *job.model.buffers], [pattern]):
+            raise ValueError(
+                f"personal: {pattern!r} matches none of the trained parameters {sorted(job.model.parameters)}"
+            )
+    names = matching(job.model.parameters, patterns)
+    if len(names) == len(job.model.parameters):
         raise ValueError(f"personal={list(patterns)} matches every parameter, so there is no global model to learn")
     return names
 
@@ -67,18 +68,20 @@ def own_model(
         parameters: The names of the parameters that are the worker's own.
         buffers: Those of the buffers.
     """
-    vector = job.vector.clone()
-    own = Layout({name: job.parameters[name] for name in parameters})
+    vector = job.model.vector.clone()
+    own = Layout({name: job.model.parameters[name] for name in parameters})
     if state.has(PARAMETERS, worker):
         mine = own.unflatten(state.rows(PARAMETERS, [worker], vector.new_zeros(own.size))[0])
-        for name, view in job.layout.unflatten(vector).items():
+        for name, view in job.model.layout.unflatten(vector).items():
             if name in mine:
                 view.copy_(mine[name])
     remembered = {}
     if state.has(BUFFERS, worker):
-        layout = Layout({name: job.buffers[name] for name in buffers})
+        layout = Layout({name: job.model.buffers[name] for name in buffers})
         row = state.rows(BUFFERS, [worker], torch.zeros(layout.size, dtype=layout.dtype))[0]
-        remembered = {n: b.to(job.buffers[n].device, job.buffers[n].dtype) for n, b in layout.unflatten(row).items()}
+        remembered = {
+            n: b.to(job.model.buffers[n].device, job.model.buffers[n].dtype) for n, b in layout.unflatten(row).items()
+        }
     return Model(vector, remembered)
 
 
@@ -86,20 +89,20 @@ def remember(
     job: Job, updates: Updates, state: AlgorithmState, parameters: Collection[str], buffers: Collection[str]
 ) -> None:
     """Stage the workers' own parameters and buffers as they are after local training."""
-    trained = job.layout.unflatten(job.vector - updates.delta)
+    trained = job.model.layout.unflatten(job.model.vector - updates.delta)
     if parameters:
-        own = Layout({name: job.parameters[name] for name in parameters})
+        own = Layout({name: job.model.parameters[name] for name in parameters})
         state.stage(PARAMETERS, updates.workers, own.flatten(trained, stacked=True))
     if buffers:
-        layout = Layout({name: job.buffers[name] for name in buffers})
+        layout = Layout({name: job.model.buffers[name] for name in buffers})
         state.stage(BUFFERS, updates.workers, layout.flatten(updates.buffers, stacked=True))
 
 
 def without(job: Job, updates: Updates, parameters: Collection[str], buffers: Collection[str]) -> Updates:
     """Take out of updates what is to stay with the workers: it has not moved, as far as the server can see."""
     n = len(updates.workers)
-    global_buffers = {name: job.buffers[name].expand(n, *job.buffers[name].shape) for name in buffers}
-    own = [*(job.parameters[name] for name in parameters), *(job.buffers[name] for name in buffers)]
+    global_buffers = {name: job.model.buffers[name].expand(n, *job.model.buffers[name].shape) for name in buffers}
+    own = [*(job.model.parameters[name] for name in parameters), *(job.model.buffers[name] for name in buffers)]
     return replace(
         updates,
         delta=_zeroed(job, updates.delta, parameters),
@@ -111,7 +114,7 @@ def without(job: Job, updates: Updates, parameters: Collection[str], buffers: Co
 def _zeroed(job: Job, vectors: Tensor, parameters: Collection[str]) -> Tensor:
     """A copy of vectors ``[..., size]`` with zeros in the places of some parameters."""
     zeroed = vectors.clone()
-    for name, part in job.layout.unflatten(zeroed).items():
+    for name, part in job.model.layout.unflatten(zeroed).items():
         if name in parameters:
             part.zero_()
     return zeroed
@@ -134,7 +137,7 @@ class PersonalLayers(Algorithm):
         """
 
     def stays_local(self, job: Job) -> Collection[str]:
-        return matching(job.buffers, self.patterns(job))
+        return matching(job.model.buffers, self.patterns(job))
 
     def check(self, job: Job) -> None:
         self._names(job)
@@ -171,4 +174,4 @@ class PersonalLayers(Algorithm):
 
     def _names(self, job: Job) -> tuple[list[str], list[str]]:
         patterns = self.patterns(job)
-        return personal_names(job, patterns), matching(job.buffers, patterns)
+        return personal_names(job, patterns), matching(job.model.buffers, patterns)

@@ -19,9 +19,8 @@ import torch
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job, LocalTraining, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Job, LocalTraining, Updates, WorkerError
 
 _SMALLEST_LOSS = 1e-10  # as in the authors' code: a power of 0 may be infinite
 
@@ -51,7 +50,7 @@ class QFedAvg(Algorithm):
             raise ValueError(f"lr={self.lr} must be the workers' learning rate, and positive")
 
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        measuring = replace(job, frozen=frozenset(job.parameters), local=LocalTraining(epochs=1), work={})
+        measuring = replace(job, frozen=frozenset(job.model.parameters), local=LocalTraining(epochs=1), work={})
         losses: dict[str, float] = {}
         for result in train(measuring, cohort):
             if isinstance(result, WorkerError):

@@ -16,8 +16,8 @@ import torch
 
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Aggregate, Job, Penalty, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Aggregate, Job, Penalty, Updates
 
 _CONTROL = "control"
 
@@ -33,7 +33,7 @@ class Scaffold(Algorithm):
     extra: ClassVar[tuple[str, ...]] = (_CONTROL,)
 
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        zero = torch.zeros_like(job.vector)
+        zero = torch.zeros_like(job.model.vector)
         c = state.server.get(_CONTROL, zero)
         own = dict(zip(cohort, state.rows(_CONTROL, cohort, zero), strict=True))
         corrected = replace(
@@ -51,6 +51,6 @@ class Scaffold(Algorithm):
         return UniformMean()
 
     def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
-        c = state.server.get(_CONTROL, torch.zeros_like(job.vector))
+        c = state.server.get(_CONTROL, torch.zeros_like(job.model.vector))
         state.server[_CONTROL] = c + replies / job.population * aggregate.extra[_CONTROL]
         return aggregate

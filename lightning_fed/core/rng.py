@@ -32,7 +32,7 @@ def derive(seed: int, *keys: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def seed_everything(seed: int) -> None:
+def seed_generators(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators (all devices that are in use).
 
     Not by ``torch.manual_seed``: without a GPU it formats the call stack at every call and keeps it, in case CUDA is

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from lightning_fed.core.types import Tensors
+Tensors: TypeAlias = dict[str, Tensor]
+"""Tensors by name, as in ``named_parameters()``."""
 
 
 def copy_(target: Tensors, source: Tensors) -> None:

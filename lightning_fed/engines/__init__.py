@@ -3,6 +3,6 @@
 from lightning_fed.engines.auto import Auto
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.sequential import Sequential
-from lightning_fed.engines.vectorized import Vectorized
+from lightning_fed.engines.vectorized.engine import Vectorized
 
 __all__ = ["Auto", "Engine", "Sequential", "Vectorized"]

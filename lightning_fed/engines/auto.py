@@ -8,13 +8,12 @@ from typing import final
 from torch import nn
 
 from lightning_fed._lightning import pl, rank_zero_info
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.types import Job, Updates
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.sequential import Sequential
-from lightning_fed.engines.vectorized import Vectorized
+from lightning_fed.engines.vectorized.engine import Vectorized
 from lightning_fed.population import WorkerPool
+from lightning_fed.wire import Job, Updates, WorkerError
 
 _FEWEST = 4
 _FEWEST_AT_A_TIME = 3.0

@@ -6,9 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 from lightning_fed._lightning import pl
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.types import Job, Updates
 from lightning_fed.population import WorkerPool
+from lightning_fed.wire import Job, Updates, WorkerError
 
 
 class Engine(ABC):
@@ -29,7 +28,7 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        """Train some workers, each from ``job.parameters``.
+        """Train some workers, each from ``job.model.parameters``.
 
         Args:
             job: What the server sent; its tensors must not be written to.

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.core.types import Job, LocalTraining, Updates
 from lightning_fed.privacy.accounting import Accountant, Kind
 from lightning_fed.privacy.calibration import noise_for
 from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Mechanism
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.wire import Job, LocalTraining, Updates
 
 
 class Privacy(ABC):

@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_fed.core.types import Updates
+from lightning_fed.wire import Updates
 
 
 @final

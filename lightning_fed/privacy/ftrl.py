@@ -67,8 +67,8 @@ class NoiseTree:
 class DPFTRL(Privacy):
     """Differential privacy at the server without random sampling: every worker in turn, noise by tree aggregation.
 
-    Cohorts are drawn by :class:`~lightning_fed.sampling.RoundRobin`. A run that is resumed begins a new tree, which the
-    accountant charges for: the nodes of the old one are secret and not in the checkpoint.
+    Cohorts are drawn by :class:`~lightning_fed.selection.RoundRobin`. A run that is resumed begins a new tree, which
+    the accountant charges for: the nodes of the old one are secret and not in the checkpoint.
 
     Args:
         clip: The bound C on an update's L2 norm, over all that a worker sends.

@@ -8,13 +8,13 @@ from typing import ClassVar, final
 
 import torch
 
-from lightning_fed.core.types import Updates
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
 from lightning_fed.privacy.clipping import clip_scales, with_norms
 from lightning_fed.privacy.mechanisms import Gaussian, LocalGaussian, Mechanism
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.wire import Updates
 
 
 @final

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import add_weighted_
-from lightning_fed.core.types import Aggregate, Job, Tensors, Updates
+from lightning_fed.core.tree import Tensors, add_weighted_
 from lightning_fed.privacy.clipping import AdaptiveClip, clip_scales, with_norms
 from lightning_fed.privacy.run import PrivateRun
+from lightning_fed.wire import Aggregate, Job, Updates
 
 ServerNoise: TypeAlias = Callable[[int, str], Tensor]
 """Draws the server's noise for one sum, from its size and its name."""
@@ -63,10 +63,10 @@ class PrivateSum(Aggregator[PrivateSums]):
 
     def fold(self, updates: Iterable[Updates], job: Job) -> PrivateSums:
         sums = PrivateSums(
-            delta=torch.zeros_like(job.vector),
-            extra={name: torch.zeros_like(job.vector) for name in job.extra},
+            delta=torch.zeros_like(job.model.vector),
+            extra={name: torch.zeros_like(job.model.vector) for name in job.extra},
             within=torch.zeros((), dtype=torch.float64),
-            buffers={name: buffer.clone() for name, buffer in job.buffers.items()},
+            buffers={name: buffer.clone() for name, buffer in job.model.buffers.items()},
         )
         for update in updates:
             update, norms = with_norms(update)

@@ -10,11 +10,11 @@ from typing import ClassVar, final
 
 import torch
 
-from lightning_fed.core.types import Job, LocalTraining, RecordPrivacy, Updates
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
 from lightning_fed.privacy.mechanisms import Mechanism, SubsampledGaussian
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.wire import Job, LocalTraining, RecordPrivacy, Updates
 
 
 @final

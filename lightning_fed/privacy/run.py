@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-from lightning_fed.core.types import LocalTraining
 from lightning_fed.privacy.accounting import Accountant
 from lightning_fed.privacy.calibration import rounds_for
 from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
+from lightning_fed.wire import LocalTraining
 
 
 class Setting(NamedTuple):

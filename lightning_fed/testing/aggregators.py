@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.core.layout import wide
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, LocalTraining, Updates
 from lightning_fed.testing.workload import ROUNDING, made_up, numbers
+from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates, wide
 
 
 def check_aggregator(make: Callable[[], Aggregator[Any]], cohort_size: int = 11) -> None:
@@ -46,9 +45,11 @@ def _check(make: Callable[[], Aggregator[Any]], n: int, dtype: torch.dtype) -> N
     settings = copy.deepcopy(vars(aggregator))
     job = Job(
         *(0, 0, 0),
-        parameters={"weight": torch.zeros(3, 2, dtype=dtype), "bias": torch.zeros(2, dtype=dtype)},
-        buffers={"mean": torch.zeros(2, dtype=dtype), "count": torch.zeros((), dtype=torch.int64)},
-        local=LocalTraining(),
+        GlobalModel(
+            {"weight": torch.zeros(3, 2, dtype=dtype), "bias": torch.zeros(2, dtype=dtype)},
+            {"mean": torch.zeros(2, dtype=dtype), "count": torch.zeros((), dtype=torch.int64)},
+        ),
+        LocalTraining(),
         extra=("besides",),
     )
     names = [f"w{i:02}" for i in range(n)]
@@ -61,10 +62,10 @@ def _check(make: Callable[[], Aggregator[Any]], n: int, dtype: torch.dtype) -> N
         numbers(updates), numbers(before), rtol=0, atol=0, msg=lambda m: f"updates were changed: {m}"
     )
     assert vars(aggregator) == settings, "a round changed the aggregator's settings"
-    assert whole.delta.shape == (job.layout.size,), f"the aggregate has shape {tuple(whole.delta.shape)}"
+    assert whole.delta.shape == (job.model.layout.size,), f"the aggregate has shape {tuple(whole.delta.shape)}"
     assert whole.delta.dtype == wide(dtype), f"the aggregate of a {dtype} model is {whole.delta.dtype}"
-    assert whole.buffers.keys() == job.buffers.keys(), f"the aggregate has the buffers {set(whole.buffers)}"
-    for name, buffer in job.buffers.items():
+    assert whole.buffers.keys() == job.model.buffers.keys(), f"the aggregate has the buffers {set(whole.buffers)}"
+    for name, buffer in job.model.buffers.items():
         assert whole.buffers[name].shape == buffer.shape, f"buffer {name!r} changed its shape"
     assert not whole.buffers["count"].is_floating_point(), "an integer buffer became a float"
     equal_steps = _combined(make(), job, [replace(updates, steps=torch.ones_like(updates.steps))])
@@ -83,7 +84,7 @@ def _check(make: Callable[[], Aggregator[Any]], n: int, dtype: torch.dtype) -> N
 
     agreed = _combined(make(), job, [replace(rows[0], workers=(name,)) for name in names])
     _same(agreed.delta, rows[0].delta[0], "equal updates do not give that update")
-    for name in job.buffers:
+    for name in job.model.buffers:
         _same(agreed.buffers[name], rows[0].buffers[name][0], f"equal updates do not give that buffer, {name!r}")
 
 

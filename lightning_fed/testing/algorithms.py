@@ -11,13 +11,11 @@ from typing import Any, Literal, TypeAlias, final
 import torch
 
 from lightning_fed.algorithms import Algorithm, Result
-from lightning_fed.availability import Availability, Response
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.state import AlgorithmState
 from lightning_fed.core.tree import finite_rows
-from lightning_fed.core.types import Job, Updates
-from lightning_fed.data import FederatedDataModule
 from lightning_fed.module import FederatedModule
+from lightning_fed.selection import Availability, Response
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.state.own_state import AlgorithmState
 from lightning_fed.testing.workload import (
     ROUNDING,
     TARGETS,
@@ -30,6 +28,7 @@ from lightning_fed.testing.workload import (
     trained,
     workers,
 )
+from lightning_fed.wire import Job, Updates, WorkerError
 
 Make: TypeAlias = Callable[[], Algorithm]
 
@@ -71,7 +70,7 @@ def every_worker_comes_back_once(make: Make) -> None:
     for result in results:
         if isinstance(result, Updates):
             n = len(result.workers)
-            assert result.delta.shape == (n, job.layout.size), f"delta has shape {tuple(result.delta.shape)}"
+            assert result.delta.shape == (n, job.model.layout.size), f"delta has shape {tuple(result.delta.shape)}"
             assert set(result.extra) == set(algorithm.extra), f"extra holds {set(result.extra)}, not {algorithm.extra}"
             assert bool(finite_rows(result.delta).all()), "finite updates became infinite"
     undeclared = set(state._staged) - set(algorithm.tables)

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from lightning_fed._lightning import isolate_rng
-from lightning_fed.availability import Availability, Response
-from lightning_fed.core.rng import seed_everything
-from lightning_fed.sampling import CohortSampler
+from lightning_fed.core.rng import seed_generators
+from lightning_fed.selection import Availability, CohortSampler, Response
 
 
 def check_sampler(make: Callable[[], CohortSampler]) -> None:
@@ -79,7 +78,7 @@ def _sampled(sampler: CohortSampler, population: int, cohort_size: int, numbers:
 def _other_randomness() -> Iterator[None]:
     """Have the program's generators stand elsewhere, and put them back."""
     with isolate_rng(include_cuda=torch.cuda.is_available()):
-        seed_everything(12345)
+        seed_generators(12345)
         yield
 
 

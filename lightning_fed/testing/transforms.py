@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import torch
 
-from lightning_fed.core.types import Aggregate
 from lightning_fed.testing.workload import ROUNDING, job_of, layered, made_up, numbers
 from lightning_fed.transforms import UpdateTransform
+from lightning_fed.wire import Aggregate
 
 
 def check_transform(make: Callable[[], UpdateTransform]) -> None:
@@ -40,7 +40,7 @@ def _check(make: Callable[[], UpdateTransform], dtype: torch.dtype) -> None:
         after = make().worker(updates)
         torch.manual_seed(0)  # a transform may draw; the first worker's numbers are drawn first
         among_others = make().worker(others)
-        aggregate = Aggregate(before.delta[0].clone(), {name: b.clone() for name, b in job.buffers.items()})
+        aggregate = Aggregate(before.delta[0].clone(), {name: b.clone() for name, b in job.model.buffers.items()})
         server = make().server(aggregate)
     torch.testing.assert_close(
         numbers(updates), numbers(before), rtol=0, atol=0, msg=lambda m: f"updates were changed: {m}"

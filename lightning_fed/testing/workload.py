@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Algorithm
-from lightning_fed.availability import Availability
-from lightning_fed.core.types import Job, LocalTraining, Updates
-from lightning_fed.data import FederatedDataModule
 from lightning_fed.module import FederatedModule
+from lightning_fed.selection import Availability
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 
 LR = 0.1
 FEATURES, TARGETS = 4, 3
@@ -167,17 +167,18 @@ def made_up(job: Job, names: Sequence[str], seed: int = 0) -> Updates:
     n = len(names)
 
     def normal() -> Tensor:
-        return torch.randn(n, job.layout.size, generator=generator, dtype=job.layout.dtype)
+        return torch.randn(n, job.model.layout.size, generator=generator, dtype=job.model.layout.dtype)
 
     examples = torch.randint(1, 20, (n,), generator=generator).double()
     return Updates(
+        cohort=job.cohort,
         workers=tuple(names),
         delta=normal(),
         buffers={
             name: b + torch.rand(n, *b.shape, generator=generator).to(b.dtype)
             if b.is_floating_point()
             else b.expand(n, *b.shape) + torch.arange(n).view(n, *(1 for _ in b.shape)).to(b.dtype)
-            for name, b in job.buffers.items()
+            for name, b in job.model.buffers.items()
         },
         examples=examples,
         weight=examples.clone(),
@@ -204,4 +205,4 @@ def job_of(module: pl.LightningModule, extra: Sequence[str] = (), population: in
     """
     parameters = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
     buffers = {name: b.clone() for name, b in module.named_buffers()}
-    return Job(0, 0, 0, parameters, buffers, LocalTraining(), population=population, extra=tuple(extra))
+    return Job(0, 0, 0, GlobalModel(parameters, buffers), LocalTraining(), population=population, extra=tuple(extra))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from lightning_fed.core.types import Aggregate, Updates
+from lightning_fed.wire import Aggregate, Updates
 
 
 class UpdateTransform(ABC):

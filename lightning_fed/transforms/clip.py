@@ -8,8 +8,8 @@ from typing import final
 
 import torch
 
-from lightning_fed.core.types import Aggregate, Updates
 from lightning_fed.transforms.base import UpdateTransform
+from lightning_fed.wire import Aggregate, Updates
 
 
 @final

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_fed.core.types import Job, LocalTraining, Updates
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 
 
 def job(parameters: dict[str, Tensor], buffers: dict[str, Tensor] | None = None) -> Job:
     """What was sent."""
-    return Job(0, 0, 0, parameters, buffers or {}, LocalTraining())
+    return Job(0, 0, 0, GlobalModel(parameters, buffers or {}), LocalTraining())
 
 
 def stack(
@@ -18,6 +18,7 @@ def stack(
 ) -> Updates:
     """What came back."""
     return Updates(
+        cohort=0,
         workers=tuple(f"w{i}" for i in range(len(weight))),
         delta=delta,
         buffers=buffers or {},

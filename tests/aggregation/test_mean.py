@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, Updates
+from lightning_fed.wire import Aggregate, Job, Updates
 
 
 def mean(sent: Job, *stacks: Updates) -> Aggregate:
@@ -44,7 +44,11 @@ def test_what_was_sent_is_not_written_to() -> None:
     sent = job({"w": torch.zeros(1)}, {"n": torch.tensor(1), "mean": torch.tensor(1.0)})
     update = stack(torch.ones(1, 1), [2], {"n": torch.tensor([5]), "mean": torch.tensor([3.0])})
     mean(sent, update)
-    assert (sent.parameters["w"].item(), sent.buffers["n"].item(), sent.buffers["mean"].item()) == (0, 1, 1)
+    assert (sent.model.parameters["w"].item(), sent.model.buffers["n"].item(), sent.model.buffers["mean"].item()) == (
+        0,
+        1,
+        1,
+    )
     assert (update.delta.item(), update.buffers["n"].item(), update.buffers["mean"].item()) == (1, 5, 3)
 
 

@@ -25,7 +25,7 @@ from lightning_fed.aggregation import (
     WeightedMean,
 )
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.types import Aggregate, Job, Updates
+from lightning_fed.wire import Aggregate, Job, Updates
 
 ALL: list[RobustAggregator] = [
     Median(),

@@ -82,7 +82,7 @@ def test_without_a_pull_personal_models_are_purely_local(engine: Any) -> None:
         alone = trained(FedAvg(), 4, layered(dropout=0.0).double(), {name: data}, None, **options).module
         own = together.algorithm.model_of(job, name, together._state)
         assert own is not None
-        parameters = job.layout.unflatten(own.parameters)
+        parameters = job.model.layout.unflatten(own.parameters)
         assert_equal(parameters, dict(alone.named_parameters()))
         assert_equal(own.buffers, dict(alone.named_buffers()))
 

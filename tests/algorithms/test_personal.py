@@ -38,7 +38,7 @@ def own(federated: FederatedModule, worker: str) -> dict[str, Tensor]:
     job = federated._global_model()
     model = federated.algorithm.model_of(job, worker, federated._state)
     assert model is not None
-    return {**job.layout.unflatten(model.parameters), **job.buffers, **model.buffers}
+    return {**job.model.layout.unflatten(model.parameters), **job.model.buffers, **model.buffers}
 
 
 # ---- what stays, and what travels -----------------------------------------------------------------------------------
@@ -51,11 +51,11 @@ def test_what_stays_never_travels(make: Any, stays: str, engine: Any) -> None:
     federated = trained(make(), 3, aggregator=spy, engine=engine)
     assert spy.seen
     for job, updates in spy.seen:
-        for name, delta in job.layout.unflatten(updates.delta).items():
+        for name, delta in job.model.layout.unflatten(updates.delta).items():
             moved = delta.flatten(1).abs().amax(dim=1) > 0
             assert not moved.any() if name.startswith(stays) else moved.all(), name
         for name, buffer in updates.buffers.items():
-            same = (buffer == job.buffers[name]).reshape(len(updates.workers), -1).all(dim=1)
+            same = (buffer == job.model.buffers[name]).reshape(len(updates.workers), -1).all(dim=1)
             assert same.all() if name.startswith(stays) else not same.any(), name
     for name, tensor in federated.module.state_dict().items():
         assert torch.equal(tensor, start[name]) == name.startswith(stays), name
@@ -96,7 +96,7 @@ def test_a_clipping_norm_counts_what_is_shared_alone(make: Any, stays: str) -> N
     assert min(before.norms) > 0.1
     assert after.norms == pytest.approx([0.1] * 6, rel=1e-5)
     for job, updates in spy.seen:
-        shared = [d.flatten(1) for n, d in job.layout.unflatten(updates.delta).items() if not n.startswith(stays)]
+        shared = [d.flatten(1) for n, d in job.model.layout.unflatten(updates.delta).items() if not n.startswith(stays)]
         assert torch.cat(shared, dim=1).norm(dim=1).tolist() == pytest.approx([0.1] * len(updates.workers), rel=1e-5)
 
 

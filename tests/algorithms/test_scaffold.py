@@ -12,8 +12,8 @@ from toy import LR, Drifting, G, Spy, Turns, fedavg_ends_at, run
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import FedAvg, Result, Scaffold
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Job, LocalTraining
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import GlobalModel, Job, LocalTraining
 
 engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 
@@ -156,6 +156,6 @@ def test_the_gradient_stays_with_the_worker_and_the_job_asks_for_it() -> None:
         return iter(())
 
     parameters = {"x": torch.zeros((), dtype=torch.float64)}
-    job = Job(0, 0, 0, parameters, {}, LocalTraining(), extra=Scaffold.extra)
+    job = Job(0, 0, 0, GlobalModel(parameters), LocalTraining(), extra=Scaffold.extra)
     list(Scaffold().visit(train, job, ["a"], AlgorithmState(1, lambda: pytest.fail("no file is needed"))))
     assert asked == [dataclasses.replace(job, penalty=asked[0].penalty, wants_gradient=True)]

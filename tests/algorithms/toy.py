@@ -15,8 +15,8 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Aggregate, Job, Updates
+from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates
 
 MU, G, LR = 1.0, 1.0, 0.1
 
@@ -70,7 +70,9 @@ class Spy(Aggregator[Any]):
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Any:
         listed = list(updates)
-        job = replace(job, buffers={name: buffer.clone() for name, buffer in job.buffers.items()})  # they live on
+        job = replace(
+            job, model=GlobalModel(job.model.parameters, {n: b.clone() for n, b in job.model.buffers.items()})
+        )  # they live on
         self.seen.extend((job, u) for u in listed)
         return self.aggregator.fold(listed, job)
 

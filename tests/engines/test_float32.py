@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_parity import RAGGED, by_worker
-from test_vectorized import needs_compiler
+from parity import RAGGED, by_worker, needs_compiler
 from zoo import NETS, Points, Zoo
 
-from lightning_fed.core.types import LocalTraining
 from lightning_fed.engines import Engine, Sequential, Vectorized
+from lightning_fed.wire import LocalTraining
 
 
 def assert_close(one: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]]) -> None:

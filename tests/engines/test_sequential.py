@@ -9,10 +9,9 @@ import torch
 from helpers import Rows, Scalar, fit, trainer
 
 from lightning_fed import CohortSampler, FederatedDataModule, FederatedModule
-from lightning_fed.core.errors import WorkerError
-from lightning_fed.core.types import Job, LocalTraining, Updates
 from lightning_fed.engines import Sequential
 from lightning_fed.population import WorkerPool
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates, WorkerError
 
 
 class Noisy(Scalar):
@@ -31,7 +30,7 @@ def engine(module: pl.LightningModule, workers: Mapping[str, pl.LightningDataMod
 
 
 def job(cohort: int = 0, seed: int = 0, x: float = 0.0) -> Job:
-    return Job(7, cohort, seed, {"x": torch.tensor(x)}, {}, LocalTraining())
+    return Job(7, cohort, seed, GlobalModel({"x": torch.tensor(x)}), LocalTraining())
 
 
 def run(sequential: Sequential, cohort: list[str], sent: Job) -> dict[str, float]:
@@ -54,7 +53,7 @@ class Large(Scalar):
 
 
 def large(cohort: int = 0) -> Job:
-    return Job(7, cohort, 0, {n: p.detach() for n, p in Large().named_parameters()}, {}, LocalTraining())
+    return Job(7, cohort, 0, GlobalModel({n: p.detach() for n, p in Large().named_parameters()}), LocalTraining())
 
 
 def test_workers_are_trained_as_a_stream_in_blocks_of_bounded_memory() -> None:
@@ -79,7 +78,7 @@ def test_updates_already_given_are_not_written_to() -> None:
     first = next(results)
     next(results)
     assert isinstance(first, Updates)
-    assert sent.layout.unflatten(first.delta)["x"].item() == -2.0
+    assert sent.model.layout.unflatten(first.delta)["x"].item() == -2.0
 
 
 def test_workers_before_and_after_a_failure_are_passed_on_in_order() -> None:

@@ -17,7 +17,7 @@ from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedDyn, FedPer, FedProx, Scaffold
 from lightning_fed.optim import Yogi
 from lightning_fed.privacy import AdaptiveClip, CentralDP, FixedSizeGaussian, Gaussian, SubsampledGaussian
-from lightning_fed.sampling import Poisson, RoundRobin, Uniform, WeightedBySize
+from lightning_fed.selection import Poisson, RoundRobin, Uniform, WeightedBySize
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*NOT private", "ignore:.*remembers about each worker", "ignore:.*does not have many workers"

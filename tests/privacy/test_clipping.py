@@ -9,9 +9,9 @@ import torch
 from private import began, job, released, updates
 from torch import Tensor, nn
 
-from lightning_fed.core.layout import Layout
 from lightning_fed.privacy import AdaptiveClip, CentralDP
 from lightning_fed.privacy.clipping import clip_scales, joint_norms, with_norms
+from lightning_fed.wire import Layout
 
 BOUND = 2.0
 

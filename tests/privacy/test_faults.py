@@ -39,9 +39,9 @@ from private import Net, Seen, began, job, people, released, updates, weights
 from torch import nn
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
-from lightning_fed.core.errors import RoundError
 from lightning_fed.privacy import CentralDP, LocalDP
 from lightning_fed.privacy.clipping import joint_norms
+from lightning_fed.wire import RoundError
 
 ENGINES = ["sequential", "vectorized"]
 PROMISE = CentralDP(clip=5.0, noise_multiplier=1.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.privacy import DPFTRL, Noise, TreeAggregation
 from lightning_fed.privacy.ftrl import NoiseTree
-from lightning_fed.sampling import RoundRobin, Uniform
+from lightning_fed.selection import RoundRobin, Uniform
 
 PROMISE = DPFTRL(clip=3.0, noise_multiplier=2.0)
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import Median, TrimmedMean, WeightedMean
 from lightning_fed.algorithms import FedBN, Scaffold
-from lightning_fed.availability import Availability, Response
 from lightning_fed.privacy import DistributedDP, Gaussian, LocalDP, LocalGaussian, Noise, Privacy
+from lightning_fed.selection import Availability, Response
 
 ENGINES = ["sequential", "vectorized"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*remembers about each worker")

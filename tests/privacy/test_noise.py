@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_fed.core.rng import seed_everything
+from lightning_fed.core.rng import seed_generators
 from lightning_fed.privacy import Noise
 
 SIZE = 200_000
@@ -88,13 +88,13 @@ def test_no_seed_of_the_training_reaches_it() -> None:
         torch.manual_seed(by)
         np.random.seed(by)
         random.seed(by)
-        seed_everything(by)
+        seed_generators(by)
         return Noise().gaussian(100, 1.0, 0, "delta")
 
     assert distinct([seeded(1), seeded(1)])
-    seed_everything(1)
+    seed_generators(1)
     expected = torch.rand(3)
-    seed_everything(1)
+    seed_generators(1)
     Noise().gaussian(100, 1.0)
     torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lightning_fed.core.processes import Processes
 from lightning_fed.privacy import AdaptiveClip, CentralDP
+from lightning_fed.wire import GlobalModel
 
 PROMISE = CentralDP(clip=5.0, noise_multiplier=2.0)
 
@@ -164,9 +166,7 @@ def test_buffers_stay_as_they_were(silent: Seen) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_small_precision_is_summed_in_float32(silent: Seen, dtype: torch.dtype) -> None:
     """A hundredth added 4096 times: float16 stops at 16, bfloat16 at 4."""
-    parameters = {"w": torch.zeros(1, dtype=dtype)}
-    to = job()
-    to = type(to)(0, 0, 0, parameters, {}, to.local)
+    to = replace(job(), model=GlobalModel({"w": torch.zeros(1, dtype=dtype)}))
     promise = CentralDP(clip=1.0, noise_multiplier=1.0)
     stacks = [updates(torch.full((64, 1), 0.01)) for _ in range(64)]
     total = released(promise, began(promise), *stacks, to=to).delta * 10

@@ -17,9 +17,9 @@ from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Median
 from lightning_fed.algorithms import FedPer, FedProx, FedRep, Scaffold
-from lightning_fed.availability import RandomAvailability
 from lightning_fed.engines import Sequential
 from lightning_fed.privacy import Noise, RecordDP, SubsampledGaussian
+from lightning_fed.selection import RandomAvailability
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*NOT private", "ignore:.*remembers about each worker", "ignore:.*Secure RNG"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, availability, privacy, sampling
+from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, privacy, selection
 
 warnings.filterwarnings("ignore")
 
@@ -124,8 +124,8 @@ def main() -> None:
         cohort_size=options.cohort,
         rounds_per_epoch=3 * options.accumulate,
         val=Data(7) if options.central else None,
-        sampler=eval(options.sampler, vars(sampling)),
-        availability=eval(options.availability, vars(availability)),
+        sampler=eval(options.sampler, vars(selection)),
+        availability=eval(options.availability, vars(selection)),
     )
     folder = options.out.parent / f"{options.out.stem}-checkpoints"
     trainer = pl.Trainer(

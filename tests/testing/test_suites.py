@@ -25,11 +25,9 @@ from lightning_fed.aggregation import (
     WeightedMean,
 )
 from lightning_fed.algorithms import Algorithm, Result, Train
-from lightning_fed.availability import Availability, Response
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.state import AlgorithmState
-from lightning_fed.core.types import Aggregate, Job, Penalty, Updates
-from lightning_fed.sampling import CohortSampler, Sizes
+from lightning_fed.selection import Availability, CohortSampler, Response, Sizes
+from lightning_fed.state.own_state import AlgorithmState
 from lightning_fed.testing import (
     ALGORITHM_CHECKS,
     check_aggregator,
@@ -39,6 +37,7 @@ from lightning_fed.testing import (
     check_transform,
 )
 from lightning_fed.transforms import ClipNorm, UpdateTransform
+from lightning_fed.wire import Aggregate, Job, Penalty, Updates
 
 CHECKS: dict[str, Callable[[Any], None]] = {check.__name__: check for check in ALGORITHM_CHECKS}
 
@@ -98,7 +97,7 @@ class Decays(Plain):
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
         for result in train(job, cohort):
             if isinstance(result, Updates):
-                result = replace(result, delta=result.delta + 0.1 * job.vector)
+                result = replace(result, delta=result.delta + 0.1 * job.model.vector)
             yield result
 
 
@@ -126,7 +125,7 @@ class FirstOfTheCohort(Plain):
     """Pulls the first worker of the cohort only."""
 
     def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        push = Penalty(linear={cohort[0]: torch.ones_like(job.vector)} if cohort else {})
+        push = Penalty(linear={cohort[0]: torch.ones_like(job.model.vector)} if cohort else {})
         yield from train(replace(job, penalty=push), cohort)
 
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 from helpers import assert_equal
 
-from lightning_fed.core.types import Aggregate, Updates
 from lightning_fed.transforms import ClipNorm
+from lightning_fed.wire import Aggregate, Updates
 
 
 def updates(delta: torch.Tensor) -> Updates:
     n = len(delta)
     nothing = torch.zeros(n, dtype=torch.float64)
     return Updates(
+        cohort=0,
         tuple(map(str, range(n))), delta, {"mean": torch.full((n,), 9.0)}, nothing + 1, nothing + 1, nothing, nothing
     )
 

@@ -1,0 +1,5 @@
+"""All workers of a chunk at once, on stacked parameters."""
+
+from lightning_fed.engines.vectorized.engine import Vectorized
+
+__all__ = ["Vectorized"]

@@ -1,0 +1,263 @@
+"""The batches of a chunk of workers that train in lockstep: step by step, stacked along dim 0.
+
+Workers have different numbers of examples, so some end early and some have a last batch of another size. At each step
+the workers that are still training are grouped by the size of their batch, and no batch is padded: the results are
+those of one worker after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lightning_fed.core.rng import seed_generators
+from lightning_fed.engines.errors import UnvectorizableError
+from lightning_fed.engines.vectorized.example_cache import ExampleCache
+from lightning_fed.engines.vectorized.recorder import Rows
+from lightning_fed.population import Worker
+from lightning_fed.population.batches import IndexedBatches
+from lightning_fed.wire import LocalTraining
+from lightning_fed.worker.module_copy import examples_in
+
+_WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
+
+
+@final
+@dataclass(frozen=True)
+class Shape:
+    """A batch's number in its pass, its number of examples, and the first of its rows in the order of the round."""
+
+    index: int
+    size: int
+    start: int
+
+
+@final
+class Plan(NamedTuple):
+    """The batches of one worker in one round, drawn beforehand.
+
+    Args:
+        worker: Its name. Not the worker: by the time of the training, its data may have been let go.
+        num_batches: The number of batches in a pass.
+        examples: Its weight in means.
+        seed: The seed of its randomness in this round.
+        shapes: Those of its batches, one per local step.
+        source: Its examples, if batches are rows of tensors.
+        order: The rows of all batches, one after another; int64.
+        batches: The batches themselves, if they are not.
+        state_after: That of its generator after the draw of batches that are no rows.
+    """
+
+    worker: str
+    num_batches: int
+    examples: float
+    seed: int
+    shapes: tuple[Shape, ...]
+    source: IndexedBatches | None = None
+    order: Tensor | None = None
+    batches: Sequence[Any] = ()
+    state_after: Tensor | None = None
+
+    def random_state(self) -> Tensor:
+        """The state of its generator after the draw, from which its training goes on.
+
+        The draw of rows is repeated for it: most modules draw no random numbers, and copying the state of a generator
+        takes as long as drawing an order.
+        """
+        if self.state_after is not None:
+            return self.state_after
+        assert self.source is not None
+        _seed(self.source, self.seed)
+        for _ in range(-(-len(self.shapes) // self.num_batches)):
+            self.source.draw()
+        return torch.default_generator.get_state()
+
+
+def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[Any], Any] | None) -> Plan:
+    """Draw a worker's batches, as it would draw them alone.
+
+    Args:
+        worker: The worker.
+        seed: The seed of its randomness in this round.
+        local: How long it trains.
+        transfer: How its batches come to the device; None: they only have to be moved there.
+
+    Raises:
+        UnvectorizableError: If only a pass over the data can tell how many batches there are.
+    """
+    batches = worker.batches
+    per_pass = batches.num_batches
+    if per_pass is None:
+        raise UnvectorizableError(
+            f"the number of batches of worker {worker.name!r} is not known beforehand", only_this_worker=True
+        )
+    steps = per_pass * local.epochs if local.steps is None else local.steps
+    passes = -(-steps // per_pass)
+    if transfer is None and isinstance(batches, IndexedBatches) and batches.batch_size is not None:
+        _seed(batches, seed)
+        order = batches.draw()
+        shapes = _shapes(steps, per_pass, batches.batch_size, order.numel())
+        if passes > 1:
+            order = torch.cat([order, *(batches.draw() for _ in range(passes - 1))])
+        return Plan(worker.name, per_pass, float(batches.num_examples or 0), seed, shapes, batches, order)
+    seed_generators(seed)
+    batches.reseed(seed)
+    drawn: list[Any] = []
+    found: list[Shape] = []
+    seen = 0
+    for _ in range(passes):
+        for index, (batch, size) in enumerate(batches):
+            batch = batch if transfer is None else transfer(batch)
+            size = examples_in(batch) if size is None else size
+            drawn.append(batch)
+            found.append(Shape(index, size, 0))
+            seen += size
+            if len(drawn) == steps:
+                break
+    examples = seen / passes if batches.num_examples is None else batches.num_examples
+    state = torch.default_generator.get_state()
+    return Plan(worker.name, per_pass, float(examples), seed, tuple(found), batches=drawn, state_after=state)
+
+
+def _seed(batches: IndexedBatches, seed: int) -> None:
+    """Seed all that an order drawn at once depends on: a tenth of :func:`seed_generators`'s time."""
+    torch.default_generator.manual_seed(seed)
+    batches.reseed(seed)
+
+
+@lru_cache(maxsize=4096)
+def _shapes(steps: int, per_pass: int, batch_size: int, length: int) -> tuple[Shape, ...]:
+    return tuple(
+        Shape(index, min(batch_size, length - index * batch_size), turn * length + index * batch_size)
+        for turn, index in (divmod(step, per_pass) for step in range(steps))
+    )
+
+
+@final
+@dataclass(frozen=True)
+class StackedBatch:
+    """One batch each of some workers.
+
+    Args:
+        rows: Which workers of the chunk.
+        index: The number of the batch in its pass.
+        size: The number of examples in each worker's batch.
+        batch: As the loader gives it, every tensor stacked; ``[rows, ...]``.
+    """
+
+    rows: Rows
+    index: int
+    size: int
+    batch: Any
+
+
+@final
+class Chunk:
+    """The batches of n workers, step by step.
+
+    Args:
+        plans: One per worker; those with more steps first.
+        device: Where the batches go.
+        store: Rows that are kept at hand.
+    """
+
+    def __init__(self, plans: Sequence[Plan], device: torch.device, store: ExampleCache) -> None:
+        self._plans = plans
+        self._device = device
+        self._store = store
+        first = plans[0].shapes
+        self._alike = all(plan.shapes is first for plan in plans) and plans[0].source is not None
+        self._window: tuple[int, int, list[Tensor]] = (0, 0, [])
+
+    def active(self, step: int) -> int:
+        """The number of workers that take a step: the first ones."""
+        return len(self._plans) if self._alike else sum(len(plan.shapes) > step for plan in self._plans)
+
+    def at(self, step: int) -> list[StackedBatch]:
+        """The batches of a step, one group for every size."""
+        if self._alike:
+            shape = self._plans[0].shapes[step]
+            return [StackedBatch(slice(0, len(self._plans)), shape.index, shape.size, self._from_window(shape))]
+        groups: dict[object, list[int]] = {}
+        for position, plan in enumerate(self._plans[: self.active(step)]):
+            shape = plan.shapes[step]
+            kind = None if plan.order is not None else _kind(plan.batches[step])
+            groups.setdefault((shape.index, shape.size, kind), []).append(position)
+        return [self._group(positions, step) for positions in groups.values()]
+
+    def _from_window(self, shape: Shape) -> list[Tensor]:
+        """Cut a batch out of rows that were gathered for several steps, one call per worker and tensor."""
+        start, stop, tensors = self._window
+        end = shape.start + shape.size
+        if not start <= shape.start < end <= stop:
+            row_bytes = sum(t[:1].nbytes for t in self._tensors(0)) * len(self._plans)
+            length = max(_WINDOW_BYTES // max(row_bytes, 1) // shape.size, 1) * shape.size
+            start, stop = shape.start, max(min(shape.start + length, self._order(0).numel()), end)
+            tensors = self._gathered(self._plans, [(start, stop)] * len(self._plans))
+            self._window = start, stop, tensors
+        return [tensor[:, shape.start - start : end - start] for tensor in tensors]
+
+    def _group(self, positions: list[int], step: int) -> StackedBatch:
+        plans = [self._plans[position] for position in positions]
+        shape = plans[0].shapes[step]
+        batch: Any
+        if plans[0].order is not None:
+            batch = self._gathered(plans, [(p.shapes[step].start, p.shapes[step].start + shape.size) for p in plans])
+        else:
+            batches = [pytree.tree_flatten(p.batches[step]) for p in plans]
+            leaves = zip(*(leaves for leaves, _ in batches), strict=True)
+            stacked = [torch.stack(same).to(self._device) for same in leaves]
+            batch = pytree.tree_unflatten(stacked, batches[0][1])
+        return StackedBatch(_range_if_possible(positions), shape.index, shape.size, batch)
+
+    def _order(self, position: int) -> Tensor:
+        order = self._plans[position].order
+        assert order is not None
+        return order
+
+    def _gathered(self, plans: Sequence[Plan], spans: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Rows of several workers, equally many of each; ``[workers, rows, ...]`` each."""
+        sources = [plan.source for plan in plans if plan.source is not None]
+        orders = [
+            order if start == 0 and stop == order.numel() else order[start:stop]
+            for order, (start, stop) in zip([p.order for p in plans if p.order is not None], spans, strict=True)
+        ]
+        offsets = self._store.offsets(sources)
+        if offsets is not None:
+            index = torch.stack(orders).add_(torch.tensor(offsets).unsqueeze(1)).to(self._device)
+            return [t.index_select(0, index.view(-1)).view(*index.shape, *t.shape[1:]) for t in self._store.tensors]
+        return [
+            torch.stack([t.index_select(0, o.to(t.device)) for t, o in zip(same, orders, strict=True)]).to(self._device)
+            for same in zip(*(source.tensors for source in sources), strict=True)
+        ]
+
+    def _tensors(self, position: int) -> tuple[Tensor, ...]:
+        source = self._plans[position].source
+        assert source is not None
+        return source.tensors
+
+
+def _kind(batch: Any) -> object:
+    """What batches must have in common to be stacked: structure, shapes and dtypes.
+
+    Raises:
+        UnvectorizableError: If something in the batch is no tensor.
+    """
+    leaves, structure = pytree.tree_flatten(batch)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise UnvectorizableError(f"a batch holds a {type(leaf).__name__}, and only tensors can be stacked")
+    return str(structure), tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+def _range_if_possible(positions: list[int]) -> Rows:
+    """Positions in increasing order as a slice if they are consecutive: a view, where an index would copy."""
+    if positions[-1] - positions[0] + 1 == len(positions):
+        return slice(positions[0], positions[-1] + 1)
+    return torch.tensor(positions)

@@ -1,0 +1,103 @@
+"""The rows of many small workers in one tensor, so that the batches of a chunk are one gather.
+
+Taking a chunk's batches worker by worker costs 5 µs per worker and tensor, which for small models is as much as the
+training. On an accelerator the rows also stay on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.population.batches import IndexedBatches
+
+_BUDGET_BYTES = 2**28
+_LARGEST_ON_CPU = 2**16  # bytes of a worker, above which the copying itself is what takes the time
+
+_NOWHERE: tuple[int, list[int]] = (0, [])
+_version = attrgetter("_version")
+
+
+@final
+class ExampleCache:
+    """Keeps copies of workers' tensors, up to a budget; beyond it, it forgets all and begins again.
+
+    Args:
+        device: Where the copies lie.
+        budget: Bytes.
+    """
+
+    def __init__(self, device: torch.device, budget: int = _BUDGET_BYTES) -> None:
+        self._device = device
+        self._budget = budget
+        self.tensors: list[Tensor] = []
+        """All rows of all workers; ``[rows, ...]`` each, of which the last ones may be free."""
+        self._used = 0
+        self._places: dict[IndexedBatches, tuple[int, list[int]]] = {}
+
+    def offsets(self, workers: Sequence[IndexedBatches]) -> list[int] | None:
+        """Give the first row of each worker, after making a place for those that have none.
+
+        Args:
+            workers: The batches of some workers.
+
+        Returns:
+            One number per worker, or None if their rows cannot lie in one tensor or are better taken where they are.
+        """
+        places = [self._places.get(worker, _NOWHERE) for worker in workers]
+        missing = [w for w, (_, versions) in zip(workers, places, strict=True) if versions != _versions(w)]
+        if not missing:
+            return [start for start, _ in places]
+        if not self._take_in(missing):
+            if not self._places or not self._fit(workers):
+                return None
+            self._places.clear()
+            self._used = 0
+            return self.offsets(workers)
+        return [self._places[worker][0] for worker in workers]
+
+    def _fit(self, workers: Sequence[IndexedBatches]) -> bool:
+        """Whether workers may be kept, and would fit if the store were empty."""
+        first = [(t.dtype, t.shape[1:]) for t in workers[0].tensors]
+        size = 0
+        for worker in workers:
+            if [(t.dtype, t.shape[1:]) for t in worker.tensors] != first:
+                return False
+            own = sum(t.nbytes for t in worker.tensors)
+            if self._device.type == "cpu" and own > _LARGEST_ON_CPU:
+                return False
+            size += own
+        same = [(t.dtype, t.shape[1:]) for t in self.tensors] in ([], first)
+        return same and size <= self._budget
+
+    def _take_in(self, workers: Sequence[IndexedBatches]) -> bool:
+        if not self._fit(workers):
+            return False
+        rows = self._used + sum(len(worker.tensors[0]) for worker in workers)
+        row_bytes = sum(t[:1].nbytes for t in workers[0].tensors)
+        if rows * row_bytes > self._budget:
+            return False
+        if not self.tensors or rows > len(self.tensors[0]):
+            self._grow(max(2 * rows, 1024), workers[0])
+        for worker in workers:
+            self._places[worker] = self._used, _versions(worker)
+            stop = self._used + len(worker.tensors[0])
+            for kept, own in zip(self.tensors, worker.tensors, strict=True):
+                kept[self._used : stop] = own
+            self._used = stop
+        return True
+
+    def _grow(self, rows: int, like: IndexedBatches) -> None:
+        grown = [torch.empty(rows, *t.shape[1:], dtype=t.dtype, device=self._device) for t in like.tensors]
+        for new, old in zip(grown, self.tensors, strict=False):
+            new[: self._used] = old[: self._used]
+        self.tensors = grown
+
+
+def _versions(worker: IndexedBatches) -> list[int]:
+    """A tensor's version goes up whenever it is written to, and then a copy of it is out of date."""
+    return list(map(_version, worker.tensors))

@@ -1,0 +1,198 @@
+"""Local training of n workers in lockstep: one ``training_step`` for all, on stacked parameters.
+
+``torch.vmap`` runs the user's unchanged ``training_step`` over dim 0 of parameters, buffers and batches. The sum of the
+n losses has as gradients just the workers' own, so one backward pass serves all, and torch's elementwise optimizers
+step on the stacked parameters as they would on each worker's.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.tree import Tensors, copy_
+from lightning_fed.engines.errors import UnvectorizableError
+from lightning_fed.engines.vectorized.batches import Chunk, Plan, plan
+from lightning_fed.engines.vectorized.example_cache import ExampleCache
+from lightning_fed.engines.vectorized.recorder import StackedRecorder
+from lightning_fed.engines.vectorized.step import StackedStep
+from lightning_fed.population import Worker
+from lightning_fed.wire import Job, LocalTraining, Updates
+from lightning_fed.worker.gradient_corrections import GradientCorrections
+from lightning_fed.worker.module_copy import ModuleCopy
+from lightning_fed.worker.optimizer import LocalOptimizer
+
+
+@final
+class StackedFit:
+    """Trains the workers of a chunk at once.
+
+    Args:
+        module: The user's module, placed on its device and in its precision.
+        trainer: The server's Trainer.
+        compile: Whether to compile the step.
+
+    Raises:
+        UnvectorizableError: If the module, its optimizer or the precision needs one worker at a time.
+        ValueError: If the module cannot be trained locally at all.
+    """
+
+    def __init__(self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool) -> None:
+        self._recorder = StackedRecorder()
+        self._local = ModuleCopy(module, trainer, self._recorder)
+        self._optimizer = LocalOptimizer(self._local.module, self._local.trainer)
+        self._local.trainer.plan(LocalTraining(), 1)
+        self._optimizer.fresh(cohort=-1)
+        refuse_one_by_one(self._local, self._optimizer)
+        self.needs_equal_lengths = bool(self._local.trainer.lr_scheduler_configs)
+        """Whether all workers of a chunk must have as many batches in a pass: a scheduler steps for all of them."""
+        self._store = ExampleCache(self._local.device)
+        self._gradients = StackedStep(self._local, self._recorder, compile)
+
+    def plan(self, worker: Worker, job: Job, seed: int) -> Plan:
+        """Draw a worker's batches, as it would draw them alone.
+
+        Raises:
+            Exception: Whatever the worker's data raises.
+        """
+        if job.record_privacy is not None:
+            raise UnvectorizableError("record-level privacy takes the gradients of one worker's examples at a time")
+        plainly = self._local.transfers_plainly(worker)
+        local = job.local_of(worker.name, worker.batches.num_batches) if job.work else job.local
+        return plan(worker, seed, local, None if plainly else self._local.transfer(worker))
+
+    def train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates]:
+        """Train some workers, each starting from the global model.
+
+        Args:
+            job: What the server sent.
+            plans: The workers' batches.
+
+        Yields:
+            Their updates, in one stack, or in several if workers logged under different names.
+
+        Raises:
+            Exception: Whatever the user's code raises; then no worker is trained.
+        """
+        plans = sorted(plans, key=lambda p: -len(p.shapes))
+        n = len(plans)
+        lengths = {p.num_batches for p in plans}
+        self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None)
+        stacks, buffers = _start(job, [p.worker for p in plans])
+        self._recorder.clear()
+        others = _other_generators()
+        chunk = Chunk(plans, self._local.device, self._store)
+        corrections = GradientCorrections.of(job, [p.worker for p in plans], stacked=True)
+        with self._gradients.training(plans):
+            self._fit(job, chunk, corrections, stacks, buffers, len(plans[0].shapes))
+        if others != _other_generators():
+            raise UnvectorizableError("training_step draws from Python's or NumPy's generator, which all workers share")
+        gradient = None if corrections is None else corrections.mean_gradient()
+        delta = job.model.layout.flatten(stacks, stacked=True)
+        torch.sub(job.model.vector, delta, out=delta)
+        logged = self._recorder.finish(n)
+        examples = torch.tensor([p.examples for p in plans], dtype=torch.float64)
+        steps = torch.tensor([len(p.shapes) for p in plans], dtype=torch.float64)
+        for start, stop, names in logged.groups():
+            yield Updates(
+                cohort=job.cohort,
+                workers=tuple(p.worker for p in plans[start:stop]),
+                delta=delta[start:stop],
+                buffers={name: b[start:stop] for name, b in buffers.items()},
+                examples=examples[start:stop],
+                weight=examples[start:stop],
+                steps=steps[start:stop],
+                loss=torch.from_numpy(logged.loss[start:stop]),
+                metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in names},
+                gradient=None if gradient is None else gradient[start:stop],
+            )
+
+    def _fit(
+        self,
+        job: Job,
+        chunk: Chunk,
+        corrections: GradientCorrections | None,
+        stacks: Tensors,
+        buffers: Tensors,
+        steps: int,
+    ) -> None:
+        """Train in place."""
+        leaves = {name: stack.detach().requires_grad_() for name, stack in stacks.items()}
+        optimizer = self._optimizer.stacked(
+            job.cohort, job.lr_factor, {self._local.parameters[name]: leaf for name, leaf in leaves.items()}
+        )
+        n = chunk.active(0)
+        per_pass = self._local.trainer.num_training_batches
+        for step in range(steps):
+            active = chunk.active(step)
+            if active < n:
+                n = active
+                _narrow(leaves, optimizer, n)
+            for stacked in chunk.at(step):
+                self._gradients(leaves, buffers, stacked, n)
+            if corrections is not None:
+                corrections.apply_(leaves)
+            self._optimizer.step()
+            for leaf in leaves.values():
+                leaf.grad = None
+            self._optimizer.step_schedulers("step", step + 1)
+            if (step + 1) % per_pass == 0 or (step + 1 == steps and per_pass != float("inf")):
+                self._optimizer.step_schedulers("epoch", -int(-(step + 1) // per_pass))
+
+
+def _start(job: Job, workers: Sequence[str]) -> tuple[Tensors, Tensors]:
+    """The parameters and buffers that some workers start from, stacked."""
+    n = len(workers)
+    stacks = {name: p.expand(n, *p.shape).clone() for name, p in job.model.parameters.items()}
+    buffers = {name: b.expand(n, *b.shape).clone() for name, b in job.model.buffers.items()}
+    for row, worker in enumerate(workers):
+        own = job.start.get(worker)
+        if own is not None:
+            copy_({name: stack[row] for name, stack in stacks.items()}, job.model.layout.unflatten(own.parameters))
+            copy_({name: buffers[name][row] for name in own.buffers}, own.buffers)
+    return stacks, buffers
+
+
+def _narrow(leaves: Tensors, optimizer: Optimizer, n: int) -> None:
+    """Let the last workers rest: the leaves and their optimizer's state become the first n rows of themselves."""
+    for leaf in leaves.values():
+        state = optimizer.state.get(leaf, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == leaf.shape:
+                state[name] = value[:n]
+        leaf.data = leaf.data[:n]
+
+
+# No rule of vmap for their fused kernels (torch 2.13).
+_NO_RULE = (nn.RNN, nn.LSTM, nn.GRU)
+
+
+def refuse_one_by_one(local: ModuleCopy, optimizer: LocalOptimizer) -> None:
+    """Refuse what is known beforehand to need one worker at a time.
+
+    Raises:
+        UnvectorizableError: Saying what.
+    """
+    name = type(local.module).__name__
+    if local.hooks:
+        raise UnvectorizableError(f"{name}.{min(local.hooks)}() is called for one worker at a time")
+    if local.precision.precision == "16-mixed":
+        raise UnvectorizableError("16-mixed scales the loss by what one worker's gradients can bear")
+    if not optimizer.is_elementwise:
+        kind = type(local.trainer.optimizers[0]).__name__
+        raise UnvectorizableError(f"{name}.configure_optimizers() gives a {kind}, which does not go element by element")
+    for path, part in local.module.named_modules():
+        if isinstance(part, _NO_RULE):
+            raise UnvectorizableError(f"{name}.{path} is a {type(part).__name__}, which torch.vmap cannot run")
+
+
+def _other_generators() -> tuple[object, ...]:
+    _, numbers, *rest = cast(Any, np.random.get_state())
+    return random.getstate(), numbers.tobytes(), *rest

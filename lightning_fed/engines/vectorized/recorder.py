@@ -1,0 +1,328 @@
+"""What n workers log while they train in lockstep.
+
+Under ``torch.vmap`` a value has no number yet: the user's ``training_step`` runs once for all workers, on tensors that
+stand for one worker's. So what it logs leaves the step as an output, and so do the arguments of torchmetrics objects;
+the metrics themselves are updated afterwards, worker by worker, on the numbers.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias, cast, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torchmetrics import Metric, MetricCollection
+
+from lightning_fed.worker.recorder import Recorder, reduction_of
+
+Rows: TypeAlias = "slice | Tensor"
+"""Some of the workers: a range, or int64 positions."""
+
+_REDUCE: dict[str, tuple[float, Callable[..., Any]]] = {
+    "mean": (0.0, np.add),
+    "sum": (0.0, np.add),
+    "min": (np.inf, np.minimum),
+    "max": (-np.inf, np.maximum),
+}
+
+
+@dataclass
+class _Feed:
+    """Arguments that a metric was called with; tensors among them are given by their place among the outputs."""
+
+    target: Metric | MetricCollection
+    places: list[int | None]
+    constants: list[Any]
+    structure: Any
+    value_is_logged: bool = False
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What stands for the value of a metric on a batch; it can be logged, and nothing else."""
+
+    feed: _Feed
+    key: str | None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of ``self.log``: of an output (by its place), of a metric's value on the batch, or of a metric."""
+
+    name: str
+    value: int | _Value | Metric
+    reduction: str
+    batch_size: int | None
+
+
+Events: TypeAlias = "list[_Feed | _Call]"
+"""What a step did, in order."""
+
+
+@dataclass
+class _Step:
+    rows: Rows
+    batch_size: int
+    loss: Tensor
+    outputs: Sequence[Tensor]
+    events: Events
+
+
+@final
+@dataclass
+class Logged:
+    """What n workers logged, reduced to one number per name and worker.
+
+    Args:
+        loss: The mean loss over the local steps; ``[n]``.
+        values: ``[n]`` for each name.
+        present: Which workers logged under it; bool ``[n]``.
+    """
+
+    loss: NDArray[np.float64]
+    values: dict[str, NDArray[np.float64]]
+    present: dict[str, NDArray[np.bool_]]
+
+    def groups(self) -> list[tuple[int, int, list[str]]]:
+        """Cut the workers into groups that logged under the same names: the first, the one after the last, names."""
+        names, n = list(self.values), len(self.loss)
+        if all(present.all() for present in self.present.values()):
+            return [(0, n, names)]
+        own = [[name for name in names if self.present[name][worker]] for worker in range(n)]
+        starts = [worker for worker in range(n) if worker == 0 or own[worker] != own[worker - 1]]
+        return [(start, stop, own[start]) for start, stop in pairwise([*starts, n])]
+
+
+@final
+class StackedRecorder:
+    """Takes the place of ``self.log``, ``self.log_dict`` and torchmetrics objects while n workers train in lockstep."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Tensor] = []
+        """What has to leave the step that is running."""
+        self.events: Events = []
+        """What the step did, in order."""
+        self._steps: list[_Step] = []
+
+    def log(
+        self,
+        name: str,
+        value: Any,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: Any = "mean",
+        enable_graph: bool = False,
+        sync_dist: bool = False,
+        sync_dist_group: Any = None,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        metric_attribute: str | None = None,
+        rank_zero_only: bool = False,
+    ) -> None:
+        """Note a value; takes the arguments of ``LightningModule.log``, as :meth:`Recorder.log` does.
+
+        Raises:
+            TypeError: If the value is no number, one-element tensor, torchmetrics object, or dict of those.
+            ValueError: If the reduction is unknown.
+        """
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self.log(f"{name}.{key}", item, reduce_fx=reduce_fx, batch_size=batch_size)
+            return
+        noted: int | _Value | Metric
+        if isinstance(value, _Value):
+            value.feed.value_is_logged = True
+            noted = value
+        elif isinstance(value, Metric):
+            noted = value
+        elif isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise TypeError(f"self.log({name!r}, ...): a tensor must have one element, not the shape {value.shape}")
+            noted = self._output(value.detach().reshape(()))
+        elif isinstance(value, numbers.Number):
+            noted = self._output(torch.tensor(float(cast(float, value))))
+        else:
+            raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")
+        reduction = "mean" if isinstance(value, Metric) else reduction_of(name, reduce_fx)
+        self.events.append(_Call(name, noted, reduction, batch_size))
+
+    def log_dict(self, dictionary: Mapping[str, Any] | MetricCollection, *places: Any, **options: Any) -> None:
+        """Note several values; takes the arguments of ``LightningModule.log_dict``."""
+        items = (
+            dictionary.items(keep_base=False, copy_state=False)
+            if isinstance(dictionary, MetricCollection)
+            else dictionary.items()
+        )
+        for name, value in items:
+            self.log(str(name), value, *places, **options)
+
+    def _output(self, tensor: Tensor) -> int:
+        self.outputs.append(tensor)
+        return len(self.outputs) - 1
+
+    @contextmanager
+    def listening(self, metrics: Sequence[Metric | MetricCollection]) -> Iterator[None]:
+        """Stand in for metrics while steps run."""
+        shadows: list[tuple[nn.Module, str, Any]] = []
+        for metric in metrics:
+            for name, stand_in in self._stand_ins(metric).items():
+                shadows.append((metric, name, metric.__dict__.get(name)))
+                metric.__dict__[name] = stand_in
+        try:
+            yield
+        finally:
+            for part, name, before in shadows:
+                if before is None:
+                    del part.__dict__[name]
+                else:
+                    part.__dict__[name] = before
+
+    def _stand_ins(self, metric: Metric | MetricCollection) -> dict[str, Callable[..., Any]]:
+        def feed(*args: Any, **kwargs: Any) -> _Feed:
+            leaves, structure = pytree.tree_flatten((args, kwargs))
+            places = [self._output(leaf.detach()) if isinstance(leaf, Tensor) else None for leaf in leaves]
+            constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            fed = _Feed(metric, places, constants, structure)
+            self.events.append(fed)
+            return fed
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            fed = feed(*args, **kwargs)
+            if isinstance(metric, Metric):
+                return _Value(fed, None)
+            return {name: _Value(fed, name) for name, _ in metric.items(keep_base=False, copy_state=False)}
+
+        def update(*args: Any, **kwargs: Any) -> None:
+            feed(*args, **kwargs)
+
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("a metric's compute() or reset() within training_step needs one worker at a time")
+
+        return {"forward": forward, "update": update, "compute": refuse, "reset": refuse}
+
+    def begin_step(self) -> None:
+        """Take down what the next step does."""
+        self.outputs, self.events = [], []
+
+    def take(self, rows: Rows, batch_size: int, loss: Tensor, outputs: Sequence[Tensor], events: Events) -> None:
+        """Keep what left a step.
+
+        Args:
+            rows: The workers that took the step.
+            batch_size: The number of examples in each one's batch.
+            loss: Their losses; ``[rows]``.
+            outputs: What was logged; ``[rows, ...]`` each.
+            events: What the step did.
+        """
+        self._steps.append(_Step(rows, batch_size, loss, outputs, events))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._steps.clear()
+
+    def finish(self, n: int) -> Logged:
+        """Reduce everything that was logged, for each of the n workers, and forget it."""
+        steps, self._steps = self._steps, []
+        logged = _reduced(steps, n)
+        if any(isinstance(event, _Feed) for step in steps for event in step.events):
+            for worker in range(n):
+                for name, value in _replayed(steps, worker, n).items():
+                    if name not in logged.values:
+                        logged.values[name] = np.full(n, np.nan)
+                        logged.present[name] = np.zeros(n, dtype=bool)
+                    logged.values[name][worker] = value
+                    logged.present[name][worker] = True
+        return logged
+
+
+class _Column:
+    """The numbers of n workers under one name, as they come in."""
+
+    def __init__(self, n: int, reduction: str) -> None:
+        self.neutral, self.operation = _REDUCE[reduction]
+        self.is_mean = reduction == "mean"
+        self.total = np.full(n, self.neutral)
+        self.weight = np.zeros(n)
+
+    def add(self, rows: Rows, values: NDArray[np.float64], weight: float) -> None:
+        at = rows if isinstance(rows, slice) else rows.numpy()
+        self.total[at] = self.operation(self.total[at], values * weight if self.is_mean else values)
+        self.weight[at] += weight
+
+    def result(self) -> NDArray[np.float64]:
+        return self.total / np.maximum(self.weight, 1) if self.is_mean else self.total
+
+
+def _reduced(steps: list[_Step], n: int) -> Logged:
+    """The losses, and the numbers that were logged, for all workers at once."""
+    losses = _Column(n, "mean")
+    columns: dict[str, _Column] = {}
+    found = [(step, losses, step.loss, step.batch_size) for step in steps]
+    for step in steps:
+        for event in step.events:
+            if isinstance(event, _Call) and isinstance(event.value, int):
+                column = columns.setdefault(event.name, _Column(n, event.reduction))
+                size = step.batch_size if event.batch_size is None else event.batch_size
+                found.append((step, column, step.outputs[event.value], size))
+    # One copy from an accelerator, not one per value.
+    numbers = torch.cat([tensor for _, _, tensor, _ in found]).to(torch.float64).cpu().numpy()
+    start = 0
+    for step, column, tensor, size in found:
+        column.add(step.rows, numbers[start : start + len(tensor)], size)
+        start += len(tensor)
+    return Logged(
+        loss=losses.result(),
+        values={name: column.result() for name, column in columns.items()},
+        present={name: column.weight > 0 for name, column in columns.items()},
+    )
+
+
+def _replayed(steps: list[_Step], worker: int, n: int) -> dict[str, float]:
+    """One worker's metrics: fed and logged as the steps did."""
+    recorder = Recorder()
+    values: dict[int, Any] = {}
+    targets = {id(e.target): e.target for step in steps for e in step.events if isinstance(e, _Feed)}
+    for target in targets.values():
+        target.reset()
+    for step in steps:
+        row = _position(step.rows, worker, n)
+        if row is None:
+            continue
+        for event in step.events:
+            if isinstance(event, _Feed):
+                leaves = [
+                    constant if place is None else step.outputs[place][row]
+                    for place, constant in zip(event.places, event.constants, strict=True)
+                ]
+                args, kwargs = pytree.tree_unflatten(leaves, event.structure)
+                if event.value_is_logged:
+                    values[id(event)] = event.target(*args, **kwargs)
+                else:
+                    event.target.update(*args, **kwargs)
+            elif isinstance(event.value, _Value):
+                value = values[id(event.value.feed)]
+                value = value if event.value.key is None else value[event.value.key]
+                size = step.batch_size if event.batch_size is None else event.batch_size
+                recorder.log(event.name, value, reduce_fx=event.reduction, batch_size=size)
+            elif isinstance(event.value, Metric):
+                recorder.log(event.name, event.value)
+    return recorder.results()
+
+
+def _position(rows: Rows, worker: int, n: int) -> int | None:
+    """Where a worker stands among some rows, or None if it is not among them."""
+    if isinstance(rows, slice):
+        inside = range(n)[rows]
+        return inside.index(worker) if worker in inside else None
+    found = (rows == worker).nonzero().flatten().tolist()
+    return found[0] if found else None

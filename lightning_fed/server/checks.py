@@ -1,0 +1,108 @@
+"""What cannot work, refused at the start of a run and in words that say what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, pl, rank_zero_warn
+from lightning_fed.aggregation import Aggregator
+from lightning_fed.algorithms import Algorithm, FedNova, QFedAvg
+from lightning_fed.hooks import UNUSED_HOOKS, overrides
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.transforms import UpdateTransform
+
+
+def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
+    """Refuse a module or a Trainer that federated training cannot work with.
+
+    Args:
+        module: The user's module.
+        trainer: The Trainer that is about to run.
+
+    Raises:
+        TypeError: If the data is no FederatedDataModule.
+        ValueError: If the module or the strategy cannot work; the message says why and what to do.
+    """
+    name = type(module).__name__
+    datamodule = getattr(trainer, "datamodule", None)
+    if not isinstance(datamodule, FederatedDataModule):
+        raise TypeError(
+            "FederatedModule needs a FederatedDataModule, as in trainer.fit(fed, FederatedDataModule({'bob': ..., "
+            "'alice': ...})), not " + ("no datamodule" if datamodule is None else type(datamodule).__name__)
+        )
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise ValueError(
+            f"strategy {type(trainer.strategy).__name__} cannot work: it divides one model over devices, but every "
+            "process here holds the whole global model and trains its own workers. Use strategy='auto' or 'ddp'"
+        )
+    if trainer.state.fn != "fit":
+        return
+    if not module.automatic_optimization:
+        raise ValueError(
+            f"{name} uses manual optimization (automatic_optimization = False), which local training cannot run: "
+            "return the loss from training_step and let configure_optimizers() give one optimizer"
+        )
+    for required in ("training_step", "configure_optimizers"):
+        if not overrides(module, required):
+            raise ValueError(f"{name} has no {required}(); local training needs it")
+    for hook, reason in UNUSED_HOOKS.items():
+        if overrides(module, hook):
+            rank_zero_warn(f"{name}.{hook}() is not used: {reason}")
+
+
+def refuse_frozen(module: pl.LightningModule) -> None:
+    """Refuse a module with nothing to train.
+
+    Raises:
+        ValueError: If no parameter requires a gradient.
+    """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ValueError(f"{type(module).__name__} has no parameter with requires_grad; there is nothing to train")
+
+
+def refuse_parts(algorithm: object, aggregator: object, transforms: object, server_optimizer: object) -> None:
+    """Refuse arguments of FederatedModule that are of another kind, such as a class in place of an instance.
+
+    Raises:
+        TypeError: Naming the argument, what it must be, and an example.
+    """
+    _refuse_kind("algorithm", algorithm, Algorithm, "FedAvg()")
+    if aggregator is not None:
+        _refuse_kind("aggregator", aggregator, Aggregator, "WeightedMean()")
+    if not isinstance(transforms, Sequence):
+        raise TypeError(f"transforms={transforms!r} must be a list of UpdateTransforms, such as [ClipNorm(1.0)]")
+    for transform in transforms:
+        _refuse_kind("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
+    if isinstance(server_optimizer, torch.optim.Optimizer) or not callable(server_optimizer):
+        raise TypeError(
+            f"server_optimizer={server_optimizer!r} must be a function that makes an optimizer from the global "
+            "parameters, such as lambda parameters: torch.optim.Adam(parameters, lr=0.01)"
+        )
+
+
+def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
+    """Warn of an aggregator that takes the place of a mean which the algorithm consists of."""
+    own = type(algorithm.aggregator())
+    if isinstance(algorithm, (FedNova, QFedAvg)) and aggregator is not None and type(aggregator) is not own:
+        rank_zero_warn(
+            f"what {type(algorithm).__name__} does lies in its mean of updates ({own.__name__}), and "
+            f"aggregator={type(aggregator).__name__} takes its place; leave one of them out"
+        )
+
+
+def refuse_other(argument: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse anything but the choices.
+
+    Raises:
+        ValueError: Naming the argument and the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
+def _refuse_kind(argument: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} must be an {kind.__name__}, such as {example}, not {value!r}")

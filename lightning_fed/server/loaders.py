@@ -1,0 +1,188 @@
+"""What a Trainer iterates over: cohorts in training, the workers' own batches in evaluation.
+
+Both are plain iterables, not DataLoaders: into a DataLoader Lightning would put a distributed sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple, final
+
+from lightning_fed.population import EvaluationKind, WorkerPool
+from lightning_fed.selection import CohortSampler
+from lightning_fed.wire import WorkerError, describe
+
+
+@final
+class Cohort:
+    """The workers of one round: the batch of ``FederatedModule.training_step``.
+
+    Neither a tuple nor a dataclass: Lightning walks through those, name by name, several times a round (1 ms for 100
+    workers), to look for tensors.
+
+    Args:
+        number: The running number of the cohort; with ``seed`` and a worker's name it decides all randomness.
+        seed: The seed of the run.
+        workers: The names.
+    """
+
+    def __init__(self, number: int, seed: int, workers: tuple[str, ...]) -> None:
+        self.number = number
+        self.seed = seed
+        self.workers = workers
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cohort) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.number, self.seed, self.workers))
+
+    def __repr__(self) -> str:
+        return f"Cohort(number={self.number}, seed={self.seed}, workers={self.workers})"
+
+
+class EvaluationBatch(NamedTuple):
+    """The user's own batch, and whose it is.
+
+    Args:
+        worker: The worker's name, or None for central data.
+        batch: What the loader gave.
+    """
+
+    worker: str | None
+    batch: Any
+
+
+@final
+class CohortLoader:
+    """Gives one epoch of cohorts at a time, going on where the last epoch (or the checkpoint) ended.
+
+    Args:
+        names: All workers.
+        cohort_size: How many take part in a round.
+        sampler: Chooses them; None takes all, in order.
+        seed: The seed of the run.
+        length: The number of cohorts in an epoch.
+        sampling_seed: Decides who is chosen, if that is not to follow from the seed of the run.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        cohort_size: int,
+        sampler: CohortSampler | None,
+        seed: int,
+        length: int,
+        sampling_seed: int | None = None,
+    ) -> None:
+        self._names = names
+        self._cohort_size = cohort_size
+        self._sampler = sampler
+        self._seed = seed
+        self._length = length
+        self._sampling_seed = seed if sampling_seed is None else sampling_seed
+        self.completed = 0
+        """The number of cohorts whose round is over. Not of those that were handed out: a round that was interrupted
+        is to be run again."""
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Cohort]:
+        for number in range(self.completed, self.completed + self._length):
+            yield Cohort(number, self._seed, self._choose(number))
+
+    def _choose(self, number: int) -> tuple[str, ...]:
+        if self._sampler is None:
+            return tuple(self._names)
+        positions = self._sampler.sample(len(self._names), self._cohort_size, number, self._sampling_seed)
+        first, last = min(positions, default=0), max(positions, default=0)
+        if len(set(positions)) < len(positions) or first < 0 or last >= len(self._names):
+            raise ValueError(
+                f"{type(self._sampler).__name__}.sample() gave {positions}: positions must lie in "
+                f"[0, {len(self._names)}) and differ from each other"
+            )
+        return tuple(self._names[position] for position in positions)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where to go on; Lightning keeps it in the checkpoint."""
+        return {"completed": self.completed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where a checkpoint ended."""
+        self.completed = state["completed"]
+
+
+@final
+class WorkersLoader:
+    """Gives the workers' own evaluation batches, worker by worker; each process takes every n-th worker.
+
+    Args:
+        pool: The workers.
+        names: Which of them, on all processes together.
+        kind: Which of their loaders. A worker without one is passed over.
+        rank: This process.
+        processes: The number of processes.
+        failed: What to do about a worker whose loader raises: raise the error, or note it and go on.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        names: Sequence[str],
+        kind: EvaluationKind,
+        rank: int,
+        processes: int,
+        failed: Callable[[str, Exception], None],
+    ) -> None:
+        self._pool = pool
+        self._names = names[rank::processes]
+        self._kind = kind
+        self._failed = failed
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        for name in self._names:
+            try:
+                for batch in self._pool[name].evaluation_loader(self._kind) or ():
+                    yield EvaluationBatch(name, batch)
+            except Exception as error:
+                self._failed(name, error)
+
+
+@final
+class CentralLoader:
+    """Gives the batches of a central loader; each of n processes takes every n-th batch, so that none counts twice.
+
+    Args:
+        loader: The user's loader.
+        rank: This process.
+        processes: The number of processes.
+
+    Raises:
+        ValueError: If there are fewer batches than processes.
+    """
+
+    def __init__(self, loader: Iterable[Any], rank: int, processes: int) -> None:
+        self._loader = loader
+        self._rank = rank
+        self._processes = processes
+        if processes > 1 and isinstance(loader, Sized) and len(loader) < processes:
+            raise ValueError(
+                f"the central evaluation data has {len(loader)} batches for {processes} processes; use a smaller "
+                "batch_size there or fewer devices"
+            )
+
+    def __len__(self) -> int:
+        if not isinstance(self._loader, Sized):
+            raise TypeError(f"{type(self._loader).__name__} has no length")
+        return len(range(self._rank, len(self._loader), self._processes))
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        for index, batch in enumerate(self._loader):
+            if index % self._processes == self._rank:
+                yield EvaluationBatch(None, batch)
+
+
+def evaluation_error(worker: str, round: int, kind: EvaluationKind, error: Exception) -> WorkerError:
+    """Name the worker whose evaluation data failed."""
+    return WorkerError(worker, round, f"its {kind}_dataloader raised {describe(error)}")

@@ -1,0 +1,24 @@
+"""What crosses between the server and its workers: plain data, and its form as bytes."""
+
+from lightning_fed.wire.errors import BudgetError, RoundError, WorkerError, describe
+from lightning_fed.wire.global_model import GlobalModel
+from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
+from lightning_fed.wire.layout import Layout, wide
+from lightning_fed.wire.updates import Aggregate, Updates
+
+__all__ = [
+    "Aggregate",
+    "BudgetError",
+    "GlobalModel",
+    "Job",
+    "Layout",
+    "LocalTraining",
+    "Model",
+    "Penalty",
+    "RecordPrivacy",
+    "RoundError",
+    "Updates",
+    "WorkerError",
+    "describe",
+    "wide",
+]

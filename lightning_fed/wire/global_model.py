@@ -1,0 +1,51 @@
+"""The global model, as far as it crosses to workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.core.tree import Tensors
+from lightning_fed.wire.layout import Layout
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GlobalModel:
+    """The trained parameters and the buffers of the global model. Read only.
+
+    Args:
+        parameters: The parameters that are trained, by name.
+        buffers: The buffers (BatchNorm statistics), by name.
+    """
+
+    parameters: Tensors
+    buffers: Tensors = field(default_factory=dict)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where each parameter lies in a vector."""
+        return Layout(self.parameters)
+
+    @cached_property
+    def vector(self) -> Tensor:
+        """The parameters as one vector, ``[size]``."""
+        return self.layout.flatten(self.parameters)
+
+    @cached_property
+    def wide_parameters(self) -> Tensors:
+        """The parameters in the vector's dtype; views of it."""
+        return self.layout.unflatten(self.vector)
+
+    @cached_property
+    def finite_buffers(self) -> tuple[str, ...]:
+        """The names of the buffers without NaN or Inf; others hold them on purpose, such as an attention mask."""
+        return tuple(name for name, buffer in self.buffers.items() if bool(torch.isfinite(buffer).all()))
+
+    def __getstate__(self) -> dict[str, Tensors]:
+        # Without what was computed from it: a pickled model would otherwise weigh twice and three times as much.
+        return {"parameters": self.parameters, "buffers": self.buffers}

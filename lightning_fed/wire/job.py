@@ -1,0 +1,172 @@
+"""What the server sends to a worker. Plain data: :mod:`lightning_fed.wire.codec` turns it into bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, final
+
+from torch import Tensor
+
+from lightning_fed.core.tree import Tensors
+from lightning_fed.wire.global_model import GlobalModel
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True)
+class LocalTraining:
+    """How long one worker trains in one round.
+
+    Args:
+        epochs: Passes over the worker's train loader.
+        steps: If given, exactly this many batches instead, cycling over the loader.
+
+    Raises:
+        ValueError: If either is not positive.
+    """
+
+    epochs: int = 1
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"local_epochs={self.epochs}: a worker must train for at least one epoch")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"local_steps={self.steps}: a worker must train for at least one step, or give None")
+
+
+@final
+@dataclass(frozen=True)
+class Penalty:
+    """What a worker minimises besides its loss: ``⟨linear, w⟩ + proximal/2 · ‖w − w_global‖²``.
+
+    Plain data, and enough for algorithms that correct local gradients: FedProx is the second term, SCAFFOLD the first
+    with the difference of two control variates, FedDyn both.
+
+    Args:
+        proximal: The weight of the distance from the global parameters.
+        linear: A vector for each worker that has one, ``[size]``, laid out as ``job.layout`` says.
+    """
+
+    proximal: float = 0.0
+    linear: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class Model:
+    """A worker's own model, or its part of one.
+
+    Args:
+        parameters: All parameters as one vector, ``[size]``, laid out as ``job.layout`` says.
+        buffers: Those buffers that differ from the global ones, by name.
+    """
+
+    parameters: Tensor
+    buffers: Tensors = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class RecordPrivacy:
+    """DP-SGD in local training: single examples are hidden, not only workers (Abadi et al. 2016, algorithm 1).
+
+    Args:
+        clip: The bound on the L2 norm of each example's gradient.
+        noise_multiplier: The noise's standard deviation in units of the bound.
+        sampling_rate: The probability with which each example is in a batch, independently of all others.
+        seed: If given, batches and noise follow from it, for tests; else they come from the system's entropy.
+    """
+
+    clip: float
+    noise_multiplier: float
+    sampling_rate: float
+    seed: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """What the server sends to the workers of a cohort. Plain data, so that it can cross to another machine.
+
+    Args:
+        round: The number of server steps so far; for messages.
+        cohort: The cohort's running number. It equals the round unless gradients are accumulated over several cohorts.
+        seed: The seed of the run; with ``cohort`` and the worker's name it decides all of a worker's randomness.
+        model: The global model.
+        local: How long each worker trains.
+        last: The number of the last cohort whose round succeeded, None at first: what workers staged in it, they keep.
+        epoch: The server's epoch, ``trainer.current_epoch``.
+        population: The number of all workers.
+        work: For workers that do only a part of their local training, which fraction of its steps.
+        lr_factor: By what to multiply the learning rate of the workers' own optimizers.
+        penalty: What workers minimise besides their loss, if anything.
+        start: The models of the workers that do not start from the global one. Updates are global minus local even so.
+        frozen: The names of parameters that are not trained; if all are, a worker only measures its loss.
+        wants_gradient: Whether ``Updates.gradient`` is asked for.
+        sent: What the algorithm sends besides the model; ``{name: [size]}``.
+        extra: The names of what workers send besides their updates: those of ``Updates.extra``.
+        record_privacy: Whether and how single examples are hidden.
+        promise: The numbers that workers need to keep a promise of privacy, such as the clipping bound.
+        attributes: The attributes of the user's module that the server has changed since the fit began, by path, such as
+            ``"net.dropout.p"``: plain values, tensors, and lists and dicts of them.
+    """
+
+    round: int
+    cohort: int
+    seed: int
+    model: GlobalModel
+    local: LocalTraining
+    last: int | None = None
+    epoch: int = 0
+    population: int = 1
+    work: Mapping[str, float] = field(default_factory=dict)
+    lr_factor: float = 1.0
+    penalty: Penalty | None = None
+    start: Mapping[str, Model] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
+    wants_gradient: bool = False
+    sent: Tensors = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    record_privacy: RecordPrivacy | None = None
+    promise: Mapping[str, float] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, worker: str) -> Job:
+        """Return the job as one worker is sent it: without what is other workers'.
+
+        Args:
+            worker: Its name.
+        """
+        linear = {} if self.penalty is None else self.penalty.linear
+        if not (self.work or self.start or linear):
+            return self
+        return replace(
+            self,
+            work=_only(worker, self.work),
+            start=_only(worker, self.start),
+            penalty=None if self.penalty is None else replace(self.penalty, linear=_only(worker, linear)),
+        )
+
+    def local_of(self, worker: str, num_batches: int | None) -> LocalTraining:
+        """How long one worker trains: as long as all, or a part of it.
+
+        Args:
+            worker: Its name.
+            num_batches: The number of batches in a pass over its data; None: only the pass can tell, and then a part of
+                the training is made of whole passes.
+        """
+        part = self.work.get(worker, 1.0)
+        if part == 1.0:
+            return self.local
+        if self.local.steps is not None:
+            return LocalTraining(steps=max(1, round(part * self.local.steps)))
+        if num_batches is not None:
+            return LocalTraining(steps=max(1, round(part * self.local.epochs * num_batches)))
+        return LocalTraining(epochs=max(1, round(part * self.local.epochs)))
+
+
+def _only(worker: str, parts: Mapping[str, T]) -> Mapping[str, T]:
+    return {worker: parts[worker]} if worker in parts else {}

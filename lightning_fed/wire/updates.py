@@ -1,0 +1,105 @@
+"""What comes back from workers, and what an aggregator makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.core.tree import Tensors
+from lightning_fed.wire.global_model import GlobalModel
+
+
+@final
+@dataclass(frozen=True)
+class Updates:
+    """What comes back from n workers, stacked along dim 0.
+
+    Args:
+        cohort: The number of the cohort that they answer: that of their job.
+        workers: The n names.
+        delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.layout`` knows the names.
+        buffers: The buffers after local training; ``{name: [n, ...]}``.
+        examples: The number of training examples; float64 ``[n]``.
+        weight: What each worker counts for in a mean of updates: that number, unless an algorithm says otherwise.
+        loss: The mean loss over the local steps; float64 ``[n]``.
+        steps: The number of local steps; float64 ``[n]``.
+        metrics: What the workers logged, each worker's own reduction; ``{name: float64 [n]}``.
+        gradient: The mean of the gradients of the worker's loss over its local steps, before anything was added to
+            them; ``[n, size]``, or None if the job did not ask for it. It stays with the worker.
+        extra: What an algorithm has its workers send besides; aggregated by the same rule as ``delta``.
+            ``{name: [n, size]}``.
+        stays: The names of parameters and buffers that stay with the workers and do not travel. They have not moved, as
+            far as the server can see: ``delta`` is 0 there, and the buffers are the global ones.
+    """
+
+    cohort: int
+    workers: tuple[str, ...]
+    delta: Tensor
+    buffers: Tensors
+    examples: Tensor
+    weight: Tensor
+    loss: Tensor
+    steps: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    gradient: Tensor | None = None
+    extra: Tensors = field(default_factory=dict)
+    stays: frozenset[str] = frozenset()
+
+    def rows(self, keep: Tensor) -> Updates:
+        """Give the updates of some of the workers.
+
+        Args:
+            keep: bool ``[n]``.
+        """
+        index = keep.nonzero().flatten()
+
+        def pick(tensors: Mapping[str, Tensor]) -> Tensors:
+            return {name: t.index_select(0, index.to(t.device)) for name, t in tensors.items()}
+
+        return Updates(
+            cohort=self.cohort,
+            workers=tuple(self.workers[i] for i in index.tolist()),
+            delta=self.delta[index.to(self.delta.device)],
+            buffers=pick(self.buffers),
+            examples=self.examples[keep],
+            weight=self.weight[keep],
+            loss=self.loss[keep],
+            steps=self.steps[keep],
+            metrics=pick(self.metrics),
+            gradient=None if self.gradient is None else self.gradient[index.to(self.gradient.device)],
+            extra=pick(self.extra),
+            stays=self.stays,
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Aggregate:
+    """What an aggregator makes of a cohort's updates.
+
+    Args:
+        delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` knows the names.
+        buffers: The new global buffers; ``{name: [...]}``.
+        extra: The aggregates of ``Updates.extra``; ``{name: [size]}``.
+        changes: Whether the server is to step. Not if nobody answered: even without a gradient its momentum would move.
+    """
+
+    delta: Tensor
+    buffers: Tensors
+    extra: Tensors = field(default_factory=dict)
+    changes: bool = True
+
+    @staticmethod
+    def nothing(model: GlobalModel) -> Aggregate:
+        """What changes nothing: a round without updates."""
+        buffers = {name: buffer.clone() for name, buffer in model.buffers.items()}
+        return Aggregate(torch.zeros_like(model.vector), buffers, changes=False)
+
+    @property
+    def norm(self) -> float:
+        """The L2 norm of the pseudo-gradient over all parameters."""
+        return float(torch.linalg.vector_norm(self.delta))

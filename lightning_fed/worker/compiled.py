@@ -1,0 +1,49 @@
+"""A compiled ``training_step`` of one worker."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from lightning_fed._lightning import rank_zero_warn
+
+
+def compiled_or_not(training_step: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
+    """Compile one worker's ``training_step``; if that fails, say so once and go on without."""
+    # Dropout then draws from torch's generator, as it does uncompiled, so that a run can be repeated by its seed.
+    with silence():  # torch remarks on parts of its own when it first imports its compiler
+        compiled: Any = torch.compile(training_step, options={"fallback_random": True})
+    given_up = False
+
+    def step(batch: Any, index: int) -> Any:
+        nonlocal given_up
+        if not given_up:
+            try:
+                return compiled(batch, index)
+            except Exception as error:
+                # Its fault or the user's? Uncompiled, what is the user's is raised again.
+                output = training_step(batch, index)
+                warn_of_giving_up(error)
+                given_up = True
+                return output
+        return training_step(batch, index)
+
+    return step
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Suppress all warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def warn_of_giving_up(error: Exception) -> None:
+    """Warn that steps run uncompiled from here on."""
+    reason = next(iter(str(error).strip().splitlines()), "")
+    rank_zero_warn(f"compile=True is given up, and the steps run uncompiled: {type(error).__name__}: {reason}")

@@ -1,0 +1,70 @@
+"""From single workers to stacks of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.core.tree import Tensors
+from lightning_fed.wire import Updates
+
+
+@final
+@dataclass(frozen=True)
+class LocalResult:
+    """What local training leaves behind for one worker, beside its delta.
+
+    Args:
+        worker: The worker's name.
+        examples: The number of its training examples.
+        loss: The mean loss over the local steps.
+        steps: The number of local steps.
+        metrics: What it logged, by name.
+        buffers: The buffers after local training.
+        gradient: The mean gradient over the local steps, ``[1, size]``, if it was asked for.
+    """
+
+    worker: str
+    examples: float
+    loss: float
+    steps: int
+    metrics: dict[str, float]
+    buffers: Tensors
+    gradient: Tensor | None = None
+
+
+def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Iterator[Updates]:
+    """Stack the results of several workers.
+
+    Args:
+        cohort: The number of the workers' cohort.
+        results: Those of n workers.
+        delta: Their deltas; ``[n, size]``.
+
+    Yields:
+        One stack, or several if workers logged under different names.
+    """
+    start = 0
+    for names, group in groupby(results, key=lambda result: tuple(result.metrics)):
+        part = list(group)
+        numbers = torch.tensor([[r.examples, r.loss, r.steps, *r.metrics.values()] for r in part], dtype=torch.float64)
+        examples, loss, steps, *metrics = numbers.unbind(dim=1)
+        gradients = [result.gradient for result in part if result.gradient is not None]
+        yield Updates(
+            cohort=cohort,
+            workers=tuple(result.worker for result in part),
+            delta=delta[start : start + len(part)],
+            buffers={name: torch.stack([result.buffers[name] for result in part]) for name in part[0].buffers},
+            examples=examples,
+            weight=examples,
+            loss=loss,
+            steps=steps,
+            metrics=dict(zip(names, metrics, strict=True)),
+            gradient=torch.cat(gradients) if gradients else None,
+        )
+        start += len(part)

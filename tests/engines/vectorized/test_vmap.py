@@ -1,0 +1,105 @@
+"""One worker's step for n workers: what ``torch.vmap`` and ``torch.func.functional_call`` give, in less time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import assert_equal
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.tree import Tensors
+from lightning_fed.engines.vectorized.recorder import StackedRecorder
+from lightning_fed.engines.vectorized.vmap import batched
+from lightning_fed.worker.module_copy import ModuleCopy
+
+N = 3
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+def state_of(module: nn.Module) -> Tensors:
+    """N different copies of a module's parameters and buffers."""
+    torch.manual_seed(1)
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    return {
+        name: torch.stack([t.detach() + i + torch.rand(t.shape) if t.is_floating_point() else t for i in range(N)])
+        for name, t in tensors.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        lambda x, y: [x, y],
+        lambda x, y: (x, y),
+        lambda x, y: {"x": x, "rest": [y]},
+    ],
+)
+def test_it_is_vmap(batch: Callable[[Tensor, Tensor], Any]) -> None:
+    state = {"w": torch.randn(N, 4, requires_grad=True), "count": torch.arange(N)}
+
+    def step(own: Tensors, given: Any) -> tuple[Tensor, list[Tensor], Tensors]:
+        x, y = (given["x"], given["rest"][0]) if isinstance(given, dict) else given
+        loss = nn.functional.cross_entropy((x * own["w"]), y)
+        return loss, [x.sum(), torch.tensor(7.0)], {"count": own["count"] + 1}
+
+    data = batch(torch.randn(N, 2, 4), torch.randint(4, (N, 2)))
+    loss, (total, constant), after = batched(step, N, state, data)
+    expected, (expected_total, _), expected_after = torch.vmap(step)(state, data)
+    assert_equal(loss, expected)
+    assert_equal(total, expected_total)
+    assert constant.tolist() == [7.0] * N
+    assert after["count"].tolist() == expected_after["count"].tolist() == [1, 2, 3]
+    (gradient,) = torch.autograd.grad(loss.sum(), state["w"])
+    assert_equal(gradient, torch.autograd.grad(expected.sum(), state["w"])[0])
+
+
+def test_a_step_that_fails_leaves_no_level_of_vmap_behind() -> None:
+    def step(own: Tensors, given: Any) -> Any:
+        raise RuntimeError("the user's")
+
+    with pytest.raises(RuntimeError, match="the user's"):
+        batched(step, N, {"w": torch.ones(N)}, [])
+    assert torch._C._functorch.maybe_current_level() is None
+
+
+class Tied(pl.LightningModule):
+    """One weight in two places, a BatchNorm, and a frozen layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.norm, self.decoder = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4)
+        self.decoder.weight = self.encoder.weight
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.norm(self.encoder(self.frozen(x))))
+
+
+def test_other_tensors_in_place_are_functional_call() -> None:
+    module = Tied()
+    local = ModuleCopy(module, pl.Trainer(accelerator="cpu", logger=False), StackedRecorder())
+    own = {name: t[1] for name, t in state_of(module).items() if not name.startswith("frozen")}
+    x = torch.randn(5, 4)
+    expected = functional_call(module, {k: v.clone() for k, v in own.items()}, (x,))
+    before = {name: id(t) for name, t in (*local.module.named_parameters(), *local.module.named_buffers())}
+    with local.in_place(own):
+        assert_equal(local.module(x), expected)
+        assert local.module.decoder.weight is local.module.encoder.weight is own["encoder.weight"]
+        assert local.buffers["norm.running_mean"] is own["norm.running_mean"]
+    after = {name: id(t) for name, t in (*local.module.named_parameters(), *local.module.named_buffers())}
+    assert after == before
+
+
+def test_the_modules_own_tensors_come_back_after_an_error() -> None:
+    module = Tied()
+    local = ModuleCopy(module, pl.Trainer(accelerator="cpu", logger=False), StackedRecorder())
+    own = local.module.encoder.weight
+    with pytest.raises(ZeroDivisionError), local.in_place({"encoder.weight": torch.zeros(4, 4)}):
+        1 / 0  # noqa: B018
+    assert local.module.encoder.weight is local.module.decoder.weight is own

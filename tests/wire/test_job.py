@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates, WorkerError, describe
+
+
+def updates() -> Updates:
+    return Updates(
+        cohort=0,
+        workers=("a", "b", "c"),
+        delta=torch.arange(6.0).reshape(3, 2),
+        buffers={"n": torch.tensor([1, 2, 3])},
+        examples=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
+        weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64),
+        loss=torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),
+        steps=torch.tensor([4.0, 5.0, 6.0], dtype=torch.float64),
+        metrics={"acc": torch.tensor([0.5, 0.6, 0.7], dtype=torch.float64)},
+    )
+
+
+def test_rows_picks_from_every_field() -> None:
+    kept = updates().rows(torch.tensor([True, False, True]))
+    assert kept.workers == ("a", "c")
+    assert kept.delta.tolist() == [[0.0, 1.0], [4.0, 5.0]]
+    assert kept.buffers["n"].tolist() == [1, 3]
+    assert (kept.weight.tolist(), kept.loss.tolist(), kept.metrics["acc"].tolist()) == ([1, 3], [0.1, 0.3], [0.5, 0.7])
+    assert kept.steps.tolist() == [4, 6]
+    none = updates().rows(torch.zeros(3, dtype=torch.bool))
+    assert none.workers == ()
+    assert none.delta.shape == (0, 2)
+
+
+def test_bytes_are_counted() -> None:
+    assert updates().num_bytes == 6 * 4 + 3 * 8
+    half = torch.zeros(5, dtype=torch.bfloat16)
+    assert Job(0, 0, 0, GlobalModel({"w": half}, {"n": torch.tensor(1)}), LocalTraining()).num_bytes == 5 * 2 + 8
+
+
+def test_norm_is_over_all_parameters() -> None:
+    assert Aggregate(torch.tensor([2.0, 3.0, 6.0]), {}).norm == 7.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0,), "local_epochs=0"), ((-1,), "local_epochs=-1"), ((1, 0), "local_steps=0"), ((1, -3), "local_steps=-3")],
+)
+def test_local_training_refuses_nothing_to_do(arguments: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LocalTraining(*arguments)
+
+
+def test_a_worker_error_says_who_when_and_why_and_can_be_pickled() -> None:
+    error = WorkerError("bob", 3, describe(ValueError("no rows")))
+    assert str(error) == "worker 'bob' failed in round 3: ValueError: no rows"
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.worker, again.round) == (str(error), "bob", 3)
