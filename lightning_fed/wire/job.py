@@ -110,8 +110,8 @@ class Job:
         extra: The names of what workers send besides their updates: those of ``Updates.extra``.
         record_privacy: Whether and how single examples are hidden.
         promise: The numbers that workers need to keep a promise of privacy, such as the clipping bound.
-        attributes: The attributes of the user's module that the server has changed since the fit began, by path, such as
-            ``"net.dropout.p"``: plain values, tensors, and lists and dicts of them.
+        attributes: The attributes of the user's module that the server has changed since the fit began, by path, such
+            as ``"net.dropout.p"``: plain values, tensors, and lists and dicts of them.
     """
 
     round: int

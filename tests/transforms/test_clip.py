@@ -14,8 +14,12 @@ def updates(delta: torch.Tensor) -> Updates:
     n = len(delta)
     nothing = torch.zeros(n, dtype=torch.float64)
     return Updates(
-        cohort=0,
-        tuple(map(str, range(n))), delta, {"mean": torch.full((n,), 9.0)}, nothing + 1, nothing + 1, nothing, nothing
+        *(0, tuple(map(str, range(n))), delta),
+        {"mean": torch.full((n,), 9.0)},
+        nothing + 1,
+        nothing + 1,
+        nothing,
+        nothing,
     )
 
 
