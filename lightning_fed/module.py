@@ -17,7 +17,6 @@ from lightning_fed._lightning import (
     LRSchedulerCallable,
     OptimizerCallable,
     pl,
-    rank_zero_warn,
     refuse_foreign,
 )
 from lightning_fed.aggregation import Aggregator
@@ -29,21 +28,22 @@ from lightning_fed.core.tree import Tensors, copy_, holding
 from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
 from lightning_fed.optim import LocalLRSchedule
-from lightning_fed.privacy import Privacy
+from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server import checkpoint as checkpoints
 from lightning_fed.server.checks import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import EvaluationLog
 from lightning_fed.server.loaders import Cohort, EvaluationBatch
 from lightning_fed.server.logs import Curves, per_worker_scalars, round_scalars
-from lightning_fed.server.privacy_guard import Guard, privacy_hyperparameters
+from lightning_fed.server.privacy_guard import Guard, Open, Private
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import scheduler_config
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
 from lightning_fed.wire.report import RoundReport
+from lightning_fed.worker.outbox import Outbox, tables_of
 
 EngineName: TypeAlias = Literal["auto", "sequential", "vectorized"]
 
@@ -126,15 +126,22 @@ class FederatedModule(pl.LightningModule):
         self.min_workers = min_workers
         self.log_workers_up_to = log_workers_up_to
         self.privacy = privacy
-        self._guard = None if privacy is None else Guard(privacy, algorithm, aggregator)
+        self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
-        self._state = AlgorithmState(state_memory_mb * 2**20, self._state_folder)
         self._state_dir = state_dir
+        tables = tables_of(algorithm, self.transforms)
+        self._outbox = Outbox(
+            algorithm,
+            self.transforms,
+            promise=privacy,
+            own=OwnState(tables, state_memory_mb * 2**20, self._state_folder),
+        )
+        self._server_state: Tensors = {}
+        self._last_success: int | None = None  # the number of the last cohort whose workers keep what they staged
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
-        if self._guard is not None:
-            self._guard.check(self._global_model())
+        self._guard.check(self._global_model())
         self._one_by_one = True
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
@@ -158,15 +165,15 @@ class FederatedModule(pl.LightningModule):
         assert self._loop is not None
         started = time.perf_counter()
         parameters = self._trained()
-        job = self._job(cohort.number, cohort.seed, parameters)
-        if self._guard is not None:
-            job = self._guard.begin_round(job)
+        job = self._guard.begin_round(self._job(cohort.number, cohort.seed, parameters))
         with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
-            aggregate, report = self._loop.run(job, cohort.workers)
-        if self._guard is not None and not self._guard.shows_metrics:
+            outcome = self._loop.run(job, cohort.workers, self._pending_state())
+        aggregate, report = outcome.aggregate, outcome.report
+        if not self._guard.shows_metrics:
             report = RoundReport()
         self.last_report = report
-        self._pending.append(Round(report, aggregate, time.perf_counter() - started))
+        succeeded = cohort.number if outcome.succeeded else job.last
+        self._pending.append(Round(report, aggregate, time.perf_counter() - started, outcome.server, succeeded))
         self._last_cohort = cohort
         loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
         if report.replies:
@@ -189,13 +196,12 @@ class FederatedModule(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         copy_(dict(self.module.named_buffers()), merged_buffers(rounds))
-        if self._guard is not None:
-            self._guard.after_round(self.trainer, curves, step, due)
+        self._server_state, self._last_success = rounds[-1].server, rounds[-1].last_success
+        self._guard.after_round(self.trainer, curves, step, due)
         if draw:
             steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
             norm = float(torch.stack(steps).norm())
-            shown = self._guard is None or self._guard.shows_metrics
-            scalars = round_scalars(rounds, self._one_by_one) if shown else {}
+            scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
             curves.draw({**scalars, "server/update_norm": norm}, step)
         self._datamodule.complete(cast(Cohort, self._last_cohort))
 
@@ -216,10 +222,13 @@ class FederatedModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.server_lr_scheduler(optimizer))}
 
-    def _global_model(self) -> Job:
-        """The global model as an algorithm sees it, outside of any round."""
-        parameters = {name: p.detach() for name, p in self._trained().items()}
-        return Job(0, 0, 0, GlobalModel(parameters, dict(self.module.named_buffers())), self.local)
+    def _global_model(self, parameters: Tensors | None = None) -> GlobalModel:
+        trained = self._trained() if parameters is None else parameters
+        return GlobalModel({name: p.detach() for name, p in trained.items()}, dict(self.module.named_buffers()))
+
+    def _pending_state(self) -> Tensors:
+        """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
+        return self._pending[-1].server if self._pending else self._server_state
 
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """What the workers of a cohort are sent."""
@@ -228,8 +237,10 @@ class FederatedModule(pl.LightningModule):
             round=round,
             cohort=cohort,
             seed=seed,
-            model=GlobalModel({name: p.detach() for name, p in parameters.items()}, dict(self.module.named_buffers())),
+            model=self._global_model(parameters),
             local=self.local,
+            last=self._pending[-1].last_success if self._pending else self._last_success,
+            epoch=self.trainer.current_epoch,
             population=len(self._datamodule.names),
             lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
             extra=self.algorithm.extra,
@@ -237,7 +248,7 @@ class FederatedModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Cohort, batch_idx: int) -> int | None:
         """Stop before a round that would exceed the budget of privacy."""
-        if self._guard is None or self._guard.affords_another():
+        if self._guard.affords_another():
             return None
         self._guard.stop(self.trainer)
         return -1
@@ -257,11 +268,8 @@ class FederatedModule(pl.LightningModule):
             )
         if stage == "fit":
             self.aggregator.check(self._datamodule.cohort_size)
-            self._datamodule.sample_openly()
-            if self._guard is not None:
-                self._guard.prepare(self._datamodule, self._processes())
-        if self._guard is not None:
-            self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
+            self._datamodule.sample_by(*self._guard.sampling(self._processes()))
+        self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         self._datamodule.attach(self.module, self.on_worker_error)
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -278,21 +286,19 @@ class FederatedModule(pl.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
         self.algorithm.check(self._global_model())
-        self.engine.setup(self.module, datamodule.pool, self.trainer)
-        if self._guard is not None:
-            self._guard.check(self._global_model())
-            self._guard.start(datamodule, self.trainer, self.local)
+        self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
+        self._guard.check(self._global_model())
+        self._guard.start(datamodule, self.trainer, self.local)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
-            aggregator=self.aggregator if self._guard is None else self._guard.aggregator,
+            aggregator=self._guard.aggregator(self.aggregator),
             processes=processes,
             num_examples=datamodule.pool.num_examples,
-            state=self._state,
-            transforms=self.transforms if self._guard is None else (*self.transforms, *self._guard.transforms),
+            outbox=self._outbox,
             on_worker_error=self.on_worker_error,
-            min_workers=max(self.min_workers, 1 if self.privacy is None else self.privacy.least_replies()),
+            min_workers=max(self.min_workers, self._guard.least_replies),
             availability=datamodule.availability,
         )
 
@@ -348,13 +354,14 @@ class FederatedModule(pl.LightningModule):
         if worker is None or not self.algorithm.tables:  # nothing is remembered, so there are no own models
             yield
             return
-        job = self._global_model()
-        own = self.algorithm.model_of(job, worker, self._state)
+        model = self._global_model()
+        self._outbox.own.settle(self._last_success)
+        own = self.algorithm.model_of(model, worker, self._outbox.own.scope())
         if own is None:
             yield
             return
-        tensors = {**self._trained(), **{name: job.model.buffers[name] for name in own.buffers}}
-        with holding({**job.model.layout.unflatten(own.parameters), **own.buffers}, tensors):
+        tensors = {**self._trained(), **{name: model.buffers[name] for name in own.buffers}}
+        with holding({**model.layout.unflatten(own.parameters), **own.buffers}, tensors):
             yield
 
     def _draw_workers(self) -> None:
@@ -382,7 +389,7 @@ class FederatedModule(pl.LightningModule):
             "aggregator": type(self.aggregator).__name__,
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
-            **({} if self.privacy is None else privacy_hyperparameters(self.privacy)),
+            **self._guard.hyperparameters(),
         }
 
     @property
@@ -402,8 +409,8 @@ class FederatedModule(pl.LightningModule):
             checkpoint,
             algorithm=type(self.algorithm).__name__,
             engine=self.engine.choice,
-            state=self._state.state_dict(),
-            privacy=None if self._guard is None else self._guard.state_dict(),
+            state=self._saved_state(),
+            privacy=self._guard.state_dict(),
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -411,17 +418,36 @@ class FederatedModule(pl.LightningModule):
         part = checkpoints.check(checkpoint, type(self.algorithm).__name__)
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
-        if self._guard is not None:
-            self._guard.load_state_dict(part.get("privacy"), fitting=self.trainer.state.fn == "fit")
-        elif "privacy" in part and self.trainer.state.fn == "fit":
-            rank_zero_warn(
-                "the checkpoint is that of a private run, but this one has no privacy=...: from here on nothing is "
-                "promised to the workers"
-            )
+        self._guard.load_state_dict(part.get("privacy"), fitting=self.trainer.state.fn == "fit")
         if "state" in part:
-            self._state.load_state_dict(part["state"])
+            self._server_state = dict(part["state"]["server"])
+            self._outbox.own.load_state_dict(part["state"]["workers"])
+            self._last_success = part["state"].get("last_cohort")
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
+
+    def _saved_state(self) -> dict[str, Any]:
+        return {
+            "server": {name: tensor.detach().cpu().clone() for name, tensor in self._server_state.items()},
+            "workers": self._outbox.own.state_dict(self._last_success),
+            "last_cohort": self._last_success,
+        }
+
+    @property
+    def private_run(self) -> PrivateRun | None:
+        """What has been spent so far of the promise; None before a fit, and if nothing is promised."""
+        return self._guard.run
+
+    @property
+    def server_state(self) -> Tensors:
+        """What the algorithm remembers at the server, by name; to be read only."""
+        return self._server_state
+
+    @property
+    def own_state(self) -> dict[str, dict[str, Tensor]]:
+        """What workers remember after the last round: ``{table: {worker: row}}``; reads from disk what lies there."""
+        self._outbox.own.settle(self._last_success)
+        return self._outbox.own.kept()
 
     # ---- talking to the user's module and to the loggers -----------------------------------------------------------
 

@@ -51,7 +51,7 @@ class WeightedMean(Aggregator[Sums]):
                 add_weighted_(total, update.weight, update.extra[name])
             for name, largest in sums.largest.items():
                 sums.largest[name] = torch.maximum(largest, update.buffers[name].amax(dim=0))
-            del update  # see Sequential.run
+            del update  # see outbox.py
         return sums
 
     def finish(self, partial: Sums, processes: Processes) -> Aggregate:

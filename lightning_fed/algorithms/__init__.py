@@ -1,6 +1,6 @@
 """Algorithms: what a round computes. One file per paper."""
 
-from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.algorithms.base import Algorithm, Result, Send, Train
 from lightning_fed.algorithms.cyclic import Cyclic
 from lightning_fed.algorithms.ditto import Ditto
 from lightning_fed.algorithms.fedavg import FedAvg
@@ -29,5 +29,6 @@ __all__ = [
     "QFedAvg",
     "Result",
     "Scaffold",
+    "Send",
     "Train",
 ]

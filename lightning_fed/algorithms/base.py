@@ -7,28 +7,33 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.state.own_state import AlgorithmState
-from lightning_fed.wire import Aggregate, Job, Model, Updates, WorkerError
+from lightning_fed.core.tree import Tensors
+from lightning_fed.state import OwnTables
+from lightning_fed.wire import Aggregate, GlobalModel, Job, Model, Updates, WorkerError
 
 Result: TypeAlias = Updates | WorkerError
 """What comes back: a stack of one or more workers' updates, or in place of a worker that failed its error."""
 
 Train: TypeAlias = Callable[[Job, Sequence[str]], Iterator[Result]]
-"""Trains some workers from a job and yields what comes back. Which engine does it is not the algorithm's business."""
+"""Trains some workers locally from a job, and yields what comes of it. It runs where the workers are."""
+
+Send: TypeAlias = Callable[[Job, Sequence[str]], Iterator[Result]]
+"""Sends a job to some workers, and yields what they send back. Which engine does it is not the algorithm's business."""
 
 
 class Algorithm(ABC):
     """What a round computes, apart from how a worker's own steps are executed.
 
-    An algorithm itself holds only its settings. What it remembers from round to round lies in the state that it is
-    given; what it wants of local training, it writes into the job.
+    Each method runs on one side. The server assigns the work, visits the workers, and concludes; :meth:`at_worker` runs
+    at the workers, with nothing at hand but their job, their data and their own state. An algorithm itself holds only
+    its settings, which both sides have.
     """
 
     divisible: ClassVar[bool] = True
     """Whether several processes may each train a part of the cohort. If not, one process trains all of it."""
 
     tables: ClassVar[tuple[str, ...]] = ()
-    """The names of the tables of the state in which it keeps something for each worker."""
+    """The names of the tables of the workers' own state in which it keeps something for each worker."""
 
     is_mean: ClassVar[bool] = True
     """Whether all that the server learns in a round is a mean of updates (and ``extra``), in which workers may count
@@ -37,58 +42,85 @@ class Algorithm(ABC):
     extra: ClassVar[tuple[str, ...]] = ()
     """The names of what its workers send besides their updates."""
 
-    def check(self, job: Job) -> None:  # noqa: B027 - most algorithms take every module
+    # ---- at the server, before the workers -------------------------------------------------------------------------
+
+    def check(self, model: GlobalModel) -> None:  # noqa: B027 - most algorithms take every module
         """Refuse what the algorithm cannot work with; called before the first round.
 
         Args:
-            job: With the global model.
+            model: The global model.
 
         Raises:
             ValueError: Saying what is wrong and what to do.
         """
 
-    @abstractmethod
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        """Train the workers of a cohort and yield what comes back.
+    def assign(self, job: Job, server: Tensors) -> Job:
+        """Return the job with what the algorithm sends besides the model.
 
         Args:
-            train: Trains workers; see :data:`Train`.
-            job: The global model and how long each worker trains.
+            job: The job so far.
+            server: What the server remembers, by name; read only.
+        """
+        return job
+
+    def visit(self, send: Send, job: Job, cohort: Sequence[str]) -> Iterator[Result]:
+        """Send the job to the workers of a cohort, in whatever order, and yield what comes back.
+
+        Args:
+            send: Sends a job to workers; see :data:`Send`.
+            job: The job.
             cohort: The names of the workers, in order. Under several processes: of this process's workers.
-            state: What is remembered; the server's part is read only here.
 
         Yields:
-            The updates with respect to ``job.model.parameters``, or the error of a worker that failed.
+            The updates with respect to ``job.model``, or the error of a worker that failed.
         """
+        yield from send(job, cohort)
 
-    def stays_local(self, job: Job) -> Collection[str]:
-        """The names of the buffers that never leave the workers."""
+    # ---- at the workers --------------------------------------------------------------------------------------------
+
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        """Do what is the workers', for each of them by itself: train, once or several times, and remember.
+
+        Called by every engine, with as many workers as it trains at a time; no worker's result may depend on another's.
+
+        Args:
+            train: Trains workers locally; see :data:`Train`.
+            job: What the server sent.
+            workers: The names of the workers.
+            own: What the workers remember.
+
+        Yields:
+            The updates with respect to ``job.model``, or the error of a worker that failed; once for each worker.
+        """
+        yield from train(job, workers)
+
+    def stays_local(self, model: GlobalModel) -> Collection[str]:
+        """Return the names of the buffers that never leave the workers."""
         return ()
+
+    def model_of(self, model: GlobalModel, worker: str, own: OwnTables) -> Model | None:
+        """Return the model by which a worker is evaluated, if it is not the global one.
+
+        Args:
+            model: The global model.
+            worker: The worker's name.
+            own: What the workers remember.
+        """
+        return None
+
+    # ---- at the server, after the workers --------------------------------------------------------------------------
 
     @abstractmethod
     def aggregator(self) -> Aggregator[Any]:
-        """The aggregator that the algorithm's paper uses."""
+        """Return the aggregator that the algorithm's paper uses."""
 
-    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
-        """Do what is the server's before its optimizer steps; called on every process, only if an update came in.
+    def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
+        """Return what goes to the server optimizer; called on every process, only if an update came in.
 
         Args:
-            aggregate: What the aggregator made of the updates.
-            job: What was sent to the workers.
-            state: What is remembered; the server's part may be changed.
+            aggregate: The aggregate of the updates.
+            job: The job that the workers were sent.
+            server: What the server remembers, by name; to be changed here only, by putting new tensors in place of old.
             replies: The number of workers that the aggregate is the mean of.
-
-        Returns:
-            What goes to the server optimizer.
         """
         return aggregate
-
-    def model_of(self, job: Job, worker: str, state: AlgorithmState) -> Model | None:
-        """The model by which a worker is evaluated, if it is not the global one.
-
-        Args:
-            job: With the global model.
-            worker: The worker's name.
-            state: What is remembered.
-        """
-        return None

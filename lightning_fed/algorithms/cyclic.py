@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import ClassVar, final
 
 from lightning_fed.aggregation import WeightedMean
-from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.algorithms.base import Algorithm, Result, Send
 from lightning_fed.wire import GlobalModel, Job, Updates, WorkerError
 
 
@@ -27,11 +26,11 @@ class Cyclic(Algorithm):
     divisible: ClassVar[bool] = False
     is_mean: ClassVar[bool] = False
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+    def visit(self, send: Send, job: Job, cohort: Sequence[str]) -> Iterator[Result]:
         here = job
         visits: list[Updates] = []
         for worker in cohort:
-            for result in train(here, [worker]):
+            for result in send(here, [worker]):
                 if isinstance(result, WorkerError):
                     yield result
                     continue

@@ -16,8 +16,8 @@ from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
 from lightning_fed.algorithms.personal import BUFFERS, PARAMETERS, own_model, remember
 from lightning_fed.core.rng import derive
-from lightning_fed.state.own_state import AlgorithmState
-from lightning_fed.wire import Job, Model, Penalty, Updates
+from lightning_fed.state import OwnTables
+from lightning_fed.wire import GlobalModel, Job, Model, Penalty, Updates
 
 
 @final
@@ -40,27 +40,29 @@ class Ditto(Algorithm):
         if self.lam < 0:
             raise ValueError(f"lam={self.lam} must be at least 0")
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        models = {worker: own_model(job, worker, state, job.model.parameters, job.model.buffers) for worker in cohort}
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        models = {
+            worker: own_model(job.model, worker, own, job.model.parameters, job.model.buffers) for worker in workers
+        }
         personal = replace(job, start=models, penalty=Penalty(proximal=self.lam), seed=derive(job.seed, "personal"))
         trained: list[Updates] = []
-        for result in train(personal, cohort):
+        for result in train(personal, workers):
             if isinstance(result, Updates):
                 trained.append(result)
             else:
                 yield result
         can_go_on = {worker for updates in trained for worker in updates.workers}
         came_back: set[str] = set()
-        for result in train(job, [worker for worker in cohort if worker in can_go_on]):
+        for result in train(job, [worker for worker in workers if worker in can_go_on]):
             if isinstance(result, Updates):
                 came_back.update(result.workers)
             yield result
         for updates in trained:
             keep = torch.tensor([worker in came_back for worker in updates.workers])
-            remember(job, updates.rows(keep), state, job.model.parameters, job.model.buffers)
+            remember(job.model, updates.rows(keep), own, job.model.parameters, job.model.buffers)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()
 
-    def model_of(self, job: Job, worker: str, state: AlgorithmState) -> Model:
-        return own_model(job, worker, state, job.model.parameters, job.model.buffers)
+    def model_of(self, model: GlobalModel, worker: str, own: OwnTables) -> Model:
+        return own_model(model, worker, own, model.parameters, model.buffers)

@@ -8,21 +8,15 @@ al. 2021.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import final
 
 from lightning_fed.aggregation import WeightedMean
-from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.state.own_state import AlgorithmState
-from lightning_fed.wire import Job
+from lightning_fed.algorithms.base import Algorithm
 
 
 @final
 class FedAvg(Algorithm):
     """Every worker trains from the global model; the results are averaged by numbers of examples."""
-
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        yield from train(job, cohort)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()

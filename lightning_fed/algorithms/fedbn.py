@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
-from lightning_fed.wire import Job
+from lightning_fed.wire import GlobalModel
 
 
 @final
@@ -33,10 +33,10 @@ class FedBN(PersonalLayers):
         if self.personal is not None:
             require_patterns(self.personal)
 
-    def patterns(self, job: Job) -> Sequence[str]:
+    def patterns(self, model: GlobalModel) -> Sequence[str]:
         if self.personal is not None:
             return self.personal
-        layers = [name.removesuffix("running_mean") for name in job.model.buffers if name.endswith("running_mean")]
+        layers = [name.removesuffix("running_mean") for name in model.buffers if name.endswith("running_mean")]
         if not layers:
             raise ValueError(
                 "FedBN() finds no layer with running statistics (BatchNorm); say which layers stay with the workers: "

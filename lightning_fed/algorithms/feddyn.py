@@ -18,7 +18,8 @@ import torch
 
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.core.tree import Tensors
+from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, Job, Penalty, Updates
 
 _GRADIENT, _WAY = "gradient", "way"
@@ -46,19 +47,19 @@ class FedDyn(Algorithm):
         if not self.alpha > 0:
             raise ValueError(f"alpha={self.alpha} must be positive; without the penalty it is FedAvg()")
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        own = dict(zip(cohort, state.rows(_GRADIENT, cohort, torch.zeros_like(job.model.vector)), strict=True))
-        penalty = Penalty(proximal=self.alpha, linear={worker: -g_k for worker, g_k in own.items()})
-        for result in train(replace(job, penalty=penalty), cohort):
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        before = dict(zip(workers, own.rows(_GRADIENT, workers, torch.zeros_like(job.model.vector)), strict=True))
+        penalty = Penalty(proximal=self.alpha, linear={worker: -g_k for worker, g_k in before.items()})
+        for result in train(replace(job, penalty=penalty), workers):
             if isinstance(result, Updates):
-                before = torch.stack([own[worker] for worker in result.workers])
-                state.stage(_GRADIENT, result.workers, before + self.alpha * result.delta)
+                g_k = torch.stack([before[worker] for worker in result.workers])
+                own.stage(_GRADIENT, result.workers, g_k + self.alpha * result.delta)
             yield result
 
     def aggregator(self) -> UniformMean:
         return UniformMean()
 
-    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
-        way = state.server.get(_WAY, torch.zeros_like(job.model.vector))
-        state.server[_WAY] = way = way + replies / job.population * aggregate.delta
+    def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
+        way = server.get(_WAY, torch.zeros_like(job.model.vector))
+        server[_WAY] = way = way + replies / job.population * aggregate.delta
         return replace(aggregate, delta=aggregate.delta + way)

@@ -12,7 +12,7 @@ from typing import ClassVar, final
 
 from lightning_fed.aggregation import NormalizedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.state import OwnTables
 from lightning_fed.wire import Job, Penalty
 
 
@@ -44,8 +44,8 @@ class FedNova(Algorithm):
         if self.mu > 0 and (self.lr is None or self.lr <= 0):
             raise ValueError(f"lr={self.lr}: with mu={self.mu}, FedNova needs the workers' learning rate")
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        yield from train(replace(job, penalty=Penalty(proximal=self.mu)) if self.mu else job, cohort)
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        yield from train(replace(job, penalty=Penalty(proximal=self.mu)) if self.mu else job, workers)
 
     def aggregator(self) -> NormalizedMean:
         return NormalizedMean(self.momentum, self.mu * (self.lr or 0.0))

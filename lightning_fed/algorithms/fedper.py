@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
-from lightning_fed.wire import Job
+from lightning_fed.wire import GlobalModel
 
 
 @final
@@ -31,5 +31,5 @@ class FedPer(PersonalLayers):
     def __post_init__(self) -> None:
         require_patterns(self.personal)
 
-    def patterns(self, job: Job) -> Sequence[str]:
+    def patterns(self, model: GlobalModel) -> Sequence[str]:
         return self.personal

@@ -12,7 +12,7 @@ from typing import final
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.state import OwnTables
 from lightning_fed.wire import Job, Penalty
 
 
@@ -34,8 +34,8 @@ class FedProx(Algorithm):
         if self.mu < 0:
             raise ValueError(f"mu={self.mu} must be at least 0")
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        yield from train(replace(job, penalty=Penalty(proximal=self.mu)), cohort)
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        yield from train(replace(job, penalty=Penalty(proximal=self.mu)), workers)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()

@@ -13,7 +13,7 @@ from typing import final
 from lightning_fed.algorithms.base import Result, Train
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
 from lightning_fed.core.rng import derive
-from lightning_fed.wire import Job, LocalTraining, Model, Updates
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, Model, Updates
 
 
 @final
@@ -38,16 +38,16 @@ class FedRep(PersonalLayers):
         if self.head_epochs < 1:
             raise ValueError(f"head_epochs={self.head_epochs} must be at least 1")
 
-    def patterns(self, job: Job) -> Sequence[str]:
+    def patterns(self, model: GlobalModel) -> Sequence[str]:
         return self.personal
 
-    def local(self, train: Train, job: Job, cohort: Sequence[str], personal: Sequence[str]) -> Iterator[Result]:
+    def local(self, train: Train, job: Job, workers: Sequence[str], personal: Sequence[str]) -> Iterator[Result]:
         head, body = frozenset(personal), frozenset(job.model.parameters) - frozenset(personal)
         with_head: dict[str, Model] = {}
         first = replace(
             job, frozen=body, local=LocalTraining(epochs=self.head_epochs), seed=derive(job.seed, "head"), work={}
         )
-        for result in train(first, cohort):
+        for result in train(first, workers):
             if isinstance(result, Updates):
                 for row, worker in enumerate(result.workers):
                     buffers = {name: buffer[row] for name, buffer in result.buffers.items()}
@@ -55,5 +55,5 @@ class FedRep(PersonalLayers):
             else:
                 yield result
         yield from train(
-            replace(job, frozen=head, start=with_head), [worker for worker in cohort if worker in with_head]
+            replace(job, frozen=head, start=with_head), [worker for worker in workers if worker in with_head]
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
-from lightning_fed.wire import Job
+from lightning_fed.wire import GlobalModel
 
 
 @final
@@ -32,5 +32,5 @@ class LGFedAvg(PersonalLayers):
     def __post_init__(self) -> None:
         require_patterns(self.personal)
 
-    def patterns(self, job: Job) -> Sequence[str]:
+    def patterns(self, model: GlobalModel) -> Sequence[str]:
         return self.personal

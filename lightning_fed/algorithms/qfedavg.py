@@ -19,7 +19,7 @@ import torch
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.state import OwnTables
 from lightning_fed.wire import Job, LocalTraining, Updates, WorkerError
 
 _SMALLEST_LOSS = 1e-10  # as in the authors' code: a power of 0 may be infinite
@@ -49,10 +49,10 @@ class QFedAvg(Algorithm):
         if not self.lr > 0:
             raise ValueError(f"lr={self.lr} must be the workers' learning rate, and positive")
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         measuring = replace(job, frozen=frozenset(job.model.parameters), local=LocalTraining(epochs=1), work={})
         losses: dict[str, float] = {}
-        for result in train(measuring, cohort):
+        for result in train(measuring, workers):
             if isinstance(result, WorkerError):
                 yield result
                 continue
@@ -61,7 +61,7 @@ class QFedAvg(Algorithm):
                     losses[worker] = max(loss, _SMALLEST_LOSS)
                 else:
                     yield WorkerError(worker, job.round, f"its loss is {loss:g}, but q-FedAvg needs one of at least 0")
-        for result in train(job, [worker for worker in cohort if worker in losses]):
+        for result in train(job, [worker for worker in workers if worker in losses]):
             yield self._reweighted(result, losses) if isinstance(result, Updates) else result
 
     def _reweighted(self, updates: Updates, losses: dict[str, float]) -> Updates:

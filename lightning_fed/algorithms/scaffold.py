@@ -16,7 +16,8 @@ import torch
 
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.core.tree import Tensors
+from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, Job, Penalty, Updates
 
 _CONTROL = "control"
@@ -32,25 +33,26 @@ class Scaffold(Algorithm):
     tables: ClassVar[tuple[str, ...]] = (_CONTROL,)
     extra: ClassVar[tuple[str, ...]] = (_CONTROL,)
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        zero = torch.zeros_like(job.model.vector)
-        c = state.server.get(_CONTROL, zero)
-        own = dict(zip(cohort, state.rows(_CONTROL, cohort, zero), strict=True))
+    def assign(self, job: Job, server: Tensors) -> Job:
+        return replace(job, sent={_CONTROL: server.get(_CONTROL, torch.zeros_like(job.model.vector))})
+
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        c = job.sent[_CONTROL]
+        before = dict(zip(workers, own.rows(_CONTROL, workers, torch.zeros_like(c)), strict=True))
         corrected = replace(
-            job, penalty=Penalty(linear={worker: c - c_i for worker, c_i in own.items()}), wants_gradient=True
+            job, penalty=Penalty(linear={worker: c - c_i for worker, c_i in before.items()}), wants_gradient=True
         )
-        for result in train(corrected, cohort):
+        for result in train(corrected, workers):
             if isinstance(result, Updates):
                 assert result.gradient is not None
-                state.stage(_CONTROL, result.workers, result.gradient)
-                before = torch.stack([own[worker] for worker in result.workers])
-                result = replace(result, extra={_CONTROL: result.gradient - before})
+                own.stage(_CONTROL, result.workers, result.gradient)
+                c_i = torch.stack([before[worker] for worker in result.workers])
+                result = replace(result, extra={_CONTROL: result.gradient - c_i})
             yield result
 
     def aggregator(self) -> UniformMean:
         return UniformMean()
 
-    def conclude(self, aggregate: Aggregate, job: Job, state: AlgorithmState, replies: float) -> Aggregate:
-        c = state.server.get(_CONTROL, torch.zeros_like(job.model.vector))
-        state.server[_CONTROL] = c + replies / job.population * aggregate.extra[_CONTROL]
+    def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
+        server[_CONTROL] = job.sent[_CONTROL] + replies / job.population * aggregate.extra[_CONTROL]
         return aggregate

@@ -14,6 +14,7 @@ from lightning_fed.engines.sequential import Sequential
 from lightning_fed.engines.vectorized.engine import Vectorized
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError
+from lightning_fed.worker.outbox import Outbox
 
 _FEWEST = 4
 _FEWEST_AT_A_TIME = 3.0
@@ -48,9 +49,11 @@ class Auto(Engine):
         self._told_about_a_worker = False
         self._workers: WorkerPool | None = None
 
-    def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
+    def setup(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
         self._workers = workers
-        self._sequential.setup(module, workers, trainer)
+        self._sequential.setup(module, workers, trainer, outbox)
         recorded, self._recorded = self._recorded, None
         if recorded == "sequential":
             self._choose("sequential", "the run that wrote the checkpoint did so")
@@ -59,7 +62,7 @@ class Auto(Engine):
             self._choose("sequential", "convolutions on a CPU are slower when stacked")
             return
         try:
-            self._vectorized.setup(module, workers, trainer)
+            self._vectorized.setup(module, workers, trainer, outbox)
         except UnvectorizableError as reason:
             self._choose("sequential", str(reason))
         else:

@@ -8,19 +8,24 @@ from collections.abc import Iterator, Sequence
 from lightning_fed._lightning import pl
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError
+from lightning_fed.worker.outbox import Outbox
 
 
 class Engine(ABC):
     """Trains workers. What comes back depends on the job, the workers and their data, not on the engine."""
 
     @abstractmethod
-    def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
+    def setup(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
         """Get ready for a fit: called once, after the module has been placed and before the first round.
 
         Args:
             module: The user's module, to be copied; the engine must not train this one.
             workers: The workers' data.
             trainer: For its device and precision, and for what the user's own code asks of ``self.trainer``.
+            outbox: The steps between local training and what :meth:`run` yields; FedAvg's by default, which are none
+                but the finite check.
 
         Raises:
             ValueError: If the module cannot be trained locally; the message says why and what to do.
@@ -28,7 +33,7 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        """Train some workers, each from ``job.model.parameters``.
+        """Train some workers, each from ``job.model``, and yield what leaves them: what comes out of the outbox.
 
         Args:
             job: What the server sent; its tensors must not be written to.

@@ -12,6 +12,7 @@ from lightning_fed.engines.blocks import block_length
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError, describe
 from lightning_fed.worker.local_fit import LocalFit
+from lightning_fed.worker.outbox import Outbox
 from lightning_fed.worker.result import LocalResult, stacked
 
 
@@ -29,41 +30,47 @@ class Sequential(Engine):
     def __init__(self, compile: bool = False, channels_last: bool = False) -> None:
         self._compile = compile
         self._channels_last = channels_last
-        self._replica: LocalFit | None = None
+        self._local_fit: LocalFit | None = None
         self._workers: WorkerPool | None = None
+        self._outbox = Outbox()
 
-    def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
-        self._replica = LocalFit(module, trainer, self._compile, self._channels_last)
-        self._replica.check()
+    def setup(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
+        self._local_fit = LocalFit(module, trainer, self._compile, self._channels_last)
+        self._local_fit.check()
         self._workers = workers
+        self._outbox = outbox
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        assert self._replica is not None, "setup() comes before run()"
-        assert self._workers is not None
         length = block_length(job)
         for start in range(0, len(cohort), length):
-            block = cohort[start : start + length]
-            delta = job.model.layout.rows(len(block), job.model.vector.device)
-            by_name = job.model.layout.unflatten(delta)
-            results: list[LocalResult] = []
-            first = 0  # the first row that has not been passed on
-            for name in block:
-                row = first + len(results)
-                try:
-                    seed = derive(job.seed, job.cohort, name)
-                    seed_generators(seed)
-                    worker = self._workers[name]
-                    worker.batches.reseed(seed)
-                    results.append(self._replica.train(job, worker, {name: d[row] for name, d in by_name.items()}))
-                except Exception as error:
-                    yield from stacked(job.cohort, results, delta[first:row])
-                    first, results = row, []
-                    failure = WorkerError(name, job.round, describe(error))
-                    failure.__cause__ = error
-                    yield failure
-            yield from stacked(job.cohort, results, delta[first : first + len(results)])
-            del delta, by_name  # here and in loop.py: the next block can take its memory, still warm in the cache
+            yield from self._outbox(self._train, job, cohort[start : start + length])
+
+    def _train(self, job: Job, workers: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        """Train the workers of a block."""
+        assert self._local_fit is not None, "setup() comes before run()"
+        assert self._workers is not None
+        delta = job.model.layout.rows(len(workers), job.model.vector.device)
+        by_name = job.model.layout.unflatten(delta)
+        results: list[LocalResult] = []
+        first = 0  # the first row that has not been passed on
+        for name in workers:
+            row = first + len(results)
+            try:
+                seed = derive(job.seed, job.cohort, name)
+                seed_generators(seed)
+                worker = self._workers[name]
+                worker.batches.reseed(seed)
+                results.append(self._local_fit.train(job, worker, {name: d[row] for name, d in by_name.items()}))
+            except Exception as error:
+                yield from stacked(job.cohort, results, delta[first:row])
+                first, results = row, []
+                failure = WorkerError(name, job.round, describe(error))
+                failure.__cause__ = error
+                yield failure
+        yield from stacked(job.cohort, results, delta[first : first + len(results)])
 
     def teardown(self) -> None:
-        self._replica = None
+        self._local_fit = None
         self._workers = None

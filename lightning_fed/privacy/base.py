@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, ClassVar
+
+import torch
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.privacy.accounting import Accountant, Kind
@@ -12,7 +15,8 @@ from lightning_fed.privacy.calibration import noise_for
 from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Mechanism
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
-from lightning_fed.wire import Job, LocalTraining, Updates
+from lightning_fed.selection import CohortSampler
+from lightning_fed.wire import Aggregate, Job, LocalTraining, Updates
 
 
 class Privacy(ABC):
@@ -31,8 +35,8 @@ class Privacy(ABC):
     insecure_deterministic_noise: bool
     """Whether noise comes from the seed of the run, for tests. Such a run is not private, and is marked so."""
 
-    sampler: ClassVar[str | None] = None
-    """The name of the cohort sampler that is taken if the user has chosen none."""
+    sampler: ClassVar[type[CohortSampler] | None] = None
+    """The kind of cohort sampler that is taken if the user has chosen none."""
 
     any_aggregator: ClassVar[bool] = False
     """Whether updates are private when they leave the workers, so that any aggregator may follow."""
@@ -58,9 +62,37 @@ class Privacy(ABC):
     def aggregator(self, run: PrivateRun) -> Aggregator[Any] | None:
         """The aggregator that keeps the promise; None: any in which workers count equally."""
 
-    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
-        """What is done to updates before they leave the workers, after all transforms."""
+    def at_worker(self, updates: Updates, job: Job) -> Updates:
+        """Hide what the promise covers, of updates that leave the workers: the last step, after all transforms.
+
+        Buffers stay with the workers. Losses, metrics and numbers of steps and examples too, unless they are released.
+
+        Args:
+            updates: The updates of n workers.
+            job: What the server sent, with :attr:`Job.promise`.
+        """
+        n = len(updates.workers)
+        buffers = {name: buffer.expand(n, *buffer.shape) for name, buffer in job.model.buffers.items()}
+        updates = replace(updates, buffers=buffers, stays=updates.stays.union(buffers))
+        if not self.release_metrics:
+            nothing = torch.full((n,), math.nan, dtype=torch.float64)
+            examples = updates.examples if self.needs_examples else torch.ones_like(nothing)
+            updates = replace(updates, loss=nothing, metrics={}, steps=torch.ones_like(nothing), examples=examples)
+        return self.worker(updates, job)
+
+    @property
+    def needs_examples(self) -> bool:
+        """Whether the server, which is trusted then, has to learn the workers' numbers of examples."""
+        return False
+
+    def worker(self, updates: Updates, job: Job) -> Updates:
+        """Clip and noise updates, if the promise says that workers do; see :meth:`at_worker`."""
         return updates
+
+    def server(self, aggregate: Aggregate, job: Job) -> Aggregate:
+        """Return the aggregate with the global buffers, which have not moved; the mirror image of :meth:`at_worker`."""
+        # Averaging identical buffers can change them by a rounding error, so the originals are restored.
+        return replace(aggregate, buffers={name: buffer.clone() for name, buffer in job.model.buffers.items()})
 
     def least_replies(self) -> int:
         """The number of replies below which a round must release nothing."""
@@ -75,8 +107,8 @@ class Privacy(ABC):
         return 1
 
     def job(self, job: Job, run: PrivateRun) -> Job:
-        """What workers are sent: with what they have to know of the promise."""
-        return job
+        """Return the job with the numbers that workers need to keep the promise."""
+        return replace(job, promise={"bound": run.bound, "noise_multiplier": run.noise_multiplier})
 
     def period(self, setting: Setting) -> int:
         """For how many rounds :meth:`mechanism` is one charge."""

@@ -17,6 +17,7 @@ from lightning_fed.privacy.clipping import AdaptiveClip
 from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Gaussian, Mechanism, SubsampledGaussian
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.selection import CohortSampler, Poisson
 
 
 @final
@@ -55,7 +56,7 @@ class CentralDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
-    sampler: ClassVar[str | None] = "Poisson"
+    sampler: ClassVar[type[CohortSampler] | None] = Poisson
 
     def __post_init__(self) -> None:
         check_settings(self, None if isinstance(self.clip, AdaptiveClip) else self.clip)
@@ -71,6 +72,10 @@ class CentralDP(Privacy):
     @property
     def moving(self) -> bool:
         return isinstance(self.clip, AdaptiveClip)
+
+    @property
+    def needs_examples(self) -> bool:
+        return self.weight_cap is not None
 
     def aggregator(self, run: PrivateRun) -> PrivateSum:
         adaptive = self.clip if isinstance(self.clip, AdaptiveClip) else None

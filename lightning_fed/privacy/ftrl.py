@@ -20,6 +20,7 @@ from lightning_fed.privacy.mechanisms import Mechanism, TreeAggregation
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.selection import CohortSampler, RoundRobin
 
 
 @final
@@ -91,7 +92,7 @@ class DPFTRL(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
-    sampler: ClassVar[str | None] = "RoundRobin"
+    sampler: ClassVar[type[CohortSampler] | None] = RoundRobin
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)

@@ -12,9 +12,10 @@ from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
 from lightning_fed.privacy.clipping import clip_scales, with_norms
 from lightning_fed.privacy.mechanisms import Gaussian, LocalGaussian, Mechanism
+from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting
-from lightning_fed.wire import Updates
+from lightning_fed.wire import Job, Updates
 
 
 @final
@@ -61,8 +62,9 @@ class LocalDP(Privacy):
     def aggregator(self, run: PrivateRun) -> None:
         return None
 
-    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
-        return clipped_and_noised(updates, run, run.noise_multiplier * run.bound)
+    def worker(self, updates: Updates, job: Job) -> Updates:
+        std = job.promise["noise_multiplier"] * job.promise["bound"]
+        return clipped_and_noised(updates, job, std, self.insecure_deterministic_noise)
 
 
 @final
@@ -117,28 +119,31 @@ class DistributedDP(Privacy):
     def aggregator(self, run: PrivateRun) -> PrivateSum:
         return PrivateSum(run, noise=None)
 
-    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
-        return clipped_and_noised(updates, run, run.noise_multiplier * run.bound / math.sqrt(self.survivors))
+    def worker(self, updates: Updates, job: Job) -> Updates:
+        std = job.promise["noise_multiplier"] * job.promise["bound"] / math.sqrt(self.survivors)
+        return clipped_and_noised(updates, job, std, self.insecure_deterministic_noise)
 
     def least_replies(self) -> int:
         return self.survivors
 
 
-def clipped_and_noised(updates: Updates, run: PrivateRun, std: float) -> Updates:
-    """What workers do to all that they send; buffers stay with them.
+def clipped_and_noised(updates: Updates, job: Job, std: float, insecure: bool) -> Updates:
+    """Clip all that each worker sends, and add noise to it.
 
     Args:
-        updates: Those of n workers.
-        run: Gives the clipping bound and the noise.
+        updates: The updates of n workers.
+        job: What the server sent, with the clipping bound.
         std: The standard deviation of each worker's noise.
+        insecure: Whether noise follows from the seed of the run.
     """
     updates, norms = with_norms(updates)
-    scales = clip_scales(norms, run.bound)
+    scales = clip_scales(norms, job.promise["bound"])
+    noise = Noise(job.seed if insecure else None)
 
     def noised(rows: torch.Tensor, name: str) -> torch.Tensor:
         clipped = rows * scales.to(rows).unsqueeze(1)
         for row, worker in zip(clipped, updates.workers, strict=True):
-            row += run.noise.gaussian(row.numel(), std, run.cohort, name, worker).to(row)
+            row += noise.gaussian(row.numel(), std, job.cohort, name, worker).to(row)
         return clipped
 
     return replace(

@@ -77,7 +77,7 @@ class PrivateSum(Aggregator[PrivateSums]):
                 add_weighted_(total, scales, update.extra[name])
             # Around ½, so that one worker changes the sum by no more than that.
             sums.within += (norms <= self._run.bound).to(torch.float64).sub_(0.5).sum()
-            del update  # see Sequential.run
+            del update  # see outbox.py
         return sums
 
     def _weights(self, examples: Tensor) -> Tensor:

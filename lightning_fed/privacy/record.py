@@ -70,7 +70,8 @@ class RecordDP(Privacy):
 
     def job(self, job: Job, run: PrivateRun) -> Job:
         seed = run.setting.seed if run.insecure else None
+        job = super().job(job, run)
         return replace(job, record_privacy=RecordPrivacy(self.clip, run.noise_multiplier, self.sampling_rate, seed))
 
-    def worker(self, updates: Updates, run: PrivateRun) -> Updates:
+    def worker(self, updates: Updates, job: Job) -> Updates:
         return replace(updates, weight=torch.ones_like(updates.weight))

@@ -81,13 +81,12 @@ class FederatedDataModule(pl.LightningDataModule):
         self.availability = availability
         self.cohort_size = population if cohort_size is None else cohort_size
         self.rounds_per_epoch = rounds_per_epoch or math.ceil(population / self.cohort_size)
-        self.sampler_is_default = sampler is None and cohort_size is not None
-        self.sampler = Uniform() if self.sampler_is_default else sampler
+        self._sampler_is_default = sampler is None and cohort_size is not None
+        self.sampler = Uniform() if self._sampler_is_default else sampler
         self.val = val
         self.seed = seed
         self.eval_cohort_size = eval_cohort_size
-        self.sampling_seed: int | None = None
-        """Decides who is chosen, if that is to be a secret and not to follow from ``seed``."""
+        self._sampling_seed: int | None = None
         self.pool = WorkerPool(workers, cached_workers)
         self._cohorts: CohortLoader | None = None
         self._module: pl.LightningModule | None = None
@@ -98,11 +97,16 @@ class FederatedDataModule(pl.LightningDataModule):
                 name = f"{kind}_dataloader"
                 self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
 
-    def sample_openly(self) -> None:
-        """Take back what a private run has made of the sampling: a secret, and perhaps another default."""
-        self.sampling_seed = None
-        if self.sampler_is_default:
-            self.sampler = Uniform()
+    def sample_by(self, default: type[CohortSampler], seed: int | None) -> None:
+        """Set how cohorts are sampled in the run that begins.
+
+        Args:
+            default: The kind of sampler, if the user has chosen none.
+            seed: Decides who is chosen, if that is to be a secret; None: the seed of the run.
+        """
+        self._sampling_seed = seed
+        if self._sampler_is_default:
+            self.sampler = default()
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
@@ -153,7 +157,7 @@ class FederatedDataModule(pl.LightningDataModule):
         if self.sampler is not None:
             self.sampler.prepare(self._sizes)
         self._cohorts = CohortLoader(
-            self.names, self.cohort_size, self.sampler, self.seed, self.rounds_per_epoch, self.sampling_seed
+            self.names, self.cohort_size, self.sampler, self.seed, self.rounds_per_epoch, self._sampling_seed
         )
         if before is not None:
             self._cohorts.completed = before.completed

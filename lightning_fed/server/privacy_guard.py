@@ -1,34 +1,206 @@
-"""Keeps a run private: what the server asks before, in and after a round of a private run."""
+"""Keeps a run private: what the server asks before, in and after a round, of a guard that may have nothing to guard."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, final
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, final
 
 from lightning_fed._lightning import pl, rank_zero_info, rank_zero_warn
 from lightning_fed.aggregation import Aggregator, RobustAggregator, UniformMean
 from lightning_fed.algorithms import Algorithm, FedRep
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import Tensors
 from lightning_fed.hooks import overrides
 from lightning_fed.population import EvaluationKind
 from lightning_fed.privacy import Privacy, PrivateRun, RecordDP, Setting
-from lightning_fed.selection import Poisson, RoundRobin, Uniform
+from lightning_fed.selection import CohortSampler, Poisson, RoundRobin, Uniform
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.logs import Curves
-from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Aggregate, BudgetError, Job, LocalTraining, Updates
+from lightning_fed.wire import BudgetError, GlobalModel, Job, LocalTraining
 
-_SAMPLERS = {"Poisson": Poisson, "RoundRobin": RoundRobin}
 _KNOWN = (Poisson, RoundRobin, Uniform)
 _STEPS = {"val": "validation_step", "test": "test_step"}
 
 
+class Guard(ABC):
+    """What the server asks at every step of a run, whether or not anything is promised to the workers."""
+
+    promise: Privacy | None = None
+    """What is promised."""
+
+    run: PrivateRun | None = None
+    """What has been spent; None before a fit, and if nothing is promised."""
+
+    @abstractmethod
+    def check(self, model: GlobalModel) -> None:
+        """Refuse a module of which more would leave the workers than the promise covers.
+
+        Raises:
+            ValueError: Saying what is wrong and what to do.
+        """
+
+    @abstractmethod
+    def sampling(self, processes: Processes) -> Sampling:
+        """Return how cohorts are to be sampled.
+
+        Args:
+            processes: The processes, which must all sample alike.
+        """
+
+    @abstractmethod
+    def check_evaluation(
+        self, datamodule: FederatedDataModule, trainer: pl.Trainer, module: pl.LightningModule, stage: str
+    ) -> None:
+        """Refuse evaluation that would release what no noise covers.
+
+        Raises:
+            ValueError: If the workers' own data would be evaluated, in training or apart from it.
+        """
+
+    @abstractmethod
+    def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
+        """Begin a fit, or go on with the run of a checkpoint or of an earlier fit.
+
+        Raises:
+            ValueError: If nothing can be promised in this setting.
+        """
+
+    @property
+    @abstractmethod
+    def shows_metrics(self) -> bool:
+        """Whether losses, metrics and counts of workers may be shown."""
+
+    @property
+    @abstractmethod
+    def least_replies(self) -> int:
+        """The number of replies below which a round must release nothing."""
+
+    @abstractmethod
+    def aggregator(self, own: Aggregator[Any]) -> Aggregator[Any]:
+        """Return the aggregator of the run.
+
+        Args:
+            own: The user's aggregator, or the algorithm's.
+        """
+
+    @abstractmethod
+    def begin_round(self, job: Job) -> Job:
+        """Charge for what the round will release, and return the job with what workers need to keep the promise."""
+
+    @abstractmethod
+    def affords_another(self) -> bool:
+        """Whether another round keeps within the budget."""
+
+    @abstractmethod
+    def stop(self, trainer: pl.Trainer) -> None:
+        """End the training: the next round would exceed the budget.
+
+        Raises:
+            BudgetError: If the Trainer is told to go on for longer, by ``min_steps`` or ``min_epochs``.
+        """
+
+    @abstractmethod
+    def after_round(self, trainer: pl.Trainer, curves: Curves, step: int, due: bool) -> None:
+        """Show what has been spent, and stop the Trainer if another round would exceed the budget.
+
+        Args:
+            trainer: The Trainer.
+            curves: Where to show it.
+            step: The round that is over.
+            due: Whether this round's curves are drawn.
+        """
+
+    @abstractmethod
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return what loggers show of the promise."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return what a checkpoint keeps."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any] | None, fitting: bool) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state: The result of :meth:`state_dict`; None: the checkpoint was not written by a private run.
+            fitting: Whether the run goes on training.
+
+        Raises:
+            ValueError: If it is to go on without knowing what has been spent.
+        """
+
+
+class Sampling(NamedTuple):
+    """How cohorts are sampled.
+
+    Args:
+        default: The kind of sampler, if the user has chosen none.
+        seed: Decides who is chosen; None: the seed of the run.
+    """
+
+    default: type[CohortSampler] = Uniform
+    seed: int | None = None
+
+
 @final
-class Guard:
-    """The private side of a FederatedModule.
+class Open(Guard):
+    """Guards nothing: nothing is promised."""
+
+    def check(self, model: GlobalModel) -> None:
+        pass
+
+    def sampling(self, processes: Processes) -> Sampling:
+        return Sampling()
+
+    def check_evaluation(
+        self, datamodule: FederatedDataModule, trainer: pl.Trainer, module: pl.LightningModule, stage: str
+    ) -> None:
+        pass
+
+    def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
+        pass
+
+    @property
+    def shows_metrics(self) -> bool:
+        return True
+
+    @property
+    def least_replies(self) -> int:
+        return 1
+
+    def aggregator(self, own: Aggregator[Any]) -> Aggregator[Any]:
+        return own
+
+    def begin_round(self, job: Job) -> Job:
+        return job
+
+    def affords_another(self) -> bool:
+        return True
+
+    def stop(self, trainer: pl.Trainer) -> None:
+        pass
+
+    def after_round(self, trainer: pl.Trainer, curves: Curves, step: int, due: bool) -> None:
+        pass
+
+    def hyperparameters(self) -> dict[str, Any]:
+        return {}
+
+    def state_dict(self) -> None:
+        return None
+
+    def load_state_dict(self, state: dict[str, Any] | None, fitting: bool) -> None:
+        if state is not None and fitting:
+            rank_zero_warn(
+                "the checkpoint is that of a private run, but this one has no privacy=...: from here on nothing is "
+                "promised to the workers"
+            )
+
+
+@final
+class Private(Guard):
+    """Guards a promise.
 
     Args:
         privacy: What is promised.
@@ -63,42 +235,29 @@ class Guard:
                 )
             )
         self.privacy = privacy
-        self.run: PrivateRun | None = None
-        self.buffers: Tensors = {}
-        """The global buffers, which stay as they are."""
+        self.promise = privacy
+        self.run = None
         self._algorithm = algorithm
         self._aggregator = aggregator
         self._saved: dict[str, Any] | None = None
 
-    def check(self, job: Job) -> None:
-        """Refuse buffers that would be averaged without noise.
-
-        Raises:
-            ValueError: Naming one.
-        """
-        leaving = [name for name in job.model.buffers if name.endswith("running_mean")]
-        leaving = sorted(set(leaving) - set(self._algorithm.stays_local(job)))
+    def check(self, model: GlobalModel) -> None:
+        leaving = [name for name in model.buffers if name.endswith("running_mean")]
+        leaving = sorted(set(leaving) - set(self._algorithm.stays_local(model)))
         if leaving:
             raise ValueError(
                 f"{type(self.privacy).__name__}: the module averages BatchNorm statistics ({leaving[0]}), which no "
                 "noise covers; use GroupNorm in their place, or keep them with the workers: algorithm=FedBN()"
             )
 
-    def prepare(self, datamodule: FederatedDataModule, processes: Processes) -> None:
-        """Choose the sampling that the promise wants, secretly."""
-        if self.privacy.sampler is not None and datamodule.sampler_is_default:
-            datamodule.sampler = _SAMPLERS[self.privacy.sampler]()
-        if not self.privacy.insecure_deterministic_noise:
-            datamodule.sampling_seed = processes.gather(secrets.randbits(63))[0]
+    def sampling(self, processes: Processes) -> Sampling:
+        # Whom the seed of the run chooses is no secret, and amplification by sampling needs one.
+        seed = None if self.privacy.insecure_deterministic_noise else processes.gather(secrets.randbits(63))[0]
+        return Sampling(self.privacy.sampler or Uniform, seed)
 
     def check_evaluation(
         self, datamodule: FederatedDataModule, trainer: pl.Trainer, module: pl.LightningModule, stage: str
     ) -> None:
-        """Refuse evaluation that would tell what no noise covers.
-
-        Raises:
-            ValueError: If the workers' own data would be evaluated, in training or apart from it.
-        """
         kind: EvaluationKind | None = {"fit": "val", "validate": "val", "test": "test"}.get(stage)  # type: ignore[assignment]
         if kind is None or self.privacy.release_metrics or not overrides(module, _STEPS[kind]):
             return
@@ -111,11 +270,6 @@ class Guard:
             )
 
     def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
-        """Begin a fit, or go on with the run of a checkpoint or of an earlier fit.
-
-        Raises:
-            ValueError: If nothing can be promised in this setting.
-        """
         sampler = datamodule.sampler
         steps = trainer.estimated_stepping_batches
         setting = Setting(
@@ -152,31 +306,19 @@ class Guard:
 
     @property
     def shows_metrics(self) -> bool:
-        """Whether anything may be shown that no noise covers."""
         return self.privacy.release_metrics
 
     def begin_round(self, job: Job) -> Job:
-        """Note which cohort is about to be trained; what its round will release is charged for before it is."""
         assert self.run is not None
         self.run.cohort = job.cohort
-        self.buffers = job.model.buffers
         self.run.charge()
         return self.privacy.job(job, self.run)
 
     def affords_another(self) -> bool:
-        """Whether another round keeps within the budget."""
         assert self.run is not None
         return self.run.affords_another()
 
     def after_round(self, trainer: pl.Trainer, curves: Curves, step: int, due: bool) -> None:
-        """Show what has been spent, and stop the Trainer if another round would exceed the budget.
-
-        Args:
-            trainer: The Trainer.
-            curves: Where to show it.
-            step: The round that is over.
-            due: Whether this round's curves are drawn.
-        """
         assert self.run is not None
         last = not self.affords_another()
         ends = step + 1 == trainer.max_steps
@@ -188,11 +330,6 @@ class Guard:
             self.stop(trainer)
 
     def stop(self, trainer: pl.Trainer) -> None:
-        """End the training: the next round would exceed the budget.
-
-        Raises:
-            BudgetError: If the Trainer is told to go on for longer, by ``min_steps`` or ``min_epochs``.
-        """
         assert self.run is not None
         spent = f"ε = {self.run.spent:.4g} is spent, and another round would exceed {self.run.budget:g}"
         if trainer.fit_loop.min_epochs or trainer.fit_loop.min_steps:
@@ -202,65 +339,32 @@ class Guard:
         trainer.should_stop = True
 
     @property
-    def aggregator(self) -> Aggregator[Any]:
-        """The aggregator of the run."""
+    def least_replies(self) -> int:
+        return self.privacy.least_replies()
+
+    def aggregator(self, own: Aggregator[Any]) -> Aggregator[Any]:
         assert self.run is not None
         return self.privacy.aggregator(self.run) or self._aggregator or UniformMean()
 
-    @property
-    def transforms(self) -> Sequence[UpdateTransform]:
-        """What is done to updates last before they leave the workers."""
-        assert self.run is not None
-        return (_AtTheWorkers(self, self.run),)
+    def hyperparameters(self) -> dict[str, Any]:
+        name = type(self.privacy).__name__
+        insecure = self.privacy.insecure_deterministic_noise
+        return {
+            "privacy": f"{name} WITH SEEDED NOISE: NOT PRIVATE" if insecure else name,
+            "noise_multiplier": self.privacy.noise_multiplier,
+            "epsilon_budget": self.privacy.epsilon,
+        }
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps."""
         return self._saved if self.run is None else self.run.state_dict()
 
     def load_state_dict(self, state: dict[str, Any] | None, fitting: bool) -> None:
-        """Go on from a checkpoint.
-
-        Args:
-            state: What :meth:`state_dict` gave; None: the checkpoint was not written by a private run.
-            fitting: Whether the run goes on training.
-
-        Raises:
-            ValueError: If it is to go on without knowing what has been spent.
-        """
         if state is None and fitting:
             raise ValueError(
                 f"the checkpoint does not say how much privacy was spent for it, so {type(self.privacy).__name__} "
                 "cannot promise anything from here on; begin a new run, or go on without privacy="
             )
         self._saved, self.run = state, None
-
-
-@final
-class _AtTheWorkers(UpdateTransform):
-    """The worker's side of a promise, as the last transform. Noise covers parameters; buffers do not leave."""
-
-    def __init__(self, guard: Guard, run: PrivateRun) -> None:
-        self._guard = guard
-        self._run = run
-
-    def worker(self, updates: Updates) -> Updates:
-        n = len(updates.workers)
-        buffers = {name: buffer.expand(n, *buffer.shape) for name, buffer in self._guard.buffers.items()}
-        return self._guard.privacy.worker(replace(updates, buffers=buffers), self._run)
-
-    def server(self, aggregate: Aggregate) -> Aggregate:
-        # A mean of equal numbers may be off by their rounding.
-        return replace(aggregate, buffers={name: buffer.clone() for name, buffer in self._guard.buffers.items()})
-
-
-def privacy_hyperparameters(privacy: Privacy) -> dict[str, Any]:
-    """What loggers show of a promise."""
-    name = type(privacy).__name__
-    return {
-        "privacy": f"{name} WITH SEEDED NOISE: NOT PRIVATE" if privacy.insecure_deterministic_noise else name,
-        "noise_multiplier": privacy.noise_multiplier,
-        "epsilon_budget": privacy.epsilon,
-    }
 
 
 def _counts_equally(privacy: Privacy, aggregator: Aggregator[Any]) -> bool:

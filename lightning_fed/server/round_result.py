@@ -22,11 +22,15 @@ class Round:
         report: What its workers reported.
         aggregate: What came of their updates.
         seconds: How long it took.
+        server: What the algorithm remembers at the server from here on.
+        last_success: The number of the last cohort whose workers keep what they staged.
     """
 
     report: RoundReport
     aggregate: Aggregate
     seconds: float
+    server: Tensors
+    last_success: int | None
 
 
 def merged_buffers(rounds: Sequence[Round]) -> Tensors:

@@ -1,48 +1,82 @@
-"""What an algorithm remembers from round to round: tensors of the server, and one vector for each worker.
+"""A worker's own state: one vector for each worker and table, kept from round to round where the worker is.
 
-Only vectors of the workers of one cohort are in use at a time, so those of all others can lie on disk. What a round
-wants to be remembered is staged, and kept only once the round has succeeded: a worker's state and the global model
-never tell of different rounds.
+There are two slots. What a round makes of a worker's state is *staged*, under the number of its cohort. Only the next
+job says whether that cohort's round succeeded, and then the staged rows are *kept*; else they are dropped. So the state
+of a worker and the global model always belong to the same round, even if the server died between the two.
+
+In a simulation the state of all workers lies beside the engine, in memory up to a budget and on disk past it; on a node
+it is that of the node's workers, and lies in a folder (:meth:`OwnState.write_to`).
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import Tensors
 from lightning_fed.state.spilled_rows import SpilledRows
 
 
 @final
-class AlgorithmState:
-    """Tensors of the server, and tables with one row for each worker that has taken part.
+class OwnState:
+    """Tables with one row for each worker that has taken part.
 
-    Under several processes each holds all of it, so that a worker may be trained by any of them.
+    Under several processes each holds all rows, so that a worker may be trained by any of them.
 
     Args:
-        budget: How many bytes of workers' rows to keep in memory; the rest lies on disk.
-        folder: Gives the folder for what lies on disk, when it is needed.
+        tables: The names of the tables.
+        budget: How many bytes of rows to keep in memory; the rest lies on disk.
+        folder: Returns the folder for what lies on disk, when it is needed.
     """
 
-    def __init__(self, budget: int, folder: Callable[[], Path]) -> None:
+    def __init__(self, tables: Sequence[str] = (), budget: int = 2**28, folder: Callable[[], Path] = Path) -> None:
+        self._tables = tuple(tables)
         self._budget = budget
         self._folder = folder
-        self._tables: dict[str, SpilledRows] = {}
+        self._kept: dict[str, SpilledRows] = {}
         self._staged: dict[str, list[tuple[tuple[str, ...], Tensor]]] = {}
-        self.server: Tensors = {}
-        """The server's own tensors by name; equal on every process. To be changed in ``Algorithm.conclude`` only."""
+        self._cohort: int | None = None
 
-    def rows(self, table: str, workers: Sequence[str], default: Tensor) -> Tensor:
-        """Give the rows of some workers.
+    def begin(self, cohort: int, last: int | None) -> None:
+        """Begin a cohort's round: settle the one before, and stage under a new number.
 
         Args:
-            table: What the rows are; a name of the algorithm's choice.
+            cohort: The number of the cohort that begins.
+            last: The number of the last cohort whose round succeeded.
+        """
+        self.settle(last)
+        self._staged.clear()
+        self._cohort = cohort
+
+    def settle(self, last: int | None) -> None:
+        """Keep what was staged by a cohort whose round has succeeded.
+
+        Args:
+            last: The number of the last such cohort. Rows that another one staged stay staged.
+        """
+        if self._cohort is None or self._cohort != last:
+            return
+        for table, parts in self._staged.items():
+            if table not in self._kept:
+                self._kept[table] = SpilledRows(self._budget // len(self._tables), self._folder, _file_name(table))
+            for workers, rows in parts:
+                self._kept[table].write(workers, rows)
+        self._staged.clear()
+        self._cohort = None
+
+    def rows(self, table: str, workers: Sequence[str], default: Tensor) -> Tensor:
+        """Return the kept rows of some workers.
+
+        Args:
+            table: The name of the table.
             workers: The n names.
             default: The row of a worker that has none yet; ``[size]``.
 
@@ -50,82 +84,162 @@ class AlgorithmState:
             ``[n, size]``, of the default's dtype, on its device.
         """
         rows = default.expand(len(workers), -1).clone()
-        if table in self._tables:
-            self._tables[table].read(workers, rows)
+        if table in self._kept:
+            self._kept[table].read(workers, rows)
         return rows
 
     def has(self, table: str, worker: str) -> bool:
-        """Whether a worker has a row."""
-        return table in self._tables and worker in self._tables[table]
+        """Whether a row of a worker is kept."""
+        return table in self._kept and worker in self._kept[table]
 
     def stage(self, table: str, workers: Sequence[str], rows: Tensor) -> None:
-        """Have rows remembered if the round succeeds.
+        """Stage rows, to be kept if the round succeeds; a worker's newest row counts.
 
         Args:
-            table: What the rows are.
+            table: The name of the table.
             workers: The n names.
             rows: ``[n, size]``.
-        """
-        self._staged.setdefault(table, []).append((tuple(workers), rows.detach().cpu()))
-
-    def begin(self, device: torch.device) -> None:
-        """Begin a round: forget what one has staged that did not succeed.
-
-        Args:
-            device: Where the round computes; a checkpoint is read before the module has been placed.
-        """
-        self._staged.clear()
-        self.server = {name: tensor.to(device) for name, tensor in self.server.items()}
-
-    def commit(self, tables: Sequence[str], processes: Processes) -> None:
-        """Remember what the workers of all processes staged.
-
-        Args:
-            tables: The names of all tables, the same on every process, whatever was staged there.
-            processes: The processes.
 
         Raises:
-            ValueError: If rows were staged in another table, which nobody would remember.
+            ValueError: If there is no such table, so that nobody would ever read them.
         """
-        staged, self._staged = self._staged, {}
-        if set(staged) - set(tables):
+        if table not in self._tables:
             raise ValueError(
-                f"rows were staged in {sorted(set(staged) - set(tables))}, but the algorithm's `tables` names "
-                f"{list(tables)}; name them there"
+                f"rows were staged in the table {table!r}, but `tables` names {list(self._tables)}; add it"
             )
-        for table in tables:
-            parts = staged.get(table, [])
+        self._staged.setdefault(table, []).append((tuple(workers), rows.detach().cpu()))
+
+    def staged(self) -> dict[str, dict[str, Tensor]]:
+        """Return what the cohort has staged so far: ``{table: {worker: row}}``."""
+        return {
+            table: {worker: row for workers, rows in parts for worker, row in zip(workers, rows, strict=True)}
+            for table, parts in self._staged.items()
+        }
+
+    def kept(self) -> dict[str, dict[str, Tensor]]:
+        """Return all rows that are kept: ``{table: {worker: row}}``; reads from disk what lies there."""
+        return {table: rows.all() for table, rows in self._kept.items()}
+
+    def scope(self, prefix: str = "") -> OwnTables:
+        """Return a view of the tables whose names begin with a prefix.
+
+        Args:
+            prefix: The prefix, which the view leaves out of the names.
+        """
+        return OwnTables(self, prefix)
+
+    def exchange(self, processes: Processes) -> None:
+        """Let every process hold what all processes have staged.
+
+        Args:
+            processes: The processes; each has the same tables.
+        """
+        if processes.size == 1:
+            return
+        for table in self._tables:
+            parts = self._staged.pop(table, [])
             own = torch.cat([rows for _, rows in parts]) if parts else None
-            names = [name for workers, _ in parts for name in workers]
+            names = tuple(name for workers, _ in parts for name in workers)
             # A process whose workers staged nothing learns from the others what rows look like.
             heard = processes.gather((names, None if own is None else own[:0]))
             like = next((empty for _, empty in heard if empty is not None), None)
-            if like is None:
-                continue
-            rows = processes.gather_rows(like if own is None else own)
-            if table not in self._tables:
-                self._tables[table] = SpilledRows(self._budget // len(tables), self._folder, table)
-            self._tables[table].write([name for theirs, _ in heard for name in theirs], rows)
+            if like is not None:
+                rows = processes.gather_rows(like if own is None else own)
+                self._staged[table] = [(tuple(name for theirs, _ in heard for name in theirs), rows)]
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: all that is in memory, and where the rest lies."""
-        return {
-            "server": {name: tensor.detach().cpu().clone() for name, tensor in self.server.items()},
-            "workers": {name: table.state_dict() for name, table in self._tables.items()},
-        }
+    def state_dict(self, last: int | None) -> dict[str, Any]:
+        """Return what a checkpoint of the simulation holds: the rows in memory, and where those on disk lie.
+
+        Args:
+            last: The number of the last cohort whose round succeeded; what a later one staged is not part of it.
+        """
+        self.settle(last)
+        return {name: table.state_dict() for name, table in self._kept.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint.
 
         Args:
-            state: What :meth:`state_dict` gave.
+            state: The result of :meth:`state_dict`.
 
         Raises:
             FileNotFoundError: If a file is gone that holds rows.
         """
         self._staged.clear()
-        self.server = dict(state["server"])
-        self._tables = {}
-        for name, part in state["workers"].items():
-            table = self._tables[name] = SpilledRows(self._budget // len(state["workers"]), self._folder, name)
+        self._cohort = None
+        self._kept = {}
+        for name, part in state.items():
+            table = self._kept[name] = SpilledRows(self._budget // len(state), self._folder, _file_name(name))
             table.load_state_dict(part)
+
+    def write_to(self, folder: Path) -> None:
+        """Write both slots into a folder, for a node to find after it was restarted; complete, or not at all.
+
+        Args:
+            folder: The folder; it is made if need be.
+        """
+        tensors: dict[str, Tensor] = {}
+        places: list[tuple[str, str, str]] = []
+        for slot, tables in (("kept", self.kept()), ("staged", self.staged())):
+            for table, rows in tables.items():
+                for worker, row in rows.items():
+                    tensors[str(len(places))] = row.contiguous()
+                    places.append((slot, table, worker))
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / (_FILE + ".unfinished")
+        save_file(tensors, unfinished, {"places": json.dumps(places), "cohort": json.dumps(self._cohort)})
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(folder / _FILE)
+
+    def read_from(self, folder: Path) -> None:
+        """Read both slots from a folder; an empty one has none.
+
+        Args:
+            folder: The folder that :meth:`write_to` wrote to.
+        """
+        self.load_state_dict({})
+        if not (folder / _FILE).exists():
+            return
+        with safe_open(folder / _FILE, framework="pt") as file:
+            places, cohort = (json.loads(file.metadata()[key]) for key in ("places", "cohort"))
+            rows = [file.get_tensor(str(number)) for number in range(len(places))]
+        for wanted in ("kept", "staged"):
+            self._cohort = -1 if wanted == "kept" else cohort
+            for (slot, table, worker), row in zip(places, rows, strict=True):
+                if slot == wanted:
+                    self.stage(table, [worker], row.unsqueeze(0))
+            self.settle(-1)
+
+
+@final
+class OwnTables:
+    """The tables of one user of :class:`OwnState`: of the algorithm, or of a transform.
+
+    Args:
+        state: The state.
+        prefix: What the names of the tables begin with there.
+    """
+
+    def __init__(self, state: OwnState, prefix: str = "") -> None:
+        self._state = state
+        self._prefix = prefix
+
+    def rows(self, table: str, workers: Sequence[str], default: Tensor) -> Tensor:
+        """Return the kept rows of some workers; see :meth:`OwnState.rows`."""
+        return self._state.rows(self._prefix + table, workers, default)
+
+    def has(self, table: str, worker: str) -> bool:
+        """Whether a row of a worker is kept."""
+        return self._state.has(self._prefix + table, worker)
+
+    def stage(self, table: str, workers: Sequence[str], rows: Tensor) -> None:
+        """Stage rows, to be kept if the round succeeds; see :meth:`OwnState.stage`."""
+        self._state.stage(self._prefix + table, workers, rows)
+
+
+_FILE = "own_state.safetensors"
+
+
+def _file_name(table: str) -> str:
+    return table.replace("/", "_")

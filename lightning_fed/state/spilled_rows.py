@@ -69,6 +69,15 @@ class SpilledRows:
             positions, rows = (torch.tensor(column) for column in zip(*pairs, strict=True))
             out[positions.to(out.device)] = self._read_file(file, rows).to(out)
 
+    def all(self) -> dict[str, Tensor]:
+        """Return every row by name; reads from disk what lies there."""
+        rows = dict(self._recent)
+        for number in self._files:
+            here = [(name, row) for name, (file, row) in self._places.items() if file == number]
+            read = self._read_file(number, torch.tensor([row for _, row in here], dtype=torch.int64))
+            rows.update((name, row) for (name, _), row in zip(here, read, strict=True))
+        return rows
+
     def write(self, names: Sequence[str], rows: Tensor) -> None:
         """Remember rows.
 

@@ -15,7 +15,7 @@ from lightning_fed.core.tree import finite_rows
 from lightning_fed.module import FederatedModule
 from lightning_fed.selection import Availability, Response
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.state import OwnState
 from lightning_fed.testing.workload import (
     ROUNDING,
     TARGETS,
@@ -56,13 +56,17 @@ def every_worker_comes_back_once(make: Make) -> None:
     algorithm = make()
     job = job_of(layered(), algorithm.extra)
     names = [f"w{i}" for i in range(5)]
-    state = AlgorithmState(2**20, Path)
+    own = OwnState(algorithm.tables)
+    own.begin(cohort=0, last=None)
 
     def train(job: Job, cohort: Sequence[str]) -> Iterator[Result]:
         for name in cohort:
             yield WorkerError(name, job.round, "made up") if name == "w3" else made_up(job, [name])
 
-    results = list(algorithm.visit(train, job, names, state))
+    def send(job: Job, cohort: Sequence[str]) -> Iterator[Result]:
+        yield from algorithm.at_worker(train, job, cohort, own.scope())
+
+    results = list(algorithm.visit(send, algorithm.assign(job, {}), names))
     came = [name for result in results if isinstance(result, Updates) for name in result.workers]
     failed = [result.worker for result in results if isinstance(result, WorkerError)]
     assert sorted(came) == ["w0", "w1", "w2", "w4"], f"visit() gave updates of {came} for {names}, of which w3 failed"
@@ -73,10 +77,7 @@ def every_worker_comes_back_once(make: Make) -> None:
             assert result.delta.shape == (n, job.model.layout.size), f"delta has shape {tuple(result.delta.shape)}"
             assert set(result.extra) == set(algorithm.extra), f"extra holds {set(result.extra)}, not {algorithm.extra}"
             assert bool(finite_rows(result.delta).all()), "finite updates became infinite"
-    undeclared = set(state._staged) - set(algorithm.tables)
-    assert not undeclared, f"rows were staged in {undeclared}, but tables names only {algorithm.tables}"
-    staged = {name for parts in state._staged.values() for cohort, _ in parts for name in cohort}
-    assert "w3" not in staged, "something was staged for a worker that failed"
+    assert all("w3" not in rows for rows in own.staged().values()), "something was staged for a worker that failed"
 
 
 def engines_agree(make: Make) -> None:

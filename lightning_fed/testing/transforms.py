@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import torch
 
+from lightning_fed.state import OwnState
 from lightning_fed.testing.workload import ROUNDING, job_of, layered, made_up, numbers
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Aggregate
+from lightning_fed.wire import Aggregate, Job, Updates
 
 
 def check_transform(make: Callable[[], UpdateTransform]) -> None:
     """Hold a transform to its contract.
 
-    - A worker's update depends on that worker's alone: what else is in the stack does not matter.
+    - A worker's update depends on that worker's alone: what else is in the stack does not matter, nor what has been
+      drawn before; so randomness follows from the seed, the cohort and the worker's name.
     - Workers, shapes, dtypes and what is reported (losses, metrics, numbers) stay; finite numbers stay finite.
     - What comes in is not written to, at the workers and at the server.
 
@@ -35,11 +37,10 @@ def _check(make: Callable[[], UpdateTransform], dtype: torch.dtype) -> None:
     updates = made_up(job, [f"w{i}" for i in range(5)])
     others = replace(updates, delta=torch.cat([updates.delta[:1], 100 + updates.delta[1:]]))
     before = copy.deepcopy(updates)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        after = make().worker(updates)
-        torch.manual_seed(0)  # a transform may draw; the first worker's numbers are drawn first
-        among_others = make().worker(others)
+    with torch.no_grad():
+        after = _at_worker(make(), updates, job)
+        among_others = _at_worker(make(), others, job)
+        alone = _at_worker(make(), updates.rows(torch.arange(5) == 3), job)
         aggregate = Aggregate(before.delta[0].clone(), {name: b.clone() for name, b in job.model.buffers.items()})
         server = make().server(aggregate)
     torch.testing.assert_close(
@@ -64,3 +65,15 @@ def _check(make: Callable[[], UpdateTransform], dtype: torch.dtype) -> None:
         atol=ROUNDING[dtype],
         msg=lambda m: f"a worker's update depends on another's: {m}",
     )
+    torch.testing.assert_close(
+        *(after.delta[3], alone.delta[0]),
+        rtol=ROUNDING[dtype],
+        atol=ROUNDING[dtype],
+        msg=lambda m: f"a worker that is alone in a stack leaves another update than among others: {m}",
+    )
+
+
+def _at_worker(transform: UpdateTransform, updates: Updates, job: Job) -> Updates:
+    own = OwnState(transform.tables)
+    own.begin(job.cohort, last=None)
+    return transform.worker(updates, job, own.scope())

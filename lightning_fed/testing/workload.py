@@ -150,9 +150,7 @@ def memory(federated: FederatedModule) -> dict[str, Any]:
     Args:
         federated: The FederatedModule after a fit.
     """
-    state = federated._state.state_dict()
-    rows = {table: dict(zip(part["names"], part["rows"], strict=True)) for table, part in state["workers"].items()}
-    return {"server": state["server"], "workers": rows}
+    return {"server": federated.server_state, "workers": federated.own_state}
 
 
 def made_up(job: Job, names: Sequence[str], seed: int = 0) -> Updates:

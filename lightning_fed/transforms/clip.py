@@ -8,8 +8,9 @@ from typing import final
 
 import torch
 
+from lightning_fed.state import OwnTables
 from lightning_fed.transforms.base import UpdateTransform
-from lightning_fed.wire import Aggregate, Updates
+from lightning_fed.wire import Aggregate, Job, Updates
 
 
 @final
@@ -30,7 +31,7 @@ class ClipNorm(UpdateTransform):
         if not 0 < self.max_norm < math.inf:
             raise ValueError(f"ClipNorm(max_norm={self.max_norm}) must be positive and finite")
 
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         # In float64: the squares of a diverged float32 update overflow, and the bound must hold for just those.
         norm = torch.linalg.vector_norm(updates.delta, dim=1, dtype=torch.float64)
         scale = (self.max_norm / norm).clamp(max=1.0)  # a zero update: inf, clamped to 1

@@ -9,6 +9,7 @@ from typing import NamedTuple, final
 
 from torch import Tensor
 
+from lightning_fed.wire.codec import job_bytes, updates_bytes
 from lightning_fed.wire.errors import WorkerError
 from lightning_fed.wire.job import Job
 from lightning_fed.wire.updates import Updates
@@ -75,8 +76,11 @@ class RoundReport:
     def note(self, updates: Updates, job: Job) -> None:
         """Write down what came back from some workers."""
         self.replies.append(Replies(updates.workers, updates.examples, updates.loss, updates.metrics))
-        self.bytes_up += updates.num_bytes
-        self.bytes_down += (job.num_bytes - updates.own_bytes) * len(updates.workers)
+        self.bytes_up += sum(updates_bytes(updates, job))
+        if job.of(updates.workers[0]) is job:  # nothing in it is one worker's alone
+            self.bytes_down += job_bytes(job) * len(updates.workers)
+        else:
+            self.bytes_down += sum(job_bytes(job.of(worker)) for worker in updates.workers)
 
     @staticmethod
     def merged(reports: Sequence[RoundReport], order: Sequence[str] = ()) -> RoundReport:

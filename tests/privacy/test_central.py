@@ -74,9 +74,8 @@ def test_the_bound_moves_over_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
         privacy=CentralDP(clip=AdaptiveClip(initial=1e-3, quantile=0.5, lr=1.0, count_std=1.0), noise_multiplier=1.0),
     )
     fit(fed, FederatedDataModule({"a": Rows([2.0]), "b": Rows([4.0])}), max_steps=3)
-    assert fed._guard is not None
-    assert fed._guard.run is not None
-    assert fed._guard.run.bound == pytest.approx(1e-3 * 2.718281828 ** (3 * 0.5))
+    assert fed.private_run is not None
+    assert fed.private_run.bound == pytest.approx(1e-3 * 2.718281828 ** (3 * 0.5))
 
 
 # ---- without noise and with a wide bound it is the plain mean --------------------------------------------------------
@@ -155,7 +154,7 @@ def test_noise_over_accumulated_cohorts_is_that_of_each(monkeypatch: pytest.Monk
     assert run.global_step == 1
     assert module.x.item() == pytest.approx(2.5 - 3.0, rel=1e-5)
     assert [keys[0] for _, _, keys in seen.draws] == [0, 1]
-    assert fed._guard.run.accountant.history == ((Gaussian(2.0), 2),)  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((Gaussian(2.0), 2),)  # type: ignore[union-attr]
 
 
 # ---- sampling --------------------------------------------------------------------------------------------------------
@@ -183,7 +182,7 @@ def test_a_cohort_of_nobody_releases_noise_and_is_charged() -> None:
     for number in filter(None, empty):
         moved = cohorts.weights[number] - cohorts.weights[number - 1]
         assert 0.5 < float(moved.std()) < 2.0, "zC over the expected one worker"
-    assert fed._guard.run.accountant.history == ((SubsampledGaussian(1.0, 0.1), 12),)  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((SubsampledGaussian(1.0, 0.1), 12),)  # type: ignore[union-attr]
 
 
 def test_poisson_cohorts_are_drawn_worker_by_worker() -> None:
@@ -210,7 +209,7 @@ def test_poisson_cohorts_are_drawn_worker_by_worker() -> None:
 def test_no_more_amplification_is_claimed_than_the_sampling_gives(sampler: Any, mechanism: Any) -> None:
     fed = FederatedModule(Net(), privacy=CentralDP(clip=1.0, noise_multiplier=1.0))
     fit(fed, FederatedDataModule(people(10), cohort_size=2, sampler=sampler), max_steps=1)
-    assert fed._guard.run.accountant.history == ((mechanism, 1),)  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((mechanism, 1),)  # type: ignore[union-attr]
 
 
 def test_a_fixed_size_is_accounted_as_replace_one() -> None:
@@ -219,7 +218,7 @@ def test_a_fixed_size_is_accounted_as_replace_one() -> None:
     workers = {f"w{i}": Points(0) for i in range(1000)}
     fed = FederatedModule(Net(), privacy=promise)
     fit(fed, FederatedDataModule(workers, cohort_size=10, sampler=Uniform()), max_steps=1)
-    run = fed._guard.run  # type: ignore[union-attr]
+    run = fed.private_run  # type: ignore[union-attr]
     assert run is not None
     run.accountant.charge(run.mechanism, 999)
     assert run.spent == pytest.approx(20.99, abs=0.01)
@@ -229,7 +228,7 @@ def test_everybody_in_every_round_is_no_sample() -> None:
     for data in (FederatedDataModule(people(3)), FederatedDataModule(people(3), cohort_size=3)):
         fed = FederatedModule(Net(), privacy=CentralDP(clip=1.0, noise_multiplier=1.0))
         fit(fed, data, max_steps=1)
-        assert fed._guard.run.mechanism == Gaussian(1.0)  # type: ignore[union-attr]
+        assert fed.private_run.mechanism == Gaussian(1.0)  # type: ignore[union-attr]
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------

@@ -77,16 +77,15 @@ def test_a_fit_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_charges_once_for_a_tree() -> None:
     fed = FederatedModule(Net(), privacy=PROMISE)
     fit(fed, FederatedDataModule(people(10), cohort_size=3), max_steps=7)  # trees of 3, 3 and 1 rounds
-    assert fed._guard is not None
-    assert fed._guard.run is not None
-    assert fed._guard.run.accountant.history == ((TreeAggregation(2.0, steps=3), 3),)
+    assert fed.private_run is not None
+    assert fed.private_run.accountant.history == ((TreeAggregation(2.0, steps=3), 3),)
 
 
 def test_a_run_that_goes_on_begins_a_new_tree_and_is_charged_for_it() -> None:
     fed = FederatedModule(Net(), privacy=PROMISE)
     for _ in range(2):
         fit(fed, FederatedDataModule(people(10), cohort_size=3), max_steps=2)
-    assert fed._guard.run.accountant.history == ((TreeAggregation(2.0, steps=3), 2),)  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((TreeAggregation(2.0, steps=3), 2),)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("cohort_size", [2, 3, 4, 5])
@@ -113,9 +112,9 @@ def test_a_budget_stops_before_the_tree_that_would_exceed_it() -> None:
     for trees in (2, 3):
         fed = FederatedModule(Net(), privacy=promise)
         fit(fed, FederatedDataModule(people(9), cohort_size=3), max_steps=3 * trees)
-        costs.append(fed._guard.run.spent)  # type: ignore[union-attr]
+        costs.append(fed.private_run.spent)  # type: ignore[union-attr]
     budget = (costs[0] + costs[1]) / 2
     fed = FederatedModule(Net(), privacy=DPFTRL(clip=1.0, noise_multiplier=4.0, delta=1e-5, epsilon=budget))
     run = fit(fed, FederatedDataModule(people(9), cohort_size=3), max_steps=20)
     assert run.global_step == 6
-    assert fed._guard.run.spent == costs[0]  # type: ignore[union-attr]
+    assert fed.private_run.spent == costs[0]  # type: ignore[union-attr]

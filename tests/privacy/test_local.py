@@ -77,7 +77,7 @@ def test_any_aggregator_in_which_workers_count_equally(
     fit(fed, FederatedDataModule(workers))
     assert module.x.item() == pytest.approx(x, rel=1e-5)
     assert sorted(str(keys[-1]) for _, _, keys in seen.draws) == ["w0", "w1", "w2"]
-    assert fed._guard.run.accountant.history == ((LocalGaussian(2.0), 1),)  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((LocalGaussian(2.0), 1),)  # type: ignore[union-attr]
 
 
 def test_real_noise_under_the_median_is_that_of_the_median() -> None:
@@ -186,15 +186,15 @@ def test_with_fewer_replies_than_survivors_nothing_is_released(absent: tuple[str
     fed = FederatedModule(module, privacy=DistributedDP(clip=1.0, survivors=3, noise_multiplier=1.0))
     fit(fed, FederatedDataModule(people(4), availability=Absent(*absent)))
     assert bool((weights(module) != before).any()) is moves
-    assert fed._guard.run.accountant.history == ((Gaussian(1.0), 1),), "charged all the same"  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((Gaussian(1.0), 1),), "charged all the same"  # type: ignore[union-attr]
 
 
 def test_no_amplification_is_claimed_by_sampling() -> None:
     """The server knows whom it asks, and the noise grows with every reply, so that its sum tells how many came."""
     fed = FederatedModule(Net(), privacy=DistributedDP(clip=1.0, survivors=2, noise_multiplier=1.0))
     fit(fed, FederatedDataModule(people(10), cohort_size=4), max_steps=3)
-    assert fed._guard.run.accountant.history == ((Gaussian(1.0), 3),)  # type: ignore[union-attr]
-    assert fed._guard.run.accountant.relation == "zero-out"  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((Gaussian(1.0), 3),)  # type: ignore[union-attr]
+    assert fed.private_run.accountant.relation == "zero-out"  # type: ignore[union-attr]
 
 
 def test_survivors_that_no_cohort_has_are_refused() -> None:

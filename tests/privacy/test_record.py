@@ -149,8 +149,8 @@ def test_batches_differ_from_run_to_run_whatever_the_seed() -> None:
 def test_every_local_step_is_charged(local: dict[str, int], steps: int) -> None:
     fed = FederatedModule(Net(), privacy=promise(sampling_rate=0.1), **local)
     fit(fed, FederatedDataModule(people(2)), max_steps=2)
-    assert fed._guard.run.accountant.history == ((SubsampledGaussian(1.0, 0.1), 2 * steps),)  # type: ignore[union-attr]
-    assert fed._guard.run.delta == 1e-5  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history == ((SubsampledGaussian(1.0, 0.1), 2 * steps),)  # type: ignore[union-attr]
+    assert fed.private_run.delta == 1e-5  # type: ignore[union-attr]
 
 
 def test_as_many_steps_are_taken_as_are_charged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,12 +159,12 @@ def test_as_many_steps_are_taken_as_are_charged(monkeypatch: pytest.MonkeyPatch)
     fed = FederatedModule(Line(), privacy=promise(sampling_rate=0.15), local_epochs=2)
     fit(fed, FederatedDataModule({"a": Examples(*TWO)}))
     assert len(seen.draws) == 12
-    assert fed._guard.run.releases == 12  # type: ignore[union-attr]
+    assert fed.private_run.releases == 12  # type: ignore[union-attr]
     data = FederatedDataModule({"a": Examples(*TWO)}, availability=RandomAvailability(stragglers=1.0))
     fed = FederatedModule(Line(), privacy=promise(sampling_rate=0.15), local_epochs=2)
     fit(fed, data)
     assert 12 < len(seen.draws) < 24
-    assert fed._guard.run.accountant.history[0][1] == 12  # type: ignore[union-attr]
+    assert fed.private_run.accountant.history[0][1] == 12  # type: ignore[union-attr]
 
 
 def test_a_budget_is_kept_to_the_round() -> None:
@@ -172,8 +172,8 @@ def test_a_budget_is_kept_to_the_round() -> None:
     fed = FederatedModule(Net(), privacy=private, local_steps=2)
     run = fit(fed, FederatedDataModule(people(2)), max_steps=5)
     assert run.global_step == 5
-    assert 7.9 < fed._guard.run.spent <= 8.0  # type: ignore[union-attr]
-    assert not fed._guard.affords_another()  # type: ignore[union-attr]
+    assert 7.9 < fed.private_run.spent <= 8.0  # type: ignore[union-attr]
+    assert not fed.private_run.affords_another()  # type: ignore[union-attr]
 
 
 # ---- it is applied ---------------------------------------------------------------------------------------------------

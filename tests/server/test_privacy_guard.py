@@ -46,9 +46,8 @@ not_private = pytest.mark.filterwarnings("ignore:.*NOT private")
 
 
 def private_run(fed: FederatedModule) -> Any:
-    assert fed._guard is not None
-    assert fed._guard.run is not None
-    return fed._guard.run
+    assert fed.private_run is not None
+    return fed.private_run
 
 
 def data(n: int = 10, cohort_size: int | None = 2, **options: Any) -> FederatedDataModule:

@@ -14,6 +14,7 @@ from lightning_fed.engines.vectorized.batches import Plan
 from lightning_fed.engines.vectorized.fit import StackedFit
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError, describe
+from lightning_fed.worker.outbox import Outbox
 
 _CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**31}
 _LARGEST_CHUNK = 1024
@@ -42,14 +43,23 @@ class Vectorized(Engine):
         self._compile = compile
         self._lockstep: StackedFit | None = None
         self._workers: WorkerPool | None = None
+        self._outbox = Outbox()
 
-    def setup(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer) -> None:
+    def setup(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
         self._lockstep = StackedFit(module, trainer, self._compile)
         self._workers = workers
+        self._outbox = outbox
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        assert self._lockstep is not None, "setup() comes before run()"
         for names in _even(cohort, self._chunk_size or _fitting(job)):
+            yield from self._outbox(self._train, job, names)
+
+    def _train(self, job: Job, workers: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        """Train the workers of a chunk; of smaller ones, if the algorithm's half at the workers needs more memory."""
+        assert self._lockstep is not None, "setup() comes before run()"
+        for names in _even(workers, self._chunk_size or _fitting(job)):
             plans: list[Plan] = []
             for name in names:
                 try:
@@ -57,7 +67,7 @@ class Vectorized(Engine):
                 except Exception as error:
                     yield _failure(job, name, error)
             for alike in _alike(plans) if self._lockstep.needs_equal_lengths else [plans]:
-                yield from self._train(job, alike)
+                yield from self._train_drawn(job, alike)
 
     def _plan(self, job: Job, name: str) -> Plan:
         """Draw a worker's batches from its own randomness, as the sequential engine does."""
@@ -65,7 +75,7 @@ class Vectorized(Engine):
         assert self._workers is not None
         return self._lockstep.plan(self._workers[name], job, derive(job.seed, job.cohort, name))
 
-    def _train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates | WorkerError]:
+    def _train_drawn(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates | WorkerError]:
         """Train a chunk; if that fails, each worker by itself, to learn whose data or numbers it was."""
         if not plans:
             return
@@ -77,7 +87,7 @@ class Vectorized(Engine):
                 yield _failure(job, plans[0].worker, error)
             else:
                 for plan in plans:
-                    yield from self._train(job, [plan])
+                    yield from self._train_drawn(job, [plan])
 
     def teardown(self) -> None:
         self._lockstep = None

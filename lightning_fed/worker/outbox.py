@@ -1,0 +1,127 @@
+"""The outbox: the one list of steps between local training and the wire.
+
+Every engine passes its training through here before it yields, with one worker at a time or with many. What comes out
+has left the workers: after that nothing is a worker's work. See ``docs/protocol.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+from torch import Tensor
+
+from lightning_fed.algorithms import Algorithm, FedAvg, Result, Train
+from lightning_fed.core.tree import finite_rows
+from lightning_fed.privacy import Privacy
+from lightning_fed.state import OwnState, OwnTables
+from lightning_fed.transforms import UpdateTransform
+from lightning_fed.wire import Aggregate, Job, Updates, WorkerError
+
+
+@final
+@dataclass(frozen=True)
+class Outbox:
+    """Steps on what workers trained, in this order: the finite check, the algorithm's, the transforms', the promise's.
+
+    Args:
+        algorithm: What the round computes; its half at the workers trains them, once or several times.
+        transforms: Steps on updates before they leave.
+        promise: What is promised to the workers, kept last.
+        own: What the workers remember.
+    """
+
+    algorithm: Algorithm = field(default_factory=FedAvg)
+    transforms: Sequence[UpdateTransform] = ()
+    promise: Privacy | None = None
+    own: OwnState = field(default_factory=OwnState)
+
+    def __call__(self, train: Train, job: Job, workers: Sequence[str]) -> Iterator[Result]:
+        """Train workers, and yield what leaves them.
+
+        Args:
+            train: The engine's local training.
+            job: What the server sent.
+            workers: The names of the workers.
+
+        Yields:
+            Stacks of updates, and in place of a worker that failed its error.
+        """
+
+        def checked(job: Job, workers: Sequence[str]) -> Iterator[Result]:
+            for result in train(job, workers):
+                yield from _finite_only(result, job)
+                del result  # here, below and in round.py: the next block can take its memory, still warm in the cache
+
+        for result in self.algorithm.at_worker(checked, job, workers, self.own.scope()):
+            if isinstance(result, Updates):
+                for transform, tables in zip(self.transforms, self._scopes(), strict=True):
+                    result = transform.worker(result, job, tables)
+                if self.promise is not None:
+                    result = self.promise.at_worker(result, job)
+                result = replace(result, gradient=None)  # it was for the algorithm's half
+            yield result
+            del result
+
+    def at_server(self, aggregate: Aggregate, job: Job) -> Aggregate:
+        """Return the aggregate after the mirror images of the transforms' and the promise's steps, in reverse order.
+
+        Args:
+            aggregate: The aggregate of what came out of the outbox, the same on every process.
+            job: What the workers were sent.
+        """
+        if self.promise is not None:
+            aggregate = self.promise.server(aggregate, job)
+        for transform in reversed(self.transforms):
+            aggregate = transform.server(aggregate)
+        return aggregate
+
+    def _scopes(self) -> list[OwnTables]:
+        return [self.own.scope(_prefix(position)) for position in range(len(self.transforms))]
+
+
+def tables_of(algorithm: Algorithm, transforms: Sequence[UpdateTransform]) -> tuple[str, ...]:
+    """Return the names of all tables of the workers' own state.
+
+    Args:
+        algorithm: The algorithm.
+        transforms: The transforms, in order.
+    """
+    theirs = [_prefix(position) + name for position, transform in enumerate(transforms) for name in transform.tables]
+    return (*algorithm.tables, *theirs)
+
+
+def _prefix(position: int) -> str:
+    return f"transforms.{position}."
+
+
+def _finite_only(result: Result, job: Job) -> Iterator[Result]:
+    """Turn every update that has NaN or Inf in it into an error."""
+    if not isinstance(result, Updates):
+        yield result
+        return
+    finite = _finite(result, job)
+    if not finite.all():
+        for worker, good in zip(result.workers, finite.tolist(), strict=True):
+            if not good:
+                yield WorkerError(worker, job.round, _NOT_FINITE)
+        result = result.rows(finite)
+    if result.workers:
+        yield result
+
+
+def _finite(updates: Updates, job: Job) -> Tensor:
+    """Return for each worker whether its update is finite, bool ``[n]``; buffers that never were do not count."""
+    finite = finite_rows(updates.delta)
+    if updates.gradient is not None:
+        finite &= finite_rows(updates.gradient)
+    for name in job.model.finite_buffers:
+        finite &= finite_rows(updates.buffers[name])
+    return finite
+
+
+_NOT_FINITE = (
+    "its update has NaN or Inf in it, so its local training diverged; lower the learning rate, look at its data, or go "
+    'on without it: FederatedModule(on_worker_error="drop")'
+)
