@@ -1,0 +1,140 @@
+"""Copies of the user's module that hold nothing of the server."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any, NoReturn, final
+
+from torch import Tensor, nn
+
+from lightning_fed._lightning import pl
+from lightning_fed.worker.snapshot import HOOKS, parts_of
+
+
+@final
+class Outside:
+    """Stands on a worker for an object of the server, to which something on the user's module refers."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Outside:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Outside(f"{self._name}.{name}")
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError(f"{self._name} belongs to the server, and is not there on a worker")
+
+
+def outside_of(trainer: pl.Trainer) -> dict[int, Outside]:
+    """Return what stands for the server's objects, by their ids: the Trainer, its module, its data, its profiler.
+
+    Args:
+        trainer: The server's Trainer.
+    """
+    owned = {
+        "the Trainer": trainer,
+        "the FederatedModule": getattr(trainer, "lightning_module", None),
+        "the FederatedDataModule": getattr(trainer, "datamodule", None),
+        "the profiler": getattr(trainer, "profiler", None),
+    }
+    return {id(thing): Outside(name) for name, thing in owned.items() if thing is not None}
+
+
+def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModule:
+    """Copy a module for workers, without the hooks that objects of the server (such as a profiler) have put on it.
+
+    Args:
+        module: The user's module.
+        trainer: The server's Trainer.
+
+    Raises:
+        ValueError: If the module cannot be copied, or if a copy would still refer to the module itself.
+    """
+    inside = _inside(module)
+    refuse_closures(module, inside)
+    memo: dict[int, Any] = dict(outside_of(trainer))
+    memo.pop(id(module), None)  # a Trainer's own module, where nothing is wrapped
+    hooks: list[tuple[OrderedDict[Any, Any], OrderedDict[Any, Any]]] = []
+    for part in module.modules():
+        for name in HOOKS:
+            registered = vars(part)[name] if isinstance(vars(part).get(name), OrderedDict) else None
+            if registered:
+                memo[id(registered)] = OrderedDict()
+                hooks.append((registered, memo[id(registered)]))
+    try:
+        copy_ = copy.deepcopy(module, memo)
+        for registered, ours in hooks:
+            ours.update((key, copy.deepcopy(hook, memo)) for key, hook in registered.items() if _belongs(hook, inside))
+    except Exception as error:
+        raise ValueError(
+            f"{type(module).__name__} cannot be copied for its workers ({error}); keep what copy.deepcopy cannot copy "
+            "(open files, locks, generators) out of the module's attributes"
+        ) from error
+    return copy_
+
+
+def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any]] | None = None) -> None:
+    """Refuse functions on a module that refer to the module itself: a copy of them would still use the original.
+
+    Args:
+        module: The module.
+        inside: The objects that it consists of.
+
+    Raises:
+        ValueError: Naming the attribute, and what to do.
+    """
+    inside = _inside(module) if inside is None else inside
+    own = {id(part) for part in module.modules()}
+    own |= {
+        id(t)
+        for part in module.modules()
+        for t in (*part._parameters.values(), *part._buffers.values())
+        if t is not None
+    }
+    for path, thing in inside.values():
+        if not isinstance(thing, FunctionType):
+            continue
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
+        held = [*cells, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        if any(isinstance(value, (nn.Module, Tensor)) and id(value) in own for value in held):
+            what = "hook" if any(name in path for name in HOOKS) else "attribute"
+            raise ValueError(
+                f"{type(module).__name__}: the {what} {path!r} is the function {thing.__qualname__}, which refers to the "
+                "module from outside of its arguments, so on a worker's copy it would still use the server's module; "
+                "make it a method of the module (self.name = self.method), which is copied with it"
+            )
+
+
+def _inside(module: pl.LightningModule) -> dict[int, tuple[str, Any]]:
+    """The objects that a module consists of, by their ids, each with its path."""
+    found: dict[int, tuple[str, Any]] = {}
+    pending: list[tuple[tuple[str, ...], Any]] = [((), module)]
+    while pending:
+        path, thing = pending.pop()
+        if id(thing) in found or isinstance(thing, (str, bytes, int, float, Tensor, type, type(None))):
+            continue
+        found[id(thing)] = (".".join(path), thing)
+        if not (isinstance(thing, MethodType) and any(name in path for name in HOOKS)):
+            # Whoever has put a hook of his own on the module is no part of it for that alone.
+            pending.extend(parts_of(path, thing))
+    return found
+
+
+def _belongs(hook: Any, inside: dict[int, tuple[str, Any]]) -> bool:
+    """Whether a hook is the module's own: a function, or a method of an object that is part of the module."""
+    while isinstance(hook, partial):
+        hook = hook.func
+    return not isinstance(hook, MethodType) or id(hook.__self__) in inside
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - it raises if there is nothing
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,212 @@
+"""All that Python code can change on a module besides its tensors, taken down and set back.
+
+A worker's training may set attributes of the module and its parts, append to lists, register hooks, or draw from a
+generator that the module keeps. None of that may reach the next worker. The objects that a module consists of are found
+once; to look whether one has changed is then a comparison of a dict with a shallow copy of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_fed._lightning import pl
+
+FRAMEWORK = (frozenset(vars(nn.Module())) | frozenset(vars(pl.LightningModule()))) - {"training"}
+"""The attributes that torch and Lightning themselves keep on a module."""
+
+HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
+"""The attributes in which a module keeps the hooks that are registered on it."""
+
+_Path: TypeAlias = tuple[str, ...]
+
+
+@final
+class Snapshot:
+    """What a module's objects are made of at one moment; parameters and buffers apart, which are set back elsewhere.
+
+    torchmetrics objects are left out: they are reset.
+
+    Args:
+        module: The module.
+        outside: Objects to which the module may refer, and which are not its own.
+    """
+
+    def __init__(self, module: nn.Module, outside: tuple[object, ...] = ()) -> None:
+        self._paths: list[_Path] = []
+        self._containers: list[Any] = []
+        self._copies: list[Any] = []  # of these
+        self._others: list[tuple[_Path, Any, Any, _Kind]] = []
+        seen = {id(thing) for thing in outside}
+        tensors = {
+            id(t) for part in module.modules() for own in (part._parameters, part._buffers) for t in own.values()
+        }
+        pending: list[tuple[_Path, Any]] = [((), module)]
+        self._alive: list[Any] = []  # so that no id is given twice
+        while pending:
+            path, thing = pending.pop()
+            if id(thing) in seen or id(thing) in tensors or isinstance(thing, _ATOMS):
+                continue
+            seen.add(id(thing))
+            self._alive.append(thing)
+            kind = next((kind for kind in _KINDS if isinstance(thing, kind.type)), None)
+            if kind is not None:
+                self._others.append((path, thing, kind.save(thing), kind))
+            else:
+                container = thing if isinstance(thing, _CONTAINERS) else getattr(thing, "__dict__", None)
+                if isinstance(container, _CONTAINERS):
+                    self._paths.append(path)
+                    self._containers.append(container)
+                    self._copies.append(copy.copy(container))
+            pending.extend(parts_of(path, thing))
+
+    def is_unchanged(self) -> bool:
+        """Whether nothing has changed since."""
+        try:
+            # One comparison of lists: values that are the same objects are not looked into, and most are.
+            if self._containers != self._copies:
+                return False
+        except Exception:  # a tensor or an array was put in the place of another, and they cannot be compared as truth
+            return False
+        return all(kind.same(thing, before) for _, thing, before, kind in self._others)
+
+    def changed(self) -> list[str]:
+        """Return the paths of the attributes that have changed since, such as ``"net.dropout.p"``."""
+        names: dict[str, None] = {}
+        for path, container, before in zip(self._paths, self._containers, self._copies, strict=True):
+            if isinstance(container, dict):
+                keys = [
+                    k for k in {**before, **container} if not _same(container.get(k, _NOTHING), before.get(k, _NOTHING))
+                ]
+                names.update(dict.fromkeys(".".join((*path, str(key))) for key in keys if key not in FRAMEWORK))
+            elif not _same(container, before):
+                names[".".join(path)] = None
+        for path, thing, before, kind in self._others:
+            if not kind.same(thing, before):
+                names[".".join(path)] = None
+        return list(names)
+
+    def set_back(self) -> None:
+        """Make every object what it was."""
+        for container, before in zip(self._containers, self._copies, strict=True):
+            if not _same(container, before):
+                container.clear()
+                (container.extend if isinstance(container, (list, deque)) else container.update)(before)
+        for _, thing, before, kind in self._others:
+            if not kind.same(thing, before):
+                kind.set_back(thing, before)
+
+
+def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
+    """Go through the objects that an object refers to, each with its path.
+
+    Args:
+        path: The path of the object.
+        thing: The object. Of functions what they close over is left out.
+    """
+    if isinstance(thing, dict):
+        yield from (((*path, str(key)), value) for key, value in thing.items())
+    elif isinstance(thing, (list, tuple, set, frozenset, deque)):
+        yield from ((path, value) for value in thing)
+    elif isinstance(thing, partial):
+        yield from ((path, value) for value in (thing.func, thing.args, thing.keywords))
+    elif isinstance(thing, MethodType):
+        yield path, thing.__self__
+    elif isinstance(thing, nn.Module):
+        for key, value in vars(thing).items():
+            if key == "_modules":
+                yield (*path, key), value
+                yield from (((*path, name), part) for name, part in value.items())
+            elif (
+                key not in FRAMEWORK
+                or key in HOOKS
+                or key in ("_parameters", "_buffers", "_non_persistent_buffers_set")
+            ):
+                yield (*path, key), value
+    elif hasattr(thing, "__dict__"):
+        yield from (((*path, key), value) for key, value in vars(thing).items())
+
+
+@final
+class _Kind:
+    """How objects of a type are taken down, compared and set back."""
+
+    def __init__(
+        self,
+        type: Any,
+        save: Callable[[Any], Any],
+        set_back: Callable[[Any, Any], object],
+        same: Callable[[Any, Any], bool] | None = None,
+    ) -> None:
+        self.type = type
+        self.save = save
+        self.set_back = set_back
+        self.same = same or (lambda thing, before: _same(save(thing), before))
+
+
+def _set_tensor(thing: Tensor, before: Tensor) -> None:
+    with torch.no_grad():
+        thing.data = before.clone()
+
+
+def _set_array(thing: Any, before: Any) -> None:
+    thing[...] = before
+
+
+_KINDS = (
+    _Kind(
+        Tensor,
+        lambda t: t.detach().clone(),
+        _set_tensor,
+        lambda t, before: t.shape == before.shape and t.dtype == before.dtype and torch.equal(t.detach(), before),
+    ),
+    _Kind(
+        np.ndarray, np.copy, _set_array, lambda a, before: a.shape == before.shape and bool(np.array_equal(a, before))
+    ),
+    _Kind(torch.Generator, lambda g: g.get_state(), lambda g, before: g.set_state(before)),
+    _Kind(random.Random, lambda g: g.getstate(), lambda g, before: g.setstate(before)),
+    _Kind(
+        np.random.Generator,
+        lambda g: g.bit_generator.state,
+        lambda g, before: setattr(g.bit_generator, "state", before),
+    ),
+    _Kind(np.random.RandomState, lambda g: g.get_state(legacy=False), lambda g, before: g.set_state(before)),
+)
+_CONTAINERS = (dict, list, set, deque)
+_ATOMS = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+    type,
+    ModuleType,
+    FunctionType,
+    torch.dtype,
+    torch.device,
+    Metric,
+)
+_NOTHING = object()
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same object or equal; values that cannot be compared are not."""
+    if one is other:
+        return True
+    try:
+        if isinstance(one, Tensor) or isinstance(other, Tensor):
+            return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+        return bool(one == other)
+    except Exception:  # an array in a dict, for instance
+        return False
