@@ -18,6 +18,7 @@ from lightning_fed._lightning import (
     extract_batch_size,
     pl,
 )
+from lightning_fed.core.means import weighted_mean
 from lightning_fed.core.tree import Tensors, copy_
 from lightning_fed.population import Worker
 from lightning_fed.wire import Job, LocalTraining
@@ -26,7 +27,7 @@ from lightning_fed.worker.dp_sgd import RecordPrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.module_copy import ModuleCopy, examples_in, loss_of
 from lightning_fed.worker.optimizer import LocalOptimizer
-from lightning_fed.worker.recorder import Recorder, weighted_mean
+from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
 
 # The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
@@ -162,7 +163,7 @@ class LocalFit:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
-        return weighted_mean(losses, sizes), seen, passes, step
+        return weighted_mean(floats(losses), sizes), seen, passes, step
 
     def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
         """One local step; gives what a Trainer gives to ``on_train_batch_end``: a dict with the loss, or empty."""
