@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import final
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.means import weighted_mean
 from lightning_fed.server.round_result import Round
 from lightning_fed.wire.report import RoundReport
 
@@ -73,7 +73,7 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
         :func:`per_worker_scalars` gives, ``round/...``, ``comm/...`` and ``update/norm``.
     """
     report = RoundReport.merged([r.report for r in rounds])
-    norms = [(r.aggregate.norm, 1.0) for r in rounds]
+    norms = [r.aggregate.norm for r in rounds]
     workers = {name: record.metrics or {"loss": record.loss} for name, record in report.workers.items()}
     return {
         **(report.means() or {"loss": report.loss}),
@@ -85,7 +85,7 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
         "round/seconds": sum(r.seconds for r in rounds),
         "comm/bytes_down": report.bytes_down,
         "comm/bytes_up": report.bytes_up,
-        "update/norm": weighted_mean(norms),
+        "update/norm": weighted_mean(norms, [1] * len(norms)),
     }
 
 
@@ -96,16 +96,6 @@ def by_metric(workers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str,
         for name, value in metrics.items():
             table.setdefault(name, {})[worker] = value
     return table
-
-
-def weighted_mean(pairs: Sequence[tuple[float, float]]) -> float:
-    """The mean of values with weights.
-
-    >>> weighted_mean([(1.0, 1), (4.0, 2)])
-    3.0
-    """
-    total = sum(weight for _, weight in pairs)
-    return sum(value * weight for value, weight in pairs) / total if total else math.nan
 
 
 def per_worker_scalars(workers: Mapping[str, Mapping[str, float]], one_by_one: bool) -> dict[str, float]:

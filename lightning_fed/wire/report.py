@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
+import torch
 from torch import Tensor
 
+from lightning_fed.core.means import weighted_mean
 from lightning_fed.wire.codec import job_bytes, updates_bytes
 from lightning_fed.wire.errors import WorkerError
 from lightning_fed.wire.job import Job
@@ -141,5 +143,5 @@ class RoundReport:
 
 def _mean(stacks: Sequence[tuple[Tensor, Tensor]]) -> float:
     """The mean of stacks of values with stacks of weights."""
-    total = sum(float(weights.sum()) for _, weights in stacks)
-    return sum(float(values @ weights) for values, weights in stacks) / total if total else math.nan
+    values, weights = (torch.cat(tensors).tolist() for tensors in zip(*stacks, strict=True)) if stacks else ([], [])
+    return weighted_mean(values, weights)

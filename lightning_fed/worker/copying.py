@@ -90,12 +90,7 @@ def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any
     """
     inside = _inside(module) if inside is None else inside
     own = {id(part) for part in module.modules()}
-    own |= {
-        id(t)
-        for part in module.modules()
-        for t in (*part._parameters.values(), *part._buffers.values())
-        if t is not None
-    }
+    own |= {id(t) for part in module.modules() for kept in (part._parameters, part._buffers) for t in kept.values()}
     for path, thing in inside.values():
         if not isinstance(thing, FunctionType):
             continue

@@ -103,11 +103,8 @@ class RecordPrivateGradients:
         """Forget all gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def hide_(self, is_empty: bool = False) -> None:
-        """Put clipped and noised gradients in place of those of the backward pass.
-
-        Args:
-            is_empty: Whether the batch was empty, and there was no pass; noise is all that there is then.
+    def hide_(self) -> None:
+        """Put clipped and noised gradients in place of those of the backward pass; without one, noise alone.
 
         Raises:
             ValueError: If a parameter has a gradient that Opacus has not seen, which would leave it unprotected.
@@ -115,12 +112,12 @@ class RecordPrivateGradients:
         for name, parameter in self._parameters.items():
             seen: Any = parameter
             if getattr(seen, "grad_sample", None) is None:
-                if parameter.grad is not None and not is_empty:
+                if parameter.grad is not None:
                     raise ValueError(
                         f"{name} has a gradient for which Opacus has none of single examples, so RecordDP cannot hide "
                         "them: put it into a torch.nn.Module that is called in training_step"
                     )
-                seen.grad_sample = parameter.new_zeros(0 if is_empty else self._length(), *parameter.shape)
+                seen.grad_sample = parameter.new_zeros(self._length(), *parameter.shape)
         self._optimizer.clip_and_accumulate()
         std = self._settings.noise_multiplier * self._settings.clip
         for name, parameter in self._parameters.items():

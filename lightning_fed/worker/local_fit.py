@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_fed._lightning import (
     extract_batch_size,
     pl,
 )
+from lightning_fed.core.means import weighted_mean
 from lightning_fed.core.tree import Tensors, copy_
 from lightning_fed.population import Worker
 from lightning_fed.wire import Job, LocalTraining
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import RecordPrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
-from lightning_fed.worker.module_copy import ModuleCopy, examples_in, loss_of
+from lightning_fed.worker.local_step import Changes, HookedStep, LocalStep, PlainStep, PrivateStep
+from lightning_fed.worker.module_copy import ModuleCopy, examples_in
 from lightning_fed.worker.optimizer import LocalOptimizer
-from lightning_fed.worker.recorder import Recorder, weighted_mean
+from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
 
 # The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
@@ -60,10 +61,8 @@ class LocalFit:
         self.module = self._local.module
         self.trainer = self._local.trainer
         self._optimizer = LocalOptimizer(self.module, self.trainer)
-        self._hooks = self._local.hooks
-        self._corrections: GradientCorrections | None = None
         self._compiles = compile
-        self._record_level: RecordPrivateGradients | None = None
+        self._records: RecordPrivateGradients | None = None
 
     def check(self) -> None:
         """Refuse at the start what would fail in the middle.
@@ -94,9 +93,10 @@ class LocalFit:
             metric.reset()
         self.recorder.clear()
         self.trainer.plan(job.local, _num_batches(job, worker))
-        self._corrections = GradientCorrections.of(job, [worker.name], stacked=False)
+        corrections = GradientCorrections.of(job, [worker.name], stacked=False)
+        changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
         with torch.enable_grad():
-            loss, seen, passes, steps = self._fit(job, worker)
+            loss, seen, passes, steps = self._fit(job, worker, self._step_for(job, worker, changes))
         with torch.no_grad():
             for name, sent in job.model.wide_parameters.items():
                 trained = self._local.parameters[name]
@@ -114,36 +114,28 @@ class LocalFit:
             steps=steps,
             metrics=self.recorder.results(),
             buffers={n: b.detach().clone() for n, b in self._local.buffers.items()},
-            gradient=None if self._corrections is None else self._corrections.mean_gradient(),
+            gradient=None if corrections is None else corrections.mean_gradient(),
         )
 
-    def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int, int]:
+    def _fit(self, job: Job, worker: Worker, take_step: LocalStep) -> tuple[float, int, int, int]:
         """Pass over the worker's batches; gives the mean loss, the examples seen, the passes begun and the steps."""
         local = job.local_of(worker.name, _num_batches(job, worker))
-        optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
-        record_level = self._hiding_records(job, worker, optimizer)
-        scaler = self._scaler()
-        transfer = self._local.transfer(worker)
+        call, transfer = self._local.call, self._local.transfer(worker)
         losses: list[Tensor] = []
         sizes: list[int] = []
         step = seen = passes = 0
         while local.steps is not None or passes < local.epochs:
             passes += 1
             before, index = step, -1
-            self._call("on_train_epoch_start")
-            batches = worker.batches if record_level is None else record_level.batches(worker.batches)
-            for index, (batch, size) in enumerate(batches):
+            call("on_train_epoch_start")
+            for index, (batch, size) in enumerate(take_step.batches(worker.batches)):
                 self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
                 batch = transfer(batch)
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
-                if self._call("on_train_batch_start", batch, index) == -1:
+                if call("on_train_batch_start", batch, index) == -1:
                     break
                 size = examples_in(batch) if size is None else size
-                is_empty = size == 0 and record_level is not None
-                output = {} if is_empty else self._step(optimizer, scaler, batch, index)
-                if record_level is not None and not output:
-                    # Nobody was drawn, or the user's code skips these examples: that must not show.
-                    self._step_on_nothing(record_level)
+                output = take_step(batch, index)
                 seen += size
                 if output:
                     losses.append(output["loss"])
@@ -152,111 +144,46 @@ class LocalFit:
                 self._optimizer.step_schedulers("step", step)
                 if self.trainer.is_last_batch:
                     self._optimizer.step_schedulers("epoch", passes)
-                self._call("on_train_batch_end", output, batch, index)
+                call("on_train_batch_end", output, batch, index)
                 if step == local.steps:
                     break
             if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
                 self._optimizer.step_schedulers("epoch", passes)
-            self._call("on_train_epoch_end")
+            call("on_train_epoch_end")
             if index < 0:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
-        return weighted_mean(losses, sizes), seen, passes, step
+        return weighted_mean(floats(losses), sizes), seen, passes, step
 
-    def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
-        """One local step; gives what a Trainer gives to ``on_train_batch_end``: a dict with the loss, or empty."""
-        if not self._hooks and scaler is None and not self._optimizer.needs_closure:
-            # The same as below without what is not there: a hook that is not called still costs a look-up when cold.
-            with self._local.forward_context():
-                loss = loss_of(self._training_step(batch, index))
-            self._zero_grad()
-            if loss is None:
-                return {}
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self._record_level is not None:
-                self._record_level.hide_()
-            if self._corrections is not None:
-                self._corrections.apply_(self._local.parameters)
-            self._optimizer.step()
-            return {"loss": loss.detach()}
-        outputs: dict[str, Any] = {}
-
-        def closure() -> Tensor | None:
-            with self._local.forward_context():
-                output = self._training_step(batch, index)
-            loss = loss_of(output)
-            self._call("on_before_zero_grad", optimizer)
-            if "optimizer_zero_grad" in self._hooks:
-                self._hooks["optimizer_zero_grad"](self.module.current_epoch, index, optimizer)
-            else:
-                self._zero_grad()
-            if loss is None:
-                return None
-            self._call("on_before_backward", loss)
-            scaled = loss if scaler is None else scaler.scale(loss)
-            self._call("backward", scaled, default=scaled.backward)
-            self._call("on_after_backward")
-            if scaler is not None:
-                scaler.unscale_(optimizer)
-            if self._record_level is not None:
-                self._record_level.hide_()
-            if self._corrections is not None:
-                self._corrections.apply_(self._local.parameters)
-            self._call("on_before_optimizer_step", optimizer)
-            self._call("configure_gradient_clipping", optimizer, None, None)
-            outputs.update(output if isinstance(output, dict) else {}, loss=loss.detach())
-            return outputs["loss"]  # type: ignore[no-any-return]
-
-        if scaler is not None:
-            if closure() is not None:
-                scaler.step(optimizer)
-                scaler.update()
-        elif "optimizer_step" in self._hooks or self._optimizer.needs_closure:
-            default = partial(optimizer.step, cast(Any, closure))
-            self._call("optimizer_step", self.module.current_epoch, index, optimizer, closure, default=default)
-        elif closure() is not None:
-            self._optimizer.step()
-        return outputs
-
-    def _hiding_records(self, job: Job, worker: Worker, optimizer: Optimizer) -> RecordPrivateGradients | None:
-        """Get ready for DP-SGD, if the job asks for it."""
+    def _step_for(self, job: Job, worker: Worker, corrections: Changes) -> LocalStep:
+        """How a worker steps: as its module's hooks, its optimizer, the precision and the job require."""
+        optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
         if job.record_privacy is None:
-            return None
+            return self._open_step(self._optimizer.zero_grad, corrections)
         scaled = self._local.precision.precision == "16-mixed"  # examples' gradients would be clipped before unscaling
-        if self._compiles or scaled or self._optimizer.needs_closure or "optimizer_zero_grad" in self._hooks:
+        if self._compiles or scaled or self._optimizer.needs_closure or "optimizer_zero_grad" in self._local.hooks:
             raise ValueError(
                 "RecordDP goes with no compile=True, no precision='16-mixed' (take 'bf16-mixed'), no "
                 "optimizer_zero_grad() of the module's own, and with torch's optimizers but LBFGS"
             )
-        if self._record_level is None:
-            self._record_level = RecordPrivateGradients(self.module, self._local.parameters)
-        self._record_level.begin(job, worker.name, optimizer, worker.batches.num_examples or 0)
-        return self._record_level
+        if self._records is None:
+            self._records = RecordPrivateGradients(self.module, self._local.parameters)
+        self._records.begin(job, worker.name, optimizer, worker.batches.num_examples or 0)
+        step = self._open_step(self._records.zero_grad, (self._records.hide_, *corrections))
+        return PrivateStep(step, self._records, self._optimizer, corrections)
 
-    def _step_on_nothing(self, record_level: RecordPrivateGradients) -> None:
-        """A step without examples: noise alone."""
-        record_level.zero_grad()
-        record_level.hide_(is_empty=True)
-        if self._corrections is not None:
-            self._corrections.apply_(self._local.parameters)
-        self._optimizer.step()
-
-    def _zero_grad(self) -> None:
-        self._optimizer.zero_grad()
-        if self._record_level is not None:
-            self._record_level.zero_grad()
+    def _open_step(self, zero_grad: Callable[[], None], changes: Changes) -> LocalStep:
+        """A step that hides nothing by itself."""
+        scaler = self._scaler()
+        if self._local.hooks or scaler is not None or self._optimizer.needs_closure:
+            return HookedStep(self._local, self._training_step, self._optimizer, zero_grad, changes, scaler)
+        return PlainStep(self._local, self._training_step, self._optimizer, zero_grad, changes)
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         if self._local.precision.precision != "16-mixed":
             return None
         return torch.amp.GradScaler(self._local.device.type, init_scale=_FIRST_SCALE)
-
-    def _call(self, hook: str, *arguments: Any, default: Callable[[], Any] | None = None) -> Any:
-        """Call the user's own hook, or else do what Lightning's would do."""
-        if hook in self._hooks:
-            return self._hooks[hook](*arguments)
-        return None if default is None else default()
 
 
 def _num_batches(job: Job, worker: Worker) -> int | None:

@@ -141,6 +141,18 @@ class ModuleCopy:
         """The user's ``training_step``, with the arguments that it takes."""
         return self.module.training_step(batch, index) if self._takes_index else self.module.training_step(batch)
 
+    def call(self, hook: str, *arguments: Any, default: Callable[[], Any] | None = None) -> Any:
+        """Call the user's own hook, or else do what Lightning's would do.
+
+        Args:
+            hook: Its name.
+            arguments: Its arguments.
+            default: What Lightning's own hook does, if it does anything.
+        """
+        if hook in self.hooks:
+            return self.hooks[hook](*arguments)
+        return None if default is None else default()
+
     def forward_context(self) -> AbstractContextManager[Any]:
         """Autocast in mixed precision, else nothing."""
         return self.precision.forward_context() if self._autocasts else nullcontext()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from operator import mul
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from lightning_fed.core.means import weighted_mean
+
 _REDUCTIONS: dict[str, Callable[[Sequence[float], Sequence[int]], float]] = {
-    "mean": lambda values, weights: sum(map(mul, values, weights)) / sum(weights),
+    "mean": weighted_mean,
     "sum": lambda values, _: sum(values),
     "min": lambda values, _: min(values),
     "max": lambda values, _: max(values),
@@ -94,25 +95,16 @@ class Recorder:
     def results(self) -> dict[str, float]:
         """Reduce everything that was logged to one number per name."""
         reduced = {
-            name: _REDUCTIONS[self._reduce[name]](_floats([v for v, _ in pairs]), [weight for _, weight in pairs])
+            name: _REDUCTIONS[self._reduce[name]](floats([v for v, _ in pairs]), [weight for _, weight in pairs])
             for name, pairs in self._values.items()
         }
         return reduced | {name: float(metric.compute()) for name, metric in self._metrics.items()}
 
 
-def weighted_mean(values: Sequence[float | Tensor], weights: Sequence[int]) -> float:
-    """The mean of numbers or one-element tensors with weights, NaN if there are none.
-
-    >>> weighted_mean([torch.tensor(1.0), torch.tensor(4.0)], [1, 2])
-    3.0
-    """
-    return _REDUCTIONS["mean"](_floats(values), weights) if values else float("nan")
-
-
-def _floats(values: Sequence[float | Tensor]) -> list[float]:
-    """Plain numbers; values from an accelerator cross in one copy."""
+def floats(values: Sequence[float | Tensor]) -> list[float]:
+    """Plain numbers of numbers and one-element tensors; those on an accelerator cross in one copy."""
     tensors = [value for value in values if isinstance(value, Tensor) and value.is_cuda]
-    if len(tensors) < len(values):
+    if not tensors or len(tensors) < len(values):
         return [float(value) for value in values]
     numbers: list[float] = torch.stack(tensors).tolist()
     return numbers

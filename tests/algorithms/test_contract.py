@@ -18,7 +18,6 @@ from lightning_fed.algorithms import (
     FedPer,
     FedProx,
     FedRep,
-    LGFedAvg,
     QFedAvg,
     Scaffold,
 )
@@ -35,7 +34,7 @@ ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "QFedAvg": lambda: QFedAvg(q=1.0, lr=0.1),
     "Ditto": lambda: Ditto(lam=0.1),
     "FedPer": lambda: FedPer(["head.*"]),
-    "LGFedAvg": lambda: LGFedAvg(["body.*"]),
+    "FedPer, first layers": lambda: FedPer(["body.*"]),
     "FedBN": FedBN,
     "FedBN, named": lambda: FedBN(["norm.*"]),
     "FedRep": lambda: FedRep(["head.*"], head_epochs=2),

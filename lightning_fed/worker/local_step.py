@@ -1,0 +1,192 @@
+"""One step of a worker's local training: from a batch to parameters that have moved."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, TypeAlias, cast, final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.population.batches import Batches
+from lightning_fed.worker.dp_sgd import RecordPrivateGradients
+from lightning_fed.worker.module_copy import ModuleCopy, examples_in, loss_of
+from lightning_fed.worker.optimizer import LocalOptimizer
+
+TrainingStep: TypeAlias = Callable[[Any, int], Any]
+"""The user's ``training_step``, of a batch and its index, compiled or not."""
+
+Changes: TypeAlias = Sequence[Callable[[], None]]
+"""Changes of gradients in place, in order: between the backward pass and the optimizer's step."""
+
+
+class LocalStep(ABC):
+    """How one worker steps in one round. An instance serves one worker in one round."""
+
+    @abstractmethod
+    def __call__(self, batch: Any, index: int) -> dict[str, Any]:
+        """Step on a batch.
+
+        Args:
+            batch: The batch, on the device.
+            index: Its place in the pass.
+
+        Returns:
+            What a Trainer passes to ``on_train_batch_end``: a dict with the detached ``loss``; empty if there was none.
+        """
+
+    def batches(self, batches: Batches) -> Iterable[tuple[Any, int | None]]:
+        """One pass over a worker's examples: batches, each with its number of examples (None: to be inferred).
+
+        Args:
+            batches: The worker's own batches.
+
+        Raises:
+            ValueError: If the step cannot be taken on them.
+        """
+        return batches
+
+
+@final
+class PlainStep(LocalStep):
+    """A step of a module without hooks of its own around it.
+
+    The same as :class:`HookedStep` without what is not there: a look-up of a hook costs time even if there is none.
+
+    Args:
+        local: The workers' copy of the module.
+        training_step: Its ``training_step``.
+        optimizer: The worker's optimizer, as new.
+        zero_grad: Forgets the gradients of the step before.
+        changes: What happens to gradients.
+    """
+
+    def __init__(
+        self,
+        local: ModuleCopy,
+        training_step: TrainingStep,
+        optimizer: LocalOptimizer,
+        zero_grad: Callable[[], None],
+        changes: Changes,
+    ) -> None:
+        self._forward_context = local.forward_context
+        self._training_step = training_step
+        self._zero_grad = zero_grad
+        self._changes = changes
+        self._step = optimizer.step
+
+    def __call__(self, batch: Any, index: int) -> dict[str, Any]:
+        with self._forward_context():
+            loss = loss_of(self._training_step(batch, index))
+        self._zero_grad()
+        if loss is None:
+            return {}
+        loss.backward()  # type: ignore[no-untyped-call]
+        for change in self._changes:
+            change()
+        self._step()
+        return {"loss": loss.detach()}
+
+
+@final
+class HookedStep(LocalStep):
+    """A step with all of Lightning's hooks in a Trainer's order, optimizers that need a closure, and loss scaling.
+
+    Args:
+        local: The workers' copy of the module.
+        training_step: Its ``training_step``.
+        optimizer: The worker's optimizer, as new.
+        zero_grad: Forgets the gradients of the step before, unless the user's own ``optimizer_zero_grad`` does.
+        changes: What happens to gradients, before hooks see them.
+        scaler: Scales the loss, so that gradients in half precision do not underflow.
+    """
+
+    def __init__(
+        self,
+        local: ModuleCopy,
+        training_step: TrainingStep,
+        optimizer: LocalOptimizer,
+        zero_grad: Callable[[], None],
+        changes: Changes,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self._local = local
+        self._training_step = training_step
+        self._optimizer = optimizer
+        self._wrapped = local.trainer.optimizers[0]
+        self._zero_grad = zero_grad
+        self._changes = changes
+        self._scaler = scaler
+
+    def __call__(self, batch: Any, index: int) -> dict[str, Any]:
+        outputs: dict[str, Any] = {}
+        closure = partial(self._closure, batch, index, outputs)
+        if self._scaler is not None:
+            if closure() is not None:
+                self._scaler.step(self._wrapped)
+                self._scaler.update()
+        elif "optimizer_step" in self._local.hooks or self._optimizer.needs_closure:
+            default = partial(self._wrapped.step, cast(Any, closure))
+            epoch = self._local.module.current_epoch
+            self._local.call("optimizer_step", epoch, index, self._wrapped, closure, default=default)
+        elif closure() is not None:
+            self._optimizer.step()
+        return outputs
+
+    def _closure(self, batch: Any, index: int, outputs: dict[str, Any]) -> Tensor | None:
+        """The loss, with gradients ready for the optimizer; None if the user's code skips the step."""
+        call, optimizer = self._local.call, self._wrapped
+        with self._local.forward_context():
+            output = self._training_step(batch, index)
+        loss = loss_of(output)
+        call("on_before_zero_grad", optimizer)
+        call("optimizer_zero_grad", self._local.module.current_epoch, index, optimizer, default=self._zero_grad)
+        if loss is None:
+            return None
+        call("on_before_backward", loss)
+        scaled = loss if self._scaler is None else self._scaler.scale(loss)
+        call("backward", scaled, default=scaled.backward)
+        call("on_after_backward")
+        if self._scaler is not None:
+            self._scaler.unscale_(optimizer)
+        for change in self._changes:
+            change()
+        call("on_before_optimizer_step", optimizer)
+        call("configure_gradient_clipping", optimizer, None, None)
+        outputs.update(output if isinstance(output, dict) else {}, loss=loss.detach())
+        return outputs["loss"]  # type: ignore[no-any-return]
+
+
+@final
+class PrivateStep(LocalStep):
+    """A step of DP-SGD: another step on a Poisson sample, or noise alone where that one does not step.
+
+    Args:
+        step: Steps on a sample; hides single examples by ``records`` before anything else happens to gradients.
+        records: Hides single examples.
+        optimizer: The worker's optimizer, as new.
+        changes: What else happens to gradients, after the noise.
+    """
+
+    def __init__(
+        self, step: LocalStep, records: RecordPrivateGradients, optimizer: LocalOptimizer, changes: Changes
+    ) -> None:
+        self._on_sample = step
+        self._records = records
+        self._optimizer = optimizer
+        self._changes = changes
+
+    def batches(self, batches: Batches) -> Iterable[tuple[Any, int | None]]:
+        return self._records.batches(batches)
+
+    def __call__(self, batch: Any, index: int) -> dict[str, Any]:
+        output = self._on_sample(batch, index) if examples_in(batch) else {}
+        if not output:
+            # Nobody was drawn, or the user's code skips these examples: that must not show.
+            self._records.zero_grad()
+            for change in (self._records.hide_, *self._changes):
+                change()
+            self._optimizer.step()
+        return output
