@@ -17,6 +17,7 @@ from lightning_fed._lightning import (
     LRSchedulerCallable,
     OptimizerCallable,
     pl,
+    rank_zero_warn,
     refuse_foreign,
 )
 from lightning_fed.aggregation import Aggregator
@@ -24,7 +25,7 @@ from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
-from lightning_fed.core.tree import Tensors, copy_, holding
+from lightning_fed.core.tree import Tensors, holding
 from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
 from lightning_fed.optim import LocalLRSchedule
@@ -43,6 +44,8 @@ from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
 from lightning_fed.wire.report import RoundReport
+from lightning_fed.worker.attributes import Attributes
+from lightning_fed.worker.module_tensors import Mark, mark, put
 from lightning_fed.worker.outbox import Outbox, tables_of
 
 EngineName: TypeAlias = Literal["auto", "sequential", "vectorized"]
@@ -137,6 +140,9 @@ class FederatedModule(pl.LightningModule):
             own=OwnState(tables, state_memory_mb * 2**20, self._state_folder),
         )
         self._server_state: Tensors = {}
+        self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
+        self._attributes: Attributes | None = None
+        self._said: set[str] = set()
         self._last_success: int | None = None  # the number of the last cohort whose workers keep what they staged
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
@@ -195,7 +201,7 @@ class FederatedModule(pl.LightningModule):
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
         super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
-        copy_(dict(self.module.named_buffers()), merged_buffers(rounds))
+        put(self.module, merged_buffers(rounds))
         self._server_state, self._last_success = rounds[-1].server, rounds[-1].last_success
         self._guard.after_round(self.trainer, curves, step, due)
         if draw:
@@ -224,7 +230,22 @@ class FederatedModule(pl.LightningModule):
 
     def _global_model(self, parameters: Tensors | None = None) -> GlobalModel:
         trained = self._trained() if parameters is None else parameters
-        return GlobalModel({name: p.detach() for name, p in trained.items()}, dict(self.module.named_buffers()))
+        frozen = {name: p.detach() for name, p in self.module.named_parameters() if name not in trained}
+        moved = {name: p for name, p in frozen.items() if name in self._marks and mark(p) != self._marks[name]}
+        buffers = {**dict(self.module.named_buffers()), **moved}
+        return GlobalModel({name: p.detach() for name, p in trained.items()}, buffers, frozen)
+
+    def _changed_attributes(self) -> dict[str, Any]:
+        assert self._attributes is not None
+        for path in self._attributes.opaque():
+            if path not in self._said:
+                self._said.add(path)
+                rank_zero_warn(
+                    f"the attribute {path!r} of {type(self.module).__name__} was changed on the server; workers keep "
+                    "what it was when the fit began, since only numbers, strings, tensors, and lists, tuples and dicts "
+                    "of them can be sent"
+                )
+        return self._attributes.changed()
 
     def _pending_state(self) -> Tensors:
         """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
@@ -241,6 +262,7 @@ class FederatedModule(pl.LightningModule):
             local=self.local,
             last=self._pending[-1].last_success if self._pending else self._last_success,
             epoch=self.trainer.current_epoch,
+            attributes=self._changed_attributes(),
             population=len(self._datamodule.names),
             lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
             extra=self.algorithm.extra,
@@ -285,6 +307,8 @@ class FederatedModule(pl.LightningModule):
         processes.broadcast_(list(self.module.buffers()))
         if self.device.type == "cpu":
             keep_freed_memory()
+        self._marks = {name: mark(p) for name, p in self.module.named_parameters()}
+        self._attributes = Attributes(self.module)
         self.algorithm.check(self._global_model())
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
         self._guard.check(self._global_model())

@@ -70,7 +70,15 @@ class Privacy(ABC):
         Args:
             updates: The updates of n workers.
             job: What the server sent, with :attr:`Job.promise`.
+
+        Raises:
+            ValueError: If something else than trained parameters and buffers has moved.
         """
+        for name in updates.buffers.keys() - job.model.buffers.keys():
+            raise ValueError(
+                f"{type(self).__name__}: local training moves {name!r}, which is not trained, and no noise covers "
+                "it; move it on the server, in on_train_batch_end of a callback, or train without privacy="
+            )
         n = len(updates.workers)
         buffers = {name: buffer.expand(n, *buffer.shape) for name, buffer in job.model.buffers.items()}
         updates = replace(updates, buffers=buffers, stays=updates.stays.union(buffers))

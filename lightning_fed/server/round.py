@@ -16,6 +16,7 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Engine
 from lightning_fed.selection import Availability, Response
+from lightning_fed.server.late_buffers import LateBuffers
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import job_bytes
 from lightning_fed.wire.report import RoundReport
@@ -84,11 +85,12 @@ class FederatedLoop:
         """
         remembered = {name: tensor.to(job.model.vector.device) for name, tensor in (server or {}).items()}
         report = RoundReport()
+        late = LateBuffers(job.model, job.round)
         job, present, responses = self._ask(self.algorithm.assign(job, remembered), cohort)
         self.outbox.own.begin(job.cohort, job.last)
         with isolate_rng(include_cuda=torch.cuda.is_available()), torch.no_grad():
             results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
-            partial = self.aggregator.fold(self._accepted(results, job, report), job)
+            partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
         # has left.
         report = self._heard(RoundReport.merged(self.processes.gather(report), cohort), job, responses)
@@ -96,6 +98,7 @@ class FederatedLoop:
             return Outcome(Aggregate.nothing(job.model), report, remembered)
         with torch.no_grad():
             aggregate = self.aggregator.finish(partial, self.processes)
+            aggregate = late.finish(aggregate, self.aggregator, self.processes)
             aggregate = self.outbox.at_server(aggregate, job)
             self.outbox.own.exchange(self.processes)
             aggregate = self.algorithm.conclude(aggregate, job, remembered, self.aggregator.count(len(report)))
@@ -126,18 +129,21 @@ class FederatedLoop:
             return cohort if self.processes.rank == 0 else ()
         return self.processes.share(cohort, {name: work(job, name, self.num_examples(name)) for name in cohort})
 
-    def _accepted(self, results: Iterable[Result], job: Job, report: RoundReport) -> Iterator[Updates]:
+    def _accepted(
+        self, results: Iterable[Result], job: Job, report: RoundReport, late: LateBuffers
+    ) -> Iterator[Updates]:
         """Pass on updates as they arrive, and note everything; stop at the first error if it is to raise."""
         for result in results:
-            if isinstance(result, WorkerError):
-                report.failures.append(result)
-                report.bytes_down += job_bytes(job.of(result.worker))
+            failures = [result] if isinstance(result, WorkerError) else late.check(result)
+            for failure in failures:
+                report.failures.append(failure)
+                report.bytes_down += job_bytes(job.of(failure.worker))
                 if self.on_worker_error == "raise":
                     return
-                _log.warning("%s; the round goes on without it", result)
-            else:
+                _log.warning("%s; the round goes on without it", failure)
+            if isinstance(result, Updates) and not failures:
                 report.note(result, job)
-                yield result
+                yield late.take(result)
             del result
 
     def _has_quorum(self, report: RoundReport, job: Job) -> bool:

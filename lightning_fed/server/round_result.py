@@ -38,15 +38,19 @@ def merged_buffers(rounds: Sequence[Round]) -> Tensors:
 
     Weights are numbers of examples; integer buffers take the maximum.
     """
-    buffers = [r.aggregate.buffers for r in rounds]
     weights = [r.report.examples for r in rounds]
+    newest = rounds[-1].aggregate.buffers
     if len(rounds) == 1 or not any(weights):
-        return buffers[0]
+        return newest
     merged: Tensors = {}
-    for name, first in buffers[0].items():
-        stack = torch.stack([b[name] for b in buffers])
-        if first.is_floating_point() or first.is_complex():
-            merged[name] = torch.tensordot(torch.tensor(weights).to(stack), stack, dims=1) / sum(weights)
+    for name, last in newest.items():
+        there = [
+            (r.aggregate.buffers[name], w) for r, w in zip(rounds, weights, strict=True) if name in r.aggregate.buffers
+        ]
+        alike = [(buffer, weight) for buffer, weight in there if buffer.shape == last.shape]
+        stack, own = torch.stack([buffer for buffer, _ in alike]), torch.tensor([weight for _, weight in alike])
+        if last.is_floating_point() or last.is_complex():
+            merged[name] = torch.tensordot(own.to(stack), stack, dims=1) / float(own.sum())
         else:
             merged[name] = stack.amax(dim=0)
     return merged

@@ -20,11 +20,14 @@ class GlobalModel:
 
     Args:
         parameters: The parameters that are trained, by name.
-        buffers: The buffers (BatchNorm statistics), by name.
+        buffers: The buffers (BatchNorm statistics), by name; and parameters that are not trained, such as those of a
+            teacher that follows the student, once they have moved.
+        frozen: All parameters that are not trained. They do not travel: a worker has them from the beginning.
     """
 
     parameters: Tensors
     buffers: Tensors = field(default_factory=dict)
+    frozen: Tensors = field(default_factory=dict)
 
     @cached_property
     def layout(self) -> Layout:

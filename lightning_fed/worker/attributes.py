@@ -8,7 +8,7 @@ tuples and dicts of them; :meth:`Attributes.opaque` names what else was changed.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fed.worker.snapshot import FRAMEWORK, HOOKS
+
+ABSENT = object()
+"""In place of the value of an attribute that is not there."""
 
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -33,14 +36,18 @@ class Attributes:
         self._places = _places(module)
         self._at_first = {path: copy.deepcopy(value) for path, value in self._plain()}
         self._opaque_at_first = dict(self._opaque())
+        self._changed: dict[str, Any] = {}
 
     def changed(self) -> dict[str, Any]:
-        """Return the plain attributes that differ from what they were, by path."""
-        return {
-            path: copy.deepcopy(value)
+        """Return the plain attributes that differ from what they were, by path; the same dict as long as they stay."""
+        now = {
+            path: value
             for path, value in self._plain()
             if path not in self._at_first or not _same(value, self._at_first[path])
         }
+        if not _same(now, self._changed):
+            self._changed = copy.deepcopy(now)
+        return self._changed
 
     def opaque(self) -> list[str]:
         """Return the paths of attributes that have been changed and cannot cross, such as hooks and objects."""
@@ -62,23 +69,32 @@ class Attributes:
                     yield prefix + key, id(value)
 
 
-def set_attributes(module: nn.Module, attributes: dict[str, Any]) -> None:
+def set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Set attributes of a module and its parts.
 
     Args:
         module: The module.
-        attributes: The values by path.
+        attributes: The values by path; :data:`ABSENT` takes an attribute away.
+
+    Returns:
+        The values before, to be set by another call.
 
     Raises:
         ValueError: If the module has no such part.
     """
+    before: dict[str, Any] = {}
     for path, value in attributes.items():
         prefix, _, key = path.rpartition(".")
         try:
             part = module.get_submodule(prefix)
         except AttributeError as error:
             raise ValueError(f"the server changed {path!r}, but the worker's module has no part {prefix!r}") from error
-        part.__dict__[key] = copy.deepcopy(value)
+        before[path] = part.__dict__.get(key, ABSENT)
+        if value is ABSENT:
+            part.__dict__.pop(key, None)
+        else:
+            part.__dict__[key] = copy.deepcopy(value)
+    return before
 
 
 def _places(module: nn.Module) -> list[tuple[str, nn.Module]]:

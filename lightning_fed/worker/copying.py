@@ -9,6 +9,7 @@ from types import FunctionType, MethodType
 from typing import Any, NoReturn, final
 
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lightning_fed._lightning import pl
 from lightning_fed.worker.snapshot import HOOKS, parts_of
@@ -99,8 +100,8 @@ def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any
         if any(isinstance(value, (nn.Module, Tensor)) and id(value) in own for value in held):
             what = "hook" if any(name in path for name in HOOKS) else "attribute"
             raise ValueError(
-                f"{type(module).__name__}: the {what} {path!r} is the function {thing.__qualname__}, which refers to the "
-                "module from outside of its arguments, so on a worker's copy it would still use the server's module; "
+                f"{type(module).__name__}: the {what} {path!r} is the function {thing.__qualname__}, which refers to "
+                "the module by other means than its arguments, so a worker's copy would still use the server's module; "
                 "make it a method of the module (self.name = self.method), which is copied with it"
             )
 
@@ -111,13 +112,17 @@ def _inside(module: pl.LightningModule) -> dict[int, tuple[str, Any]]:
     pending: list[tuple[tuple[str, ...], Any]] = [((), module)]
     while pending:
         path, thing = pending.pop()
-        if id(thing) in found or isinstance(thing, (str, bytes, int, float, Tensor, type, type(None))):
+        if id(thing) in found or isinstance(thing, _NO_PARTS):
             continue
         found[id(thing)] = (".".join(path), thing)
         if not (isinstance(thing, MethodType) and any(name in path for name in HOOKS)):
             # Whoever has put a hook of his own on the module is no part of it for that alone.
             pending.extend(parts_of(path, thing))
     return found
+
+
+# A torchmetrics object wraps its own methods, and wraps them anew when it is copied.
+_NO_PARTS = (str, bytes, int, float, type(None), type, Tensor, Metric)
 
 
 def _belongs(hook: Any, inside: dict[int, tuple[str, Any]]) -> bool:

@@ -6,7 +6,7 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, final
 
@@ -18,7 +18,7 @@ from lightning_fed._lightning import (
     pl,
 )
 from lightning_fed.core.means import weighted_mean
-from lightning_fed.core.tree import Tensors, copy_
+from lightning_fed.core.tree import Tensors
 from lightning_fed.population import Worker
 from lightning_fed.wire import Job, LocalTraining
 from lightning_fed.worker.compiled import compiled_or_not
@@ -84,13 +84,21 @@ class LocalFit:
         Raises:
             Exception: Whatever the user's code or the worker's data raises.
         """
-        own = job.start.get(worker.name)
-        copy_(
-            self._local.parameters, job.model.parameters if own is None else job.model.layout.unflatten(own.parameters)
-        )
-        copy_(self._local.buffers, job.model.buffers if own is None else {**job.model.buffers, **own.buffers})
-        for metric in self._local.metrics:
-            metric.reset()
+        if self._local.begin(job):
+            self._optimizer.forget()
+            self._records = None
+        try:
+            self._local.start(job, worker.name)
+            return self._train(job, worker, delta)
+        finally:
+            self._local.set_back()
+
+    @property
+    def changed(self) -> Sequence[str]:
+        """The attributes of the module that training has changed in any worker so far, and that were set back."""
+        return self._local.changed
+
+    def _train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         self.recorder.clear()
         self.trainer.plan(job.local, _num_batches(job, worker))
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
@@ -107,13 +115,14 @@ class LocalFit:
                     )
                 torch.sub(sent, trained, out=delta[name])
         examples = worker.batches.num_examples
+        buffers = {**self._local.buffers, **self._local.tensors.moved()}
         return LocalResult(
             worker=worker.name,
             examples=seen / passes if examples is None else examples,
             loss=loss,
             steps=steps,
             metrics=self.recorder.results(),
-            buffers={n: b.detach().clone() for n, b in self._local.buffers.items()},
+            buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
             gradient=None if corrections is None else corrections.mean_gradient(),
         )
 
@@ -159,6 +168,8 @@ class LocalFit:
     def _step_for(self, job: Job, worker: Worker, corrections: Changes) -> LocalStep:
         """How a worker steps: as its module's hooks, its optimizer, the precision and the job require."""
         optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
+        if self._local.configured():
+            self._optimizer.forget()
         if job.record_privacy is None:
             return self._open_step(self._optimizer.zero_grad, corrections)
         scaled = self._local.precision.precision == "16-mixed"  # examples' gradients would be clipped before unscaling
@@ -169,6 +180,7 @@ class LocalFit:
             )
         if self._records is None:
             self._records = RecordPrivateGradients(self.module, self._local.parameters)
+            self._local.retake()  # with Opacus's hooks
         self._records.begin(job, worker.name, optimizer, worker.batches.num_examples or 0)
         step = self._open_step(self._records.zero_grad, (self._records.hide_, *corrections))
         return PrivateStep(step, self._records, self._optimizer, corrections)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol, cast, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,11 @@ from lightning_fed._lightning import extract_batch_size, is_param_in_hook_signat
 from lightning_fed.core.tree import Tensors
 from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
 from lightning_fed.population import Worker
+from lightning_fed.wire import Job
+from lightning_fed.worker.attributes import set_attributes
+from lightning_fed.worker.copying import copied
+from lightning_fed.worker.module_tensors import ModuleTensors
+from lightning_fed.worker.snapshot import Snapshot
 from lightning_fed.worker.trainer_view import TrainerView
 
 
@@ -50,21 +54,22 @@ class ModuleCopy:
     def __init__(
         self, module: pl.LightningModule, trainer: pl.Trainer, recorder: Log, channels_last: bool = False
     ) -> None:
-        self.module = _copy(module)
+        self.module = copied(module, trainer)
         self._channels_last = channels_last
         if channels_last:
             self.module.to(memory_format=torch.channels_last)
         self.trainer = TrainerView(trainer)
         self.device = trainer.strategy.root_device
         self.precision = trainer.precision_plugin
-        self.parameters: Tensors = {n: p for n, p in self.module.named_parameters() if p.requires_grad}
-        self._buffers = [
-            (f"{path}.{name}" if path else name, part._buffers, name)
-            for path, part in self.module.named_modules()
-            for name, buffer in part._buffers.items()
-            if buffer is not None
-        ]
-        self._places = _places(self.module, {**self.parameters, **self.buffers})
+        self.tensors = ModuleTensors(self.module, module)
+        """The copy's tensors."""
+        self._snapshot: Snapshot | None = None
+        self._attributes: Mapping[str, Any] = {}
+        self._attributes_before: Mapping[str, Any] = {}
+        self._promised = False
+        self._configured: set[str] = set()
+        self.changed: list[str] = []
+        """The attributes that training has changed, in any worker so far, and that were set back."""
         self.metrics = [m for m in self.module.modules() if isinstance(m, Metric)]
         for metric in self.metrics:  # a worker's metric is its own: never wait for other processes
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
@@ -78,6 +83,7 @@ class ModuleCopy:
         self._converts = ours.convert_input is not plain.convert_input
         self._autocasts = ours.forward_context is not plain.forward_context
         self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
+        self._ours = (recorder, self.trainer, self)
         self._shadow(recorder)
 
     def _shadow(self, recorder: Log) -> None:
@@ -90,6 +96,85 @@ class ModuleCopy:
                 part.__dict__["all_gather"] = _no_all_gather
         self.module.__dict__["optimizers"] = lambda use_pl_optimizer=True: self.trainer.optimizers[0]
         self.module.__dict__["lr_schedulers"] = self._lr_schedulers
+
+    # ---- a worker is closed ----------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> Tensors:
+        """The parameters that are trained, by name."""
+        return self.tensors.parameters
+
+    @property
+    def buffers(self) -> Tensors:
+        """The buffers as they are now, by name."""
+        return self.tensors.buffers
+
+    def begin(self, job: Job) -> bool:
+        """Take over what the server's module has now, values apart: trained parameters, buffers, attributes.
+
+        Args:
+            job: What the server sent.
+
+        Returns:
+            Whether other parameters are trained than before, or there are other buffers.
+        """
+        self._promised = bool(job.promise)
+        if self._snapshot is None:
+            self._snapshot = Snapshot(self.module, self._ours)
+        if job.attributes is not self._attributes and (job.attributes or self._attributes):
+            set_attributes(self.module, self._attributes_before)
+            self._attributes_before = set_attributes(self.module, job.attributes)
+            self._attributes = job.attributes
+            self.retake()
+        is_new = self.tensors.begin(job.model)
+        if is_new:
+            self.retake()
+        return is_new
+
+    def start(self, job: Job, worker: str) -> None:
+        """Begin a worker's training: tensors are the global model's, or its own, and metrics are empty.
+
+        Args:
+            job: What the server sent.
+            worker: The worker's name.
+        """
+        own = job.start.get(worker)
+        if own is None:
+            self.tensors.start(job.model.parameters, job.model.buffers)
+        else:
+            parameters = job.model.layout.unflatten(own.parameters)
+            self.tensors.start(parameters, {**job.model.buffers, **own.buffers})
+        for metric in self.metrics:
+            metric.reset()
+
+    def set_back(self) -> None:
+        """End a worker's training: make the module what it was, but for the values of trained parameters and buffers.
+
+        Raises:
+            ValueError: If an attribute was changed, and a promise of privacy was made.
+        """
+        self.tensors.set_back()
+        if self._snapshot is None or self._snapshot.is_unchanged():
+            return
+        changed = [name for name in self._snapshot.changed() if name not in self._configured and not _is_opacus(name)]
+        self._snapshot.set_back()
+        if changed and self._promised:
+            raise ValueError(
+                f"training changed the module's attribute {changed[0]!r}, and what a worker leaves there no promise of "
+                "privacy covers; keep it in a buffer, log it, or leave it alone in local training"
+            )
+        self.changed.extend(name for name in changed if name not in self.changed)
+
+    def configured(self) -> bool:
+        """Note what ``configure_optimizers`` has set on the module; returns whether there is such a thing."""
+        if self._snapshot is None or self._snapshot.is_unchanged():
+            return False
+        self._configured.update(self._snapshot.changed())
+        return True
+
+    def retake(self) -> None:
+        """Take the module as it is now for what it is to be set back to."""
+        self._snapshot = Snapshot(self.module, self._ours)
 
     def _lr_schedulers(self) -> Any:
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
@@ -122,7 +207,7 @@ class ModuleCopy:
         Args:
             tensors: By the names of :attr:`parameters` and :attr:`buffers`.
         """
-        places = [(owner, key, tensors[name]) for name, owner, key in self._places if name in tensors]
+        places = [(owner, key, tensors[name]) for name, owner, key in self.tensors.places if name in tensors]
         own = [owner[key] for owner, key, _ in places]
         for owner, key, tensor in places:
             owner[key] = tensor
@@ -131,11 +216,6 @@ class ModuleCopy:
         finally:
             for (owner, key, _), tensor in zip(places, own, strict=True):
                 owner[key] = tensor
-
-    @property
-    def buffers(self) -> Tensors:
-        """The buffers as they are now: user code may put another tensor in place of one."""
-        return {path: cast(Tensor, owner[name]) for path, owner, name in self._buffers}
 
     def training_step(self, batch: Any, index: int) -> Any:
         """The user's ``training_step``, with the arguments that it takes."""
@@ -210,30 +290,9 @@ def examples_in(batch: Any) -> int:
             return 1
 
 
-def _copy(module: pl.LightningModule) -> pl.LightningModule:
-    try:
-        return copy.deepcopy(module)
-    except Exception as error:
-        raise ValueError(
-            f"{type(module).__name__} cannot be copied for its workers ({error}); keep what copy.deepcopy cannot copy "
-            "(open files, locks, generators) out of the module's attributes"
-        ) from error
-
-
-def _places(module: nn.Module, tensors: Tensors) -> list[tuple[str, dict[str, Any], str]]:
-    """Find where a module keeps some tensors; one that layers share has several places under one name.
-
-    Returns:
-        The tensor's name, the dict that holds it, and its key there.
-    """
-    names = {id(tensor): name for name, tensor in reversed(tensors.items())}
-    return [
-        (names[id(tensor)], owner, key)
-        for part in module.modules()
-        for owner in (part._parameters, part._buffers)
-        for key, tensor in owner.items()
-        if id(tensor) in names
-    ]
+def _is_opacus(path: str) -> bool:
+    """Whether Opacus keeps something under this name during a step of DP-SGD."""
+    return path.rpartition(".")[2] in ("activations", "max_batch_len")
 
 
 def _no_all_gather(*_: Any, **__: Any) -> Any:

@@ -72,6 +72,10 @@ class LocalOptimizer:
         self.step = _bare_step(optimizer)
         return optimizer
 
+    def forget(self) -> None:
+        """Ask ``configure_optimizers`` again for the next worker."""
+        self._configured_for = None
+
     def stacked(self, cohort: int, lr_factor: float, leaves: Mapping[Tensor, Tensor]) -> Optimizer:
         """Give an optimizer without a past that steps on stacks of parameters in place of the parameters.
 

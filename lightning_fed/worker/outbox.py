@@ -116,7 +116,10 @@ def _finite(updates: Updates, job: Job) -> Tensor:
     finite = finite_rows(updates.delta)
     if updates.gradient is not None:
         finite &= finite_rows(updates.gradient)
-    for name in job.model.finite_buffers:
+    for name in (
+        *job.model.finite_buffers,
+        *(updates.buffers.keys() & job.model.frozen.keys() - job.model.buffers.keys()),
+    ):
         finite &= finite_rows(updates.buffers[name])
     return finite
 

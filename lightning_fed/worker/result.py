@@ -47,10 +47,10 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
         delta: Their deltas; ``[n, size]``.
 
     Yields:
-        One stack, or several if workers logged under different names.
+        One stack, or several if workers logged under different names, or have different buffers.
     """
     start = 0
-    for names, group in groupby(results, key=lambda result: tuple(result.metrics)):
+    for (names, _), group in groupby(results, key=_kind):
         part = list(group)
         numbers = torch.tensor([[r.examples, r.loss, r.steps, *r.metrics.values()] for r in part], dtype=torch.float64)
         examples, loss, steps, *metrics = numbers.unbind(dim=1)
@@ -68,3 +68,8 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
             gradient=torch.cat(gradients) if gradients else None,
         )
         start += len(part)
+
+
+def _kind(result: LocalResult) -> tuple[tuple[str, ...], tuple[object, ...]]:
+    """What the results of a stack have in common."""
+    return tuple(result.metrics), tuple((name, b.shape, b.dtype) for name, b in result.buffers.items())

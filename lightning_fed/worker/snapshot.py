@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import pl
 
@@ -127,11 +127,7 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
             if key == "_modules":
                 yield (*path, key), value
                 yield from (((*path, name), part) for name, part in value.items())
-            elif (
-                key not in FRAMEWORK
-                or key in HOOKS
-                or key in ("_parameters", "_buffers", "_non_persistent_buffers_set")
-            ):
+            elif key not in FRAMEWORK or key in HOOKS or key in ("_parameters", "_non_persistent_buffers_set"):
                 yield (*path, key), value
     elif hasattr(thing, "__dict__"):
         yield from (((*path, key), value) for key, value in vars(thing).items())
@@ -196,6 +192,7 @@ _ATOMS = (
     torch.dtype,
     torch.device,
     Metric,
+    MetricCollection,
 )
 _NOTHING = object()
 

@@ -37,7 +37,7 @@ def train(
     delta = job.model.layout.rows(1, torch.device("cpu"))
     row = {name: rows[0] for name, rows in job.model.layout.unflatten(delta).items()}
     result = (replica or LocalFit(module, trainer())).train(job, Worker("bob", data, None), row)
-    (updates,) = stacked([result], delta)
+    (updates,) = stacked(0, [result], delta)
     return updates
 
 
@@ -149,7 +149,7 @@ class Optimized(Scalar):
     def __init__(self, configure: Callable[[pl.LightningModule], Any]) -> None:
         super().__init__()
         self.configure = configure
-        self.seen: list[float] = []
+        type(self).seen = []  # on the class, since what training changes on the module is set back
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.seen.append(self.optimizers().param_groups[0]["lr"])
@@ -184,9 +184,9 @@ def step_lr(interval: str, frequency: int = 1) -> Callable[[pl.LightningModule],
 def test_schedulers_by_hand(configure: Callable[[pl.LightningModule], Any], expected: list[float]) -> None:
     replica = LocalFit(module := Optimized(configure), trainer())
     for _ in range(2):  # every round starts at the first lr
-        replica.module.seen.clear()
+        module.seen.clear()
         train(module, Rows([2.0, 6.0], batch_size=1), epochs=2, replica=replica)
-        assert replica.module.seen == expected
+        assert module.seen == expected
 
 
 def forms(module: pl.LightningModule) -> dict[str, Any]:
@@ -220,10 +220,11 @@ def test_one_cycle_spans_the_local_training_as_under_a_plain_trainer(epochs: int
     alone = Optimized(one_cycle)
     run = trainer(max_epochs=epochs) if steps is None else trainer(max_steps=steps)
     run.fit(alone, DataLoader(data.train_dataloader().dataset, batch_size=2))
+    rates = alone.seen
     replica = LocalFit(module := Optimized(one_cycle), trainer())
     updates = train(module, data, epochs, steps, replica)
-    assert_equal(replica.module.seen, alone.seen)
-    assert len(alone.seen) == (steps or 6)
+    assert_equal(module.seen, rates)
+    assert len(rates) == (steps or 6)
     assert_equal(end(updates), alone.x.item())
 
 

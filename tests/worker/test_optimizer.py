@@ -23,11 +23,11 @@ def train(module: Scalar) -> float:
 class Hooked(Scalar):
     def __init__(self) -> None:
         super().__init__(lr=0.5)
-        self.steps: list[int] = []
+        type(self).steps = []  # on the class, since what training changes on the module is set back
 
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
-        optimizer.register_step_post_hook(lambda *_: self.steps.append(1))
+        optimizer.register_step_post_hook(lambda *_: type(self).steps.append(1))
         return optimizer
 
 

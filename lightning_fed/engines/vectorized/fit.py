@@ -85,6 +85,7 @@ class StackedFit:
         n = len(plans)
         lengths = {p.num_batches for p in plans}
         self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None)
+        self._local.begin(job)
         stacks, buffers = _start(job, [p.worker for p in plans])
         self._recorder.clear()
         others = _other_generators()
