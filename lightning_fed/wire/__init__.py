@@ -1,6 +1,15 @@
 """What crosses between the server and its workers: plain data, and its form as bytes."""
 
-from lightning_fed.wire.errors import BudgetError, RoundError, WorkerError, describe
+from lightning_fed.wire.codec import (
+    decode_job,
+    decode_updates,
+    encode_job,
+    encode_updates,
+    encode_updates_into,
+    job_bytes,
+    updates_bytes,
+)
+from lightning_fed.wire.errors import BudgetError, RoundError, WireError, WorkerError, describe
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
 from lightning_fed.wire.layout import Layout, wide
@@ -18,7 +27,15 @@ __all__ = [
     "RecordPrivacy",
     "RoundError",
     "Updates",
+    "WireError",
     "WorkerError",
+    "decode_job",
+    "decode_updates",
     "describe",
+    "encode_job",
+    "encode_updates",
+    "encode_updates_into",
+    "job_bytes",
+    "updates_bytes",
     "wide",
 ]

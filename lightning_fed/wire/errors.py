@@ -35,6 +35,11 @@ class BudgetError(RuntimeError):
     """Another round would exceed the budget of privacy."""
 
 
+@final
+class WireError(ValueError):
+    """A message that cannot be read, does not fit its job, or cannot be written; it says what to do."""
+
+
 def describe(error: BaseException) -> str:
     """Say what an exception says, with its type.
 

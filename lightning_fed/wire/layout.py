@@ -8,6 +8,7 @@ module.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import final
 
 import torch
@@ -51,6 +52,12 @@ class Layout:
         """The dtype of a vector: the widest of the parameters', at least float32."""
         for parameter in parameters.values():
             self.dtype = torch.promote_types(self.dtype, parameter.dtype.to_real())
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Where each parameter lies in a vector."""
+        ends = list(accumulate(self._sizes))
+        return {name: slice(end - size, end) for name, size, end in zip(self._shapes, self._sizes, ends, strict=False)}
 
     def rows(self, n: int, device: torch.device) -> Tensor:
         """Make room for n vectors, ``[n, size]``; only the padding is written."""

@@ -1,0 +1,115 @@
+"""The header of a message: fields and numbers, each checked when it is read, since anyone may have written it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar, final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.wire.errors import WireError
+
+VERSION = 1
+"""The version of the format: another for every change of it."""
+
+T = TypeVar("T")
+
+
+@final
+class Fields:
+    """The fields of a header, each checked and taken once.
+
+    Args:
+        fields: By name.
+        kind: What the message must be.
+    """
+
+    def __init__(self, fields: Mapping[str, object], kind: str) -> None:
+        self._fields = dict(fields)
+        version = self._take("version", int)
+        if version != VERSION:
+            raise WireError(
+                f"the message has version {version} of the format, and this lightning_fed reads version {VERSION}: "
+                "install the same lightning_fed on the server and on all workers"
+            )
+        is_kind = self._take("kind", str)
+        if is_kind != kind:
+            raise WireError(
+                f"the message is of the kind {str(is_kind)[:20]!r}, not {kind!r}: call decode_{kind} on such"
+            )
+
+    def any(self, name: str) -> object:
+        if name not in self._fields:
+            raise WireError(f"the header's field {name!r} is missing: the message was altered, send it again")
+        return self._fields.pop(name)
+
+    def _take(self, name: str, kind: type[T]) -> T:
+        return self._typed(name, self.any(name), kind)
+
+    @staticmethod
+    def _typed(name: str, value: object, kind: type[T]) -> T:
+        # Not isinstance: True is an int.
+        if type(value) is not kind:
+            wrong = type(value).__name__
+            raise WireError(
+                f"the header's field {name!r} holds a {wrong}, not a {kind.__name__}: send the message again"
+            )
+        return value
+
+    def integer(self, name: str) -> int:
+        return self._take(name, int)
+
+    def optional(self, name: str) -> int | None:
+        value = self.any(name)
+        return None if value is None else self._typed(name, value, int)
+
+    def flag(self, name: str) -> bool:
+        return self._take(name, bool)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        return self._unique(name, self.any(name))
+
+    def optional_names(self, name: str) -> tuple[str, ...] | None:
+        value = self.any(name)
+        return None if value is None else self._unique(name, value)
+
+    def names_by_name(self, name: str) -> dict[str, tuple[str, ...]]:
+        return {key: self._unique(name, value) for key, value in self._take(name, dict).items()}
+
+    def _unique(self, name: str, value: object) -> tuple[str, ...]:
+        names = tuple(self._typed(name, each, str) for each in self._typed(name, value, list))
+        if len(set(names)) != len(names):
+            raise WireError(f"the header's field {name!r} holds a name twice: send the message again")
+        return names
+
+    def close(self) -> None:
+        """Refuse fields that were not taken."""
+        if self._fields:
+            raise WireError(f"the header's fields {sorted(self._fields)} are not of version {VERSION} of the format")
+
+
+@final
+class Numbers:
+    """Numbers that are taken one after another.
+
+    Args:
+        values: float64 ``[k]``.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        if values.dtype != torch.float64 or values.dim() != 1:
+            raise WireError(f"the numbers have the shape {list(values.shape)} in {values.dtype}, not [k] in float64")
+        self._values = values.tolist()
+        self._next = 0
+
+    def next(self) -> float:
+        self._next += 1
+        if self._next > len(self._values):
+            raise WireError(f"there are only {len(self._values)} numbers, fewer than the header names: send it again")
+        return float(self._values[self._next - 1])
+
+    def close(self) -> None:
+        """Refuse numbers that were not taken."""
+        if self._next != len(self._values):
+            raise WireError(f"there are {len(self._values)} numbers, and the header names {self._next}: send it again")
