@@ -34,7 +34,7 @@ from lightning_fed.server import checkpoint as checkpoints
 from lightning_fed.server.checks import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import EvaluationLog
-from lightning_fed.server.loaders import Cohort, EvaluationBatch
+from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, per_worker_scalars, round_scalars
 from lightning_fed.server.privacy_guard import Guard, Open, Private
 from lightning_fed.server.round import FederatedLoop
@@ -429,20 +429,27 @@ class FederatedModule(pl.LightningModule):
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         checkpoints.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
+        data = getattr(self.trainer, "datamodule", None)
+        position = data.position if isinstance(data, FederatedDataModule) else Position()
         checkpoints.add(
             checkpoint,
             algorithm=type(self.algorithm).__name__,
             engine=self.engine.choice,
             state=self._saved_state(),
             privacy=self._guard.state_dict(),
+            cohort=position.next,
+            unfinished=position.unfinished,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read a checkpoint of this run, or of the user's module alone."""
-        part = checkpoints.check(checkpoint, type(self.algorithm).__name__)
+        """Read a checkpoint of this run; for an evaluation, also one of the user's module alone."""
+        fitting = self.trainer.state.fn == "fit"
+        part = checkpoints.check(checkpoint, type(self.algorithm).__name__, fitting)
+        if fitting:
+            self._datamodule.position.move(part["cohort"])
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
-        self._guard.load_state_dict(part.get("privacy"), fitting=self.trainer.state.fn == "fit")
+        self._guard.load_state_dict(part.get("privacy"), fitting=fitting)
         if "state" in part:
             self._server_state = dict(part["state"]["server"])
             self._outbox.own.load_state_dict(part["state"]["workers"])

@@ -5,10 +5,16 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from helpers import EvaluatedRows, Rows, Scalar, trainer
 from runs import assert_same, run, start
+
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.server.checkpoint import KEY
 
 OPTIONS = ("--rounds", "12", "--norm", "--dropout", "0.3")
 # Ten workers' controls of 0.8 MB, of which one fits the memory
@@ -69,3 +75,76 @@ def killed_and_resumed(out: Path, options: tuple[str, ...], attempt: int) -> dic
         torch.load(checkpoint, weights_only=True)
     usable = [path for path in checkpoints if int(path.stem.split("=")[1]) <= 12]
     return run(out, *options, "--ckpt", str(usable[-1]))
+
+
+# ---- a checkpoint of any moment --------------------------------------------------------------------------------------
+
+
+class Validated(Scalar):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("x", self.x)
+
+
+class Cohorts(pl.Callback):
+    """Notes (epoch, round, cohort) as each cohort begins."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, int]] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append((trainer.current_epoch, trainer.global_step, batch.number))
+
+
+MOMENTS = ("on_train_start", "on_train_epoch_start", "on_after_backward", "on_train_batch_end", "on_validation_start")
+MOMENTS += ("on_validation_end", "on_train_epoch_end", "on_train_end")
+
+
+def saving(folder: Path) -> pl.Callback:
+    """A callback that saves a checkpoint at each of the moments."""
+    saver: Any = pl.Callback()
+
+    def save(moment: str) -> Any:
+        return lambda t, *_: t.save_checkpoint(folder / f"{len(list(folder.iterdir())):03d}-{moment}.ckpt")
+
+    for moment in MOMENTS:
+        setattr(saver, moment, save(moment))
+    return saver  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_steps": 4}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "rounds_per_epoch"),
+    [({}, 1), ({}, 3), ({"accumulate_grad_batches": 2}, 3), ({"accumulate_grad_batches": 2}, 4)],
+    ids=["one", "three", "accumulated, the last alone", "accumulated"],
+)
+@pytest.mark.parametrize("validation", [None, {}, {"val_check_interval": 1}], ids=["none", "epoch", "cohort"])
+@pytest.mark.usefixtures("double")
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_run_goes_on_from_a_checkpoint_of_any_moment(
+    tmp_path: Path,
+    limit: dict[str, int],
+    options: dict[str, int],
+    rounds_per_epoch: int,
+    validation: dict[str, int] | None,
+) -> None:
+    def run(*callbacks: pl.Callback, ckpt_path: Path | None = None) -> tuple[float, int, list[tuple[int, int, int]]]:
+        kind, model = (Rows, Scalar(0.3)) if validation is None else (EvaluatedRows, Validated(0.3))
+        workers = {f"w{i}": kind([i, i + 1.0], batch_size=1, shuffle=True) for i in range(5)}
+        fed = FederatedModule(
+            model, server_optimizer=lambda p: torch.optim.SGD(p, lr=1.0, momentum=0.5), engine="sequential"
+        )
+        cohorts = Cohorts()
+        quiet = {"num_sanity_val_steps": 0, "callbacks": [cohorts, *callbacks]}
+        run = trainer(**quiet, **limit, **options, **(validation or {}))
+        data = FederatedDataModule(workers, cohort_size=2, rounds_per_epoch=rounds_per_epoch)
+        run.fit(fed, data, ckpt_path=ckpt_path)
+        if callbacks:
+            run.save_checkpoint(tmp_path / "999-after.ckpt")
+        return model.x.item(), run.global_step, cohorts.seen
+
+    x, rounds, seen = run(saving(tmp_path))
+    for path in sorted(tmp_path.iterdir()):
+        cohort = torch.load(path, weights_only=True)[KEY]["cohort"]
+        resumed = run(ckpt_path=path)
+        assert resumed[:2] == (x, rounds), path.name
+        assert resumed[2] == [s for s in seen if s[2] >= cohort], path.name

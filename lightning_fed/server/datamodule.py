@@ -20,6 +20,7 @@ from lightning_fed.server.loaders import (
     Cohort,
     CohortLoader,
     EvaluationBatch,
+    Position,
     WorkersLoader,
     evaluation_error,
 )
@@ -88,7 +89,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.eval_cohort_size = eval_cohort_size
         self._sampling_seed: int | None = None
         self.pool = WorkerPool(workers, cached_workers)
-        self._cohorts: CohortLoader | None = None
+        self.position = Position()
         self._module: pl.LightningModule | None = None
         self._on_worker_error: Literal["raise", "drop"] = "raise"
         for kind in get_args(EvaluationKind):
@@ -139,8 +140,9 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Set up the central data; a worker's own is set up when it is first needed."""
-        if stage == "fit" and self.trainer is not None and self.trainer.global_step == 0:
-            self._cohorts = None
+        if stage == "fit":
+            begins = self.trainer is not None and self.trainer.global_step == 0
+            self.position.move(0 if begins else self.position.next)
         if self.val is not None:
             self.val.trainer = self.trainer
             self.val.setup(stage)
@@ -153,15 +155,17 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> CohortLoader:
         """One batch is one cohort."""
-        before = self._cohorts
         if self.sampler is not None:
             self.sampler.prepare(self._sizes)
-        self._cohorts = CohortLoader(
-            self.names, self.cohort_size, self.sampler, self.seed, self.rounds_per_epoch, self._sampling_seed
+        return CohortLoader(
+            self.names,
+            self.cohort_size,
+            self.sampler,
+            self.seed,
+            self.rounds_per_epoch,
+            self.position,
+            self._sampling_seed,
         )
-        if before is not None:
-            self._cohorts.completed = before.completed
-        return self._cohorts
 
     @cached_property
     def _all_sizes(self) -> tuple[int, ...]:
@@ -172,8 +176,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def complete(self, cohort: Cohort) -> None:
         """Note that the round of a cohort is over: a checkpoint from now on goes on after it."""
-        assert self._cohorts is not None
-        self._cohorts.completed = cohort.number + 1
+        self.position.next = cohort.number + 1
 
     def val_dataloader(self) -> Any:
         """The central data, or the workers' own."""
@@ -214,6 +217,8 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move."""
+        if isinstance(batch, Cohort):
+            self.position.taken = batch.number + 1  # here and not in the loader, which user code may go through as well
         if not isinstance(batch, EvaluationBatch):
             return batch
         assert self._module is not None

@@ -6,6 +6,7 @@ Both are plain iterables, not DataLoaders: into a DataLoader Lightning would put
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from lightning_fed.population import EvaluationKind, WorkerPool
@@ -54,8 +55,39 @@ class EvaluationBatch(NamedTuple):
 
 
 @final
+@dataclass
+class Position:
+    """The place of a run in its sequence of cohorts; all loaders of a datamodule share one.
+
+    Args:
+        next: The number of the next cohort: of those before it the rounds are over. A round that was interrupted is to
+            be run again, so it is not the next one to be handed out.
+        taken: The number after that of the last cohort that the Trainer has taken.
+    """
+
+    next: int = 0
+    taken: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """The number of cohorts taken whose round is not over; several only while gradients accumulate over them."""
+        return self.taken - self.next
+
+    def move(self, number: int) -> None:
+        """Go on with another cohort.
+
+        Args:
+            number: Its number.
+        """
+        self.next = self.taken = number
+
+
+@final
 class CohortLoader:
     """Gives one epoch of cohorts at a time, going on where the last epoch (or the checkpoint) ended.
+
+    To iterate changes nothing: what has been run is noted in ``position`` from outside. User code may therefore ask the
+    datamodule for as many loaders as it likes.
 
     Args:
         names: All workers.
@@ -63,6 +95,7 @@ class CohortLoader:
         sampler: Chooses them; None takes all, in order.
         seed: The seed of the run.
         length: The number of cohorts in an epoch.
+        position: The place in the sequence of cohorts at which an iteration begins.
         sampling_seed: Decides who is chosen, if that is not to follow from the seed of the run.
     """
 
@@ -73,6 +106,7 @@ class CohortLoader:
         sampler: CohortSampler | None,
         seed: int,
         length: int,
+        position: Position,
         sampling_seed: int | None = None,
     ) -> None:
         self._names = names
@@ -80,16 +114,15 @@ class CohortLoader:
         self._sampler = sampler
         self._seed = seed
         self._length = length
+        self._position = position
         self._sampling_seed = seed if sampling_seed is None else sampling_seed
-        self.completed = 0
-        """The number of cohorts whose round is over. Not of those that were handed out: a round that was interrupted
-        is to be run again."""
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[Cohort]:
-        for number in range(self.completed, self.completed + self._length):
+        first = self._position.next
+        for number in range(first, first + self._length):
             yield Cohort(number, self._seed, self._choose(number))
 
     def _choose(self, number: int) -> tuple[str, ...]:
@@ -104,13 +137,14 @@ class CohortLoader:
             )
         return tuple(self._names[position] for position in positions)
 
-    def state_dict(self) -> dict[str, int]:
-        """Where to go on; Lightning keeps it in the checkpoint."""
-        return {"completed": self.completed}
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: ``server/checkpoint.py`` holds the position. Without this method Lightning would warn, whenever a
+        run resumes within an epoch, that the loader cannot.
+        """
+        return {}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where a checkpoint ended."""
-        self.completed = state["completed"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load nothing; see :meth:`state_dict`."""
 
 
 @final

@@ -42,10 +42,18 @@ def test_it_opens_in_the_users_own_class_with_its_hyperparameters(saved: tuple[P
 def test_the_federated_part_lies_under_one_key(saved: tuple[Path, LinearRegression]) -> None:
     content = torch.load(saved[0], weights_only=True)
     plain = {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"}
-    plain |= {"optimizer_states", "lr_schedulers", "hyper_parameters"}
+    plain |= {"hyper_parameters"}
     assert set(content) - plain == {KEY}
-    remembered = {"server": {}, "workers": {}}
-    assert content[KEY] == {"version": VERSION, "algorithm": "FedAvg", "engine": "vectorized", "state": remembered}
+    part = content[KEY]
+    assert part.pop("optimizer_states")[0]["param_groups"][0]["lr"] == 1.0  # the server's: plain averaging
+    assert part == {
+        "version": VERSION,
+        "algorithm": "FedAvg",
+        "engine": "vectorized",
+        "state": {"server": {}, "workers": {}},
+        "cohort": 2,
+        "lr_schedulers": [],
+    }
     assert set(content["state_dict"]) == {"linear.weight", "linear.bias"}
 
 
@@ -83,6 +91,53 @@ def test_one_of_a_newer_release_is_refused(saved: tuple[Path, LinearRegression],
         trainer().validate(
             FederatedModule(LinearRegression(2, 1)), toy(), ckpt_path=tmp_path / "newer.ckpt", verbose=False
         )
+
+
+def test_a_plain_fit_does_not_take_the_servers_optimizer_for_the_users_own(
+    saved: tuple[Path, LinearRegression],
+) -> None:
+    with pytest.raises(KeyError, match="checkpoint contains only the model"):
+        trainer(max_epochs=3).fit(LinearRegression(2, 1), ToyDataModule(), ckpt_path=saved[0])
+
+
+def test_a_fit_does_not_take_a_plain_fits_optimizer_for_the_servers(tmp_path: Path) -> None:
+    plain = trainer(max_epochs=1)
+    plain.fit(LinearRegression(2, 1), ToyDataModule())
+    plain.save_checkpoint(tmp_path / "plain.ckpt")
+    with pytest.raises(
+        ValueError, match=r"is one of the module alone.*load_from_checkpoint\(path\)\) without ckpt_path"
+    ):
+        trainer(max_epochs=2).fit(FederatedModule(LinearRegression(2, 1)), toy(), ckpt_path=tmp_path / "plain.ckpt")
+
+
+def as_version_1(content: dict[str, Any]) -> dict[str, Any]:
+    """The same in the first format: Lightning held the next cohort and the states of the server's optimizer."""
+    part = content[KEY]
+    content |= {name: part.pop(name) for name in ("optimizer_states", "lr_schedulers")}
+    content["loops"]["fit_loop"]["state_dict"]["combined_loader"] = [{"completed": part.pop("cohort")}]
+    part["version"] = 1
+    return content
+
+
+def test_one_of_the_first_format_goes_on_too(saved: tuple[Path, LinearRegression], tmp_path: Path) -> None:
+    torch.save(as_version_1(torch.load(saved[0], weights_only=True)), tmp_path / "old.ckpt")
+    ends, data = [], toy()
+    for path in (saved[0], tmp_path / "old.ckpt"):
+        model = LinearRegression(2, 1)
+        trainer(max_epochs=3, log_every_n_steps=1).fit(FederatedModule(model), data, ckpt_path=path)
+        assert data.position.next == 3
+        ends.append(model.linear.weight)
+    assert torch.equal(*ends)
+
+
+def test_one_of_the_first_format_without_a_cohort_is_refused(
+    saved: tuple[Path, LinearRegression], tmp_path: Path
+) -> None:
+    content = as_version_1(torch.load(saved[0], weights_only=True))
+    del content["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"older lightning_fed \(format 1\) and does not say which cohort is the next"):
+        trainer(max_epochs=3).fit(FederatedModule(LinearRegression(2, 1)), toy(), ckpt_path=tmp_path / "old.ckpt")
 
 
 def test_the_users_own_checkpoint_hooks_see_a_plain_checkpoint(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_fed import FederatedDataModule, FederatedModule, Population, Uniform
 from lightning_fed.population import EvaluationKind
-from lightning_fed.server.loaders import CentralLoader, Cohort, CohortLoader, WorkersLoader
+from lightning_fed.server.loaders import CentralLoader, Cohort, CohortLoader, Position, WorkersLoader
 
 NAMES = [f"w{i}" for i in range(10)]
 
@@ -84,10 +84,8 @@ def test_a_sampler_is_asked_even_if_all_take_part() -> None:
     assert list(cohort.workers) != NAMES
 
 
-def loader(completed: int = 0, length: int = 4) -> CohortLoader:
-    made = CohortLoader(NAMES, 3, Uniform(), seed=1, length=length)
-    made.completed = completed
-    return made
+def loader(next: int = 0, length: int = 4) -> CohortLoader:
+    return CohortLoader(NAMES, 3, Uniform(), seed=1, length=length, position=Position(next))
 
 
 def test_the_next_epoch_goes_on_where_the_last_one_ended() -> None:
@@ -96,16 +94,11 @@ def test_the_next_epoch_goes_on_where_the_last_one_ended() -> None:
     assert [cohort.number for cohort in loader(4)] == [4, 5, 6, 7]
 
 
-def test_what_was_handed_out_is_not_completed() -> None:
-    first = loader()
-    next(iter(first))
-    assert first.state_dict() == {"completed": 0}
-
-
-def test_a_loader_resumes_from_its_state() -> None:
-    resumed = loader()
-    resumed.load_state_dict(loader(completed=6).state_dict())
-    assert list(resumed) == list(loader(length=10))[6:]
+def test_what_was_handed_out_is_not_run() -> None:
+    data = FederatedDataModule(rows(), cohort_size=5)
+    assert [cohort.number for cohort in cohorts(data)] == [cohort.number for cohort in cohorts(data)] == [0, 1]
+    data.complete(cohorts(data)[0])
+    assert [cohort.number for cohort in cohorts(data)] == [1, 2]
 
 
 class Cohorts(pl.Callback):
@@ -144,6 +137,39 @@ def test_an_evaluation_in_between_does_not_start_the_cohorts_over() -> None:
     run.fit_loop.max_epochs = 2
     run.fit(fed, data)
     assert seen.numbers == [0, 1, 2, 3]
+
+
+def test_a_loader_that_user_code_asks_for_changes_no_cohort() -> None:
+    """On the server (in a callback) and on workers (in configure_optimizers), its length or all of it."""
+
+    class Asking(Scalar):
+        def configure_optimizers(self) -> Any:
+            assert len(list(self.trainer.datamodule.train_dataloader())) == 2
+            return super().configure_optimizers()
+
+    class AskingToo(Cohorts):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Cohort, batch_idx: int) -> None:
+            super().on_train_batch_start(trainer, module, batch, batch_idx)
+            assert next(iter(trainer.datamodule.train_dataloader())) == batch
+
+    seen = AskingToo()
+    fit(FederatedModule(Asking()), FederatedDataModule(rows(), cohort_size=5), max_epochs=3, callbacks=[seen])
+    assert seen.numbers == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_failed_round_is_run_again_by_the_next_fit() -> None:
+    class Failing(Cohorts):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if self.numbers == [0, 1, 2]:
+                raise RuntimeError("power cut")
+
+    fed, data = FederatedModule(Scalar()), FederatedDataModule(rows(), cohort_size=2)
+    seen = Failing()
+    run = trainer(max_epochs=1, accumulate_grad_batches=2, callbacks=[seen])
+    with pytest.raises(RuntimeError, match="power cut"):
+        run.fit(fed, data)
+    run.fit(fed, data)
+    assert seen.numbers == [0, 1, 2, 2, 3, 4, 5, 6]
 
 
 # ---- a population that is too large to be gone through ---------------------------------------------------------------

@@ -1,0 +1,242 @@
+"""The tensors of a worker's module: how they become the global model's, and which of them have moved.
+
+Three kinds: parameters that are trained, buffers, and parameters that are not trained but that user code may move, such
+as a teacher that follows the student. Which parameters are trained, and which buffers there are, the server's module
+decides anew in each round: layers may be unfrozen, and buffers may appear or grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fed.core.tree import Tensors, copy_
+from lightning_fed.wire import GlobalModel, wide
+
+
+class Place(NamedTuple):
+    """Where a module keeps a tensor.
+
+    Args:
+        name: The tensor's name.
+        owner: The dict that holds it.
+        key: Its key there.
+    """
+
+    name: str
+    owner: dict[str, Any]
+    key: str
+
+
+@final
+class ModuleTensors:
+    """The tensors of a copy of the server's module.
+
+    Args:
+        module: The copy.
+        original: The module that it is a copy of, which has the values of what is not trained and has not moved.
+    """
+
+    def __init__(self, module: nn.Module, original: nn.Module) -> None:
+        self._module = module
+        self._all: dict[str, Any] = dict(module.named_parameters())
+        self._originals = dict(original.named_parameters())
+        self._parts = [(f"{path}." if path else "", part._buffers) for path, part in module.named_modules()]
+        self._structure = [dict(owner) for _, owner in self._parts]
+        self._aliases = _aliases(self._parts)
+        self.parameters: Tensors = {name: p for name, p in self._all.items() if p.requires_grad}
+        """The parameters that are trained, by name."""
+        self._model: GlobalModel | None = None
+        self._take_in(self.buffers)
+
+    @property
+    def buffers(self) -> Tensors:
+        """The buffers as they are now, by name: user code may put another tensor in place of one."""
+        return {
+            prefix + key: buffer
+            for prefix, owner in self._parts
+            for key, buffer in owner.items()
+            if buffer is not None and prefix + key not in self._aliases
+        }
+
+    def begin(self, model: GlobalModel) -> bool:
+        """Have the parameters trained, and the buffers, that the global model has.
+
+        Args:
+            model: The global model of the round.
+
+        Returns:
+            Whether anything but values is new, so that what was derived from the names is to be derived again.
+
+        Raises:
+            ValueError: If the module has no such parameter.
+        """
+        if model is self._model:
+            return False
+        self._model = model
+        is_new = list(model.parameters) != list(self.parameters)
+        if is_new:
+            unknown = model.parameters.keys() - self._all.keys()
+            if unknown:
+                raise ValueError(f"the server trains {min(unknown)!r}, but the worker's module has no such parameter")
+            self.parameters = {name: self._all[name] for name in model.parameters}
+        ours = {name: b for name, b in model.buffers.items() if name not in self._all}
+        alike = ours.keys() == self._sent.keys() and all(
+            b.shape == self._sent[name].shape and b.dtype == self._sent[name].dtype for name, b in ours.items()
+        )
+        if is_new or not alike:
+            self._take_in(ours)
+            return True
+        return False
+
+    def _take_in(self, buffers: Tensors) -> None:
+        """Let the module have just these buffers, and find where it keeps its tensors."""
+        for (prefix, owner), structure in zip(self._parts, self._structure, strict=True):
+            for key, buffer in structure.items():
+                sent = buffers.get(prefix + key)
+                if prefix + key in self._aliases:
+                    continue
+                if sent is None:
+                    structure[key] = None
+                elif buffer is None or buffer.shape != sent.shape or buffer.dtype != sent.dtype:
+                    structure[key] = sent.detach().clone()
+            for name, sent in buffers.items():
+                if name.rpartition(".")[0] == prefix[:-1] and name.rpartition(".")[2] not in structure:
+                    structure[name.rpartition(".")[2]] = sent.detach().clone()
+            owner.clear()
+            owner.update(structure)
+        missing = buffers.keys() - self.buffers.keys()
+        if missing:
+            raise ValueError(f"the server has the buffer {min(missing)!r}, but the worker's module has no part for it")
+        self._sent = self.buffers
+        self.frozen: Tensors = {name: p for name, p in self._all.items() if name not in self.parameters}
+        """The parameters that are not trained, by name."""
+        self._storages = {name: p.data for name, p in self._all.items()}
+        self._marks = {name: mark(p) for name, p in self.frozen.items()}
+        self.places = _places(self._module, {**self.parameters, **self.frozen, **self._sent})
+        """Where the module keeps its tensors."""
+
+    def fixed(self, name: str) -> Tensor:
+        """Return the value that a frozen parameter begins with: the global model's, if it has moved, or that of old."""
+        assert self._model is not None
+        return self._model.buffers.get(name, self._originals[name].detach())
+
+    def start(self, parameters: Tensors, buffers: Tensors) -> None:
+        """Begin a worker's training.
+
+        Args:
+            parameters: The values of the trained parameters, by name.
+            buffers: Those of the buffers, and of frozen parameters that have moved.
+        """
+        copy_(self.parameters, parameters)
+        copy_(self._sent, buffers)
+        for name, parameter in self.frozen.items():
+            if name in buffers:
+                copy_({name: parameter}, buffers)
+                self._marks[name] = mark(parameter)
+
+    def moved(self) -> Tensors:
+        """Return frozen parameters that do not have their first value: moved since :meth:`start`, or in a round before.
+
+        Returns:
+            The module's own tensors, by name.
+        """
+        assert self._model is not None
+        return {
+            name: parameter.detach()
+            for name, parameter in self.frozen.items()
+            if name in self._model.buffers
+            or (mark(parameter) != self._marks[name] and not _equal(parameter.detach(), self.fixed(name)))
+        }
+
+    def set_back(self) -> None:
+        """Make the tensors those of before, where user code has put others, and give the frozen ones their values."""
+        for (_, owner), structure in zip(self._parts, self._structure, strict=True):
+            if any(owner.get(key) is not buffer for key, buffer in structure.items()) or len(owner) != len(structure):
+                owner.clear()
+                owner.update(structure)
+        for name, parameter in self._all.items():
+            parameter.grad = None
+            if parameter.requires_grad is not (name in self.parameters):
+                parameter.requires_grad_(name in self.parameters)
+            if parameter.data_ptr() != self._storages[name].data_ptr() or parameter.shape != self._storages[name].shape:
+                parameter.data = self._storages[name]
+        for name, parameter in self.frozen.items():
+            if mark(parameter) != self._marks[name]:
+                copy_({name: parameter}, {name: self.fixed(name)})
+                self._marks[name] = mark(parameter)
+
+
+def put(module: nn.Module, tensors: Tensors) -> None:
+    """Give a module values of buffers, also new ones and ones of another shape, and of frozen parameters.
+
+    Args:
+        module: The module.
+        tensors: By name.
+    """
+    parameters = dict(module.named_parameters())
+    for name, tensor in tensors.items():
+        prefix, _, key = name.rpartition(".")
+        there: Tensor | None = parameters.get(name)
+        owner = None if there is not None else module.get_submodule(prefix)._buffers
+        if owner is not None:
+            there = owner.get(key)
+            if there is None or there.shape != tensor.shape or there.dtype != tensor.dtype:
+                owner[key] = tensor.detach().clone()
+                continue
+        assert there is not None
+        copy_({name: there}, {name: tensor})
+
+
+Mark: TypeAlias = tuple[int, int, float]
+"""What differs after a tensor was written to."""
+
+
+def mark(tensor: Tensor) -> Mark:
+    """Return the version of a tensor, its place in memory, and its sum.
+
+    The sum also tells of what was written to ``tensor.data``, of which torch takes no note.
+    """
+    with torch.no_grad():
+        if tensor.is_floating_point():
+            total = tensor.detach().sum(dtype=wide(tensor.dtype))
+        elif tensor.is_complex():
+            total = torch.view_as_real(tensor.detach()).sum()
+        else:
+            total = tensor.detach().sum(dtype=torch.int64)
+        number = float(total)
+    return tensor._version, tensor.data_ptr(), number if number == number else 0.0
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _aliases(parts: list[tuple[str, dict[str, Tensor | None]]]) -> frozenset[str]:
+    """The names of buffers that are another one's tensor, as ``named_buffers()`` leaves them out."""
+    seen: set[int] = set()
+    aliases: list[str] = []
+    for prefix, owner in parts:
+        for key, buffer in owner.items():
+            if buffer is not None:
+                (aliases.append(prefix + key) if id(buffer) in seen else seen.add(id(buffer)))
+    return frozenset(aliases)
+
+
+def _places(module: nn.Module, tensors: Tensors) -> list[Place]:
+    """Find where a module keeps some tensors; one that layers share has several places under one name."""
+    names = {id(tensor): name for name, tensor in reversed(tensors.items())}
+
+    def search() -> Iterator[Place]:
+        for part in module.modules():
+            for owner in (part._parameters, part._buffers):
+                for key, tensor in owner.items():
+                    if id(tensor) in names:
+                        yield Place(names[id(tensor)], owner, key)
+
+    return list(search())
