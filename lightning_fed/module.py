@@ -26,7 +26,7 @@ from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import Tensors, holding
-from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
+from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
@@ -48,7 +48,7 @@ from lightning_fed.worker.attributes import Attributes
 from lightning_fed.worker.module_tensors import Mark, mark, put
 from lightning_fed.worker.outbox import Outbox, tables_of
 
-EngineName: TypeAlias = Literal["auto", "sequential", "vectorized"]
+EngineName: TypeAlias = Literal["auto", "sequential", "vectorized", "isolated"]
 
 
 @final
@@ -512,5 +512,10 @@ def _engine(engine: Engine | EngineName) -> Engine:
     if isinstance(engine, Engine):
         return engine
     refuse_other("engine", engine, get_args(EngineName))
-    engines: dict[str, type[Engine]] = {"auto": Auto, "sequential": Sequential, "vectorized": Vectorized}
+    engines: dict[str, type[Engine]] = {
+        "auto": Auto,
+        "sequential": Sequential,
+        "vectorized": Vectorized,
+        "isolated": Isolated,
+    }
     return engines[engine]()

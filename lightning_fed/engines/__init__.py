@@ -2,7 +2,8 @@
 
 from lightning_fed.engines.auto import Auto
 from lightning_fed.engines.base import Engine
+from lightning_fed.engines.isolated import Isolated
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.engines.vectorized.engine import Vectorized
 
-__all__ = ["Auto", "Engine", "Sequential", "Vectorized"]
+__all__ = ["Auto", "Engine", "Isolated", "Sequential", "Vectorized"]

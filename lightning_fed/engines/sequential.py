@@ -9,6 +9,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.rng import derive, seed_generators
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
+from lightning_fed.engines.remarks import Remarks
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError, describe
 from lightning_fed.worker.local_fit import LocalFit
@@ -33,6 +34,7 @@ class Sequential(Engine):
         self._local_fit: LocalFit | None = None
         self._workers: WorkerPool | None = None
         self._outbox = Outbox()
+        self._remarks = Remarks()
 
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
@@ -69,7 +71,13 @@ class Sequential(Engine):
                 failure = WorkerError(name, job.round, describe(error))
                 failure.__cause__ = error
                 yield failure
+        self._remarks.changed(self._local_fit.changed)
         yield from stacked(job.cohort, results, delta[first : first + len(results)])
+
+    @property
+    def changed(self) -> Sequence[str]:
+        """The attributes of the module that local training has changed so far, and that were set back."""
+        return () if self._local_fit is None else self._local_fit.changed
 
     def teardown(self) -> None:
         self._local_fit = None

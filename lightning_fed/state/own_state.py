@@ -120,6 +120,23 @@ class OwnState:
         """Return all rows that are kept: ``{table: {worker: row}}``; reads from disk what lies there."""
         return {table: rows.all() for table, rows in self._kept.items()}
 
+    def of(self, worker: str) -> dict[str, Tensor]:
+        """Return the kept rows of one worker, by table."""
+        return {table: next(iter(rows.some([worker]).values())) for table, rows in self._kept.items() if worker in rows}
+
+    def take_in(self, worker: str, rows: dict[str, Tensor]) -> None:
+        """Keep rows of one worker, which were kept elsewhere, in place of all that is kept here.
+
+        Args:
+            worker: Its name.
+            rows: By table.
+        """
+        self.load_state_dict({})
+        self._cohort = -1
+        for table, row in rows.items():
+            self.stage(table, [worker], row.unsqueeze(0))
+        self.settle(-1)
+
     def scope(self, prefix: str = "") -> OwnTables:
         """Return a view of the tables whose names begin with a prefix.
 

@@ -71,11 +71,24 @@ class SpilledRows:
 
     def all(self) -> dict[str, Tensor]:
         """Return every row by name; reads from disk what lies there."""
-        rows = dict(self._recent)
-        for number in self._files:
-            here = [(name, row) for name, (file, row) in self._places.items() if file == number]
-            read = self._read_file(number, torch.tensor([row for _, row in here], dtype=torch.int64))
-            rows.update((name, row) for (name, _), row in zip(here, read, strict=True))
+        return self.some([*self._recent, *self._places])
+
+    def some(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return some rows by name; reads from disk what lies there.
+
+        Args:
+            names: The names of rows that there are.
+        """
+        rows: dict[str, Tensor] = {}
+        on_disk: dict[int, list[str]] = {}
+        for name in names:
+            if name in self._recent:
+                rows[name] = self._recent[name]
+            else:
+                on_disk.setdefault(self._places[name][0], []).append(name)
+        for file, here in on_disk.items():
+            places = torch.tensor([self._places[name][1] for name in here])
+            rows.update(zip(here, self._read_file(file, places), strict=True))
         return rows
 
     def write(self, names: Sequence[str], rows: Tensor) -> None:

@@ -20,15 +20,15 @@ class Outside:
     """Stands on a worker for an object of the server, to which something on the user's module refers."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self.name = name
 
     def __getattr__(self, name: str) -> Outside:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Outside(f"{self._name}.{name}")
+        return Outside(f"{self.name}.{name}")
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
-        raise RuntimeError(f"{self._name} belongs to the server, and is not there on a worker")
+        raise RuntimeError(f"{self.name} belongs to the server, and is not there on a worker")
 
 
 def outside_of(trainer: pl.Trainer) -> dict[int, Outside]:

@@ -1,0 +1,343 @@
+"""Each worker in a process that holds its data only, and gets and sends bytes only: the oracle for every other engine.
+
+What a real node could not do fails here: to reach for another worker's data, for the server's objects, or for what an
+earlier round left behind. A run with this engine is a dry run before real machines. It is also how workers that cannot
+be stacked, such as convolutions on a CPU, use several cores without ``strategy="ddp"``.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import socket
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, final
+
+import torch
+from safetensors.torch import load as load_rows
+from safetensors.torch import save as save_rows
+from torch import Tensor
+
+from lightning_fed._lightning import pl
+from lightning_fed.engines.base import Engine
+from lightning_fed.engines.blocks import block_length
+from lightning_fed.engines.isolated_child import Channel, Message, Settings, serve
+from lightning_fed.engines.remarks import Remarks
+from lightning_fed.population import WorkerPool
+from lightning_fed.state import OwnState
+from lightning_fed.wire import Job, Updates, WorkerError
+from lightning_fed.wire.codec import decode_updates, encode_job
+from lightning_fed.worker.copying import copied
+from lightning_fed.worker.local_fit import LocalFit
+from lightning_fed.worker.outbox import Outbox, tables_of
+from lightning_fed.worker.pickling import dumps
+
+
+@final
+class Isolated(Engine):
+    """Trains each worker in a child process that holds no data but its own, and to which only bytes go.
+
+    The results are those of :class:`Sequential` bit for bit. A child is started once (seconds: it imports torch and
+    Lightning) and trains one worker after another; it gets a worker's datamodule before each training, sets it up, and
+    lets go of it. So a datamodule and a module must be picklable, and a script must begin its run under
+    ``if __name__ == "__main__":``. A child that ends is an error of the worker that it trained, and is started again.
+
+    Args:
+        processes: The number of children; None: as many as there are cores for, ``cores // threads``. Each computes
+            with as many threads as this process (``torch.set_num_threads``, ``OMP_NUM_THREADS``): one is fastest.
+        compile: Whether to compile ``training_step``, in each child.
+        channels_last: Whether images and convolutions lie in memory with their channels last.
+
+    Raises:
+        ValueError: If the number is not positive.
+    """
+
+    def __init__(self, processes: int | None = None, compile: bool = False, channels_last: bool = False) -> None:
+        if processes is not None and processes < 1:
+            raise ValueError(f"processes={processes}: give at least one process, or None to have one for each core")
+        self._processes = processes
+        self._options = {"compile": compile, "channels_last": channels_last}
+        self._children: list[_Child] = []
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._outbox = Outbox()
+        self._remarks = Remarks()
+        self._trainer: pl.Trainer | None = None
+        self._workers: WorkerPool | None = None
+        self._stop: Any = None
+
+    def setup(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
+        self.teardown()
+        LocalFit(module, trainer).check()
+        self._outbox, self._workers, self._trainer = outbox, workers, trainer
+        settings = _settings(module, trainer, outbox, self._options)
+        count = self._processes or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
+        self._tasks = queue.SimpleQueue()
+        self._children = [_Child(settings, self._tasks) for _ in range(count)]
+        self._stop = weakref.finalize(self, _stop, self._children, self._tasks)
+        try:
+            for child in self._children:
+                child.await_start()
+        except BaseException:
+            self.teardown()
+            raise
+
+    def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        length = block_length(job)
+        results = self._in_order(job, cohort)
+        for start in range(0, len(cohort), length):
+            block: list[Updates] = []
+            for _ in cohort[start : start + length]:
+                result = next(results)
+                if isinstance(result, Updates):
+                    block.append(result)
+                else:
+                    yield from _together(block)
+                    block = []
+                    yield result
+                del result
+            yield from _together(block)
+
+    def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        """Train workers side by side, and yield one result for each in the cohort's order."""
+        assert self._workers is not None, "setup() comes before run()"
+        assert self._trainer is not None
+        whole = encode_job(job) if cohort and job.of(cohort[0]) is job else None
+        waiting: deque[tuple[str, Future[Message] | WorkerError]] = deque()
+        rest = iter(cohort)
+        try:
+            while True:
+                while len(waiting) < 2 * len(self._children):  # one at work and one at hand for each child
+                    name = next(rest, None)
+                    if name is None:
+                        break
+                    waiting.append((name, self._submit(job, whole, name)))
+                if not waiting:
+                    return
+                name, answer = waiting.popleft()
+                yield answer if isinstance(answer, WorkerError) else self._read(job, name, answer)
+        finally:
+            for _, answer in waiting:
+                if isinstance(answer, Future):
+                    answer.cancel()
+
+    def _submit(self, job: Job, whole: bytes | None, name: str) -> Future[Message] | WorkerError:
+        assert self._workers is not None
+        assert self._trainer is not None
+        try:
+            data = dumps(self._workers[name].datamodule, self._trainer)
+        except Exception as error:
+            failure = WorkerError(
+                name,
+                job.round,
+                f"its datamodule cannot be sent to another process ({error}); define classes and functions at the top "
+                "level of a file, and open files in setup()",
+            )
+            failure.__cause__ = error
+            return failure
+        rows = save_rows({table: row.contiguous() for table, row in self._outbox.own.of(name).items()})
+        task = _Task(name, encode_job(job.of(name)) if whole is None else whole, [data, rows], Future())
+        self._tasks.put(task)
+        return task.answer
+
+    def _read(self, job: Job, name: str, answer: Future[Message]) -> Updates | WorkerError:
+        try:
+            fields, parts = answer.result()
+        except (EOFError, ConnectionError, _EndedError) as error:
+            return WorkerError(name, job.round, f"its process ended in the middle of its training: {error}")
+        self._remarks.changed(fields["changed"])
+        for text in fields["warnings"]:
+            self._remarks.say(text)
+        if "error" in fields:
+            if not fields["is_workers"]:
+                raise RuntimeError(f"worker {name!r}, round {job.round}: {fields['error']}\n{fields['traceback']}")
+            failure = WorkerError(name, job.round, fields["error"])
+            failure.__cause__ = RuntimeError(f"in the worker's process:\n{fields['traceback']}")
+            return failure
+        for table, row in load_rows(bytes(parts[1])).items():
+            self._outbox.own.stage(table, [name], row.unsqueeze(0))
+        return decode_updates(parts[0], job, workers=[name], copy=False)
+
+    def teardown(self) -> None:
+        if self._stop is not None:
+            self._stop()
+        self._stop = self._workers = self._trainer = None
+        self._children = []
+
+
+@dataclass
+class _Task:
+    """One worker's training."""
+
+    worker: str
+    job: bytes
+    parts: list[bytes]
+    answer: Future[Message]
+
+
+class _EndedError(RuntimeError):
+    """A child has ended."""
+
+
+@final
+class _Child:
+    """A child process, and the thread that speaks with it."""
+
+    def __init__(self, settings: bytes, tasks: queue.SimpleQueue[_Task | None]) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._channel: Channel | None = None
+        self._process: Any = None
+        self._job: bytes | None = None
+        self._begin()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def _begin(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
+        self._process.start()
+        theirs.close()
+        self._channel, self._job = Channel(ours), None
+        self._channel.send([self._settings])
+
+    def await_start(self) -> None:
+        """Wait until the child is ready, and begin to work.
+
+        Raises:
+            RuntimeError: If it could not start.
+        """
+        self._hear_that_it_is_ready()
+        self._thread.start()
+
+    def _hear_that_it_is_ready(self) -> None:
+        assert self._channel is not None
+        try:
+            fields, _ = self._channel.receive()
+        except (EOFError, ConnectionError):
+            self._process.join(5)
+            raise RuntimeError(
+                f'engine="isolated": a child process ended as it started (exit code {self._process.exitcode}); a '
+                'script must begin its run under `if __name__ == "__main__":`, since children import it'
+            ) from None
+        if "failed" in fields:
+            raise RuntimeError(
+                f'engine="isolated": a child process could not start: {fields["failed"]}; classes and functions that '
+                f"it needs must lie in a file that it can import\n{fields['traceback']}"
+            )
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()
+            if task is None:
+                return
+            if task.answer.set_running_or_notify_cancel():
+                try:
+                    task.answer.set_result(self._exchange(task))
+                except BaseException as error:
+                    task.answer.set_exception(error)
+
+    def _exchange(self, task: _Task) -> Message:
+        if self._channel is None:
+            self._begin()
+            self._hear_that_it_is_ready()
+        assert self._channel is not None
+        try:
+            if task.job is not self._job:
+                self._channel.send([task.job], job=True)
+                self._job = task.job
+            self._channel.send(task.parts, train=task.worker)
+            return self._channel.receive()
+        except (EOFError, ConnectionError):
+            self._channel.close()
+            self._channel = None
+            self._process.join(5)
+            raise _EndedError(f"exit code {self._process.exitcode}") from None
+
+    def end(self) -> None:
+        """Let the child end."""
+        if self._channel is not None:
+            self._channel.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.terminate()
+
+
+def _stop(children: Sequence[_Child], tasks: queue.SimpleQueue[_Task | None]) -> None:
+    for _ in children:
+        tasks.put(None)
+    for child in children:
+        child.end()
+
+
+def _settings(module: pl.LightningModule, trainer: pl.Trainer, outbox: Outbox, engine: dict[str, Any]) -> bytes:
+    device = trainer.strategy.root_device
+    try:
+        return pickle.dumps(
+            Settings(
+                module=dumps(copied(module, trainer), trainer),
+                outbox=replace(outbox, own=OwnState()),
+                tables=tables_of(outbox.algorithm, outbox.transforms),
+                engine=engine,
+                trainer={
+                    "accelerator": device.type,
+                    "devices": 1 if device.index is None else [device.index],
+                    "precision": trainer.precision,
+                    "max_epochs": -1 if trainer.max_epochs is None else trainer.max_epochs,
+                    "max_steps": trainer.max_steps,
+                    "default_root_dir": trainer.default_root_dir,
+                    "logger": False,
+                    "enable_checkpointing": False,
+                    "enable_progress_bar": False,
+                    "enable_model_summary": False,
+                },
+                threads=torch.get_num_threads(),
+                default_dtype=torch.get_default_dtype(),
+                matmul_precision=torch.get_float32_matmul_precision(),
+                deterministic=torch.are_deterministic_algorithms_enabled(),
+            )
+        )
+    except Exception as error:
+        raise ValueError(
+            f'engine="isolated": {type(module).__name__} cannot be sent to another process ({error}); define classes '
+            "and functions at the top level of a file, and keep open files and lambdas out of the module's attributes"
+        ) from error
+
+
+def _together(updates: Sequence[Updates]) -> Iterator[Updates]:
+    """Stack the updates of single workers as :class:`Sequential` does: those of one kind, as long as they follow on."""
+    for _, group in groupby(updates, key=_kind):
+        alike = list(group)
+        if len(alike) == 1:
+            yield alike[0]
+            continue
+        first = alike[0]
+
+        def cat(tensors: Sequence[Tensor]) -> Tensor:
+            return torch.cat(list(tensors))
+
+        yield replace(
+            first,
+            workers=tuple(update.workers[0] for update in alike),
+            delta=cat([update.delta for update in alike]),
+            buffers={name: cat([update.buffers[name] for update in alike]) for name in first.buffers},
+            examples=cat([update.examples for update in alike]),
+            weight=cat([update.weight for update in alike]),
+            loss=cat([update.loss for update in alike]),
+            steps=cat([update.steps for update in alike]),
+            metrics={name: cat([update.metrics[name] for update in alike]) for name in first.metrics},
+            extra={name: cat([update.extra[name] for update in alike]) for name in first.extra},
+        )
+
+
+def _kind(updates: Updates) -> object:
+    buffers = tuple((name, buffer.shape, buffer.dtype) for name, buffer in updates.buffers.items())
+    return tuple(updates.metrics), buffers, tuple(updates.extra), updates.stays

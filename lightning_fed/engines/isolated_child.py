@@ -1,0 +1,196 @@
+"""The child process of the engine ``Isolated``, which trains one worker at a time, and its channel to the parent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import socket
+import struct
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_rows
+from safetensors.torch import save as save_rows
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.allocator import keep_freed_memory
+from lightning_fed.engines.sequential import Sequential
+from lightning_fed.population import WorkerPool
+from lightning_fed.state import OwnState
+from lightning_fed.wire import Job, Updates, WorkerError, describe
+from lightning_fed.wire.codec import decode_job, encode_updates
+from lightning_fed.worker.outbox import Outbox
+from lightning_fed.worker.pickling import loads
+
+Message: TypeAlias = tuple[dict[str, Any], list[memoryview]]
+"""Some fields, and some parts, which are bytes."""
+
+
+@final
+class Channel:
+    """One end of a connection between two processes of this machine.
+
+    Args:
+        connection: A connected socket.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def send(self, parts: Sequence[bytes | memoryview] = (), **fields: Any) -> None:
+        """Send a message.
+
+        Args:
+            parts: Its bytes.
+            fields: What goes into JSON.
+        """
+        head = json.dumps({**fields, "sizes": [len(part) for part in parts]}).encode()
+        self._socket.sendall(struct.pack("<Q", len(head)) + head)
+        for part in parts:
+            self._socket.sendall(part)
+
+    def receive(self) -> Message:
+        """Wait for a message.
+
+        Raises:
+            EOFError: If the other process has ended.
+        """
+        (length,) = struct.unpack("<Q", self._read(8))
+        fields = json.loads(bytes(self._read(length)))
+        return fields, [self._read(size) for size in fields.pop("sizes")]
+
+    def _read(self, size: int) -> memoryview:
+        whole = memoryview(np.empty(size, dtype=np.uint8).data)  # not zeroed, as a bytearray is
+        at = 0
+        while at < size:
+            count = self._socket.recv_into(whole[at:])
+            if not count:
+                raise EOFError("the other process has ended")
+            at += count
+        return whole
+
+    def close(self) -> None:
+        """Close this end; the other process ends."""
+        self._socket.close()
+
+
+@final
+@dataclass(frozen=True)
+class Settings:
+    """What a node has from the beginning: code, settings, and how it computes.
+
+    Args:
+        module: The user's module, pickled.
+        outbox: The steps between local training and the wire; without anyone's state.
+        tables: The tables of the workers' own state.
+        engine: The options of :class:`Sequential`.
+        trainer: The options of a Trainer with the server's device and precision.
+        threads: The number of threads, which decides the order of sums.
+        default_dtype: torch's default dtype.
+        matmul_precision: The precision of float32 products.
+        deterministic: Whether torch is to use deterministic algorithms only.
+    """
+
+    module: bytes
+    outbox: Outbox
+    tables: tuple[str, ...]
+    engine: dict[str, Any]
+    trainer: dict[str, Any]
+    threads: int
+    default_dtype: torch.dtype
+    matmul_precision: str
+    deterministic: bool
+
+
+def serve(connection: socket.socket) -> None:
+    """Serve a parent until it closes its end.
+
+    Args:
+        connection: The connection to it.
+    """
+    channel = Channel(connection)
+    try:
+        _, (settings,) = channel.receive()
+        child = _Child(pickle.loads(settings))
+    except EOFError:
+        return
+    except BaseException as error:
+        channel.send(failed=describe(error), traceback=traceback.format_exc())
+        return
+    channel.send(ready=True)
+    while True:
+        try:
+            fields, parts = channel.receive()
+        except (EOFError, ConnectionError):
+            return
+        if "job" in fields:
+            child.job = decode_job(parts[0], copy=False)
+        else:
+            answer, bytes_ = child.train(fields["train"], *parts)
+            channel.send(bytes_, **answer)
+
+
+@final
+class _Child:
+    def __init__(self, settings: Settings) -> None:
+        torch.set_num_threads(settings.threads)
+        torch.set_default_dtype(settings.default_dtype)
+        torch.set_float32_matmul_precision(settings.matmul_precision)
+        torch.use_deterministic_algorithms(settings.deterministic)
+        for name in ("pytorch_lightning", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._warnings: list[str] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._trainer = pl.Trainer(**settings.trainer)
+        warnings.showwarning = lambda message, *_, **__: self._warnings.append(str(message))
+        self._trainer.state.fn = pl.trainer.states.TrainerFn.FITTING
+        if self._trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+        self._module = loads(settings.module)
+        self._own = OwnState(settings.tables)
+        self._outbox = replace(settings.outbox, own=self._own)
+        self._engine = Sequential(**settings.engine)
+        self._workers: dict[str, pl.LightningDataModule] = {}
+        self._pool = WorkerPool(self._workers, capacity=1)
+        self._pool.trainer = self._trainer
+        self._engine.setup(self._module, self._pool, self._trainer, self._outbox)
+        self.job: Job
+
+    def train(self, worker: str, data: memoryview, rows: memoryview) -> tuple[dict[str, Any], list[bytes]]:
+        """Train a worker; returns the fields and the parts of the answer.
+
+        Args:
+            worker: Its name.
+            data: Its datamodule, pickled.
+            rows: What it remembers.
+        """
+        self._warnings.clear()
+        try:
+            self._workers[worker] = loads(data)
+            self._own.take_in(worker, load_rows(bytes(rows)))
+            self._own.begin(self.job.cohort, self.job.last)
+            with torch.no_grad():
+                (result,) = self._engine.run(self.job, [worker])
+            answer = self._answer(result)
+        except Exception as error:
+            answer = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}, []
+        finally:
+            self._pool.clear()
+            self._workers.clear()
+        fields, parts = answer
+        return {**fields, "changed": list(self._engine.changed), "warnings": list(self._warnings)}, parts
+
+    def _answer(self, result: Updates | WorkerError) -> tuple[dict[str, Any], list[bytes]]:
+        if isinstance(result, WorkerError):
+            cause = result.__cause__
+            told = "" if cause is None else "".join(traceback.format_exception(cause))
+            return {"error": result.reason, "traceback": told, "is_workers": True}, []
+        staged = {table: row.contiguous() for table, rows in self._own.staged().items() for row in rows.values()}
+        return {}, [encode_updates(result, self.job), save_rows(staged)]

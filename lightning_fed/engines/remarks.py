@@ -1,0 +1,38 @@
+"""What an engine says once about a module, however many workers and rounds show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from lightning_fed._lightning import rank_zero_warn
+
+
+@final
+class Remarks:
+    """Warns, and never twice of the same."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def changed(self, names: Sequence[str]) -> None:
+        """Warn of attributes that local training has changed, and that were set back.
+
+        Args:
+            names: The attributes.
+        """
+        for name in names:
+            self.say(
+                f"local training changes the module's attribute {name!r}, which is set back after each worker and "
+                "reaches neither the server nor the next worker; log it, or keep it in a buffer, which is averaged"
+            )
+
+    def say(self, text: str) -> None:
+        """Warn.
+
+        Args:
+            text: The warning.
+        """
+        if text not in self._said:
+            self._said.add(text)
+            rank_zero_warn(text)
