@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import Rows, Scalar, trainer
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 from zoo import NETS, OPTIMIZERS, Points, Zoo
 
 from lightning_fed.population import Worker
@@ -117,3 +119,52 @@ def test_a_hook_that_does_nothing_changes_no_bit(net: str, optimizer: str) -> No
     plain, hooked = delta(Zoo), delta(WithHook)
     assert torch.equal(plain[0], hooked[0])
     assert plain[1] == hooked[1]
+
+
+class Images(pl.LightningDataModule):
+    """Eight images of 3 × 6 × 6 in batches of four, in order."""
+
+    def train_dataloader(self) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(8, 3, 6, 6, generator=generator)
+        return DataLoader(TensorDataset(x, torch.arange(8) % 3), batch_size=4)
+
+
+class Convolution(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+        self.seen: list[tuple[torch.dtype, bool, bool]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        kernel = self.net[0].weight
+        logits = self.net(x)
+        is_last = [t.is_contiguous(memory_format=torch.channels_last) for t in (x, kernel)]
+        self.seen.append((logits.dtype, *is_last))
+        return nn.functional.cross_entropy(logits, y)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_mixed_precision_with_channels_last_is_the_loop_by_hand_bit_for_bit() -> None:
+    """Casts, layouts and gradients are autocast's, and nothing of ours lies between."""
+    torch.manual_seed(0)
+    module, data = Convolution(), Images()
+    job = job_for(module)
+    row = job.model.layout.rows(1, torch.device("cpu"))[0]
+    fit = LocalFit(module, trainer(precision="bf16-mixed"), channels_last=True)
+    fit.train(job, Worker("bob", data, None), job.model.layout.unflatten(row))
+    assert fit.module.seen == 4 * [(torch.bfloat16, True, True)]
+
+    net = copy.deepcopy(module.net).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for x, y in 2 * list(data.train_dataloader()):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(net(x.contiguous(memory_format=torch.channels_last)), y)
+        loss.backward()
+        optimizer.step()
+    by_hand = {f"net.{name}": p.detach() for name, p in net.named_parameters()}
+    assert torch.equal(row, job.model.vector - job.model.layout.flatten(by_hand))
