@@ -286,6 +286,9 @@ class FederatedModule(pl.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
         self.algorithm.check(self._global_model())
+        if self.trainer.global_step == 0:  # numbers of cohorts begin again: none may stand for one of an earlier fit
+            self._outbox.own.settle(self._last_success)
+            self._last_success = None
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
         self._guard.check(self._global_model())
         self._guard.start(datamodule, self.trainer, self.local)
