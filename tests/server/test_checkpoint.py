@@ -44,7 +44,7 @@ def test_the_federated_part_lies_under_one_key(saved: tuple[Path, LinearRegressi
     plain = {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"}
     plain |= {"optimizer_states", "lr_schedulers", "hyper_parameters"}
     assert set(content) - plain == {KEY}
-    remembered = {"server": {}, "workers": {}}
+    remembered = {"server": {}, "workers": {}, "last_cohort": 1}
     assert content[KEY] == {"version": VERSION, "algorithm": "FedAvg", "engine": "vectorized", "state": remembered}
     assert set(content["state_dict"]) == {"linear.weight", "linear.bias"}
 
