@@ -86,6 +86,7 @@ def steps(kind: str, promise: str) -> dict[str, float]:
     parameters = {name: p.detach() for name, p in Classifier(kind).named_parameters()}
     job = Job(0, 0, 0, GlobalModel(parameters), LocalTraining())
     run = privacy.start(Setting(POPULATION, cohort, "RoundRobin", None, 0))
+    job = privacy.job(job, run)
     stacks = []
     for first in range(0, cohort, 8):
         n = min(8, cohort - first)
@@ -107,7 +108,7 @@ def steps(kind: str, promise: str) -> dict[str, float]:
 
 def _once(privacy: Privacy, run: PrivateRun, job: Job, stacks: list[Updates], timed: Any) -> None:
     timed("one draw of noise", lambda: Noise().gaussian(job.model.layout.size, 1.0))
-    sent = timed("the workers' own steps", lambda: [privacy.worker(stack, run) for stack in stacks])
+    sent = timed("the workers' own steps", lambda: [privacy.at_worker(stack, job) for stack in stacks])
     aggregator = privacy.aggregator(run)
     if isinstance(aggregator, PrivateSum):
         partial = timed("clipping and sum", lambda: aggregator.fold(sent, job))

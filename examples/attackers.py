@@ -35,8 +35,9 @@ from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
 from lightning_fed.aggregation import Bulyan, GeometricMedian, Krum, Median, MultiKrum, TrimmedMean, WeightedMean
 from lightning_fed.datasets import IID, DigitsDataModule, PartitionedPopulation
 from lightning_fed.models import MLPClassifier
+from lightning_fed.state import OwnTables
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Aggregate, Updates
+from lightning_fed.wire import Aggregate, Job, Updates
 
 WORKERS, ATTACKERS = 50, 10
 AGGREGATORS: list[Any] = [
@@ -58,7 +59,7 @@ class Attack(UpdateTransform):
     kind: str
     attackers: frozenset[str]
 
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         lying = torch.tensor([name in self.attackers for name in updates.workers]).unsqueeze(1)
         if self.kind == "colluding":
             lie = torch.full_like(updates.delta, 10.0)

@@ -310,6 +310,9 @@ class FederatedModule(pl.LightningModule):
         self._marks = {name: mark(p) for name, p in self.module.named_parameters()}
         self._attributes = Attributes(self.module)
         self.algorithm.check(self._global_model())
+        if self.trainer.global_step == 0:  # numbers of cohorts begin again: none may stand for one of an earlier fit
+            self._outbox.own.settle(self._last_success)
+            self._last_success = None
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
         self._guard.check(self._global_model())
         self._guard.start(datamodule, self.trainer, self.local)

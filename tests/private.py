@@ -39,6 +39,11 @@ def began(privacy: Privacy, cohort_size: int = 10, **setting: Any) -> PrivateRun
     return privacy.start(EVERYONE._replace(population=cohort_size, cohort_size=cohort_size, **setting))
 
 
+def sent(privacy: Privacy, run: PrivateRun, stack: Updates) -> Updates:
+    """Updates that have left the workers, by their half of a promise."""
+    return privacy.at_worker(stack, privacy.job(job(stack.delta.shape[1]), run))
+
+
 def released(privacy: Privacy, run: PrivateRun, *stacks: Updates, to: Job | None = None) -> Aggregate:
     """One round's aggregate by the server's part of a promise, of stacks that have left the workers."""
     aggregator = privacy.aggregator(run)

@@ -66,6 +66,7 @@ class Privacy(ABC):
         """Hide what the promise covers, of updates that leave the workers: the last step, after all transforms.
 
         Buffers stay with the workers. Losses, metrics and numbers of steps and examples too, unless they are released.
+        Workers count equally, since a weight would be a number of examples.
 
         Args:
             updates: The updates of n workers.
@@ -81,7 +82,8 @@ class Privacy(ABC):
             )
         n = len(updates.workers)
         buffers = {name: buffer.expand(n, *buffer.shape) for name, buffer in job.model.buffers.items()}
-        updates = replace(updates, buffers=buffers, stays=updates.stays.union(buffers))
+        weight = torch.ones_like(updates.weight)
+        updates = replace(updates, buffers=buffers, stays=updates.stays.union(buffers), weight=weight)
         if not self.release_metrics:
             nothing = torch.full((n,), math.nan, dtype=torch.float64)
             examples = updates.examples if self.needs_examples else torch.ones_like(nothing)

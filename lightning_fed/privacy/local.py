@@ -150,5 +150,4 @@ def clipped_and_noised(updates: Updates, job: Job, std: float, insecure: bool) -
         updates,
         delta=noised(updates.delta, "delta"),
         extra={name: noised(rows, name) for name, rows in updates.extra.items()},
-        weight=torch.ones_like(updates.weight),
     )

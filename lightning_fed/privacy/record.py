@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
-import torch
-
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
 from lightning_fed.privacy.mechanisms import Mechanism, SubsampledGaussian
 from lightning_fed.privacy.run import PrivateRun, Setting
-from lightning_fed.wire import Job, LocalTraining, RecordPrivacy, Updates
+from lightning_fed.wire import Job, LocalTraining, RecordPrivacy
 
 
 @final
@@ -72,6 +70,3 @@ class RecordDP(Privacy):
         seed = run.setting.seed if run.insecure else None
         job = super().job(job, run)
         return replace(job, record_privacy=RecordPrivacy(self.clip, run.noise_multiplier, self.sampling_rate, seed))
-
-    def worker(self, updates: Updates, job: Job) -> Updates:
-        return replace(updates, weight=torch.ones_like(updates.weight))

@@ -200,7 +200,7 @@ class OwnState:
         for slot, tables in (("kept", self.kept()), ("staged", self.staged())):
             for table, rows in tables.items():
                 for worker, row in rows.items():
-                    tensors[str(len(places))] = row.contiguous()
+                    tensors[str(len(places))] = row.clone()  # rows may share memory, which the format refuses
                     places.append((slot, table, worker))
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / (_FILE + ".unfinished")

@@ -39,6 +39,7 @@ def _check(make: Callable[[], UpdateTransform], dtype: torch.dtype) -> None:
     before = copy.deepcopy(updates)
     with torch.no_grad():
         after = _at_worker(make(), updates, job)
+        again = _at_worker(make(), updates, job)
         among_others = _at_worker(make(), others, job)
         alone = _at_worker(make(), updates.rows(torch.arange(5) == 3), job)
         aggregate = Aggregate(before.delta[0].clone(), {name: b.clone() for name, b in job.model.buffers.items()})
@@ -59,6 +60,12 @@ def _check(make: Callable[[], UpdateTransform], dtype: torch.dtype) -> None:
         assert bool(torch.isfinite(taken).all()), f"{where}() gave NaN or Inf for finite numbers"
     for name, buffer in updates.buffers.items():
         assert after.buffers[name].shape == buffer.shape, f"worker() changed the shape of buffer {name!r}"
+    torch.testing.assert_close(
+        *(again.delta, after.delta),
+        rtol=0,
+        atol=0,
+        msg=lambda m: f"the same updates leave otherwise the second time, so derive randomness from the job: {m}",
+    )
     torch.testing.assert_close(
         *(after.delta[0], among_others.delta[0]),
         rtol=ROUNDING[dtype],

@@ -21,7 +21,7 @@ engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 
 
 def personal(federated: FederatedModule, worker: str) -> float:
-    return float(federated._state.rows("personal", [worker], torch.full((1,), float("nan")))[0])
+    return float(federated.own_state["personal"][worker])
 
 
 @engines
@@ -77,14 +77,11 @@ def test_without_a_pull_personal_models_are_purely_local(engine: Any) -> None:
     workers = {f"w{i}": InOrder(i) for i in range(3)}
     options: dict[str, Any] = {"engine": engine, "local_epochs": 3}
     together = trained(Ditto(lam=0.0), 4, layered(dropout=0.0).double(), workers, None, **options)
-    job = together._global_model()
     for name, data in workers.items():
         alone = trained(FedAvg(), 4, layered(dropout=0.0).double(), {name: data}, None, **options).module
-        own = together.algorithm.model_of(job, name, together._state)
-        assert own is not None
-        parameters = job.model.layout.unflatten(own.parameters)
-        assert_equal(parameters, dict(alone.named_parameters()))
-        assert_equal(own.buffers, dict(alone.named_buffers()))
+        own = together.personal_module(name)
+        assert_equal(dict(own.named_parameters()), dict(alone.named_parameters()))
+        assert_equal(dict(own.named_buffers()), dict(alone.named_buffers()))
 
 
 def test_the_harder_the_pull_the_closer_they_are() -> None:

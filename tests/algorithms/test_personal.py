@@ -35,10 +35,7 @@ each = pytest.mark.parametrize(("make", "stays"), KINDS.values(), ids=KINDS)
 
 def own(federated: FederatedModule, worker: str) -> dict[str, Tensor]:
     """The parameters and buffers of a worker's own model."""
-    job = federated._global_model()
-    model = federated.algorithm.model_of(job, worker, federated._state)
-    assert model is not None
-    return {**job.model.layout.unflatten(model.parameters), **job.model.buffers, **model.buffers}
+    return federated.personal_module(worker).state_dict()
 
 
 # ---- what stays, and what travels -----------------------------------------------------------------------------------
@@ -80,7 +77,7 @@ class Norms(UpdateTransform):
     def __init__(self) -> None:
         self.norms: list[float] = []
 
-    def worker(self, updates: Any) -> Any:
+    def worker(self, updates: Any, job: Any, own: Any) -> Any:
         self.norms += updates.delta.norm(dim=1).tolist()
         return updates
 
@@ -399,9 +396,9 @@ def test_buffers_of_a_worker_are_those_of_its_evaluation_and_gone_after_it() -> 
     """BatchNorm in evaluation normalises by the worker's own statistics."""
     federated = trained(FedBN(), 2, cohort_size=None)
     shared = federated.module.norm.running_mean.clone()
-    with federated._model_of("w1"):
-        assert torch.equal(federated.module.norm.running_mean, own(federated, "w1")["norm.running_mean"])
-        assert not torch.equal(federated.module.norm.running_mean, shared)
+    mean = federated.personal_module("w1").norm.running_mean
+    assert torch.equal(mean, federated.own_state["personal_buffers"]["w1"][: len(mean)].to(mean))
+    assert not torch.equal(mean, shared)
     assert torch.equal(federated.module.norm.running_mean, shared)
 
 

@@ -12,7 +12,7 @@ from toy import LR, Drifting, G, Spy, Turns, fedavg_ends_at, run
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import FedAvg, Result, Scaffold
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.state import OwnState
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
 
 engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
@@ -20,8 +20,10 @@ engines = pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 ZERO = torch.zeros(1, dtype=torch.float64)
 
 
-def control(state: AlgorithmState, *workers: str) -> list[float]:
-    return state.rows("control", workers, ZERO).flatten().tolist()
+def control(federated: FederatedModule, *workers: str) -> list[float]:
+    """The controls of workers, 0 for those that have none yet."""
+    rows = federated.own_state["control"]
+    return [rows.get(worker, ZERO).item() for worker in workers]
 
 
 # ---- the paper's toy ------------------------------------------------------------------------------------------------
@@ -51,19 +53,19 @@ def test_with_one_local_step_there_is_no_drift_and_scaffold_is_fedavg() -> None:
 def test_two_rounds_by_hand(engine: Any) -> None:
     """Two steps in each round, from x = 1."""
     # Round 1, no control yet: f1' = 2x + 1 gives 1 -> 0.7 -> 0.46, mean gradient 2.7; f2' = -1 gives 1 -> 1.2.
-    x, state = run(Scaffold(), 2, 1, engine=engine)
+    x, federated = run(Scaffold(), 2, 1, engine=engine)
     assert x == pytest.approx((0.46 + 1.2) / 2)
-    assert control(state, "f1", "f2") == pytest.approx([2.7, -1.0])
-    assert state.server["control"].item() == pytest.approx(0.85)
+    assert control(federated, "f1", "f2") == pytest.approx([2.7, -1.0])
+    assert federated.server_state["control"].item() == pytest.approx(0.85)
     # Round 2: gradient - c_i + c.
     y, gradients = x, []
     for _ in range(2):
         gradients.append(2 * y + 1)
         y -= LR * (gradients[-1] - 2.7 + 0.85)
     z = x - 2 * LR * (-1 + 1 + 0.85)
-    x, state = run(Scaffold(), 2, 2, engine=engine)
+    x, federated = run(Scaffold(), 2, 2, engine=engine)
     assert x == pytest.approx((y + z) / 2)
-    assert control(state, "f1", "f2") == pytest.approx([sum(gradients) / 2, -1.0])
+    assert control(federated, "f1", "f2") == pytest.approx([sum(gradients) / 2, -1.0])
 
 
 @engines
@@ -76,10 +78,10 @@ def test_the_control_is_option_two_of_the_paper(engine: Any) -> None:
         fit(federated, FederatedDataModule({"f1": Rows([1.0]), "f2": Rows([2.0])}), max_steps=1)
         for worker, delta in spy.deltas(cohort=0).items():
             option_two = before[worker] - c + delta.item() / (3 * LR)
-            assert control(federated._state, worker) == pytest.approx([option_two])
+            assert control(federated, worker) == pytest.approx([option_two])
             assert (before[worker] == 0.0) == (number == 0)
-        before = {worker: control(federated._state, worker)[0] for worker in before}
-        c = federated._state.server["control"].item()
+        before = {worker: control(federated, worker)[0] for worker in before}
+        c = federated.server_state["control"].item()
         spy.seen.clear()
 
 
@@ -90,7 +92,7 @@ def test_with_another_local_optimizer_the_control_is_still_the_mean_gradient(eng
     federated = FederatedModule(module, algorithm=Scaffold(), local_steps=2, engine=engine)
     fit(federated, FederatedDataModule({"f1": Rows([1.0])}))
     # 1 -> 1 - 0.3 = 0.7; gradients 3 and 2.4
-    assert control(federated._state, "f1") == pytest.approx([2.7])
+    assert control(federated, "f1") == pytest.approx([2.7])
     assert module.x.item() == pytest.approx(0.7 - LR * (0.9 * 3 + 2.4))
 
 
@@ -100,24 +102,25 @@ def test_with_another_local_optimizer_the_control_is_still_the_mean_gradient(eng
 @engines
 def test_under_full_participation_c_is_the_mean_of_all_controls(engine: Any) -> None:
     for rounds in (1, 2, 5):
-        _, state = run(Scaffold(), 3, rounds, engine=engine)
-        assert state.server["control"].item() == pytest.approx(sum(control(state, "f1", "f2")) / 2)
+        _, federated = run(Scaffold(), 3, rounds, engine=engine)
+        assert federated.server_state["control"].item() == pytest.approx(sum(control(federated, "f1", "f2")) / 2)
 
 
 def test_otherwise_it_moves_by_the_part_that_took_part() -> None:
     """``c += |S|/N · mean(c_i' - c_i)``, so c stays the mean over all N, where absent ones have 0 or what they had."""
     for rounds in (1, 2, 3, 4):
-        _, state = run(Scaffold(), 3, rounds, cohort_size=1, sampler=Turns())
-        assert state.server["control"].item() == pytest.approx(sum(control(state, "f1", "f2")) / 2)
-    _, state = run(Scaffold(), 1, 1, cohort_size=1, sampler=Turns())
-    assert state.server["control"].item() == pytest.approx(3.0 / 2)  # f1' = 3 at x = 1, and one of two took part
+        _, federated = run(Scaffold(), 3, rounds, cohort_size=1, sampler=Turns())
+        assert federated.server_state["control"].item() == pytest.approx(sum(control(federated, "f1", "f2")) / 2)
+    _, federated = run(Scaffold(), 1, 1, cohort_size=1, sampler=Turns())
+    # f1' = 3 at x = 1, and one of two took part
+    assert federated.server_state["control"].item() == pytest.approx(3.0 / 2)
 
 
 def test_a_worker_that_did_not_take_part_keeps_its_control() -> None:
     _, one = run(Scaffold(), 3, 1, cohort_size=1, sampler=Turns())
     _, two = run(Scaffold(), 3, 2, cohort_size=1, sampler=Turns())
     assert control(one, "f1") == control(two, "f1")
-    assert (one.has("control", "f2"), two.has("control", "f2")) == (False, True)
+    assert (set(one.own_state["control"]), set(two.own_state["control"])) == ({"f1"}, {"f1", "f2"})
 
 
 # ---- equivalences ---------------------------------------------------------------------------------------------------
@@ -156,6 +159,6 @@ def test_the_gradient_stays_with_the_worker_and_the_job_asks_for_it() -> None:
         return iter(())
 
     parameters = {"x": torch.zeros((), dtype=torch.float64)}
-    job = Job(0, 0, 0, GlobalModel(parameters), LocalTraining(), extra=Scaffold.extra)
-    list(Scaffold().visit(train, job, ["a"], AlgorithmState(1, lambda: pytest.fail("no file is needed"))))
+    job = Scaffold().assign(Job(0, 0, 0, GlobalModel(parameters), LocalTraining(), extra=Scaffold.extra), {})
+    list(Scaffold().at_worker(train, job, ["a"], OwnState(Scaffold.tables).scope()))
     assert asked == [dataclasses.replace(job, penalty=asked[0].penalty, wants_gradient=True)]

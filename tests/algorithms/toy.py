@@ -15,7 +15,6 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.processes import Processes
-from lightning_fed.state.own_state import AlgorithmState
 from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates
 
 MU, G, LR = 1.0, 1.0, 0.1
@@ -45,13 +44,13 @@ def fedavg_ends_at(steps: int) -> float:
 
 def run(
     algorithm: Algorithm, steps: int, rounds: int, x: float = 1.0, engine: Any = "sequential", **options: Any
-) -> tuple[float, AlgorithmState]:
-    """Train on both workers; gives x and what is remembered."""
+) -> tuple[float, FederatedModule]:
+    """Train on both workers; gives x and the FederatedModule, which says what is remembered."""
     module = Drifting(x)
     federated = FederatedModule(module, algorithm=algorithm, local_steps=steps, engine=engine)
     data = FederatedDataModule({"f1": Rows([1.0]), "f2": Rows([2.0])}, **options)
     fit(federated, data, max_steps=rounds)
-    return module.x.item(), federated._state
+    return module.x.item(), federated
 
 
 class Turns(CohortSampler):

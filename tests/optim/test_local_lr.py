@@ -127,7 +127,7 @@ def test_the_users_own_code_sees_its_own_learning_rate() -> None:
 def test_a_control_variate_is_a_gradient_and_knows_nothing_of_it() -> None:
     federated = FederatedModule(Slope("sgd"), algorithm=Scaffold(), local_lr_schedule=Of(0.5))
     fit(federated, FederatedDataModule({"a": Rows([0.0] * 3, batch_size=1)}))
-    assert federated._state.rows("control", ["a"], torch.zeros(1)).item() == pytest.approx(1.0)
+    assert federated.own_state["control"]["a"].item() == pytest.approx(1.0)
 
 
 def test_with_an_optimizer_that_evaluates_the_loss_itself() -> None:

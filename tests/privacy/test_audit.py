@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from private import began, job, updates
+from private import began, job, sent, updates
 from scipy.stats import beta
 from torch import Tensor
 
@@ -117,7 +117,7 @@ def test_noise_that_workers_share() -> None:
 
     def sums(own: float) -> Tensor:
         rows = torch.tensor([[own], [0.3]]).repeat(TRIALS // 2, 1)
-        return privacy.worker(updates(rows), run).delta.view(-1, 2).sum(dim=1) - 0.3
+        return sent(privacy, run, updates(rows)).delta.view(-1, 2).sum(dim=1) - 0.3
 
     proved = least_epsilon(sums(1e6), sums(0.0))
     assert 0.6 * run.spent < proved < run.spent
@@ -129,8 +129,8 @@ def test_a_worker_that_trusts_nobody() -> None:
     run = began(privacy, 1)
     run.charge()
 
-    def sent(own: float) -> Tensor:
-        return privacy.worker(updates(torch.full((TRIALS, 1), own)), run).delta.flatten()
+    def along(own: float) -> Tensor:
+        return (sent(privacy, run, updates(torch.full((TRIALS, 1), own))).delta.flatten() + 1) / 2
 
-    proved = least_epsilon((sent(1e6) + 1) / 2, (sent(-1e6) + 1) / 2)
+    proved = least_epsilon(along(1e6), along(-1e6))
     assert 0.6 * run.spent < proved < run.spent

@@ -141,7 +141,7 @@ def test_control_variates_are_clipped_with_the_update(monkeypatch: pytest.Monkey
     fed = FederatedModule(module, algorithm=Scaffold(), privacy=CentralDP(clip=8**0.5, noise_multiplier=1.0))
     fit(fed, FederatedDataModule({"a": Rows([4.0]), "b": Rows([4.0])}))
     assert module.x.item() == pytest.approx(2.0, rel=1e-5)
-    assert fed._state.server["control"].item() == pytest.approx(-2.0, rel=1e-5)
+    assert fed.server_state["control"].item() == pytest.approx(-2.0, rel=1e-5)
 
 
 def test_noise_over_accumulated_cohorts_is_that_of_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Every fault that other libraries have shipped, and the test that would notice it here.
 
-========================================================= ==========================================================
+========================================================= ============================================================
 fault                                                     test
-========================================================= ==========================================================
+========================================================= ============================================================
 the moving bound with its sign inverted                   ``test_clipping``: too many within the bound lower it
 noise by the bound after it has moved                     ``test_private_sum``: noise belongs to the bound that clipped
 tensors without dimensions that escape clipping           ``test_clipping``: a tensor without dimensions
@@ -14,17 +14,17 @@ a weight that is negative or NaN                          the same
 shape (1,) broadcast into (4,)                            here
 clipping by parameter where all together is claimed       here; ``test_clipping``: all that is released
 clipping of weights and not of the update                 ``test_central``: the update is clipped and not the weights
-values without noise beside those with                    ``test_guard``: all that is shown and kept
+values without noise beside those with                    ``test_privacy_guard``: all that is shown and kept
 noise at the workers and again at the server              ``test_local``: noise is added once
-the account lost when a run goes on                       ``test_guard``: resuming spends, resuming without
-asking for ε changes the history                          ``test_guard``: asking changes nothing; ``test_accounting``
+the account lost when a run goes on                       ``test_privacy_guard``: resuming spends, resuming without
+asking for ε changes the history                          ``test_privacy_guard``: asking is free; ``test_accounting``
 a cohort of nobody                                        ``test_central``, ``test_private_sum``, ``test_record``
 sampling that is not independent for each worker          ``test_central``: Poisson cohorts are drawn worker by worker
-noise from the seed of the training                       ``test_noise``: no seed reaches it; ``test_guard``
+noise from the seed of the training                       ``test_noise``: no seed reaches it; ``test_privacy_guard``
 record-level privacy that is silently not applied         ``test_record``: a huge noise destroys
 sums in float16 or bfloat16                               ``test_private_sum``: small precision
 less noise than is claimed, wherever it is lost           ``test_audit``
-========================================================= ==========================================================
+========================================================= ============================================================
 """
 
 from __future__ import annotations

@@ -73,12 +73,13 @@ class Net(pl.LightningModule):
 
 def remembered(federated: FederatedModule) -> dict[str, Any]:
     """What the algorithm remembers, as tensors by name, wherever they lie; and how many rows lie on disk."""
-    state = federated._state.state_dict()
-    rows = {f"server {name}": tensor for name, tensor in state["server"].items()}
-    for table, part in state["workers"].items():
-        for name in [*part["names"], *part["names_on_disk"]]:
-            rows[f"{table} {name}"] = federated._state.rows(table, [name], torch.zeros(part["rows"].shape[1]))[0]
-    return {"memory": rows, "on_disk": sum(len(part["names_on_disk"]) for part in state["workers"].values())}
+    rows = {f"server {name}": tensor for name, tensor in federated.server_state.items()}
+    for table, part in federated.own_state.items():
+        rows.update({f"{table} {name}": row for name, row in part.items()})
+    checkpoint: dict[str, Any] = {"state_dict": {}}
+    federated.on_save_checkpoint(checkpoint)
+    tables = checkpoint["lightning_fed"]["state"]["workers"].values()
+    return {"memory": rows, "on_disk": sum(len(table["names_on_disk"]) for table in tables)}
 
 
 def main() -> None:

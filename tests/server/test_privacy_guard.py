@@ -479,7 +479,7 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
     saved = torch.load(max(tmp_path.glob("*.ckpt"), key=lambda p: p.stat().st_mtime), weights_only=True)
     part = saved["lightning_fed"]
     assert set(part) == {"version", "algorithm", "engine", "state", "privacy"}
-    assert part["state"] == {"server": {}, "workers": {}}
+    assert part["state"] == {"server": {}, "workers": {}, "last_cohort": 3}
     assert set(part["privacy"]) == {"accountant", "noise_multiplier", "bound", "epsilon", "delta", "insecure"}
     assert set(saved["state_dict"]) == set(module.state_dict())
     names = {leaf for leaf in leaves(saved) if isinstance(leaf, str)}

@@ -10,8 +10,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers import Rows, fit
+from torch import Tensor
 
 import lightning_fed.testing
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed._lightning import pl
 from lightning_fed.aggregation import (
     Aggregator,
     Bulyan,
@@ -24,10 +28,12 @@ from lightning_fed.aggregation import (
     UniformMean,
     WeightedMean,
 )
-from lightning_fed.algorithms import Algorithm, Result, Train
+from lightning_fed.algorithms import Algorithm, Result, Send, Train
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.rng import derive
+from lightning_fed.core.tree import Tensors
 from lightning_fed.selection import Availability, CohortSampler, Response, Sizes
-from lightning_fed.state.own_state import AlgorithmState
+from lightning_fed.state import OwnTables
 from lightning_fed.testing import (
     ALGORITHM_CHECKS,
     check_aggregator,
@@ -45,75 +51,99 @@ CHECKS: dict[str, Callable[[Any], None]] = {check.__name__: check for check in A
 class Plain(Algorithm):
     """FedAvg, to be broken in one way each."""
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        yield from train(job, cohort)
-
     def aggregator(self) -> Aggregator[Any]:
         return WeightedMean()
 
 
 class ForgetsErrors(Plain):
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        yield from (result for result in train(job, cohort) if isinstance(result, Updates))
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        yield from (result for result in train(job, workers) if isinstance(result, Updates))
+
+
+class ForgetsErrorsOnTheWay(Plain):
+    """The same at the server."""
+
+    def visit(self, send: Send, job: Job, cohort: Sequence[str]) -> Iterator[Result]:
+        yield from (result for result in send(job, cohort) if isinstance(result, Updates))
+
+
+class TrainsTwice(Plain):
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        yield from train(job, workers)
+        yield from train(job, workers[:1])
 
 
 class VisitsTwice(Plain):
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        yield from train(job, cohort)
-        yield from train(job, cohort[:1])
+    def visit(self, send: Send, job: Job, cohort: Sequence[str]) -> Iterator[Result]:
+        yield from send(job, cohort)
+        yield from send(job, cohort[:1])
 
 
 class Undeclared(Plain):
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        for result in train(job, cohort):
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        for result in train(job, workers):
             if isinstance(result, Updates):
-                state.stage("mine", result.workers, result.delta)
+                own.stage("mine", result.workers, result.delta)
             yield result
+
+
+class SendsUndeclared(Plain):
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        for result in train(job, workers):
+            yield replace(result, extra={"mine": result.delta}) if isinstance(result, Updates) else result
 
 
 class StagesFirst(Plain):
     tables: ClassVar[tuple[str, ...]] = ("mine",)
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        state.stage("mine", cohort, torch.zeros(len(cohort), 1))
-        yield from train(job, cohort)
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        own.stage("mine", workers, torch.zeros(len(workers), 1))
+        yield from train(job, workers)
 
 
 class Counts(Plain):
-    """Remembers in itself."""
+    """Remembers in itself, at the workers."""
 
     def __init__(self) -> None:
         self.rounds = 0
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         self.rounds += 1
-        for result in train(job, cohort):
+        for result in train(job, workers):
             if isinstance(result, Updates):
                 result = replace(result, delta=result.delta * 0.9**self.rounds)
             yield result
 
 
+class CountsAtTheServer(Plain):
+    """Remembers in itself, at the server."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
+        self.rounds += 1
+        return replace(aggregate, delta=aggregate.delta * 0.9**self.rounds)
+
+
 class Decays(Plain):
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        for result in train(job, cohort):
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        for result in train(job, workers):
             if isinstance(result, Updates):
                 result = replace(result, delta=result.delta + 0.1 * job.model.vector)
             yield result
 
 
 class Climbs(Plain):
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        for result in train(job, cohort):
-            if isinstance(result, Updates):
-                result = replace(result, delta=-0.1 * result.delta)
-            yield result
+    def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
+        return replace(aggregate, delta=-0.1 * aggregate.delta)
 
 
 class ByPlace(Plain):
     """Counts the first of a stack more, which depends on the engine and on the order."""
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        for result in train(job, cohort):
+    def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+        for result in train(job, workers):
             if isinstance(result, Updates):
                 weight = result.weight.clone()
                 weight[0] *= 3
@@ -124,45 +154,72 @@ class ByPlace(Plain):
 class FirstOfTheCohort(Plain):
     """Pulls the first worker of the cohort only."""
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
+    def visit(self, send: Send, job: Job, cohort: Sequence[str]) -> Iterator[Result]:
         push = Penalty(linear={cohort[0]: torch.ones_like(job.model.vector)} if cohort else {})
-        yield from train(replace(job, penalty=push), cohort)
+        yield from send(replace(job, penalty=push), cohort)
 
 
-class ServerOnly(Plain):
+class AssignsToItself(Plain):
     """Changes the server's part before the round has succeeded."""
 
-    def visit(self, train: Train, job: Job, cohort: Sequence[str], state: AlgorithmState) -> Iterator[Result]:
-        state.server["rounds"] = state.server.get("rounds", torch.zeros(1)) + 1
-        yield from train(job, cohort)
+    def assign(self, job: Job, server: Tensors) -> Job:
+        server["rounds"] = server.get("rounds", torch.zeros(1)) + 1
+        return job
+
+
+class AssignsInPlace(Plain):
+    """Writes to what :meth:`conclude` has put there, so that a round that raises has changed it too."""
+
+    def assign(self, job: Job, server: Tensors) -> Job:
+        for tensor in server.values():
+            tensor += 1
+        return job
+
+    def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
+        server["rounds"] = server.get("rounds", torch.zeros(1)).clone()
+        return aggregate
 
 
 def test_what_is_right_passes() -> None:
     check_algorithm(Plain)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "check"),
-    [
-        (ForgetsErrors, "every_worker_comes_back_once"),
-        (VisitsTwice, "every_worker_comes_back_once"),
-        (Undeclared, "every_worker_comes_back_once"),
-        (StagesFirst, "every_worker_comes_back_once"),
-        (StagesFirst, "a_worker_that_fails_is_named"),
-        (ByPlace, "engines_agree"),
-        (Decays, "a_shared_optimum_is_a_fixed_point"),
-        (Climbs, "the_loss_falls"),
-        (Counts, "settings_are_not_changed"),
-        (Counts, "a_resumed_run_is_the_same"),
-        (ForgetsErrors, "a_worker_that_fails_is_named"),
-        (ServerOnly, "a_worker_that_fails_is_named"),
-        (ServerOnly, "a_round_that_nobody_answers_changes_nothing"),
-        (FirstOfTheCohort, "the_order_of_workers_does_not_matter"),
-    ],
-)
+WRONG: list[tuple[type[Algorithm], str]] = [
+    (ForgetsErrors, "every_worker_comes_back_once"),
+    (ForgetsErrorsOnTheWay, "every_worker_comes_back_once"),
+    (TrainsTwice, "every_worker_comes_back_once"),
+    (VisitsTwice, "every_worker_comes_back_once"),
+    (SendsUndeclared, "every_worker_comes_back_once"),
+    (StagesFirst, "every_worker_comes_back_once"),
+    (StagesFirst, "a_worker_that_fails_is_named"),
+    (ByPlace, "engines_agree"),
+    (Decays, "a_shared_optimum_is_a_fixed_point"),
+    (Climbs, "the_loss_falls"),
+    (Counts, "settings_are_not_changed"),
+    (CountsAtTheServer, "settings_are_not_changed"),
+    (Counts, "a_resumed_run_is_the_same"),
+    (CountsAtTheServer, "a_resumed_run_is_the_same"),
+    (ForgetsErrors, "a_worker_that_fails_is_named"),
+    (ForgetsErrorsOnTheWay, "a_worker_that_fails_is_named"),
+    (AssignsToItself, "a_round_that_nobody_answers_changes_nothing"),
+    (AssignsInPlace, "a_round_that_nobody_answers_changes_nothing"),
+    (FirstOfTheCohort, "the_order_of_workers_does_not_matter"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "check"), WRONG)
 def test_what_is_wrong_with_an_algorithm_is_seen(wrong: type[Algorithm], check: str) -> None:
     with pytest.raises(AssertionError):
         CHECKS[check](wrong)
+
+
+def test_every_check_sees_something() -> None:
+    assert {check for _, check in WRONG} == set(CHECKS)
+
+
+def test_a_table_that_is_not_declared_is_named() -> None:
+    with pytest.raises(ValueError, match=r"staged in the table 'mine', but `tables` names \[\]; add it"):
+        check_algorithm(Undeclared)
 
 
 # ---- aggregators ----------------------------------------------------------------------------------------------------
@@ -303,7 +360,7 @@ class Beyond(CohortSampler):
         return [population]
 
 
-class Tensors(CohortSampler):
+class Positions(CohortSampler):
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return list(torch.arange(cohort_size))  # type: ignore[arg-type]
 
@@ -330,7 +387,7 @@ def test_samplers_that_are_right(right: type[CohortSampler]) -> None:
         (Remembers, "does not depend on seed and number alone"),
         (Repeats, "comes twice"),
         (Beyond, r"leave 0\.\.0"),
-        (Tensors, "not all of type int"),
+        (Positions, "not all of type int"),
     ],
 )
 def test_what_is_wrong_with_a_sampler_is_said(wrong: type[CohortSampler], message: str) -> None:
@@ -368,32 +425,77 @@ def test_what_is_wrong_with_an_availability_is_said(responses: list[Any], messag
 class Step(UpdateTransform):
     """Does nothing, to be broken in one way each."""
 
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         return updates
 
     def server(self, aggregate: Aggregate) -> Aggregate:
         return aggregate
 
 
+def normal(updates: Updates, job: Job) -> Tensor:
+    """Noise that follows from the seed, the cohort and the worker's name, ``[n, size]``."""
+    size, dtype = updates.delta.shape[1], updates.delta.dtype
+    seeds = [derive(job.seed, job.cohort, "noise", worker) for worker in updates.workers]
+    return torch.stack(
+        [torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=dtype) for seed in seeds]
+    )
+
+
 class Noise(Step):
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
+        return replace(updates, delta=updates.delta + normal(updates, job))
+
+
+class ErrorFeedback(Step):
+    """Keeps the sign and a size for each worker, and adds what that has left out to the worker's next update."""
+
+    tables: ClassVar[tuple[str, ...]] = ("error",)
+
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
+        wanted = updates.delta + own.rows("error", updates.workers, torch.zeros_like(updates.delta[0]))
+        signs = wanted.sign() * wanted.abs().mean(dim=1, keepdim=True)
+        own.stage("error", updates.workers, wanted - signs)
+        return replace(updates, delta=signs)
+
+
+class Draws(Step):
+    """Draws from the generator of the program."""
+
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         return replace(updates, delta=updates.delta + torch.randn_like(updates.delta))
 
 
+class ByRow(Step):
+    """Leans on a worker's position in the stack, which depends on the engine."""
+
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
+        place = torch.arange(len(updates.workers), dtype=updates.delta.dtype).unsqueeze(1)
+        return replace(updates, delta=updates.delta + 0.01 * place)
+
+
+class SeededByRow(Step):
+    """The same in its randomness: all rows have one generator."""
+
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
+        generator = torch.Generator().manual_seed(derive(job.seed, job.cohort))
+        noise = torch.randn(updates.delta.shape, generator=generator, dtype=updates.delta.dtype)
+        return replace(updates, delta=updates.delta + noise)
+
+
 class Centres(Step):
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         return replace(updates, delta=updates.delta - updates.delta.mean(dim=0))
 
 
 class LeansOnOthers(Step):
     """By so little that only double precision tells it from rounding."""
 
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         return replace(updates, delta=updates.delta - 1e-8 * updates.delta.mean(dim=0))
 
 
 class InPlace(Step):
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         updates.delta.mul_(0.5)
         return updates
 
@@ -405,16 +507,20 @@ class InPlaceAtTheServer(Step):
 
 
 class Double(Step):
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         return replace(updates, delta=updates.delta.double())
 
 
 class Log(Step):
-    def worker(self, updates: Updates) -> Updates:
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         return replace(updates, delta=updates.delta.log())
 
 
-@pytest.mark.parametrize("right", [Step, Noise, lambda: ClipNorm(0.5)])
+class UndeclaredError(ErrorFeedback):
+    tables: ClassVar[tuple[str, ...]] = ()
+
+
+@pytest.mark.parametrize("right", [Step, Noise, ErrorFeedback, lambda: ClipNorm(0.5)])
 def test_transforms_that_are_right(right: Callable[[], UpdateTransform]) -> None:
     check_transform(right)
 
@@ -422,6 +528,9 @@ def test_transforms_that_are_right(right: Callable[[], UpdateTransform]) -> None
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (Draws, "the same updates leave otherwise the second time"),
+        (ByRow, "alone in a stack leaves another update"),
+        (SeededByRow, "alone in a stack leaves another update"),
         (Centres, "depends on another's"),
         (LeansOnOthers, "depends on another's"),
         (InPlace, "updates were changed"),
@@ -433,6 +542,46 @@ def test_transforms_that_are_right(right: Callable[[], UpdateTransform]) -> None
 def test_what_is_wrong_with_a_transform_is_said(wrong: type[UpdateTransform], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_transform(wrong)
+
+
+def test_a_table_of_a_transform_that_is_not_declared_is_named() -> None:
+    with pytest.raises(ValueError, match=r"staged in the table 'error', but `tables` names \[\]; add it"):
+        check_transform(UndeclaredError)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_error_feedback_of_a_whole_run_by_hand(engine: Any) -> None:
+    """Each of two such transforms has a table of its own, and what a round left out comes with the next one."""
+
+    def run(rounds: int) -> tuple[list[float], list[dict[str, list[float]]]]:
+        module = Two()
+        federated = FederatedModule(module, transforms=[ErrorFeedback(), ErrorFeedback()], engine=engine)
+        fit(federated, FederatedDataModule({"a": Rows([4.0]), "b": Rows([4.0])}), max_steps=rounds)
+        tables = federated.own_state.values()
+        return module.x.tolist(), [{worker: row.tolist() for worker, row in rows.items()} for rows in tables]
+
+    # The update -(3, 1) goes on as -(2, 2), of which the second transform leaves nothing out.
+    x, errors = run(1)
+    assert x == [2.0, 2.0]
+    assert errors == [{"a": [-1.0, 1.0], "b": [-1.0, 1.0]}, {"a": [0.0, 0.0], "b": [0.0, 0.0]}]
+    # With what was left out it is -(4, 0), goes on as -(2, 0), and leaves as -(1, 0): 0 has no sign.
+    x, errors = run(2)
+    assert x == [3.0, 2.0]
+    assert errors == [{"a": [-2.0, 0.0], "b": [-2.0, 0.0]}, {"a": [-1.0, 0.0], "b": [-1.0, 0.0]}]
+
+
+class Two(pl.LightningModule):
+    """Two parameters whose update is -(3, 1) wherever they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = torch.nn.Parameter(torch.zeros(2))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return -(self.x * torch.tensor([3.0, 1.0])).sum()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
 def test_no_test_framework_is_needed() -> None:

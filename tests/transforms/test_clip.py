@@ -6,8 +6,16 @@ import pytest
 import torch
 from helpers import assert_equal
 
+from lightning_fed.state import OwnState
 from lightning_fed.transforms import ClipNorm
-from lightning_fed.wire import Aggregate, Updates
+from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates
+
+
+def clip(max_norm: float, updates: Updates) -> Updates:
+    """Clip at the workers, where neither the job nor anything remembered matters."""
+    transform = ClipNorm(max_norm)
+    job = Job(0, 0, 0, GlobalModel({"x": torch.zeros(updates.delta.shape[1])}), LocalTraining())
+    return transform.worker(updates, job, OwnState(transform.tables).scope())
 
 
 def updates(delta: torch.Tensor) -> Updates:
@@ -26,14 +34,14 @@ def updates(delta: torch.Tensor) -> Updates:
 def test_each_worker_by_its_norm_over_all_parameters() -> None:
     # Norms 5, 0.5 and 0; with max_norm=1 the first shrinks to a fifth.
     delta = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    clipped = ClipNorm(1.0).worker(updates(delta))
+    clipped = clip(1.0, updates(delta))
     torch.testing.assert_close(clipped.delta, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
     assert delta[0].tolist() == [3.0, 4.0]
 
 
 def test_everything_else_passes() -> None:
     before = updates(torch.ones(2, 12))
-    after = ClipNorm(1.0).worker(before)
+    after = clip(1.0, before)
     assert (after.workers, after.buffers, after.weight) == (before.workers, before.buffers, before.weight)
     aggregate = Aggregate(torch.full((3,), 100.0), {})
     assert ClipNorm(1.0).server(aggregate) is aggregate
@@ -42,15 +50,15 @@ def test_everything_else_passes() -> None:
 @pytest.mark.usefixtures("double")
 def test_a_row_depends_on_itself_alone() -> None:
     delta = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [1], [3], [9], [0]])
-    together = ClipNorm(2.0).worker(updates(delta)).delta
+    together = clip(2.0, updates(delta)).delta
     for row in range(5):
-        alone = ClipNorm(2.0).worker(updates(delta[row : row + 1])).delta[0]
+        alone = clip(2.0, updates(delta[row : row + 1])).delta[0]
         assert_equal(together[row], alone)
     assert together.norm(dim=1).max() <= 2.0 + 1e-9
 
 
 def test_a_norm_whose_square_overflows_is_clipped_to_the_bound() -> None:
-    clipped = ClipNorm(1.0).worker(updates(torch.full((1, 4), 1e30)))
+    clipped = clip(1.0, updates(torch.full((1, 4), 1e30)))
     torch.testing.assert_close(clipped.delta, torch.full((1, 4), 0.5))
 
 
