@@ -132,7 +132,7 @@ class LocalFit:
             before, index = step, -1
             self._call("on_train_epoch_start")
             batches = worker.batches if record_level is None else record_level.batches(worker.batches)
-            for index, (batch, size) in enumerate(batches):
+            for index, (batch, size) in enumerate(() if self._is_to_stop() else batches):
                 self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
                 batch = transfer(batch)
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
@@ -153,11 +153,13 @@ class LocalFit:
                 if self.trainer.is_last_batch:
                     self._optimizer.step_schedulers("epoch", passes)
                 self._call("on_train_batch_end", output, batch, index)
-                if step == local.steps:
+                if step == local.steps or self._is_to_stop():
                     break
             if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
                 self._optimizer.step_schedulers("epoch", passes)
             self._call("on_train_epoch_end")
+            if self._is_to_stop():
+                break
             if index < 0:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
@@ -218,6 +220,12 @@ class LocalFit:
         elif closure() is not None:
             self._optimizer.step()
         return outputs
+
+    def _is_to_stop(self) -> bool:
+        """Whether the user's code has set ``self.trainer.should_stop``."""
+        if self.trainer.should_stop and self._record_level is not None:
+            raise ValueError("RecordDP goes with no self.trainer.should_stop: the number of steps tells of examples")
+        return bool(self.trainer.should_stop)
 
     def _hiding_records(self, job: Job, worker: Worker, optimizer: Optimizer) -> RecordPrivateGradients | None:
         """Get ready for DP-SGD, if the job asks for it."""

@@ -137,6 +137,8 @@ class StackedFit:
                 _narrow(leaves, optimizer, n)
             for stacked in chunk.at(step):
                 self._gradients(leaves, buffers, stacked, n)
+            if self._local.trainer.should_stop:
+                raise UnvectorizableError("training_step sets self.trainer.should_stop, which is about one worker")
             if corrections is not None:
                 corrections.apply_(leaves)
             self._optimizer.step()
