@@ -100,7 +100,7 @@ class LocalFit:
 
     def _train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         self.recorder.clear()
-        self.trainer.plan(job.local, _num_batches(job, worker))
+        self.trainer.plan(job.local, _num_batches(job, worker), job.round, job.epoch)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
         with torch.enable_grad():
@@ -137,7 +137,7 @@ class LocalFit:
             passes += 1
             before, index = step, -1
             call("on_train_epoch_start")
-            for index, (batch, size) in enumerate(take_step.batches(worker.batches)):
+            for index, (batch, size) in enumerate(() if self._is_to_stop(job) else take_step.batches(worker.batches)):
                 self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
                 batch = transfer(batch)
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
@@ -154,16 +154,24 @@ class LocalFit:
                 if self.trainer.is_last_batch:
                     self._optimizer.step_schedulers("epoch", passes)
                 call("on_train_batch_end", output, batch, index)
-                if step == local.steps:
+                if step == local.steps or self._is_to_stop(job):
                     break
             if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
                 self._optimizer.step_schedulers("epoch", passes)
             call("on_train_epoch_end")
+            if self._is_to_stop(job):
+                break
             if index < 0:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
         return weighted_mean(floats(losses), sizes), seen, passes, step
+
+    def _is_to_stop(self, job: Job) -> bool:
+        """Whether the user's code has set ``self.trainer.should_stop``."""
+        if self.trainer.should_stop and job.record_privacy is not None:
+            raise ValueError("RecordDP goes with no self.trainer.should_stop: the number of steps tells of examples")
+        return bool(self.trainer.should_stop)
 
     def _step_for(self, job: Job, worker: Worker, corrections: Changes) -> LocalStep:
         """How a worker steps: as its module's hooks, its optimizer, the precision and the job require."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from lightning_fed._lightning import _configure_optimizers, _configure_schedulers_automatic_opt, pl
+from lightning_fed._lightning import _configure_optimizers, _configure_schedulers_automatic_opt, pl, rank_zero_warn
 from lightning_fed.worker.trainer_view import TrainerView
 
 _ELEMENTWISE = (
@@ -40,6 +40,8 @@ class LocalOptimizer:
         self._configured_for: tuple[int, float] | None = None
         self._leaves: list[Tensor] = []
         self._initial: list[dict[str, Any]] = []
+        self._optimizer: Optimizer | None = None
+        self._told_of_plateau = False
 
     def fresh(self, cohort: int, lr_factor: float = 1.0) -> Optimizer:
         """Give an optimizer without a past.
@@ -55,13 +57,14 @@ class LocalOptimizer:
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
-        if self._configured_for == (cohort, lr_factor):
-            optimizer = self._trainer.optimizers[0]
+        if self._configured_for == (cohort, lr_factor) and self._optimizer is not None:
+            optimizer = self._optimizer
+            self._trainer.use(optimizer, [])
             optimizer.state.clear()
             for group, initial in zip(optimizer.param_groups, self._initial, strict=True):
                 group.update(initial)
             return optimizer
-        optimizer = self._configure()
+        optimizer = self._optimizer = self._configure()
         if lr_factor != 1.0:
             _scale_lr(optimizer, lr_factor)
         self._leaves = [p for group in optimizer.param_groups for p in group["params"]] if _is_torchs(optimizer) else []
@@ -102,12 +105,12 @@ class LocalOptimizer:
     @property
     def is_elementwise(self) -> bool:
         """Whether the optimizer treats every number by itself, so that it can step on stacks of workers."""
-        return type(self._trainer.optimizers[0]) in _ELEMENTWISE
+        return type(self._optimizer) in _ELEMENTWISE
 
     def zero_grad(self) -> None:
         """Forget the gradients, as the optimizer's own ``zero_grad`` does, which for torch's takes 6 µs to do so."""
-        if not self._leaves:
-            self._trainer.optimizers[0].zero_grad()
+        if not self._leaves and self._optimizer is not None:
+            self._optimizer.zero_grad()
         for leaf in self._leaves:
             leaf.grad = None
 
@@ -119,6 +122,8 @@ class LocalOptimizer:
             count: How many steps or epochs the worker has done.
         """
         for config in self._trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                continue
             if config.interval == interval and count % config.frequency == 0:
                 self._module.lr_scheduler_step(config.scheduler, None)
 
@@ -134,14 +139,22 @@ class LocalOptimizer:
                 "the parameters into one optimizer as parameter groups"
             )
         configs = _configure_schedulers_automatic_opt(schedulers, monitor)
-        if any(config.reduce_on_plateau for config in configs):
+        plateaus = [config for config in configs if config.reduce_on_plateau]
+        if any(config.strict for config in plateaus):
             raise ValueError(
                 f"{name}.configure_optimizers() returned a ReduceLROnPlateau; a worker has no validation metric within "
-                "a round. Use it as server_lr_scheduler, or another local scheduler"
+                "a round. Use it as server_lr_scheduler, or another local scheduler, or set 'strict': False beside its "
+                "'monitor', and workers leave it alone"
             )
-        self._trainer.optimizers = optimizers
-        self._trainer.lr_scheduler_configs = configs
-        return cast(Optimizer, optimizers[0])
+        if plateaus and not self._told_of_plateau:
+            self._told_of_plateau = True
+            rank_zero_warn(
+                f"{name}.configure_optimizers() returned a ReduceLROnPlateau on {plateaus[0].monitor!r} with "
+                "strict=False; a worker has no such metric within a round, so it never changes the learning rate there"
+            )
+        optimizer = cast(Optimizer, optimizers[0])
+        self._trainer.use(optimizer, configs)
+        return optimizer
 
 
 def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:

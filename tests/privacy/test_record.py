@@ -302,6 +302,17 @@ def test_auto_trains_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_to_stop_by_what_examples_say_is_refused() -> None:
+    class Stops(Line):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            self.trainer.should_stop = loss < 1.0
+            return loss
+
+    with pytest.raises(WorkerError, match=r"RecordDP goes with no self\.trainer\.should_stop"):
+        fit(FederatedModule(Stops(), privacy=promise()), FederatedDataModule({"bob": Examples(*TWO)}))
+
+
 def test_compiling_is_refused() -> None:
     assert "no compile=True" in refusal(Net(), engine=Sequential(compile=True))
 

@@ -228,14 +228,20 @@ def test_a_run_whose_bound_moves_goes_on_with_it(tmp_path: Path) -> None:
     assert private_run(resumed).bound == private_run(whole).bound != 1e-3
 
 
-@pytest.mark.parametrize("lost", ["privacy", "lightning_fed"])
-def test_resuming_without_what_was_spent_is_an_error(tmp_path: Path, lost: str) -> None:
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("privacy", r"does not say how much privacy was spent .* begin a new run, or go on with"),
+        ("lightning_fed", r"is one of the module alone.* without ckpt_path"),
+    ],
+)
+def test_resuming_without_what_was_spent_is_an_error(tmp_path: Path, lost: str, message: str) -> None:
     fit(FederatedModule(Net(), privacy=SECRET), data(), max_steps=1, **keeping(tmp_path))
     path = tmp_path / "step=1.ckpt"
     saved = torch.load(path, weights_only=True)
     (saved if lost == "lightning_fed" else saved["lightning_fed"]).pop(lost)
     torch.save(saved, path)
-    with pytest.raises(ValueError, match=r"does not say how much privacy was spent .* begin a new run, or go on with"):
+    with pytest.raises(ValueError, match=message):
         trainer(max_steps=2).fit(FederatedModule(Net(), privacy=SECRET), data(), ckpt_path=path)
 
 
@@ -478,7 +484,10 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
 
     saved = torch.load(max(tmp_path.glob("*.ckpt"), key=lambda p: p.stat().st_mtime), weights_only=True)
     part = saved["lightning_fed"]
-    assert set(part) == {"version", "algorithm", "engine", "state", "privacy"}
+    assert set(part) == {
+        *("version", "algorithm", "engine", "state", "privacy"),
+        *("cohort", "optimizer_states", "lr_schedulers"),
+    }
     assert part["state"] == {"server": {}, "workers": {}, "last_cohort": 3}
     assert set(part["privacy"]) == {"accountant", "noise_multiplier", "bound", "epsilon", "delta", "insecure"}
     assert set(saved["state_dict"]) == set(module.state_dict())

@@ -84,7 +84,7 @@ class StackedFit:
         plans = sorted(plans, key=lambda p: -len(p.shapes))
         n = len(plans)
         lengths = {p.num_batches for p in plans}
-        self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None)
+        self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None, job.round, job.epoch)
         self._local.begin(job)
         stacks, buffers = _start(job, [p.worker for p in plans])
         self._recorder.clear()
@@ -138,6 +138,8 @@ class StackedFit:
                 _narrow(leaves, optimizer, n)
             for stacked in chunk.at(step):
                 self._gradients(leaves, buffers, stacked, n)
+            if self._local.trainer.should_stop:
+                raise UnvectorizableError("training_step sets self.trainer.should_stop, which is about one worker")
             if corrections is not None:
                 corrections.apply_(leaves)
             self._optimizer.step()

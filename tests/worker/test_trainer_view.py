@@ -1,0 +1,140 @@
+"""A worker's ``self.trainer``: what a plain Trainer says and does in the local training, and nothing of other workers'.
+
+With lr 1 a step of ``Scalar`` goes to the batch's mean: x becomes the last value that a worker has seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import Rows, Scalar, fit, trainer
+
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.engines import Vectorized
+from lightning_fed.wire import WorkerError
+
+OF_THE_FIT = ("accumulate_grad_batches", "estimated_stepping_batches", "gradient_clip_algorithm", "gradient_clip_val")
+OF_THE_FIT += ("is_last_batch", "limit_train_batches", "max_epochs", "max_steps", "min_epochs", "min_steps")
+OF_THE_FIT += ("num_devices", "num_nodes", "num_training_batches", "overfit_batches", "should_stop", "world_size")
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"steps": 3}, {"steps": 5}], ids=str)
+def test_it_says_what_a_plain_trainer_does(length: dict[str, int]) -> None:
+    said: list[dict[str, Any]] = []
+
+    class Looking(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            said.append({name: getattr(self.trainer, name) for name in OF_THE_FIT})
+            return super().training_step(batch, batch_idx)
+
+    rows = Rows([1.0, 2.0, 3.0], batch_size=1)
+    trainer(**{f"max_{name}": n for name, n in length.items()}).fit(Looking(), rows)
+    plain = said.copy()
+    assert len(plain) == length.get("steps", 6)
+    said.clear()
+    fed = FederatedModule(Looking(), engine="sequential", **{f"local_{name}": n for name, n in length.items()})
+    others = {"gradient_clip_val": 1.0, "accumulate_grad_batches": 2, "limit_train_batches": 2, "min_epochs": 1}
+    fit(fed, FederatedDataModule({"bob": rows}, rounds_per_epoch=2), min_steps=1, **others)
+    assert said == plain * 2  # one round of two cohorts
+
+
+MOMENTS = {"on_train_epoch_start": 3, "on_train_batch_start": 4, "on_before_backward": 3, "on_train_batch_end": 3}
+MOMENTS |= {"on_train_epoch_end": 3}
+
+
+@pytest.mark.parametrize(("moment", "steps"), MOMENTS.items())
+def test_should_stop_ends_the_training_when_a_plain_trainer_would(moment: str, steps: int) -> None:
+    """Set from the third step on, in passes of three: after the batch that is trained, or before the next pass."""
+    done: list[int] = []
+
+    class Stopping(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            done.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    def hook(module: Any, *_: Any) -> None:
+        if len(done) >= 3:
+            module.trainer.should_stop = True
+
+    setattr(Stopping, moment, hook)
+    rows = Rows([1.0, 2.0, 3.0], batch_size=1)
+    trainer(max_epochs=5).fit(Stopping(), rows)
+    assert len(done) == steps
+    done.clear()
+    fit(FederatedModule(Stopping(), local_epochs=5), FederatedDataModule({"bob": rows}))
+    assert len(done) == steps
+
+
+class StopsAt2(Scalar):
+    """Ends its training after a batch with the value 2."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch[0] == 2.0:
+            self.trainer.should_stop = True
+        return super().training_step(batch, batch_idx)
+
+
+class StopsSecond(Scalar):
+    """Ends its training after the second batch, whoever's it is: ``torch.vmap`` can run that."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 1:
+            self.trainer.should_stop = True
+        return super().training_step(batch, batch_idx)
+
+
+def people() -> FederatedDataModule:
+    rows = {"a": [1.0, 2.0, 9.0], "b": [3.0, 4.0, 5.0], "c": [1.0, 1.0, 3.0], "d": [4.0, 5.0, 6.0]}
+    return FederatedDataModule({name: Rows(values, batch_size=1) for name, values in rows.items()})
+
+
+@pytest.mark.parametrize("engine", ["auto", "sequential"])
+@pytest.mark.parametrize(("kind", "ends"), [(StopsAt2, [2, 5, 3, 6]), (StopsSecond, [2, 4, 1, 5])])
+def test_should_stop_ends_the_training_of_one_worker_alone(engine: Any, kind: type[Scalar], ends: list[int]) -> None:
+    run = fit(FederatedModule(model := kind(), engine=engine), people(), max_epochs=3)
+    assert model.x.item() == sum(ends) / 4
+    assert (run.global_step, run.should_stop) == (3, False)
+
+
+def test_workers_that_train_together_cannot_stop() -> None:
+    with pytest.raises(
+        WorkerError, match=r"cannot be trained together.*sets self\.trainer\.should_stop.*engine='auto'"
+    ):
+        fit(FederatedModule(StopsSecond(), engine=Vectorized()), people())
+
+
+def test_an_attribute_that_is_set_is_gone_with_the_worker_and_one_without_effect_is_warned_of() -> None:
+    found: list[Any] = []
+
+    class Setting(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            found.append((self.trainer.accumulate_grad_batches, getattr(self.trainer, "mine", None)))
+            self.trainer.accumulate_grad_batches, self.trainer.mine = 4, 1
+            return super().training_step(batch, batch_idx)
+
+    with pytest.warns(
+        UserWarning, match=r"self\.trainer\.accumulate_grad_batches = \.\.\. on a worker does not"
+    ) as told:
+        run = fit(FederatedModule(model := Setting(), engine="sequential"), people())
+    assert found == [(1, None), (4, 1), (4, 1)] * 4
+    assert model.x.item() == (9 + 5 + 3 + 6) / 4
+    assert len([warning for warning in told if "self.trainer." in str(warning.message)]) == 1
+    assert (run.accumulate_grad_batches, hasattr(run, "mine")) == (1, False)
+
+
+def test_an_optimizer_that_is_set_is_gone_with_the_worker() -> None:
+    """Though torch's own are built once for a cohort."""
+    found: list[int] = []
+
+    class Setting(Scalar):
+        def on_train_epoch_start(self) -> None:
+            found.append(len(self.trainer.optimizers))
+            self.trainer.optimizers = []
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            assert self.trainer.optimizers == []
+
+    with pytest.warns(UserWarning, match=r"self\.trainer\.optimizers = \.\.\. on a worker does not"):
+        fit(FederatedModule(Setting()), people())
+    assert found == [1, 1, 1, 1]
