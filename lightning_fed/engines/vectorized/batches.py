@@ -212,7 +212,7 @@ class Chunk:
         else:
             batches = [pytree.tree_flatten(p.batches[step]) for p in plans]
             leaves = zip(*(leaves for leaves, _ in batches), strict=True)
-            stacked = [torch.stack(same).to(self._device) for same in leaves]
+            stacked = [_stack(same).to(self._device) for same in leaves]
             batch = pytree.tree_unflatten(stacked, batches[0][1])
         return StackedBatch(_range_if_possible(positions), shape.index, shape.size, batch)
 
@@ -244,7 +244,7 @@ class Chunk:
 
 
 def _kind(batch: Any) -> object:
-    """What batches must have in common to be stacked: structure, shapes and dtypes.
+    """What batches must have in common to be stacked: structure, shapes, layouts and dtypes.
 
     Raises:
         UnvectorizableError: If something in the batch is no tensor.
@@ -253,7 +253,20 @@ def _kind(batch: Any) -> object:
     for leaf in leaves:
         if not isinstance(leaf, Tensor):
             raise UnvectorizableError(f"a batch holds a {type(leaf).__name__}, and only tensors can be stacked")
-    return str(structure), tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return str(structure), tuple((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of one layout; each row lies in memory as its tensor does, since random operations go by that."""
+    first = tensors[0]
+    if first.is_contiguous():
+        return torch.stack(list(tensors))
+    once = [min(size, 1) if stride == 0 else size for size, stride in zip(first.shape, first.stride(), strict=True)]
+    span = 1 + sum((size - 1) * stride for size, stride in zip(once, first.stride(), strict=True))
+    stack = first.new_empty(len(tensors) * span).as_strided((len(tensors), *once), (span, *first.stride()))
+    for row, tensor in zip(stack, tensors, strict=True):
+        row.copy_(tensor[tuple(slice(size) for size in once)])
+    return stack.expand(len(tensors), *first.shape)
 
 
 def _range_if_possible(positions: list[int]) -> Rows:

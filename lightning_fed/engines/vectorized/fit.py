@@ -1,8 +1,7 @@
 """Local training of n workers in lockstep: one ``training_step`` for all, on stacked parameters.
 
-``torch.vmap`` runs the user's unchanged ``training_step`` over dim 0 of parameters, buffers and batches. The sum of the
-n losses has as gradients just the workers' own, so one backward pass serves all, and torch's elementwise optimizers
-step on the stacked parameters as they would on each worker's.
+``torch.vmap`` runs the user's unchanged ``training_step``, and its backward pass, over dim 0 of parameters, buffers and
+batches, and torch's elementwise optimizers step on the stacked parameters as they would on each worker's.
 """
 
 from __future__ import annotations

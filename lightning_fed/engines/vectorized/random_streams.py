@@ -5,11 +5,16 @@ else is in its chunk. Below vmap, where the operations are on plain stacks, :cla
 operation apart again and runs it worker by worker, each from its own generator: on a CPU dropout then gives the very
 numbers that the worker would draw alone. That costs 5 µs per operation and worker, and nothing for a module that draws
 no random numbers.
+
+Which of its numbers an element gets depends on how the tensor lies in memory, and a row of a stack need not lie there
+as one worker's tensor does: torch's rule for dropout always draws contiguous masks. So one worker's step is run alone
+beforehand, to note its random operations and how their tensors lie (:class:`Draws`); the rows are laid out alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -27,6 +32,44 @@ def generator_of(device: torch.device) -> torch.Generator:
     return torch.default_generator
 
 
+class OtherDrawsError(Exception):
+    """Random operations of a stack that are not those noted of one worker."""
+
+
+@final
+@dataclass(frozen=True)
+class _Layout:
+    """How a tensor lies in memory."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Draw:
+    """A random operation of one worker; its tensors are given by their layouts."""
+
+    func: Any
+    args: tuple[Any, ...]
+
+
+@final
+class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, notes random operations."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.noted: list[Draw] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if _is_random(func, args, kwargs or {}):
+            self.noted.append(Draw(func, tuple(_Layout(a.shape, a.stride()) if _is_tensor(a) else a for a in args)))
+        return func(*args, **(kwargs or {}))
+
+
 @final
 class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, random operations on stacks draw each row from that worker's own stream.
@@ -40,44 +83,159 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._states = list(states)
         self._default = generator_of(device)
-        self.workers: Sequence[int] = range(len(states))
-        """The workers whose rows the stacks hold, in order."""
+        self._left = self._default.get_state()  # as it was when the last worker had drawn
+        self._workers: Sequence[int] = ()
+        self._expected: Sequence[Draw] = ()
+        self._done = 0
+        self._turn = 0
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def begin_step(self, workers: Sequence[int], expected: Sequence[Draw]) -> list[Tensor]:
+        """Make ready for a step.
+
+        Args:
+            workers: Whose rows the stacks hold, in order.
+            expected: The random operations of one of them alone.
+
+        Returns:
+            The states of all generators, to come back to by :meth:`rewind`.
+        """
+        self._workers, self._expected, self._done, self._turn = workers, expected, 0, 0
+        self._left = self._default.get_state()
+        return list(self._states)
+
+    def rewind(self, states: list[Tensor]) -> None:
+        """Go back to the beginning of a step that is to be repeated."""
+        self._states = states
+
+    def end_step(self) -> None:
+        """Check that a step has drawn what one worker alone draws.
+
+        Raises:
+            OtherDrawsError: If not.
+            UnvectorizableError: If the generator was seeded.
+        """
+        self._check_seed()
+        if self._done != len(self._expected):
+            raise OtherDrawsError(f"one worker alone draws with {self._expected[self._done].func}, a stack does not")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags:
+        if not _is_random(func, args, kwargs):
             return func(*args, **kwargs)
-        n = len(self.workers)
-        if not any(_is_stacked(argument, n) for argument in args):
-            raise UnvectorizableError(f"{func} draws random numbers for all workers at once")
-        outputs = [
-            self._drawn(worker, func, tuple(_row(argument, n, i) for argument in args), kwargs)
-            for i, worker in enumerate(self.workers)
+        if kwargs.get("generator") is not None:
+            raise UnvectorizableError(f"{func} draws from a generator of its own, which all workers would share")
+        self._check_seed()
+        if self._done == len(self._expected):
+            raise OtherDrawsError(f"{func} draws random numbers for a stack, and not for one worker alone")
+        expected = self._expected[self._done]
+        if not any(isinstance(argument, (_Layout, list, tuple)) for argument in expected.args):
+            return self._in_turn(func, args, expected, kwargs)
+        self._done += 1
+        rows = [
+            self._drawn(worker, *_one_row(func, args, expected, len(self._workers), i), kwargs)
+            for i, worker in enumerate(self._workers)
         ]
+        self._left = self._default.get_state()
         if func._schema.is_mutable:
+            for i, row in enumerate(rows):
+                args[0][i].copy_(row)
             return args[0]
-        return pytree.tree_map(lambda *rows: torch.stack(rows), *outputs)
+        return pytree.tree_map(lambda *same: torch.stack(same), *rows)
 
-    def _drawn(self, worker: int, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _in_turn(self, func: Any, args: tuple[Any, ...], expected: Draw, kwargs: dict[str, Any]) -> Any:
+        """An operation that has no shape to stack (``randperm``): the rule of vmap calls it for each worker in turn."""
+        if func is not expected.func or args != expected.args:
+            raise OtherDrawsError(
+                f"{func}{args} draws random numbers for a stack, {expected.func}{expected.args} for one"
+            )
+        output = self._drawn(self._workers[self._turn], func, args, kwargs)
+        self._left = self._default.get_state()
+        self._turn += 1
+        if self._turn == len(self._workers):
+            self._done, self._turn = self._done + 1, 0
+        return output
+
+    def _drawn(self, worker: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._default.set_state(self._states[worker])
         output = func(*args, **kwargs)
+        for tensor in pytree.tree_leaves(output):
+            if tensor.device.type != self._default.device.type:
+                raise UnvectorizableError(f"{func} draws on the device {tensor.device}, where workers have no stream")
         self._states[worker] = self._default.get_state()
         return output
 
-
-def _is_stacked(argument: Any, n: int) -> bool:
-    """Whether an argument is a stack of n rows, or the shape of one."""
-    if isinstance(argument, Tensor):
-        return argument.dim() > 0 and argument.shape[0] == n
-    return isinstance(argument, (list, tuple)) and len(argument) > 0 and argument[0] == n
+    def _check_seed(self) -> None:
+        if not torch.equal(self._left, self._default.get_state()):
+            raise UnvectorizableError("training_step seeds torch's generator or draws from it past the workers' own")
 
 
-def _row(argument: Any, n: int, i: int) -> Any:
-    if not _is_stacked(argument, n):
-        return argument
-    return argument[i] if isinstance(argument, Tensor) else argument[1:]
+def _is_random(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether an operation draws random numbers: attention may and may not, by its dropout."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name == "dropout_p":
+            p = args[position] if position < len(args) else kwargs.get(argument.name, argument.default_value)
+            return bool(p)
+    return True
+
+
+_DROPOUT_ALONE = torch.ops.aten.bernoulli_.float
+_DROPOUT_STACKED = torch.ops.aten.bernoulli.p
+
+
+def _one_row(func: Any, args: tuple[Any, ...], expected: Draw, n: int, i: int) -> tuple[Any, tuple[Any, ...]]:
+    """An operation on row i in place of one on n rows, every tensor laid out as expected.
+
+    Raises:
+        OtherDrawsError: If the operation is another than the expected one.
+    """
+    if func is _DROPOUT_STACKED and expected.func is _DROPOUT_ALONE:
+        # The rule of vmap for dropout: it draws a new mask from the probability, with no regard to the input's layout.
+        layout, (mask, p) = expected.args[0], args
+        _check_shape(func, mask.shape, layout.shape, n)
+        return _DROPOUT_ALONE, (_empty(layout, mask), p)
+    if func is not expected.func or len(args) != len(expected.args):
+        raise OtherDrawsError(f"{func} draws random numbers for a stack, and {expected.func} for one worker alone")
+    return func, tuple(_row(func, a, e, n, i) for a, e in zip(args, expected.args, strict=True))
+
+
+def _row(func: Any, argument: Any, expected: Any, n: int, i: int) -> Any:
+    if isinstance(argument, Tensor) and isinstance(expected, _Layout):
+        _check_shape(func, argument.shape, expected.shape, n)
+        row = argument[i]
+        return row if row.stride() == expected.stride else _empty(expected, row, row)
+    if isinstance(argument, (list, tuple)) and isinstance(expected, (list, tuple)):
+        _check_shape(func, argument, expected, n)
+        return expected
+    if type(argument) is not type(expected):
+        raise OtherDrawsError(
+            f"{func} is given a {type(argument).__name__} for a stack, and another for one worker alone"
+        )
+    return argument
+
+
+def _check_shape(func: Any, stacked: Sequence[int], alone: Sequence[int], n: int) -> None:
+    if list(stacked) != [n, *alone]:
+        raise OtherDrawsError(
+            f"{func} draws {tuple(stacked)} random numbers for {n} workers, and {tuple(alone)} for one"
+        )
+
+
+def _empty(layout: _Layout, like: Tensor, values: Tensor | None = None) -> Tensor:
+    """A tensor in some layout, with some values or any."""
+    # Along a dim of stride 0 all elements are one.
+    once = [min(size, 1) if stride == 0 else size for size, stride in zip(layout.shape, layout.stride, strict=True)]
+    tensor = torch.empty_strided(once, layout.stride, dtype=like.dtype, device=like.device)
+    if values is not None:
+        tensor.copy_(values[tuple(slice(size) for size in once)])
+    return tensor.expand(layout.shape)
+
+
+def _is_tensor(argument: Any) -> bool:
+    return isinstance(argument, Tensor)

@@ -7,8 +7,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import rank_zero_warn
@@ -16,9 +17,9 @@ from lightning_fed.core.tree import Tensors
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.vectorized.batches import Plan, StackedBatch
 from lightning_fed.engines.vectorized.compiled import CompiledStep, shapes_of
-from lightning_fed.engines.vectorized.random_streams import RandomStreams, generator_of
+from lightning_fed.engines.vectorized.random_streams import Draw, Draws, OtherDrawsError, RandomStreams, generator_of
 from lightning_fed.engines.vectorized.recorder import StackedRecorder
-from lightning_fed.engines.vectorized.vmap import Outputs, batched
+from lightning_fed.engines.vectorized.vmap import Outputs, differentiated
 from lightning_fed.worker.module_copy import ModuleCopy, loss_of
 
 _Results: TypeAlias = tuple[Tensor, list[Tensor], Tensors, list[Tensor | None]]
@@ -41,7 +42,11 @@ class StackedStep:
         self._metrics = [m for m in local.module.modules() if isinstance(m, (Metric, MetricCollection))]
         self._generator = generator_of(local.device)
         self._compiled = CompiledStep(self._traced) if compile else None
-        self._draws = False  # whether the step has been seen to draw random numbers
+        self._is_watched = False  # whether the first step is over
+        self._draws = False  # whether a step has been seen to draw random numbers
+        self._drawn_alone: dict[object, list[Draw]] = {}
+        self._attention: list[SDPBackend] = []
+        self._hidden: list[Tensor] = []
         self._plans: Sequence[Plan] = ()
         self._streams: RandomStreams | None = None
 
@@ -53,6 +58,7 @@ class StackedStep:
             plans: Those of its workers.
         """
         self._plans, self._streams = plans, None
+        self._attention = _attention()
         # Of the kernels for attention on a CPU only the plain one has a rule of vmap; another runs worker by worker.
         attention = sdpa_kernel(SDPBackend.MATH) if self._local.device.type == "cpu" else nullcontext()
         with self._recorder.listening(self._metrics), attention:
@@ -67,9 +73,10 @@ class StackedStep:
             stacked: Their batches.
             n: The number of workers that are training.
         """
+        self._hidden = [*self._local.parameters.values(), *leaves.values()]
         rows = stacked.rows
         everyone = rows == slice(0, n) if isinstance(rows, slice) else False
-        own = leaves if everyone else {k: leaf.detach()[rows].requires_grad_() for k, leaf in leaves.items()}
+        own = {name: leaf.detach() if everyone else leaf.detach()[rows] for name, leaf in leaves.items()}
         loss, outputs, after, gradients = self._compiled_or_not(own, buffers, stacked)
         for leaf, gradient in zip(leaves.values(), gradients, strict=True):
             if everyone:
@@ -88,7 +95,8 @@ class StackedStep:
             return self._differentiated(own, buffers, stacked)
         key = shapes_of(own, stacked.batch)
         own_buffers = {name: buffer[stacked.rows] for name, buffer in buffers.items()}
-        with self._step_context():
+        self._recorder.begin_step()
+        with torch.enable_grad():
             results = self._compiled.run(key, own, own_buffers, stacked.batch, stacked.index)
         if results is None:
             results = self._differentiated(own, buffers, stacked)
@@ -97,18 +105,15 @@ class StackedStep:
         return results
 
     def _differentiated(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
-        loss, outputs, after = self._forward(own, buffers, stacked)
-        # Not backward(): AccumulateGrad copies a gradient whose strides are not the parameter's, as those of a stack
-        # often are not. For an MLP in a chunk of 50 that took two thirds of the step (52 ms against 17).
-        gradients = torch.autograd.grad(loss, list(own.values()), torch.ones_like(loss), allow_unused=True)
-        return loss, outputs, after, list(gradients)
-
-    def _forward(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> Outputs:
         """Run the step; from the first one on that draws random numbers, with each worker's own."""
         if not self._draws:
+            draws = Draws()
             before = self._generator.get_state()
-            results = self._batched(own, buffers, stacked)
-            if torch.equal(before, self._generator.get_state()):
+            # The first step is watched: what forks the generator, or brings its own, leaves no trace in it.
+            with nullcontext() if self._is_watched else draws:
+                results = self._stacked(own, buffers, stacked)
+            self._is_watched = True
+            if not draws.noted and torch.equal(before, self._generator.get_state()):
                 return results
             self._draws = True
             if self._compiled is not None:
@@ -117,11 +122,50 @@ class StackedStep:
                     "compile=True is given up, and the steps run uncompiled: training_step draws random numbers, and a "
                     "compiled program would draw them for all workers at once"
                 )
+        key = stacked.index, _layouts(stacked.batch)
+        if key in self._drawn_alone:
+            try:
+                return self._drawing(own, buffers, stacked, self._drawn_alone[key])
+            except OtherDrawsError:  # than one worker drew when that was noted
+                pass
+        self._drawn_alone[key] = self._alone(own, buffers, stacked)
+        try:
+            return self._drawing(own, buffers, stacked, self._drawn_alone[key])
+        except OtherDrawsError as error:
+            raise UnvectorizableError(str(error)) from error
+
+    def _drawing(self, own: Tensors, buffers: Tensors, stacked: StackedBatch, expected: Sequence[Draw]) -> _Results:
+        """Run the step, with random numbers from each worker's own stream."""
         streams = self._own_streams()
         workers = range(len(streams))
-        streams.workers = workers[stacked.rows] if isinstance(stacked.rows, slice) else stacked.rows.tolist()
-        with streams:
-            return self._batched(own, buffers, stacked)
+        rows = workers[stacked.rows] if isinstance(stacked.rows, slice) else stacked.rows.tolist()
+        before = streams.begin_step(rows, expected)
+        try:
+            with streams:
+                results = self._stacked(own, buffers, stacked)
+            streams.end_step()
+        except OtherDrawsError:
+            streams.rewind(before)
+            raise
+        return results
+
+    def _alone(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> list[Draw]:
+        """The random operations of the first of some workers, found by running its step alone."""
+        draws = Draws()
+        state: Tensors = {
+            name: nn.Parameter(torch.empty_like(parameter).copy_(own[name][0]))
+            for name, parameter in self._local.parameters.items()
+        }
+        for name, buffer in self._local.buffers.items():
+            state[name] = torch.empty_like(buffer).copy_(buffers[name][stacked.rows][0])
+        batch = pytree.tree_map(lambda t: t[0] if isinstance(t, Tensor) else t, stacked.batch)
+        before = self._generator.get_state()
+        self._recorder.begin_step()
+        with torch.enable_grad(), sdpa_kernel(self._attention), draws:
+            loss, _, _ = self._one(state, batch, stacked.index)
+            torch.autograd.grad(loss, [state[name] for name in own], allow_unused=True)
+        self._generator.set_state(before)
+        return draws.noted
 
     def _own_streams(self) -> RandomStreams:
         if self._streams is None:
@@ -133,23 +177,38 @@ class StackedStep:
             self._streams = RandomStreams(states, self._local.device)
         return self._streams
 
-    def _batched(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> Outputs:
+    def _stacked(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         # Clones, because the step may write to them and may yet be repeated.
-        state = own | {name: buffer[stacked.rows].clone() for name, buffer in buffers.items()}
-        n = len(next(iter(own.values())))
-        with self._step_context():
-            return batched(lambda state, batch: self._one(state, batch, stacked.index), n, state, stacked.batch)
+        others = {name: buffer[stacked.rows].clone() for name, buffer in buffers.items()}
+        n, versions = len(next(iter(own.values()))), [tensor._version for tensor in own.values()]
+        self._recorder.begin_step()
+
+        def step(state: Tensors, batch: Any) -> Outputs:
+            with self._guarded():
+                return self._one(state, batch, stacked.index)
+
+        results = differentiated(step, n, own, others, stacked.batch)
+        if versions != [tensor._version for tensor in own.values()]:
+            raise UnvectorizableError("training_step writes to parameters, which have to stay as they are in a step")
+        return results
 
     @contextmanager
-    def _step_context(self) -> Iterator[None]:
-        self._recorder.begin_step()
-        with torch.enable_grad(), self._local.forward_context():
+    def _guarded(self) -> Iterator[None]:
+        """See to it that neither the copy's own parameters nor all workers' are used in place of one worker's."""
+        kinds = [type(tensor) for tensor in self._hidden]
+        for tensor in self._hidden:
+            tensor.__class__ = _NotStacked
+        try:
             yield
+        finally:
+            for tensor, kind in zip(self._hidden, kinds, strict=True):
+                tensor.__class__ = kind
 
     def _one(self, state: Tensors, batch: Any, index: int) -> Outputs:
-        """One worker's step, as ``vmap`` sees it: gives the loss, what was logged, and the buffers after the step."""
+        """One worker's step: gives the loss, what was logged, and the buffers after the step."""
         with self._local.in_place(state):
-            loss = loss_of(self._local.training_step(batch, index))
+            with self._local.forward_context():
+                loss = loss_of(self._local.training_step(batch, index))
             after = self._local.buffers
         if loss is None:
             raise UnvectorizableError("training_step returned None to skip a step, which only one worker alone can do")
@@ -161,3 +220,36 @@ class StackedStep:
         loss, outputs, after = self._one(parameters | own, batch, index)
         self._recorder.outputs.clear()  # torch.compile lets no tensor out but by the return value
         return loss, (outputs, after)
+
+
+class _NotStacked(nn.Parameter):
+    """A parameter of the workers' copy while stacked ones stand in its place: reached by another way, it is refused."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        if isinstance(result, (bool, torch.Size, torch.dtype, torch.device)):
+            return result  # of its kind, not of its numbers
+        raise UnvectorizableError(
+            "training_step reaches a parameter by a way that does not lead through its layer (a list of parameters, an "
+            "optimizer's groups); go by self.parameters() or the layer's attribute"
+        )
+
+
+def _attention() -> list[SDPBackend]:
+    """The kernels that attention may use."""
+    cuda: Any = torch.backends.cuda
+    allowed = {
+        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.MATH: cuda.math_sdp_enabled(),
+        SDPBackend.CUDNN_ATTENTION: cuda.cudnn_sdp_enabled(),
+    }
+    return [backend for backend, is_allowed in allowed.items() if is_allowed]
+
+
+def _layouts(batch: Any) -> object:
+    """What one worker's batch has in common with others that its step treats alike."""
+    leaves, structure = pytree.tree_flatten(batch)
+    return str(structure), tuple((t.shape[1:], t.stride()[1:], t.dtype) for t in leaves if isinstance(t, Tensor))

@@ -1,4 +1,4 @@
-"""One worker's step for n workers: what ``torch.vmap`` and ``torch.func.functional_call`` give, in less time."""
+"""One worker's step for n workers: what ``torch.func`` gives, in less time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch.func import functional_call
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.tree import Tensors
+from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.vectorized.recorder import StackedRecorder
-from lightning_fed.engines.vectorized.vmap import batched
+from lightning_fed.engines.vectorized.vmap import differentiated
 from lightning_fed.worker.module_copy import ModuleCopy
 
 N = 3
@@ -40,8 +41,8 @@ def state_of(module: nn.Module) -> Tensors:
         lambda x, y: {"x": x, "rest": [y]},
     ],
 )
-def test_it_is_vmap(batch: Callable[[Tensor, Tensor], Any]) -> None:
-    state = {"w": torch.randn(N, 4, requires_grad=True), "count": torch.arange(N)}
+def test_it_is_vmap_of_grad(batch: Callable[[Tensor, Tensor], Any]) -> None:
+    parameters, others = {"w": torch.randn(N, 4), "idle": torch.randn(N, 2)}, {"count": torch.arange(N)}
 
     def step(own: Tensors, given: Any) -> tuple[Tensor, list[Tensor], Tensors]:
         x, y = (given["x"], given["rest"][0]) if isinstance(given, dict) else given
@@ -49,23 +50,55 @@ def test_it_is_vmap(batch: Callable[[Tensor, Tensor], Any]) -> None:
         return loss, [x.sum(), torch.tensor(7.0)], {"count": own["count"] + 1}
 
     data = batch(torch.randn(N, 2, 4), torch.randint(4, (N, 2)))
-    loss, (total, constant), after = batched(step, N, state, data)
-    expected, (expected_total, _), expected_after = torch.vmap(step)(state, data)
+    loss, (total, constant), after, (gradient, none) = differentiated(step, N, parameters, others, data)
+    expected, (expected_total, _), expected_after = torch.vmap(step)(parameters | others, data)
     assert_equal(loss, expected)
     assert_equal(total, expected_total)
     assert constant.tolist() == [7.0] * N
     assert after["count"].tolist() == expected_after["count"].tolist() == [1, 2, 3]
-    (gradient,) = torch.autograd.grad(loss.sum(), state["w"])
-    assert_equal(gradient, torch.autograd.grad(expected.sum(), state["w"])[0])
+    assert none is None
+    weights = parameters["w"].requires_grad_()
+    (expected_gradient,) = torch.autograd.grad(torch.vmap(step)(parameters | others, data)[0].sum(), weights)
+    assert_equal(gradient, expected_gradient)
 
 
-def test_a_step_that_fails_leaves_no_level_of_vmap_behind() -> None:
+def test_a_padding_row_of_an_embedding_has_no_gradient_in_any_worker() -> None:
+    """Two rows of two numbers, of which each worker looks up both: the gradient of a sum is 1, and 0 for padding."""
+
+    def step(own: Tensors, given: Any) -> tuple[Tensor, list[Tensor], Tensors]:
+        return nn.functional.embedding(given[0], own["w"], padding_idx=0).sum(), [], {}
+
+    gradients = differentiated(step, N, {"w": torch.ones(N, 2, 2)}, {}, [torch.tensor([[0, 1]] * N)])[3]
+    assert gradients[0] is not None
+    assert gradients[0].tolist() == [[[0.0, 0.0], [1.0, 1.0]]] * N
+
+
+def test_a_parameter_of_the_step_is_one_and_requires_a_gradient() -> None:
+    def step(own: Tensors, given: Any) -> tuple[Tensor, list[Tensor], Tensors]:
+        assert isinstance(own["w"], nn.Parameter)
+        assert own["w"].requires_grad
+        assert own["w"].is_leaf
+        assert (own["w"] * 2).requires_grad
+        assert not given[0].requires_grad
+        with pytest.raises(UnvectorizableError, match="from the step before"):
+            own["w"].grad  # noqa: B018
+        return own["w"].sum(), [], {}
+
+    stack = torch.ones(N, 2)
+    differentiated(step, N, {"w": stack}, {}, [torch.ones(N)])
+    assert type(stack) is Tensor
+    assert not stack.requires_grad
+
+
+def test_a_step_that_fails_leaves_no_level_of_vmap_or_grad_behind() -> None:
     def step(own: Tensors, given: Any) -> Any:
         raise RuntimeError("the user's")
 
     with pytest.raises(RuntimeError, match="the user's"):
-        batched(step, N, {"w": torch.ones(N)}, [])
+        differentiated(step, N, {"w": torch.ones(N)}, {}, [])
     assert torch._C._functorch.maybe_current_level() is None
+    assert torch.is_grad_enabled()
+    assert not torch._C._functorch.get_inplace_requires_grad_allowed()
 
 
 class Tied(pl.LightningModule):
