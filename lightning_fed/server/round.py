@@ -10,10 +10,10 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from lightning_fed._lightning import isolate_rng
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.rng import isolated
 from lightning_fed.core.tree import finite_rows
 from lightning_fed.engines import Engine
 from lightning_fed.selection import Availability, Response
@@ -71,7 +71,7 @@ class FederatedLoop:
         report = RoundReport()
         job, present, responses = self._ask(job, cohort)
         self.state.begin(job.model.vector.device)
-        with isolate_rng(include_cuda=torch.cuda.is_available()), torch.no_grad():
+        with isolated(), torch.no_grad():
             results = self.algorithm.visit(self._train, job, self._share(job, present), self.state)
             partial = self.aggregator.fold(self._accepted(results, job, report), job)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that

@@ -6,6 +6,7 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast, final
@@ -19,8 +20,9 @@ from lightning_fed._lightning import (
     pl,
 )
 from lightning_fed.core.tree import Tensors, copy_
-from lightning_fed.population import Worker
+from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.wire import Job, LocalTraining
+from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import RecordPrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
@@ -63,6 +65,7 @@ class LocalFit:
         self._hooks = self._local.hooks
         self._corrections: GradientCorrections | None = None
         self._compiles = compile
+        self._sizes = BatchSizes()
         self._record_level: RecordPrivateGradients | None = None
 
     def check(self) -> None:
@@ -95,8 +98,12 @@ class LocalFit:
         self.recorder.clear()
         self.trainer.plan(job.local, _num_batches(job, worker))
         self._corrections = GradientCorrections.of(job, [worker.name], stacked=False)
-        with torch.enable_grad():
-            loss, seen, passes, steps = self._fit(job, worker)
+        batches = worker.batches
+        try:
+            with torch.enable_grad():
+                loss, examples, steps = self._fit(job, worker, batches)
+        finally:
+            batches.rest()
         with torch.no_grad():
             for name, sent in job.model.wide_parameters.items():
                 trained = self._local.parameters[name]
@@ -106,10 +113,9 @@ class LocalFit:
                         f"{tuple(sent.shape)}; change values of parameters in place, and leave their shapes"
                     )
                 torch.sub(sent, trained, out=delta[name])
-        examples = worker.batches.num_examples
         return LocalResult(
             worker=worker.name,
-            examples=seen / passes if examples is None else examples,
+            examples=examples,
             loss=loss,
             steps=steps,
             metrics=self.recorder.results(),
@@ -117,8 +123,8 @@ class LocalFit:
             gradient=None if self._corrections is None else self._corrections.mean_gradient(),
         )
 
-    def _fit(self, job: Job, worker: Worker) -> tuple[float, int, int, int]:
-        """Pass over the worker's batches; gives the mean loss, the examples seen, the passes begun and the steps."""
+    def _fit(self, job: Job, worker: Worker, own: Batches) -> tuple[float, float, int]:
+        """Pass over the worker's batches; gives the mean loss, the worker's number of examples and the steps."""
         local = job.local_of(worker.name, _num_batches(job, worker))
         optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
         record_level = self._hiding_records(job, worker, optimizer)
@@ -126,25 +132,32 @@ class LocalFit:
         transfer = self._local.transfer(worker)
         losses: list[Tensor] = []
         sizes: list[int] = []
-        step = seen = passes = 0
+        seen: list[tuple[int, int]] = []
+        is_counted = own.num_examples is None and record_level is None
+        is_whole = True
+        step = passes = 0
         while local.steps is not None or passes < local.epochs:
             passes += 1
             before, index = step, -1
             self._call("on_train_epoch_start")
-            batches = worker.batches if record_level is None else record_level.batches(worker.batches)
+            batches = own if record_level is None else record_level.batches(own)
             for index, (batch, size) in enumerate(batches):
                 self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
                 batch = transfer(batch)
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
+                self.recorder.said.clear()
                 if self._call("on_train_batch_start", batch, index) == -1:
                     break
-                size = examples_in(batch) if size is None else size
-                is_empty = size == 0 and record_level is not None
+                is_empty = record_level is not None and examples_in(batch) == 0
                 output = {} if is_empty else self._step(optimizer, scaler, batch, index)
+                if size is None and is_counted:
+                    size = self._sizes.of(worker.name, batch, self.recorder.said)
+                elif size is None:
+                    size = examples_in(batch)
                 if record_level is not None and not output:
                     # Nobody was drawn, or the user's code skips these examples: that must not show.
                     self._step_on_nothing(record_level)
-                seen += size
+                seen.append((index, size))
                 if output:
                     losses.append(output["loss"])
                     sizes.append(size)
@@ -154,6 +167,7 @@ class LocalFit:
                     self._optimizer.step_schedulers("epoch", passes)
                 self._call("on_train_batch_end", output, batch, index)
                 if step == local.steps:
+                    is_whole = False  # unless the number of batches says otherwise
                     break
             if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
                 self._optimizer.step_schedulers("epoch", passes)
@@ -162,7 +176,12 @@ class LocalFit:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
-        return weighted_mean(losses, sizes), seen, passes, step
+        if record_level is not None:
+            return weighted_mean(losses, sizes), own.num_rows or 0, step
+        if not losses:  # nothing was learnt: the worker has no loss, and counts nothing in means
+            return math.nan, 0.0, step
+        examples = examples_per_pass(seen, own.num_batches, is_whole) if is_counted else float(own.num_examples or 0)
+        return weighted_mean(losses, sizes), examples, step
 
     def _step(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None, batch: Any, index: int) -> Any:
         """One local step; gives what a Trainer gives to ``on_train_batch_end``: a dict with the loss, or empty."""
@@ -231,7 +250,7 @@ class LocalFit:
             )
         if self._record_level is None:
             self._record_level = RecordPrivateGradients(self.module, self._local.parameters)
-        self._record_level.begin(job, worker.name, optimizer, worker.batches.num_examples or 0)
+        self._record_level.begin(job, worker.name, optimizer, worker.batches.num_rows or 0)
         return self._record_level
 
     def _step_on_nothing(self, record_level: RecordPrivateGradients) -> None:

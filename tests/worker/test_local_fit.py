@@ -37,7 +37,7 @@ def train(
     delta = job.model.layout.rows(1, torch.device("cpu"))
     row = {name: rows[0] for name, rows in job.model.layout.unflatten(delta).items()}
     result = (replica or LocalFit(module, trainer())).train(job, Worker("bob", data, None), row)
-    (updates,) = stacked([result], delta)
+    (updates,) = stacked(0, [result], delta)
     return updates
 
 
