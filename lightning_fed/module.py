@@ -182,7 +182,7 @@ class FederatedModule(pl.LightningModule):
         self._pending.append(Round(report, aggregate, time.perf_counter() - started, outcome.server, succeeded))
         self._last_cohort = cohort
         loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
-        if report.replies:
+        if report.examples:  # else there is nothing to average
             self._curves.show({"loss": report.loss, **report.means()}, on_bar="loss")
         gradients = job.model.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])

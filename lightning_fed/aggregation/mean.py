@@ -12,18 +12,19 @@ from torch import Tensor
 from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors, add_weighted_
-from lightning_fed.wire import Aggregate, Job, Updates, wide
+from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates, wide
 
 
 @dataclass
 class Sums:
-    """Weighted sums over the workers of one process; largest values of integer buffers."""
+    """Weighted sums over the workers of one process; largest values of integer buffers; what they started from."""
 
     delta: Tensor
     buffers: Tensors
     largest: Tensors
     extra: Tensors
     weight: Tensor
+    model: GlobalModel
 
 
 @final
@@ -31,6 +32,7 @@ class WeightedMean(Aggregator[Sums]):
     """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i (or what the algorithm puts in its place).
 
     Float and complex buffers (BatchNorm statistics) are averaged with the same weights, integer ones take the maximum.
+    If all weights are 0, nothing changes.
     """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
@@ -41,6 +43,7 @@ class WeightedMean(Aggregator[Sums]):
             largest={n: b.clone() for n, b in job.model.buffers.items() if n not in floating},
             extra={name: torch.zeros_like(job.model.vector) for name in job.extra},
             weight=torch.zeros((), dtype=torch.float64),
+            model=job.model,
         )
         for update in updates:
             sums.weight += update.weight.sum()
@@ -59,6 +62,8 @@ class WeightedMean(Aggregator[Sums]):
         processes.sum_([weight, partial.delta, *partial.buffers.values(), *partial.extra.values()])
         processes.max_(list(partial.largest.values()))
         total = float(weight)
+        if total == 0:
+            return replace(Aggregate.nothing(partial.model), extra=partial.extra)
         return Aggregate(
             delta=partial.delta.div_(total),
             buffers={**{name: value.div_(total) for name, value in partial.buffers.items()}, **partial.largest},
@@ -71,11 +76,12 @@ class UniformMean(Aggregator[Sums]):
     """``Σ Δᵢ / n``: every worker counts the same, however many examples it has.
 
     For cohorts that are drawn by size (:class:`~lightning_fed.selection.WeightedBySize`), for algorithms whose papers
-    average so, and where a number of examples is not to be trusted or not to be told.
+    average so, and where a number of examples is not to be trusted or not to be told. A worker that weighs nothing has
+    learnt nothing and is not counted.
     """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
-        return WeightedMean().fold((replace(u, weight=torch.ones_like(u.weight)) for u in updates), job)
+        return WeightedMean().fold((replace(u, weight=(u.weight > 0).to(u.weight)) for u in updates), job)
 
     def finish(self, partial: Sums, processes: Processes) -> Aggregate:
         return WeightedMean().finish(partial, processes)

@@ -37,7 +37,8 @@ class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
                 steps = [effective_steps(int(s), self.momentum, self.shrinkage) for s in update.steps.tolist()]
                 a = torch.tensor(steps, dtype=torch.float64)
                 effective.add_((update.weight * a).sum())
-                yield replace(update, delta=update.delta / a.to(update.delta).unsqueeze(1))
+                divisor = torch.where(a == 0, 1.0, a)  # without steps there is nothing to divide
+                yield replace(update, delta=update.delta / divisor.to(update.delta).unsqueeze(1))
 
         return WeightedMean().fold(normalized(), job), effective
 
@@ -46,6 +47,8 @@ class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
         total = torch.stack([effective, sums.weight])
         processes.sum_([total])
         mean = WeightedMean().finish(sums, processes)
+        if not mean.changes:
+            return mean
         return replace(mean, delta=mean.delta.mul_(float(total[0] / total[1])))
 
 

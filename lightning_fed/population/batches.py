@@ -7,8 +7,9 @@ indexing, with the loader's own batch sampler and exactly the batches that the l
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, final
 
 import torch
@@ -27,8 +28,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
     default_collate,
 )
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from lightning_fed._lightning import CombinedLoader
+from lightning_fed.wire import LocalTraining
 
 _AHEAD = 8  # batches gathered at a time
 _DRAW_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -38,21 +41,67 @@ class Batches(ABC):
     """A worker's training batches, one pass at a time."""
 
     num_examples: int | None
-    """The number of examples in a pass, or None if only a pass can tell."""
+    """The number of examples that a pass gives, or None if only a pass can tell."""
     num_batches: int | None
     """The number of batches in a pass, or None if only a pass can tell."""
     loader: Iterable[Any]
     """What the worker's datamodule gave."""
+    num_rows: int | None
+    """The number of examples in the loader's dataset, of which a pass may give fewer or more; None if there is none."""
     device: torch.device | None = None
     """Where all tensors of all batches lie, if that is known."""
 
+    _epoch = 0
+
+    def reseed(self, seed: int, epoch: int = 0) -> None:
+        """Begin a round: set all that the loader carries with it, so that its order depends on nothing that ran before.
+
+        Args:
+            seed: For the generators that it carries. Processes that load are ended; the next ones start from seeds of
+                the global generator.
+            epoch: For ``set_epoch`` of its samplers; it goes up by one with every pass.
+        """
+        self.rest()
+        self._reseed(seed)
+        self._epoch = epoch
+
+    def first_epoch(self, cohort: int, local: LocalTraining) -> int:
+        """The number of a round's first pass, if the passes of all rounds are counted through.
+
+        Args:
+            cohort: The number of the round's cohort.
+            local: How long a worker trains in a round.
+        """
+        if local.steps is None:
+            return cohort * local.epochs
+        return cohort * (-(-local.steps // self.num_batches) if self.num_batches else 1)
+
     @abstractmethod
-    def reseed(self, seed: int) -> None:
-        """Set the generators that the loader carries with it, so that its order depends on nothing that ran before."""
+    def _reseed(self, seed: int) -> None:
+        """Set the generators that the loader carries with it."""
+
+    @abstractmethod
+    def rest(self) -> None:
+        """End the processes that load, until the next pass."""
+
+    @abstractmethod
+    def is_current(self) -> bool:
+        """Whether all that was noted about the loader still holds: its dataset may have grown."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         """Give one pass of batches, each with its number of examples (None: it has to be inferred)."""
+
+    def _begin_pass(self) -> None:
+        parts = self.loader.flattened if isinstance(self.loader, CombinedLoader) else [self.loader]
+        for part in parts:
+            batch_sampler = getattr(part, "batch_sampler", None)
+            samplers = [getattr(part, "sampler", None), getattr(batch_sampler, "sampler", None)]
+            for sampler in {id(sampler): sampler for sampler in samplers}.values():  # those that a Trainer looks at
+                set_epoch = getattr(sampler, "set_epoch", None)
+                if callable(set_epoch):
+                    set_epoch(self._epoch)
+        self._epoch += 1
 
 
 def batches_of(loader: object) -> Batches:
@@ -87,6 +136,49 @@ def _indexable(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:
     return _rows(loader.dataset) if plain else None
 
 
+def end_processes(loader: object) -> None:
+    """End the processes of a loader that lets them persist.
+
+    They keep their generators from pass to pass, so what they draw would depend on what ran before; and every worker
+    that is kept set up would keep its own.
+    """
+    for part in loader.flattened if isinstance(loader, CombinedLoader) else [loader]:
+        running = part._iterator if isinstance(part, DataLoader) else None
+        if isinstance(part, DataLoader) and running is not None:
+            part._iterator = None
+            if isinstance(running, _MultiProcessingDataLoaderIter):
+                running._shutdown_workers()
+
+
+def examples_per_pass(batches: Sequence[tuple[int, int]], num_batches: int | None, is_whole: bool) -> float:
+    """The number of examples that a pass gives, by those that were seen.
+
+    Passes that were seen to their end tell; if the only one was cut short, it counts as far as it went, or where the
+    number of batches is known, as if the rest were like it.
+
+    Args:
+        batches: Each batch's number in its pass and its number of examples.
+        num_batches: The number of batches in a pass, if that is known.
+        is_whole: Whether the last pass was seen to its end.
+
+    >>> examples_per_pass([(0, 4), (1, 2), (0, 4)], num_batches=2, is_whole=False)
+    6.0
+    >>> examples_per_pass([(0, 4)], num_batches=3, is_whole=False), examples_per_pass([(0, 4)], None, is_whole=False)
+    (12.0, 4.0)
+    """
+    passes: list[list[int]] = []
+    for index, size in batches:
+        if index == 0:
+            passes.append([])
+        passes[-1].append(size)
+    if not passes:
+        return 0.0
+    whole = passes if is_whole or len(passes[-1]) >= (num_batches or math.inf) else passes[:-1]
+    if whole:
+        return sum(map(sum, whole)) / len(whole)
+    return sum(passes[0]) * (1.0 if num_batches is None else num_batches / len(passes[0]))
+
+
 def _rows(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
     if type(dataset) is TensorDataset:
         return dataset.tensors
@@ -95,6 +187,17 @@ def _rows(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return None if tensors is None else tuple(t[index.to(t.device)] for t in tensors)
     return None
+
+
+def _marks(dataset: object) -> list[object]:
+    """All by which to see whether :func:`_rows` would give other rows; its tensors keep a version of their own."""
+    if isinstance(dataset, Subset):
+        tensors = dataset.dataset
+        while isinstance(tensors, Subset):
+            tensors = tensors.dataset
+        versions = [t._version for t in tensors.tensors] if isinstance(tensors, TensorDataset) else []
+        return [*_marks(dataset.dataset), dataset.indices, _length(dataset.indices), *versions]
+    return [dataset.tensors] if isinstance(dataset, TensorDataset) else []
 
 
 _scratch = torch.Generator()
@@ -159,11 +262,24 @@ class IndexedBatches(Batches):
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
         self._permuted = _permuted(loader)
+        self._marks = _marks(loader.dataset)
+        self._length = len(loader) if self._at_once is None else _length(self._at_once.sampler)
+        self.num_rows = _length(loader.dataset)
         self.num_examples = _num_examples(loader)
         self.num_batches = len(loader)
 
-    def reseed(self, seed: int) -> None:
+    def _reseed(self, seed: int) -> None:
         _reseed(self._carried, seed)
+
+    def rest(self) -> None:
+        pass
+
+    def is_current(self) -> bool:
+        length = len(self.loader) if self._at_once is None else _length(self._at_once.sampler)
+        if length != self._length:
+            return False
+        marks = zip(self._marks, _marks(self.loader.dataset), strict=True)
+        return all(before is now or (isinstance(now, int) and before == now) for before, now in marks)
 
     def draw(self) -> Tensor:
         """Draw the rows of one pass, batch after batch, int64 ``[n]``; only if there is a :attr:`batch_size`."""
@@ -179,6 +295,7 @@ class IndexedBatches(Batches):
 
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         if self._at_once is None:
+            self._begin_pass()
             self._draw_base_seed()
             for rows in self._batch_sampler:
                 yield self._rows(torch.tensor(rows)), len(rows)
@@ -209,27 +326,61 @@ class LoadedBatches(Batches):
         parts = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
         loaders = [part for part in parts if isinstance(part, DataLoader)]
         self._carried = [generator for part in loaders for generator in _generators(part)]
-        sizes = [_num_examples(part) for part in loaders]
-        known = [size for size in sizes if size is not None]
-        self.num_examples = max(known) if known and len(known) == len(parts) else None
+        rows = [_length(part.dataset) for part in loaders]
+        self.num_rows = rows[0] if len(parts) == 1 and rows else None
+        self.num_examples = _num_examples(loader)
         self.num_batches = _num_batches(loader)
 
-    def reseed(self, seed: int) -> None:
+    def _reseed(self, seed: int) -> None:
         _reseed(self._carried, seed)
 
+    def rest(self) -> None:
+        end_processes(self.loader)
+
+    def is_current(self) -> bool:
+        return self.num_batches == _num_batches(self.loader) and self.num_examples == _num_examples(self.loader)
+
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
+        self._begin_pass()
         for item in self.loader:
             # A CombinedLoader gives (batch, batch_idx, dataloader_idx).
             yield (item[0] if isinstance(self.loader, CombinedLoader) else item), None
 
 
-def _num_examples(loader: DataLoader[Any]) -> int | None:
-    if isinstance(loader.dataset, IterableDataset):
+def _num_examples(loader: object, batches: int | None = None) -> int | None:
+    """The number of examples that a pass over a loader gives, if it can be told without one.
+
+    Args:
+        loader: The loader.
+        batches: Of how many batches, if the pass is cut short.
+    """
+    if isinstance(loader, CombinedLoader):
+        return _num_combined(loader)
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
-    sampler = loader.sampler
-    own_batches = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
-    source: object = loader.dataset if own_batches else sampler
-    return _length(source)
+    sampler = loader.batch_sampler
+    # Without one, an item of the dataset is a batch of its own making; and what a batch sampler of the user's gives,
+    # only the pass can tell.
+    if not isinstance(sampler, BatchSampler) or type(sampler).__iter__ is not BatchSampler.__iter__:
+        return None
+    drawn = _length(sampler.sampler)
+    if drawn is None:
+        return None
+    given = drawn - drawn % sampler.batch_size if sampler.drop_last else drawn
+    return given if batches is None else min(given, batches * sampler.batch_size)
+
+
+def _num_combined(loader: CombinedLoader) -> int | None:
+    """The number of examples of the part that has most of them; a part that begins again counts once."""
+    is_cut = loader._mode == "min_size"
+    batches = _num_batches(loader) if is_cut else None
+    if is_cut and batches is None:
+        return None
+    sizes = [_num_examples(part, batches) for part in loader.flattened]
+    known = [size for size in sizes if size is not None]
+    if not known or len(known) < len(sizes):
+        return None
+    return sum(known) if loader._mode == "sequential" else max(known)
 
 
 def _length(thing: object) -> int | None:
@@ -247,4 +398,8 @@ def _num_batches(loader: object) -> int | None:
         return _length(loader)
     lengths = [_length(part) for part in loader.flattened]
     known = [length for length in lengths if length is not None]
-    return max(known) if len(known) == len(lengths) else None
+    if not known or len(known) < len(lengths):
+        return None
+    if loader._mode == "sequential":
+        return sum(known)
+    return min(known) if loader._mode == "min_size" else max(known)

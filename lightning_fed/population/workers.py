@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, cast, final
 
-from lightning_fed._lightning import is_overridden, pl, refuse_foreign
+from lightning_fed._lightning import CombinedLoader, is_overridden, pl, refuse_foreign
+from lightning_fed.core.rng import derive, restored, seed_generators
 from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind, Population
-from lightning_fed.population.batches import Batches, batches_of
+from lightning_fed.population.batches import Batches, batches_of, end_processes
+from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
 
 Stage: TypeAlias = Literal["fit", "validate", "test", "predict"]
 
@@ -19,13 +21,20 @@ Stage: TypeAlias = Literal["fit", "validate", "test", "predict"]
 class Worker:
     """One participant: its name and the datamodule that holds its data, set up when first needed.
 
+    All that the datamodule draws from the global generators, in ``prepare_data``, in ``setup`` and when it builds a
+    loader, is a function of the seed and the name, whenever and however often it is asked. Each of these calls starts
+    from the same seed, so that a split is the same in every stage, and by whichever loader it is first needed.
+
     Args:
         name: The worker's name.
         datamodule: Its data.
         trainer: The Trainer that the datamodule is to see.
+        seed: The seed of the run.
     """
 
-    def __init__(self, name: str, datamodule: pl.LightningDataModule, trainer: pl.Trainer | None) -> None:
+    def __init__(
+        self, name: str, datamodule: pl.LightningDataModule, trainer: pl.Trainer | None, seed: int = 0
+    ) -> None:
         refuse_foreign(datamodule, "LightningDataModule", f"workers[{name!r}]")
         self.name = name
         self.datamodule = datamodule
@@ -34,20 +43,36 @@ class Worker:
         patched = any(hook in vars(datamodule) for hook in TRANSFER_HOOKS)
         self.transfers_plainly = _transfers_plainly(kind) and not patched
         """Whether its batches need no more than to be moved to the device."""
+        self._trainer = trainer
+        self._seed = seed
         self._stages: set[str] = set()
         self._batches: Batches | None = None
-        self._loaders: dict[str, Iterable[Any]] = {}
+        self._loaders: dict[str, Iterable[Any] | None] = {}
+        self._edition = 0
 
     def setup(self, stage: Stage) -> None:
         """Prepare the data and set it up for a stage, once."""
+        with restored():
+            self._set_up(stage)
+
+    def _set_up(self, stage: Stage) -> None:
         if not self._stages:
-            self.datamodule.prepare_data()
+            self._call("prepare_data")
         if stage not in self._stages:
-            self.datamodule.setup(stage)
+            self._call("setup", stage)
             self._stages.add(stage)
+
+    def _call(self, hook: str, *arguments: Any, edition: int = 0) -> Any:
+        """Call a hook of the datamodule that may draw; restoring the generators is the caller's."""
+        seed_generators(data_seed(self._seed, self.name, edition))
+        return getattr(self.datamodule, hook)(*arguments)
 
     def teardown(self) -> None:
         """Let go of the data."""
+        for loader in self._loaders.values():
+            end_processes(loader)
+        if self._batches is not None:
+            self._batches.rest()
         for stage in sorted(self._stages):
             self.datamodule.teardown(stage)
         self._stages.clear()
@@ -61,22 +86,34 @@ class Worker:
         Raises:
             ValueError: If there are no training examples, or too few for a batch.
         """
+        self._keep_up()
         if self._batches is None:
-            self.setup("fit")
-            batches = batches_of(self._train_dataloader())
-            if batches.num_examples == 0:
-                raise ValueError(_EMPTY)
-            if batches.num_batches == 0:
-                raise ValueError(
-                    f"its train_dataloader gives no batch from {batches.num_examples} examples; give it a smaller "
-                    "batch_size or drop_last=False"
-                )
-            self._batches = batches
+            self._batches = _checked(batches_of(self._train_dataloader()))
+        elif not self._batches.is_current():
+            self._batches = _checked(batches_of(self._batches.loader))
         return self._batches
+
+    def _keep_up(self) -> None:
+        """Let go of all loaders if the Trainer would ask for new ones: ``reload_dataloaders_every_n_epochs``."""
+        every = 0 if self._trainer is None else self._trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+        edition = self._trainer.current_epoch // every if every and self._trainer is not None else 0
+        if edition != self._edition:
+            self._edition = edition
+            self._batches = None
+            self._loaders.clear()
+
+    def _asked(self, loader: str, stage: Stage) -> Any:
+        """What the datamodule gives as a loader, after it has been set up."""
+        with restored():
+            self._set_up(stage)
+            asked = self._call(loader, edition=self._edition)
+        if starts_afresh(asked) and self._trainer is not None:
+            self.datamodule.trainer = cast(pl.Trainer, TrainerOfData(self._trainer))
+        return asked
 
     def _train_dataloader(self) -> object:
         try:
-            return self.datamodule.train_dataloader()
+            return self._asked("train_dataloader", "fit")
         except ValueError as error:
             # A shuffling DataLoader refuses an empty dataset itself, in words that name neither the data nor a fix.
             if "num_samples should be a positive integer" in str(error):
@@ -84,20 +121,53 @@ class Worker:
             raise
 
     def evaluation_loader(self, kind: EvaluationKind) -> Iterable[Any] | None:
-        """The worker's own loader for evaluation or prediction, or None if its datamodule defines none.
+        """The worker's own loader for evaluation or prediction, or None if its datamodule defines or gives none.
 
         Raises:
             TypeError: If the datamodule gives several.
         """
+        self._keep_up()
         if kind not in self._loaders:
             if not has_loader(self.datamodule, kind):
                 return None
-            self.setup(stage_of(kind, self.datamodule.trainer))
-            loader = getattr(self.datamodule, f"{kind}_dataloader")()
-            if isinstance(loader, (list, tuple, dict)):
+            loaders = _all_of(self._asked(f"{kind}_dataloader", stage_of(kind, self._trainer)))
+            if len(loaders) > 1:
                 raise TypeError(f"worker {self.name!r}: {kind}_dataloader() must return one loader, not several")
-            self._loaders[kind] = loader
+            self._loaders[kind] = loaders[0] if loaders else None
         return self._loaders[kind]
+
+
+def data_seed(seed: int, worker: str, edition: int = 0) -> int:
+    """The seed of what a worker's datamodule draws.
+
+    Args:
+        seed: The seed of the run.
+        worker: The worker's name.
+        edition: How often its loaders have been asked for anew.
+    """
+    return derive(seed, "data", worker, edition)
+
+
+def _all_of(loaders: Any) -> Sequence[Any]:
+    """All loaders in what a datamodule gave, in any of the forms that a Trainer takes."""
+    if isinstance(loaders, CombinedLoader):
+        return loaders.flattened
+    if isinstance(loaders, dict):
+        return list(loaders.values())
+    if isinstance(loaders, (list, tuple)):
+        return loaders
+    return [] if loaders is None else [loaders]
+
+
+def _checked(batches: Batches) -> Batches:
+    if batches.num_batches == 0:
+        raise ValueError(
+            f"its train_dataloader gives no batch from {batches.num_rows} examples; give it a smaller batch_size or "
+            "drop_last=False"
+            if batches.num_rows
+            else _EMPTY
+        )
+    return batches
 
 
 _EMPTY = "it has no training examples; give it data or leave it out of `workers`"
@@ -128,10 +198,12 @@ class WorkerPool:
     Args:
         population: Every worker's datamodule by name; lazy or not.
         capacity: How many built workers to keep.
+        seed: The seed of the run; with a worker's name it decides what its datamodule draws.
     """
 
-    def __init__(self, population: Mapping[str, pl.LightningDataModule], capacity: int) -> None:
+    def __init__(self, population: Mapping[str, pl.LightningDataModule], capacity: int, seed: int = 0) -> None:
         self._population = population
+        self._seed = seed
         self._capacity = capacity
         self._built: OrderedDict[str, Worker] = OrderedDict()
         self.trainer: pl.Trainer | None = None
@@ -140,17 +212,25 @@ class WorkerPool:
         if name in self._built:
             self._built.move_to_end(name)
             return self._built[name]
-        worker = self._built[name] = Worker(name, self._population[name], self.trainer)
+        worker = self._built[name] = Worker(name, self._datamodule(name), self.trainer, self._seed)
         if len(self._built) > self._capacity:
             _, oldest = self._built.popitem(last=False)
             oldest.teardown()
         return worker
 
+    def _datamodule(self, name: str) -> pl.LightningDataModule:
+        if isinstance(self._population, dict):  # nothing is drawn to look one up
+            return cast(pl.LightningDataModule, self._population[name])
+        with restored():
+            seed_generators(data_seed(self._seed, name))
+            return self._population[name]
+
     def num_examples(self, name: str) -> int:
         """Give a worker's number of training examples, building it only if its population cannot tell."""
         if isinstance(self._population, Population):
             return self._population.num_examples(name)
-        return self[name].batches.num_examples or 0
+        batches = self[name].batches
+        return (batches.num_rows if batches.num_examples is None else batches.num_examples) or 0
 
     def clear(self) -> None:
         """Let go of all built workers."""

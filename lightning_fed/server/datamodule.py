@@ -36,7 +36,8 @@ class FederatedDataModule(pl.LightningDataModule):
         sampler: Chooses the cohort; None: uniformly, without replacement.
         rounds_per_epoch: Rounds between two epoch ends of the Trainer; None: ``ceil(population / cohort_size)``.
         val: Central data for evaluation and prediction; None: the workers' own, pooled as if they were one set.
-        seed: Decides cohorts, batch orders, dropout: all randomness of training but the initial weights.
+        seed: Decides cohorts, what workers' datamodules draw in ``setup()``, batch orders, dropout: all randomness of
+            training but the initial weights.
         eval_cohort_size: Evaluate on this many workers only, always the same ones, so that curves compare; None: all.
         availability: What becomes of the workers of a cohort when they are asked; None: all of them train.
         cached_workers: How many workers are kept set up; beyond it the least recently used one is torn down.
@@ -88,7 +89,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.seed = seed
         self.eval_cohort_size = eval_cohort_size
         self._sampling_seed: int | None = None
-        self.pool = WorkerPool(workers, cached_workers)
+        self.pool = WorkerPool(workers, cached_workers, seed)
         self.position = Position()
         self._module: pl.LightningModule | None = None
         self._on_worker_error: Literal["raise", "drop"] = "raise"

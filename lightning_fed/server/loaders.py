@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-from lightning_fed.population import EvaluationKind, WorkerPool
+from lightning_fed.population import EvaluationKind, WorkerPool, end_processes
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import WorkerError, describe
 
@@ -176,11 +176,15 @@ class WorkersLoader:
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         for name in self._names:
+            loader: Iterable[Any] = ()
             try:
-                for batch in self._pool[name].evaluation_loader(self._kind) or ():
+                loader = self._pool[name].evaluation_loader(self._kind) or ()
+                for batch in loader:
                     yield EvaluationBatch(name, batch)
             except Exception as error:
                 self._failed(name, error)
+            finally:
+                end_processes(loader)
 
 
 @final

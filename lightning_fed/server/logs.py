@@ -74,9 +74,9 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
     """
     report = RoundReport.merged([r.report for r in rounds])
     norms = [r.aggregate.norm for r in rounds]
-    workers = {name: record.metrics or {"loss": record.loss} for name, record in report.workers.items()}
+    workers = {name: r.metrics or {"loss": r.loss} for name, r in report.workers.items() if r.examples}
     return {
-        **(report.means() or {"loss": report.loss}),
+        **(report.means() or ({"loss": report.loss} if report.examples else {})),
         **per_worker_scalars(workers, one_by_one),
         "round/cohort_size": len(report),
         "round/dropped": len(report.failures) + len(report.dropped),

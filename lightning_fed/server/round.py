@@ -9,10 +9,10 @@ from typing import Any, Literal, NamedTuple, final
 
 import torch
 
-from lightning_fed._lightning import isolate_rng
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, Result
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.rng import isolated
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Engine
 from lightning_fed.selection import Availability, Response
@@ -88,7 +88,7 @@ class FederatedLoop:
         late = LateBuffers(job.model, job.round)
         job, present, responses = self._ask(self.algorithm.assign(job, remembered), cohort)
         self.outbox.own.begin(job.cohort, job.last)
-        with isolate_rng(include_cuda=torch.cuda.is_available()), torch.no_grad():
+        with isolated(), torch.no_grad():
             results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
             partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that

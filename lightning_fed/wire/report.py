@@ -135,13 +135,13 @@ class RoundReport:
 
     def means(self) -> dict[str, float]:
         """The cohort's mean of every metric, weighted by numbers of examples, over the workers that logged it."""
-        names = dict.fromkeys(name for reply in self.replies for name in reply.metrics)
-        return {
-            name: _mean([(r.metrics[name], r.examples) for r in self.replies if name in r.metrics]) for name in names
-        }
+        counting = [reply for reply in self.replies if reply.examples.any()]  # others have nothing to say
+        names = dict.fromkeys(name for reply in counting for name in reply.metrics)
+        return {name: _mean([(r.metrics[name], r.examples) for r in counting if name in r.metrics]) for name in names}
 
 
 def _mean(stacks: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """The mean of stacks of values with stacks of weights."""
+    """The mean of stacks of values with stacks of weights; a value that weighs nothing may be NaN."""
+    stacks = [(torch.where(weights == 0, 0.0, values), weights) for values, weights in stacks]
     values, weights = (torch.cat(tensors).tolist() for tensors in zip(*stacks, strict=True)) if stacks else ([], [])
     return weighted_mean(values, weights)

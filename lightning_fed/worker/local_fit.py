@@ -6,6 +6,7 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, final
@@ -19,8 +20,9 @@ from lightning_fed._lightning import (
 )
 from lightning_fed.core.means import weighted_mean
 from lightning_fed.core.tree import Tensors
-from lightning_fed.population import Worker
+from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.wire import Job, LocalTraining
+from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import RecordPrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
@@ -63,6 +65,7 @@ class LocalFit:
         self._optimizer = LocalOptimizer(self.module, self.trainer)
         self._compiles = compile
         self._records: RecordPrivateGradients | None = None
+        self._sizes = BatchSizes()
 
     def check(self) -> None:
         """Refuse at the start what would fail in the middle.
@@ -103,8 +106,12 @@ class LocalFit:
         self.trainer.plan(job.local, _num_batches(job, worker), job.round, job.epoch)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
-        with torch.enable_grad():
-            loss, seen, passes, steps = self._fit(job, worker, self._step_for(job, worker, changes))
+        batches = worker.batches
+        try:
+            with torch.enable_grad():
+                loss, examples, steps = self._fit(job, worker, batches, self._step_for(job, worker, changes))
+        finally:
+            batches.rest()
         with torch.no_grad():
             for name, sent in job.model.wide_parameters.items():
                 trained = self._local.parameters[name]
@@ -114,11 +121,10 @@ class LocalFit:
                         f"{tuple(sent.shape)}; change values of parameters in place, and leave their shapes"
                     )
                 torch.sub(sent, trained, out=delta[name])
-        examples = worker.batches.num_examples
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
         return LocalResult(
             worker=worker.name,
-            examples=seen / passes if examples is None else examples,
+            examples=examples,
             loss=loss,
             steps=steps,
             metrics=self.recorder.results(),
@@ -126,26 +132,31 @@ class LocalFit:
             gradient=None if corrections is None else corrections.mean_gradient(),
         )
 
-    def _fit(self, job: Job, worker: Worker, take_step: LocalStep) -> tuple[float, int, int, int]:
-        """Pass over the worker's batches; gives the mean loss, the examples seen, the passes begun and the steps."""
+    def _fit(self, job: Job, worker: Worker, own: Batches, take_step: LocalStep) -> tuple[float, float, int]:
+        """Pass over the worker's batches; returns the mean loss, the worker's number of examples and the steps."""
         local = job.local_of(worker.name, _num_batches(job, worker))
         call, transfer = self._local.call, self._local.transfer(worker)
         losses: list[Tensor] = []
         sizes: list[int] = []
-        step = seen = passes = 0
+        seen: list[tuple[int, int]] = []
+        is_counted = own.num_examples is None and job.record_privacy is None
+        is_whole = True
+        step = passes = 0
         while local.steps is not None or passes < local.epochs:
             passes += 1
             before, index = step, -1
             call("on_train_epoch_start")
-            for index, (batch, size) in enumerate(() if self._is_to_stop(job) else take_step.batches(worker.batches)):
+            for index, (batch, size) in enumerate(() if self._is_to_stop(job) else take_step.batches(own)):
                 self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
                 batch = transfer(batch)
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
+                self.recorder.said.clear()
                 if call("on_train_batch_start", batch, index) == -1:
                     break
-                size = examples_in(batch) if size is None else size
                 output = take_step(batch, index)
-                seen += size
+                if size is None:
+                    size = self._sizes.of(worker.name, batch, self.recorder.said) if is_counted else examples_in(batch)
+                seen.append((index, size))
                 if output:
                     losses.append(output["loss"])
                     sizes.append(size)
@@ -155,6 +166,7 @@ class LocalFit:
                     self._optimizer.step_schedulers("epoch", passes)
                 call("on_train_batch_end", output, batch, index)
                 if step == local.steps or self._is_to_stop(job):
+                    is_whole = False  # unless the number of batches says otherwise
                     break
             if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
                 self._optimizer.step_schedulers("epoch", passes)
@@ -165,7 +177,13 @@ class LocalFit:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
-        return weighted_mean(floats(losses), sizes), seen, passes, step
+        loss = weighted_mean(floats(losses), sizes)
+        if job.record_privacy is not None:
+            return loss, own.num_rows or 0, step
+        if not losses:  # nothing was learnt: the worker has no loss, and counts nothing in means
+            return math.nan, 0.0, step
+        examples = examples_per_pass(seen, own.num_batches, is_whole) if is_counted else float(own.num_examples or 0)
+        return loss, examples, step
 
     def _is_to_stop(self, job: Job) -> bool:
         """Whether the user's code has set ``self.trainer.should_stop``."""
@@ -189,7 +207,7 @@ class LocalFit:
         if self._records is None:
             self._records = RecordPrivateGradients(self.module, self._local.parameters)
             self._local.retake()  # with Opacus's hooks
-        self._records.begin(job, worker.name, optimizer, worker.batches.num_examples or 0)
+        self._records.begin(job, worker.name, optimizer, worker.batches.num_rows or 0)
         step = self._open_step(self._records.zero_grad, (self._records.hide_, *corrections))
         return PrivateStep(step, self._records, self._optimizer, corrections)
 

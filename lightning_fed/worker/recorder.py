@@ -33,6 +33,8 @@ class Recorder:
         self._reduce: dict[str, str] = {}
         self._metrics: dict[str, Metric] = {}
         self.batch_size: Callable[[], int] = lambda: 1
+        self.said: set[int] = set()
+        """The sizes that the user's code has given since this was cleared."""
 
     def clear(self) -> None:
         """Forget everything that was logged."""
@@ -66,6 +68,8 @@ class Recorder:
             TypeError: If the value is no number, one-element tensor, torchmetrics object, or dict of those.
             ValueError: If the reduction is unknown.
         """
+        if batch_size is not None:
+            self.said.add(batch_size)
         if isinstance(value, Tensor):
             self._record(name, value, reduce_fx, batch_size)
         elif isinstance(value, Metric):

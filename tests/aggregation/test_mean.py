@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cohorts import job, stack
@@ -7,7 +9,7 @@ from helpers import assert_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_fed.aggregation import WeightedMean
+from lightning_fed.aggregation import Aggregator, NormalizedMean, UniformMean, WeightedMean
 from lightning_fed.core.processes import Processes
 from lightning_fed.wire import Aggregate, Job, Updates
 
@@ -94,3 +96,26 @@ def test_stacks_of_one_equal_one_stack_of_many_however_it_is_cut(
         assert_equal(again.buffers, whole.buffers)
     expected = (values * torch.tensor(weight).view(-1, 1, 1)).sum(0) / sum(weight)
     assert_equal(whole.delta, expected.flatten())
+
+
+@pytest.mark.parametrize(
+    "aggregator", [WeightedMean(), UniformMean(), NormalizedMean()], ids=lambda a: type(a).__name__
+)
+def test_workers_that_weigh_nothing_are_not_counted_and_alone_change_nothing(aggregator: Aggregator[Any]) -> None:
+    sent = job({"w": torch.zeros(1)}, {"mean": torch.tensor(7.0), "n": torch.tensor(3)})
+    idle_buffers = {"mean": torch.tensor([1.0]), "n": torch.tensor([2])}
+    idle = stack(torch.zeros(1, 1), [0], idle_buffers, steps=[0])
+    busy = stack(torch.full((1, 1), 4.0), [2], {"mean": torch.tensor([5.0]), "n": torch.tensor([4])}, steps=[1])
+
+    def of(*stacks: Updates) -> Aggregate:
+        return aggregator.finish(aggregator.fold(iter(stacks), sent), Processes())
+
+    both = of(idle, busy)
+    assert (both.delta.item(), both.buffers["mean"].item(), both.buffers["n"].item(), both.changes) == (4, 5, 4, True)
+    alone = of(idle)
+    assert (alone.delta.item(), alone.buffers["mean"].item(), alone.buffers["n"].item(), alone.changes) == (
+        0,
+        7,
+        3,
+        False,
+    )

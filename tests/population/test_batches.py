@@ -21,7 +21,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from lightning_fed.population.batches import IndexedBatches, LoadedBatches, batches_of
+from lightning_fed._lightning import CombinedLoader
+from lightning_fed.population.batches import IndexedBatches, LoadedBatches, batches_of, examples_per_pass
+from lightning_fed.wire import LocalTraining
 
 
 def dataset(n: int, tensors: int = 2) -> TensorDataset:
@@ -122,7 +124,7 @@ def test_examples_are_counted_as_the_sampler_gives_them() -> None:
     assert batches_of(DataLoader(data, sampler=WeightedRandomSampler([1.0] * 5, 12))).num_examples == 12
 
 
-@pytest.mark.parametrize(("n", "drop_last", "examples", "number"), [(0, False, 0, 0), (3, True, 3, 0), (4, True, 4, 1)])
+@pytest.mark.parametrize(("n", "drop_last", "examples", "number"), [(0, False, 0, 0), (3, True, 0, 0), (4, True, 4, 1)])
 def test_sizes_tell_of_loaders_without_batches(n: int, drop_last: bool, examples: int, number: int) -> None:
     batches = batches_of(DataLoader(dataset(n), batch_size=4, drop_last=drop_last))
     assert (batches.num_examples, batches.num_batches) == (examples, number)
@@ -189,7 +191,7 @@ class Iterated:
         (DataLoader(Augmented(torch.arange(5.0)), batch_size=2), 5, 3),
         (DataLoader(Part(dataset(5), [1, 2, 3]), batch_size=2), 3, 2),
         (DataLoader(dataset(5), batch_size=2, collate_fn=lambda rows: [torch.stack([x for x, _ in rows])]), 5, 3),
-        (DataLoader(dataset(5), batch_size=None), 5, 5),
+        (DataLoader(dataset(5), batch_size=None), None, 5),
         (DataLoader(Stream(), batch_size=2), None, None),
         (Special(dataset(5), batch_size=2), 5, 3),
         (Iterated([torch.ones(2), torch.zeros(1)]), None, 2),
@@ -263,3 +265,106 @@ def test_every_part_of_a_combined_loader_is_reseeded() -> None:
         return [part[1].tolist() for batch, _ in batches for part in batch]
 
     assert order() == order()
+
+
+# ---- counts ----------------------------------------------------------------------------------------------------------
+
+
+class Named(BatchSampler):
+    """Batches as they are, under another name."""
+
+
+@pytest.mark.parametrize(
+    ("make", "examples"),
+    [
+        (lambda data: DataLoader(data, batch_sampler=BatchSampler([0, 3, 4], 2, drop_last=False)), 3),
+        (lambda data: DataLoader(data, batch_sampler=Named([0, 3, 4], 2, drop_last=False)), 3),
+        (lambda data: DataLoader(data, batch_sampler=Sampled([0, 3, 4, 1], 2, drop_last=False)), None),
+        (lambda data: DataLoader(data, batch_sampler=[[0, 1], [2]]), None),
+        (lambda data: DataLoader(data, batch_size=2, drop_last=True), 4),
+        (lambda data: DataLoader(data, batch_size=2, sampler=[1, 1, 1, 1, 1, 1, 2], drop_last=True), 6),
+        (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(dataset(2))], "max_size_cycle"), 5),
+        (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(dataset(2))], "min_size"), 4),
+        (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(dataset(2))], "sequential"), 7),
+        (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(Stream())], "max_size_cycle"), None),
+    ],
+)
+def test_examples_are_those_that_a_pass_gives(make: Any, examples: int | None) -> None:
+    batches = batches_of(make(dataset(5)))
+    assert batches.num_examples == examples
+    if batches.num_batches is not None:
+        assert len(list(batches)) == batches.num_batches
+
+
+@pytest.mark.parametrize(
+    ("batches", "number", "is_whole", "examples"),
+    [
+        ([], 2, True, 0.0),
+        ([(0, 4), (1, 2)], None, True, 6.0),
+        ([(0, 4), (1, 2), (0, 4)], None, False, 6.0),  # the pass that was cut short does not count
+        ([(0, 4), (1, 2), (0, 4), (1, 4)], 2, False, 7.0),  # both were whole, though nobody saw the second one's end
+        ([(0, 4)], 3, False, 12.0),
+        ([(0, 4)], None, False, 4.0),
+    ],
+)
+def test_examples_of_a_pass_by_those_that_were_seen(
+    batches: list[tuple[int, int]], number: int | None, is_whole: bool, examples: float
+) -> None:
+    assert examples_per_pass(batches, number, is_whole) == examples
+
+
+# ---- rounds ----------------------------------------------------------------------------------------------------------
+
+
+class Noisy(Dataset[Any]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.rand(1)
+
+
+def test_processes_that_persist_begin_every_round_anew() -> None:
+    loader = DataLoader(Noisy(), num_workers=1, persistent_workers=True)
+    batches = batches_of(loader)
+
+    def round_of(seed: int) -> list[float]:
+        torch.manual_seed(seed)
+        batches.reseed(seed)
+        return [batch.item() for _ in range(2) for batch, _ in batches]
+
+    first, other, again = round_of(1), round_of(2), round_of(1)
+    assert first == again != other
+    assert len(set(first)) == 4
+    (process,) = loader._iterator._workers  # type: ignore[union-attr]
+    batches.rest()
+    assert not process.is_alive()
+
+
+class Counted(SequentialSampler):
+    def __init__(self, source: Any) -> None:
+        super().__init__(source)
+        self.epochs: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+
+@pytest.mark.parametrize("place", ["sampler", "batch sampler", "loaded", "combined"])
+def test_samplers_are_told_the_number_of_the_pass(place: str) -> None:
+    data = dataset(4)
+    sampler = Counted(data)
+    batch_sampler = BatchSampler(sampler, 2, drop_last=False)
+    options: dict[str, Any] = {"batch_sampler": batch_sampler} if place == "batch sampler" else {"sampler": sampler}
+    loader: Any = DataLoader(data, **options, collate_fn=_collated if place == "loaded" else None)
+    batches = batches_of([loader] if place == "combined" else loader)
+    for cohort in (0, 1, 3):
+        batches.reseed(0, batches.first_epoch(cohort, LocalTraining(epochs=2)))
+        assert [len(list(batches)) for _ in range(2)] == [batches.num_batches] * 2
+    assert sampler.epochs == [0, 1, 2, 3, 6, 7]
+
+
+def test_with_steps_passes_are_counted_as_far_as_they_are_begun() -> None:
+    batches = batches_of(DataLoader(dataset(4), batch_size=2))
+    assert [batches.first_epoch(cohort, LocalTraining(steps=3)) for cohort in range(3)] == [0, 2, 4]
+    assert batches_of(DataLoader(Stream())).first_epoch(3, LocalTraining(steps=3)) == 3

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import pickle
+import random
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
-from helpers import EvaluatedRows, Rows
+import torch
+from helpers import EvaluatedRows, Rows, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_fed._lightning import CombinedLoader
+from lightning_fed.core.rng import isolated, seed_generators
 from lightning_fed.population import EvaluationKind, Population, Worker, WorkerPool
 
 
@@ -176,3 +183,177 @@ def test_what_a_lazy_mapping_builds_must_be_a_datamodule() -> None:
 
     with pytest.raises(TypeError, match=r"workers\['3'\] must be a pytorch_lightning.LightningDataModule, not list"):
         WorkerPool(Wrong(), 1)["3"]
+
+
+# ---- what a datamodule draws -----------------------------------------------------------------------------------------
+
+
+class Drawing(EvaluatedRows):
+    """Draws from every generator whenever it is called."""
+
+    def __init__(self) -> None:
+        super().__init__([1.0, 2.0])
+        self.drawn: dict[str, tuple[float, ...]] = {}
+
+    def draw(self, what: str) -> None:
+        self.drawn[what] = (random.random(), np.random.rand(), torch.rand(()).item())
+
+    def prepare_data(self) -> None:
+        self.draw("prepare_data")
+
+    def setup(self, stage: str) -> None:
+        self.draw(f"setup({stage})")
+
+    def train_dataloader(self) -> Any:
+        self.draw("train")
+        return super().train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        self.draw("val")
+        return DataLoader(TensorDataset(self.values))
+
+
+def states() -> list[Any]:
+    legacy: Any = np.random.get_state()
+    return [random.getstate(), legacy[1].tolist(), *legacy[2:], torch.get_rng_state().tolist()]
+
+
+def drawn(seed: int, name: str, history: int, evaluated_first: bool = False) -> dict[str, tuple[float, ...]]:
+    """What a worker draws after some other draws; the generators are as they were before."""
+    seed_generators(history)
+    np.random.randn()  # NumPy draws two and keeps the other one
+    before = states()
+    data = Drawing()
+    worker = WorkerPool({name: data}, 1, seed)[name]
+    if evaluated_first:
+        assert worker.evaluation_loader("val") is not None
+    assert worker.batches.num_examples == 2
+    assert worker.evaluation_loader("val") is not None
+    assert states() == before
+    return data.drawn
+
+
+def test_what_a_datamodule_draws_is_a_function_of_the_seed_and_the_worker() -> None:
+    first = drawn(3, "bob", history=0)
+    assert first == drawn(3, "bob", history=1)
+    assert first["train"] != drawn(4, "bob", history=0)["train"]
+    assert first["train"] != drawn(3, "alice", history=0)["train"]
+    with isolated():
+        numbers, seen = np.random.get_state()[1].tolist(), WorkerPool({"bob": (data := Drawing())}, 1, 3)["bob"].batches  # type: ignore[index,union-attr]
+        assert seen.num_examples == 2
+        assert np.random.get_state()[1].tolist() == numbers  # type: ignore[index,union-attr]
+    assert data.drawn["setup(fit)"] == first["setup(fit)"]
+
+
+def test_a_split_is_the_same_by_whichever_loader_it_is_first_needed() -> None:
+    assert len(set(drawn(0, "bob", history=0).values())) == 1
+    both = [drawn(0, "bob", history=0, evaluated_first=first) for first in (False, True)]
+    assert {draws["setup(fit)"] for draws in both} == {draws["val"] for draws in both}
+
+
+def test_a_datamodule_that_is_built_when_asked_for_draws_from_generators_of_its_own() -> None:
+    class Built(Lazy):
+        def __getitem__(self, name: str) -> pl.LightningDataModule:
+            return Rows(torch.rand(2))
+
+    def values(history: int) -> list[float]:
+        torch.manual_seed(history)
+        data: Any = WorkerPool(Built(), 1, 0)["7"].datamodule
+        return data.values.tolist()  # type: ignore[no-any-return]
+
+    assert values(0) == values(1)
+
+
+def test_loaders_are_asked_for_anew_as_the_trainer_says() -> None:
+    calls: list[str] = []
+    run: Any = SimpleNamespace(reload_dataloaders_every_n_epochs=2, current_epoch=0, state=SimpleNamespace(fn="fit"))
+    worker = Worker("bob", Noted("bob", calls, [1.0]), run)
+    asked = []
+    for run.current_epoch in range(5):
+        assert worker.batches
+        assert worker.batches
+        asked.append(calls.count("bob.train_dataloader"))
+        assert worker.evaluation_loader("test") is worker.evaluation_loader("test")
+    assert asked == [1, 1, 2, 2, 3]
+    assert (calls.count("bob.setup(fit)"), calls.count("bob.prepare_data")) == (1, 1)
+
+
+def test_what_is_drawn_for_a_loader_that_is_asked_for_anew_depends_on_the_epoch_alone() -> None:
+    run: Any = SimpleNamespace(reload_dataloaders_every_n_epochs=1, current_epoch=0, state=SimpleNamespace(fn="fit"))
+    data = Drawing()
+    worker = Worker("bob", data, run)
+    assert worker.batches
+    first = data.drawn["train"]
+    run.current_epoch = 3
+    assert worker.batches
+    late, resumed = data.drawn["train"], Drawing()
+    assert Worker("bob", resumed, run).batches.num_examples == 2
+    assert resumed.drawn["train"] == late != first
+    assert resumed.drawn["setup(fit)"] == data.drawn["setup(fit)"]
+
+
+def test_a_dataset_may_grow_between_rounds() -> None:
+    data = TensorDataset(torch.arange(4.0))
+
+    class Growing(Rows):
+        def train_dataloader(self) -> Any:
+            return DataLoader(data, batch_size=2)
+
+    worker = Worker("bob", Growing([]), None)
+    assert (worker.batches.num_examples, worker.batches.num_batches) == (4, 2)
+    assert worker.batches is worker.batches
+    data.tensors = (torch.arange(7.0),)
+    assert (worker.batches.num_examples, worker.batches.num_batches) == (7, 4)
+    assert [batch[0].tolist() for batch, _ in worker.batches] == [[0, 1], [2, 3], [4, 5], [6]]
+
+
+# ---- evaluation loaders in all forms ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "batches"),
+    [
+        (lambda one: None, None),
+        (lambda one: [], None),
+        (lambda one: one, 1),
+        (lambda one: [one], 1),
+        (lambda one: (one,), 1),
+        (lambda one: {"only": one}, 1),
+        (lambda one: CombinedLoader([one], "sequential"), 1),
+    ],
+    ids=["None", "empty list", "one", "list", "tuple", "dict", "combined"],
+)
+def test_a_worker_without_evaluation_data_or_with_one_loader_in_any_form(form: Any, batches: int | None) -> None:
+    class Given(Rows):
+        def val_dataloader(self) -> Any:
+            return form(self.train_dataloader())
+
+    loader = Worker("bob", Given([1.0]), None).evaluation_loader("val")
+    assert (None if loader is None else len([b for (b,) in loader])) == batches
+
+
+# ---- processes that start afresh -------------------------------------------------------------------------------------
+
+
+class Spawning(Rows):
+    def collate(self, rows: Any) -> Any:
+        return rows
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(
+            TensorDataset(self.values), collate_fn=self.collate, num_workers=1, multiprocessing_context="spawn"
+        )
+
+
+def test_a_process_that_starts_afresh_gets_the_datamodule_without_the_server() -> None:
+    run = trainer()
+    run.callbacks.append(lambda: None)  # type: ignore[attr-defined]  # as the server, it cannot be pickled
+    inherits, afresh = Rows([1.0]), Spawning([1.0])
+    for data in (inherits, afresh):
+        assert Worker("bob", data, run).batches
+    assert inherits.trainer is run
+    assert afresh.trainer.current_epoch == 0
+    assert afresh.trainer.callbacks is run.callbacks  # type: ignore[attr-defined]
+    sent = pickle.loads(pickle.dumps(afresh.collate)).__self__
+    assert vars(sent.trainer)["max_epochs"] == 1
+    assert not hasattr(sent.trainer, "callbacks")

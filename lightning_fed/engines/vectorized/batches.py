@@ -8,7 +8,7 @@ those of one worker after another.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, final
 
@@ -20,9 +20,10 @@ from lightning_fed.core.rng import seed_generators
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.vectorized.example_cache import ExampleCache
 from lightning_fed.engines.vectorized.recorder import Rows
-from lightning_fed.population import Worker
-from lightning_fed.population.batches import IndexedBatches
+from lightning_fed.population import Worker, examples_per_pass
+from lightning_fed.population.batches import Batches, IndexedBatches
 from lightning_fed.wire import LocalTraining
+from lightning_fed.worker.batch_sizes import is_doubtful
 from lightning_fed.worker.module_copy import examples_in
 
 _WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
@@ -31,11 +32,15 @@ _WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
 @final
 @dataclass(frozen=True)
 class Shape:
-    """A batch's number in its pass, its number of examples, and the first of its rows in the order of the round."""
+    """A batch's number in its pass, its number of examples, and the first of its rows in the order of the round.
+
+    The number of examples may be a guess, and then user code may say another while the batch is trained on.
+    """
 
     index: int
     size: int
     start: int
+    is_guess: bool = False
 
 
 @final
@@ -52,6 +57,9 @@ class Plan(NamedTuple):
         order: The rows of all batches, one after another; int64.
         batches: The batches themselves, if they are not.
         state_after: That of its generator after the draw of batches that are no rows.
+        is_whole: Whether the last pass comes to its end.
+        is_counted: Whether only its batches tell how many examples there are; ``examples`` is 0 then.
+        is_doubtful: Whether a guess of a batch's size may well be wrong.
     """
 
     worker: str
@@ -63,6 +71,20 @@ class Plan(NamedTuple):
     order: Tensor | None = None
     batches: Sequence[Any] = ()
     state_after: Tensor | None = None
+    is_whole: bool = True
+    is_counted: bool = False
+    is_doubtful: bool = False
+
+    def counted(self, said: Sequence[int | None]) -> float:
+        """The number of examples, if batches whose size is a guess have those that user code said.
+
+        Args:
+            said: One for each batch; None: it said nothing.
+        """
+        sizes = [
+            (shape.index, shape.size if size is None else size) for shape, size in zip(self.shapes, said, strict=True)
+        ]
+        return examples_per_pass(sizes, self.num_batches, self.is_whole)
 
     def random_state(self) -> Tensor:
         """The state of its generator after the draw, from which its training goes on.
@@ -79,7 +101,9 @@ class Plan(NamedTuple):
         return torch.default_generator.get_state()
 
 
-def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[Any], Any] | None) -> Plan:
+def plan(
+    worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[Any], Any] | None, first_epoch: int = 0
+) -> Plan:
     """Draw a worker's batches, as it would draw them alone.
 
     Args:
@@ -87,9 +111,11 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
         seed: The seed of its randomness in this round.
         local: How long it trains.
         transfer: How its batches come to the device; None: they only have to be moved there.
+        first_epoch: The number of the first pass, for samplers that ask for it.
 
     Raises:
         UnvectorizableError: If only a pass over the data can tell how many batches there are.
+        Exception: Whatever the data raises.
     """
     batches = worker.batches
     per_pass = batches.num_batches
@@ -97,9 +123,9 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
         raise UnvectorizableError(
             f"the number of batches of worker {worker.name!r} is not known beforehand", only_this_worker=True
         )
-    steps = per_pass * local.epochs if local.steps is None else local.steps
-    passes = -(-steps // per_pass)
     if transfer is None and isinstance(batches, IndexedBatches) and batches.batch_size is not None:
+        steps = per_pass * local.epochs if local.steps is None else local.steps
+        passes = -(-steps // per_pass)
         _seed(batches, seed)
         order = batches.draw()
         shapes = _shapes(steps, per_pass, batches.batch_size, order.numel())
@@ -107,22 +133,47 @@ def plan(worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[An
             order = torch.cat([order, *(batches.draw() for _ in range(passes - 1))])
         return Plan(worker.name, per_pass, float(batches.num_examples or 0), seed, shapes, batches, order)
     seed_generators(seed)
-    batches.reseed(seed)
+    batches.reseed(seed, first_epoch)
+    try:
+        drawn, found, is_whole = _drawn(batches, local, transfer)
+    finally:
+        batches.rest()
+    is_counted = batches.num_examples is None
+    if not is_counted:
+        found = [replace(shape, is_guess=False) for shape in found]
+    return Plan(
+        worker.name,
+        per_pass,
+        float(batches.num_examples or 0),
+        seed,
+        tuple(found),
+        batches=drawn,
+        state_after=torch.default_generator.get_state(),
+        is_whole=is_whole,
+        is_counted=is_counted,
+        is_doubtful=is_counted and any(map(is_doubtful, drawn)),
+    )
+
+
+def _drawn(
+    batches: Batches, local: LocalTraining, transfer: Callable[[Any], Any] | None
+) -> tuple[list[Any], list[Shape], bool]:
+    """Draw the batches of a round one by one, as local training would, and whether the last pass comes to its end."""
     drawn: list[Any] = []
-    found: list[Shape] = []
-    seen = 0
-    for _ in range(passes):
+    shapes: list[Shape] = []
+    passes = 0
+    while local.steps is not None or passes < local.epochs:
+        passes += 1
+        before = len(drawn)
         for index, (batch, size) in enumerate(batches):
             batch = batch if transfer is None else transfer(batch)
-            size = examples_in(batch) if size is None else size
             drawn.append(batch)
-            found.append(Shape(index, size, 0))
-            seen += size
-            if len(drawn) == steps:
-                break
-    examples = seen / passes if batches.num_examples is None else batches.num_examples
-    state = torch.default_generator.get_state()
-    return Plan(worker.name, per_pass, float(examples), seed, tuple(found), batches=drawn, state_after=state)
+            shapes.append(Shape(index, examples_in(batch) if size is None else size, 0, is_guess=size is None))
+            if len(drawn) == local.steps:
+                return drawn, shapes, False  # unless the number of batches says otherwise
+        if len(drawn) == before:
+            raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
+    return drawn, shapes, True
 
 
 def _seed(batches: IndexedBatches, seed: int) -> None:
@@ -148,12 +199,14 @@ class StackedBatch:
         rows: Which workers of the chunk.
         index: The number of the batch in its pass.
         size: The number of examples in each worker's batch.
+        is_guess: Whether user code may say another size.
         batch: As the loader gives it, every tensor stacked; ``[rows, ...]``.
     """
 
     rows: Rows
     index: int
     size: int
+    is_guess: bool
     batch: Any
 
 
@@ -183,12 +236,12 @@ class Chunk:
         """The batches of a step, one group for every size."""
         if self._alike:
             shape = self._plans[0].shapes[step]
-            return [StackedBatch(slice(0, len(self._plans)), shape.index, shape.size, self._from_window(shape))]
+            return [StackedBatch(slice(0, len(self._plans)), shape.index, shape.size, False, self._from_window(shape))]
         groups: dict[object, list[int]] = {}
         for position, plan in enumerate(self._plans[: self.active(step)]):
             shape = plan.shapes[step]
             kind = None if plan.order is not None else _kind(plan.batches[step])
-            groups.setdefault((shape.index, shape.size, kind), []).append(position)
+            groups.setdefault((shape.index, shape.size, shape.is_guess, kind), []).append(position)
         return [self._group(positions, step) for positions in groups.values()]
 
     def _from_window(self, shape: Shape) -> list[Tensor]:
@@ -214,7 +267,7 @@ class Chunk:
             leaves = zip(*(leaves for leaves, _ in batches), strict=True)
             stacked = [_stack(same).to(self._device) for same in leaves]
             batch = pytree.tree_unflatten(stacked, batches[0][1])
-        return StackedBatch(_range_if_possible(positions), shape.index, shape.size, batch)
+        return StackedBatch(_range_if_possible(positions), shape.index, shape.size, shape.is_guess, batch)
 
     def _order(self, position: int) -> Tensor:
         order = self._plans[position].order

@@ -24,6 +24,7 @@ from lightning_fed.engines.vectorized.recorder import StackedRecorder
 from lightning_fed.engines.vectorized.step import StackedStep
 from lightning_fed.population import Worker
 from lightning_fed.wire import Job, LocalTraining, Updates
+from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.module_copy import ModuleCopy
 from lightning_fed.worker.optimizer import LocalOptimizer
@@ -53,6 +54,7 @@ class StackedFit:
         self.needs_equal_lengths = bool(self._local.trainer.lr_scheduler_configs)
         """Whether all workers of a chunk must have as many batches in a pass: a scheduler steps for all of them."""
         self._store = ExampleCache(self._local.device)
+        self._sizes = BatchSizes()
         self._gradients = StackedStep(self._local, self._recorder, compile)
 
     def plan(self, worker: Worker, job: Job, seed: int) -> Plan:
@@ -65,7 +67,8 @@ class StackedFit:
             raise UnvectorizableError("record-level privacy takes the gradients of one worker's examples at a time")
         plainly = self._local.transfers_plainly(worker)
         local = job.local_of(worker.name, worker.batches.num_batches) if job.work else job.local
-        return plan(worker, seed, local, None if plainly else self._local.transfer(worker))
+        first_epoch = worker.batches.first_epoch(job.cohort, job.local)
+        return plan(worker, seed, local, None if plainly else self._local.transfer(worker), first_epoch)
 
     def train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates]:
         """Train some workers, each starting from the global model.
@@ -97,8 +100,8 @@ class StackedFit:
         gradient = None if corrections is None else corrections.mean_gradient()
         delta = job.model.layout.flatten(stacks, stacked=True)
         torch.sub(job.model.vector, delta, out=delta)
+        examples = torch.tensor(self._examples(plans), dtype=torch.float64)
         logged = self._recorder.finish(n)
-        examples = torch.tensor([p.examples for p in plans], dtype=torch.float64)
         steps = torch.tensor([len(p.shapes) for p in plans], dtype=torch.float64)
         for start, stop, names in logged.groups():
             yield Updates(
@@ -113,6 +116,16 @@ class StackedFit:
                 metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in names},
                 gradient=None if gradient is None else gradient[start:stop],
             )
+
+    def _examples(self, plans: Sequence[Plan]) -> list[float]:
+        """Each worker's number of examples, after its training: user code may have said how many a batch held."""
+        if not any(p.is_counted for p in plans):
+            return [p.examples for p in plans]
+        said = self._recorder.said(len(plans))
+        for counted, own in zip(plans, said, strict=True):
+            if None in own:
+                self._sizes.warn(counted.worker, counted.is_doubtful, counted.shapes[own.index(None)].size)
+        return [p.counted(own) if p.is_counted else p.examples for p, own in zip(plans, said, strict=True)]
 
     def _fit(
         self,

@@ -74,6 +74,16 @@ class _Step:
     loss: Tensor
     outputs: Sequence[Tensor]
     events: Events
+    said: int | None = None
+
+
+def _said(events: Events, guess: int, is_guess: bool) -> int | None:
+    """The batch size that a step has logged with, as :class:`~lightning_fed.worker.batch_sizes.BatchSizes` reads it."""
+    sizes = {e.batch_size for e in events if isinstance(e, _Call) and e.batch_size is not None} if is_guess else set()
+    if len(sizes) == 1:
+        (size,) = sizes
+        return size
+    return guess if guess in sizes else None
 
 
 @final
@@ -214,7 +224,15 @@ class StackedRecorder:
         """Take down what the next step does."""
         self.outputs, self.events = [], []
 
-    def take(self, rows: Rows, batch_size: int, loss: Tensor, outputs: Sequence[Tensor], events: Events) -> None:
+    def take(
+        self,
+        rows: Rows,
+        batch_size: int,
+        loss: Tensor,
+        outputs: Sequence[Tensor],
+        events: Events,
+        is_guess: bool = False,
+    ) -> None:
         """Keep what left a step.
 
         Args:
@@ -223,8 +241,17 @@ class StackedRecorder:
             loss: Their losses; ``[rows]``.
             outputs: What was logged; ``[rows, ...]`` each.
             events: What the step did.
+            is_guess: Whether the number of examples is another one if the step has logged with one.
         """
-        self._steps.append(_Step(rows, batch_size, loss, outputs, events))
+        self._steps.append(_Step(rows, batch_size, loss, outputs, events, _said(events, batch_size, is_guess)))
+
+    def said(self, n: int) -> list[list[int | None]]:
+        """The batch sizes that the steps of each of the n workers have said, None where they said none."""
+        sizes: list[list[int | None]] = [[] for _ in range(n)]
+        for step in self._steps:
+            for worker in range(n)[step.rows] if isinstance(step.rows, slice) else step.rows.tolist():
+                sizes[worker].append(step.said)
+        return sizes
 
     def clear(self) -> None:
         """Forget everything."""
@@ -267,7 +294,7 @@ def _reduced(steps: list[_Step], n: int) -> Logged:
     """The losses, and the numbers that were logged, for all workers at once."""
     losses = _Column(n, "mean")
     columns: dict[str, _Column] = {}
-    found = [(step, losses, step.loss, step.batch_size) for step in steps]
+    found = [(step, losses, step.loss, step.batch_size if step.said is None else step.said) for step in steps]
     for step in steps:
         for event in step.events:
             if isinstance(event, _Call) and isinstance(event.value, int):

@@ -88,7 +88,7 @@ class StackedStep:
         for name, buffer in after.items():
             buffers[name][rows] = buffer
         logged = [output.detach() for output in outputs]
-        self._recorder.take(rows, stacked.size, loss.detach(), logged, self._recorder.events)
+        self._recorder.take(rows, stacked.size, loss.detach(), logged, self._recorder.events, stacked.is_guess)
 
     def _compiled_or_not(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         if self._compiled is None:

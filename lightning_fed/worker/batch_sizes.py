@@ -1,0 +1,79 @@
+"""How many examples a batch holds, where its loader does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, final
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from lightning_fed._lightning import rank_zero_warn
+from lightning_fed.worker.module_copy import examples_in
+
+
+@final
+class BatchSizes:
+    """Sizes of batches: as the user's code says by ``self.log(..., batch_size=...)``, else as Lightning finds them.
+
+    Lightning takes the first dimension of the first tensor. Where that may be something else, it is said once.
+    """
+
+    def __init__(self) -> None:
+        self._has_warned = False
+
+    def of(self, worker: str, batch: Any, said: Collection[int]) -> int:
+        """The number of examples of a batch.
+
+        Args:
+            worker: Whose batch it is.
+            batch: The batch.
+            said: The sizes that the user's code has said about it; if they differ, they are about other things.
+        """
+        if len(said) == 1:
+            (size,) = said
+            return size
+        size = examples_in(batch)
+        if size not in said:
+            self.warn(worker, is_doubtful(batch), size)
+        return size
+
+    def warn(self, worker: str, is_doubtful: bool, size: int) -> None:
+        """Warn of a guess, the first time.
+
+        Args:
+            worker: Whose batch it is.
+            is_doubtful: Whether there is something to warn of.
+            size: What was guessed.
+        """
+        if is_doubtful and not self._has_warned:
+            self._has_warned = True
+            rank_zero_warn(
+                f"worker {worker!r}: its loader does not tell how many examples a batch holds, and its batches can be "
+                f"read in several ways; {size} were counted, by the first dimension of the first tensor. What a worker "
+                "weighs follows from it: say it by self.log(..., batch_size=...) in training_step"
+            )
+
+
+def is_doubtful(batch: Any) -> bool:
+    """Whether the first dimension of a batch's first tensor may be something else than its number of examples.
+
+    >>> from torch import zeros
+    >>> is_doubtful([zeros(3, 2), zeros(3)]), is_doubtful({"steps": zeros(5, 3), "lengths": zeros(3)})
+    (False, True)
+    >>> is_doubtful([{"x": zeros(2)}, {"x": zeros(2)}])
+    True
+    """
+    leaves = pytree.tree_leaves(batch)
+    sizes = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim}
+    return len(sizes) > 1 or (not sizes and examples_in(batch) == 1) or _lists_examples(batch)
+
+
+def _lists_examples(batch: Any) -> bool:
+    """Whether there is a list of dicts, each of which may be an example."""
+    if isinstance(batch, Mapping):
+        return any(map(_lists_examples, batch.values()))
+    if isinstance(batch, (list, tuple)):
+        are_dicts = len(batch) > 0 and all(isinstance(part, Mapping) for part in batch)
+        return are_dicts or any(map(_lists_examples, batch))
+    return False
