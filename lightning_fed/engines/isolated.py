@@ -79,7 +79,7 @@ class Isolated(Engine):
         self.teardown()
         LocalFit(module, trainer).check()
         self._outbox, self._workers, self._trainer = outbox, workers, trainer
-        settings = _settings(module, trainer, outbox, self._options)
+        settings = _settings(module, trainer, outbox, self._options, workers.seed)
         count = self._processes or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
         self._tasks = queue.SimpleQueue()
         self._children = [_Child(settings, self._tasks) for _ in range(count)]
@@ -278,7 +278,9 @@ def _stop(children: Sequence[_Child], tasks: queue.SimpleQueue[_Task | None]) ->
         child.end()
 
 
-def _settings(module: pl.LightningModule, trainer: pl.Trainer, outbox: Outbox, engine: dict[str, Any]) -> bytes:
+def _settings(
+    module: pl.LightningModule, trainer: pl.Trainer, outbox: Outbox, engine: dict[str, Any], seed: int
+) -> bytes:
     device = trainer.strategy.root_device
     try:
         return pickle.dumps(
@@ -299,6 +301,7 @@ def _settings(module: pl.LightningModule, trainer: pl.Trainer, outbox: Outbox, e
                     "enable_progress_bar": False,
                     "enable_model_summary": False,
                 },
+                seed=seed,
                 threads=torch.get_num_threads(),
                 default_dtype=torch.get_default_dtype(),
                 matmul_precision=torch.get_float32_matmul_precision(),

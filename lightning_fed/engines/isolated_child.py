@@ -91,6 +91,7 @@ class Settings:
         tables: The tables of the workers' own state.
         engine: The options of :class:`Sequential`.
         trainer: The options of a Trainer with the server's device and precision.
+        seed: The seed of the run, by which a worker's data is set up.
         threads: The number of threads, which decides the order of sums.
         default_dtype: torch's default dtype.
         matmul_precision: The precision of float32 products.
@@ -102,6 +103,7 @@ class Settings:
     tables: tuple[str, ...]
     engine: dict[str, Any]
     trainer: dict[str, Any]
+    seed: int
     threads: int
     default_dtype: torch.dtype
     matmul_precision: str
@@ -158,7 +160,7 @@ class _Child:
         self._outbox = replace(settings.outbox, own=self._own)
         self._engine = Sequential(**settings.engine)
         self._workers: dict[str, pl.LightningDataModule] = {}
-        self._pool = WorkerPool(self._workers, capacity=1)
+        self._pool = WorkerPool(self._workers, capacity=1, seed=settings.seed)
         self._pool.trainer = self._trainer
         self._engine.setup(self._module, self._pool, self._trainer, self._outbox)
         self.job: Job

@@ -203,7 +203,7 @@ class WorkerPool:
 
     def __init__(self, population: Mapping[str, pl.LightningDataModule], capacity: int, seed: int = 0) -> None:
         self._population = population
-        self._seed = seed
+        self.seed = seed
         self._capacity = capacity
         self._built: OrderedDict[str, Worker] = OrderedDict()
         self.trainer: pl.Trainer | None = None
@@ -212,7 +212,7 @@ class WorkerPool:
         if name in self._built:
             self._built.move_to_end(name)
             return self._built[name]
-        worker = self._built[name] = Worker(name, self._datamodule(name), self.trainer, self._seed)
+        worker = self._built[name] = Worker(name, self._datamodule(name), self.trainer, self.seed)
         if len(self._built) > self._capacity:
             _, oldest = self._built.popitem(last=False)
             oldest.teardown()
@@ -222,7 +222,7 @@ class WorkerPool:
         if isinstance(self._population, dict):  # nothing is drawn to look one up
             return cast(pl.LightningDataModule, self._population[name])
         with restored():
-            seed_generators(data_seed(self._seed, name))
+            seed_generators(data_seed(self.seed, name))
             return self._population[name]
 
     def num_examples(self, name: str) -> int:

@@ -302,7 +302,8 @@ def crosses(tensor: Tensor) -> bool:
 def _raw(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, copied only if it is not dense or not on the CPU."""
     dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-    return dense.view(-1).view(torch.uint8).numpy().data
+    # Not view(-1): of a single element any stride counts as contiguous, but not for a view as bytes.
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def _bytes_of(data: Buffer) -> memoryview:

@@ -81,7 +81,7 @@ def same(actual: Any, expected: Any) -> None:
 
 
 def bits(tensor: Tensor) -> bytes:
-    dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    dense = tensor.detach().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
     return bytes(dense.reshape(-1).view(torch.uint8).tolist())
 
 
@@ -203,6 +203,8 @@ def test_every_dtype_and_shape_arrives_bit_for_bit(dtype: torch.dtype, copy: boo
         "steps": values[:, ::2, 1:],
         "expanded": values[:1, :1].expand(2, 3, 4),
         "scalar": values[0, 0, 1],
+        "single": values[1:, 1:2, 1:2],
+        "expanded to one": values[0, 0, 1].expand(1),
         "empty": values[:, :0],
     }
     if dtype.is_complex:
@@ -316,6 +318,15 @@ def test_buffers_that_stay_are_filled_in_even_if_the_worker_leaves_them_out() ->
     assert decode_updates(encode_updates(updates, job), job).buffers["count"].tolist() == [7, 7]
 
 
+def test_what_stays_need_not_fit_into_the_memory() -> None:
+    parameters = {"head": torch.zeros(1).expand(2**45), "bias": torch.zeros(1)}
+    job = replace(plain_job(), model=GlobalModel(parameters))
+    delta = torch.zeros(1, 1).expand(1, 2**45 + 1)
+    data = encode_updates(Updates(0, ("a",), delta, {}, *[torch.ones(1)] * 4, stays=frozenset({"head"})), job)
+    with pytest.raises(WireError, match="the memory does not hold the updates of 1 workers"):
+        decode_updates(data, job)
+
+
 # The container
 
 
@@ -382,6 +393,20 @@ def test_tensors_are_copies_unless_views_are_asked_for() -> None:
     assert views.delta.tolist() == [[0] * 4] * 2
     # Reports keep them for longer than a round.
     same(views.examples, full_updates().examples)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 4, 8])
+def test_no_view_lies_at_an_odd_address(offset: int) -> None:
+    tensors = {str(dtype): torch.ones(3).to(dtype) for dtype in DTYPES}
+    data = encode_job(replace(plain_job(), model=GlobalModel({}, tensors)))
+    buffer = torch.zeros(len(data) + offset, dtype=torch.uint8).numpy().data
+    buffer[offset:] = data
+    back = decode_job(buffer[offset:], copy=False).model.buffers
+    same(back, tensors)
+    assert all(tensor.data_ptr() % tensor.dtype.itemsize == 0 for tensor in back.values())
+    buffer[offset:] = bytes(len(data))
+    viewed = {name for name, tensor in back.items() if not any(bits(tensor))}
+    assert viewed == {name for name, tensor in tensors.items() if offset % tensor.dtype.itemsize == 0}
 
 
 def test_views_need_a_buffer_that_may_be_written_to() -> None:
@@ -678,6 +703,14 @@ def test_a_tensor_that_does_not_fill_its_place_is_refused(entry: object) -> None
         decode_job(framed(whole, bytes(4)))
 
 
+def test_the_strides_of_an_empty_tensor_may_not_overflow() -> None:
+    data = encode_job(replace(plain_job(), model=GlobalModel({}, {"b": torch.zeros(0)})))
+    whole = outer(data)
+    whole["buffers/b"]["shape"] = [0, 2**59, 2**59]
+    with pytest.raises(WireError, match="'buffers/b' does not fill"):
+        decode_job(framed(whole, data[8 + int.from_bytes(data[:8], "little") :]))
+
+
 def test_tensors_may_not_overlap() -> None:
     entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     whole = {"__metadata__": {"lightning_fed": '{"complex": []}'}, "a": entry, "b": entry}
@@ -718,6 +751,12 @@ def test_a_bool_is_0_or_1() -> None:
 def test_an_altered_header_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
     with pytest.raises(WireError, match=message):
         decode_updates(with_header(encode_updates(full_updates(), full_job()), change), full_job())
+
+
+def test_a_parameter_that_stays_is_no_buffer() -> None:
+    data = with_header(STAYING, lambda h: h["buffers"].append("bias"))
+    with pytest.raises(WireError, match="'buffers/bias' is missing"):
+        decode_updates(data, full_job())
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ def test_rows_that_are_not_written_yet_have_no_padding_to_fall_over() -> None:
     assert not rows[:, -1].any()
 
 
+def test_places_say_where_parameters_lie() -> None:
+    assert Layout(mixed()).places == {"z": slice(0, 2), "w": slice(2, 4), "scale": slice(4, 5)}
+
+
 def test_other_tensors_are_left_out() -> None:
     assert Layout({"w": torch.zeros(1)}).flatten({"b": torch.ones(3), "w": torch.ones(1)}).tolist() == [1]
 
