@@ -141,6 +141,7 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for i, worker in enumerate(self._workers)
         ]
         self._left = self._default.get_state()
+        self._check_device(func, rows[0])
         if func._schema.is_mutable:
             for i, row in enumerate(rows):
                 args[0][i].copy_(row)
@@ -155,6 +156,7 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         output = self._drawn(self._workers[self._turn], func, args, kwargs)
         self._left = self._default.get_state()
+        self._check_device(func, output)
         self._turn += 1
         if self._turn == len(self._workers):
             self._done, self._turn = self._done + 1, 0
@@ -163,11 +165,13 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _drawn(self, worker: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._default.set_state(self._states[worker])
         output = func(*args, **kwargs)
+        self._states[worker] = self._default.get_state()
+        return output
+
+    def _check_device(self, func: Any, output: Any) -> None:
         for tensor in pytree.tree_leaves(output):
             if tensor.device.type != self._default.device.type:
                 raise UnvectorizableError(f"{func} draws on the device {tensor.device}, where workers have no stream")
-        self._states[worker] = self._default.get_state()
-        return output
 
     def _check_seed(self) -> None:
         if not torch.equal(self._left, self._default.get_state()):
@@ -229,6 +233,8 @@ def _check_shape(func: Any, stacked: Sequence[int], alone: Sequence[int], n: int
 
 def _empty(layout: _Layout, like: Tensor, values: Tensor | None = None) -> Tensor:
     """A tensor in some layout, with some values or any."""
+    if values is None and 0 not in layout.stride:
+        return torch.empty_strided(layout.shape, layout.stride, dtype=like.dtype, device=like.device)
     # Along a dim of stride 0 all elements are one.
     once = [min(size, 1) if stride == 0 else size for size, stride in zip(layout.shape, layout.stride, strict=True)]
     tensor = torch.empty_strided(once, layout.stride, dtype=like.dtype, device=like.device)

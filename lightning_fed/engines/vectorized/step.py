@@ -107,13 +107,15 @@ class StackedStep:
     def _differentiated(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         """Run the step; from the first one on that draws random numbers, with each worker's own."""
         if not self._draws:
-            draws = Draws()
             before = self._generator.get_state()
-            # The first step is watched: what forks the generator, or brings its own, leaves no trace in it.
-            with nullcontext() if self._is_watched else draws:
+            noted: list[Draw] = []
+            if self._is_watched:
                 results = self._stacked(own, buffers, stacked)
-            self._is_watched = True
-            if not draws.noted and torch.equal(before, self._generator.get_state()):
+            else:  # the first step: a generator that is forked, or the user's own, leaves no trace in the default one
+                with Draws() as draws:
+                    results = self._stacked(own, buffers, stacked)
+                noted, self._is_watched = draws.noted, True
+            if not noted and torch.equal(before, self._generator.get_state()):
                 return results
             self._draws = True
             if self._compiled is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity import assert_same, by_worker
+from parity import assert_same, by_worker, needs_compiler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -556,3 +556,46 @@ def test_it_is_refused_and_auto_goes_on_one_by_one(kind: str) -> None:
     auto = Auto()
     assert_same(module, WORKERS, engine=auto)
     assert auto.choice == "sequential"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["F.embedding, padding", "dropout, transposed", "encoder", "randperm, twice"])
+def test_whoever_shares_a_chunk(kind: str, size: int) -> None:
+    assert_same(Zoo(RIGHT[kind]()), WORKERS, engine=Vectorized(chunk_size=size))
+
+
+class Moved(nn.Module):
+    """Dropout on the batch as it comes, in the layout that the loader gave it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.dropout(x, 0.3) + torch.randn_like(x))
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda x: x.t().contiguous().t(),
+    "sliced": lambda x: x.repeat_interleave(2, 1)[:, ::2],
+    "expanded": lambda x: x[:, :1].expand(-1, 8),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batches_keep_the_layout_that_a_loader_gives_them(layout: str) -> None:
+    def collate(rows: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        return [LAYOUTS[layout](torch.stack([x for x, _ in rows])), torch.stack([y for _, y in rows])]
+
+    strange = {name: Points(i, 6, collate_fn=collate) for i, name in enumerate("abc")}
+    assert_same(Zoo(Moved()), {**strange, "d": Points(4, 6, collate_fn=list_of_stacks)})
+
+
+def list_of_stacks(rows: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
+
+
+@needs_compiler
+def test_padding_compiled() -> None:
+    assert_same(Zoo(RIGHT["embedding, padding"]()), WORKERS, LocalTraining(epochs=3), Vectorized(compile=True))
