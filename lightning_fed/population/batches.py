@@ -50,6 +50,8 @@ class Batches(ABC):
     """The number of examples in the loader's dataset, of which a pass may give fewer or more; None if there is none."""
     device: torch.device | None = None
     """Where all tensors of all batches lie, if that is known."""
+    draws_at_once: bool = False
+    """Whether all random numbers of a pass are drawn before its first batch."""
 
     _epoch = 0
 
@@ -259,6 +261,7 @@ class IndexedBatches(Batches):
         # between batches, in turn with the training itself.
         sampler = loader.batch_sampler
         self._at_once = sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
+        self.draws_at_once = self._at_once is not None
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
         self._permuted = _permuted(loader)

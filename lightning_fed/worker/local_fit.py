@@ -19,6 +19,7 @@ from lightning_fed._lightning import (
     pl,
 )
 from lightning_fed.core.means import weighted_mean
+from lightning_fed.core.rng import derive
 from lightning_fed.core.tree import Tensors
 from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.wire import Job, LocalTraining
@@ -31,6 +32,7 @@ from lightning_fed.worker.module_copy import ModuleCopy, examples_in
 from lightning_fed.worker.optimizer import LocalOptimizer
 from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
+from lightning_fed.worker.streams import Streams
 
 # The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
 # worker may have few.
@@ -142,13 +144,16 @@ class LocalFit:
         is_counted = own.num_examples is None and job.record_privacy is None
         is_whole = True
         step = passes = 0
+        streams = Streams(derive(job.seed, job.cohort, worker.name))
+        at_once = own.draws_at_once and self._local.transfers_plainly(worker) and job.record_privacy is None
         while local.steps is not None or passes < local.epochs:
             passes += 1
             before, index = step, -1
             call("on_train_epoch_start")
-            for index, (batch, size) in enumerate(() if self._is_to_stop(job) else take_step.batches(own)):
+            batches = ((transfer(batch), size) for batch, size in take_step.batches(own))
+            drawn = streams.apart(batches, at_once)
+            for index, (batch, size) in enumerate(() if self._is_to_stop(job) else drawn):
                 self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
-                batch = transfer(batch)
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
                 self.recorder.said.clear()
                 if call("on_train_batch_start", batch, index) == -1:

@@ -147,15 +147,18 @@ class ModuleCopy:
         for metric in self.metrics:
             metric.reset()
 
-    def set_back(self) -> None:
+    def set_back(self) -> list[str]:
         """End a worker's training: make the module what it was, but for the values of trained parameters and buffers.
 
+        Returns:
+            The attributes that were changed, and are set back.
+
         Raises:
-            ValueError: If an attribute was changed, and a promise of privacy was made.
+            ValueError: If there are some, and a promise of privacy was made.
         """
         self.tensors.set_back()
         if self._snapshot is None or self._snapshot.is_unchanged():
-            return
+            return []
         changed = [name for name in self._snapshot.changed() if name not in self._configured and not _is_opacus(name)]
         self._snapshot.set_back()
         if changed and self._promised:
@@ -164,6 +167,7 @@ class ModuleCopy:
                 "privacy covers; keep it in a buffer, log it, or leave it alone in local training"
             )
         self.changed.extend(name for name in changed if name not in self.changed)
+        return changed
 
     def configured(self) -> bool:
         """Note what ``configure_optimizers`` has set on the module; returns whether there is such a thing."""

@@ -134,7 +134,7 @@ class Convolution(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-        self.seen: list[tuple[torch.dtype, bool, bool]] = []
+        type(self).seen = []  # on the class, since what training changes on the module is set back
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
@@ -156,7 +156,7 @@ def test_mixed_precision_with_channels_last_is_the_loop_by_hand_bit_for_bit() ->
     row = job.model.layout.rows(1, torch.device("cpu"))[0]
     fit = LocalFit(module, trainer(precision="bf16-mixed"), channels_last=True)
     fit.train(job, Worker("bob", data, None), job.model.layout.unflatten(row))
-    assert fit.module.seen == 4 * [(torch.bfloat16, True, True)]
+    assert module.seen == 4 * [(torch.bfloat16, True, True)]
 
     net = copy.deepcopy(module.net).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

@@ -25,6 +25,7 @@ from lightning_fed.population.batches import Batches, IndexedBatches
 from lightning_fed.wire import LocalTraining
 from lightning_fed.worker.batch_sizes import is_doubtful
 from lightning_fed.worker.module_copy import examples_in
+from lightning_fed.worker.streams import training_seed
 
 _WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
 
@@ -56,7 +57,6 @@ class Plan(NamedTuple):
         source: Its examples, if batches are rows of tensors.
         order: The rows of all batches, one after another; int64.
         batches: The batches themselves, if they are not.
-        state_after: That of its generator after the draw of batches that are no rows.
         is_whole: Whether the last pass comes to its end.
         is_counted: Whether only its batches tell how many examples there are; ``examples`` is 0 then.
         is_doubtful: Whether a guess of a batch's size may well be wrong.
@@ -70,7 +70,6 @@ class Plan(NamedTuple):
     source: IndexedBatches | None = None
     order: Tensor | None = None
     batches: Sequence[Any] = ()
-    state_after: Tensor | None = None
     is_whole: bool = True
     is_counted: bool = False
     is_doubtful: bool = False
@@ -87,18 +86,8 @@ class Plan(NamedTuple):
         return examples_per_pass(sizes, self.num_batches, self.is_whole)
 
     def random_state(self) -> Tensor:
-        """The state of its generator after the draw, from which its training goes on.
-
-        The draw of rows is repeated for it: most modules draw no random numbers, and copying the state of a generator
-        takes as long as drawing an order.
-        """
-        if self.state_after is not None:
-            return self.state_after
-        assert self.source is not None
-        _seed(self.source, self.seed)
-        for _ in range(-(-len(self.shapes) // self.num_batches)):
-            self.source.draw()
-        return torch.default_generator.get_state()
+        """The state of its generator at the beginning of its training."""
+        return torch.Generator().manual_seed(training_seed(self.seed)).get_state()
 
 
 def plan(
@@ -148,7 +137,6 @@ def plan(
         seed,
         tuple(found),
         batches=drawn,
-        state_after=torch.default_generator.get_state(),
         is_whole=is_whole,
         is_counted=is_counted,
         is_doubtful=is_counted and any(map(is_doubtful, drawn)),

@@ -7,7 +7,7 @@ batches, and torch's elementwise optimizers step on the stacked parameters as th
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast, final
 
 import numpy as np
@@ -55,7 +55,9 @@ class StackedFit:
         """Whether all workers of a chunk must have as many batches in a pass: a scheduler steps for all of them."""
         self._store = ExampleCache(self._local.device)
         self._sizes = BatchSizes()
+        self._compile = compile
         self._gradients = StackedStep(self._local, self._recorder, compile)
+        self._moves_frozen = False
 
     def plan(self, worker: Worker, job: Job, seed: int) -> Plan:
         """Draw a worker's batches, as it would draw them alone.
@@ -70,52 +72,91 @@ class StackedFit:
         first_epoch = worker.batches.first_epoch(job.cohort, job.local)
         return plan(worker, seed, local, None if plainly else self._local.transfer(worker), first_epoch)
 
-    def train(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates]:
+    def train(self, job: Job, plans: Sequence[Plan]) -> list[Updates]:
         """Train some workers, each starting from the global model.
 
         Args:
             job: What the server sent.
             plans: The workers' batches.
 
-        Yields:
+        Returns:
             Their updates, in one stack, or in several if workers logged under different names.
 
         Raises:
             Exception: Whatever the user's code raises; then no worker is trained.
         """
+        if self._local.begin(job):
+            self._optimizer.forget()
+            self._gradients = StackedStep(self._local, self._recorder, self._compile)
         plans = sorted(plans, key=lambda p: -len(p.shapes))
-        n = len(plans)
+        try:
+            return self._train(job, plans, self._moves_frozen)
+        except Exception:
+            # To write to a parameter that is not stacked is an error. Stacked, frozen ones cost copies in every step,
+            # so they are only if it is tried, and if they are no more than the trained ones: a teacher, not a backbone.
+            if self._moves_frozen or not self._has_few_frozen():
+                raise
+            updates = self._train(job, plans, stacks_frozen=True)
+            self._moves_frozen = True
+            return updates
+
+    def _has_few_frozen(self) -> bool:
+        trained, frozen = (
+            sum(p.numel() for p in own.values()) for own in (self._local.parameters, self._local.tensors.frozen)
+        )
+        return 0 < frozen <= 2 * trained
+
+    def _train(self, job: Job, plans: Sequence[Plan], stacks_frozen: bool) -> list[Updates]:
+        n, names = len(plans), [p.worker for p in plans]
         lengths = {p.num_batches for p in plans}
         self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None, job.round, job.epoch)
-        self._local.begin(job)
-        stacks, buffers = _start(job, [p.worker for p in plans])
+        for metric in self._local.metrics:
+            metric.reset()
+        stacks, buffers = _start(job, names)
+        frozen = {
+            name: parameter
+            for name, parameter in self._local.tensors.frozen.items()
+            if stacks_frozen or name in job.model.buffers
+        }
+        fixed = {name: self._local.tensors.fixed(name) for name in frozen}
+        buffers |= {name: value.expand(n, *value.shape).clone() for name, value in fixed.items() if name not in buffers}
         self._recorder.clear()
         others = _other_generators()
         chunk = Chunk(plans, self._local.device, self._store)
-        corrections = GradientCorrections.of(job, [p.worker for p in plans], stacked=True)
-        with self._gradients.training(plans):
-            self._fit(job, chunk, corrections, stacks, buffers, len(plans[0].shapes))
+        corrections = GradientCorrections.of(job, names, stacked=True)
+        try:
+            with self._gradients.training(plans, frozen):
+                self._fit(job, chunk, corrections, stacks, buffers, len(plans[0].shapes))
+        finally:
+            changed = self._local.set_back()
+        if changed:
+            raise UnvectorizableError(f"local training changes the module's attribute {changed[0]!r}")
         if others != _other_generators():
             raise UnvectorizableError("training_step draws from Python's or NumPy's generator, which all workers share")
+        for name, value in fixed.items():
+            if name not in job.model.buffers and torch.equal(buffers[name], value.expand_as(buffers[name])):
+                del buffers[name]
         gradient = None if corrections is None else corrections.mean_gradient()
         delta = job.model.layout.flatten(stacks, stacked=True)
         torch.sub(job.model.vector, delta, out=delta)
         examples = torch.tensor(self._examples(plans), dtype=torch.float64)
         logged = self._recorder.finish(n)
         steps = torch.tensor([len(p.shapes) for p in plans], dtype=torch.float64)
-        for start, stop, names in logged.groups():
-            yield Updates(
+        return [
+            Updates(
                 cohort=job.cohort,
-                workers=tuple(p.worker for p in plans[start:stop]),
+                workers=tuple(names[start:stop]),
                 delta=delta[start:stop],
                 buffers={name: b[start:stop] for name, b in buffers.items()},
                 examples=examples[start:stop],
                 weight=examples[start:stop],
                 steps=steps[start:stop],
                 loss=torch.from_numpy(logged.loss[start:stop]),
-                metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in names},
+                metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in logged_names},
                 gradient=None if gradient is None else gradient[start:stop],
             )
+            for start, stop, logged_names in logged.groups()
+        ]
 
     def _examples(self, plans: Sequence[Plan]) -> list[float]:
         """Each worker's number of examples, after its training: user code may have said how many a batch held."""
@@ -141,6 +182,8 @@ class StackedFit:
         optimizer = self._optimizer.stacked(
             job.cohort, job.lr_factor, {self._local.parameters[name]: leaf for name, leaf in leaves.items()}
         )
+        if self._local.configured():
+            self._optimizer.forget()
         n = chunk.active(0)
         per_pass = self._local.trainer.num_training_batches
         for step in range(steps):

@@ -48,16 +48,19 @@ class StackedStep:
         self._attention: list[SDPBackend] = []
         self._hidden: list[Tensor] = []
         self._plans: Sequence[Plan] = ()
+        self._frozen: Tensors = {}
         self._streams: RandomStreams | None = None
 
     @contextmanager
-    def training(self, plans: Sequence[Plan]) -> Iterator[None]:
+    def training(self, plans: Sequence[Plan], frozen: Tensors) -> Iterator[None]:
         """Make ready for the steps of a chunk.
 
         Args:
             plans: Those of its workers.
+            frozen: The parameters that are not trained but stacked, by name.
         """
         self._plans, self._streams = plans, None
+        self._frozen = frozen
         self._attention = _attention()
         # Of the kernels for attention on a CPU only the plain one has a rule of vmap; another runs worker by worker.
         attention = sdpa_kernel(SDPBackend.MATH) if self._local.device.type == "cpu" else nullcontext()
@@ -73,7 +76,7 @@ class StackedStep:
             stacked: Their batches.
             n: The number of workers that are training.
         """
-        self._hidden = [*self._local.parameters.values(), *leaves.values()]
+        self._hidden = [*self._local.parameters.values(), *self._frozen.values(), *leaves.values()]
         rows = stacked.rows
         everyone = rows == slice(0, n) if isinstance(rows, slice) else False
         own = {name: leaf.detach() if everyone else leaf.detach()[rows] for name, leaf in leaves.items()}
@@ -158,7 +161,7 @@ class StackedStep:
             name: nn.Parameter(torch.empty_like(parameter).copy_(own[name][0]))
             for name, parameter in self._local.parameters.items()
         }
-        for name, buffer in self._local.buffers.items():
+        for name, buffer in {**self._local.buffers, **self._frozen}.items():
             state[name] = torch.empty_like(buffer).copy_(buffers[name][stacked.rows][0])
         batch = pytree.tree_map(lambda t: t[0] if isinstance(t, Tensor) else t, stacked.batch)
         before = self._generator.get_state()
@@ -212,6 +215,9 @@ class StackedStep:
             with self._local.forward_context():
                 loss = loss_of(self._local.training_step(batch, index))
             after = self._local.buffers
+        if after.keys() | self._frozen.keys() != state.keys() - self._local.parameters.keys():
+            raise UnvectorizableError("training_step registers a buffer, or takes one away")
+        after |= {name: state[name] for name in self._frozen}
         if loss is None:
             raise UnvectorizableError("training_step returned None to skip a step, which only one worker alone can do")
         return loss, list(self._recorder.outputs), after
