@@ -155,6 +155,25 @@ class FederatedModule(pl.LightningModule):
         self._log_hyperparams = True
         self._mirror(module)
 
+    def __getattr__(self, name: str) -> Any:
+        """Look up in the user's module what is not here: callbacks ask their ``pl_module`` for its layers."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            module = self.__dict__.get("_modules", {}).get("module")
+            if module is None or name.startswith("__"):
+                raise
+            return getattr(module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set on the user's module what is an attribute there and not here."""
+        module = self.__dict__.get("_modules", {}).get("module")
+        is_theirs = module is not None and name in vars(module) and name not in vars(self)
+        if is_theirs and not hasattr(type(self), name):
+            setattr(module, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def _mirror(self, module: pl.LightningModule) -> None:
         """Have exactly the hooks and evaluation steps that the user's module has, as Lightning sees it."""
         for hook in SERVER_HOOKS:
