@@ -31,6 +31,7 @@ from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
 from lightning_fed.engines.isolated_child import Channel, Message, Settings, serve
 from lightning_fed.engines.remarks import Remarks
+from lightning_fed.engines.shared_memory import Slot, create
 from lightning_fed.population import WorkerPool
 from lightning_fed.state import OwnState
 from lightning_fed.wire import Job, Updates, WorkerError
@@ -145,7 +146,7 @@ class Isolated(Engine):
             failure.__cause__ = error
             return failure
         rows = save_rows({table: row.contiguous() for table, row in self._outbox.own.of(name).items()})
-        task = _Task(name, encode_job(job.of(name)) if whole is None else whole, [data, rows], Future())
+        task = _Task(name, encode_job(job.of(name)) if whole is None else whole, [data, rows], _size(job), Future())
         self._tasks.put(task)
         return task.answer
 
@@ -176,12 +177,33 @@ class Isolated(Engine):
 
 @dataclass
 class _Task:
-    """One worker's training."""
+    """One worker's training.
+
+    Args:
+        worker: The worker's name.
+        job: The job as bytes.
+        parts: The datamodule and what the worker remembers.
+        size: How large the message with its update may become.
+        answer: What the child answers.
+    """
 
     worker: str
     job: bytes
     parts: list[bytes]
+    size: int
     answer: Future[Message]
+
+
+# Smaller updates are sent as fast through the pipe; and whoever keeps many updates (a robust aggregator) gets the
+# others through it.
+_LEAST_SHARED = 2**18
+_MOST_SLOTS = 8
+
+
+def _size(job: Job) -> int:
+    """How large the message with an update is, with room for its header and for a few new buffers."""
+    vectors = job.model.vector.nbytes * (1 + len(job.extra))
+    return vectors + sum(buffer.nbytes for buffer in job.model.buffers.values()) + 2**16
 
 
 class _EndedError(RuntimeError):
@@ -207,6 +229,7 @@ class _Child:
         self._process.start()
         theirs.close()
         self._channel, self._job = Channel(ours), None
+        self._slots: list[Slot] = []
         self._channel.send([self._settings])
 
     def await_start(self) -> None:
@@ -254,13 +277,30 @@ class _Child:
             if task.job is not self._job:
                 self._channel.send([task.job], job=True)
                 self._job = task.job
-            self._channel.send(task.parts, train=task.worker)
-            return self._channel.receive()
+            number, fd = self._slot(task.size)
+            self._channel.send(task.parts, fd, train=task.worker, slot=number, size=task.size)
+            fields, parts = self._channel.receive()
+            if fields.get("in_slot") is not None:
+                parts[0] = self._slots[number].read(fields["in_slot"])
+            return fields, parts
         except (EOFError, ConnectionError):
             self._channel.close()
             self._channel = None
             self._process.join(5)
             raise _EndedError(f"exit code {self._process.exitcode}") from None
+
+    def _slot(self, size: int) -> tuple[int, int | None]:
+        """Find memory for an update that nobody reads any more; its number, and its file if it is new to the child."""
+        if size < _LEAST_SHARED:
+            return -1, None
+        for number, slot in enumerate(self._slots):
+            if slot.is_free and slot.size >= size:
+                return number, None
+        fd = create(size) if len(self._slots) < _MOST_SLOTS else None
+        if fd is None:
+            return -1, None
+        self._slots.append(Slot(os.dup(fd), size))
+        return len(self._slots) - 1, fd
 
     def end(self) -> None:
         """Let the child end."""

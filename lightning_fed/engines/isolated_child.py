@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import pickle
 import socket
 import struct
@@ -21,10 +22,11 @@ from safetensors.torch import save as save_rows
 from lightning_fed._lightning import pl
 from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.engines.sequential import Sequential
+from lightning_fed.engines.shared_memory import Slot
 from lightning_fed.population import WorkerPool
 from lightning_fed.state import OwnState
 from lightning_fed.wire import Job, Updates, WorkerError, describe
-from lightning_fed.wire.codec import decode_job, encode_updates
+from lightning_fed.wire.codec import decode_job, encode_updates, encode_updates_into, updates_bytes
 from lightning_fed.worker.outbox import Outbox
 from lightning_fed.worker.pickling import loads
 
@@ -43,15 +45,19 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
 
-    def send(self, parts: Sequence[bytes | memoryview] = (), **fields: Any) -> None:
+    def send(self, parts: Sequence[bytes | memoryview] = (), fd: int | None = None, **fields: Any) -> None:
         """Send a message.
 
         Args:
             parts: Its bytes.
+            fd: An open file that goes with it; closed here.
             fields: What goes into JSON.
         """
-        head = json.dumps({**fields, "sizes": [len(part) for part in parts]}).encode()
+        head = json.dumps({**fields, "sizes": [len(part) for part in parts], "file": fd is not None}).encode()
         self._socket.sendall(struct.pack("<Q", len(head)) + head)
+        if fd is not None:
+            socket.send_fds(self._socket, [b"f"], [fd])
+            os.close(fd)
         for part in parts:
             self._socket.sendall(part)
 
@@ -63,6 +69,8 @@ class Channel:
         """
         (length,) = struct.unpack("<Q", self._read(8))
         fields = json.loads(bytes(self._read(length)))
+        if fields.pop("file"):
+            _, (fields["fd"],), *_ = socket.recv_fds(self._socket, 1, 1)
         return fields, [self._read(size) for size in fields.pop("sizes")]
 
     def _read(self, size: int) -> memoryview:
@@ -134,7 +142,9 @@ def serve(connection: socket.socket) -> None:
         if "job" in fields:
             child.job = decode_job(parts[0], copy=False)
         else:
-            answer, bytes_ = child.train(fields["train"], *parts)
+            if "fd" in fields:
+                child.slots[fields["slot"]] = Slot(fields["fd"], fields["size"]).writable()
+            answer, bytes_ = child.train(fields["train"], child.slots.get(fields["slot"]), *parts)
             channel.send(bytes_, **answer)
 
 
@@ -164,12 +174,16 @@ class _Child:
         self._pool.trainer = self._trainer
         self._engine.setup(self._module, self._pool, self._trainer, self._outbox)
         self.job: Job
+        self.slots: dict[int, memoryview] = {}
 
-    def train(self, worker: str, data: memoryview, rows: memoryview) -> tuple[dict[str, Any], list[bytes]]:
+    def train(
+        self, worker: str, slot: memoryview | None, data: memoryview, rows: memoryview
+    ) -> tuple[dict[str, Any], list[bytes]]:
         """Train a worker; returns the fields and the parts of the answer.
 
         Args:
             worker: Its name.
+            slot: Memory for the message with its update.
             data: Its datamodule, pickled.
             rows: What it remembers.
         """
@@ -180,7 +194,7 @@ class _Child:
             self._own.begin(self.job.cohort, self.job.last)
             with torch.no_grad():
                 (result,) = self._engine.run(self.job, [worker])
-            answer = self._answer(result)
+            answer = self._answer(result, slot)
         except Exception as error:
             answer = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}, []
         finally:
@@ -189,10 +203,12 @@ class _Child:
         fields, parts = answer
         return {**fields, "changed": list(self._engine.changed), "warnings": list(self._warnings)}, parts
 
-    def _answer(self, result: Updates | WorkerError) -> tuple[dict[str, Any], list[bytes]]:
+    def _answer(self, result: Updates | WorkerError, slot: memoryview | None) -> tuple[dict[str, Any], list[bytes]]:
         if isinstance(result, WorkerError):
             cause = result.__cause__
             told = "" if cause is None else "".join(traceback.format_exception(cause))
             return {"error": result.reason, "traceback": told, "is_workers": True}, []
         staged = {table: row.contiguous() for table, rows in self._own.staged().items() for row in rows.values()}
-        return {}, [encode_updates(result, self.job), save_rows(staged)]
+        if slot is not None and updates_bytes(result, self.job)[0] <= len(slot):
+            return {"in_slot": encode_updates_into(result, self.job, slot)}, [b"", save_rows(staged)]
+        return {"in_slot": None}, [encode_updates(result, self.job), save_rows(staged)]

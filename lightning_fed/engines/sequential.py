@@ -63,7 +63,8 @@ class Sequential(Engine):
                 seed = derive(job.seed, job.cohort, name)
                 seed_generators(seed)
                 worker = self._workers[name]
-                worker.batches.reseed(seed, worker.batches.first_epoch(job.cohort, job.local))
+                batches = worker.batches
+                batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
                 results.append(self._local_fit.train(job, worker, {name: d[row] for name, d in by_name.items()}))
             except Exception as error:
                 yield from stacked(job.cohort, results, delta[first:row])

@@ -105,13 +105,15 @@ class LocalFit:
 
     def _train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         self.recorder.clear()
-        self.trainer.plan(job.local, _num_batches(job, worker), job.round, job.epoch)
+        batches = worker.batches
+        self.trainer.plan(job.local, _num_batches(job, batches), job.round, job.epoch)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
-        batches = worker.batches
         try:
             with torch.enable_grad():
-                loss, examples, steps = self._fit(job, worker, batches, self._step_for(job, worker, changes))
+                loss, examples, steps = self._fit(
+                    job, worker, batches, self._step_for(job, worker.name, batches, changes)
+                )
         finally:
             batches.rest()
         with torch.no_grad():
@@ -136,8 +138,8 @@ class LocalFit:
 
     def _fit(self, job: Job, worker: Worker, own: Batches, take_step: LocalStep) -> tuple[float, float, int]:
         """Pass over the worker's batches; returns the mean loss, the worker's number of examples and the steps."""
-        local = job.local_of(worker.name, _num_batches(job, worker))
-        call, transfer = self._local.call, self._local.transfer(worker)
+        local = job.local_of(worker.name, _num_batches(job, own))
+        call, transfer, view = self._local.call, self._local.transfer(worker, own), self.trainer
         losses: list[Tensor] = []
         sizes: list[int] = []
         seen: list[tuple[int, int]] = []
@@ -150,10 +152,12 @@ class LocalFit:
             passes += 1
             before, index = step, -1
             call("on_train_epoch_start")
-            batches = ((transfer(batch), size) for batch, size in take_step.batches(own))
+            batches = take_step.batches(own)
+            if transfer is not None:
+                batches = ((transfer(batch), size) for batch, size in batches)
             drawn = streams.apart(batches, at_once)
-            for index, (batch, size) in enumerate(() if self._is_to_stop(job) else drawn):
-                self.trainer.is_last_batch = index + 1 == self.trainer.num_training_batches
+            for index, (batch, size) in enumerate(() if view.should_stop else drawn):
+                view.is_last_batch = is_last = index + 1 == view.num_training_batches
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
                 self.recorder.said.clear()
                 if call("on_train_batch_start", batch, index) == -1:
@@ -167,16 +171,17 @@ class LocalFit:
                     sizes.append(size)
                 step += 1
                 self._optimizer.step_schedulers("step", step)
-                if self.trainer.is_last_batch:
+                if is_last:
                     self._optimizer.step_schedulers("epoch", passes)
                 call("on_train_batch_end", output, batch, index)
-                if step == local.steps or self._is_to_stop(job):
+                if step == local.steps or view.should_stop:
                     is_whole = False  # unless the number of batches says otherwise
                     break
-            if not self.trainer.is_last_batch:  # cut short, or of a length that only the pass could tell
+            if not view.is_last_batch:  # cut short, or of a length that only the pass could tell
                 self._optimizer.step_schedulers("epoch", passes)
             call("on_train_epoch_end")
-            if self._is_to_stop(job):
+            if view.should_stop:
+                self._refuse_to_stop_in_private(job)
                 break
             if index < 0:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
@@ -190,16 +195,14 @@ class LocalFit:
         examples = examples_per_pass(seen, own.num_batches, is_whole) if is_counted else float(own.num_examples or 0)
         return loss, examples, step
 
-    def _is_to_stop(self, job: Job) -> bool:
-        """Whether the user's code has set ``self.trainer.should_stop``."""
-        if self.trainer.should_stop and job.record_privacy is not None:
+    def _refuse_to_stop_in_private(self, job: Job) -> None:
+        if job.record_privacy is not None:
             raise ValueError("RecordDP goes with no self.trainer.should_stop: the number of steps tells of examples")
-        return bool(self.trainer.should_stop)
 
-    def _step_for(self, job: Job, worker: Worker, corrections: Changes) -> LocalStep:
+    def _step_for(self, job: Job, worker: str, batches: Batches, corrections: Changes) -> LocalStep:
         """How a worker steps: as its module's hooks, its optimizer, the precision and the job require."""
         optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
-        if self._local.configured():
+        if self._optimizer.is_new and self._local.configured():
             self._optimizer.forget()
         if job.record_privacy is None:
             return self._open_step(self._optimizer.zero_grad, corrections)
@@ -212,7 +215,7 @@ class LocalFit:
         if self._records is None:
             self._records = RecordPrivateGradients(self.module, self._local.parameters)
             self._local.retake()  # with Opacus's hooks
-        self._records.begin(job, worker.name, optimizer, worker.batches.num_rows or 0)
+        self._records.begin(job, worker, optimizer, batches.num_rows or 0)
         step = self._open_step(self._records.zero_grad, (self._records.hide_, *corrections))
         return PrivateStep(step, self._records, self._optimizer, corrections)
 
@@ -229,8 +232,8 @@ class LocalFit:
         return torch.amp.GradScaler(self._local.device.type, init_scale=_FIRST_SCALE)
 
 
-def _num_batches(job: Job, worker: Worker) -> int | None:
+def _num_batches(job: Job, batches: Batches) -> int | None:
     """The number of batches in a pass, if it is known beforehand."""
     if job.record_privacy is not None:
         return int(1 / job.record_privacy.sampling_rate)
-    return worker.batches.num_batches
+    return batches.num_batches

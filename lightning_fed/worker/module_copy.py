@@ -15,7 +15,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_fed._lightning import extract_batch_size, is_param_in_hook_signature, move_data_to_device, pl
 from lightning_fed.core.tree import Tensors
 from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
-from lightning_fed.population import Worker
+from lightning_fed.population import Batches, Worker
 from lightning_fed.wire import Job
 from lightning_fed.worker.attributes import set_attributes
 from lightning_fed.worker.copying import copied
@@ -245,17 +245,24 @@ class ModuleCopy:
         """Whether a worker's batches need no more than to be moved to the device."""
         return self._transfers_plainly and worker.transfers_plainly and not self._converts
 
-    def transfer(self, worker: Worker) -> Callable[[Any], Any]:
-        """How a worker's batches come to the device and into the precision."""
-        move = self._move(worker)
-        return (lambda batch: pytree.tree_map(_with_channels_last, move(batch))) if self._channels_last else move
+    def transfer(self, worker: Worker, batches: Batches) -> Callable[[Any], Any] | None:
+        """How a worker's batches come to the device and into the precision; None: there is nothing to do.
 
-    def _move(self, worker: Worker) -> Callable[[Any], Any]:
+        Args:
+            worker: The worker.
+            batches: Its batches.
+        """
+        move = self._move(worker, batches)
+        if not self._channels_last:
+            return move
+        return lambda batch: pytree.tree_map(_with_channels_last, batch if move is None else move(batch))
+
+    def _move(self, worker: Worker, batches: Batches) -> Callable[[Any], Any] | None:
         convert = self.precision.convert_input
         if not (self._transfers_plainly and worker.transfers_plainly):
             return lambda batch: place_batch(convert(batch), self.device, worker.datamodule, self.module, 0)
-        if worker.batches.device == self.device and not self._converts:
-            return lambda batch: batch
+        if batches.device == self.device and not self._converts:
+            return None
         return lambda batch: move_data_to_device(convert(batch), self.device)
 
 

@@ -115,6 +115,7 @@ class ModuleTensors:
         self.frozen: Tensors = {name: p for name, p in self._all.items() if name not in self.parameters}
         """The parameters that are not trained, by name."""
         self._storages = {name: p.data for name, p in self._all.items()}
+        self._pointers = {name: p.data_ptr() for name, p in self._all.items()}
         self._marks = {name: mark(p) for name, p in self.frozen.items()}
         self.places = _places(self._module, {**self.parameters, **self.frozen, **self._sent})
         """Where the module keeps its tensors."""
@@ -162,7 +163,7 @@ class ModuleTensors:
             parameter.grad = None
             if parameter.requires_grad is not (name in self.parameters):
                 parameter.requires_grad_(name in self.parameters)
-            if parameter.data_ptr() != self._storages[name].data_ptr() or parameter.shape != self._storages[name].shape:
+            if parameter.data_ptr() != self._pointers[name] or parameter.shape != self._storages[name].shape:
                 parameter.data = self._storages[name]
         for name, parameter in self.frozen.items():
             if mark(parameter) != self._marks[name]:

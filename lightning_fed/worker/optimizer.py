@@ -37,6 +37,8 @@ class LocalOptimizer:
         """Whether the optimizer may evaluate the loss itself, as LBFGS does; others take a step from the gradients."""
         self.step: Callable[[], Any]
         """Steps on the gradients."""
+        self.is_new = False
+        """Whether ``configure_optimizers`` was asked for the last one."""
         self._configured_for: tuple[int, float] | None = None
         self._leaves: list[Tensor] = []
         self._initial: list[dict[str, Any]] = []
@@ -63,8 +65,10 @@ class LocalOptimizer:
             optimizer.state.clear()
             for group, initial in zip(optimizer.param_groups, self._initial, strict=True):
                 group.update(initial)
+            self.is_new = False
             return optimizer
         optimizer = self._optimizer = self._configure()
+        self.is_new = True
         if lr_factor != 1.0:
             _scale_lr(optimizer, lr_factor)
         self._leaves = [p for group in optimizer.param_groups for p in group["params"]] if _is_torchs(optimizer) else []

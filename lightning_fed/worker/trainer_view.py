@@ -58,7 +58,10 @@ class TrainerView:
         return getattr(self._trainer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        has_effect = name in ("should_stop", "is_last_batch")  # the latter is set by local training
+        if name == "is_last_batch":  # by local training, at every batch
+            vars(self)[name] = value
+            return
+        has_effect = name == "should_stop"
         if not has_effect and name not in self._said and hasattr(self._trainer, name):
             self._said.add(name)
             rank_zero_warn(

@@ -91,12 +91,18 @@ class Plan(NamedTuple):
 
 
 def plan(
-    worker: Worker, seed: int, local: LocalTraining, transfer: Callable[[Any], Any] | None, first_epoch: int = 0
+    worker: Worker,
+    batches: Batches,
+    seed: int,
+    local: LocalTraining,
+    transfer: Callable[[Any], Any] | None,
+    first_epoch: int = 0,
 ) -> Plan:
     """Draw a worker's batches, as it would draw them alone.
 
     Args:
         worker: The worker.
+        batches: Its batches.
         seed: The seed of its randomness in this round.
         local: How long it trains.
         transfer: How its batches come to the device; None: they only have to be moved there.
@@ -106,7 +112,6 @@ def plan(
         UnvectorizableError: If only a pass over the data can tell how many batches there are.
         Exception: Whatever the data raises.
     """
-    batches = worker.batches
     per_pass = batches.num_batches
     if per_pass is None:
         raise UnvectorizableError(

@@ -68,9 +68,10 @@ class StackedFit:
         if job.record_privacy is not None:
             raise UnvectorizableError("record-level privacy takes the gradients of one worker's examples at a time")
         plainly = self._local.transfers_plainly(worker)
-        local = job.local_of(worker.name, worker.batches.num_batches) if job.work else job.local
-        first_epoch = worker.batches.first_epoch(job.cohort, job.local)
-        return plan(worker, seed, local, None if plainly else self._local.transfer(worker), first_epoch)
+        batches = worker.batches
+        local = job.local_of(worker.name, batches.num_batches) if job.work else job.local
+        transfer = None if plainly else self._local.transfer(worker, batches)
+        return plan(worker, batches, seed, local, transfer, batches.first_epoch(job.cohort, job.local))
 
     def train(self, job: Job, plans: Sequence[Plan]) -> list[Updates]:
         """Train some workers, each starting from the global model.
