@@ -47,6 +47,7 @@ from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.attributes import Attributes
 from lightning_fed.worker.module_tensors import Mark, mark, put
 from lightning_fed.worker.outbox import Outbox, tables_of
+from lightning_fed.worker.snapshot import Snapshot
 
 EngineName: TypeAlias = Literal["auto", "sequential", "vectorized", "isolated"]
 
@@ -142,6 +143,7 @@ class FederatedModule(pl.LightningModule):
         self._server_state: Tensors = {}
         self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
         self._attributes: Attributes | None = None
+        self._snapshot: Snapshot | None = None
         self._said: set[str] = set()
         self._last_success: int | None = None  # the number of the last cohort whose workers keep what they staged
         self._loop: FederatedLoop | None = None
@@ -256,6 +258,10 @@ class FederatedModule(pl.LightningModule):
 
     def _changed_attributes(self) -> dict[str, Any]:
         assert self._attributes is not None
+        assert self._snapshot is not None
+        if self._snapshot.is_unchanged():
+            return self._attributes.before
+        self._snapshot = Snapshot(self.module)
         for path in self._attributes.opaque():
             if path not in self._said:
                 self._said.add(path)
@@ -327,7 +333,7 @@ class FederatedModule(pl.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
         self._marks = {name: mark(p) for name, p in self.module.named_parameters()}
-        self._attributes = Attributes(self.module)
+        self._attributes, self._snapshot = Attributes(self.module), Snapshot(self.module)
         self.algorithm.check(self._global_model())
         if self.trainer.global_step == 0:  # numbers of cohorts begin again: none may stand for one of an earlier fit
             self._outbox.own.settle(self._last_success)

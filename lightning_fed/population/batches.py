@@ -261,6 +261,10 @@ class IndexedBatches(Batches):
         # between batches, in turn with the training itself.
         sampler = loader.batch_sampler
         self._at_once = sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
+        dataset, order = loader.dataset, getattr(self._at_once, "sampler", None)
+        is_plain = type(dataset) is TensorDataset and type(order) in (RandomSampler, SequentialSampler)
+        self._plain = dataset if is_plain and getattr(order, "data_source", None) is dataset else None
+        self._given = tensors
         self.draws_at_once = self._at_once is not None
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
@@ -278,6 +282,8 @@ class IndexedBatches(Batches):
         pass
 
     def is_current(self) -> bool:
+        if self._plain is not None:  # asked for every worker in every round
+            return self._plain.tensors is self._given and len(self._given[0]) == self.num_rows
         length = len(self.loader) if self._at_once is None else _length(self._at_once.sampler)
         if length != self._length:
             return False

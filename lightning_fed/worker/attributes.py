@@ -36,7 +36,8 @@ class Attributes:
         self._places = _places(module)
         self._at_first = {path: copy.deepcopy(value) for path, value in self._plain()}
         self._opaque_at_first = dict(self._opaque())
-        self._changed: dict[str, Any] = {}
+        self.before: dict[str, Any] = {}
+        """The result of :meth:`changed` when it was last asked."""
 
     def changed(self) -> dict[str, Any]:
         """Return the plain attributes that differ from what they were, by path; the same dict as long as they stay."""
@@ -45,9 +46,9 @@ class Attributes:
             for path, value in self._plain()
             if path not in self._at_first or not _same(value, self._at_first[path])
         }
-        if not _same(now, self._changed):
-            self._changed = copy.deepcopy(now)
-        return self._changed
+        if not _same(now, self.before):
+            self.before = copy.deepcopy(now)
+        return self.before
 
     def opaque(self) -> list[str]:
         """Return the paths of attributes that have been changed and cannot cross, such as hooks and objects."""

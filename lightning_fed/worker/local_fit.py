@@ -64,7 +64,7 @@ class LocalFit:
             self._training_step = compiled_or_not(self._local.training_step)
         self.module = self._local.module
         self.trainer = self._local.trainer
-        self._optimizer = LocalOptimizer(self.module, self.trainer)
+        self._optimizer = LocalOptimizer(self.module, self.trainer, self._local.tensors.spare)
         self._compiles = compile
         self._records: RecordPrivateGradients | None = None
         self._sizes = BatchSizes()

@@ -50,6 +50,8 @@ class ModuleTensors:
         self.parameters: Tensors = {name: p for name, p in self._all.items() if p.requires_grad}
         """The parameters that are trained, by name."""
         self._model: GlobalModel | None = None
+        self.spare: list[Tensor | None] = []
+        """Gradients of the worker before, to be freed just before a backward pass."""
         self._take_in(self.buffers)
 
     @property
@@ -159,6 +161,9 @@ class ModuleTensors:
             if any(owner.get(key) is not buffer for key, buffer in structure.items()) or len(owner) != len(structure):
                 owner.clear()
                 owner.update(structure)
+        # The next worker's code must not see these gradients. But their memory, still warm in the cache, had better be
+        # taken for its own ones: freed at once, it goes to activations, and an MLP's round takes 85 ms in place of 79.
+        self.spare[:] = [parameter.grad for parameter in self.parameters.values()]
         for name, parameter in self._all.items():
             parameter.grad = None
             if parameter.requires_grad is not (name in self.parameters):

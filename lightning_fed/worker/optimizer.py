@@ -28,9 +28,13 @@ class LocalOptimizer:
     Args:
         module: The worker's copy of the user's module.
         trainer: The view that the module has of its Trainer; its optimizers are kept up to date.
+        spare: Tensors to be freed with the gradients.
     """
 
-    def __init__(self, module: pl.LightningModule, trainer: TrainerView) -> None:
+    def __init__(
+        self, module: pl.LightningModule, trainer: TrainerView, spare: list[Tensor | None] | None = None
+    ) -> None:
+        self._spare = [] if spare is None else spare
         self._module = module
         self._trainer = trainer
         self.needs_closure = True
@@ -117,6 +121,7 @@ class LocalOptimizer:
             self._optimizer.zero_grad()
         for leaf in self._leaves:
             leaf.grad = None
+        self._spare.clear()
 
     def step_schedulers(self, interval: str, count: int) -> None:
         """Step the schedulers that go by this interval.

@@ -189,25 +189,20 @@ class StackedStep:
         self._recorder.begin_step()
 
         def step(state: Tensors, batch: Any) -> Outputs:
-            with self._guarded():
+            # Neither the copy's own parameters nor all workers' may be used in place of one worker's.
+            kinds = [type(tensor) for tensor in self._hidden]
+            for tensor in self._hidden:
+                tensor.__class__ = _NotStacked
+            try:
                 return self._one(state, batch, stacked.index)
+            finally:
+                for tensor, kind in zip(self._hidden, kinds, strict=True):
+                    tensor.__class__ = kind
 
         results = differentiated(step, n, own, others, stacked.batch)
         if versions != [tensor._version for tensor in own.values()]:
             raise UnvectorizableError("training_step writes to parameters, which have to stay as they are in a step")
         return results
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """See to it that neither the copy's own parameters nor all workers' are used in place of one worker's."""
-        kinds = [type(tensor) for tensor in self._hidden]
-        for tensor in self._hidden:
-            tensor.__class__ = _NotStacked
-        try:
-            yield
-        finally:
-            for tensor, kind in zip(self._hidden, kinds, strict=True):
-                tensor.__class__ = kind
 
     def _one(self, state: Tensors, batch: Any, index: int) -> Outputs:
         """One worker's step: gives the loss, what was logged, and the buffers after the step."""
