@@ -146,6 +146,7 @@ class FederatedModule(pl.LightningModule):
         self._snapshot: Snapshot | None = None
         self._said: set[str] = set()
         self._last_success: int | None = None  # the number of the last cohort whose workers keep what they staged
+        self._failed: list[int] = []  # the numbers of earlier ones whose workers do not
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
@@ -199,8 +200,7 @@ class FederatedModule(pl.LightningModule):
         if not self._guard.shows_metrics:
             report = RoundReport()
         self.last_report = report
-        succeeded = cohort.number if outcome.succeeded else job.last
-        self._pending.append(Round(report, aggregate, time.perf_counter() - started, outcome.server, succeeded))
+        self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
         self._last_cohort = cohort
         loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
         if report.examples:  # else there is nothing to average
@@ -223,7 +223,12 @@ class FederatedModule(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         put(self.module, merged_buffers(rounds))
-        self._server_state, self._last_success = rounds[-1].server, rounds[-1].last_success
+        self._server_state = rounds[-1].outcome.server
+        for past in rounds:
+            if past.outcome.succeeded:
+                self._last_success = past.cohort
+            elif len(past.outcome.report):  # workers have staged something
+                self._failed.append(past.cohort)
         self._guard.after_round(self.trainer, curves, step, due)
         if draw:
             steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
@@ -274,7 +279,7 @@ class FederatedModule(pl.LightningModule):
 
     def _pending_state(self) -> Tensors:
         """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
-        return self._pending[-1].server if self._pending else self._server_state
+        return self._pending[-1].outcome.server if self._pending else self._server_state
 
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """What the workers of a cohort are sent."""
@@ -285,7 +290,8 @@ class FederatedModule(pl.LightningModule):
             seed=seed,
             model=self._global_model(parameters),
             local=self.local,
-            last=self._pending[-1].last_success if self._pending else self._last_success,
+            last=self._last_success,
+            failed=tuple(self._failed),
             epoch=self.trainer.current_epoch,
             attributes=self._changed_attributes(),
             population=len(self._datamodule.names),
@@ -337,7 +343,7 @@ class FederatedModule(pl.LightningModule):
         self.algorithm.check(self._global_model())
         if self.trainer.global_step == 0:  # numbers of cohorts begin again: none may stand for one of an earlier fit
             self._outbox.own.settle(self._last_success)
-            self._last_success = None
+            self._last_success, self._failed = None, []
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
         self._guard.check(self._global_model())
         self._guard.start(datamodule, self.trainer, self.local)
@@ -482,6 +488,7 @@ class FederatedModule(pl.LightningModule):
             self._server_state = dict(part["state"]["server"])
             self._outbox.own.load_state_dict(part["state"]["workers"])
             self._last_success = part["state"].get("last_cohort")
+            self._failed = list(part["state"].get("failed_cohorts", ()))
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
 
@@ -490,6 +497,7 @@ class FederatedModule(pl.LightningModule):
             "server": {name: tensor.detach().cpu().clone() for name, tensor in self._server_state.items()},
             "workers": self._outbox.own.state_dict(self._last_success),
             "last_cohort": self._last_success,
+            "failed_cohorts": list(self._failed),
         }
 
     @property

@@ -191,7 +191,7 @@ class _Child:
         try:
             self._workers[worker] = loads(data)
             self._own.take_in(worker, load_rows(bytes(rows)))
-            self._own.begin(self.job.cohort, self.job.last)
+            self._own.begin(self.job.cohort, self.job.last, self.job.failed)
             with torch.no_grad():
                 (result,) = self._engine.run(self.job, [worker])
             answer = self._answer(result, slot)

@@ -87,7 +87,7 @@ class FederatedLoop:
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
         job, present, responses = self._ask(self.algorithm.assign(job, remembered), cohort)
-        self.outbox.own.begin(job.cohort, job.last)
+        self.outbox.own.begin(job.cohort, job.last, job.failed)
         with isolated(), torch.no_grad():
             results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
             partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
@@ -95,6 +95,7 @@ class FederatedLoop:
         # has left.
         report = self._heard(RoundReport.merged(self.processes.gather(report), cohort), job, responses)
         if not self._has_quorum(report, job) and not self.aggregator.always:
+            self.outbox.own.drop(job.cohort)
             return Outcome(Aggregate.nothing(job.model), report, remembered)
         with torch.no_grad():
             aggregate = self.aggregator.finish(partial, self.processes)

@@ -9,6 +9,7 @@ from typing import final
 import torch
 
 from lightning_fed.core.tree import Tensors
+from lightning_fed.server.round import Outcome
 from lightning_fed.wire import Aggregate
 from lightning_fed.wire.report import RoundReport
 
@@ -19,18 +20,21 @@ class Round:
     """A round that has been run.
 
     Args:
-        report: What its workers reported.
-        aggregate: What came of their updates.
+        cohort: The number of its cohort.
+        outcome: What came of it.
+        report: What its workers reported, as far as it may be shown.
         seconds: How long it took.
-        server: What the algorithm remembers at the server from here on.
-        last_success: The number of the last cohort whose workers keep what they staged.
     """
 
+    cohort: int
+    outcome: Outcome
     report: RoundReport
-    aggregate: Aggregate
     seconds: float
-    server: Tensors
-    last_success: int | None
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """The pseudo-gradient and the new buffers."""
+        return self.outcome.aggregate
 
 
 def merged_buffers(rounds: Sequence[Round]) -> Tensors:

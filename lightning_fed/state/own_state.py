@@ -1,8 +1,9 @@
 """A worker's own state: one vector for each worker and table, kept from round to round where the worker is.
 
-There are two slots. What a round makes of a worker's state is *staged*, under the number of its cohort. Only the next
+There are two slots. What a round makes of a worker's state is *staged*, under the number of its cohort. Only a later
 job says whether that cohort's round succeeded, and then the staged rows are *kept*; else they are dropped. So the state
-of a worker and the global model always belong to the same round, even if the server died between the two.
+of a worker and the global model always belong to the same round, even if the server died between the two, and also
+while gradients of several cohorts are accumulated for one step.
 
 In a simulation the state of all workers lies beside the engine, in memory up to a budget and on disk past it; on a node
 it is that of the node's workers, and lies in a folder (:meth:`OwnState.write_to`).
@@ -12,9 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 from safetensors import safe_open
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from lightning_fed.core.processes import Processes
 from lightning_fed.state.spilled_rows import SpilledRows
+
+_Staged: TypeAlias = dict[str, list[tuple[tuple[str, ...], Tensor]]]
+"""What a cohort has staged: for each table the workers and their rows, as they came."""
 
 
 @final
@@ -42,35 +46,44 @@ class OwnState:
         self._budget = budget
         self._folder = folder
         self._kept: dict[str, SpilledRows] = {}
-        self._staged: dict[str, list[tuple[tuple[str, ...], Tensor]]] = {}
-        self._cohort: int | None = None
+        self._staged: dict[int, _Staged] = {}  # by the number of the cohort
+        self._cohort = 0
 
-    def begin(self, cohort: int, last: int | None) -> None:
-        """Begin a cohort's round: settle the one before, and stage under a new number.
+    def begin(self, cohort: int, last: int | None, failed: Collection[int] = ()) -> None:
+        """Begin a cohort's round: settle those before, and stage under a new number.
 
         Args:
             cohort: The number of the cohort that begins.
             last: The number of the last cohort whose round succeeded.
+            failed: The numbers of earlier ones whose rounds did not.
         """
+        for number in [number for number in self._staged if number in failed or number >= cohort]:
+            del self._staged[number]
         self.settle(last)
-        self._staged.clear()
         self._cohort = cohort
 
     def settle(self, last: int | None) -> None:
-        """Keep what was staged by a cohort whose round has succeeded.
+        """Keep what was staged by cohorts whose rounds have succeeded.
 
         Args:
-            last: The number of the last such cohort. Rows that another one staged stay staged.
+            last: The number of the last such cohort; all before it have succeeded, or were dropped.
         """
-        if self._cohort is None or self._cohort != last:
+        if last is None:
             return
-        for table, parts in self._staged.items():
-            if table not in self._kept:
-                self._kept[table] = SpilledRows(self._budget // len(self._tables), self._folder, _file_name(table))
-            for workers, rows in parts:
-                self._kept[table].write(workers, rows)
-        self._staged.clear()
-        self._cohort = None
+        for number in sorted(number for number in self._staged if number <= last):
+            for table, parts in self._staged.pop(number).items():
+                if table not in self._kept:
+                    self._kept[table] = SpilledRows(self._budget // len(self._tables), self._folder, _file_name(table))
+                for workers, rows in parts:
+                    self._kept[table].write(workers, rows)
+
+    def drop(self, cohort: int) -> None:
+        """Drop what a cohort has staged: its round did not succeed.
+
+        Args:
+            cohort: Its number.
+        """
+        self._staged.pop(cohort, None)
 
     def rows(self, table: str, workers: Sequence[str], default: Tensor) -> Tensor:
         """Return the kept rows of some workers.
@@ -107,14 +120,12 @@ class OwnState:
             raise ValueError(
                 f"rows were staged in the table {table!r}, but `tables` names {list(self._tables)}; add it"
             )
-        self._staged.setdefault(table, []).append((tuple(workers), rows.detach().cpu()))
+        staged = self._staged.setdefault(self._cohort, {})
+        staged.setdefault(table, []).append((tuple(workers), rows.detach().cpu()))
 
     def staged(self) -> dict[str, dict[str, Tensor]]:
-        """Return what the cohort has staged so far: ``{table: {worker: row}}``."""
-        return {
-            table: {worker: row for workers, rows in parts for worker, row in zip(workers, rows, strict=True)}
-            for table, parts in self._staged.items()
-        }
+        """Return what the cohort that began last has staged so far: ``{table: {worker: row}}``."""
+        return _by_worker(self._staged.get(self._cohort, {}))
 
     def kept(self) -> dict[str, dict[str, Tensor]]:
         """Return all rows that are kept: ``{table: {worker: row}}``; reads from disk what lies there."""
@@ -146,15 +157,16 @@ class OwnState:
         return OwnTables(self, prefix)
 
     def exchange(self, processes: Processes) -> None:
-        """Let every process hold what all processes have staged.
+        """Let every process hold what all processes have staged for the cohort that began last.
 
         Args:
             processes: The processes; each has the same tables.
         """
         if processes.size == 1:
             return
+        staged = self._staged.setdefault(self._cohort, {})
         for table in self._tables:
-            parts = self._staged.pop(table, [])
+            parts = staged.pop(table, [])
             own = torch.cat([rows for _, rows in parts]) if parts else None
             names = tuple(name for workers, _ in parts for name in workers)
             # A process whose workers staged nothing learns from the others what rows look like.
@@ -162,7 +174,7 @@ class OwnState:
             like = next((empty for _, empty in heard if empty is not None), None)
             if like is not None:
                 rows = processes.gather_rows(like if own is None else own)
-                self._staged[table] = [(tuple(name for theirs, _ in heard for name in theirs), rows)]
+                staged[table] = [(tuple(name for theirs, _ in heard for name in theirs), rows)]
 
     def state_dict(self, last: int | None) -> dict[str, Any]:
         """Return what a checkpoint of the simulation holds: the rows in memory, and where those on disk lie.
@@ -183,7 +195,6 @@ class OwnState:
             FileNotFoundError: If a file is gone that holds rows.
         """
         self._staged.clear()
-        self._cohort = None
         self._kept = {}
         for name, part in state.items():
             table = self._kept[name] = SpilledRows(self._budget // len(state), self._folder, _file_name(name))
@@ -196,15 +207,16 @@ class OwnState:
             folder: The folder; it is made if need be.
         """
         tensors: dict[str, Tensor] = {}
-        places: list[tuple[str, str, str]] = []
-        for slot, tables in (("kept", self.kept()), ("staged", self.staged())):
+        places: list[tuple[int, str, str]] = []  # the cohort, -1 for what is kept; the table; the worker
+        slots = {-1: self.kept(), **{number: _by_worker(staged) for number, staged in self._staged.items()}}
+        for slot, tables in slots.items():
             for table, rows in tables.items():
                 for worker, row in rows.items():
                     tensors[str(len(places))] = row.clone()  # rows may share memory, which the format refuses
                     places.append((slot, table, worker))
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / (_FILE + ".unfinished")
-        save_file(tensors, unfinished, {"places": json.dumps(places), "cohort": json.dumps(self._cohort)})
+        save_file(tensors, unfinished, {"places": json.dumps(places)})
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())
         unfinished.replace(folder / _FILE)
@@ -219,14 +231,11 @@ class OwnState:
         if not (folder / _FILE).exists():
             return
         with safe_open(folder / _FILE, framework="pt") as file:
-            places, cohort = (json.loads(file.metadata()[key]) for key in ("places", "cohort"))
+            places = json.loads(file.metadata()["places"])
             rows = [file.get_tensor(str(number)) for number in range(len(places))]
-        for wanted in ("kept", "staged"):
-            self._cohort = -1 if wanted == "kept" else cohort
-            for (slot, table, worker), row in zip(places, rows, strict=True):
-                if slot == wanted:
-                    self.stage(table, [worker], row.unsqueeze(0))
-            self.settle(-1)
+        for (self._cohort, table, worker), row in zip(places, rows, strict=True):
+            self.stage(table, [worker], row.unsqueeze(0))
+        self.settle(-1)
 
 
 @final
@@ -256,6 +265,13 @@ class OwnTables:
 
 
 _FILE = "own_state.safetensors"
+
+
+def _by_worker(staged: _Staged) -> dict[str, dict[str, Tensor]]:
+    return {
+        table: {worker: row for workers, rows in parts for worker, row in zip(workers, rows, strict=True)}
+        for table, parts in staged.items()
+    }
 
 
 def _file_name(table: str) -> str:

@@ -87,6 +87,7 @@ def decode_job(data: Buffer, *, copy: bool = True) -> Job:
         model=GlobalModel(parameters, buffers),
         local=_local(fields.integer("epochs"), fields.optional("steps")),
         last=fields.optional("last"),
+        failed=fields.integers("failed"),
         epoch=fields.integer("epoch"),
         population=fields.integer("population"),
         work=work,
@@ -213,6 +214,7 @@ def job_bytes(job: Job) -> int:
     key = (
         _token(job.model),
         len(job.work),
+        len(job.failed),
         None if job.penalty is None else tuple((t.dtype, t.shape) for t in job.penalty.linear.values()),
         tuple((m.parameters.dtype, m.parameters.shape, specs_of(m.buffers)) for m in job.start.values()),
         job.frozen,
@@ -224,7 +226,17 @@ def job_bytes(job: Job) -> int:
         len(attributes.numbers),
         tuple((t.dtype, t.shape) for t in attributes.tensors),
     )
-    integers = [job.round, job.cohort, job.seed, job.last, job.epoch, job.population, job.local.epochs, job.local.steps]
+    integers = [
+        *job.failed,
+        job.round,
+        job.cohort,
+        job.seed,
+        job.last,
+        job.epoch,
+        job.population,
+        job.local.epochs,
+        job.local.steps,
+    ]
     if job.record_privacy is not None:
         integers.append(job.record_privacy.seed)
     varies = _digits(integers) + sum(map(escaped, (*job.work, *job.start)))
@@ -304,6 +316,7 @@ def _job_parts(job: Job, attributes: Attributes) -> tuple[dict[str, object], Ten
         "cohort": int(job.cohort),
         "seed": int(job.seed),
         "last": None if job.last is None else int(job.last),
+        "failed": [int(number) for number in job.failed],
         "epoch": int(job.epoch),
         "population": int(job.population),
         "epochs": int(job.local.epochs),

@@ -64,6 +64,9 @@ class Fields:
         value = self.any(name)
         return None if value is None else self._typed(name, value, int)
 
+    def integers(self, name: str) -> tuple[int, ...]:
+        return tuple(self._typed(name, each, int) for each in self._take(name, list))
+
     def flag(self, name: str) -> bool:
         return self._take(name, bool)
 

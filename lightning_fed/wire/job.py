@@ -97,7 +97,9 @@ class Job:
         seed: The seed of the run; with ``cohort`` and the worker's name it decides all of a worker's randomness.
         model: The global model.
         local: How long each worker trains.
-        last: The number of the last cohort whose round succeeded, None at first: what workers staged in it, they keep.
+        last: The number of the last cohort whose round succeeded, None at first: what workers staged in it and in those
+            before it, they keep.
+        failed: The numbers of cohorts before it whose rounds did not succeed: what workers staged in them, they drop.
         epoch: The server's epoch, ``trainer.current_epoch``.
         population: The number of all workers.
         work: For workers that do only a part of their local training, which fraction of its steps.
@@ -120,6 +122,7 @@ class Job:
     model: GlobalModel
     local: LocalTraining
     last: int | None = None
+    failed: tuple[int, ...] = ()
     epoch: int = 0
     population: int = 1
     work: Mapping[str, float] = field(default_factory=dict)

@@ -61,18 +61,47 @@ def test_the_next_job_says_that_the_round_succeeded(tmp_path: Path) -> None:
     assert (value(state, "a"), state.staged()) == ([1, 1], {})
 
 
-@pytest.mark.parametrize("last", [None, 3, 5])
-def test_what_is_staged_is_dropped_if_another_cohort_was_the_last_to_succeed(tmp_path: Path, last: int | None) -> None:
-    state = new(tmp_path)
+def two_cohorts(folder: Path) -> OwnState:
+    """One that has succeeded, number 3, and one of which nothing is known yet, number 4."""
+    state = new(folder)
     state.begin(3, last=None)
     stage(state, a=1.0, b=1.0)
     state.begin(4, last=3)
     stage(state, a=2.0, c=2.0)
-    state.begin(6, last=last)
+    return state
+
+
+def test_what_is_staged_is_dropped_if_the_cohort_failed(tmp_path: Path) -> None:
+    state = two_cohorts(tmp_path)
+    state.begin(6, last=5, failed=[4])
     assert (value(state, "a"), value(state, "b"), value(state, "c")) == ([1, 1], [1, 1], [-1, -1])
-    assert state.staged() == {}
     state.settle(last=4)  # too late
     assert value(state, "a") == [1, 1]
+
+
+def test_a_worker_that_is_asked_again_after_many_rounds_keeps_what_succeeded(tmp_path: Path) -> None:
+    state = two_cohorts(tmp_path)
+    state.begin(60, last=59, failed=[7])
+    assert (value(state, "a"), value(state, "b"), value(state, "c")) == ([2, 2], [1, 1], [2, 2])
+
+
+@pytest.mark.parametrize("last", [None, 3])
+def test_what_is_staged_waits_as_long_as_nothing_is_known_of_its_cohort(tmp_path: Path, last: int | None) -> None:
+    """As while gradients of several cohorts are accumulated for one step; a checkpoint then does not have it."""
+    state = two_cohorts(tmp_path)
+    state.begin(5, last=last)
+    stage(state, a=3.0)
+    assert (value(state, "a"), value(state, "c")) == ([1, 1], [-1, -1])
+    assert state.state_dict(last)["first"]["names"] == ["a", "b"]
+    state.begin(6, last=5)
+    assert (value(state, "a"), value(state, "c")) == ([3, 3], [2, 2])
+
+
+def test_a_round_that_was_given_up_is_dropped(tmp_path: Path) -> None:
+    state = two_cohorts(tmp_path)
+    state.drop(4)
+    state.begin(5, last=4)
+    assert (value(state, "a"), value(state, "c")) == ([1, 1], [-1, -1])
 
 
 def test_a_cohort_that_is_tried_again_begins_with_nothing(tmp_path: Path) -> None:
