@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import final
 
 from lightning_fed._lightning import pl
-from lightning_fed.core.rng import derive, seed_generators
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
 from lightning_fed.engines.remarks import Remarks
@@ -60,12 +59,8 @@ class Sequential(Engine):
         for name in workers:
             row = first + len(results)
             try:
-                seed = derive(job.seed, job.cohort, name)
-                seed_generators(seed)
-                worker = self._workers[name]
-                batches = worker.batches
-                batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
-                results.append(self._local_fit.train(job, worker, {name: d[row] for name, d in by_name.items()}))
+                rows = {parameter: d[row] for parameter, d in by_name.items()}
+                results.append(self._local_fit.train(job, self._workers[name], rows))
             except Exception as error:
                 yield from stacked(job.cohort, results, delta[first:row])
                 first, results = row, []

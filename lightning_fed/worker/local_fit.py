@@ -19,7 +19,7 @@ from lightning_fed._lightning import (
     pl,
 )
 from lightning_fed.core.means import weighted_mean
-from lightning_fed.core.rng import derive
+from lightning_fed.core.rng import derive, seed_generators
 from lightning_fed.core.tree import Tensors
 from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.wire import Job, LocalTraining
@@ -105,15 +105,17 @@ class LocalFit:
 
     def _train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         self.recorder.clear()
+        seed = derive(job.seed, job.cohort, worker.name)
+        seed_generators(seed)
         batches = worker.batches
+        batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
         self.trainer.plan(job.local, _num_batches(job, batches), job.round, job.epoch)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
         try:
             with torch.enable_grad():
-                loss, examples, steps = self._fit(
-                    job, worker, batches, self._step_for(job, worker.name, batches, changes)
-                )
+                take_step = self._step_for(job, worker.name, batches, changes)
+                loss, examples, steps = self._fit(job, worker, batches, take_step, seed)
         finally:
             batches.rest()
         with torch.no_grad():
@@ -136,17 +138,17 @@ class LocalFit:
             gradient=None if corrections is None else corrections.mean_gradient(),
         )
 
-    def _fit(self, job: Job, worker: Worker, own: Batches, take_step: LocalStep) -> tuple[float, float, int]:
+    def _fit(self, job: Job, worker: Worker, own: Batches, take_step: LocalStep, seed: int) -> tuple[float, float, int]:
         """Pass over the worker's batches; returns the mean loss, the worker's number of examples and the steps."""
         local = job.local_of(worker.name, _num_batches(job, own))
-        call, transfer, view = self._local.call, self._local.transfer(worker, own), self.trainer
+        call, transfer = self._local.call, self._local.transfer(worker, own)
         losses: list[Tensor] = []
         sizes: list[int] = []
         seen: list[tuple[int, int]] = []
         is_counted = own.num_examples is None and job.record_privacy is None
         is_whole = True
         step = passes = 0
-        streams = Streams(derive(job.seed, job.cohort, worker.name))
+        streams, state = Streams(seed), vars(self.trainer)
         at_once = own.draws_at_once and self._local.transfers_plainly(worker) and job.record_privacy is None
         while local.steps is not None or passes < local.epochs:
             passes += 1
@@ -156,8 +158,8 @@ class LocalFit:
             if transfer is not None:
                 batches = ((transfer(batch), size) for batch, size in batches)
             drawn = streams.apart(batches, at_once)
-            for index, (batch, size) in enumerate(() if view.should_stop else drawn):
-                view.is_last_batch = is_last = index + 1 == view.num_training_batches
+            for index, (batch, size) in enumerate(() if state["should_stop"] else drawn):
+                state["is_last_batch"] = is_last = index + 1 == state["num_training_batches"]
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
                 self.recorder.said.clear()
                 if call("on_train_batch_start", batch, index) == -1:
@@ -174,13 +176,13 @@ class LocalFit:
                 if is_last:
                     self._optimizer.step_schedulers("epoch", passes)
                 call("on_train_batch_end", output, batch, index)
-                if step == local.steps or view.should_stop:
+                if step == local.steps or state["should_stop"]:
                     is_whole = False  # unless the number of batches says otherwise
                     break
-            if not view.is_last_batch:  # cut short, or of a length that only the pass could tell
+            if not state["is_last_batch"]:  # cut short, or of a length that only the pass could tell
                 self._optimizer.step_schedulers("epoch", passes)
             call("on_train_epoch_end")
-            if view.should_stop:
+            if state["should_stop"]:
                 self._refuse_to_stop_in_private(job)
                 break
             if index < 0:

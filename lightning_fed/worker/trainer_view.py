@@ -58,11 +58,7 @@ class TrainerView:
         return getattr(self._trainer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "is_last_batch":  # by local training, at every batch
-            vars(self)[name] = value
-            return
-        has_effect = name == "should_stop"
-        if not has_effect and name not in self._said and hasattr(self._trainer, name):
+        if name != "should_stop" and name not in self._said and hasattr(self._trainer, name):
             self._said.add(name)
             rank_zero_warn(
                 f"self.trainer.{name} = ... on a worker does not change its training, nor the server's Trainer; of a "
@@ -80,9 +76,10 @@ class TrainerView:
             epoch: The server's epoch.
         """
         batches = float("inf") if num_batches is None else num_batches
-        trainer, said = self._trainer, self._said
-        vars(self).clear()
-        vars(self).update(
+        own = vars(self)
+        trainer, said = own["_trainer"], own["_said"]
+        own.clear()
+        own.update(
             _trainer=trainer,
             _said=said,
             current_epoch=epoch,

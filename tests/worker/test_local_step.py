@@ -78,7 +78,8 @@ def test_which_step_is_taken(
     run = trainer()
     monkeypatch.setattr(run.precision_plugin, "precision", precision)
     fit = LocalFit(module := make(), run)
-    assert type(fit._step_for(job_for(module, **options), Worker("bob", Rows([1.0]), None), ())) is kind
+    batches = Worker("bob", Rows([1.0]), None).batches
+    assert type(fit._step_for(job_for(module, **options), "bob", batches, ())) is kind
 
 
 @pytest.mark.parametrize("make", [Scalar, Hooked])
@@ -93,7 +94,7 @@ def test_changes_of_gradients_come_in_order_between_the_backward_pass_and_the_st
     def grow() -> None:
         x.grad.add_(1.0)
 
-    step = fit._step_for(job_for(module), Worker("bob", Rows([4.0]), None), (double, grow))
+    step = fit._step_for(job_for(module), "bob", Worker("bob", Rows([4.0]), None).batches, (double, grow))
     assert step([torch.tensor([4.0])], 0)["loss"] == 4.5
     assert x == 6.0
 
