@@ -204,7 +204,7 @@ class WorkerPool:
     def __init__(self, population: Mapping[str, pl.LightningDataModule], capacity: int, seed: int = 0) -> None:
         self._population = population
         self.seed = seed
-        self._capacity = capacity
+        self.capacity = capacity
         self._built: OrderedDict[str, Worker] = OrderedDict()
         self.trainer: pl.Trainer | None = None
 
@@ -213,7 +213,7 @@ class WorkerPool:
             self._built.move_to_end(name)
             return self._built[name]
         worker = self._built[name] = Worker(name, self._datamodule(name), self.trainer, self.seed)
-        if len(self._built) > self._capacity:
+        if len(self._built) > self.capacity:
             _, oldest = self._built.popitem(last=False)
             oldest.teardown()
         return worker

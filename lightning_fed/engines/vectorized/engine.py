@@ -48,7 +48,7 @@ class Vectorized(Engine):
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
-        self._lockstep = StackedFit(module, trainer, self._compile)
+        self._lockstep = StackedFit(module, trainer, self._compile, workers.capacity)
         self._workers = workers
         self._outbox = outbox
 

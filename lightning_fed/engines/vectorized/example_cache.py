@@ -29,11 +29,13 @@ class ExampleCache:
     Args:
         device: Where the copies lie.
         budget: Bytes.
+        most: The number of workers beyond which it forgets all: it also keeps alive what they are copies of.
     """
 
-    def __init__(self, device: torch.device, budget: int = _BUDGET_BYTES) -> None:
+    def __init__(self, device: torch.device, budget: int = _BUDGET_BYTES, most: int = 2000) -> None:
         self._device = device
         self._budget = budget
+        self._most = most
         self.tensors: list[Tensor] = []
         """All rows of all workers; ``[rows, ...]`` each, of which the last ones may be free."""
         self._used = 0
@@ -52,13 +54,19 @@ class ExampleCache:
         missing = [w for w, (_, versions) in zip(workers, places, strict=True) if versions != _versions(w)]
         if not missing:
             return [start for start, _ in places]
+        if self._places and len(self._places) + len(missing) > max(self._most, len(workers)):
+            self._forget()
+            missing = list(workers)
         if not self._take_in(missing):
             if not self._places or not self._fit(workers):
                 return None
-            self._places.clear()
-            self._used = 0
+            self._forget()
             return self.offsets(workers)
         return [self._places[worker][0] for worker in workers]
+
+    def _forget(self) -> None:
+        self._places.clear()
+        self._used = 0
 
     def _fit(self, workers: Sequence[IndexedBatches]) -> bool:
         """Whether workers may be kept, and would fit if the store were empty."""

@@ -38,13 +38,14 @@ class StackedFit:
         module: The user's module, placed on its device and in its precision.
         trainer: The server's Trainer.
         compile: Whether to compile the step.
+        capacity: How many workers are kept set up.
 
     Raises:
         UnvectorizableError: If the module, its optimizer or the precision needs one worker at a time.
         ValueError: If the module cannot be trained locally at all.
     """
 
-    def __init__(self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool) -> None:
+    def __init__(self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool, capacity: int) -> None:
         self._recorder = StackedRecorder()
         self._local = ModuleCopy(module, trainer, self._recorder)
         self._optimizer = LocalOptimizer(self._local.module, self._local.trainer)
@@ -53,7 +54,7 @@ class StackedFit:
         refuse_one_by_one(self._local, self._optimizer)
         self.needs_equal_lengths = bool(self._local.trainer.lr_scheduler_configs)
         """Whether all workers of a chunk must have as many batches in a pass: a scheduler steps for all of them."""
-        self._store = ExampleCache(self._local.device)
+        self._store = ExampleCache(self._local.device, most=2 * capacity)
         self._sizes = BatchSizes()
         self._compile = compile
         self._gradients = StackedStep(self._local, self._recorder, compile)

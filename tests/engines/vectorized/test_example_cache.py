@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -69,3 +72,19 @@ def test_rows_that_do_not_go_together_are_left_where_they_are() -> None:
 
 def test_on_a_cpu_large_workers_are_left_where_they_are() -> None:
     assert ExampleCache(CPU).offsets([worker(2000, width=20)]) is None
+
+
+def test_workers_beyond_a_number_are_forgotten() -> None:
+    """A population of a million would otherwise be kept alive, worker by worker, as it is seen."""
+    store = ExampleCache(CPU, most=4)
+    seen = [worker(2) for _ in range(6)]
+    refs = [weakref.ref(each) for each in seen]
+    for first in (0, 2, 4):
+        pair = seen[first : first + 2]
+        places = store.offsets(pair)
+        assert places is not None
+        for place, own in zip(places, pair, strict=True):
+            torch.testing.assert_close(store.tensors[0][place : place + 2], own.tensors[0], rtol=0, atol=0)
+    del seen, pair, own
+    gc.collect()
+    assert [ref() is None for ref in refs] == [True, True, True, True, False, False]
