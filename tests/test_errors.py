@@ -26,6 +26,8 @@ class Cause(Exception):
 class Model(Scalar):
     """A Scalar with a buffer that every step changes, and that fails where a batch says so (with a value of 666)."""
 
+    bad = False
+
     def __init__(self, fails: str = "training_step") -> None:
         super().__init__()
         self.fails = fails
@@ -34,7 +36,7 @@ class Model(Scalar):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.steps += 1
-        self.bad = bool((batch[0] == 666).any())
+        Model.bad = bool((batch[0] == 666).any())
         self.fail("training_step")
         return super().training_step(batch, batch_idx) + self.y.square().sum()
 

@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import Rows, Scalar, assert_equal, fit
+from spy import Spy, length, tensor_bytes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -16,7 +17,7 @@ from lightning_fed import FederatedDataModule, FederatedModule, Population
 from lightning_fed.algorithms import Cyclic, FedAvg
 from lightning_fed.datasets import ToyDataModule
 from lightning_fed.models import LinearRegression
-from lightning_fed.wire import wide
+from lightning_fed.wire import decode_job, wide
 
 
 def parameters(module: nn.Module) -> Tensor:
@@ -171,11 +172,17 @@ def test_only_what_requires_grad_travels_and_changes() -> None:
     model = Net()
     model.net[0].requires_grad_(False)
     before = model.net[0].weight.clone()
-    federated = FederatedModule(model)
+    spy = Spy()
+    federated = FederatedModule(model, aggregator=spy)
     fit(federated, points(2), max_epochs=2)
     assert torch.equal(model.net[0].weight, before)
     travels = 4 * (8 * 3 + 3)
-    assert federated.last_report.bytes_down == federated.last_report.bytes_up == 2 * travels
+    for worker, job in spy.jobs(1).items():
+        assert list(decode_job(job).model.parameters) == ["net.1.weight", "net.1.bias"]
+        assert tensor_bytes(job) == travels + 8  # the learning rate's factor
+        assert tensor_bytes(spy.updates(1)[worker]) == travels + 8 * 5  # four numbers, and the metric
+    assert federated.last_report.bytes_down == length(spy.jobs(1))
+    assert federated.last_report.bytes_up == length(spy.updates(1))
 
 
 def test_buffers_are_averaged_by_examples_and_counters_take_the_maximum() -> None:
@@ -206,12 +213,14 @@ def test_buffers_are_averaged_by_examples_and_counters_take_the_maximum() -> Non
 
 
 def test_nothing_but_updates_leaves_local_training() -> None:
-    """A module that keeps its last batch keeps it on the worker's copy; the server's module has none."""
+    """A module that keeps its last batch keeps it for as long as the worker trains; the server's module has none."""
 
     class Keeps(Scalar):
         kept: Any = None
+        found: list[Any] = []  # noqa: RUF012
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.found.append(self.kept)
             self.kept = batch
             return super().training_step(batch, batch_idx)
 
@@ -222,8 +231,10 @@ def test_nothing_but_updates_leaves_local_training() -> None:
             self.batches.append((outputs, batch))
 
     model, watch = Keeps(), Watch()
-    fit(FederatedModule(model), FederatedDataModule({"a": Rows([3.0])}), max_epochs=2, callbacks=[watch])
+    with pytest.warns(UserWarning, match="local training changes the module's attribute 'kept', which is set back"):
+        fit(FederatedModule(model), FederatedDataModule({"a": Rows([3.0])}), max_epochs=2, callbacks=[watch])
     assert model.kept is None
+    assert Keeps.found == [None] * len(Keeps.found), "nor does the worker find it in the next round"
     for outputs, cohort in watch.batches:
         assert set(outputs) == {"loss"}
         assert outputs["loss"].numel() == 1

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from helpers import Rows, Scalar, assert_equal, fit
-from toy import Spy, fedavg_ends_at, run
+from spy import Spy
+from toy import fedavg_ends_at, run
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin
 from lightning_fed.aggregation import UniformMean

@@ -61,16 +61,21 @@ def test_a_parameter_that_takes_no_part_stays(engine: Any) -> None:
 class Hooked(Scalar):
     """A module with a hook, so that steps go the long way."""
 
+    seen: list[float]
+
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         assert self.x.grad is not None
-        self.seen = self.x.grad.item()
+        self.seen.append(self.x.grad.item())
 
 
 def test_hooks_see_the_gradient_with_the_proximal_term() -> None:
+    Hooked.seen = []
     module = Hooked(lr=0.1)
     federated = FederatedModule(module, algorithm=FedProx(1.0), engine="sequential")
     fit(federated, FederatedDataModule({"only": Rows([1.0] * 3, batch_size=1)}))
     assert isinstance(federated.engine, Engine)
+    # x - 1 + (x - 0), at 0, 0.1 and 0.18
+    assert Hooked.seen == pytest.approx([-1.0, -0.8, -0.64])
     assert module.x.item() == pytest.approx(0.244)
     assert isinstance(federated.engine, Sequential)
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from helpers import assert_equal, fit, trainer
+from spy import Spy, length, tensor_bytes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from toy import Spy, Turns
+from toy import Turns
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -185,9 +186,10 @@ class Steps(Two):
     """Notes which parameter moves in each step."""
 
     moved: list[tuple[str, ...]]
+    before: dict[str, Tensor]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.before = {name: p.detach().clone() for name, p in self.named_parameters()}
+        type(self).before = {name: p.detach().clone() for name, p in self.named_parameters()}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         now = dict(self.named_parameters())
@@ -421,9 +423,17 @@ def test_lgfedavg_is_fedper_on_the_first_layers() -> None:
 
 
 def test_what_stays_is_not_counted_as_traffic() -> None:
-    _, _, federated = two(FedPer(["head"]), rounds=1)
-    report = federated.last_report
-    assert (report.bytes_up, report.bytes_down) == (2 * 8, 2 * 8)  # of two workers one double each, not two
+    spies = {}
+    for algorithm in (FedAvg(), FedPer(["head"])):
+        module, spy = Two(), Spy()
+        federated = FederatedModule(module, algorithm=algorithm, aggregator=spy)
+        fit(federated, FederatedDataModule({"a": Value(1.0, 2), "b": Value(-3.0, 2)}), max_steps=1)
+        assert federated.last_report.bytes_up == length(spy.updates())
+        assert federated.last_report.bytes_down == length(spy.jobs())
+        spies[type(algorithm)] = spy
+    for worker in ("a", "b"):  # one double less: the body's comes, the head's does not
+        assert tensor_bytes(spies[FedAvg].updates()[worker]) == 8 * (2 + 4)  # and four numbers
+        assert tensor_bytes(spies[FedPer].updates()[worker]) == 8 * (1 + 4)
 
 
 def test_a_workers_module_can_be_taken_away() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from helpers import Rows, assert_equal, fit
-from toy import LR, Drifting, G, Spy, Turns, fedavg_ends_at, run
+from spy import Spy, length, tensor_bytes
+from toy import LR, Drifting, G, Turns, fedavg_ends_at, run
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
@@ -145,10 +146,19 @@ def test_workers_count_equally() -> None:
 
 
 def test_what_is_sent_besides_is_counted_as_traffic() -> None:
-    federated = FederatedModule(Drifting(), algorithm=Scaffold())
-    fit(federated, FederatedDataModule({"f1": Rows([1.0]), "f2": Rows([2.0])}))
-    assert federated.last_report.bytes_up == 2 * 2 * 8  # two doubles of each worker
-    assert federated.last_report.bytes_down == 2 * 2 * 8
+    spies = {}
+    for algorithm in (FedAvg(), Scaffold()):
+        spies[type(algorithm)] = spy = Spy(UniformMean())
+        federated = FederatedModule(Drifting(), algorithm=algorithm, aggregator=spy)
+        fit(federated, FederatedDataModule({"f1": Rows([1.0]), "f2": Rows([2.0])}))
+        assert federated.last_report.bytes_down == length(spy.jobs())
+        assert federated.last_report.bytes_up == length(spy.updates())
+    for worker in ("f1", "f2"):  # besides x, one double in each direction
+        for plain, more in (
+            (spies[FedAvg].jobs(), spies[Scaffold].jobs()),
+            (spies[FedAvg].updates(), spies[Scaffold].updates()),
+        ):
+            assert tensor_bytes(more[worker]) == tensor_bytes(plain[worker]) + 8
 
 
 def test_the_gradient_stays_with_the_worker_and_the_job_asks_for_it() -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from helpers import Rows, fit
-from torch import Tensor
 
 from lightning_fed import CohortSampler, FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
-from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
-from lightning_fed.core.processes import Processes
-from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates
 
 MU, G, LR = 1.0, 1.0, 0.1
 
@@ -58,31 +52,3 @@ class Turns(CohortSampler):
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return [number % population]
-
-
-class Spy(Aggregator[Any]):
-    """Any aggregator, which keeps what it is given."""
-
-    def __init__(self, aggregator: Aggregator[Any]) -> None:
-        self.aggregator = aggregator
-        self.seen: list[tuple[Job, Updates]] = []
-
-    def fold(self, updates: Iterable[Updates], job: Job) -> Any:
-        listed = list(updates)
-        job = replace(
-            job, model=GlobalModel(job.model.parameters, {n: b.clone() for n, b in job.model.buffers.items()})
-        )  # they live on
-        self.seen.extend((job, u) for u in listed)
-        return self.aggregator.fold(listed, job)
-
-    def finish(self, partial: Any, processes: Processes) -> Aggregate:
-        return self.aggregator.finish(partial, processes)
-
-    def deltas(self, cohort: int) -> dict[str, Tensor]:
-        """Every worker's delta in one cohort."""
-        return {
-            worker: updates.delta[row]
-            for job, updates in self.seen
-            for row, worker in enumerate(updates.workers)
-            if job.cohort == cohort
-        }

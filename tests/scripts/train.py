@@ -76,7 +76,7 @@ def remembered(federated: FederatedModule) -> dict[str, Any]:
     rows = {f"server {name}": tensor for name, tensor in federated.server_state.items()}
     for table, part in federated.own_state.items():
         rows.update({f"{table} {name}": row for name, row in part.items()})
-    checkpoint: dict[str, Any] = {"state_dict": {}}
+    checkpoint: dict[str, Any] = {"state_dict": {}, "loops": {"fit_loop": federated.trainer.fit_loop.state_dict()}}
     federated.on_save_checkpoint(checkpoint)
     tables = checkpoint["lightning_fed"]["state"]["workers"].values()
     return {"memory": rows, "on_disk": sum(len(table["names_on_disk"]) for table in tables)}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Rows, Scalar, assert_equal, fit
+from spy import Spy, length
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -114,13 +115,13 @@ def test_where_the_number_of_batches_is_unknown_a_straggler_does_whole_passes() 
 
 @engines
 def test_absent_and_lost_workers_do_not_count(engine: Any) -> None:
-    workers = {"here": Rows([1.0]), "away": Rows([100.0]), "gone": Rows([-50.0])}
-    x, federated = run(workers, Fixed({"away": ABSENT, "gone": LOST}), engine=engine, lr=1.0)
+    workers, spy = {"here": Rows([1.0]), "away": Rows([100.0]), "gone": Rows([-50.0])}, Spy()
+    x, federated = run(workers, Fixed({"away": ABSENT, "gone": LOST}), engine=engine, lr=1.0, aggregator=spy)
     assert x == 1.0
     report = federated.last_report
     assert (set(report.workers), report.dropped, report.failures) == ({"here"}, ("away", "gone"), [])
-    assert report.bytes_down == 2 * 8  # the model, a double, went to the one that is here and to the one that was lost
-    assert report.bytes_up == 8
+    assert report.bytes_down == 2 * length(spy.jobs())  # it went to the one that is here and to the one that was lost
+    assert report.bytes_up == length(spy.updates())
 
 
 def test_an_absent_worker_is_not_even_built() -> None:

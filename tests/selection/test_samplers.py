@@ -14,7 +14,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import FedDyn, Scaffold
 from lightning_fed.selection import Poisson, WeightedBySize
-from lightning_fed.server.loaders import Cohort, CohortLoader
+from lightning_fed.server.loaders import Cohort, CohortLoader, Position
 from lightning_fed.testing import check_sampler
 
 
@@ -57,13 +57,13 @@ class Fixed(CohortSampler):
 
 @pytest.mark.parametrize("positions", [[0, 0], [3], [-1], [0, 1, 3]])
 def test_a_sampler_that_errs_is_named(positions: list[int]) -> None:
-    loader = CohortLoader(["a", "b", "c"], 2, Fixed(positions), seed=0, length=1)
+    loader = CohortLoader(["a", "b", "c"], 2, Fixed(positions), seed=0, length=1, position=Position())
     with pytest.raises(ValueError, match=r"Fixed.sample\(\) gave .*must lie in \[0, 3\) and differ"):
         next(iter(loader))
 
 
 def test_a_samplers_order_is_the_order_of_visits() -> None:
-    (cohort,) = CohortLoader(["a", "b", "c"], 2, Fixed([2, 0]), seed=5, length=1)
+    (cohort,) = CohortLoader(["a", "b", "c"], 2, Fixed([2, 0]), seed=5, length=1, position=Position())
     assert cohort == Cohort(0, 5, ("c", "a"))
 
 

@@ -4,8 +4,21 @@ import pickle
 
 import pytest
 import torch
+from spy import tensor_bytes
 
-from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates, WorkerError, describe
+from lightning_fed.wire import (
+    Aggregate,
+    GlobalModel,
+    Job,
+    LocalTraining,
+    Updates,
+    WorkerError,
+    describe,
+    encode_job,
+    encode_updates,
+    job_bytes,
+    updates_bytes,
+)
 
 
 def updates() -> Updates:
@@ -35,9 +48,17 @@ def test_rows_picks_from_every_field() -> None:
 
 
 def test_bytes_are_counted() -> None:
-    assert updates().num_bytes == 6 * 4 + 3 * 8
     half = torch.zeros(5, dtype=torch.bfloat16)
-    assert Job(0, 0, 0, GlobalModel({"w": half}, {"n": torch.tensor(1)}), LocalTraining()).num_bytes == 5 * 2 + 8
+    job = Job(0, 0, 0, GlobalModel({"w": half}, {"n": torch.tensor(1)}), LocalTraining())
+    message = encode_job(job)
+    assert job_bytes(job) == len(message)
+    assert tensor_bytes(message) == 5 * 2 + 8 + 8  # the factor of the learning rate
+    job = Job(0, 0, 0, GlobalModel({"w": torch.zeros(2)}, {"n": torch.tensor(1)}), LocalTraining())
+    rows = torch.eye(3, dtype=torch.bool)
+    messages = [encode_updates(updates().rows(row), job) for row in rows]
+    assert updates_bytes(updates(), job) == list(map(len, messages))
+    # Of each worker two numbers of a delta, a buffer, and examples, weight, loss, steps and a metric.
+    assert list(map(tensor_bytes, messages)) == [2 * 4 + 8 + 5 * 8] * 3
 
 
 def test_norm_is_over_all_parameters() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import assert_equal
 from parity import assert_same, by_worker, needs_compiler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 from zoo import CLASSES, Points, Zoo
 
-from lightning_fed.engines import Auto, Vectorized
+from lightning_fed.engines import Auto, Sequential, Vectorized
 from lightning_fed.wire import LocalTraining, WorkerError
 
 pytestmark = [
@@ -246,6 +247,12 @@ def index(x: Tensor) -> Tensor:
     return (x > 0).long()
 
 
+def in_place_on_fixed(module: Any, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        module.fixed.weight.mul_(0.9)
+    return module.net(x) + module.fixed(x)
+
+
 COLUMNS = torch.tensor([0, 0, 2, 3, 4, 5, 6, 7])
 
 RIGHT: dict[str, Callable[[], nn.Module]] = {
@@ -417,6 +424,7 @@ RIGHT: dict[str, Callable[[], nn.Module]] = {
     "a gradient inside": fn(gradient_inside),
     "detached": fn(lambda x: x * x.detach()),
     "without gradients": step(lambda m, x: m.net(x) * m.fixed(x)),
+    "fixed parameters that move": step(in_place_on_fixed),
     "checkpoint": fn(lambda x: checkpoint(torch.tanh, x, use_reentrant=False)),
     # random numbers
     "dropout": fn(lambda x: F.dropout(x, 0.3)),
@@ -465,12 +473,6 @@ RIGHT: dict[str, Callable[[], nn.Module]] = {
     "fractional pooling": layer(lambda: nn.FractionalMaxPool2d(2, output_size=2), 2, 4, 4),
     "another at every step": step(lambda m, x: m.net(F.dropout(x.t(), 0.3).t() if len(x) % 4 else F.dropout(x, 0.3))),
 }
-
-
-def in_place_on_fixed(module: Any, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        module.fixed.weight.mul_(0.9)
-    return module.net(x) + module.fixed(x)
 
 
 def counting(module: Any, x: Tensor) -> Tensor:
@@ -526,8 +528,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "channels last": (fn(lambda x: x.contiguous(memory_format=torch.channels_last), 3, 2, 2), "memory_format"),
     "a function without a rule": (fn(OldStyle.apply), "setup_context"),
     "a hook on a layer": (Backwards, "setup_context"),
-    "fixed parameters that move": (step(in_place_on_fixed), "would mutate a captured Tensor"),
-    "a tensor attribute that counts": (step(counting), "would mutate a captured Tensor"),
     "parameters that move": (step(decayed), "writes to parameters"),
     "a list of parameters": (step(lambda m, x: m.net(x) * m.kept[0].sum()), "reaches a parameter by a way"),
     "gradients of the step before": (step(reading_gradients), "reads the gradient"),
@@ -556,6 +556,26 @@ def test_it_is_refused_and_auto_goes_on_one_by_one(kind: str) -> None:
     auto = Auto()
     assert_same(module, WORKERS, engine=auto)
     assert auto.choice == "sequential"
+
+
+def test_a_tensor_attribute_that_counts_is_refused_and_set_back_one_by_one() -> None:
+    module, auto = Zoo(step(counting)()), Auto()
+    with pytest.raises(WorkerError, match="would mutate a captured Tensor"):
+        by_worker(Vectorized(), module, WORKERS, LocalTraining())
+    with pytest.warns(UserWarning, match=r"local training changes the module's attribute 'net\.count'"):
+        assert_same(module, WORKERS, engine=auto)
+    assert auto.choice == "sequential"
+    assert module.net.count == 0
+
+
+def test_fixed_parameters_that_move_come_back_beside_the_buffers() -> None:
+    """Two batches of worker a to c and one of d, with a factor of 0.9 in each."""
+    module = Zoo(step(in_place_on_fixed)())
+    before = module.net.fixed.weight.detach().clone()
+    for engine in (Sequential(), Vectorized()):
+        for worker, result in by_worker(engine, module, WORKERS, LocalTraining()).items():
+            assert_equal(result["buffers"]["net.fixed.weight"], before * (0.9 if worker == "d" else 0.81))
+            assert "net.fixed.bias" not in result["buffers"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
