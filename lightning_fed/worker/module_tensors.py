@@ -117,6 +117,8 @@ class ModuleTensors:
         self.frozen: Tensors = {name: p for name, p in self._all.items() if name not in self.parameters}
         """The parameters that are not trained, by name."""
         self._values = [(p, name in self.parameters, p.data, p.data_ptr()) for name, p in self._all.items()]
+        for parameter, is_trained, *_ in self._values:  # already for the first worker, before anything is set back
+            parameter.requires_grad_(is_trained)
         self._marks = {name: mark(p) for name, p in self.frozen.items()}
         self.places = _places(self._module, {**self.parameters, **self.frozen, **self._sent})
         """Where the module keeps its tensors."""
