@@ -63,6 +63,8 @@ class GradientCorrections:
                 self._add_up(taking_part)
             for name, parameter in taking_part.items():
                 assert parameter.grad is not None
+                if parameter.grad.is_sparse and (self._proximal or self._linear):
+                    parameter.grad = parameter.grad.to_dense()  # as what is added to it
                 if self._proximal:
                     parameter.grad.add_(parameter - self._anchor[name], alpha=self._proximal)
                 if self._linear:
