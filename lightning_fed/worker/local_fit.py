@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, final
 
@@ -33,6 +34,7 @@ from lightning_fed.worker.optimizer import LocalOptimizer
 from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
 from lightning_fed.worker.streams import Streams
+from lightning_fed.worker.trainer_view import NoSingleWorkerError
 
 # The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
 # worker may have few.
@@ -76,7 +78,8 @@ class LocalFit:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
         self.trainer.plan(LocalTraining(), 1)
-        self._optimizer.fresh(cohort=-1)
+        with suppress(NoSingleWorkerError):  # what depends on a worker's data is refused when that worker trains
+            self._optimizer.fresh(cohort=-1)
 
     def train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         """Train on one worker's data, starting from the global model.
@@ -109,7 +112,7 @@ class LocalFit:
         seed_generators(seed)
         batches = worker.batches
         batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
-        self.trainer.plan(job.local, _num_batches(job, batches), job.round, job.epoch)
+        self.trainer.plan(job.local, _num_batches(job, batches), job.round, job.epoch, worker)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
         try:

@@ -58,7 +58,7 @@ class ModuleCopy:
         self._channels_last = channels_last
         if channels_last:
             self.module.to(memory_format=torch.channels_last)
-        self.trainer = TrainerView(trainer)
+        self.trainer = TrainerView(trainer, self.module)
         self.device = trainer.strategy.root_device
         self.precision = trainer.precision_plugin
         self.tensors = ModuleTensors(self.module, module)

@@ -78,6 +78,7 @@ class LocalOptimizer:
         self._leaves = [p for group in optimizer.param_groups for p in group["params"]] if _is_torchs(optimizer) else []
         self.needs_closure = isinstance(optimizer, LBFGS) or not _is_torchs(optimizer)
         can_be_set_back = _can_be_set_back(optimizer) and not self._trainer.lr_scheduler_configs
+        can_be_set_back &= not self._trainer.asked_for_data  # which is another worker's next time
         self._configured_for = (cohort, lr_factor) if can_be_set_back else None
         self._initial = [dict(group) for group in optimizer.param_groups]
         self.step = _bare_step(optimizer)

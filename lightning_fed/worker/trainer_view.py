@@ -8,7 +8,13 @@ from typing import Any, final
 from torch.optim import Optimizer
 
 from lightning_fed._lightning import pl, rank_zero_warn
+from lightning_fed.population import Worker
 from lightning_fed.wire import LocalTraining
+
+
+@final
+class NoSingleWorkerError(RuntimeError):
+    """Code asks for a worker's data where there is none yet, or where several workers train together."""
 
 
 @final
@@ -19,11 +25,15 @@ class TrainerView:
     many there are. ``current_epoch`` and ``global_step`` are the server's, so that what depends on them goes on from
     round to round.
 
+    ``datamodule``, ``train_dataloader`` and ``lightning_module`` are the worker's own: the server's would show it the
+    other workers' data, and a module that is not trained here.
+
     An attribute that user code sets is the worker's own, and gone before the next worker trains. Of the Trainer's, only
     ``should_stop`` has an effect: it ends this worker's training after the current batch.
 
     Args:
         trainer: The server's Trainer, which answers everything else.
+        module: The workers' copy of the user's module.
     """
 
     accumulate_grad_batches = 1
@@ -35,6 +45,9 @@ class TrainerView:
     num_devices = 1
     num_nodes = 1
     overfit_batches = 0.0
+    predict_dataloaders = None
+    test_dataloaders = None
+    val_dataloaders = None
     world_size = 1
 
     current_epoch: int
@@ -47,12 +60,42 @@ class TrainerView:
     num_training_batches: int | float
     optimizers: list[Optimizer]
     should_stop: bool
+    asked_for_data: bool
+    """Whether code has asked for the worker's data since :meth:`plan`."""
     _trainer: pl.Trainer
+    _module: pl.LightningModule
     _said: set[str]
+    _worker: Worker | None
 
-    def __init__(self, trainer: pl.Trainer) -> None:
-        vars(self).update(_trainer=trainer, _said=set())
+    def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        vars(self).update(_trainer=trainer, _module=module, _said=set())
         self.plan(LocalTraining(), None)
+
+    @property
+    def datamodule(self) -> pl.LightningDataModule:
+        """The worker's datamodule."""
+        return self._single("datamodule").datamodule
+
+    @property
+    def train_dataloader(self) -> Any:
+        """What the worker's datamodule gave as its loader."""
+        return self._single("train_dataloader").batches.loader
+
+    @property
+    def lightning_module(self) -> pl.LightningModule:
+        """The workers' copy of the user's module."""
+        return self._module
+
+    model = lightning_module
+
+    def _single(self, name: str) -> Worker:
+        vars(self)["asked_for_data"] = True
+        if self._worker is None:
+            raise NoSingleWorkerError(
+                f"self.trainer.{name} is one worker's, and here workers train together; use engine='auto' or "
+                "'sequential'"
+            )
+        return self._worker
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trainer, name)
@@ -66,7 +109,14 @@ class TrainerView:
             )
         vars(self)[name] = value
 
-    def plan(self, local: LocalTraining, num_batches: int | None, round: int = 0, epoch: int = 0) -> None:
+    def plan(
+        self,
+        local: LocalTraining,
+        num_batches: int | None,
+        round: int = 0,
+        epoch: int = 0,
+        worker: Worker | None = None,
+    ) -> None:
         """Take on the length of one worker's local training, and forget what the code of the last worker has set.
 
         Args:
@@ -74,14 +124,18 @@ class TrainerView:
             num_batches: The number of batches in an epoch, or None if only the epoch can tell.
             round: The number of the server's steps so far.
             epoch: The server's epoch.
+            worker: The worker; None: several train together.
         """
         batches = float("inf") if num_batches is None else num_batches
         own = vars(self)
-        trainer, said = own["_trainer"], own["_said"]
+        trainer, module, said = own["_trainer"], own["_module"], own["_said"]
         own.clear()
         own.update(
             _trainer=trainer,
+            _module=module,
             _said=said,
+            _worker=worker,
+            asked_for_data=False,
             current_epoch=epoch,
             estimated_stepping_batches=batches * local.epochs if local.steps is None else local.steps,
             global_step=round,

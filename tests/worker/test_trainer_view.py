@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from helpers import Rows, Scalar, fit, trainer
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.aggregation import UniformMean
 from lightning_fed.engines import Vectorized
 from lightning_fed.wire import WorkerError
 
@@ -138,3 +140,51 @@ def test_an_optimizer_that_is_set_is_gone_with_the_worker() -> None:
     with pytest.warns(UserWarning, match=r"self\.trainer\.optimizers = \.\.\. on a worker does not"):
         fit(FederatedModule(Setting()), people())
     assert found == [1, 1, 1, 1]
+
+
+class Weighted(Rows):
+    """Rows with a factor of their own."""
+
+    def __init__(self, values: list[float], factor: float) -> None:
+        super().__init__(values, batch_size=1)
+        self.factor = factor
+
+
+class ByFactor(Scalar):
+    """Its learning rate is the worker's factor, and its loss is divided by the number of the worker's rows."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        assert self.trainer.lightning_module is self
+        assert self.trainer.val_dataloaders is None
+        return super().training_step(batch, batch_idx) / len(self.trainer.train_dataloader.dataset)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.trainer.datamodule.factor)
+
+
+@pytest.mark.parametrize("engine", ["auto", "sequential"])
+def test_the_data_is_the_workers_own(engine: Any) -> None:
+    """From 0: worker a goes 0.5 · 4 = 2; b goes 1/2 · 8 = 4 and another 1/2 · (6 − 4) to 5; c goes 0.25 · 4 = 1."""
+    workers = {"a": Weighted([4.0], 0.5), "b": Weighted([8.0, 6.0], 1.0), "c": Weighted([4.0], 0.25)}
+    fit(FederatedModule(model := ByFactor(), engine=engine, aggregator=UniformMean()), FederatedDataModule(workers))
+    assert model.x.item() == pytest.approx((2 + 5 + 1) / 3)
+
+
+class InStep(Scalar):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) * self.trainer.datamodule.factor
+
+
+def test_the_data_is_asked_for_in_a_step_only() -> None:
+    """From 0 by factors of 0.5 and 0.25 towards 4; with engine="auto" after an attempt to train both together."""
+    for engine in ("auto", "sequential", "isolated"):
+        workers = {"a": Weighted([4.0], 0.5), "b": Weighted([4.0], 0.25), "c": Weighted([4.0], 0.75)}
+        fit(FederatedModule(model := InStep(), engine=engine), FederatedDataModule(workers))
+        assert model.x.item() == 2.0
+
+
+@pytest.mark.parametrize("kind", [ByFactor, InStep])
+def test_workers_that_train_together_have_no_data_of_their_own(kind: type[Scalar]) -> None:
+    workers = {"a": Weighted([4.0], 0.5), "b": Weighted([8.0], 1.0)}
+    with pytest.raises(Exception, match=r"self\.trainer\.datamodule is one worker's.*engine='auto' or 'sequential'"):
+        fit(FederatedModule(kind(), engine="vectorized"), FederatedDataModule(workers))

@@ -28,6 +28,7 @@ from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.module_copy import ModuleCopy
 from lightning_fed.worker.optimizer import LocalOptimizer
+from lightning_fed.worker.trainer_view import NoSingleWorkerError
 
 
 @final
@@ -50,7 +51,10 @@ class StackedFit:
         self._local = ModuleCopy(module, trainer, self._recorder)
         self._optimizer = LocalOptimizer(self._local.module, self._local.trainer)
         self._local.trainer.plan(LocalTraining(), 1)
-        self._optimizer.fresh(cohort=-1)
+        try:
+            self._optimizer.fresh(cohort=-1)
+        except NoSingleWorkerError as error:
+            raise UnvectorizableError(str(error)) from error
         refuse_one_by_one(self._local, self._optimizer)
         self.needs_equal_lengths = bool(self._local.trainer.lr_scheduler_configs)
         """Whether all workers of a chunk must have as many batches in a pass: a scheduler steps for all of them."""
