@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from lightning_fed.wire import (
     GlobalModel,
     Job,
     LocalTraining,
+    Model,
+    Penalty,
     Updates,
     WorkerError,
     describe,
@@ -59,6 +62,32 @@ def test_bytes_are_counted() -> None:
     assert updates_bytes(updates(), job) == list(map(len, messages))
     # Of each worker two numbers of a delta, a buffer, and examples, weight, loss, steps and a metric.
     assert list(map(tensor_bytes, messages)) == [2 * 4 + 8 + 5 * 8] * 3
+
+
+def test_what_was_computed_from_a_job_is_not_pickled_with_it() -> None:
+    job = Job(0, 0, 0, GlobalModel({"w": torch.zeros(1000)}), LocalTraining())
+    fresh = len(pickle.dumps(job))
+    assert fresh < 1000 * 4 + 2000
+    assert (job.model.vector.shape, list(job.model.wide_parameters), job.model.finite_buffers) == ((1000,), ["w"], ())
+    assert len(pickle.dumps(job)) == fresh
+    assert replace(job, penalty=Penalty(proximal=0.1)).model is job.model
+
+
+def test_a_worker_is_sent_nothing_of_the_others() -> None:
+    model = GlobalModel({"w": torch.zeros(1000)})
+    rows = {name: torch.full((1000,), float(i)) for i, name in enumerate("abcdefghij")}
+    cohort = Job(
+        *(0, 0, 0, model, LocalTraining()),
+        work=dict.fromkeys(rows, 0.5),
+        penalty=Penalty(linear=rows),
+        start={name: Model(row) for name, row in rows.items()},
+    )
+    one = cohort.of("d")
+    assert list(one.work) == list(one.start) == ["d"]
+    assert one.penalty is not None
+    assert one.penalty.linear == {"d": rows["d"]}
+    assert job_bytes(one) < 3 * 1000 * 4 + 1000
+    assert cohort.of("nobody").start == {}
 
 
 def test_norm_is_over_all_parameters() -> None:

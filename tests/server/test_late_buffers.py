@@ -1,0 +1,109 @@
+"""Buffers that the global model does not have at first. By hand: means are weighted by rows, integers the maximum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import Rows, Scalar, assert_equal, fit
+
+from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
+from lightning_fed.aggregation import Median
+
+pytestmark = pytest.mark.usefixtures("double")
+
+engines = pytest.mark.parametrize("engine", ["sequential", "auto"])
+
+
+def people() -> FederatedDataModule:
+    """Their means are 2, 6 and 7, with 1, 2 and 1 rows."""
+    return FederatedDataModule({"a": Rows([2.0]), "b": Rows([5.0, 7.0]), "c": Rows([7.0])})
+
+
+class NoneAtFirst(Scalar):
+    """The mean of the data, halfway from the one of before, and how often it was taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean: Any
+        self.register_buffer("mean", None)
+        self.register_buffer("count", None)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        mean = batch[0].mean()
+        self.mean = mean if self.mean is None else (self.mean + mean) / 2
+        self.count = torch.tensor(1) if self.count is None else self.count + 1
+        return super().training_step(batch, batch_idx)
+
+
+class RegisteredLate(Scalar):
+    """The same, with buffers that no ``__init__`` knows of."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        mean = batch[0].mean()
+        if not hasattr(self, "mean"):
+            self.register_buffer("mean", mean)
+            self.register_buffer("count", torch.tensor(1))
+        else:
+            self.mean, self.count = (self.mean + mean) / 2, self.count + 1
+        return super().training_step(batch, batch_idx)
+
+
+@engines
+@pytest.mark.parametrize("kind", [NoneAtFirst, RegisteredLate])
+def test_one_that_appears_is_averaged_and_goes_on_from_there(engine: Any, kind: type[Scalar]) -> None:
+    """Their mean is (2 + 2·6 + 7)/4 = 5.25 in the first round, and halfway between that and itself in the next."""
+    for rounds in (1, 2, 3):
+        module: Any = kind()
+        fit(FederatedModule(module, engine=engine), people(), max_epochs=rounds)
+        assert_equal(module.mean, torch.tensor(5.25))
+        assert module.count == rounds
+        assert set(module.state_dict()) == {"x", "mean", "count"}
+
+
+@engines
+def test_it_is_the_median_with_a_robust_aggregator(engine: Any) -> None:
+    fit(FederatedModule(module := NoneAtFirst(), engine=engine, aggregator=Median()), people())
+    assert module.mean == 6.0
+
+
+class Growing(Scalar):
+    """The means of all batches so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: Any
+        self.register_buffer("means", torch.zeros(0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.means = torch.cat([self.means, batch[0].mean().reshape(1)])
+        return super().training_step(batch, batch_idx)
+
+
+@engines
+def test_one_that_grows_alike_is_averaged(engine: Any) -> None:
+    for rounds in (1, 3):
+        fit(FederatedModule(module := Growing(), engine=engine), people(), max_epochs=rounds)
+        assert_equal(module.means, torch.full((rounds,), 5.25))
+
+
+UNLIKE = {"a": Rows([2.0], batch_size=1), "b": Rows([5.0, 7.0], batch_size=1), "c": Rows([4.0], batch_size=1)}
+
+
+@engines
+def test_one_whose_shape_differs_between_workers_names_worker_and_buffer(engine: Any) -> None:
+    with pytest.raises(
+        WorkerError,
+        match=r"worker 'b' failed in round 0: .* means has the shape \(2,\), and that of other workers \(1,\)",
+    ):
+        fit(FederatedModule(Growing(), engine=engine), FederatedDataModule(UNLIKE))
+
+
+@engines
+def test_a_worker_whose_shape_differs_can_be_dropped(engine: Any) -> None:
+    fed = FederatedModule(module := Growing(), engine=engine, on_worker_error="drop")
+    fit(fed, FederatedDataModule(UNLIKE))
+    assert [failure.worker for failure in fed.last_report.failures] == ["b"]
+    assert module.means.tolist() == [3.0]
+    assert module.x.item() == 3.0
