@@ -22,7 +22,7 @@ from lightning_fed.engines.vectorized.example_cache import ExampleCache
 from lightning_fed.engines.vectorized.recorder import Rows
 from lightning_fed.population import Worker, examples_per_pass
 from lightning_fed.population.batches import Batches, IndexedBatches
-from lightning_fed.wire import LocalTraining
+from lightning_fed.wire import Job, LocalTraining
 from lightning_fed.worker.batch_sizes import is_doubtful
 from lightning_fed.worker.module_copy import examples_in
 from lightning_fed.worker.streams import training_seed
@@ -96,7 +96,7 @@ def plan(
     seed: int,
     local: LocalTraining,
     transfer: Callable[[Any], Any] | None,
-    first_epoch: int = 0,
+    job: Job,
 ) -> Plan:
     """Draw a worker's batches, as it would draw them alone.
 
@@ -106,7 +106,7 @@ def plan(
         seed: The seed of its randomness in this round.
         local: How long it trains.
         transfer: How its batches come to the device; None: they only have to be moved there.
-        first_epoch: The number of the first pass, for samplers that ask for it.
+        job: What the server sent; it numbers the passes, for samplers that ask for it.
 
     Raises:
         UnvectorizableError: If only a pass over the data can tell how many batches there are.
@@ -127,7 +127,7 @@ def plan(
             order = torch.cat([order, *(batches.draw() for _ in range(passes - 1))])
         return Plan(worker.name, per_pass, float(batches.num_examples or 0), seed, shapes, batches, order)
     seed_generators(seed)
-    batches.reseed(seed, first_epoch)
+    batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
     try:
         drawn, found, is_whole = _drawn(batches, local, transfer)
     finally:

@@ -76,7 +76,7 @@ class StackedFit:
         batches = worker.batches
         local = job.local_of(worker.name, batches.num_batches) if job.work else job.local
         transfer = None if plainly else self._local.transfer(worker, batches)
-        return plan(worker, batches, seed, local, transfer, batches.first_epoch(job.cohort, job.local))
+        return plan(worker, batches, seed, local, transfer, job)
 
     def train(self, job: Job, plans: Sequence[Plan]) -> list[Updates]:
         """Train some workers, each starting from the global model.
