@@ -17,8 +17,9 @@ engines = pytest.mark.parametrize("engine", ["sequential", "auto"])
 
 
 def people() -> FederatedDataModule:
-    """Their means are 2, 6 and 7, with 1, 2 and 1 rows."""
-    return FederatedDataModule({"a": Rows([2.0]), "b": Rows([5.0, 7.0]), "c": Rows([7.0])})
+    """Their means are 2, 6, 7, 6 and 4.5, with 1, 2, 1, 1 and 1 rows: enough for engine="auto" to train them together."""
+    rows = {"a": [2.0], "b": [5.0, 7.0], "c": [7.0], "d": [6.0], "e": [4.5]}
+    return FederatedDataModule({name: Rows(values) for name, values in rows.items()})
 
 
 class NoneAtFirst(Scalar):
@@ -53,7 +54,7 @@ class RegisteredLate(Scalar):
 @engines
 @pytest.mark.parametrize("kind", [NoneAtFirst, RegisteredLate])
 def test_one_that_appears_is_averaged_and_goes_on_from_there(engine: Any, kind: type[Scalar]) -> None:
-    """Their mean is (2 + 2·6 + 7)/4 = 5.25 in the first round, and halfway between that and itself in the next."""
+    """Their mean is (2 + 2·6 + 7 + 6 + 4.5)/6 = 5.25 in the first round, and halfway between that and itself in the next."""
     for rounds in (1, 2, 3):
         module: Any = kind()
         fit(FederatedModule(module, engine=engine), people(), max_epochs=rounds)
@@ -88,7 +89,45 @@ def test_one_that_grows_alike_is_averaged(engine: Any) -> None:
         assert_equal(module.means, torch.full((rounds,), 5.25))
 
 
-UNLIKE = {"a": Rows([2.0], batch_size=1), "b": Rows([5.0, 7.0], batch_size=1), "c": Rows([4.0], batch_size=1)}
+def unlike() -> FederatedDataModule:
+    rows = {"a": [2.0], "b": [5.0, 7.0], "c": [4.0], "d": [1.0], "e": [5.0]}
+    return FederatedDataModule({name: Rows(values, batch_size=1) for name, values in rows.items()})
+
+
+class Shrinking(Scalar):
+    """Five numbers, in place of which the first step puts one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean: Any
+        self.register_buffer("mean", torch.zeros(5))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.mean = batch[0].mean().reshape(1)
+        return super().training_step(batch, batch_idx)
+
+
+class Retyped(Shrinking):
+    """Whole numbers, in place of which the first step puts a fraction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(1, dtype=torch.long)
+
+
+@engines
+@pytest.mark.parametrize("kind", [Shrinking, Retyped])
+def test_one_of_another_shape_or_dtype_is_as_it_was_sent(engine: Any, kind: type[Scalar]) -> None:
+    for rounds in (1, 2):
+        module: Any = kind()
+        fit(FederatedModule(module, engine=engine), people(), max_epochs=rounds)
+        assert_equal(module.mean, torch.tensor([5.25]))
+
+
+@pytest.mark.parametrize("kind", [Growing, Shrinking, Retyped])
+def test_workers_that_train_together_keep_shapes_and_dtypes(kind: type[Scalar]) -> None:
+    with pytest.raises(WorkerError, match="training_step changes the shape or the dtype of the buffer 'mean"):
+        fit(FederatedModule(kind(), engine="vectorized"), people())
 
 
 @engines
@@ -97,13 +136,13 @@ def test_one_whose_shape_differs_between_workers_names_worker_and_buffer(engine:
         WorkerError,
         match=r"worker 'b' failed in round 0: .* means has the shape \(2,\), and that of other workers \(1,\)",
     ):
-        fit(FederatedModule(Growing(), engine=engine), FederatedDataModule(UNLIKE))
+        fit(FederatedModule(Growing(), engine=engine), unlike())
 
 
 @engines
 def test_a_worker_whose_shape_differs_can_be_dropped(engine: Any) -> None:
     fed = FederatedModule(module := Growing(), engine=engine, on_worker_error="drop")
-    fit(fed, FederatedDataModule(UNLIKE))
+    fit(fed, unlike())
     assert [failure.worker for failure in fed.last_report.failures] == ["b"]
     assert module.means.tolist() == [3.0]
     assert module.x.item() == 3.0

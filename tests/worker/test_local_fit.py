@@ -417,3 +417,13 @@ def test_all_gather_is_refused_in_words() -> None:
     replica = LocalFit(Scalar(), trainer())
     with pytest.raises(RuntimeError, match="a worker has no other processes"):
         replica.module.all_gather(torch.ones(1))
+
+
+def test_a_module_may_clip_its_own_gradients() -> None:
+    """At 0 the gradient is −10, and becomes −0.5."""
+
+    class Clipping(Scalar):
+        def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+            self.clip_gradients(optimizer, gradient_clip_val=0.5, gradient_clip_algorithm="norm")
+
+    assert end(train(Clipping(), Rows([10.0]))) == pytest.approx(0.5)

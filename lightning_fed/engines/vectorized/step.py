@@ -89,7 +89,10 @@ class StackedStep:
                     leaf.grad = torch.zeros_like(leaf)
                 leaf.grad[rows] = gradient
         for name, buffer in after.items():
-            buffers[name][rows] = buffer
+            before = buffers[name]
+            if buffer.shape[1:] != before.shape[1:] or buffer.dtype != before.dtype:  # to write it would broadcast
+                raise UnvectorizableError(f"training_step changes the shape or the dtype of the buffer {name!r}")
+            before[rows] = buffer
         logged = [output.detach() for output in outputs]
         self._recorder.take(rows, stacked.size, loss.detach(), logged, self._recorder.events, stacked.is_guess)
 
