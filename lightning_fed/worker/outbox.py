@@ -17,7 +17,7 @@ from lightning_fed.core.tree import finite_rows
 from lightning_fed.privacy import Privacy
 from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Aggregate, Job, Updates, WorkerError
+from lightning_fed.wire import Aggregate, Job, Updates, WorkerError, describe
 
 
 @final
@@ -59,7 +59,11 @@ class Outbox:
                 for transform, tables in zip(self.transforms, self._scopes(), strict=True):
                     result = transform.worker(result, job, tables)
                 if self.promise is not None:
-                    result = self.promise.at_worker(result, job)
+                    try:
+                        result = self.promise.at_worker(result, job)
+                    except ValueError as error:  # of their training, not of the run: other processes are not to wait
+                        yield from _failed(result.workers, job, error)
+                        continue
                 result = replace(result, gradient=None)  # it was for the algorithm's half
             yield result
             del result
@@ -94,6 +98,13 @@ def tables_of(algorithm: Algorithm, transforms: Sequence[UpdateTransform]) -> tu
 
 def _prefix(position: int) -> str:
     return f"transforms.{position}."
+
+
+def _failed(workers: Sequence[str], job: Job, error: Exception) -> Iterator[WorkerError]:
+    for worker in workers:
+        failure = WorkerError(worker, job.round, describe(error))
+        failure.__cause__ = error
+        yield failure
 
 
 def _finite_only(result: Result, job: Job) -> Iterator[Result]:

@@ -42,7 +42,7 @@ def test_it_opens_in_the_users_own_class_with_its_hyperparameters(saved: tuple[P
 def test_the_federated_part_lies_under_one_key(saved: tuple[Path, LinearRegression]) -> None:
     content = torch.load(saved[0], weights_only=True)
     plain = {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks"}
-    plain |= {"hyper_parameters"}
+    plain |= {"hyper_parameters", "hparams_name"}
     assert set(content) - plain == {KEY}
     part = content[KEY]
     assert part.pop("optimizer_states")[0]["param_groups"][0]["lr"] == 1.0  # the server's: plain averaging
@@ -50,7 +50,7 @@ def test_the_federated_part_lies_under_one_key(saved: tuple[Path, LinearRegressi
         "version": VERSION,
         "algorithm": "FedAvg",
         "engine": "vectorized",
-        "state": {"server": {}, "workers": {}, "last_cohort": 1},
+        "state": {"server": {}, "workers": {}, "last_cohort": 1, "failed_cohorts": []},
         "cohort": 2,
         "lr_schedulers": [],
     }

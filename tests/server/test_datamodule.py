@@ -140,17 +140,18 @@ def test_an_evaluation_in_between_does_not_start_the_cohorts_over() -> None:
 
 
 def test_a_loader_that_user_code_asks_for_changes_no_cohort() -> None:
-    """On the server (in a callback) and on workers (in configure_optimizers), its length or all of it."""
+    """On the server (in a callback), its first cohort or all of them; on workers it is one of their own data."""
 
     class Asking(Scalar):
         def configure_optimizers(self) -> Any:
-            assert len(list(self.trainer.datamodule.train_dataloader())) == 2
+            assert len(list(self.trainer.datamodule.train_dataloader())) == 1
             return super().configure_optimizers()
 
     class AskingToo(Cohorts):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Cohort, batch_idx: int) -> None:
             super().on_train_batch_start(trainer, module, batch, batch_idx)
             assert next(iter(trainer.datamodule.train_dataloader())) == batch
+            assert len(list(trainer.datamodule.train_dataloader())) == 2
 
     seen = AskingToo()
     fit(FederatedModule(Asking()), FederatedDataModule(rows(), cohort_size=5), max_epochs=3, callbacks=[seen])

@@ -17,7 +17,7 @@ engines = pytest.mark.parametrize("engine", ["sequential", "auto"])
 
 
 def people() -> FederatedDataModule:
-    """Their means are 2, 6, 7, 6 and 4.5, with 1, 2, 1, 1 and 1 rows: enough for engine="auto" to train them together."""
+    """Means of 2, 6, 7, 6 and 4.5, with 1, 2, 1, 1 and 1 rows: as many as engine="auto" trains together."""
     rows = {"a": [2.0], "b": [5.0, 7.0], "c": [7.0], "d": [6.0], "e": [4.5]}
     return FederatedDataModule({name: Rows(values) for name, values in rows.items()})
 
@@ -54,7 +54,7 @@ class RegisteredLate(Scalar):
 @engines
 @pytest.mark.parametrize("kind", [NoneAtFirst, RegisteredLate])
 def test_one_that_appears_is_averaged_and_goes_on_from_there(engine: Any, kind: type[Scalar]) -> None:
-    """Their mean is (2 + 2·6 + 7 + 6 + 4.5)/6 = 5.25 in the first round, and halfway between that and itself in the next."""
+    """The mean is (2 + 2·6 + 7 + 6 + 4.5)/6 = 5.25 in the first round, and halfway from there to itself in the next."""
     for rounds in (1, 2, 3):
         module: Any = kind()
         fit(FederatedModule(module, engine=engine), people(), max_epochs=rounds)

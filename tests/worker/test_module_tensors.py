@@ -13,7 +13,7 @@ import torch
 from helpers import Rows, Scalar, assert_equal, fit
 from spy import Spy, length, tensor_bytes
 
-from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed import FederatedDataModule, FederatedModule, RoundError, WorkerError
 from lightning_fed.aggregation import Median
 from lightning_fed.privacy import CentralDP
 from lightning_fed.wire import decode_job
@@ -123,7 +123,12 @@ def test_a_robust_aggregator_takes_its_median() -> None:
     assert (module.x.item(), module.teacher.item()) == (8.0, 4.0)
 
 
-def test_it_is_refused_under_a_promise() -> None:
+@pytest.mark.parametrize(("kind", "engine"), [(Follower, "sequential"), (FollowsInStep, "vectorized")])
+def test_it_is_refused_under_a_promise(kind: type[Follower], engine: Any) -> None:
     promise = CentralDP(clip=1.0, noise_multiplier=1.0, delta=1e-5)
-    with pytest.raises(ValueError, match=r"CentralDP: local training moves 'teacher', which is not trained"):
-        fit(FederatedModule(Follower(), privacy=promise), people(a=[4.0], b=[8.0]))
+    data = people(a=[4.0, 5.0], b=[8.0, 9.0])
+    refused = "ValueError: CentralDP: local training moves 'teacher', which is not trained"
+    with pytest.raises(WorkerError, match=f"^worker 'a' failed in round 0: {refused}"):
+        fit(FederatedModule(kind(), privacy=promise, engine=engine), data)
+    with pytest.raises(RoundError, match=f"worker 'b' failed in round 0: {refused}"):
+        fit(FederatedModule(kind(), privacy=promise, engine=engine, on_worker_error="drop"), data)
