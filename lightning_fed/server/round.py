@@ -138,6 +138,7 @@ class FederatedLoop:
             failures = [result] if isinstance(result, WorkerError) else late.check(result)
             for failure in failures:
                 report.failures.append(failure)
+                self.outbox.own.forget(failure.worker)
                 report.bytes_down += job_bytes(job.of(failure.worker))
                 if self.on_worker_error == "raise":
                     return

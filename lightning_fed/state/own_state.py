@@ -123,6 +123,18 @@ class OwnState:
         staged = self._staged.setdefault(self._cohort, {})
         staged.setdefault(table, []).append((tuple(workers), rows.detach().cpu()))
 
+    def forget(self, worker: str) -> None:
+        """Drop what one worker has staged for the cohort that began last: its update did not count.
+
+        Args:
+            worker: Its name.
+        """
+        for parts in self._staged.get(self._cohort, {}).values():
+            for position, (workers, rows) in enumerate(parts):
+                if worker in workers:
+                    keep = [row for row, name in enumerate(workers) if name != worker]
+                    parts[position] = tuple(workers[row] for row in keep), rows[keep]
+
     def staged(self) -> dict[str, dict[str, Tensor]]:
         """Return what the cohort that began last has staged so far: ``{table: {worker: row}}``."""
         return _by_worker(self._staged.get(self._cohort, {}))

@@ -56,17 +56,21 @@ class Outbox:
 
         for result in self.algorithm.at_worker(checked, job, workers, self.own.scope()):
             if isinstance(result, Updates):
-                for transform, tables in zip(self.transforms, self._scopes(), strict=True):
-                    result = transform.worker(result, job, tables)
-                if self.promise is not None:
-                    try:
-                        result = self.promise.at_worker(result, job)
-                    except ValueError as error:  # of their training, not of the run: other processes are not to wait
-                        yield from _failed(result.workers, job, error)
-                        continue
-                result = replace(result, gradient=None)  # it was for the algorithm's half
+                try:
+                    result = self._leaving(result, job)
+                except Exception as error:  # of these workers, not of the run: other processes are not to wait
+                    yield from _failed(result.workers, job, error)
+                    continue
             yield result
             del result
+
+    def _leaving(self, updates: Updates, job: Job) -> Updates:
+        """Take the transforms' and the promise's steps."""
+        for transform, tables in zip(self.transforms, self._scopes(), strict=True):
+            updates = transform.worker(updates, job, tables)
+        if self.promise is not None:
+            updates = self.promise.at_worker(updates, job)
+        return replace(updates, gradient=None)  # it was for the algorithm's half
 
     def at_server(self, aggregate: Aggregate, job: Job) -> Aggregate:
         """Return the aggregate after the mirror images of the transforms' and the promise's steps, in reverse order.

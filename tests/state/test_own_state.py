@@ -537,3 +537,13 @@ def test_a_folder_is_made_beside_the_runs_other_files(tmp_path: Path) -> None:
 def test_out_of_range() -> None:
     with pytest.raises(ValueError, match="state_memory_mb=0 must be at least 1"):
         FederatedModule(Scalar(), state_memory_mb=0)
+
+
+def test_what_a_worker_staged_whose_update_did_not_count_is_dropped(tmp_path: Path) -> None:
+    state = new(tmp_path)
+    state.begin(0, last=None)
+    stage(state, a=1.0, b=2.0, c=3.0)
+    state.forget("b")
+    state.forget("nobody")
+    state.begin(1, last=0)
+    assert [value(state, worker) for worker in "abc"] == [[1, 1], [-1, -1], [3, 3]]

@@ -362,3 +362,25 @@ def test_the_promise_was_last_at_the_workers_and_is_first_at_the_server() -> Non
     assert [transform.buffers for transform in transforms] == [[9.0], [9.0]]
     aggregate.buffers["seen"] += 1
     assert sent.model.buffers["seen"].item() == 9.0
+
+
+class Refuses(UpdateTransform):
+    """Takes no update above 5."""
+
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
+        if bool((updates.delta > 5).any()):
+            raise RuntimeError("too large")
+        return updates
+
+    def server(self, aggregate: Aggregate) -> Aggregate:
+        return aggregate
+
+
+def test_a_step_that_raises_is_the_error_of_its_workers_and_not_the_runs() -> None:
+    stacks = one_by_one(trained([[1.0, 0.0], [6.0, 0.0], [2.0, 0.0]]))
+    results = list(Outbox(transforms=[Refuses()])(lambda *_: iter(stacks), job(), NAMES))
+    assert [r.workers if isinstance(r, Updates) else (r.worker, r.round, r.reason) for r in results] == [
+        ("a",),
+        ("b", 7, "RuntimeError: too large"),
+        ("c",),
+    ]
