@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: toy test test-processors bench bench-peers install clean
+.PHONY: toy test oracle test-processors bench bench-peers install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -13,6 +13,10 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --numprocesses auto
+
+# Every algorithm with every promise and every kind of module, on every engine
+oracle: .venv/installed
+	$(BIN)/pytest --numprocesses auto -m slow tests/engines/test_oracle.py
 
 # The whole suite as it comes out on other processors: with torch's other kernels, and with two threads
 test-processors: .venv/installed

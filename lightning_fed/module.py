@@ -323,7 +323,7 @@ class FederatedModule(pl.LightningModule):
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
-        self._datamodule.attach(self.module, self.on_worker_error)
+        self._datamodule.attach(self.module, self.on_worker_error, self.engine.teardown)
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
         # processes with different numbers of evaluation batches wait for each other for ever.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -67,10 +67,12 @@ def test_no_table_names_a_hook_that_lightning_does_not_have() -> None:
 # ---- a module that overrides everything ------------------------------------------------------------------------------
 
 
+# Outside of the module and its class, since what training changes on them is set back
+CALLS: list[tuple[pl.LightningModule, str, Any]] = []
+
+
 class Everything(Scalar):
     """Overrides every hook, only to write down that it was called, on whom, and with what."""
-
-    calls: ClassVar[list[tuple[pl.LightningModule, str, Any]]] = []
 
     def forward(self, batch: Any) -> Tensor:
         return batch[0] * self.x
@@ -93,7 +95,7 @@ def _noting(name: str) -> Any:
     inherited = getattr(Everything, name)
 
     def hook(self: Everything, *arguments: Any, **options: Any) -> Any:
-        self.calls.append((self, name, readable([*arguments, *options.values()])))
+        CALLS.append((self, name, readable([*arguments, *options.values()])))
         return inherited(self, *arguments, **options)
 
     return hook
@@ -120,9 +122,9 @@ for _name in NOTED:
 
 @pytest.fixture(autouse=True)
 def calls() -> Iterator[list[tuple[pl.LightningModule, str, Any]]]:
-    Everything.calls.clear()
-    yield Everything.calls
-    Everything.calls.clear()
+    CALLS.clear()
+    yield CALLS
+    CALLS.clear()
 
 
 ROWS = [2.0, 6.0, 1.0, 3.0, 5.0]
@@ -151,7 +153,7 @@ def stock(tmp_path: Path, calls: list[Any]) -> list[tuple[str, Any]]:
 def federated(tmp_path: Path) -> tuple[Everything, list[tuple[pl.LightningModule, str, Any]]]:
     module = Everything()
     run(FederatedModule(module), FederatedDataModule({"bob": EvaluatedRows(ROWS, batch_size=2)}), tmp_path)
-    return module, list(Everything.calls)
+    return module, list(CALLS)
 
 
 def test_the_plain_trainer_calls_every_hook(stock: list[tuple[str, Any]]) -> None:

@@ -86,6 +86,8 @@ def remember(
     model: GlobalModel, updates: Updates, own: OwnTables, parameters: Collection[str], buffers: Collection[str]
 ) -> None:
     """Stage the workers' own parameters and buffers as they are after local training."""
+    if not updates.workers:
+        return
     trained = model.layout.unflatten(model.vector - updates.delta)
     if parameters:
         layout = Layout({name: model.parameters[name] for name in parameters})

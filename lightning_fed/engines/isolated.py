@@ -13,6 +13,7 @@ import pickle
 import queue
 import socket
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -56,16 +57,25 @@ class Isolated(Engine):
             with as many threads as this process (``torch.set_num_threads``, ``OMP_NUM_THREADS``): one is fastest.
         compile: Whether to compile ``training_step``, in each child.
         channels_last: Whether images and convolutions lie in memory with their channels last.
+        persistent: Whether children live on after a fit, without its module and data, until the next fit with this
+            engine, or until the engine is garbage; else they end with the fit.
 
     Raises:
         ValueError: If the number is not positive.
     """
 
-    def __init__(self, processes: int | None = None, compile: bool = False, channels_last: bool = False) -> None:
+    def __init__(
+        self,
+        processes: int | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        persistent: bool = False,
+    ) -> None:
         if processes is not None and processes < 1:
             raise ValueError(f"processes={processes}: give at least one process, or None to have one for each core")
         self._processes = processes
         self._options = {"compile": compile, "channels_last": channels_last}
+        self._persistent = persistent
         self._children: list[_Child] = []
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._outbox = Outbox()
@@ -81,16 +91,25 @@ class Isolated(Engine):
         LocalFit(module, trainer).check()
         self._outbox, self._workers, self._trainer = outbox, workers, trainer
         settings = _settings(module, trainer, outbox, self._options, workers.seed)
-        count = self._processes or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-        self._tasks = queue.SimpleQueue()
-        self._children = [_Child(settings, self._tasks) for _ in range(count)]
-        self._stop = weakref.finalize(self, _stop, self._children, self._tasks)
         try:
+            if self._children:
+                for child in self._children:
+                    child.set_up(settings)
+            else:
+                self._start(settings)
             for child in self._children:
                 child.await_start()
         except BaseException:
-            self.teardown()
+            self.close()
             raise
+
+    def _start(self, settings: bytes) -> None:
+        count = self._processes or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
+        self._tasks = queue.SimpleQueue()
+        self._children = [_Child(self._tasks) for _ in range(count)]
+        self._stop = weakref.finalize(self, _stop, self._children, self._tasks)
+        for child in self._children:
+            child.set_up(settings)
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         length = block_length(job)
@@ -159,19 +178,29 @@ class Isolated(Engine):
         for text in fields["warnings"]:
             self._remarks.say(text)
         if "error" in fields:
-            if not fields["is_workers"]:
-                raise RuntimeError(f"worker {name!r}, round {job.round}: {fields['error']}\n{fields['traceback']}")
-            failure = WorkerError(name, job.round, fields["error"])
-            failure.__cause__ = RuntimeError(f"in the worker's process:\n{fields['traceback']}")
-            return failure
+            cause = RuntimeError(f"in the process of worker {name!r}, round {job.round}:\n{fields['traceback']}")
+            if fields["is_workers"]:
+                failure = WorkerError(name, job.round, fields["error"])
+                failure.__cause__ = cause
+                return failure
+            if fields["refusal"] is not None:  # of the algorithm's or the promise's, which is about no single worker
+                raise ValueError(fields["refusal"]) from cause
+            raise RuntimeError(f"worker {name!r}, round {job.round}: {fields['error']}") from cause
         for table, row in load_rows(bytes(parts[1])).items():
             self._outbox.own.stage(table, [name], row.unsqueeze(0))
         return decode_updates(parts[0], job, workers=[name], copy=False)
 
     def teardown(self) -> None:
+        self._workers = self._trainer = None
+        self._outbox, self._remarks = Outbox(), Remarks()
+        if not self._persistent or not all(child.rest() for child in self._children):
+            self.close()
+
+    def close(self) -> None:
+        """End the children, of a persistent engine too; another fit starts new ones."""
         if self._stop is not None:
             self._stop()
-        self._stop = self._workers = self._trainer = None
+        self._stop = None
         self._children = []
 
 
@@ -214,23 +243,63 @@ class _EndedError(RuntimeError):
 class _Child:
     """A child process, and the thread that speaks with it."""
 
-    def __init__(self, settings: bytes, tasks: queue.SimpleQueue[_Task | None]) -> None:
-        self._settings = settings
+    def __init__(self, tasks: queue.SimpleQueue[_Task | None]) -> None:
+        self._settings = b""
         self._tasks = tasks
         self._channel: Channel | None = None
         self._process: Any = None
         self._job: bytes | None = None
-        self._begin()
+        self._slots: list[Slot] = []
+        self._is_busy = threading.Lock()
         self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def set_up(self, settings: bytes) -> None:
+        """Begin a fit, without waiting until the child is ready.
+
+        Args:
+            settings: What it has from the beginning.
+        """
+        self._settings = settings
+        try:
+            if self._channel is not None:
+                self._send_settings()
+        except ConnectionError:
+            self._forget_process()
+        if self._channel is None:
+            self._begin()
 
     def _begin(self) -> None:
         ours, theirs = socket.socketpair()
         self._process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
         self._process.start()
         theirs.close()
-        self._channel, self._job = Channel(ours), None
-        self._slots: list[Slot] = []
-        self._channel.send([self._settings])
+        self._channel = Channel(ours)
+        self._send_settings()
+
+    def _send_settings(self) -> None:
+        assert self._channel is not None
+        self._job, self._slots = None, []
+        self._channel.send([self._settings], settings=True)
+
+    def _forget_process(self) -> None:
+        assert self._channel is not None
+        self._channel.close()
+        self._channel = None
+        self._process.join(5)
+
+    def rest(self) -> bool:
+        """End a fit: let the child drop module and data; returns whether it does, as it is not in a training."""
+        if not self._is_busy.acquire(timeout=_PATIENCE):
+            return False
+        try:
+            self._settings, self._job, self._slots = b"", None, []
+            if self._channel is not None:
+                self._channel.send(rest=True)
+        except ConnectionError:
+            self._forget_process()
+        finally:
+            self._is_busy.release()
+        return True
 
     def await_start(self) -> None:
         """Wait until the child is ready, and begin to work.
@@ -239,7 +308,8 @@ class _Child:
             RuntimeError: If it could not start.
         """
         self._hear_that_it_is_ready()
-        self._thread.start()
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def _hear_that_it_is_ready(self) -> None:
         assert self._channel is not None
@@ -263,10 +333,16 @@ class _Child:
             if task is None:
                 return
             if task.answer.set_running_or_notify_cancel():
-                try:
-                    task.answer.set_result(self._exchange(task))
-                except BaseException as error:
-                    task.answer.set_exception(error)
+                with self._is_busy:
+                    try:
+                        answer: Message | BaseException = self._exchange(task)
+                    except BaseException as error:
+                        answer = error
+                if isinstance(answer, BaseException):
+                    task.answer.set_exception(answer)
+                else:
+                    task.answer.set_result(answer)
+                del task, answer  # while it waits for another, nobody needs these
 
     def _exchange(self, task: _Task) -> Message:
         if self._channel is None:
@@ -283,10 +359,8 @@ class _Child:
             if fields.get("in_slot") is not None:
                 parts[0] = self._slots[number].read(fields["in_slot"])
             return fields, parts
-        except (EOFError, ConnectionError):
-            self._channel.close()
-            self._channel = None
-            self._process.join(5)
+        except (EOFError, OSError):
+            self._forget_process()
             raise _EndedError(f"exit code {self._process.exitcode}") from None
 
     def _slot(self, size: int) -> tuple[int, int | None]:
@@ -302,20 +376,35 @@ class _Child:
         self._slots.append(Slot(os.dup(fd), size))
         return len(self._slots) - 1, fd
 
-    def end(self) -> None:
-        """Let the child end."""
+    def hang_up(self) -> None:
+        """Have the child end as soon as it hears of it."""
         if self._channel is not None:
             self._channel.close()
-        self._process.join(5)
+
+    def end(self, deadline: float) -> None:
+        """Wait until the child has ended, or end it.
+
+        Args:
+            deadline: When to wait no longer, by ``time.monotonic``.
+        """
+        if self._process is None:
+            return
+        self._process.join(max(0.0, deadline - time.monotonic()))
         if self._process.is_alive():
-            self._process.terminate()
+            self._process.kill()
+            self._process.join()
+
+
+_PATIENCE = 5.0  # seconds to wait for a child that is in the middle of something
 
 
 def _stop(children: Sequence[_Child], tasks: queue.SimpleQueue[_Task | None]) -> None:
-    for _ in children:
-        tasks.put(None)
     for child in children:
-        child.end()
+        tasks.put(None)
+        child.hang_up()
+    deadline = time.monotonic() + _PATIENCE
+    for child in children:
+        child.end(deadline)
 
 
 def _settings(
@@ -336,6 +425,7 @@ def _settings(
                     "max_epochs": -1 if trainer.max_epochs is None else trainer.max_epochs,
                     "max_steps": trainer.max_steps,
                     "default_root_dir": trainer.default_root_dir,
+                    "reload_dataloaders_every_n_epochs": trainer.reload_dataloaders_every_n_epochs,  # type: ignore[attr-defined]
                     "logger": False,
                     "enable_checkpointing": False,
                     "enable_progress_bar": False,

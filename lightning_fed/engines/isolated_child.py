@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import logging
 import os
@@ -84,7 +86,9 @@ class Channel:
         return whole
 
     def close(self) -> None:
-        """Close this end; the other process ends."""
+        """Close this end, also if a thread reads from it; the other process ends."""
+        with contextlib.suppress(OSError):  # it may have been the other process that ended
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
@@ -124,28 +128,51 @@ def serve(connection: socket.socket) -> None:
     Args:
         connection: The connection to it.
     """
-    channel = Channel(connection)
-    try:
-        _, (settings,) = channel.receive()
-        child = _Child(pickle.loads(settings))
-    except EOFError:
-        return
-    except BaseException as error:
-        channel.send(failed=describe(error), traceback=traceback.format_exc())
-        return
-    channel.send(ready=True)
+    gc.freeze()  # torch and Lightning stay: to look through them at each end of a fit would take longer than the rest
+    with contextlib.suppress(EOFError, ConnectionError):
+        _serve(Channel(connection))
+
+
+def _serve(channel: Channel) -> None:
+    child: _Child | None = None
+    slots: dict[int, memoryview] = {}
     while True:
-        try:
-            fields, parts = channel.receive()
-        except (EOFError, ConnectionError):
-            return
-        if "job" in fields:
+        fields, parts = channel.receive()
+        if "settings" in fields or "rest" in fields:
+            child = None  # before there is another one: a module may be large
+            slots.clear()
+            gc.collect()
+        if "settings" in fields:
+            try:
+                child = _Child(pickle.loads(parts[0]))
+            except Exception as error:
+                channel.send(failed=describe(error), traceback=traceback.format_exc())
+            else:
+                channel.send(ready=True)
+        elif "job" in fields:
+            assert child is not None
             child.job = decode_job(parts[0], copy=False)
-        else:
+        elif "train" in fields:
+            assert child is not None
             if "fd" in fields:
-                child.slots[fields["slot"]] = Slot(fields["fd"], fields["size"]).writable()
-            answer, bytes_ = child.train(fields["train"], child.slots.get(fields["slot"]), *parts)
+                slots[fields["slot"]] = Slot(fields["fd"], fields["size"]).writable()
+            answer, bytes_ = child.train(fields["train"], slots.get(fields["slot"]), *parts)
             channel.send(bytes_, **answer)
+        del parts
+
+
+class _Trainer(pl.Trainer):
+    """The Trainer that a worker's datamodule sees: the server's, as far as a job tells of it."""
+
+    job: Job | None = None
+
+    @property
+    def current_epoch(self) -> int:
+        return 0 if self.job is None else self.job.epoch
+
+    @property
+    def global_step(self) -> int:
+        return 0 if self.job is None else self.job.round
 
 
 @final
@@ -160,7 +187,7 @@ class _Child:
         self._warnings: list[str] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._trainer = pl.Trainer(**settings.trainer)
+            self._trainer = _Trainer(**settings.trainer)
         warnings.showwarning = lambda message, *_, **__: self._warnings.append(str(message))
         self._trainer.state.fn = pl.trainer.states.TrainerFn.FITTING
         if self._trainer.strategy.root_device.type == "cpu":
@@ -174,7 +201,6 @@ class _Child:
         self._pool.trainer = self._trainer
         self._engine.setup(self._module, self._pool, self._trainer, self._outbox)
         self.job: Job
-        self.slots: dict[int, memoryview] = {}
 
     def train(
         self, worker: str, slot: memoryview | None, data: memoryview, rows: memoryview
@@ -192,11 +218,14 @@ class _Child:
             self._workers[worker] = loads(data)
             self._own.take_in(worker, load_rows(bytes(rows)))
             self._own.begin(self.job.cohort, self.job.last, self.job.failed)
+            self._trainer.job = self.job
             with torch.no_grad():
                 (result,) = self._engine.run(self.job, [worker])
             answer = self._answer(result, slot)
         except Exception as error:
-            answer = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}, []
+            refusal = str(error) if isinstance(error, ValueError) else None
+            told = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}
+            answer = {**told, "refusal": refusal}, []
         finally:
             self._pool.clear()
             self._workers.clear()

@@ -75,7 +75,7 @@ class Privacy(ABC):
         Raises:
             ValueError: If something else than trained parameters and buffers has moved.
         """
-        for name in updates.buffers.keys() - job.model.buffers.keys():
+        for name in sorted(updates.buffers.keys() - job.model.buffers.keys()):
             raise ValueError(
                 f"{type(self).__name__}: local training moves {name!r}, which is not trained, and no noise covers "
                 "it; move it on the server, in on_train_batch_end of a callback, or train without privacy="

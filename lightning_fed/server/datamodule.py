@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal, cast, final, get_args
 
@@ -93,6 +93,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.position = Position()
         self._module: pl.LightningModule | None = None
         self._on_worker_error: Literal["raise", "drop"] = "raise"
+        self._on_exception: Callable[[], None] | None = None
         for kind in get_args(EvaluationKind):
             if not self._evaluates(kind):
                 # Lightning asks `is_overridden` whether there is such a loader: give it back its own method.
@@ -123,14 +124,21 @@ class FederatedDataModule(pl.LightningDataModule):
             return any(has_loader(datamodule, kind) for datamodule in self.workers.values())
         return True
 
-    def attach(self, module: pl.LightningModule, on_worker_error: Literal["raise", "drop"]) -> None:
+    def attach(
+        self,
+        module: pl.LightningModule,
+        on_worker_error: Literal["raise", "drop"],
+        on_exception: Callable[[], None] | None = None,
+    ) -> None:
         """Get to know the server's settings; the FederatedModule calls this when a run starts.
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
             on_worker_error: What to do about a worker whose evaluation data raises.
+            on_exception: What to do when the run ends by an error, if anything.
         """
         self._module = module
+        self._on_exception = on_exception
         self._on_worker_error = on_worker_error
         self.pool.trainer = self.trainer
 
@@ -150,6 +158,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Let go of all data."""
+        self._on_exception = None
         self.pool.clear()
         if self.val is not None:
             self.val.teardown(stage)
@@ -178,6 +187,11 @@ class FederatedDataModule(pl.LightningDataModule):
     def complete(self, cohort: Cohort) -> None:
         """Note that the round of a cohort is over: a checkpoint from now on goes on after it."""
         self.position.next = cohort.number + 1
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Let go of what the run holds, since after an error a Trainer calls no ``teardown``."""
+        if self._on_exception is not None:
+            self._on_exception()
 
     def val_dataloader(self) -> Any:
         """The central data, or the workers' own."""

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, final
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_fed._lightning import pl
+from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.worker.snapshot import HOOKS, parts_of
 
 
@@ -58,6 +58,12 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
     """
     inside = _inside(module)
     refuse_closures(module, inside)
+    for name, parameter in module.named_parameters():
+        if parameter._backward_hooks:  # torch copies none, neither here nor into another process
+            rank_zero_warn(
+                f"the parameter {name!r} of {type(module).__name__} has a hook, which stays on the server: workers "
+                "train without it. To change gradients, define on_before_optimizer_step()"
+            )
     memo: dict[int, Any] = dict(outside_of(trainer))
     memo.pop(id(module), None)  # a Trainer's own module, where nothing is wrapped
     hooks: list[tuple[OrderedDict[Any, Any], OrderedDict[Any, Any]]] = []

@@ -20,7 +20,7 @@ from lightning_fed.wire import Job
 from lightning_fed.worker.attributes import set_attributes
 from lightning_fed.worker.copying import copied
 from lightning_fed.worker.module_tensors import ModuleTensors
-from lightning_fed.worker.snapshot import Snapshot
+from lightning_fed.worker.snapshot import Shared, Snapshot, metrics_in
 from lightning_fed.worker.trainer_view import TrainerView
 
 
@@ -64,13 +64,16 @@ class ModuleCopy:
         self.tensors = ModuleTensors(self.module, module)
         """The copy's tensors."""
         self._snapshot: Snapshot | None = None
+        self._shared: Shared | None = None
+        self._job: Job | None = None
+        self._dtype = torch.get_default_dtype()
         self._attributes: Mapping[str, Any] = {}
         self._attributes_before: Mapping[str, Any] = {}
         self._promised = False
         self._configured: set[str] = set()
         self.changed: list[str] = []
         """The attributes that training has changed, in any worker so far, and that were set back."""
-        self.metrics = [m for m in self.module.modules() if isinstance(m, Metric)]
+        self.metrics = [m for m in metrics_in(self.module) if isinstance(m, Metric)]
         for metric in self.metrics:  # a worker's metric is its own: never wait for other processes
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
         self.hooks: dict[str, Callable[..., Any]] = {
@@ -119,6 +122,8 @@ class ModuleCopy:
             Whether other parameters are trained than before, or there are other buffers.
         """
         self._promised = bool(job.promise)
+        if job is not self._job:
+            self._job, self._shared, self._dtype = job, Shared(self.module), torch.get_default_dtype()
         if self._snapshot is None:
             self._snapshot = Snapshot(self.module, self._ours)
         if job.attributes is not self._attributes and (job.attributes or self._attributes):
@@ -157,10 +162,13 @@ class ModuleCopy:
             ValueError: If there are some, and a promise of privacy was made.
         """
         self.tensors.set_back()
-        if self._snapshot is None or self._snapshot.is_unchanged():
-            return []
-        changed = [name for name in self._snapshot.changed() if name not in self._configured and not _is_opacus(name)]
-        self._snapshot.set_back()
+        torch.set_default_dtype(self._dtype)
+        parts = [part for part in (self._snapshot, self._shared) if part is not None and not part.is_unchanged()]
+        changed = [
+            name for part in parts for name in part.changed() if name not in self._configured and not _is_opacus(name)
+        ]
+        for part in parts:
+            part.set_back()
         if changed and self._promised:
             raise ValueError(
                 f"training changed the module's attribute {changed[0]!r}, and what a worker leaves there no promise of "
@@ -179,6 +187,7 @@ class ModuleCopy:
     def retake(self) -> None:
         """Take the module as it is now for what it is to be set back to."""
         self._snapshot = Snapshot(self.module, self._ours)
+        self.tensors.keep()
 
     def _lr_schedulers(self) -> Any:
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]

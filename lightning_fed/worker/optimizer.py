@@ -46,6 +46,7 @@ class LocalOptimizer:
         self._configured_for: tuple[int, float] | None = None
         self._leaves: list[Tensor] = []
         self._initial: list[dict[str, Any]] = []
+        self._parts: object = None
         self._optimizer: Optimizer | None = None
         self._told_of_plateau = False
 
@@ -63,7 +64,7 @@ class LocalOptimizer:
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
-        if self._configured_for == (cohort, lr_factor) and self._optimizer is not None:
+        if self._configured_for == (cohort, lr_factor) and self._optimizer is not None and self._is_whole():
             optimizer = self._optimizer
             self._trainer.use(optimizer, [])
             optimizer.state.clear()
@@ -81,8 +82,13 @@ class LocalOptimizer:
         can_be_set_back &= not self._trainer.asked_for_data  # which is another worker's next time
         self._configured_for = (cohort, lr_factor) if can_be_set_back else None
         self._initial = [dict(group) for group in optimizer.param_groups]
+        self._parts = _parts(optimizer)
         self.step = _bare_step(optimizer)
         return optimizer
+
+    def _is_whole(self) -> bool:
+        """Whether user code has added nothing to the optimizer, and taken nothing away, that a group's values are."""
+        return self._optimizer is not None and _parts(self._optimizer) == self._parts
 
     def forget(self) -> None:
         """Ask ``configure_optimizers`` again for the next worker."""
@@ -165,6 +171,16 @@ class LocalOptimizer:
         optimizer = cast(Optimizer, optimizers[0])
         self._trainer.use(optimizer, configs)
         return optimizer
+
+
+def _parts(optimizer: Optimizer) -> object:
+    """What an optimizer is made of: its attributes, hooks, groups and parameters; of values only where they lie."""
+    attributes = {
+        name: (id(value), len(value) if isinstance(value, (dict, list)) else 0)
+        for name, value in vars(optimizer).items()
+        if name != "state"
+    }
+    return attributes, [(list(group), [id(p) for p in group["params"]]) for group in optimizer.param_groups]
 
 
 def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:

@@ -2,13 +2,17 @@
 
 A worker's training may set attributes of the module and its parts, append to lists, register hooks, or draw from a
 generator that the module keeps. None of that may reach the next worker. The objects that a module consists of are found
-once; to look whether one has changed is then a comparison of a dict with a shallow copy of it.
+once; to look whether one has changed is then a comparison of a dict with a shallow copy of it. What a copy shares with
+the server's module, the attributes of its classes, the server may change too, between two rounds: :class:`Shared` is
+taken anew in each.
 """
 
 from __future__ import annotations
 
 import copy
+import copyreg
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,7 +22,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from lightning_fed._lightning import pl
 
@@ -29,13 +33,14 @@ HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 """The attributes in which a module keeps the hooks that are registered on it."""
 
 _Path: TypeAlias = tuple[str, ...]
+_Parts: TypeAlias = Callable[[_Path, Any], Iterator[tuple[_Path, Any]]]
 
 
 @final
 class Snapshot:
     """What a module's objects are made of at one moment; parameters and buffers apart, which are set back elsewhere.
 
-    torchmetrics objects are left out: they are reset.
+    Of torchmetrics objects the states are left out: they are reset.
 
     Args:
         module: The module.
@@ -43,19 +48,19 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module, outside: tuple[object, ...] = ()) -> None:
+        tensors = (t for part in module.modules() for own in (part._parameters, part._buffers) for t in own.values())
+        self._take([((), module)], parts_of, {*map(id, outside), *map(id, tensors)})
+
+    def _take(self, pending: list[tuple[_Path, Any]], parts: _Parts, seen: set[int]) -> None:
+        """Take down some objects, and what they consist of."""
         self._paths: list[_Path] = []
         self._containers: list[Any] = []
         self._copies: list[Any] = []  # of these
         self._others: list[tuple[_Path, Any, Any, _Kind]] = []
-        seen = {id(thing) for thing in outside}
-        tensors = {
-            id(t) for part in module.modules() for own in (part._parameters, part._buffers) for t in own.values()
-        }
-        pending: list[tuple[_Path, Any]] = [((), module)]
         self._alive: list[Any] = []  # so that no id is given twice
         while pending:
             path, thing = pending.pop()
-            if id(thing) in seen or id(thing) in tensors or isinstance(thing, _ATOMS):
+            if id(thing) in seen or isinstance(thing, _ATOMS):
                 continue
             seen.add(id(thing))
             self._alive.append(thing)
@@ -64,11 +69,15 @@ class Snapshot:
                 self._others.append((path, thing, kind.save(thing), kind))
             else:
                 container = thing if isinstance(thing, _CONTAINERS) else getattr(thing, "__dict__", None)
-                if isinstance(container, _CONTAINERS):
+                if isinstance(thing, MetricCollection):  # it sorts its metrics into groups as it is first updated
+                    pass
+                elif isinstance(container, _CONTAINERS):
                     self._paths.append(path)
                     self._containers.append(container)
                     self._copies.append(copy.copy(container))
-            pending.extend(parts_of(path, thing))
+                elif slots := _slots_of(thing):
+                    self._others.append((path, thing, slots, _WITH_SLOTS))
+            pending.extend(parts(path, thing))
 
     def is_unchanged(self) -> bool:
         """Whether nothing has changed since."""
@@ -107,6 +116,89 @@ class Snapshot:
                 kind.set_back(thing, before)
 
 
+@final
+class Shared:
+    """What a copy of a module has in common with the module: the attributes of classes.
+
+    Only of the user's own classes, and of what is reached from there only containers, tensors, arrays and generators:
+    other objects are not the module's. What functions close over is left out.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        classes: dict[type, _Path] = {}
+        for name, part in module.named_modules():
+            for kind in type(part).__mro__:
+                if kind.__module__.partition(".")[0] not in _FRAMEWORKS:
+                    classes.setdefault(kind, tuple(name.split(".")) if name else ())
+        values: list[tuple[_Path, Any]] = []
+        self._classes: list[tuple[_Path, type, dict[str, Any]]] = []
+        for kind, path in classes.items():
+            copyreg._slotnames(kind)  # type: ignore[attr-defined]  # else copying would add an attribute
+            self._classes.append((path, kind, dict(vars(kind))))
+            values += [((*path, k), v) for k, v in vars(kind).items() if not _is_dunder(k) and isinstance(v, _PLAIN)]
+        self._values = Snapshot.__new__(Snapshot)
+        self._values._take(values, _plain_parts, set())
+
+    def is_unchanged(self) -> bool:
+        """Whether nothing has changed since."""
+        try:
+            return all(vars(kind) == before for _, kind, before in self._classes) and self._values.is_unchanged()
+        except Exception:  # a tensor in the place of another
+            return False
+
+    def changed(self) -> list[str]:
+        """Return the paths of what has changed since."""
+        own = [".".join((*path, key)) for path, kind, before in self._classes for key in _other_keys(kind, before)]
+        return [*own, *self._values.changed()]
+
+    def set_back(self) -> None:
+        """Make everything what it was."""
+        for _, kind, before in self._classes:
+            for key in _other_keys(kind, before):
+                if key in before:
+                    setattr(kind, key, before[key])
+                else:
+                    delattr(kind, key)
+        self._values.set_back()
+
+
+def _other_keys(kind: type, before: dict[str, Any]) -> list[str]:
+    now = dict(vars(kind))
+    return [k for k in {**before, **now} if not _is_dunder(k) and now.get(k, _NOTHING) is not before.get(k, _NOTHING)]
+
+
+def _is_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+_FRAMEWORKS = {"abc", "builtins", "torch", "torchmetrics", "opacus"}
+_FRAMEWORKS |= {"lightning", "lightning_fabric", "pytorch_lightning", "lightning_fed"}
+
+
+def metrics_in(module: nn.Module) -> list[Metric | MetricCollection]:
+    """Return all torchmetrics objects of a module, also those in its lists, dicts and other objects.
+
+    Args:
+        module: The module.
+    """
+    found: dict[int, Metric | MetricCollection] = {}  # not by ==, which makes another metric of two
+    pending: list[tuple[_Path, Any]] = [((), module)]
+    seen: set[int] = set()
+    while pending:
+        path, thing = pending.pop()
+        if id(thing) in seen or isinstance(thing, (*_ATOMS, Tensor, pl.Trainer)):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, (Metric, MetricCollection)):
+            found.update((id(m), m) for m in thing.modules() if isinstance(m, (Metric, MetricCollection)))
+        else:
+            pending.extend(parts_of(path, thing))
+    return list(found.values())
+
+
 def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
     """Go through the objects that an object refers to, each with its path.
 
@@ -122,6 +214,8 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
         yield from ((path, value) for value in (thing.func, thing.args, thing.keywords))
     elif isinstance(thing, MethodType):
         yield path, thing.__self__
+    elif isinstance(thing, (Metric, MetricCollection)):
+        yield from ((path, part) for part in thing.modules() if part is not thing)
     elif isinstance(thing, nn.Module):
         for key, value in vars(thing).items():
             if key == "_modules":
@@ -131,6 +225,45 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
                 yield (*path, key), value
     elif hasattr(thing, "__dict__"):
         yield from (((*path, key), value) for key, value in vars(thing).items())
+    else:
+        yield from (((*path, key), value) for key, value in _slots_of(thing).items())
+
+
+def _plain_parts(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
+    """Go through what lies in containers, and is no object with a life of its own."""
+    if isinstance(thing, (dict, list, tuple, set, frozenset, deque)):
+        yield from ((path, part) for path, part in parts_of(path, thing) if isinstance(part, _PLAIN))
+
+
+def _slots_of(thing: Any) -> dict[str, Any]:
+    """The values of an object that keeps them in slots."""
+    names = (name for kind in type(thing).__mro__ for name in _as_tuple(vars(kind).get("__slots__", ())))
+    return {name: getattr(thing, name) for name in names if not _is_dunder(name) and hasattr(thing, name)}
+
+
+def _as_tuple(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _set_slots(thing: Any, before: dict[str, Any]) -> None:
+    for name in _slots_of(thing).keys() - before.keys():
+        delattr(thing, name)
+    for name, value in before.items():
+        setattr(thing, name, value)
+
+
+def _settings_of(metric: Metric) -> dict[str, Any]:
+    """The attributes of a torchmetrics object besides its states."""
+    return {k: v for k, v in vars(metric).items() if k not in metric._defaults and k not in _METRICS_OWN}
+
+
+def _set_settings(metric: Metric, before: dict[str, Any]) -> None:
+    for name in _settings_of(metric).keys() - before.keys():
+        del metric.__dict__[name]
+    metric.__dict__.update(before)
+
+
+_METRICS_OWN = frozenset(vars(MeanMetric()))
 
 
 @final
@@ -177,7 +310,11 @@ _KINDS = (
         lambda g, before: setattr(g.bit_generator, "state", before),
     ),
     _Kind(np.random.RandomState, lambda g: g.get_state(legacy=False), lambda g, before: g.set_state(before)),
+    _Kind(bytearray, bytes, lambda b, before: b.__setitem__(slice(None), before)),
+    _Kind(array, copy.copy, lambda a, before: a.__setitem__(slice(None), before)),
+    _Kind(Metric, _settings_of, _set_settings),
 )
+_WITH_SLOTS = _Kind(object, _slots_of, _set_slots)
 _CONTAINERS = (dict, list, set, deque)
 _ATOMS = (
     str,
@@ -191,9 +328,8 @@ _ATOMS = (
     FunctionType,
     torch.dtype,
     torch.device,
-    Metric,
-    MetricCollection,
 )
+_PLAIN = (*_CONTAINERS, tuple, frozenset, *(kind.type for kind in _KINDS if kind.type is not Metric))
 _NOTHING = object()
 
 

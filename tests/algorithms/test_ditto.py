@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import Rows, Scalar, assert_equal, fit
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from toy import Turns
 
 from lightning_fed import FederatedDataModule, FederatedModule
@@ -14,6 +14,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Ditto, FedAvg
 from lightning_fed.testing import Points, trained
 from lightning_fed.testing.workload import layered, memory
+from lightning_fed.wire import RoundError
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -147,3 +148,26 @@ def test_it_remembers_own_buffers() -> None:
 def test_out_of_range() -> None:
     with pytest.raises(ValueError, match="lam=-1 must be at least 0"):
         Ditto(-1)
+
+
+class AtFirst(TensorDataset):
+    """Can be read once."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        if self.reads > len(self):
+            raise OSError("disk")
+        return super().__getitem__(index)
+
+
+def test_a_worker_that_fails_alone_after_its_own_training_remembers_nothing() -> None:
+    class Once(Rows):
+        def train_dataloader(self) -> Any:
+            return DataLoader(AtFirst(self.values))
+
+    federated = FederatedModule(Scalar(), algorithm=Ditto(lam=1.0), engine="sequential", on_worker_error="drop")
+    with pytest.raises(RoundError, match="worker 'a' failed in round 0: OSError: disk"):
+        fit(federated, FederatedDataModule({"a": Once([1.0])}))
+    assert federated.own_state == {}

@@ -143,13 +143,20 @@ def test_batch_idx_may_be_left_out() -> None:
 # ---- optimizers and schedulers ---------------------------------------------------------------------------------------
 
 
+SEEN: list[Any] = []  # outside of the module and its class, since what training changes on them is set back
+
+
 class Optimized(Scalar):
     """Notes the lr of every step."""
 
     def __init__(self, configure: Callable[[pl.LightningModule], Any]) -> None:
         super().__init__()
         self.configure = configure
-        type(self).seen = []  # on the class, since what training changes on the module is set back
+        SEEN.clear()
+
+    @property
+    def seen(self) -> list[Any]:
+        return SEEN
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         self.seen.append(self.optimizers().param_groups[0]["lr"])

@@ -131,11 +131,18 @@ class Images(pl.LightningDataModule):
         return DataLoader(TensorDataset(x, torch.arange(8) % 3), batch_size=4)
 
 
+SEEN: list[Any] = []  # outside of the module and its class, since what training changes on them is set back
+
+
 class Convolution(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-        type(self).seen = []  # on the class, since what training changes on the module is set back
+        SEEN.clear()
+
+    @property
+    def seen(self) -> list[Any]:
+        return SEEN
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
-from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import rank_zero_warn
 from lightning_fed.core.tree import Tensors
@@ -21,6 +20,7 @@ from lightning_fed.engines.vectorized.random_streams import Draw, Draws, OtherDr
 from lightning_fed.engines.vectorized.recorder import StackedRecorder
 from lightning_fed.engines.vectorized.vmap import Outputs, differentiated
 from lightning_fed.worker.module_copy import ModuleCopy, loss_of
+from lightning_fed.worker.snapshot import metrics_in
 
 _Results: TypeAlias = tuple[Tensor, list[Tensor], Tensors, list[Tensor | None]]
 """Losses, what was logged, buffers after the step, and gradients."""
@@ -39,7 +39,7 @@ class StackedStep:
     def __init__(self, local: ModuleCopy, recorder: StackedRecorder, compile: bool) -> None:
         self._recorder = recorder
         self._local = local
-        self._metrics = [m for m in local.module.modules() if isinstance(m, (Metric, MetricCollection))]
+        self._metrics = metrics_in(local.module)
         self._generator = generator_of(local.device)
         self._compiled = CompiledStep(self._traced) if compile else None
         self._is_watched = False  # whether the first step is over
