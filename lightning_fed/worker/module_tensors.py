@@ -140,12 +140,14 @@ class ModuleTensors:
             parameters: The values of the trained parameters, by name.
             buffers: Those of the buffers, and of frozen parameters that have moved.
         """
+        assert self._model is not None
         copy_(self.parameters, parameters)
         copy_(self._sent, buffers)
         for name, parameter in self.frozen.items():
             if name in buffers:
                 copy_({name: parameter}, buffers)
-                self._marks[name] = mark(parameter)
+                if name in self._model.buffers:  # else it has moved before this training, and the next worker's has not
+                    self._marks[name] = mark(parameter)
 
     def moved(self) -> Tensors:
         """Return frozen parameters that do not have their first value: moved since :meth:`start`, or in a round before.

@@ -16,10 +16,13 @@ from helpers import Rows, Scalar, trainer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lightning_fed.algorithms import FedRep
 from lightning_fed.engines import Sequential
 from lightning_fed.population import WorkerPool
+from lightning_fed.state import OwnState
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 from lightning_fed.worker.module_tensors import mark
+from lightning_fed.worker.outbox import Outbox
 from lightning_fed.worker.snapshot import Shared, metrics_in
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -313,3 +316,36 @@ def test_a_mark_tells_of_one_changed_number_in_each_dtype(dtype: torch.dtype, si
         before = mark(tensor)
         tensor.data[place] = 1
         assert mark(tensor) != before
+
+
+class Teaching(Scalar):
+    """A teacher that moves in a worker's first training of a round only."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.5)
+        self.head = nn.Parameter(torch.zeros(()))
+        self.teacher = nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if not self.x.requires_grad or (self.head.item() == 0 and self.teacher.item() == 0):
+            self.teacher.data += batch[0].mean()
+        return super().training_step([batch[0] - self.teacher], batch_idx) + (self.head - 1).square()  # type: ignore[no-any-return]
+
+
+def test_a_teacher_that_moved_in_a_first_training_is_not_the_next_workers() -> None:
+    def trained(cohort: list[str]) -> Any:
+        engine, data = Sequential(), {"ann": Rows([3.0]), "bob": Rows([1.0])}
+        outbox = Outbox(FedRep(["head"]), own=OwnState(FedRep(["head"]).tables))
+        module = Teaching()
+        engine.setup(module, WorkerPool(data, 10), trainer(), outbox)
+        parameters = {"x": module.x.detach(), "head": module.head.detach()}
+        outbox.own.begin(0, None)
+        model = GlobalModel(parameters, {}, {"teacher": module.teacher.detach()})
+        job = FedRep(["head"]).assign(Job(0, 0, 0, model, LocalTraining()), {})
+        results = [result for name in cohort for result in engine.run(job, [name])]
+        assert isinstance(results[-1], Updates), results
+        return results[-1].delta, results[-1].buffers
+
+    alone = trained(["bob"])
+    assert alone[1]["teacher"].tolist() == [1.0]
+    torch.testing.assert_close(trained(["ann", "bob"]), alone, rtol=0, atol=0)

@@ -118,14 +118,14 @@ class StackedFit:
         self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None, job.round, job.epoch)
         for metric in self._local.metrics:
             metric.reset()
-        stacks, buffers = _start(job, names)
+        own = {name for worker in names if worker in job.start for name in job.start[worker].buffers}
         frozen = {
             name: parameter
             for name, parameter in self._local.tensors.frozen.items()
-            if stacks_frozen or name in job.model.buffers
+            if stacks_frozen or name in job.model.buffers or name in own
         }
         fixed = {name: self._local.tensors.fixed(name) for name in frozen}
-        buffers |= {name: value.expand(n, *value.shape).clone() for name, value in fixed.items() if name not in buffers}
+        stacks, buffers = _start(job, names, fixed)
         self._recorder.clear()
         others = _other_generators()
         chunk = Chunk(plans, self._local.device, self._store)
@@ -211,11 +211,11 @@ class StackedFit:
                 self._optimizer.step_schedulers("epoch", -int(-(step + 1) // per_pass))
 
 
-def _start(job: Job, workers: Sequence[str]) -> tuple[Tensors, Tensors]:
-    """The parameters and buffers that some workers start from, stacked."""
+def _start(job: Job, workers: Sequence[str], fixed: Tensors) -> tuple[Tensors, Tensors]:
+    """The parameters, and the buffers and frozen parameters, that some workers start from, stacked."""
     n = len(workers)
     stacks = {name: p.expand(n, *p.shape).clone() for name, p in job.model.parameters.items()}
-    buffers = {name: b.expand(n, *b.shape).clone() for name, b in job.model.buffers.items()}
+    buffers = {name: b.expand(n, *b.shape).clone() for name, b in {**fixed, **job.model.buffers}.items()}
     for row, worker in enumerate(workers):
         own = job.start.get(worker)
         if own is not None:
