@@ -20,7 +20,7 @@ from lightning_fed.wire import Job
 from lightning_fed.worker.attributes import set_attributes
 from lightning_fed.worker.copying import copied
 from lightning_fed.worker.module_tensors import ModuleTensors
-from lightning_fed.worker.snapshot import Shared, Snapshot, metrics_in
+from lightning_fed.worker.snapshot import Snapshot, metrics_in
 from lightning_fed.worker.trainer_view import TrainerView
 
 
@@ -64,8 +64,6 @@ class ModuleCopy:
         self.tensors = ModuleTensors(self.module, module)
         """The copy's tensors."""
         self._snapshot: Snapshot | None = None
-        self._shared: Shared | None = None
-        self._job: Job | None = None
         self._dtype = torch.get_default_dtype()
         self._attributes: Mapping[str, Any] = {}
         self._attributes_before: Mapping[str, Any] = {}
@@ -122,8 +120,6 @@ class ModuleCopy:
             Whether other parameters are trained than before, or there are other buffers.
         """
         self._promised = bool(job.promise)
-        if job is not self._job:
-            self._job, self._shared, self._dtype = job, Shared(self.module), torch.get_default_dtype()
         if self._snapshot is None:
             self._snapshot = Snapshot(self.module, self._ours)
         if job.attributes is not self._attributes and (job.attributes or self._attributes):
@@ -163,12 +159,10 @@ class ModuleCopy:
         """
         self.tensors.set_back()
         torch.set_default_dtype(self._dtype)
-        parts = [part for part in (self._snapshot, self._shared) if part is not None and not part.is_unchanged()]
-        changed = [
-            name for part in parts for name in part.changed() if name not in self._configured and not _is_opacus(name)
-        ]
-        for part in parts:
-            part.set_back()
+        if self._snapshot is None or self._snapshot.is_unchanged():
+            return []
+        changed = [name for name in self._snapshot.changed() if name not in self._configured and not _is_opacus(name)]
+        self._snapshot.set_back()
         if changed and self._promised:
             raise ValueError(
                 f"training changed the module's attribute {changed[0]!r}, and what a worker leaves there no promise of "

@@ -2,15 +2,13 @@
 
 A worker's training may set attributes of the module and its parts, append to lists, register hooks, or draw from a
 generator that the module keeps. None of that may reach the next worker. The objects that a module consists of are found
-once; to look whether one has changed is then a comparison of a dict with a shallow copy of it. What a copy shares with
-the server's module, the attributes of its classes, the server may change too, between two rounds: :class:`Shared` is
-taken anew in each.
+once; to look whether one has changed is then a comparison of a dict with a shallow copy of it. Globals and attributes
+of classes are the program's and not the module's: they are left alone.
 """
 
 from __future__ import annotations
 
 import copy
-import copyreg
 import random
 from array import array
 from collections import deque
@@ -33,7 +31,6 @@ HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 """The attributes in which a module keeps the hooks that are registered on it."""
 
 _Path: TypeAlias = tuple[str, ...]
-_Parts: TypeAlias = Callable[[_Path, Any], Iterator[tuple[_Path, Any]]]
 
 
 @final
@@ -49,10 +46,8 @@ class Snapshot:
 
     def __init__(self, module: nn.Module, outside: tuple[object, ...] = ()) -> None:
         tensors = (t for part in module.modules() for own in (part._parameters, part._buffers) for t in own.values())
-        self._take([((), module)], parts_of, {*map(id, outside), *map(id, tensors)})
-
-    def _take(self, pending: list[tuple[_Path, Any]], parts: _Parts, seen: set[int]) -> None:
-        """Take down some objects, and what they consist of."""
+        seen = {*map(id, outside), *map(id, tensors)}
+        pending: list[tuple[_Path, Any]] = [((), module)]
         self._paths: list[_Path] = []
         self._containers: list[Any] = []
         self._copies: list[Any] = []  # of these
@@ -77,7 +72,7 @@ class Snapshot:
                     self._copies.append(copy.copy(container))
                 elif slots := _slots_of(thing):
                     self._others.append((path, thing, slots, _WITH_SLOTS))
-            pending.extend(parts(path, thing))
+            pending.extend(parts_of(path, thing))
 
     def is_unchanged(self) -> bool:
         """Whether nothing has changed since."""
@@ -116,66 +111,8 @@ class Snapshot:
                 kind.set_back(thing, before)
 
 
-@final
-class Shared:
-    """What a copy of a module has in common with the module: the attributes of classes.
-
-    Only of the user's own classes, and of what is reached from there only containers, tensors, arrays and generators:
-    other objects are not the module's. What functions close over is left out.
-
-    Args:
-        module: The module.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        classes: dict[type, _Path] = {}
-        for name, part in module.named_modules():
-            for kind in type(part).__mro__:
-                if kind.__module__.partition(".")[0] not in _FRAMEWORKS:
-                    classes.setdefault(kind, tuple(name.split(".")) if name else ())
-        values: list[tuple[_Path, Any]] = []
-        self._classes: list[tuple[_Path, type, dict[str, Any]]] = []
-        for kind, path in classes.items():
-            copyreg._slotnames(kind)  # type: ignore[attr-defined]  # else copying would add an attribute
-            self._classes.append((path, kind, dict(vars(kind))))
-            values += [((*path, k), v) for k, v in vars(kind).items() if not _is_dunder(k) and isinstance(v, _PLAIN)]
-        self._values = Snapshot.__new__(Snapshot)
-        self._values._take(values, _plain_parts, set())
-
-    def is_unchanged(self) -> bool:
-        """Whether nothing has changed since."""
-        try:
-            return all(vars(kind) == before for _, kind, before in self._classes) and self._values.is_unchanged()
-        except Exception:  # a tensor in the place of another
-            return False
-
-    def changed(self) -> list[str]:
-        """Return the paths of what has changed since."""
-        own = [".".join((*path, key)) for path, kind, before in self._classes for key in _other_keys(kind, before)]
-        return [*own, *self._values.changed()]
-
-    def set_back(self) -> None:
-        """Make everything what it was."""
-        for _, kind, before in self._classes:
-            for key in _other_keys(kind, before):
-                if key in before:
-                    setattr(kind, key, before[key])
-                else:
-                    delattr(kind, key)
-        self._values.set_back()
-
-
-def _other_keys(kind: type, before: dict[str, Any]) -> list[str]:
-    now = dict(vars(kind))
-    return [k for k in {**before, **now} if not _is_dunder(k) and now.get(k, _NOTHING) is not before.get(k, _NOTHING)]
-
-
 def _is_dunder(name: str) -> bool:
     return name.startswith("__") and name.endswith("__")
-
-
-_FRAMEWORKS = {"abc", "builtins", "torch", "torchmetrics", "opacus"}
-_FRAMEWORKS |= {"lightning", "lightning_fabric", "pytorch_lightning", "lightning_fed"}
 
 
 def metrics_in(module: nn.Module) -> list[Metric | MetricCollection]:
@@ -227,12 +164,6 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
         yield from (((*path, key), value) for key, value in vars(thing).items())
     else:
         yield from (((*path, key), value) for key, value in _slots_of(thing).items())
-
-
-def _plain_parts(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
-    """Go through what lies in containers, and is no object with a life of its own."""
-    if isinstance(thing, (dict, list, tuple, set, frozenset, deque)):
-        yield from ((path, part) for path, part in parts_of(path, thing) if isinstance(part, _PLAIN))
 
 
 def _slots_of(thing: Any) -> dict[str, Any]:
@@ -329,7 +260,6 @@ _ATOMS = (
     torch.dtype,
     torch.device,
 )
-_PLAIN = (*_CONTAINERS, tuple, frozenset, *(kind.type for kind in _KINDS if kind.type is not Metric))
 _NOTHING = object()
 
 

@@ -23,7 +23,7 @@ from lightning_fed.state import OwnState
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 from lightning_fed.worker.module_tensors import mark
 from lightning_fed.worker.outbox import Outbox
-from lightning_fed.worker.snapshot import Shared, metrics_in
+from lightning_fed.worker.snapshot import metrics_in
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -66,16 +66,6 @@ class Leaving(Scalar):
         found = PLACES[self.place](self, float(values.sum()))
         prediction = self.part(values[:, None]).square().mean() + self.w.square().sum()
         return super().training_step(batch, batch_idx) + prediction * (1 + found)  # type: ignore[no-any-return]
-
-
-def _class_attribute(module: Leaving, x: float) -> float:
-    type(module).total += x
-    return module.total
-
-
-def _new_class_attribute(module: Leaving, x: float) -> float:
-    Leaving.late = getattr(Leaving, "late", 0.0) + x  # type: ignore[attr-defined]
-    return Leaving.late  # type: ignore[attr-defined, no-any-return]
 
 
 def _list(of: Callable[[Leaving], list[float]]) -> Callable[[Leaving, float], float]:
@@ -211,10 +201,6 @@ def _default_dtype(module: Leaving, x: float) -> float:
 
 
 PLACES: Mapping[str, Callable[[Leaving, float], float]] = {
-    "class attribute": _class_attribute,
-    "new class attribute": _new_class_attribute,
-    "list of the class": _list(lambda module: module.seen),
-    "list in a dict of the class": _list(lambda module: module.nested["seen"]),
     "list in an object": _list(lambda module: module.object.numbers["total"]),
     "metric in a list": _metric(lambda module: module.metrics[0]),
     "metric in a dict in a list": _metric(lambda module: module.metrics[1]["in a dict"]),
@@ -266,38 +252,6 @@ def test_the_next_worker_finds_nothing(place: str) -> None:
     alone = bobs(place, ["bob"])
     torch.testing.assert_close(bobs(place, ["ann", "bob"]), alone, rtol=0, atol=0)
     assert torch.get_default_dtype() is torch.float64
-    assert (Leaving.total, Leaving.seen, Leaving.nested) == (0.0, [], {"seen": []})
-    assert not hasattr(Leaving, "late")
-
-
-@pytest.mark.parametrize("place", ["class attribute", "list of the class", "list in a dict of the class"])
-def test_a_changed_class_is_told_of(place: str) -> None:
-    module = Leaving(place)
-    engine = Sequential()
-    engine.setup(module, WorkerPool({"bob": Rows([1.0])}, 1), trainer())
-    parameters = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-    job = Job(0, 0, 0, GlobalModel(parameters, {"buffer": torch.zeros(1)}), LocalTraining())
-    name = {"class attribute": "total", "list of the class": "seen"}.get(place, "nested.seen")
-    with torch.no_grad(), pytest.warns(UserWarning, match=f"the module's attribute '{name}', which is set back"):
-        list(engine.run(job, ["bob"]))
-
-
-def test_what_the_server_does_to_a_class_between_rounds_stays() -> None:
-    module = Scalar()
-    engine = Sequential()
-
-    class Own(Scalar):
-        rounds = 0
-
-    engine.setup(module := Own(), WorkerPool({"bob": Rows([1.0])}, 1), trainer())
-    for number in range(2):
-        Own.rounds += 1
-        list(engine.run(Job(0, number, 0, GlobalModel({"x": module.x.detach()}), LocalTraining()), ["bob"]))
-    assert Own.rounds == 2
-
-
-def test_only_the_users_classes_are_looked_at() -> None:
-    assert [kind.__name__ for _, kind, _ in Shared(Leaving("slots"))._classes] == ["Leaving", "Scalar"]
 
 
 def test_all_metrics_are_found() -> None:
