@@ -77,7 +77,7 @@ class LocalFit:
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
-        self.trainer.plan(LocalTraining(), 1)
+        self.trainer.set_length(LocalTraining(), 1)
         with suppress(NoSingleWorkerError):  # what depends on a worker's data is refused when that worker trains
             self._optimizer.fresh(cohort=-1)
 
@@ -112,7 +112,7 @@ class LocalFit:
         seed_generators(seed)
         batches = worker.batches
         batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
-        self.trainer.plan(job.local, _num_batches(job, batches), job.round, job.epoch, worker)
+        self.trainer.set_length(job.local, _num_batches(job, batches), job.round, job.epoch, worker)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
         try:

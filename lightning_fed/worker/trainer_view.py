@@ -61,7 +61,7 @@ class TrainerView:
     optimizers: list[Optimizer]
     should_stop: bool
     asked_for_data: bool
-    """Whether code has asked for the worker's data since :meth:`plan`."""
+    """Whether code has asked for the worker's data since :meth:`set_length`."""
     _trainer: pl.Trainer
     _module: pl.LightningModule
     _said: set[str]
@@ -69,7 +69,7 @@ class TrainerView:
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         vars(self).update(_trainer=trainer, _module=module, _said=set())
-        self.plan(LocalTraining(), None)
+        self.set_length(LocalTraining(), None)
 
     @property
     def datamodule(self) -> pl.LightningDataModule:
@@ -109,7 +109,7 @@ class TrainerView:
             )
         vars(self)[name] = value
 
-    def plan(
+    def set_length(
         self,
         local: LocalTraining,
         num_batches: int | None,

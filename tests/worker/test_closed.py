@@ -7,7 +7,7 @@ import random
 import warnings
 from array import array
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,10 +43,6 @@ class InObject:
 
 class Leaving(Scalar):
     """Leaves something of a batch in one place, and trains with all that it finds there."""
-
-    total: ClassVar[float] = 0.0
-    seen: ClassVar[list[float]] = []
-    nested: ClassVar[dict[str, list[float]]] = {"seen": []}
 
     def __init__(self, place: str) -> None:
         super().__init__(lr=0.1)

@@ -32,7 +32,7 @@ _WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
 
 @final
 @dataclass(frozen=True)
-class Shape:
+class BatchSpan:
     """A batch's number in its pass, its number of examples, and the first of its rows in the order of the round.
 
     The number of examples may be a guess, and then user code may say another while the batch is trained on.
@@ -45,7 +45,7 @@ class Shape:
 
 
 @final
-class Plan(NamedTuple):
+class DrawnBatches(NamedTuple):
     """The batches of one worker in one round, drawn beforehand.
 
     Args:
@@ -66,7 +66,7 @@ class Plan(NamedTuple):
     num_batches: int
     examples: float
     seed: int
-    shapes: tuple[Shape, ...]
+    shapes: tuple[BatchSpan, ...]
     source: IndexedBatches | None = None
     order: Tensor | None = None
     batches: Sequence[Any] = ()
@@ -90,14 +90,14 @@ class Plan(NamedTuple):
         return torch.Generator().manual_seed(training_seed(self.seed)).get_state()
 
 
-def plan(
+def draw_batches(
     worker: Worker,
     batches: Batches,
     seed: int,
     local: LocalTraining,
     transfer: Callable[[Any], Any] | None,
     job: Job,
-) -> Plan:
+) -> DrawnBatches:
     """Draw a worker's batches, as it would draw them alone.
 
     Args:
@@ -125,7 +125,7 @@ def plan(
         shapes = _shapes(steps, per_pass, batches.batch_size, order.numel())
         if passes > 1:
             order = torch.cat([order, *(batches.draw() for _ in range(passes - 1))])
-        return Plan(worker.name, per_pass, float(batches.num_examples or 0), seed, shapes, batches, order)
+        return DrawnBatches(worker.name, per_pass, float(batches.num_examples or 0), seed, shapes, batches, order)
     seed_generators(seed)
     batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
     try:
@@ -135,7 +135,7 @@ def plan(
     is_counted = batches.num_examples is None
     if not is_counted:
         found = [replace(shape, is_guess=False) for shape in found]
-    return Plan(
+    return DrawnBatches(
         worker.name,
         per_pass,
         float(batches.num_examples or 0),
@@ -150,10 +150,10 @@ def plan(
 
 def _drawn(
     batches: Batches, local: LocalTraining, transfer: Callable[[Any], Any] | None
-) -> tuple[list[Any], list[Shape], bool]:
+) -> tuple[list[Any], list[BatchSpan], bool]:
     """Draw the batches of a round one by one, as local training would, and whether the last pass comes to its end."""
     drawn: list[Any] = []
-    shapes: list[Shape] = []
+    shapes: list[BatchSpan] = []
     passes = 0
     while local.steps is not None or passes < local.epochs:
         passes += 1
@@ -161,7 +161,7 @@ def _drawn(
         for index, (batch, size) in enumerate(batches):
             batch = batch if transfer is None else transfer(batch)
             drawn.append(batch)
-            shapes.append(Shape(index, examples_in(batch) if size is None else size, 0, is_guess=size is None))
+            shapes.append(BatchSpan(index, examples_in(batch) if size is None else size, 0, is_guess=size is None))
             if len(drawn) == local.steps:
                 return drawn, shapes, False  # unless the number of batches says otherwise
         if len(drawn) == before:
@@ -176,9 +176,9 @@ def _seed(batches: IndexedBatches, seed: int) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _shapes(steps: int, per_pass: int, batch_size: int, length: int) -> tuple[Shape, ...]:
+def _shapes(steps: int, per_pass: int, batch_size: int, length: int) -> tuple[BatchSpan, ...]:
     return tuple(
-        Shape(index, min(batch_size, length - index * batch_size), turn * length + index * batch_size)
+        BatchSpan(index, min(batch_size, length - index * batch_size), turn * length + index * batch_size)
         for turn, index in (divmod(step, per_pass) for step in range(steps))
     )
 
@@ -204,7 +204,7 @@ class StackedBatch:
 
 
 @final
-class Chunk:
+class StackedBatches:
     """The batches of n workers, step by step.
 
     Args:
@@ -213,7 +213,7 @@ class Chunk:
         store: Rows that are kept at hand.
     """
 
-    def __init__(self, plans: Sequence[Plan], device: torch.device, store: ExampleCache) -> None:
+    def __init__(self, plans: Sequence[DrawnBatches], device: torch.device, store: ExampleCache) -> None:
         self._plans = plans
         self._device = device
         self._store = store
@@ -237,7 +237,7 @@ class Chunk:
             groups.setdefault((shape.index, shape.size, shape.is_guess, kind), []).append(position)
         return [self._group(positions, step) for positions in groups.values()]
 
-    def _from_window(self, shape: Shape) -> list[Tensor]:
+    def _from_window(self, shape: BatchSpan) -> list[Tensor]:
         """Cut a batch out of rows that were gathered for several steps, one call per worker and tensor."""
         start, stop, tensors = self._window
         end = shape.start + shape.size
@@ -267,7 +267,7 @@ class Chunk:
         assert order is not None
         return order
 
-    def _gathered(self, plans: Sequence[Plan], spans: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def _gathered(self, plans: Sequence[DrawnBatches], spans: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Rows of several workers, equally many of each; ``[workers, rows, ...]`` each."""
         sources = [plan.source for plan in plans if plan.source is not None]
         orders = [

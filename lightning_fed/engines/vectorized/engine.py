@@ -10,7 +10,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.rng import derive
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.errors import UnvectorizableError
-from lightning_fed.engines.vectorized.batches import Plan
+from lightning_fed.engines.vectorized.batches import DrawnBatches
 from lightning_fed.engines.vectorized.fit import StackedFit
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError, describe
@@ -41,14 +41,14 @@ class Vectorized(Engine):
             raise ValueError(f"chunk_size={chunk_size}: give at least one worker, or None to let it be chosen")
         self._chunk_size = chunk_size
         self._compile = compile
-        self._lockstep: StackedFit | None = None
+        self._fit: StackedFit | None = None
         self._workers: WorkerPool | None = None
         self._outbox = Outbox()
 
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
-        self._lockstep = StackedFit(module, trainer, self._compile, workers.capacity)
+        self._fit = StackedFit(module, trainer, self._compile, workers.capacity)
         self._workers = workers
         self._outbox = outbox
 
@@ -58,30 +58,30 @@ class Vectorized(Engine):
 
     def _train(self, job: Job, workers: Sequence[str]) -> Iterator[Updates | WorkerError]:
         """Train the workers of a chunk; of smaller ones, if the algorithm's half at the workers needs more memory."""
-        assert self._lockstep is not None, "setup() comes before run()"
+        assert self._fit is not None, "setup() comes before run()"
         for names in _even(workers, self._chunk_size or _fitting(job)):
-            plans: list[Plan] = []
+            plans: list[DrawnBatches] = []
             for name in names:
                 try:
-                    plans.append(self._plan(job, name))
+                    plans.append(self._draw(job, name))
                 except Exception as error:
                     yield _failure(job, name, error)
-            for alike in _alike(plans) if self._lockstep.needs_equal_lengths else [plans]:
+            for alike in _alike(plans) if self._fit.needs_equal_lengths else [plans]:
                 yield from self._train_drawn(job, alike)
 
-    def _plan(self, job: Job, name: str) -> Plan:
+    def _draw(self, job: Job, name: str) -> DrawnBatches:
         """Draw a worker's batches from its own randomness, as the sequential engine does."""
-        assert self._lockstep is not None
+        assert self._fit is not None
         assert self._workers is not None
-        return self._lockstep.plan(self._workers[name], job, derive(job.seed, job.cohort, name))
+        return self._fit.draw(self._workers[name], job, derive(job.seed, job.cohort, name))
 
-    def _train_drawn(self, job: Job, plans: Sequence[Plan]) -> Iterator[Updates | WorkerError]:
+    def _train_drawn(self, job: Job, plans: Sequence[DrawnBatches]) -> Iterator[Updates | WorkerError]:
         """Train a chunk; if that fails, each worker by itself, to learn whose data or numbers it was."""
         if not plans:
             return
-        assert self._lockstep is not None
+        assert self._fit is not None
         try:
-            yield from self._lockstep.train(job, plans)
+            yield from self._fit.train(job, plans)
         except Exception as error:
             if len(plans) == 1:
                 yield _failure(job, plans[0].worker, error)
@@ -90,7 +90,7 @@ class Vectorized(Engine):
                     yield from self._train_drawn(job, [plan])
 
     def teardown(self) -> None:
-        self._lockstep = None
+        self._fit = None
         self._workers = None
 
 
@@ -122,9 +122,9 @@ def _even(cohort: Sequence[str], size: int) -> list[Sequence[str]]:
     return [cohort[start:stop] for start, stop in pairwise(bounds)]
 
 
-def _alike(plans: Sequence[Plan]) -> list[list[Plan]]:
+def _alike(plans: Sequence[DrawnBatches]) -> list[list[DrawnBatches]]:
     """Group workers by their number of batches in a pass."""
-    groups: dict[int, list[Plan]] = {}
+    groups: dict[int, list[DrawnBatches]] = {}
     for plan in plans:
         groups.setdefault(plan.num_batches, []).append(plan)
     return list(groups.values())

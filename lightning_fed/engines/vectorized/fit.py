@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from lightning_fed._lightning import pl
 from lightning_fed.core.tree import Tensors, copy_
 from lightning_fed.engines.errors import UnvectorizableError
-from lightning_fed.engines.vectorized.batches import Chunk, Plan, plan
+from lightning_fed.engines.vectorized.batches import DrawnBatches, StackedBatches, draw_batches
 from lightning_fed.engines.vectorized.example_cache import ExampleCache
 from lightning_fed.engines.vectorized.recorder import StackedRecorder
 from lightning_fed.engines.vectorized.step import StackedStep
@@ -50,7 +50,7 @@ class StackedFit:
         self._recorder = StackedRecorder()
         self._local = ModuleCopy(module, trainer, self._recorder)
         self._optimizer = LocalOptimizer(self._local.module, self._local.trainer)
-        self._local.trainer.plan(LocalTraining(), 1)
+        self._local.trainer.set_length(LocalTraining(), 1)
         try:
             self._optimizer.fresh(cohort=-1)
         except NoSingleWorkerError as error:
@@ -64,7 +64,7 @@ class StackedFit:
         self._gradients = StackedStep(self._local, self._recorder, compile)
         self._moves_frozen = False
 
-    def plan(self, worker: Worker, job: Job, seed: int) -> Plan:
+    def draw(self, worker: Worker, job: Job, seed: int) -> DrawnBatches:
         """Draw a worker's batches, as it would draw them alone.
 
         Raises:
@@ -76,9 +76,9 @@ class StackedFit:
         batches = worker.batches
         local = job.local_of(worker.name, batches.num_batches) if job.work else job.local
         transfer = None if plainly else self._local.transfer(worker, batches)
-        return plan(worker, batches, seed, local, transfer, job)
+        return draw_batches(worker, batches, seed, local, transfer, job)
 
-    def train(self, job: Job, plans: Sequence[Plan]) -> list[Updates]:
+    def train(self, job: Job, plans: Sequence[DrawnBatches]) -> list[Updates]:
         """Train some workers, each starting from the global model.
 
         Args:
@@ -112,10 +112,10 @@ class StackedFit:
         )
         return 0 < frozen <= 2 * trained
 
-    def _train(self, job: Job, plans: Sequence[Plan], stacks_frozen: bool) -> list[Updates]:
+    def _train(self, job: Job, plans: Sequence[DrawnBatches], stacks_frozen: bool) -> list[Updates]:
         n, names = len(plans), [p.worker for p in plans]
         lengths = {p.num_batches for p in plans}
-        self._local.trainer.plan(job.local, lengths.pop() if len(lengths) == 1 else None, job.round, job.epoch)
+        self._local.trainer.set_length(job.local, lengths.pop() if len(lengths) == 1 else None, job.round, job.epoch)
         for metric in self._local.metrics:
             metric.reset()
         own = {name for worker in names if worker in job.start for name in job.start[worker].buffers}
@@ -128,7 +128,7 @@ class StackedFit:
         stacks, buffers = _start(job, names, fixed)
         self._recorder.clear()
         others = _other_generators()
-        chunk = Chunk(plans, self._local.device, self._store)
+        chunk = StackedBatches(plans, self._local.device, self._store)
         corrections = GradientCorrections.of(job, names, stacked=True)
         try:
             with self._gradients.training(plans, frozen):
@@ -164,7 +164,7 @@ class StackedFit:
             for start, stop, logged_names in logged.groups()
         ]
 
-    def _examples(self, plans: Sequence[Plan]) -> list[float]:
+    def _examples(self, plans: Sequence[DrawnBatches]) -> list[float]:
         """Each worker's number of examples, after its training: user code may have said how many a batch held."""
         if not any(p.is_counted for p in plans):
             return [p.examples for p in plans]
@@ -177,7 +177,7 @@ class StackedFit:
     def _fit(
         self,
         job: Job,
-        chunk: Chunk,
+        chunk: StackedBatches,
         corrections: GradientCorrections | None,
         stacks: Tensors,
         buffers: Tensors,

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from lightning_fed._lightning import rank_zero_warn
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines.errors import UnvectorizableError
-from lightning_fed.engines.vectorized.batches import Plan, StackedBatch
+from lightning_fed.engines.vectorized.batches import DrawnBatches, StackedBatch
 from lightning_fed.engines.vectorized.compiled import CompiledStep, shapes_of
 from lightning_fed.engines.vectorized.random_streams import Draw, Draws, OtherDrawsError, RandomStreams, generator_of
 from lightning_fed.engines.vectorized.recorder import StackedRecorder
@@ -47,12 +47,12 @@ class StackedStep:
         self._drawn_alone: dict[object, list[Draw]] = {}
         self._attention: list[SDPBackend] = []
         self._hidden: list[Tensor] = []
-        self._plans: Sequence[Plan] = ()
+        self._plans: Sequence[DrawnBatches] = ()
         self._frozen: Tensors = {}
         self._streams: RandomStreams | None = None
 
     @contextmanager
-    def training(self, plans: Sequence[Plan], frozen: Tensors) -> Iterator[None]:
+    def training(self, plans: Sequence[DrawnBatches], frozen: Tensors) -> Iterator[None]:
         """Make ready for the steps of a chunk.
 
         Args:
