@@ -142,6 +142,7 @@ class FederatedModule(pl.LightningModule):
         )
         self._server_state: Tensors = {}
         self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
+        self._moved: set[str] = set()  # the names of those that are not trained and have moved since then
         self._attributes: Attributes | None = None
         self._snapshot: Snapshot | None = None
         self._said: set[str] = set()
@@ -257,8 +258,11 @@ class FederatedModule(pl.LightningModule):
     def _global_model(self, parameters: Tensors | None = None) -> GlobalModel:
         trained = self._trained() if parameters is None else parameters
         frozen = {name: p.detach() for name, p in self.module.named_parameters() if name not in trained}
-        moved = {name: p for name, p in frozen.items() if name in self._marks and mark(p) != self._marks[name]}
-        buffers = {**dict(self.module.named_buffers()), **moved}
+        self._moved.update(name for name, p in frozen.items() if name in self._marks and mark(p) != self._marks[name])
+        buffers = {
+            **dict(self.module.named_buffers()),
+            **{name: p for name, p in frozen.items() if name in self._moved},
+        }
         return GlobalModel({name: p.detach() for name, p in trained.items()}, buffers, frozen)
 
     def _changed_attributes(self) -> dict[str, Any]:
@@ -344,6 +348,7 @@ class FederatedModule(pl.LightningModule):
         if self.trainer.global_step == 0:  # numbers of cohorts begin again: none may stand for one of an earlier fit
             self._outbox.own.settle(self._last_success)
             self._last_success, self._failed = None, []
+            self._moved.clear()
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
         self._guard.check(self._global_model())
         self._guard.start(datamodule, self.trainer, self.local)
@@ -489,6 +494,7 @@ class FederatedModule(pl.LightningModule):
             self._outbox.own.load_state_dict(part["state"]["workers"])
             self._last_success = part["state"].get("last_cohort")
             self._failed = list(part["state"].get("failed_cohorts", ()))
+            self._moved = set(part["state"].get("moved", ()))
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
 
@@ -498,6 +504,7 @@ class FederatedModule(pl.LightningModule):
             "workers": self._outbox.own.state_dict(self._last_success),
             "last_cohort": self._last_success,
             "failed_cohorts": list(self._failed),
+            "moved": sorted(self._moved),
         }
 
     @property

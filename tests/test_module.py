@@ -5,12 +5,13 @@ By hand: with ``Split`` the model is ``backbone + head``, and every gradient is 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import Rows, Scalar, assert_equal, fit
+from helpers import Rows, Scalar, assert_equal, fit, trainer
 from pytorch_lightning.callbacks import BackboneFinetuning, StochasticWeightAveraging
 from torch import Tensor, nn
 
@@ -149,3 +150,40 @@ def test_weight_averaging_renews_the_running_statistics(engine: Any) -> None:
     assert_equal(module.norm.running_mean, torch.tensor([5.0]))
     assert_equal(module.norm.running_var, torch.tensor([2.0]))
     assert module.norm.num_batches_tracked == 2
+
+
+class Student(pl.LightningModule):
+    """A teacher follows the student by half of the way at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = nn.Linear(3, 3), nn.Linear(3, 3).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (values,) = batch
+        with torch.no_grad():
+            for own, followed in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                own.lerp_(followed, 0.5)
+        x = values.view(-1, 1).expand(-1, 3)
+        return nn.functional.mse_loss(self.student(x), self.teacher(x) + x)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.student.parameters(), lr=0.01)
+
+
+@engines
+def test_a_teacher_goes_on_from_a_checkpoint_bit_for_bit(engine: Any, tmp_path: Path) -> None:
+    """Which of the frozen parameters have moved is in the checkpoint: those go by the aggregator, as buffers do."""
+
+    def run(rounds: int, resume: str | None = None) -> tuple[pl.LightningModule, pl.Trainer]:
+        torch.manual_seed(0)
+        module = Student()
+        data = {name: Rows([1.0, 2.0 + seed, 3.0], batch_size=1) for seed, name in enumerate("abcde")}
+        run = trainer(max_steps=rounds)
+        run.fit(FederatedModule(module, engine=engine), FederatedDataModule(data), ckpt_path=resume)
+        return module, run
+
+    whole, _ = run(4)
+    run(2)[1].save_checkpoint(tmp_path / "half.ckpt")
+    resumed, _ = run(4, str(tmp_path / "half.ckpt"))
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
