@@ -77,6 +77,7 @@ class Peer:
 
 
 RAW, AUTO, ONE, TWO = "raw loop, 2 threads", "auto", "auto, 1 thread", "auto, 2 processes of 1 thread"
+SINGLE, CHILDREN = "Sequential(), 1 thread", "Isolated(processes=2), 1 thread each"
 OURS = {
     RAW: Contender(None),
     "raw loop, 1 thread": Contender(None, threads=1),
@@ -88,6 +89,8 @@ OURS = {
     "Vectorized(compile=True)": Contender(lambda: engines.Vectorized(compile=True)),
     ONE: Contender(lambda: "auto", threads=1, kinds=("mlp", "cnn")),
     TWO: Contender(lambda: "auto", threads=1, processes=2, kinds=("mlp", "cnn")),
+    SINGLE: Contender(lambda: engines.Sequential(), threads=1, kinds=("mlp", "cnn")),
+    CHILDREN: Contender(lambda: engines.Isolated(processes=2), threads=1, kinds=("mlp", "cnn")),
 }
 PEERS = {
     "pfl-research": Peer("apple_pfl.py", "pfl"),
@@ -228,8 +231,10 @@ def compete(kind: str, rounds: int, repeats: int, contenders: dict[str, Contende
     done = [name for name in contenders if name not in failures]
     if ONE in done and TWO in done:
         print(f"\nTwo processes are {ratio(ONE, TWO):.2f} times as fast as one, a thread each.")
+    if SINGLE in done and CHILDREN in done:
+        print(f"\nTwo isolated children are {ratio(SINGLE, CHILDREN):.2f} times as fast as one process, a thread each.")
     peers = [name for name in done if name in PEERS]
-    own = [name for name in done if name in OURS and OURS[name].engine and name not in (ONE, TWO)]
+    own = [name for name in done if name in OURS and OURS[name].engine and name not in (ONE, TWO, SINGLE, CHILDREN)]
     if peers and own:
         best = min(own, key=lambda name: median(turn["ms"] for turn in turns[name]))
         chosen = [AUTO, best] if AUTO in own and best != AUTO else [best]
