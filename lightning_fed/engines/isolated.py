@@ -175,6 +175,7 @@ class Isolated(Engine):
         except (EOFError, ConnectionError, _EndedError) as error:
             return WorkerError(name, job.round, f"its process ended in the middle of its training: {error}")
         self._remarks.changed(fields["changed"])
+        self._remarks.unread(fields["unread"])
         for text in fields["warnings"]:
             self._remarks.say(text)
         if "error" in fields:

@@ -230,7 +230,12 @@ class _Child:
             self._pool.clear()
             self._workers.clear()
         fields, parts = answer
-        return {**fields, "changed": list(self._engine.changed), "warnings": list(self._warnings)}, parts
+        return {
+            **fields,
+            "changed": list(self._engine.changed),
+            "unread": list(self._engine.unread),
+            "warnings": list(self._warnings),
+        }, parts
 
     def _answer(self, result: Updates | WorkerError, slot: memoryview | None) -> tuple[dict[str, Any], list[bytes]]:
         if isinstance(result, WorkerError):

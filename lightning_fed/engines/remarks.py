@@ -27,6 +27,18 @@ class Remarks:
                 "reaches neither the server nor the next worker; log it, or keep it in a buffer, which is averaged"
             )
 
+    def unread(self, names: Sequence[str]) -> None:
+        """Warn of torchmetrics objects that local training fills, and of which nobody reads a value.
+
+        Args:
+            names: The objects.
+        """
+        for name in names:
+            self.say(
+                f"local training updates the metric {name!r} and neither logs nor computes it; each worker has its "
+                f"own, and the server's stays empty: self.log('{name}', self.{name}) gives the cohort's mean"
+            )
+
     def say(self, text: str) -> None:
         """Warn.
 

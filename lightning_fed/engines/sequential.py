@@ -68,12 +68,18 @@ class Sequential(Engine):
                 failure.__cause__ = error
                 yield failure
         self._remarks.changed(self._local_fit.changed)
+        self._remarks.unread(self._local_fit.unread)
         yield from stacked(job.cohort, results, delta[first : first + len(results)])
 
     @property
     def changed(self) -> Sequence[str]:
         """The attributes of the module that local training has changed so far, and that were set back."""
         return () if self._local_fit is None else self._local_fit.changed
+
+    @property
+    def unread(self) -> Sequence[str]:
+        """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
+        return () if self._local_fit is None else self._local_fit.unread
 
     def teardown(self) -> None:
         self._local_fit = None

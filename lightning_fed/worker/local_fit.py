@@ -106,6 +106,11 @@ class LocalFit:
         """The attributes of the module that training has changed in any worker so far, and that were set back."""
         return self._local.changed
 
+    @property
+    def unread(self) -> Sequence[str]:
+        """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
+        return self._local.unread
+
     def _train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         self.recorder.clear()
         seed = derive(job.seed, job.cohort, worker.name)
@@ -131,12 +136,14 @@ class LocalFit:
                     )
                 torch.sub(sent, trained, out=delta[name])
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
+        metrics = self.recorder.results()
+        self._local.note_metrics()
         return LocalResult(
             worker=worker.name,
             examples=examples,
             loss=loss,
             steps=steps,
-            metrics=self.recorder.results(),
+            metrics=metrics,
             buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
             gradient=None if corrections is None else corrections.mean_gradient(),
         )

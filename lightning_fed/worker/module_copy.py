@@ -72,6 +72,10 @@ class ModuleCopy:
         self.changed: list[str] = []
         """The attributes that training has changed, in any worker so far, and that were set back."""
         self.metrics = [m for m in metrics_in(self.module) if isinstance(m, Metric)]
+        paths = {id(part): path for path, part in self.module.named_modules()}
+        self._metric_names = [paths.get(id(metric), type(metric).__name__) for metric in self.metrics]
+        self.unread: list[str] = []
+        """The torchmetrics objects that a worker has filled and nobody has read, by name."""
         for metric in self.metrics:  # a worker's metric is its own: never wait for other processes
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
         self.hooks: dict[str, Callable[..., Any]] = {
@@ -170,6 +174,13 @@ class ModuleCopy:
             )
         self.changed.extend(name for name in changed if name not in self.changed)
         return changed
+
+    def note_metrics(self) -> None:
+        """Note torchmetrics objects that a worker has updated, and of which it has not logged or computed a value."""
+        for name, metric in zip(self._metric_names, self.metrics, strict=True):
+            is_read = metric._forward_cache is not None or metric._computed is not None
+            if metric._update_count and not is_read and name not in self.unread:
+                self.unread.append(name)
 
     def configured(self) -> bool:
         """Note what ``configure_optimizers`` has set on the module; returns whether there is such a thing."""

@@ -10,6 +10,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.rng import derive
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.errors import UnvectorizableError
+from lightning_fed.engines.remarks import Remarks
 from lightning_fed.engines.vectorized.batches import DrawnBatches
 from lightning_fed.engines.vectorized.fit import StackedFit
 from lightning_fed.population import WorkerPool
@@ -44,6 +45,7 @@ class Vectorized(Engine):
         self._fit: StackedFit | None = None
         self._workers: WorkerPool | None = None
         self._outbox = Outbox()
+        self._remarks = Remarks()
 
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
@@ -81,13 +83,16 @@ class Vectorized(Engine):
             return
         assert self._fit is not None
         try:
-            yield from self._fit.train(job, plans)
+            updates = self._fit.train(job, plans)
         except Exception as error:
             if len(plans) == 1:
                 yield _failure(job, plans[0].worker, error)
             else:
                 for plan in plans:
                     yield from self._train_drawn(job, [plan])
+        else:
+            self._remarks.unread(self._fit.unread)
+            yield from updates
 
     def teardown(self) -> None:
         self._fit = None

@@ -106,6 +106,11 @@ class StackedFit:
             self._moves_frozen = True
             return updates
 
+    @property
+    def unread(self) -> Sequence[str]:
+        """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
+        return self._local.unread
+
     def _has_few_frozen(self) -> bool:
         trained, frozen = (
             sum(p.numel() for p in own.values()) for own in (self._local.parameters, self._local.tensors.frozen)
@@ -147,6 +152,7 @@ class StackedFit:
         torch.sub(job.model.vector, delta, out=delta)
         examples = torch.tensor(self._examples(plans), dtype=torch.float64)
         logged = self._recorder.finish(n)
+        self._local.note_metrics()
         steps = torch.tensor([len(p.shapes) for p in plans], dtype=torch.float64)
         return [
             Updates(

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers import Rows, Scalar, fit
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from lightning_fed import FederatedDataModule, FederatedModule
+
+engines = pytest.mark.parametrize("engine", ["sequential", "vectorized", "auto"])
+
+
+class Metered(Scalar):
+    """Feeds a metric, and reads it in one of the ways that there are."""
+
+    def __init__(self, way: Literal["nobody", "object", "value"]) -> None:
+        super().__init__()
+        self.way = way
+        self.mean = MeanMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss: Tensor = super().training_step(batch, batch_idx)
+        if self.way == "value":
+            self.log("mean", self.mean(loss.detach()))
+        else:
+            self.mean.update(loss.detach())
+        if self.way == "object":
+            self.log("mean", self.mean)
+        return loss
+
+
+def run(way: Any, engine: Any) -> pl.Trainer:
+    data = FederatedDataModule({name: Rows([1.0, 2.0]) for name in "abcde"})
+    return fit(FederatedModule(Metered(way), engine=engine), data, max_steps=2)
+
+
+@engines
+def test_a_metric_that_is_filled_and_never_read_is_named_once(engine: str) -> None:
+    with pytest.warns(UserWarning, match=r"updates the metric 'mean' and neither logs nor computes it") as said:
+        run("nobody", engine)
+    assert sum("the metric 'mean'" in str(warning.message) for warning in said) == 1
+
+
+@engines
+@pytest.mark.parametrize("way", ["object", "value"])
+def test_one_that_is_logged_is_not(engine: str, way: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "`isinstance")
+        assert torch.isfinite(run(way, engine).callback_metrics["mean"])
