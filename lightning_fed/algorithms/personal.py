@@ -85,7 +85,11 @@ def own_model(
 def remember(
     model: GlobalModel, updates: Updates, own: OwnTables, parameters: Collection[str], buffers: Collection[str]
 ) -> None:
-    """Stage the workers' own parameters and buffers as they are after local training."""
+    """Stage the workers' own parameters and buffers as they are after local training.
+
+    Raises:
+        ValueError: If one of the buffers has grown: the rows of a table have one size.
+    """
     if not updates.workers:
         return
     trained = model.layout.unflatten(model.vector - updates.delta)
@@ -93,6 +97,13 @@ def remember(
         layout = Layout({name: model.parameters[name] for name in parameters})
         own.stage(PARAMETERS, updates.workers, layout.flatten(trained, stacked=True))
     if buffers:
+        for name in buffers:
+            shape, now = model.buffers[name].shape, updates.buffers[name].shape[1:]
+            if now != shape:
+                raise ValueError(
+                    f"worker {updates.workers[0]!r} keeps its own buffer {name}, whose shape became {tuple(now)} from "
+                    f"{tuple(shape)} in local training; give it one shape, or use an algorithm without own buffers"
+                )
         layout = Layout({name: model.buffers[name] for name in buffers})
         own.stage(BUFFERS, updates.workers, layout.flatten(updates.buffers, stacked=True))
 

@@ -86,13 +86,7 @@ def _covering() -> Iterator[tuple[str, str, str]]:
 
 
 COVERING = list(dict.fromkeys(_covering()))
-_NOT_YET = pytest.mark.xfail(
-    raises=RuntimeError, strict=True, reason="a row of a worker's own buffers has the size of before they grew"
-)
-ALL = [
-    pytest.param(*triple, marks=[_NOT_YET] if triple == ("Ditto", "open", "late buffers") else [])
-    for triple in itertools.product(ALGORITHMS, PROMISES, MEMBERS)
-]
+ALL = list(itertools.product(ALGORITHMS, PROMISES, MEMBERS))
 
 
 @pytest.fixture(scope="module")
