@@ -142,6 +142,7 @@ class FederatedModule(pl.LightningModule):
         )
         self._server_state: Tensors = {}
         self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
+        self._remembered_names: list[str] | None = None  # of the trained parameters that state is about
         self._moved: set[str] = set()  # the names of those that are not trained and have moved since then
         self._attributes: Attributes | None = None
         self._snapshot: Snapshot | None = None
@@ -263,7 +264,8 @@ class FederatedModule(pl.LightningModule):
             **dict(self.module.named_buffers()),
             **{name: p for name, p in frozen.items() if name in self._moved},
         }
-        return GlobalModel({name: p.detach() for name, p in trained.items()}, buffers, frozen)
+        moved = self._moved.intersection(frozen)
+        return GlobalModel({name: p.detach() for name, p in trained.items()}, buffers, frozenset(moved), frozen)
 
     def _changed_attributes(self) -> dict[str, Any]:
         assert self._attributes is not None
@@ -285,8 +287,21 @@ class FederatedModule(pl.LightningModule):
         """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
         return self._pending[-1].outcome.server if self._pending else self._server_state
 
+    def _refuse_other_layers(self, parameters: Tensors) -> None:
+        """Refuse to freeze or unfreeze layers if vectors of all trained parameters are remembered."""
+        names = list(parameters)
+        if self._remembered_names is None or not (self.algorithm.tables or self._server_state):
+            self._remembered_names = names
+        elif names != self._remembered_names:
+            other = min(set(names) ^ set(self._remembered_names))
+            raise ValueError(
+                f"{type(self.algorithm).__name__} remembers numbers of the trained parameters, and {other!r} was "
+                "frozen or unfrozen since; use an algorithm that remembers nothing, such as FedAvg or FedProx"
+            )
+
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """What the workers of a cohort are sent."""
+        self._refuse_other_layers(parameters)
         round = self.trainer.global_step
         return Job(
             round=round,
@@ -495,6 +510,7 @@ class FederatedModule(pl.LightningModule):
             self._last_success = part["state"].get("last_cohort")
             self._failed = list(part["state"].get("failed_cohorts", ()))
             self._moved = set(part["state"].get("moved", ()))
+            self._remembered_names = part["state"].get("trained")
         self._tell("on_load_checkpoint", checkpoint)
         checkpoints.wrap(checkpoint)
 
@@ -505,6 +521,7 @@ class FederatedModule(pl.LightningModule):
             "last_cohort": self._last_success,
             "failed_cohorts": list(self._failed),
             "moved": sorted(self._moved),
+            "trained": self._remembered_names,
         }
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation import Aggregator, WeightedMean
 from lightning_fed.core.processes import Processes
-from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates, encode_job, encode_updates
+from lightning_fed.wire import Aggregate, Job, Updates, encode_job, encode_updates
 
 
 class Spy(Aggregator[Any]):
@@ -23,9 +23,8 @@ class Spy(Aggregator[Any]):
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Any:
         listed = list(updates)
-        job = replace(
-            job, model=GlobalModel(job.model.parameters, {n: b.clone() for n, b in job.model.buffers.items()})
-        )  # they live on
+        buffers = {n: b.clone() for n, b in job.model.buffers.items()}  # they live on
+        job = replace(job, model=replace(job.model, buffers=buffers))
         self.seen.extend((job, u) for u in listed)
         return self.aggregator.fold(listed, job)
 

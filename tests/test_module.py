@@ -5,6 +5,7 @@ By hand: with ``Split`` the model is ``backbone + head``, and every gradient is 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pytorch_lightning.callbacks import BackboneFinetuning, StochasticWeightAver
 from torch import Tensor, nn
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.algorithms import Ditto, FedAvg, FedProx, Scaffold
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -114,6 +116,22 @@ def test_a_layer_that_is_frozen_between_rounds_is_trained_by_no_worker_from_then
     fed = FederatedModule(module := Split(), engine=engine)
     fit(fed, data, max_epochs=2, callbacks=[Freeze()])
     assert (module.backbone.by.item(), module.head.by.item()) == (1.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "works"), [(FedAvg(), True), (FedProx(mu=0.1), True), (Scaffold(), False), (Ditto(lam=0.1), False)]
+)
+def test_layers_are_frozen_in_a_fit_only_if_nothing_is_remembered_about_them(algorithm: Any, works: bool) -> None:
+    class Freeze(pl.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.head.requires_grad_(trainer.current_epoch == 0)
+
+    fed = FederatedModule(Split(), algorithm)
+    expected: Any = pytest.raises(ValueError, match=r"remembers numbers of the trained parameters, and 'head.by' was")
+    with nullcontext() if works else expected:
+        fit(fed, people(), max_epochs=2, callbacks=[Freeze()])
+    with nullcontext() if works else expected:  # nor is another fit given what is remembered
+        fit(fed, people())
 
 
 class Normed(Scalar):

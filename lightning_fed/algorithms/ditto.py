@@ -42,7 +42,7 @@ class Ditto(Algorithm):
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         models = {
-            worker: own_model(job.model, worker, own, job.model.parameters, job.model.buffers) for worker in workers
+            worker: own_model(job.model, worker, own, job.model.parameters, job.model.own_buffers) for worker in workers
         }
         personal = replace(job, start=models, penalty=Penalty(proximal=self.lam), seed=derive(job.seed, "personal"))
         trained: list[Updates] = []
@@ -59,10 +59,10 @@ class Ditto(Algorithm):
             yield result
         for updates in trained:
             keep = torch.tensor([worker in came_back for worker in updates.workers])
-            remember(job.model, updates.rows(keep), own, job.model.parameters, job.model.buffers)
+            remember(job.model, updates.rows(keep), own, job.model.parameters, job.model.own_buffers)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()
 
     def model_of(self, model: GlobalModel, worker: str, own: OwnTables) -> Model:
-        return own_model(model, worker, own, model.parameters, model.buffers)
+        return own_model(model, worker, own, model.parameters, model.own_buffers)

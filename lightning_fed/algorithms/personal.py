@@ -169,7 +169,7 @@ class PersonalLayers(Algorithm):
             yield result
 
     def stays_local(self, model: GlobalModel) -> Collection[str]:
-        return matching(model.buffers, self.patterns(model))
+        return matching(model.own_buffers, self.patterns(model))
 
     def model_of(self, model: GlobalModel, worker: str, own: OwnTables) -> Model:
         return own_model(model, worker, own, *self._names(model))
@@ -183,4 +183,4 @@ class PersonalLayers(Algorithm):
 
     def _names(self, model: GlobalModel) -> tuple[list[str], list[str]]:
         patterns = self.patterns(model)
-        return personal_names(model, patterns), matching(model.buffers, patterns)
+        return personal_names(model, patterns), matching(model.own_buffers, patterns)

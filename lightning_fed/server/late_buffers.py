@@ -97,9 +97,10 @@ class LateBuffers:
                 raise RoundError(f"round {self.round}: workers sent the buffer {name} in different shapes")
             rows, weights = (torch.cat([part[side] for part in parts]) for side in (0, 1))
             if name in self.model.frozen and name not in self.model.buffers:
-                still = sum(processes.gather(self._weight_without(name)))
-                rows = torch.cat([rows, self.model.frozen[name].detach().unsqueeze(0).to(rows)])
-                weights = torch.cat([weights, torch.tensor([still], dtype=weights.dtype)])
+                still = torch.cat(processes.gather(self._weights_without(name)))
+                value = self.model.frozen[name].detach().to(rows)
+                rows = torch.cat([rows, value.expand(len(still), *value.shape)])
+                weights = torch.cat([weights, still])
             buffers[name] = _combined(rows, weights, robust=isinstance(aggregator, RobustAggregator))
         return replace(aggregate, buffers=buffers)
 
@@ -114,8 +115,10 @@ class LateBuffers:
     def _any(self, processes: Processes) -> bool:
         return processes.size > 1 and any(processes.gather(bool(self._rows)))
 
-    def _weight_without(self, name: str) -> float:
-        return sum(float(weight.sum()) for names, weight in self._others if name not in names)
+    def _weights_without(self, name: str) -> Tensor:
+        """The weights of the workers that have not sent a buffer."""
+        without = [weight for names, weight in self._others if name not in names]
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *without])
 
 
 def _combined(rows: Tensor, weights: Tensor, robust: bool) -> Tensor:

@@ -98,6 +98,13 @@ class OwnState:
         """
         rows = default.expand(len(workers), -1).clone()
         if table in self._kept:
+            size = self._kept[table].row_size
+            if size is not None and size != len(default):
+                raise ValueError(
+                    f"workers remember {size} numbers each in the table {table!r}, and {len(default)} are asked for: "
+                    "which layers are trained, or the shapes of buffers, have changed since; use an algorithm that "
+                    "remembers nothing about workers (FedAvg, FedProx) where layers are frozen or unfrozen"
+                )
             self._kept[table].read(workers, rows)
         return rows
 

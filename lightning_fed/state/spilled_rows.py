@@ -48,6 +48,11 @@ class SpilledRows:
     def __len__(self) -> int:
         return len(self._recent) + len(self._places)
 
+    @property
+    def row_size(self) -> int | None:
+        """The length of a row; None if there is none in memory."""
+        return next((len(row) for row in self._recent.values()), None)
+
     def __contains__(self, name: str) -> bool:
         return name in self._recent or name in self._places
 

@@ -84,7 +84,7 @@ def decode_job(data: Buffer, *, copy: bool = True) -> Job:
         round=fields.integer("round"),
         cohort=fields.integer("cohort"),
         seed=fields.integer("seed"),
-        model=GlobalModel(parameters, buffers),
+        model=GlobalModel(parameters, buffers, frozenset(fields.names("moved"))),
         local=_local(fields.integer("epochs"), fields.optional("steps")),
         last=fields.optional("last"),
         failed=fields.integers("failed"),
@@ -323,6 +323,7 @@ def _job_parts(job: Job, attributes: Attributes) -> tuple[dict[str, object], Ten
         "steps": None if job.local.steps is None else int(job.local.steps),
         "parameters": list(job.model.parameters),
         "buffers": list(job.model.buffers),
+        "moved": sorted(job.model.moved),
         "work": list(job.work),
         "penalty": None if job.penalty is None else list(job.penalty.linear),
         "start": {worker: list(own.buffers) for worker, own in job.start.items()},
@@ -520,12 +521,12 @@ def _token(model: GlobalModel) -> object:
     """An object that models share if their names, dtypes and shapes are the same; quick to compare."""
     token = _TOKENS.get(model)
     if token is None:
-        token = _TOKENS[model] = _token_of(specs_of(model.parameters), specs_of(model.buffers))
+        token = _TOKENS[model] = _token_of(specs_of(model.parameters), specs_of(model.buffers), model.moved)
     return token
 
 
 @lru_cache(maxsize=256)
-def _token_of(parameters: tuple[Spec, ...], buffers: tuple[Spec, ...]) -> object:
+def _token_of(parameters: tuple[Spec, ...], buffers: tuple[Spec, ...], moved: frozenset[str]) -> object:
     return object()
 
 

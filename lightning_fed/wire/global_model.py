@@ -22,12 +22,19 @@ class GlobalModel:
         parameters: The parameters that are trained, by name.
         buffers: The buffers (BatchNorm statistics), by name; and parameters that are not trained, such as those of a
             teacher that follows the student, once they have moved.
+        moved: The names of those parameters among the buffers.
         frozen: All parameters that are not trained. They do not travel: a worker has them from the beginning.
     """
 
     parameters: Tensors
     buffers: Tensors = field(default_factory=dict)
+    moved: frozenset[str] = frozenset()
     frozen: Tensors = field(default_factory=dict)
+
+    @property
+    def own_buffers(self) -> tuple[str, ...]:
+        """The names of the buffers that a worker may keep for itself: all but parameters that have moved."""
+        return tuple(name for name in self.buffers if name not in self.moved)
 
     @cached_property
     def layout(self) -> Layout:
@@ -49,6 +56,6 @@ class GlobalModel:
         """The names of the buffers without NaN or Inf; others hold them on purpose, such as an attention mask."""
         return tuple(name for name, buffer in self.buffers.items() if bool(torch.isfinite(buffer).all()))
 
-    def __getstate__(self) -> dict[str, Tensors]:
+    def __getstate__(self) -> dict[str, object]:
         # Without what was computed from it: a pickled model would otherwise weigh twice and three times as much.
-        return {"parameters": self.parameters, "buffers": self.buffers}
+        return {"parameters": self.parameters, "buffers": self.buffers, "moved": self.moved}

@@ -170,7 +170,7 @@ def updates(engine: Engine, name: str, workers: Mapping[str, pl.LightningDataMod
     module = member(name)
     parameters = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
     frozen = {n: p.detach() for n, p in module.named_parameters() if not p.requires_grad}
-    model = GlobalModel(parameters, {n: b.clone() for n, b in module.named_buffers()}, frozen)
+    model = GlobalModel(parameters, {n: b.clone() for n, b in module.named_buffers()}, frozen=frozen)
     job = Job(3, 5, 11, model, LocalTraining(epochs=2))
     engine.setup(module, WorkerPool(workers, 10), trainer())
     results: dict[str, Any] = {}

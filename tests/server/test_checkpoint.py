@@ -50,7 +50,14 @@ def test_the_federated_part_lies_under_one_key(saved: tuple[Path, LinearRegressi
         "version": VERSION,
         "algorithm": "FedAvg",
         "engine": "vectorized",
-        "state": {"server": {}, "workers": {}, "last_cohort": 1, "failed_cohorts": [], "moved": []},
+        "state": {
+            "server": {},
+            "workers": {},
+            "last_cohort": 1,
+            "failed_cohorts": [],
+            "moved": [],
+            "trained": ["linear.weight", "linear.bias"],
+        },
         "cohort": 2,
         "lr_schedulers": [],
     }

@@ -488,7 +488,11 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
         *("version", "algorithm", "engine", "state", "privacy"),
         *("cohort", "optimizer_states", "lr_schedulers"),
     }
-    assert part["state"] == {"server": {}, "workers": {}, "last_cohort": 3, "failed_cohorts": [], "moved": []}
+    names = [name for name, _ in module.named_parameters()]
+    assert part["state"] == {
+        **{"server": {}, "workers": {}, "last_cohort": 3, "failed_cohorts": [], "moved": []},
+        "trained": names,
+    }
     assert set(part["privacy"]) == {"accountant", "noise_multiplier", "bound", "epsilon", "delta", "insecure"}
     assert set(saved["state_dict"]) == set(module.state_dict())
     names = {leaf for leaf in leaves(saved) if isinstance(leaf, str)}

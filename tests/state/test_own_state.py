@@ -151,6 +151,15 @@ def test_several_stacks_and_tables_in_one_round(tmp_path: Path) -> None:
     assert state.rows("second", ["a", "b"], torch.zeros(1)).tolist() == [[5], [0]]
 
 
+def test_rows_of_another_length_than_the_kept_ones_are_refused(tmp_path: Path) -> None:
+    state = new(tmp_path)
+    state.begin(0, last=None)
+    stage(state, a=1)
+    state.settle(last=0)
+    with pytest.raises(ValueError, match="remember 2 numbers each in the table 'first', and 3 are asked for"):
+        state.rows("first", ["b"], torch.zeros(3))
+
+
 def test_what_is_staged_is_cut_from_its_gradients_and_rows_are_copies(tmp_path: Path) -> None:
     state = new(tmp_path)
     state.begin(0, last=None)

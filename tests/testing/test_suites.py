@@ -191,7 +191,6 @@ WRONG: list[tuple[type[Algorithm], str]] = [
     (VisitsTwice, "every_worker_comes_back_once"),
     (SendsUndeclared, "every_worker_comes_back_once"),
     (StagesFirst, "every_worker_comes_back_once"),
-    (StagesFirst, "a_worker_that_fails_is_named"),
     (ByPlace, "engines_agree"),
     (Decays, "a_shared_optimum_is_a_fixed_point"),
     (Climbs, "the_loss_falls"),

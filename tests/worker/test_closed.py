@@ -232,7 +232,7 @@ def bobs(place: str, cohort: list[str]) -> Any:
     torch.manual_seed(0)
     module = Leaving(place)
     parameters = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-    model = GlobalModel(parameters, {"buffer": torch.zeros(1)}, {"frozen": module.frozen.detach()})
+    model = GlobalModel(parameters, {"buffer": torch.zeros(1)}, frozen={"frozen": module.frozen.detach()})
     engine = Sequential()
     data = {"ann": Rows([3.0, 5.0, 2.0], batch_size=1), "bob": Rows([0.5, 1.5], batch_size=1)}
     engine.setup(module, WorkerPool(data, 10), trainer())
@@ -290,7 +290,7 @@ def test_a_teacher_that_moved_in_a_first_training_is_not_the_next_workers() -> N
         engine.setup(module, WorkerPool(data, 10), trainer(), outbox)
         parameters = {"x": module.x.detach(), "head": module.head.detach()}
         outbox.own.begin(0, None)
-        model = GlobalModel(parameters, {}, {"teacher": module.teacher.detach()})
+        model = GlobalModel(parameters, frozen={"teacher": module.teacher.detach()})
         job = FedRep(["head"]).assign(Job(0, 0, 0, model, LocalTraining()), {})
         results = [result for name in cohort for result in engine.run(job, [name])]
         assert isinstance(results[-1], Updates), results

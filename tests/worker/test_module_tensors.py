@@ -15,6 +15,7 @@ from spy import Spy, length, tensor_bytes
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundError, WorkerError
 from lightning_fed.aggregation import Median
+from lightning_fed.algorithms import Ditto, FedPer
 from lightning_fed.privacy import CentralDP
 from lightning_fed.wire import decode_job
 
@@ -115,6 +116,37 @@ def test_it_travels_only_once_it_has_moved() -> None:
         assert [list(decode_job(spy.jobs(cohort)["a"]).model.buffers) for cohort in (0, 1)] == [[], ["teacher"] * moves]
         assert tensor_bytes(spy.jobs(1)["a"]) - tensor_bytes(spy.jobs(0)["a"]) == 8 * moves
         assert fed.last_report.bytes_down == length(spy.jobs(1))
+
+
+def test_the_median_of_one_that_begins_to_move_counts_workers_where_it_has_not() -> None:
+    """One of five workers moves it at first, so its median stays where it was."""
+
+    class Alone(Follower):
+        def follow(self) -> None:
+            if self.x > 20:
+                super().follow()
+
+    rows = {"a": [4.0], "b": [8.0], "c": [600.0], "d": [5.0], "e": [6.0]}
+    fit(FederatedModule(module := Alone(), aggregator=Median()), people(**rows), max_epochs=2)
+    assert module.teacher.item() == 0.0
+
+
+@pytest.mark.parametrize("algorithm", [Ditto(lam=0.5), FedPer(personal=["[ot]*"])], ids=["ditto", "fedper"])
+def test_one_that_moves_is_never_a_workers_own(algorithm: Any) -> None:
+    """The pattern fits ``own`` and ``teacher``, which goes half of the way to 6 in each round: to 3, 4.5 and 5.25."""
+
+    class Two(Follower):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = torch.nn.Parameter(torch.tensor(0.0))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) + (self.own - batch[0].mean()) ** 2
+
+    fed = FederatedModule(module := Two(), algorithm)
+    fit(fed, people(a=[4.0], b=[8.0]), max_epochs=3)
+    assert module.teacher.item() == 5.25
+    assert [fed.personal_module(worker).teacher.item() for worker in ("a", "b")] == [5.25, 5.25]
 
 
 def test_a_robust_aggregator_takes_its_median() -> None:
