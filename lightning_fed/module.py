@@ -45,9 +45,9 @@ from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.attributes import Attributes
+from lightning_fed.worker.copying import servers_objects
 from lightning_fed.worker.module_tensors import Mark, mark, put
 from lightning_fed.worker.outbox import Outbox, tables_of
-from lightning_fed.worker.snapshot import Snapshot
 
 EngineName: TypeAlias = Literal["auto", "sequential", "vectorized", "isolated"]
 
@@ -145,7 +145,6 @@ class FederatedModule(pl.LightningModule):
         self._remembered_names: list[str] | None = None  # of the trained parameters that state is about
         self._moved: set[str] = set()  # the names of those that are not trained and have moved since then
         self._attributes: Attributes | None = None
-        self._snapshot: Snapshot | None = None
         self._said: set[str] = set()
         self._last_success: int | None = None  # the number of the last cohort whose workers keep what they staged
         self._failed: list[int] = []  # the numbers of earlier ones whose workers do not
@@ -269,19 +268,16 @@ class FederatedModule(pl.LightningModule):
 
     def _changed_attributes(self) -> dict[str, Any]:
         assert self._attributes is not None
-        assert self._snapshot is not None
-        if self._snapshot.is_unchanged():
-            return self._attributes.before
-        self._snapshot = Snapshot(self.module)
+        changed = self._attributes.changed()
         for path in self._attributes.opaque():
             if path not in self._said:
                 self._said.add(path)
                 rank_zero_warn(
                     f"the attribute {path!r} of {type(self.module).__name__} was changed on the server; workers keep "
-                    "what it was when the fit began, since only numbers, strings, tensors, and lists, tuples and dicts "
-                    "of them can be sent"
+                    "what it was when the fit began, since only numbers, strings, tensors, arrays, and lists, tuples "
+                    "and dicts of them can be sent"
                 )
-        return self._attributes.changed()
+        return changed
 
     def _pending_state(self) -> Tensors:
         """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
@@ -358,7 +354,7 @@ class FederatedModule(pl.LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
         self._marks = {name: mark(p) for name, p in self.module.named_parameters()}
-        self._attributes, self._snapshot = Attributes(self.module), Snapshot(self.module)
+        self._attributes = Attributes(self.module, servers_objects(self.trainer).values())
         self.algorithm.check(self._global_model())
         if self.trainer.global_step == 0:  # numbers of cohorts begin again: none may stand for one of an earlier fit
             self._outbox.own.settle(self._last_success)

@@ -1,5 +1,6 @@
 """What crosses between the server and its workers: plain data, and its form as bytes."""
 
+from lightning_fed.wire.attributes import ABSENT
 from lightning_fed.wire.codec import (
     decode_job,
     decode_updates,
@@ -16,6 +17,7 @@ from lightning_fed.wire.layout import Layout, wide
 from lightning_fed.wire.updates import Aggregate, Updates
 
 __all__ = [
+    "ABSENT",
     "Aggregate",
     "BudgetError",
     "GlobalModel",

@@ -1,26 +1,31 @@
 """Attributes of a module that cross to workers: what the server's code has changed on it since the fit began.
 
 The weight of a loss that is annealed, a dropout's ``p``, a BatchNorm's ``momentum``, a part that was put into
-``eval()``: a worker's copy has them as the server's module has them now. Only plain values cross, tensors, and lists,
-tuples and dicts of them; :meth:`Attributes.opaque` names what else was changed.
+``eval()``, a value of ``hparams`` or of a config object: a worker's copy has them as the server's module has them now.
+Only plain values cross: numbers, texts, tensors, arrays, and lists, tuples and dicts of them.
+:meth:`Attributes.opaque` names what else was changed.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any, final
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, TypeAlias, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
-from lightning_fed.worker.snapshot import FRAMEWORK, HOOKS
+from lightning_fed._lightning import pl
+from lightning_fed.wire.attributes import ABSENT, is_plain
+from lightning_fed.worker.snapshot import FRAMEWORK, HOOKS, Snapshot
 
-ABSENT = object()
-"""In place of the value of an attribute that is not there."""
-
-_PLAIN = (type(None), bool, int, float, str)
+_Path: TypeAlias = tuple[str, ...]
 
 
 @final
@@ -29,53 +34,42 @@ class Attributes:
 
     Args:
         module: The module.
+        outside: Objects to which it may refer, and which are not its own.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, outside: Iterable[object] = ()) -> None:
         self._module = module
-        self._places = _places(module)
-        self._at_first = {path: copy.deepcopy(value) for path, value in self._plain()}
-        self._opaque_at_first = dict(self._opaque())
-        self.before: dict[str, Any] = {}
-        """The result of :meth:`changed` when it was last asked."""
+        self._outside = tuple(outside)
+        self._first, self._last = _Picture(module, self._outside), Snapshot(module, self._outside)
+        self._changed: dict[str, Any] = {}
+        self._opaque: list[str] = []
 
     def changed(self) -> dict[str, Any]:
-        """Return the plain attributes that differ from what they were, by path; the same dict as long as they stay."""
-        now = {
-            path: value
-            for path, value in self._plain()
-            if path not in self._at_first or not _same(value, self._at_first[path])
-        }
-        if not _same(now, self.before):
-            self.before = copy.deepcopy(now)
-        return self.before
+        """Return the plain attributes that differ from what they were, by path; the same dict as long as they stay.
+
+        An attribute that is not there any more is :data:`~lightning_fed.wire.attributes.ABSENT`.
+        """
+        if not self._last.is_unchanged():
+            now = _Picture(self._module, self._outside)
+            changed = {".".join(path): value for path, value in now.changed_since(self._first)}
+            if not _same(changed, self._changed):
+                self._changed = changed
+            self._opaque = [".".join(path) for path in now.opaque_since(self._first)]
+            self._last = Snapshot(self._module, self._outside)
+        return self._changed
 
     def opaque(self) -> list[str]:
-        """Return the paths of attributes that have been changed and cannot cross, such as hooks and objects."""
-        now = dict(self._opaque())
-        return [path for path, thing in now.items() if self._opaque_at_first.get(path) != thing]
-
-    def _plain(self) -> Iterator[tuple[str, Any]]:
-        for prefix, part in self._places:
-            for key, value in vars(part).items():
-                if key not in FRAMEWORK and (type(value) in _PLAIN or _is_plain(value)):
-                    yield prefix + key, value
-
-    def _opaque(self) -> Iterator[tuple[str, object]]:
-        for prefix, part in self._places:
-            for key, value in vars(part).items():
-                if key in HOOKS:
-                    yield prefix + key, tuple(map(id, value.values()))
-                elif key not in FRAMEWORK and type(value) not in _PLAIN and not _is_plain(value):
-                    yield prefix + key, id(value)
+        """Return the paths of attributes that have been changed and cannot cross, such as hooks and functions."""
+        self.changed()
+        return self._opaque
 
 
 def set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Set attributes of a module and its parts.
+    """Set attributes of a module, its parts and its objects.
 
     Args:
         module: The module.
-        attributes: The values by path; :data:`ABSENT` takes an attribute away.
+        attributes: The values by path; :data:`~lightning_fed.wire.attributes.ABSENT` takes an attribute away.
 
     Returns:
         The values before, to be set by another call.
@@ -84,34 +78,145 @@ def set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> dict[str
         ValueError: If the module has no such part.
     """
     before: dict[str, Any] = {}
-    for path, value in attributes.items():
-        prefix, _, key = path.rpartition(".")
+    for name, value in attributes.items():
+        *path, key = name.split(".")
         try:
-            part = module.get_submodule(prefix)
-        except AttributeError as error:
-            raise ValueError(f"the server changed {path!r}, but the worker's module has no part {prefix!r}") from error
-        before[path] = part.__dict__.get(key, ABSENT)
+            holder = _entries(_at(module, path))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the server changed {name!r}, but the worker's module has no part {'.'.join(path)!r}"
+            ) from error
+        new = copy.deepcopy(value) if is_plain(value) else value
+        if isinstance(holder, list):
+            before[name] = holder[int(key)]
+            holder[int(key)] = new
+            continue
+        before[name] = holder.get(key, ABSENT)
         if value is ABSENT:
-            part.__dict__.pop(key, None)
+            holder.pop(key, None)
         else:
-            part.__dict__[key] = copy.deepcopy(value)
+            holder[key] = new
     return before
 
 
-def _places(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The parts whose attributes are the user's, each with the beginning of their paths."""
-    return [(f"{path}." if path else "", part) for path, part in module.named_modules() if not isinstance(part, Metric)]
+class _Picture:
+    """What a module refers to, by path: containers, whose entries are looked into; plain values; and the rest."""
+
+    def __init__(self, module: nn.Module, outside: tuple[object, ...]) -> None:
+        self._containers: dict[_Path, object] = {}  # what must stay for their entries to be set one by one
+        self._plain: dict[_Path, Any] = {}
+        self._rest: dict[_Path, object] = {}
+        foreign, found = set(map(id, outside)), {id(module): module}
+        pending: list[tuple[_Path, Any]] = [((), module)]
+        while pending:
+            path, container = pending.pop()
+            self._containers[path] = (type(container), len(container) if type(container) is list else None)
+            for key, value in _children(container):
+                place = (*path, key)
+                if id(value) in foreign:
+                    continue
+                if is_plain(value):
+                    self._plain[place] = copy.deepcopy(value)
+                elif _can_be_looked_into(value) and id(value) not in found:
+                    found[id(value)] = value
+                    pending.append((place, value))
+                else:
+                    self._rest[place] = value
+        outside = tuple(found.values())
+        self._snapshots = {
+            path: Snapshot(value, outside) for path, value in self._rest.items() if type(value) is not _Hooks
+        }
+
+    def changed_since(self, first: _Picture) -> Iterator[tuple[_Path, Any]]:
+        """Go through the plain values that differ, and what is gone."""
+        for path, value in self._plain.items():
+            if self._stands(path[:-1], first) and not (path in first._plain and _same(value, first._plain[path])):
+                yield path, value
+        yield from ((path, ABSENT) for path in self._gone_since(first) if not first._is_part(path))
+
+    def opaque_since(self, first: _Picture) -> Iterator[_Path]:
+        """Go through the paths of what cannot cross and differs."""
+        for path, kind in self._containers.items():
+            if first._containers.get(path) != kind and self._stands(path[:-1], first):
+                yield path
+        for path, thing in self._rest.items():
+            snapshot = first._snapshots.get(path)
+            is_same = _is(thing, first._rest.get(path, ABSENT)) and (snapshot is None or snapshot.is_unchanged())
+            if not is_same and self._stands(path[:-1], first):
+                yield path
+        yield from (path for path in self._gone_since(first) if first._is_part(path))
+
+    def _gone_since(self, first: _Picture) -> Iterator[_Path]:
+        for path in (*first._containers, *first._plain, *first._rest):
+            is_here = path in self._containers or path in self._plain or path in self._rest
+            if not is_here and self._stands(path[:-1], first):
+                yield path
+
+    def _stands(self, path: _Path, first: _Picture) -> bool:
+        """Whether a container is still of the same kind, and all that it lies in."""
+        around = (path[:i] for i in range(len(path) + 1))
+        return all(p in self._containers and self._containers[p] == first._containers.get(p) for p in around)
+
+    def _is_part(self, path: _Path) -> bool:
+        """Whether a module lies there: to take it away is more than to change an attribute."""
+        kind: Any = self._containers.get(path)
+        return kind is not None and issubclass(kind[0], nn.Module)
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether a value is made of plain values and tensors."""
-    if isinstance(value, _PLAIN):
-        return type(value) in _PLAIN
-    if isinstance(value, Tensor):
-        return not isinstance(value, nn.Parameter)
-    if type(value) in (list, tuple):
-        return all(_is_plain(item) for item in value)
-    return type(value) is dict and all(type(key) is str and _is_plain(item) for key, item in value.items())
+_ATOMS = (FunctionType, MethodType, ModuleType, type, partial, Enum, Tensor, Metric, MetricCollection, pl.Trainer)
+
+
+def _can_be_looked_into(value: Any) -> bool:
+    """Whether the entries of a value can be set one by one on the copy of a worker."""
+    if isinstance(value, _ATOMS):
+        return False
+    if isinstance(value, dict):
+        return all(type(key) is str and "." not in key for key in value)
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return type(value) is list
+    return isinstance(value, nn.Module) or type(getattr(value, "__dict__", None)) is dict
+
+
+class _Hooks(tuple[Any, ...]):
+    """The hooks of one kind of a module; they belong to whoever has put them there."""
+
+
+def _is(one: object, other: object) -> bool:
+    """Whether two are the same object, or tuples of the same ones."""
+    if isinstance(one, tuple) and type(one) is type(other):
+        return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+    return one is other
+
+
+def _entries(container: Any) -> Any:
+    """What holds the entries of something that can be looked into."""
+    return container if isinstance(container, (dict, list)) else vars(container)
+
+
+def _children(container: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(container, nn.Module):
+        yield from container._modules.items()
+        for key, value in vars(container).items():
+            if key in HOOKS:
+                yield key, _Hooks(value.values())
+            elif key not in FRAMEWORK:
+                yield key, value
+    elif isinstance(container, list):
+        yield from ((str(i), value) for i, value in enumerate(container))
+    else:
+        yield from list(_entries(container).items())
+
+
+def _at(module: nn.Module, path: list[str]) -> Any:
+    """What lies at a path."""
+    thing: Any = module
+    for key in path:
+        if isinstance(thing, nn.Module) and key in thing._modules:
+            thing = thing._modules[key]
+        else:
+            entries = _entries(thing)
+            thing = entries[int(key) if isinstance(entries, list) else key]
+    return thing
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -122,6 +227,9 @@ def _same(one: Any, other: Any) -> bool:
         return False
     if isinstance(one, Tensor):
         return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, (np.ndarray, np.generic)):
+        equal_nan = one.dtype.kind in "fc"
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=equal_nan)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, dict):

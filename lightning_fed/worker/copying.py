@@ -31,8 +31,8 @@ class Outside:
         raise RuntimeError(f"{self.name} belongs to the server, and is not there on a worker")
 
 
-def outside_of(trainer: pl.Trainer) -> dict[int, Outside]:
-    """Return what stands for the server's objects, by their ids: the Trainer, its module, its data, its profiler.
+def servers_objects(trainer: pl.Trainer) -> dict[str, object]:
+    """Return the objects of the server to which a module may refer, by what to call them.
 
     Args:
         trainer: The server's Trainer.
@@ -43,7 +43,16 @@ def outside_of(trainer: pl.Trainer) -> dict[int, Outside]:
         "the FederatedDataModule": getattr(trainer, "datamodule", None),
         "the profiler": getattr(trainer, "profiler", None),
     }
-    return {id(thing): Outside(name) for name, thing in owned.items() if thing is not None}
+    return {name: thing for name, thing in owned.items() if thing is not None}
+
+
+def outside_of(trainer: pl.Trainer) -> dict[int, Outside]:
+    """Return what stands for the server's objects, by their ids.
+
+    Args:
+        trainer: The server's Trainer.
+    """
+    return {id(thing): Outside(name) for name, thing in servers_objects(trainer).items()}
 
 
 def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModule:

@@ -40,12 +40,13 @@ class Snapshot:
     Of torchmetrics objects the states are left out: they are reset.
 
     Args:
-        module: The module.
-        outside: Objects to which the module may refer, and which are not its own.
+        module: The module; or another object.
+        outside: Objects to which it may refer, and which are not its own.
     """
 
-    def __init__(self, module: nn.Module, outside: tuple[object, ...] = ()) -> None:
-        tensors = (t for part in module.modules() for own in (part._parameters, part._buffers) for t in own.values())
+    def __init__(self, module: object, outside: tuple[object, ...] = ()) -> None:
+        parts = module.modules() if isinstance(module, nn.Module) else ()
+        tensors = (t for part in parts for own in (part._parameters, part._buffers) for t in own.values())
         seen = {*map(id, outside), *map(id, tensors)}
         pending: list[tuple[_Path, Any]] = [((), module)]
         self._paths: list[_Path] = []
@@ -55,7 +56,7 @@ class Snapshot:
         self._alive: list[Any] = []  # so that no id is given twice
         while pending:
             path, thing = pending.pop()
-            if id(thing) in seen or isinstance(thing, _ATOMS):
+            if id(thing) in seen or isinstance(thing, (*_ATOMS, pl.Trainer)):
                 continue
             seen.add(id(thing))
             self._alive.append(thing)

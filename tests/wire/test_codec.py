@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_fed.wire import (
+    ABSENT,
     GlobalModel,
     Job,
     LocalTraining,
@@ -63,6 +65,9 @@ def same(actual: Any, expected: Any) -> None:
     if isinstance(expected, Tensor):
         assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
         assert bits(actual) == bits(expected)
+    elif isinstance(expected, (np.ndarray, np.generic)):
+        assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+        assert actual.tobytes() == expected.tobytes()
     elif is_dataclass(expected):
         for field in fields(expected):
             same(getattr(actual, field.name), getattr(expected, field.name))
@@ -74,6 +79,8 @@ def same(actual: Any, expected: Any) -> None:
         assert len(actual) == len(expected)
         for one, other in zip(actual, expected, strict=True):
             same(one, other)
+    elif isinstance(expected, complex):
+        same((actual.real, actual.imag), (expected.real, expected.imag))
     elif isinstance(expected, float):
         assert struct.pack("d", actual) == struct.pack("d", expected)
     else:
@@ -125,6 +132,15 @@ def full_job() -> Job:
             "floats": [math.nan, math.inf, -math.inf, -0.0, 5e-324],
             "texts": ("", 'a"b\\', "ä", "\ud800"),
             "tree": {"z": (), "a": [(1, [2.0, {"float": None, "tensor": 0, "tuple": []}])], "": {}},
+            "complex": [1.5 - 2j, complex(math.inf, math.nan)],
+            "arrays": [
+                np.array([[1, 2]], dtype=np.int16),
+                np.zeros((0, 2)),
+                np.float32(0.1),
+                np.bool_(True),
+                np.array(2),
+            ],
+            "gone": ABSENT,
             "tensors": [torch.tensor([True, False]), {"x": torch.tensor(1.5, dtype=torch.float64)}],
         },
     )
@@ -617,8 +633,14 @@ class Text(str):
         (torch.float32, "dtype"),
         (torch.zeros(1, device="meta"), "Tensor"),
         (torch.nn.Parameter(torch.zeros(1)), "Parameter"),
-        (1j, "complex"),
         (b"a", "bytes"),
+        (np.array(["a"]), "numpy.ndarray"),
+        (np.array([None]), "numpy.ndarray"),
+        (np.datetime64("2026-01-01"), "numpy.datetime64"),
+        (np.zeros(1, ">f8"), "numpy.ndarray"),
+        (np.matrix([[1]]), "numpy.matrix"),
+        (torch.zeros(1, requires_grad=True), "Tensor"),
+        ([ABSENT], "Absent"),
         ([10**5000], "int"),
     ],
 )
@@ -765,13 +787,15 @@ def test_a_parameter_that_stays_is_no_buffer() -> None:
         (lambda h: h.update(epochs=0), "local_epochs=0"),
         (lambda h: h.update(work=["anna"]), "numbers"),
         (lambda h: h.update(promise=["clip", "bound", "more"]), "numbers"),
-        (lambda h: h.update(penalty=None), "16 numbers, and the header names 15"),
+        (lambda h: h.update(penalty=None), "20 numbers, and the header names 19"),
         (lambda h: h.update(start=[]), "'start' holds a list"),
         (lambda h: h.update(start={"bob": "mean"}), "'start' holds a str"),
         (lambda h: h.update(attributes=[]), "no JSON object"),
         (lambda h: h.update(attributes={"a": {"set": []}}), "no value of ours"),
-        (lambda h: h.update(attributes={"a": {"tensor": 5}}), "'attributes/5' is missing"),
+        (lambda h: h.update(attributes={"a": {"tensor": 99}}), "'attributes/99' is missing"),
         (lambda h: h.update(attributes={"a": [{"tensor": 0}, {"tensor": 0}]}), "'attributes/0' is missing"),
+        (lambda h: h.update(attributes={"a": [{"absent": None}]}), "no value of ours"),
+        (lambda h: h.update(attributes={"a": {"scalar": 0}}), "no value of ours"),
         (lambda h: h.update(parameters=["weight"]), "parameters"),
         (lambda h: h.update(parameters=["weight", "bias", "a", "a"]), "a name twice"),
     ],

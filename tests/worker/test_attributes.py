@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -111,6 +116,118 @@ def test_one_that_cannot_cross_is_named() -> None:
 
     with pytest.warns(UserWarning, match="the attribute 'helper' of Helped was changed on the server; workers keep"):
         fit(FederatedModule(Helped()), people(), max_epochs=2, callbacks=[Change()])
+
+
+@dataclass
+class Config:
+    value: float = 0.0
+
+
+class Keeps(Scalar):
+    """One number, kept in all the ways in which code keeps its settings; as metrics."""
+
+    def __init__(self, hyper: float = 0.0) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.config, self.name_space, self.nested = Config(), SimpleNamespace(value=0.0), {"in": [Config(), print]}
+        self.array, self.number, self.ordered = np.zeros(1), np.float64(0), OrderedDict(value=0.0)
+        self.listed, self.complex, self.away, self.replaced = [0.0], 0j, 0.0, Config()
+        self.shared = self.part = nn.Identity()
+        self.part.config = self.config  # one object in two places
+
+    def ways(self) -> dict[str, float]:
+        nested: Any = self.nested["in"][0]
+        return {
+            "hyper": self.hparams.hyper,
+            "config": self.config.value,
+            "part": self.part.config.value,
+            "name_space": self.name_space.value,
+            "nested": nested.value,
+            "array": float(self.array[0]),
+            "number": float(self.number),
+            "ordered": self.ordered["value"],
+            "listed": self.listed[0],
+            "complex": self.complex.imag,
+            "away": float(not hasattr(self, "away")),
+            "replaced": self.replaced.value,
+        }
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log_dict(self.ways())
+        return super().training_step(batch, batch_idx)
+
+    def change(self, to: float) -> None:
+        self.hparams.hyper = self.config.value = self.name_space.value = self.nested["in"][0].value = to
+        self.array[0] = self.ordered["value"] = self.listed[0] = to
+        self.number, self.complex, self.replaced = np.float64(to), to * 1j, Config(to)
+        if to:
+            del self.away
+        else:
+            self.away = 0.0
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "isolated"])
+def test_those_in_objects_arrays_and_hyperparameters_cross_and_so_does_that_one_is_gone(engine: Any) -> None:
+    seen: list[dict[str, float]] = []
+
+    class Change(pl.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            pl_module.module.change(float(trainer.current_epoch == 1))
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(pl_module.last_report.means())
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(FederatedModule(module := Keeps(), engine=engine), people(*"abcd"), max_epochs=3, callbacks=[Change()])
+    assert seen == [dict.fromkeys(module.ways(), value) for value in (0.0, 1.0, 0.0)]
+    assert not [w for w in told if "was changed on the server" in str(w.message)]
+
+
+class Slotted:
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+def _unseen() -> None:
+    """A function that a module keeps."""
+
+
+CHANGES: dict[str, Any] = {
+    "replaced": lambda m: setattr(m, "replaced", SimpleNamespace(value=1)),
+    "function": lambda m: setattr(m, "function", print),
+    "queue": lambda m: m.queue.append(1),
+    "slots": lambda m: setattr(m.slots, "value", 1),
+    "generator": lambda m: torch.rand(1, generator=m.generator),
+    "nested.in": lambda m: m.nested["in"].append(1),
+    "odd": lambda m: m.odd.update({2: 2}),
+    "drop": lambda m: setattr(m, "drop", nn.Tanh()),
+    "spare": lambda m: delattr(m, "spare"),
+    "added": lambda m: setattr(m, "added", nn.Tanh()),
+    "drop._forward_hooks": lambda m: m.drop.register_forward_hook(_unseen),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_all_that_cannot_cross_is_named_once(what: str) -> None:
+    class Rich(Keeps):
+        def __init__(self) -> None:
+            super().__init__()
+            self.function, self.queue, self.slots, self.generator = _unseen, deque([0]), Slotted(), torch.Generator()
+            self.odd, self.drop, self.spare = {1: 1, "rest": print}, nn.Dropout(), nn.Dropout()
+
+    class Change(pl.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                CHANGES[what](pl_module.module)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fit(FederatedModule(Rich(), engine="sequential"), people(), max_epochs=4, callbacks=[Change()])
+    said = [str(w.message).split("'")[1] for w in told if "was changed on the server" in str(w.message)]
+    assert said == [what]
 
 
 def test_one_that_a_worker_changes_is_set_back_before_the_next() -> None:
