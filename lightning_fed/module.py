@@ -171,8 +171,16 @@ class FederatedModule(pl.LightningModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set on the user's module what is an attribute there and not here."""
-        module = self.__dict__.get("_modules", {}).get("module")
-        is_theirs = module is not None and name in vars(module) and name not in vars(self)
+        own = self.__dict__
+        if name in own:
+            # Lightning notes the hook that it calls 48 times a round; torch's way to set it takes 4 % of a small round.
+            if value is None or type(value) is str:
+                own[name] = value
+            else:
+                super().__setattr__(name, value)
+            return
+        module = own.get("_modules", {}).get("module")
+        is_theirs = module is not None and name in vars(module)
         if is_theirs and not hasattr(type(self), name):
             setattr(module, name, value)
         else:
@@ -203,9 +211,10 @@ class FederatedModule(pl.LightningModule):
         self.last_report = report
         self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
         self._last_cohort = cohort
-        loss = torch.tensor(report.loss, dtype=torch.float32, device=self.device)
+        mean_loss = report.loss
+        loss = torch.tensor(mean_loss, dtype=torch.float32, device=self.device)
         if report.examples:  # else there is nothing to average
-            self._curves.show({"loss": report.loss, **report.means()}, on_bar="loss")
+            self._curves.show({"loss": mean_loss, **report.means()}, on_bar="loss")
         gradients = job.model.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
@@ -269,7 +278,7 @@ class FederatedModule(pl.LightningModule):
     def _changed_attributes(self) -> dict[str, Any]:
         assert self._attributes is not None
         changed = self._attributes.changed()
-        for path in self._attributes.opaque():
+        for path in self._attributes.opaque:
             if path not in self._said:
                 self._said.add(path)
                 rank_zero_warn(

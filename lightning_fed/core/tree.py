@@ -48,6 +48,10 @@ def add_weighted_(total: Tensor, weight: Tensor, stack: Tensor) -> None:
         weight: ``[n]``.
         stack: ``[n, ...]``.
     """
+    if len(stack) == 1 and weight.device.type == "cpu":
+        # As a product, a single update of 1.6 million numbers takes 470 µs in a round, and so 130.
+        total.view(-1).add_(stack.reshape(-1).to(total.dtype), alpha=weight.item())
+        return
     # A product of a matrix and a vector: of two matrices it would follow torch.set_float32_matmul_precision, by which a
     # user lets the model's own products be less exact.
     total.view(-1).addmv_(stack.reshape(len(stack), -1).to(total.dtype).t(), weight.to(total))

@@ -257,6 +257,8 @@ class IndexedBatches(Batches):
         devices = {tensor.device for tensor in tensors}
         self.device = devices.pop() if len(devices) == 1 else None
         self._carried = [g for g in _generators(loader) if isinstance(g, torch.Generator)]
+        self.carries_generators = bool(self._carried)
+        """Whether :meth:`reseed` has something to do before a :meth:`draw`."""
         # A sampler that draws all its randomness before its first row can be read to the end at once; another may draw
         # between batches, in turn with the training itself.
         sampler = loader.batch_sampler
@@ -283,7 +285,7 @@ class IndexedBatches(Batches):
 
     def is_current(self) -> bool:
         if self._plain is not None:  # asked for every worker in every round
-            return self._plain.tensors is self._given and len(self._given[0]) == self.num_rows
+            return self._plain.tensors is self._given and self._given[0].size(0) == self.num_rows
         length = len(self.loader) if self._at_once is None else _length(self._at_once.sampler)
         if length != self._length:
             return False

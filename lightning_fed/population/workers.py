@@ -96,6 +96,8 @@ class Worker:
     def _keep_up(self) -> None:
         """Let go of all loaders if the Trainer would ask for new ones: ``reload_dataloaders_every_n_epochs``."""
         every = 0 if self._trainer is None else self._trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+        if not every and not self._edition:
+            return
         edition = self._trainer.current_epoch // every if every and self._trainer is not None else 0
         if edition != self._edition:
             self._edition = edition
@@ -209,9 +211,10 @@ class WorkerPool:
         self.trainer: pl.Trainer | None = None
 
     def __getitem__(self, name: str) -> Worker:
-        if name in self._built:
+        known = self._built.get(name)
+        if known is not None:
             self._built.move_to_end(name)
-            return self._built[name]
+            return known
         worker = self._built[name] = Worker(name, self._datamodule(name), self.trainer, self.seed)
         if len(self._built) > self.capacity:
             _, oldest = self._built.popitem(last=False)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
-import torch
 from torch import Tensor
 
 from lightning_fed.core.means import weighted_mean
@@ -142,6 +141,10 @@ class RoundReport:
 
 def _mean(stacks: Sequence[tuple[Tensor, Tensor]]) -> float:
     """The mean of stacks of values with stacks of weights; a value that weighs nothing may be NaN."""
-    stacks = [(torch.where(weights == 0, 0.0, values), weights) for values, weights in stacks]
-    values, weights = (torch.cat(tensors).tolist() for tensors in zip(*stacks, strict=True)) if stacks else ([], [])
+    values: list[float] = []
+    weights: list[float] = []
+    for some, theirs in stacks:
+        pairs = [(value, weight) for value, weight in zip(some.tolist(), theirs.tolist(), strict=True) if weight]
+        values += [value for value, _ in pairs]
+        weights += [weight for _, weight in pairs]
     return weighted_mean(values, weights)

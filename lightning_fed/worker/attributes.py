@@ -3,7 +3,7 @@
 The weight of a loss that is annealed, a dropout's ``p``, a BatchNorm's ``momentum``, a part that was put into
 ``eval()``, a value of ``hparams`` or of a config object: a worker's copy has them as the server's module has them now.
 Only plain values cross: numbers, texts, tensors, arrays, and lists, tuples and dicts of them.
-:meth:`Attributes.opaque` names what else was changed.
+:attr:`Attributes.opaque` names what else was changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Attributes:
         self._outside = tuple(outside)
         self._first, self._last = _Picture(module, self._outside), Snapshot(module, self._outside)
         self._changed: dict[str, Any] = {}
-        self._opaque: list[str] = []
+        self.opaque: list[str] = []
+        """When :meth:`changed` was last asked: the paths of what has changed and cannot cross, such as functions."""
 
     def changed(self) -> dict[str, Any]:
         """Return the plain attributes that differ from what they were, by path; the same dict as long as they stay.
@@ -54,14 +55,9 @@ class Attributes:
             changed = {".".join(path): value for path, value in now.changed_since(self._first)}
             if not _same(changed, self._changed):
                 self._changed = changed
-            self._opaque = [".".join(path) for path in now.opaque_since(self._first)]
+            self.opaque = [".".join(path) for path in now.opaque_since(self._first)]
             self._last = Snapshot(self._module, self._outside)
         return self._changed
-
-    def opaque(self) -> list[str]:
-        """Return the paths of attributes that have been changed and cannot cross, such as hooks and functions."""
-        self.changed()
-        return self._opaque
 
 
 def set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> dict[str, Any]:

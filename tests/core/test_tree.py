@@ -44,3 +44,9 @@ def test_a_weighted_sum_by_hand(shape: tuple[int, ...]) -> None:
         total, torch.tensor([2.0, 3.0], dtype=torch.float64), torch.stack([torch.ones(shape), torch.full(shape, 5.0)])
     )
     assert total.unique().tolist() == [27.0]  # 10 + 2 * 1 + 3 * 5
+
+
+def test_a_weighted_sum_of_one_by_hand() -> None:
+    total = torch.tensor([10.0, 20.0])
+    add_weighted_(total, torch.tensor([2.0], dtype=torch.float64), torch.tensor([[1.0, 0.5]], dtype=torch.float64))
+    assert total.tolist() == [12.0, 21.0]

@@ -172,7 +172,8 @@ def _drawn(
 def _seed(batches: IndexedBatches, seed: int) -> None:
     """Seed all that an order drawn at once depends on: a tenth of :func:`seed_generators`'s time."""
     torch.default_generator.manual_seed(seed)
-    batches.reseed(seed)
+    if batches.carries_generators:
+        batches.reseed(seed)
 
 
 @lru_cache(maxsize=4096)

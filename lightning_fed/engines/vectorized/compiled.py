@@ -64,14 +64,13 @@ class CompiledStep:
         """
         if self._given_up or key not in self._known:
             return None
-        detached = {name: parameter.detach() for name, parameter in parameters.items()}
         started, is_new = time.perf_counter(), key not in self._programs
         if is_new:
             self._programs[key] = _program(self._gradients)
         try:
             # torch remarks on what it compiles; afterwards silence would cost 8 µs a step.
             with torch.no_grad(), silence() if is_new else nullcontext():
-                gradients, (loss, (outputs, after)) = self._programs[key](detached, buffers, batch, index)
+                gradients, (loss, (outputs, after)) = self._programs[key](parameters, buffers, batch, index)
         except Exception as error:
             warn_of_giving_up(error)
             self._given_up = True

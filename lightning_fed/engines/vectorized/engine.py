@@ -61,21 +61,16 @@ class Vectorized(Engine):
     def _train(self, job: Job, workers: Sequence[str]) -> Iterator[Updates | WorkerError]:
         """Train the workers of a chunk; of smaller ones, if the algorithm's half at the workers needs more memory."""
         assert self._fit is not None, "setup() comes before run()"
+        assert self._workers is not None
         for names in _even(workers, self._chunk_size or _fitting(job)):
             plans: list[DrawnBatches] = []
             for name in names:
-                try:
-                    plans.append(self._draw(job, name))
+                try:  # from its own randomness, as the sequential engine does
+                    plans.append(self._fit.draw(self._workers[name], job, derive(job.seed, job.cohort, name)))
                 except Exception as error:
                     yield _failure(job, name, error)
             for alike in _alike(plans) if self._fit.needs_equal_lengths else [plans]:
                 yield from self._train_drawn(job, alike)
-
-    def _draw(self, job: Job, name: str) -> DrawnBatches:
-        """Draw a worker's batches from its own randomness, as the sequential engine does."""
-        assert self._fit is not None
-        assert self._workers is not None
-        return self._fit.draw(self._workers[name], job, derive(job.seed, job.cohort, name))
 
     def _train_drawn(self, job: Job, plans: Sequence[DrawnBatches]) -> Iterator[Updates | WorkerError]:
         """Train a chunk; if that fails, each worker by itself, to learn whose data or numbers it was."""

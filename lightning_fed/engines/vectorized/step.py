@@ -79,7 +79,7 @@ class StackedStep:
         self._hidden = [*self._local.parameters.values(), *self._frozen.values(), *leaves.values()]
         rows = stacked.rows
         everyone = rows == slice(0, n) if isinstance(rows, slice) else False
-        own = {name: leaf.detach() if everyone else leaf.detach()[rows] for name, leaf in leaves.items()}
+        own = {name: leaf.detach() if everyone else leaf[rows] for name, leaf in leaves.items()}
         loss, outputs, after, gradients = self._compiled_or_not(own, buffers, stacked)
         for leaf, gradient in zip(leaves.values(), gradients, strict=True):
             if everyone:
@@ -93,8 +93,7 @@ class StackedStep:
             if buffer.shape[1:] != before.shape[1:] or buffer.dtype != before.dtype:  # to write it would broadcast
                 raise UnvectorizableError(f"training_step changes the shape or the dtype of the buffer {name!r}")
             before[rows] = buffer
-        logged = [output.detach() for output in outputs]
-        self._recorder.take(rows, stacked.size, loss.detach(), logged, self._recorder.events, stacked.is_guess)
+        self._recorder.take(rows, stacked.size, loss, outputs, self._recorder.events, stacked.is_guess)
 
     def _compiled_or_not(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         if self._compiled is None:
@@ -102,8 +101,7 @@ class StackedStep:
         key = shapes_of(own, stacked.batch)
         own_buffers = {name: buffer[stacked.rows] for name, buffer in buffers.items()}
         self._recorder.begin_step()
-        with torch.enable_grad():
-            results = self._compiled.run(key, own, own_buffers, stacked.batch, stacked.index)
+        results = self._compiled.run(key, own, own_buffers, stacked.batch, stacked.index)
         if results is None:
             results = self._differentiated(own, buffers, stacked)
             if self._compiled is not None:
