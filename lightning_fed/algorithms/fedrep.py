@@ -49,6 +49,7 @@ class FedRep(PersonalLayers):
         )
         for result in train(first, workers):
             if isinstance(result, Updates):
+                _require_shapes(job.model, result)
                 for row, worker in enumerate(result.workers):
                     buffers = {name: buffer[row] for name, buffer in result.buffers.items()}
                     with_head[worker] = Model(job.model.vector - result.delta[row], buffers)
@@ -57,3 +58,13 @@ class FedRep(PersonalLayers):
         yield from train(
             replace(job, frozen=head, start=with_head), [worker for worker in workers if worker in with_head]
         )
+
+
+def _require_shapes(model: GlobalModel, updates: Updates) -> None:
+    for name, rows in updates.buffers.items():
+        before = model.buffers.get(name)
+        if before is not None and rows.shape[1:] != before.shape:
+            raise ValueError(
+                f"FedRep trains twice, the head and then the rest, and the head's training gave the buffer {name} the "
+                f"shape {tuple(rows.shape[1:])} in place of {tuple(before.shape)}; give it one shape, or take FedPer"
+            )

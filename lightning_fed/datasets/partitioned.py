@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,8 @@ class PartitionedPopulation(Population):
         >>> len(population["worker_1"].train_set)
         2
     """
+
+    draws_nothing: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -94,7 +94,7 @@ class Auto(Engine):
         steps: list[float] = []
         for name in cohort:
             try:
-                batches = self._workers[name].batches.num_batches
+                batches = self._workers.ready(name).batches.num_batches
             except Exception:  # what is wrong with its data is told when it is trained
                 batches = None
             if batches is not None:

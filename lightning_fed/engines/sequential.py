@@ -60,7 +60,7 @@ class Sequential(Engine):
             row = first + len(results)
             try:
                 rows = {parameter: d[row] for parameter, d in by_name.items()}
-                results.append(self._local_fit.train(job, self._workers[name], rows))
+                results.append(self._local_fit.train(job, self._workers.ready(name), rows))
             except Exception as error:
                 yield from stacked(job.cohort, results, delta[first:row])
                 first, results = row, []

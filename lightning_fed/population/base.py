@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias, final, overload
+from typing import ClassVar, Literal, TypeAlias, final, overload
 
 from lightning_fed._lightning import pl
 
@@ -37,6 +37,10 @@ class Population(Mapping[str, pl.LightningDataModule]):
             def has_loader(self, kind):
                 return False
     """
+
+    draws_nothing: ClassVar[bool] = False
+    """Whether neither ``__getitem__`` nor the datamodules draw random numbers until a loader is iterated. If so, the
+    generators need not be seeded for them, which takes half as long as building a worker whose data are at hand."""
 
     @abstractmethod
     def name(self, position: int) -> str:

@@ -6,7 +6,7 @@ has left the workers: after that nothing is a worker's work. See ``docs/protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -54,11 +54,22 @@ class Outbox:
                 yield from _finite_only(result, job)
                 del result  # here, below and in round.py: the next block can take its memory, still warm in the cache
 
-        for result in self.algorithm.at_worker(checked, job, workers, self.own.scope()):
+        left = dict.fromkeys(workers)
+        results = iter(self.algorithm.at_worker(checked, job, workers, self.own.scope()))
+        while True:
+            try:
+                result = next(results, None)
+            except Exception as error:  # of these workers, not of the run: other processes are not to wait
+                yield from _failed(left, job, error)
+                return
+            if result is None:
+                return
+            for worker in result.workers if isinstance(result, Updates) else (result.worker,):
+                left.pop(worker, None)
             if isinstance(result, Updates):
                 try:
                     result = self._leaving(result, job)
-                except Exception as error:  # of these workers, not of the run: other processes are not to wait
+                except Exception as error:
                     yield from _failed(result.workers, job, error)
                     continue
             yield result
@@ -104,7 +115,7 @@ def _prefix(position: int) -> str:
     return f"transforms.{position}."
 
 
-def _failed(workers: Sequence[str], job: Job, error: Exception) -> Iterator[WorkerError]:
+def _failed(workers: Iterable[str], job: Job, error: Exception) -> Iterator[WorkerError]:
     for worker in workers:
         failure = WorkerError(worker, job.round, describe(error))
         failure.__cause__ = error

@@ -11,10 +11,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import EvaluatedRows, Rows, trainer
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lightning_fed._lightning import CombinedLoader
 from lightning_fed.core.rng import isolated, seed_generators
+from lightning_fed.datasets import IID, PartitionedPopulation
 from lightning_fed.population import EvaluationKind, Population, Worker, WorkerPool
 
 
@@ -264,6 +265,43 @@ def test_a_datamodule_that_is_built_when_asked_for_draws_from_generators_of_its_
     assert values(0) == values(1)
 
 
+def test_a_worker_that_an_engine_makes_ready_draws_the_same() -> None:
+    class Built(Lazy):
+        def __getitem__(self, name: str) -> pl.LightningDataModule:
+            data = Drawing()
+            data.draw("built")
+            return data
+
+    for population in (lambda: Built(), lambda: {"7": Drawing()}):
+        torch.manual_seed(1)
+        plain: Any = WorkerPool(population(), 1, 0)["7"]
+        assert plain.batches.num_examples == 2
+        torch.manual_seed(2)
+        ready: Any = WorkerPool(population(), 1, 0).ready("7")
+        assert ready.datamodule.drawn == plain.datamodule.drawn != {}
+    before = states()
+    assert ready.evaluation_loader("val") is not None
+    assert states() == before
+
+
+def test_for_a_population_that_draws_nothing_generators_are_left_alone() -> None:
+    population = PartitionedPopulation(TensorDataset(torch.arange(6.0), torch.zeros(6)), IID(2), batch_size=2)
+    assert list(population) == ["worker_0", "worker_1"]
+    before = states()
+    worker = WorkerPool(population, 1, 0).ready("worker_1")
+    assert worker.batches.num_examples == 3
+    assert states() == before
+
+
+def test_a_worker_that_is_made_ready_is_the_most_recently_used() -> None:
+    pool = WorkerPool({name: Rows([1.0]) for name in "abc"}, 2)
+    first = pool.ready("a")
+    pool.ready("b")
+    assert pool.ready("a") is first
+    pool.ready("c")
+    assert pool["a"] is first
+
+
 def test_loaders_are_asked_for_anew_as_the_trainer_says() -> None:
     calls: list[str] = []
     run: Any = SimpleNamespace(reload_dataloaders_every_n_epochs=2, current_epoch=0, state=SimpleNamespace(fn="fit"))
@@ -305,6 +343,30 @@ def test_a_dataset_may_grow_between_rounds() -> None:
     data.tensors = (torch.arange(7.0),)
     assert (worker.batches.num_examples, worker.batches.num_batches) == (7, 4)
     assert [batch[0].tolist() for batch, _ in worker.batches] == [[0, 1], [2, 3], [4, 5], [6]]
+
+
+def test_a_subset_may_change_between_rounds() -> None:
+    values = torch.arange(6.0)
+    subset: Any = Subset(Subset(TensorDataset(values), [0, 1, 2, 3, 4]), indices := [0, 2, 4])
+
+    class Part(Rows):
+        def train_dataloader(self) -> Any:
+            return DataLoader(subset, batch_size=2)
+
+    def rows() -> list[Any]:
+        return [batch[0].tolist() for batch, _ in worker.batches]
+
+    worker = Worker("bob", Part([]), None)
+    assert rows() == [[0, 2], [4]]
+    assert worker.batches is worker.batches
+    values[2] = 9
+    assert rows() == [[0, 9], [4]]
+    indices.append(3)
+    assert rows() == [[0, 9], [4, 3]]
+    subset.indices = [1]
+    assert rows() == [[1]]
+    subset.dataset.indices = [0, 5, 2, 3, 4]
+    assert rows() == [[5]]
 
 
 # ---- evaluation loaders in all forms ---------------------------------------------------------------------------------

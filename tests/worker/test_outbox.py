@@ -384,3 +384,19 @@ def test_a_step_that_raises_is_the_error_of_its_workers_and_not_the_runs() -> No
         ("b", 7, "RuntimeError: too large"),
         ("c",),
     ]
+
+
+def test_an_algorithm_that_raises_at_the_worker_is_the_error_of_those_that_are_left() -> None:
+    class Halts(Plus):
+        def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
+            for result in super().at_worker(train, job, workers, own):
+                yield result
+                raise RuntimeError("made up")
+
+    stacks = one_by_one(trained([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
+    results = list(Outbox(algorithm=Halts())(lambda *_: iter(stacks), job(), NAMES))
+    assert [r.workers if isinstance(r, Updates) else (r.worker, r.round, r.reason) for r in results] == [
+        ("a",),
+        ("b", 7, "RuntimeError: made up"),
+        ("c", 7, "RuntimeError: made up"),
+    ]

@@ -66,7 +66,7 @@ class Vectorized(Engine):
             plans: list[DrawnBatches] = []
             for name in names:
                 try:  # from its own randomness, as the sequential engine does
-                    plans.append(self._fit.draw(self._workers[name], job, derive(job.seed, job.cohort, name)))
+                    plans.append(self._fit.draw(self._workers.ready(name), job, derive(job.seed, job.cohort, name)))
                 except Exception as error:
                     yield _failure(job, name, error)
             for alike in _alike(plans) if self._fit.needs_equal_lengths else [plans]:
