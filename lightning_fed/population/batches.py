@@ -184,7 +184,7 @@ def examples_per_pass(batches: Sequence[tuple[int, int]], num_batches: int | Non
 
 def _rows(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
     if type(dataset) is TensorDataset:
-        return dataset.tensors
+        return None if any(t.is_inference() for t in dataset.tensors) else dataset.tensors  # those have no version
     if type(dataset) is Subset:
         tensors = _rows(dataset.dataset)
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
@@ -203,7 +203,7 @@ class _Source:
         self._root = dataset if isinstance(dataset, TensorDataset) else None
         self._tensors = () if self._root is None else self._root.tensors
         # Rows of a subset are copies: if the tensors are written to, they are out of date.
-        self._versions = list(map(_version, self._tensors)) if self._subsets else []
+        self._versions = _versions(self._tensors)
 
     def is_unchanged(self) -> bool:
         for subset, dataset, indices, length in self._subsets:
@@ -211,11 +211,17 @@ class _Source:
                 return False
         if self._root is None:
             return True
-        versions = list(map(_version, self._tensors)) if self._subsets else []
-        return self._root.tensors is self._tensors and versions == self._versions
+        return self._root.tensors is self._tensors and _versions(self._tensors) == self._versions
 
 
 _version = attrgetter("_version")
+
+
+def _versions(tensors: tuple[Tensor, ...]) -> list[int]:
+    """A tensor's version goes up whenever it is written to."""
+    return list(map(_version, tensors))
+
+
 _scratch = torch.Generator()
 _two = torch.empty(2, dtype=torch.int64)
 
@@ -281,7 +287,7 @@ class IndexedBatches(Batches):
         takes_all = type(order) is SequentialSampler or (type(order) is RandomSampler and order._num_samples is None)
         self._follows = takes_all and getattr(order, "data_source", None) is dataset  # a pass is as long as its dataset
         self._plain = dataset if self._follows and type(dataset) is TensorDataset else None
-        self._given = tensors
+        self._versions = _versions(tensors)
         self.draws_at_once = self._at_once is not None
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
@@ -304,8 +310,11 @@ class IndexedBatches(Batches):
         pass
 
     def is_current(self) -> bool:
-        if self._plain is not None:  # asked for every worker in every round
-            return self._plain.tensors is self._given and self._given[0].size(0) == self.num_rows
+        # Asked for every worker in every round. Whoever keeps a copy of the rows relies on the versions.
+        if _versions(self.tensors) != self._versions:
+            return False
+        if self._plain is not None:
+            return self._plain.tensors is self.tensors and self.tensors[0].size(0) == self.num_rows
         if not self._follows:
             length = len(self.loader) if self._at_once is None else _length(self._at_once.sampler)
             if length != self._length:

@@ -92,11 +92,6 @@ class Worker:
         self._batches = None
 
     @property
-    def has_batches(self) -> bool:
-        """Whether its training batches have been made."""
-        return self._batches is not None
-
-    @property
     def batches(self) -> Batches:
         """The training batches.
 
@@ -260,7 +255,7 @@ class WorkerPool:
             worker = self._build(name, self._looked_up(name))
         else:
             self._built.move_to_end(name)
-        if not worker.has_batches:
+        if worker._batches is None:
             worker.is_unheeded = True
             try:
                 worker.batches  # noqa: B018

@@ -345,6 +345,26 @@ def test_a_dataset_may_grow_between_rounds() -> None:
     assert [batch[0].tolist() for batch, _ in worker.batches] == [[0, 1], [2, 3], [4, 5], [6]]
 
 
+def test_rows_that_are_written_to_are_seen_by_whoever_has_copied_them() -> None:
+    worker = Worker("bob", data := Rows([1.0, 2.0]), None)
+    first = worker.batches
+    assert worker.batches is first
+    data.values[0] = 7.0
+    assert worker.batches is not first
+    assert worker.batches is worker.batches
+
+
+def test_tensors_of_inference_mode_are_taken_as_the_loader_gives_them() -> None:
+    class Inferred(Rows):
+        def train_dataloader(self) -> Any:
+            with torch.inference_mode():
+                return DataLoader(TensorDataset(torch.arange(3.0)), batch_size=2)
+
+    worker = Worker("bob", Inferred([]), None)
+    for _ in range(2):
+        assert [batch[0].tolist() for batch, _ in worker.batches] == [[0, 1], [2]]
+
+
 def test_a_subset_may_change_between_rounds() -> None:
     values = torch.arange(6.0)
     subset: Any = Subset(Subset(TensorDataset(values), [0, 1, 2, 3, 4]), indices := [0, 2, 4])

@@ -7,7 +7,6 @@ training. On an accelerator the rows also stay on the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import final
 
 import torch
@@ -18,13 +17,12 @@ from lightning_fed.population.batches import IndexedBatches
 _BUDGET_BYTES = 2**28
 _LARGEST_ON_CPU = 2**16  # bytes of a worker, above which the copying itself is what takes the time
 
-_NOWHERE: tuple[int, list[int]] = (0, [])
-_version = attrgetter("_version")
-
 
 @final
 class ExampleCache:
     """Keeps copies of workers' tensors, up to a budget; beyond it, it forgets all and begins again.
+
+    A worker whose tensors have been written to has other :class:`IndexedBatches`, and so another place.
 
     Args:
         device: Where the copies lie.
@@ -39,7 +37,7 @@ class ExampleCache:
         self.tensors: list[Tensor] = []
         """All rows of all workers; ``[rows, ...]`` each, of which the last ones may be free."""
         self._used = 0
-        self._places: dict[IndexedBatches, tuple[int, list[int]]] = {}
+        self._places: dict[IndexedBatches, int] = {}
 
     def offsets(self, workers: Sequence[IndexedBatches]) -> list[int] | None:
         """Give the first row of each worker, after making a place for those that have none.
@@ -50,10 +48,11 @@ class ExampleCache:
         Returns:
             One number per worker, or None if their rows cannot lie in one tensor or are better taken where they are.
         """
-        places = [self._places.get(worker, _NOWHERE) for worker in workers]
-        missing = [w for w, (_, versions) in zip(workers, places, strict=True) if versions != _versions(w)]
-        if not missing:
-            return [start for start, _ in places]
+        places = [self._places.get(worker) for worker in workers]
+        known = [place for place in places if place is not None]
+        if len(known) == len(places):
+            return known
+        missing = [worker for worker in workers if worker not in self._places]
         if self._places and len(self._places) + len(missing) > max(self._most, len(workers)):
             self._forget()
             missing = list(workers)
@@ -62,7 +61,7 @@ class ExampleCache:
                 return None
             self._forget()
             return self.offsets(workers)
-        return [self._places[worker][0] for worker in workers]
+        return [self._places[worker] for worker in workers]
 
     def _forget(self) -> None:
         self._places.clear()
@@ -92,7 +91,7 @@ class ExampleCache:
         if not self.tensors or rows > len(self.tensors[0]):
             self._grow(max(2 * rows, 1024), workers[0])
         for worker in workers:
-            self._places[worker] = self._used, _versions(worker)
+            self._places[worker] = self._used
             stop = self._used + len(worker.tensors[0])
             for kept, own in zip(self.tensors, worker.tensors, strict=True):
                 kept[self._used : stop] = own
@@ -104,8 +103,3 @@ class ExampleCache:
         for new, old in zip(grown, self.tensors, strict=False):
             new[: self._used] = old[: self._used]
         self.tensors = grown
-
-
-def _versions(worker: IndexedBatches) -> list[int]:
-    """A tensor's version goes up whenever it is written to, and then a copy of it is out of date."""
-    return list(map(_version, worker.tensors))

@@ -352,3 +352,25 @@ def test_workers_that_are_let_go_before_their_chunk_trains_are_not_built_again()
     engine.setup(module, WorkerPool(workers, 2), trainer())
     list(engine.run(job_for(module, LocalTraining()), list(workers)))
     assert len(built) == 5
+
+
+# ---- data that are kept at hand --------------------------------------------------------------------------------------
+
+
+class Doubles(pl.Callback):
+    """Writes to the workers' data after every round."""
+
+    def __init__(self, workers: dict[str, Rows]) -> None:
+        self.workers = workers
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        for rows in self.workers.values():
+            rows.values.mul_(2)
+
+
+def test_rows_that_are_written_to_between_rounds_are_copied_again() -> None:
+    """Steps go half of the way to the mean: from 0 to 6, then from 3 to 12."""
+    workers = {name: Rows([value]) for name, value in (("a", 5.0), ("b", 7.0))}
+    federated = FederatedModule(module := Scalar(lr=0.5), engine=Vectorized())
+    fit(federated, FederatedDataModule(workers), max_epochs=2, callbacks=[Doubles(workers)])
+    assert module.x.item() == pytest.approx(7.5)

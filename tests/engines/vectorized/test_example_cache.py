@@ -44,14 +44,6 @@ def test_rows_are_kept_in_place_while_others_come() -> None:
     assert store.offsets([b, a]) == first
 
 
-def test_a_worker_whose_rows_were_written_to_is_copied_again() -> None:
-    store = ExampleCache(CPU)
-    a = worker(3)
-    assert_holds(store, [a])
-    a.tensors[0].mul_(-1)
-    assert_holds(store, [a])
-
-
 def test_a_full_store_forgets_all_and_begins_again() -> None:
     store = ExampleCache(CPU, budget=100 * 16)  # a row is two float32 and an int64
     workers = [worker(40, 1000.0 * i) for i in range(5)]
