@@ -124,6 +124,20 @@ def test_a_step_that_needs_one_worker_at_a_time_fails_in_words(kind: str) -> Non
     assert all(message in str(failure) for failure in failures)
 
 
+def test_a_normal_number_that_numpy_has_left_over_is_a_draw_as_well() -> None:
+    class Takes(Zoo):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 0:
+                np.random.randn()
+            return super().training_step(batch, batch_idx)
+
+    module = Takes(nn.Linear(8, 3))
+    engine = engine_for(Vectorized(), module, RAGGED)
+    np.random.randn()  # draws two and keeps one
+    results = list(engine.run(job_for(module, LocalTraining()), list(RAGGED)))
+    assert all("draws from Python's or NumPy's generator" in str(result) for result in results)
+
+
 @pytest.mark.parametrize("kind", FAILING)
 def test_auto_goes_on_one_by_one_and_says_why(kind: str, said: list[str]) -> None:
     module = FAILING[kind][0]()
