@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_equal, fit, trainer
+from helpers import Rows, assert_equal, fit, trainer
 from spy import Spy, length, tensor_bytes
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -20,6 +20,7 @@ from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedBN, FedPer, FedRep, LGFedAvg
 from lightning_fed.testing.workload import Points, layered, memory, trained
 from lightning_fed.transforms import ClipNorm, UpdateTransform
+from lightning_fed.wire import WorkerError
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -309,6 +310,30 @@ def test_fedbn_without_batch_norm() -> None:
 def test_epochs_out_of_range() -> None:
     with pytest.raises(ValueError, match="head_epochs=0 must be at least 1"):
         FedRep(["head"], head_epochs=0)
+
+
+class Growing(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(1, 1), nn.Linear(1, 1)
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.seen = torch.cat([self.seen, torch.ones(1)])
+        loss: Tensor = self.head(self.body(batch[0].unsqueeze(1))).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "auto"])
+def test_a_buffer_that_grows_in_the_heads_training_is_named(engine: Any) -> None:
+    federated = FederatedModule(Growing(), algorithm=FedRep(["head.*"]), engine=engine)
+    message = r"worker 'a' failed in round 0: .* gave the buffer seen the shape \(1,\) in place of \(0,\)"
+    with pytest.raises(WorkerError, match=message):
+        fit(federated, FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])}))
 
 
 # ---- evaluation -----------------------------------------------------------------------------------------------------
