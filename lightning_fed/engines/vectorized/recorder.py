@@ -158,7 +158,7 @@ class StackedRecorder:
         elif isinstance(value, Tensor):
             if value.numel() != 1:
                 raise TypeError(f"self.log({name!r}, ...): a tensor must have one element, not the shape {value.shape}")
-            noted = self._output(value.detach().reshape(()) if value.ndim else value.detach())
+            noted = self._output(value.detach().reshape(()))
         elif isinstance(value, numbers.Number):
             noted = self._output(torch.tensor(float(cast(float, value))))
         else:
