@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation.median import median
 from lightning_fed.aggregation.robust import Combine, RobustAggregator
+from lightning_fed.core.arguments import number, settle, whole
 
 
 @final
@@ -27,7 +28,8 @@ class GeometricMedian(RobustAggregator):
         smoothing: The least distance, as a share of the median distance: ν of the paper.
 
     Raises:
-        ValueError: If one of them is not positive.
+        TypeError: If one of them is no number.
+        ValueError: If one of them is not positive and finite.
     """
 
     iterations: int = 100
@@ -35,9 +37,12 @@ class GeometricMedian(RobustAggregator):
     smoothing: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "tolerance", "smoothing"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        settle(
+            self,
+            iterations=whole("iterations", self.iterations, least=1, says=" must be positive, and whole"),
+            tolerance=number("tolerance", self.tolerance, above=0),
+            smoothing=number("smoothing", self.smoothing, above=0),
+        )
 
     def combination(self, delta: Tensor) -> Combine:
         weights = self._weights(delta)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.robust import Combine, RobustAggregator, require
+from lightning_fed.core.arguments import settle, whole
 
 
 @final
@@ -20,13 +21,14 @@ class Krum(RobustAggregator):
         attackers: How many workers may be attackers, f.
 
     Raises:
-        ValueError: If it is negative.
+        TypeError: If it is no number.
+        ValueError: If it is negative, or not whole.
     """
 
     attackers: int
 
     def __post_init__(self) -> None:
-        refuse_negative(self.attackers)
+        settle(self, attackers=whole("attackers", self.attackers, least=0))
 
     def check(self, cohort_size: int) -> None:
         require(cohort_size >= 2 * self.attackers + 3, self, cohort_size, "n >= 2 attackers + 3")
@@ -46,6 +48,7 @@ class MultiKrum(RobustAggregator):
         selected: m; None: as many as possible, n - f - 2.
 
     Raises:
+        TypeError: If one of them is no number.
         ValueError: If one of them is out of range.
     """
 
@@ -53,9 +56,8 @@ class MultiKrum(RobustAggregator):
     selected: int | None = None
 
     def __post_init__(self) -> None:
-        refuse_negative(self.attackers)
-        if self.selected is not None and self.selected < 1:
-            raise ValueError(f"selected={self.selected} must be at least 1")
+        selected = self.selected if self.selected is None else whole("selected", self.selected, least=1)
+        settle(self, attackers=whole("attackers", self.attackers, least=0), selected=selected)
 
     def check(self, cohort_size: int) -> None:
         require(cohort_size >= 2 * self.attackers + 3, self, cohort_size, "n >= 2 attackers + 3")
@@ -85,13 +87,3 @@ def scores(distances: Tensor, attackers: int) -> Tensor:
     """
     nearest = max(len(distances) - attackers - 2, 1)
     return distances.sort(dim=1).values[:, 1 : 1 + nearest].sum(dim=1)  # the first is that to itself
-
-
-def refuse_negative(attackers: int) -> None:
-    """Refuse a number of attackers that is none.
-
-    Raises:
-        ValueError: If it is negative.
-    """
-    if attackers < 0:
-        raise ValueError(f"attackers={attackers} must be at least 0")

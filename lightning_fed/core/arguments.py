@@ -36,7 +36,7 @@ def whole(
         least: The smallest number allowed.
         most: The largest.
         owner: What the argument belongs to, if the message is to name its class.
-        says: What the message says after the argument and its value, in place of the range.
+        says: What a ValueError says after the argument and its value, in place of the range.
 
     Raises:
         TypeError: If it is no number.
@@ -53,7 +53,7 @@ def whole(
     within = _bounds((least, "at least"), (most, "at most"))
     kind = "a whole number" + (f" of {within}" if within else "")
     if not _is_number(value):
-        raise TypeError(f"{subject}{says or f' must be {kind}'}, not {_a(value)}")
+        raise TypeError(f"{subject} must be {kind}, not {_a(value)}")
     if not isinstance(value, numbers.Integral):
         raise ValueError(subject + (says or f" must be {kind}"))
     taken = int(value)
@@ -83,7 +83,7 @@ def number(
         most: The largest number allowed.
         below: Above all that are allowed.
         owner: What the argument belongs to, if the message is to name its class.
-        says: What the message says after the argument and its value, in place of the range.
+        says: What a ValueError says after the argument and its value, in place of the range.
 
     Raises:
         TypeError: If it is no number.
@@ -103,7 +103,7 @@ def number(
         within += " and finite"
     subject = _subject(name, value, owner)
     if not _is_number(value):
-        raise TypeError(f"{subject}{says or f' must be a number, {within}'}, not {_a(value)}")
+        raise TypeError(f"{subject} must be a number, {within}, not {_a(value)}")
     taken = _float(value)
     outside = (
         (least is not None and taken < least)
@@ -132,6 +132,25 @@ def flag(name: str, value: object, *, owner: object = None) -> bool:
     return bool(value)
 
 
+def text(name: str, value: object, *, owner: object = None) -> str:
+    """Return a string that is not empty.
+
+    Args:
+        name: The argument's name.
+        value: Its value.
+        owner: What the argument belongs to, if the message is to name its class.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is empty.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{_subject(name, value, owner)} must be a string, not {_a(value)}")
+    if not value:
+        raise ValueError(f"{_subject(name, value, owner)} must be a string that is not empty")
+    return value
+
+
 def one_of(name: str, value: object, choices: Sequence[str], *, owner: object = None, says: str = "") -> str:
     """Return one of some strings.
 
@@ -140,21 +159,21 @@ def one_of(name: str, value: object, choices: Sequence[str], *, owner: object = 
         value: Its value.
         choices: The strings.
         owner: What the argument belongs to, if the message is to name its class.
-        says: What the message says after the argument and its value, in place of the choices.
+        says: What a ValueError says after the argument and its value, in place of the choices.
 
     Raises:
         TypeError: If it is no string.
         ValueError: If it is another one; the message says which is nearest.
     """
-    says = says or f" must be one of {', '.join(map(repr, choices))}"
+    within = f" must be one of {', '.join(map(repr, choices))}"
     if not isinstance(value, str):
-        raise TypeError(f"{_subject(name, value, owner)}{says}, not {_a(value)}")
+        raise TypeError(f"{_subject(name, value, owner)}{within}, not {_a(value)}")
     if value not in choices:
-        raise ValueError(_subject(name, value, owner) + says + nearest(value, choices))
+        raise ValueError(_subject(name, value, owner) + (says or within) + nearest(value, choices))
     return value
 
 
-def instance(name: str, value: object, kind: type[T], example: str) -> T:
+def instance(name: str, value: T, kind: type, example: str) -> T:
     """Return an object of a class.
 
     Args:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.state import OwnTables
 from lightning_fed.transforms.base import UpdateTransform
 from lightning_fed.wire import Aggregate, Job, Updates
@@ -22,14 +22,14 @@ class ClipNorm(UpdateTransform):
         max_norm: The bound C, in the units of the parameters.
 
     Raises:
-        ValueError: If the bound is not positive and finite.
+        TypeError: If the bound is no number.
+        ValueError: If it is not positive and finite.
     """
 
     max_norm: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_norm < math.inf:
-            raise ValueError(f"ClipNorm(max_norm={self.max_norm}) must be positive and finite")
+        settle(self, max_norm=number("max_norm", self.max_norm, above=0, owner=self))
 
     def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         # In float64: the squares of a diverged float32 update overflow, and the bound must hold for just those.

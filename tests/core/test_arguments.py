@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_fed.core.arguments import flag, instance, listed, nearest, number, one_of, settle, whole
+from lightning_fed.core.arguments import flag, instance, listed, nearest, number, one_of, settle, text, whole
 
 NOT_NUMBERS = (True, np.True_, "3", None, [3], torch.tensor(3), np.array(3), 3j, object())
 
@@ -69,7 +69,7 @@ def test_a_message_can_name_the_class_and_say_something_else() -> None:
         whole("n", 0, least=1, owner=Fraction(1))
     with pytest.raises(ValueError, match=r"^n=0: give at least one$"):
         whole("n", 0, least=1, says=": give at least one")
-    with pytest.raises(TypeError, match=r"^n='0': give at least one, not a str$"):
+    with pytest.raises(TypeError, match=r"^n='0' must be a number, positive and finite, not a str$"):
         number("n", "0", above=0, says=": give at least one")
 
 
@@ -92,6 +92,14 @@ def test_one_of_some_strings_with_the_nearest_if_it_is_another() -> None:
         one_of("engine", "sequental", ("auto", "sequential"))
     with pytest.raises(TypeError, match=r"^engine=\[1\] must be one of 'auto', not a list$"):
         one_of("engine", [1], ("auto",))
+
+
+def test_a_text_is_a_string_that_is_not_empty() -> None:
+    assert text("name", "bob") == "bob"
+    with pytest.raises(ValueError, match=r"^name='' must be a string that is not empty$"):
+        text("name", "")
+    with pytest.raises(TypeError, match=r"^name=3 must be a string, not an int$"):
+        text("name", 3)
 
 
 def test_a_class_is_no_instance_and_a_string_no_list() -> None:
