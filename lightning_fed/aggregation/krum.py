@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation.robust import Combine, RobustAggregator, require
 from lightning_fed.core.arguments import settle, whole
+from lightning_fed.core.double import blocks
 
 
 @final
@@ -73,9 +74,13 @@ class MultiKrum(RobustAggregator):
 def squared_distances(rows: Tensor) -> Tensor:
     """Squared distances between all rows; float64 ``[n, n]``.
 
-    Not by the product of the matrix with itself, which for rows far from 0 loses the differences.
+    Not by the product of the matrix with itself, which for rows far from 0 loses the differences; and not in float32,
+    where squares of large and of tiny differences over- and underflow.
     """
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").to(torch.float64).square()
+    distances = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for _, block in blocks(rows):
+        distances += torch.cdist(block, block, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    return distances
 
 
 def scores(distances: Tensor, attackers: int) -> Tensor:
