@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 from lightning_fed.algorithms.base import Result, Train
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
@@ -34,6 +34,8 @@ class FedRep(PersonalLayers):
 
     personal: Sequence[str]
     head_epochs: int = 1
+
+    trains_again: ClassVar[str | None] = "trains the head before the rest; use FedPer, which trains them together"
 
     def __post_init__(self) -> None:
         personal = require_patterns(self.personal)

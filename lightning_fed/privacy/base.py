@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.privacy.accounting import Accountant, Kind
+from lightning_fed.privacy.accounting import Accountant, Kind, tightest
 from lightning_fed.privacy.calibration import noise_for
-from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Mechanism
+from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.selection import CohortSampler
@@ -40,6 +40,9 @@ class Privacy(ABC):
 
     any_aggregator: ClassVar[bool] = False
     """Whether updates are private when they leave the workers, so that any aggregator may follow."""
+
+    counts_trainings: ClassVar[bool] = False
+    """Whether each local training is what is released, so that no algorithm may train a worker again in a round."""
 
     @abstractmethod
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
@@ -139,7 +142,7 @@ class Privacy(ABC):
             raise ValueError(f"{type(self).__name__}: for {setting.population} worker say delta=, such as delta=1e-5")
         kind = self.accountant
         if kind is None:
-            kind = "rdp" if isinstance(self.mechanism(1.0, setting), FixedSizeGaussian) else "pld"
+            kind = tightest(self.mechanism(1.0, setting))
         if noise_multiplier is None:
             noise_multiplier = self.noise_multiplier
         if noise_multiplier is None:

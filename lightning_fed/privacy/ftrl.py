@@ -101,10 +101,10 @@ class DPFTRL(Privacy):
         return setting.population // setting.cohort_size
 
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
-        if setting.sampling not in ("RoundRobin", "everyone"):
+        if setting.sampling is not None and setting.sampling.drawn != "in turn":
             raise ValueError(
                 f"DPFTRL promises something only if nobody takes part twice before all have taken part once: use "
-                f"FederatedDataModule(sampler=RoundRobin()), not {setting.sampling}"
+                f"FederatedDataModule(sampler=RoundRobin()), not {setting.sampling.__name__}"
             )
         return TreeAggregation(noise_multiplier, steps=self.period(setting))
 

@@ -48,6 +48,7 @@ class RecordDP(Privacy):
     insecure_deterministic_noise: bool = False
 
     any_aggregator: ClassVar[bool] = True
+    counts_trainings: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)

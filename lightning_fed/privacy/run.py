@@ -9,16 +9,17 @@ from lightning_fed.privacy.accounting import Accountant
 from lightning_fed.privacy.calibration import rounds_for
 from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
+from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import LocalTraining
 
 
 class Setting(NamedTuple):
-    """What a guarantee has to know about a run.
+    """What a guarantee depends on in a run.
 
     Args:
         population: The number of workers.
         cohort_size: The number of workers in a round; with Poisson sampling the expected one.
-        sampling: How cohorts are drawn: the name of the sampler's class, or ``"everyone"``.
+        sampling: The class of the sampler, which declares how it draws cohorts; None: everyone takes part.
         rounds: How many rounds are planned; None: without end.
         seed: That of the run. Noise depends on it only if that was asked for.
         local: How long workers train.
@@ -26,7 +27,7 @@ class Setting(NamedTuple):
 
     population: int
     cohort_size: int
-    sampling: str
+    sampling: type[CohortSampler] | None
     rounds: int | None
     seed: int
     local: LocalTraining = LocalTraining()

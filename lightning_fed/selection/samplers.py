@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 
@@ -15,11 +15,29 @@ Sizes: TypeAlias = Callable[[], Sequence[int]]
 """Gives the number of training examples of every worker. Goes through the whole population at the first call."""
 
 
+Drawn: TypeAlias = Literal["by coins", "without replacement", "in turn"]
+"""What a sampler guarantees about its cohorts, so that a promise of privacy may lean on it.
+
+``by coins``: each worker takes part with probability ``cohort_size / population``, independently of all others.
+``without replacement``: all sets of ``cohort_size`` workers are equally likely, in each round anew.
+``in turn``: nobody takes part in two of any ``population // cohort_size`` rounds that begin at a multiple of that.
+"""
+
+
 class CohortSampler(ABC):
     """Chooses the workers of a cohort, as a function of the seed and the cohort's running number alone.
 
     That makes a run repeatable and resumable without any state.
     """
+
+    drawn: ClassVar[Drawn | None] = None
+    """What is guaranteed about cohorts; None: nothing, so no promise gains by it. A class that has a ``sample`` of its
+    own guarantees what it says itself, and not what it inherits."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "sample" in vars(cls) and "drawn" not in vars(cls):
+            cls.drawn = None
 
     def prepare(self, sizes: Sizes) -> None:  # noqa: B027 - most samplers do not look at sizes
         """Get to know the population; called before the first cohort of a run.
@@ -51,6 +69,8 @@ class Uniform(CohortSampler):
     [583320, 428020, 174090]
     """
 
+    drawn: ClassVar[Drawn | None] = "without replacement"
+
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return random.Random(derive(seed, number, "cohort")).sample(range(population), cohort_size)
 
@@ -62,6 +82,8 @@ class RoundRobin(CohortSampler):
     >>> [RoundRobin().sample(population=5, cohort_size=2, number=number, seed=0) for number in range(3)]
     [[0, 1], [2, 3], [4, 0]]
     """
+
+    drawn: ClassVar[Drawn | None] = "in turn"
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return [position % population for position in range(number * cohort_size, (number + 1) * cohort_size)]
@@ -106,6 +128,8 @@ class Poisson(CohortSampler):
     >>> [len(Poisson().sample(population=1000, cohort_size=10, number=number, seed=0)) for number in range(3)]
     [6, 9, 12]
     """
+
+    drawn: ClassVar[Drawn | None] = "by coins"
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         # Independent choices make a binomial number of workers, all sets of which are equally likely.

@@ -7,18 +7,17 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, final
 
 from lightning_fed._lightning import pl, rank_zero_info, rank_zero_warn
-from lightning_fed.aggregation import Aggregator, RobustAggregator, UniformMean
-from lightning_fed.algorithms import Algorithm, FedRep
+from lightning_fed.aggregation import Aggregator, UniformMean
+from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.processes import Processes
 from lightning_fed.hooks import overrides
 from lightning_fed.population import EvaluationKind
-from lightning_fed.privacy import Privacy, PrivateRun, RecordDP, Setting
-from lightning_fed.selection import CohortSampler, Poisson, RoundRobin, Uniform
+from lightning_fed.privacy import Privacy, PrivateRun, Setting
+from lightning_fed.selection import CohortSampler, Uniform
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.logs import Curves
 from lightning_fed.wire import BudgetError, GlobalModel, Job, LocalTraining
 
-_KNOWN = (Poisson, RoundRobin, Uniform)
 _STEPS = {"val": "validation_step", "test": "test_step"}
 
 
@@ -218,12 +217,11 @@ class Private(Guard):
                 f"{type(algorithm).__name__} cannot be made private by {name}: what it releases is no mean in which "
                 "workers count equally. Use FedAvg, FedProx, Scaffold, FedDyn, Ditto or personal layers"
             )
-        if isinstance(privacy, RecordDP) and isinstance(algorithm, FedRep):
+        if privacy.counts_trainings and algorithm.trains_again is not None:
             raise ValueError(
-                "RecordDP counts one training in a round, but FedRep trains the head before the rest; use FedPer, "
-                "which trains them together"
+                f"{name} counts one training in a round, but {type(algorithm).__name__} {algorithm.trains_again}"
             )
-        if aggregator is not None and not _counts_equally(privacy, aggregator):
+        if aggregator is not None and not (privacy.any_aggregator and aggregator.counts_equally):
             raise ValueError(
                 f"aggregator={type(aggregator).__name__} does not go with {name}: "
                 + (
@@ -270,12 +268,11 @@ class Private(Guard):
             )
 
     def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
-        sampler = datamodule.sampler
         steps = trainer.estimated_stepping_batches
         setting = Setting(
             population=len(datamodule.names),
             cohort_size=datamodule.cohort_size,
-            sampling="everyone" if sampler is None else type(sampler).__name__ if type(sampler) in _KNOWN else "other",
+            sampling=None if datamodule.sampler is None else type(datamodule.sampler),
             rounds=None if steps == float("inf") else int(steps) * trainer.accumulate_grad_batches,
             seed=datamodule.seed,
             local=local,
@@ -365,7 +362,3 @@ class Private(Guard):
                 "cannot promise anything from here on; begin a new run, or go on without privacy="
             )
         self._saved, self.run = state, None
-
-
-def _counts_equally(privacy: Privacy, aggregator: Aggregator[Any]) -> bool:
-    return privacy.any_aggregator and isinstance(aggregator, (UniformMean, RobustAggregator))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lightning_fed.core.processes import Processes
 from lightning_fed.privacy import CentralDP, DistributedDP, LocalDP, Noise, PrivateRun
+from lightning_fed.selection import Poisson
 
 TRIALS = 20_000
 DELTA = 0.01
@@ -82,7 +83,7 @@ def audit(rate: float = 1.0, trials: int = TRIALS) -> tuple[float, float]:
         rate: The probability with which the worker is sampled.
         trials: The number of rounds with it, and of those without.
     """
-    setting = {} if rate == 1 else {"population": round(4 / rate), "sampling": "Poisson"}
+    setting = {} if rate == 1 else {"population": round(4 / rate), "sampling": Poisson}
     run = CENTRAL.start(began(CENTRAL, 4).setting._replace(**setting))
     run.charge()
     sampled = torch.rand(trials, generator=torch.Generator().manual_seed(0)) < rate
