@@ -22,6 +22,7 @@ class Setting(NamedTuple):
         rounds: How many rounds are planned; None: without end.
         seed: That of the run. Noise depends on it only if that was asked for.
         local: How long workers train.
+        separation: After how many rounds a worker may take part again; see :meth:`CohortSampler.separation`.
     """
 
     population: int
@@ -30,6 +31,7 @@ class Setting(NamedTuple):
     rounds: int | None
     seed: int
     local: LocalTraining = LocalTraining()
+    separation: int = 1
 
 
 @final

@@ -279,6 +279,7 @@ class Private(Guard):
             rounds=None if steps == float("inf") else int(steps) * trainer.accumulate_grad_batches,
             seed=datamodule.seed,
             local=local,
+            separation=1 if sampler is None else sampler.separation(len(datamodule.names), datamodule.cohort_size),
         )
         saved = self.run.state_dict() if self.run is not None else self._saved
         keep = saved is not None and self.privacy.noise_multiplier is None
