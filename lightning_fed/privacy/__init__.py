@@ -5,9 +5,11 @@ from lightning_fed.privacy.base import Privacy
 from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
 from lightning_fed.privacy.central import CentralDP
 from lightning_fed.privacy.clipping import AdaptiveClip
+from lightning_fed.privacy.factorization import BandedToeplitz, BufferedToeplitz, Factorization, prefix_errors
 from lightning_fed.privacy.ftrl import DPFTRL
 from lightning_fed.privacy.local import DistributedDP, LocalDP
 from lightning_fed.privacy.mechanisms import (
+    CorrelatedGaussian,
     FixedSizeGaussian,
     Gaussian,
     LocalGaussian,
@@ -24,8 +26,12 @@ __all__ = [
     "DPFTRL",
     "Accountant",
     "AdaptiveClip",
+    "BandedToeplitz",
+    "BufferedToeplitz",
     "CentralDP",
+    "CorrelatedGaussian",
     "DistributedDP",
+    "Factorization",
     "FixedSizeGaussian",
     "Gaussian",
     "LocalDP",
@@ -41,5 +47,6 @@ __all__ = [
     "TreeAggregation",
     "analytic_gaussian_sigma",
     "noise_for",
+    "prefix_errors",
     "rounds_for",
 ]

@@ -23,6 +23,7 @@ class Setting(NamedTuple):
         rounds: How many rounds are planned; None: without end.
         seed: That of the run. Noise depends on it only if that was asked for.
         local: How long workers train.
+        separation: After how many rounds a worker may take part again; see :meth:`CohortSampler.separation`.
     """
 
     population: int
@@ -31,6 +32,7 @@ class Setting(NamedTuple):
     rounds: int | None
     seed: int
     local: LocalTraining = LocalTraining()
+    separation: int = 1
 
 
 @final

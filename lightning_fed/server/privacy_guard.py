@@ -276,6 +276,7 @@ class Private(Guard):
             rounds=None if steps == float("inf") else int(steps) * trainer.accumulate_grad_batches,
             seed=datamodule.seed,
             local=local,
+            separation=datamodule.separation,
         )
         saved = self.run.state_dict() if self.run is not None else self._saved
         keep = saved is not None and self.privacy.noise_multiplier is None
