@@ -7,6 +7,7 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -117,6 +118,11 @@ class LocalFit:
         seed_generators(seed)
         batches = worker.batches
         batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
+        if job.record_privacy is not None and job.record_privacy.seed is None:
+            # Which numbers an example's dropout draws depends on who was drawn before it. So who has the run's seed
+            # must not be able to compute them: the guarantee is about random numbers that nobody has.
+            seed = secrets.randbits(63)
+            seed_generators(seed)
         self.trainer.set_length(job.local, _num_batches(job, batches), job.round, job.epoch, worker)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)

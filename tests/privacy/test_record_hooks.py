@@ -58,8 +58,9 @@ class Targets(pl.LightningDataModule):
 
 
 def run(module: pl.LightningModule, *workers: Targets, rounds: int = 1, **options: Any) -> FederatedModule:
-    rate = options.pop("sampling_rate", 1.0)
-    privacy = RecordDP(clip=1.0, sampling_rate=rate, delta=1e-5, noise_multiplier=1.0, accountant="rdp")
+    names = ("sampling_rate", "insecure_deterministic_noise", "release_metrics")
+    settings = {"sampling_rate": 1.0, **{name: options.pop(name) for name in names if name in options}}
+    privacy = RecordDP(clip=1.0, delta=1e-5, noise_multiplier=1.0, accountant="rdp", **settings)
     federated = FederatedModule(module, privacy=privacy, **{"local_steps": 1, **options})
     people = dict(zip("abc", workers, strict=False))
     availability = options.pop("availability", None)
@@ -360,6 +361,51 @@ class Ends(Pull):
 def test_to_end_a_pass_by_what_examples_say_is_refused() -> None:
     with pytest.raises(WorkerError, match=r"no on_train_batch_start\(\) that returns -1"):
         run(Ends(), Targets(1.0), local_steps=3, sampling_rate=0.5)
+
+
+class Draws(Pull):
+    """Random numbers of training and, in the data set, of augmentation."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        NOTES.append((float(torch.rand(())), float(batch[1])))
+        return super().training_step(batch, batch_idx)
+
+
+class Augmented(Targets):
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.set, batch_size=2, collate_fn=lambda rows: [rows[0][0][None], torch.rand(1, 1)])
+
+
+def test_what_training_draws_follows_from_no_seed_of_the_run() -> None:
+    """Or who has it could compute from one example's dropout whether another was drawn before."""
+    drawn = []
+    for insecure in (False, False, True, True):
+        pl.seed_everything(3, verbose=False)
+        run(Draws(), Augmented(1.0), insecure_deterministic_noise=insecure)
+        drawn.append(NOTES[0])
+    assert len({number for pair in drawn[:3] for number in pair}) == 6
+    assert drawn[2] == drawn[3]
+
+
+class Logs(Pull):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        self.log("target", batch[1])
+        self.log("count", 1.0, reduce_fx="sum")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:.*are shown as they are")
+def test_released_metrics_are_means_over_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of targets 2, 4 and 6 in one step and 2 in another, each example counts once. Halves of squares from w = 0, which
+    the first step moves to 1: 2, 8, 18 and ½."""
+    Seen(monkeypatch, factor=0.0)
+    everyone, one = torch.zeros(3, dtype=torch.float64), torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
+    monkeypatch.setattr(Noise, "uniform", lambda _, size, *keys: one if keys[-1] else everyone)
+    federated = run(Logs(), Targets(2.0, 4.0, 6.0), release_metrics=True, sampling_rate=0.9999999, local_steps=2)
+    record = federated.last_report.workers["a"]
+    assert record.metrics == {"target": 3.5, "count": 4.0}
+    assert record.loss == pytest.approx(28.5 / 4, rel=1e-5)
+    assert record.examples == 3
 
 
 # ---- as many steps as are charged --------------------------------------------------------------------------------
