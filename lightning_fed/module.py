@@ -151,7 +151,7 @@ class FederatedModule(pl.LightningModule):
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
-        self._guard.check(self._global_model())
+        self._guard.check(self._global_model(), self.module)
         self._one_by_one = True
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
@@ -370,7 +370,7 @@ class FederatedModule(pl.LightningModule):
             self._last_success, self._failed = None, []
             self._moved.clear()
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
-        self._guard.check(self._global_model())
+        self._guard.check(self._global_model(), self.module)
         self._guard.start(datamodule, self.trainer, self.local)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.privacy.accounting import Accountant, Kind, tightest
@@ -92,6 +93,16 @@ class Privacy(ABC):
             examples = updates.examples if self.needs_examples else torch.ones_like(nothing)
             updates = replace(updates, loss=nothing, metrics={}, steps=torch.ones_like(nothing), examples=examples)
         return self.worker(updates, job)
+
+    def check_module(self, module: nn.Module) -> None:  # noqa: B027 - most promises hold for every module
+        """Refuse a module in whose local training the promise cannot be kept.
+
+        Args:
+            module: The user's module; when a fit begins, in the Trainer's precision.
+
+        Raises:
+            ValueError: Naming the part and the fix.
+        """
 
     @property
     def needs_examples(self) -> bool:

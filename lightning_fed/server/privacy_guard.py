@@ -31,8 +31,12 @@ class Guard(ABC):
     """What has been spent; None before a fit, and if nothing is promised."""
 
     @abstractmethod
-    def check(self, model: GlobalModel) -> None:
+    def check(self, model: GlobalModel, module: pl.LightningModule) -> None:
         """Refuse a module of which more would leave the workers than the promise covers.
+
+        Args:
+            model: The global model.
+            module: The user's module.
 
         Raises:
             ValueError: Saying what is wrong and what to do.
@@ -146,7 +150,7 @@ class Sampling(NamedTuple):
 class Open(Guard):
     """Guards nothing: nothing is promised."""
 
-    def check(self, model: GlobalModel) -> None:
+    def check(self, model: GlobalModel, module: pl.LightningModule) -> None:
         pass
 
     def sampling(self, processes: Processes) -> Sampling:
@@ -239,7 +243,7 @@ class Private(Guard):
         self._aggregator = aggregator
         self._saved: dict[str, Any] | None = None
 
-    def check(self, model: GlobalModel) -> None:
+    def check(self, model: GlobalModel, module: pl.LightningModule) -> None:
         leaving = [name for name in model.buffers if name.endswith("running_mean")]
         leaving = sorted(set(leaving) - set(self._algorithm.stays_local(model)))
         if leaving:
@@ -247,6 +251,7 @@ class Private(Guard):
                 f"{type(self.privacy).__name__}: the module averages BatchNorm statistics ({leaving[0]}), which no "
                 "noise covers; use GroupNorm in their place, or keep them with the workers: algorithm=FedBN()"
             )
+        self.privacy.check_module(module)
 
     def sampling(self, processes: Processes) -> Sampling:
         # Whom the seed of the run chooses is no secret, and amplification by sampling needs one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, final
@@ -87,6 +88,15 @@ class RecordPrivacy:
     noise_multiplier: float
     sampling_rate: float
     seed: int | None = None
+
+    @property
+    def steps_per_pass(self) -> int:
+        """The number of batches in which every example is expected once: ``1 / sampling_rate``, rounded down.
+
+        >>> RecordPrivacy(clip=1.0, noise_multiplier=1.0, sampling_rate=1 / 93).steps_per_pass
+        93
+        """
+        return math.floor(1 / self.sampling_rate + 1e-9)  # 1 / (1 / 93) is a little less than 93
 
 
 @final
