@@ -56,6 +56,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     from pytorch_lightning.utilities import move_data_to_device
     from pytorch_lightning.utilities.combined_loader import CombinedLoader
     from pytorch_lightning.utilities.data import extract_batch_size
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
     from pytorch_lightning.utilities.model_helpers import is_overridden
     from pytorch_lightning.utilities.seed import isolate_rng
     from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
@@ -74,6 +75,7 @@ else:
     from lightning.pytorch.utilities import move_data_to_device
     from lightning.pytorch.utilities.combined_loader import CombinedLoader
     from lightning.pytorch.utilities.data import extract_batch_size
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.model_helpers import is_overridden
     from lightning.pytorch.utilities.seed import isolate_rng
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -84,6 +86,7 @@ __all__ = [
     "LRSchedulerCallable",
     "LightningArgumentParser",
     "LightningCLI",
+    "MisconfigurationException",
     "OptimizerCallable",
     "ReduceLROnPlateau",
     "SingleDeviceStrategy",

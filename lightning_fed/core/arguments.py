@@ -186,7 +186,7 @@ def instance(name: str, value: T, kind: type, example: str) -> T:
         TypeError: If it is of another class, or a class itself.
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{name} must be {_article(kind.__name__)}, such as {example}, not {reprlib.repr(value)}")
+        raise TypeError(f"{name} must be {article(kind.__name__)}, such as {example}, not {reprlib.repr(value)}")
     return value
 
 
@@ -206,6 +206,15 @@ def listed(name: str, value: object, *, what: str) -> tuple[object, ...]:
     return tuple(value)
 
 
+def article(name: str) -> str:
+    """Return a noun with its article.
+
+    >>> article("Engine"), article("str")
+    ('an Engine', 'a str')
+    """
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def nearest(word: str, known: Collection[str]) -> str:
     """Say which known word is nearest to one that is not known, as the end of a message; empty if none is near.
 
@@ -213,7 +222,7 @@ def nearest(word: str, known: Collection[str]) -> str:
     "; did you mean 'FedAvg'?"
     """
     lower = {name.lower(): name for name in known}
-    found = get_close_matches(word.lower(), lower, n=1)
+    found = get_close_matches(word.lower(), lower, n=1, cutoff=0.7)
     return f"; did you mean {lower[found[0]]!r}?" if found else ""
 
 
@@ -251,8 +260,4 @@ def _subject(name: str, value: object, owner: object) -> str:
 
 
 def _a(value: object) -> str:
-    return "None" if value is None else _article(type(value).__name__)
-
-
-def _article(name: str) -> str:
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    return "None" if value is None else article(type(value).__name__)
