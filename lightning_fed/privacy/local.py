@@ -9,7 +9,7 @@ from typing import ClassVar, final
 import torch
 
 from lightning_fed.privacy.accounting import Kind
-from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.base import AUDIENCES, Privacy, check_settings
 from lightning_fed.privacy.clipping import clip_scales, with_norms
 from lightning_fed.privacy.mechanisms import Gaussian, LocalGaussian, Mechanism
 from lightning_fed.privacy.noise import Noise
@@ -48,6 +48,7 @@ class LocalDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
+    audience: ClassVar[str] = AUDIENCES[2]
     any_aggregator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -97,6 +98,8 @@ class DistributedDP(Privacy):
     accountant: Kind | None = None
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
+
+    audience: ClassVar[str] = AUDIENCES[1]
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)
