@@ -53,6 +53,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     )
     from pytorch_lightning.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
     from pytorch_lightning.utilities import move_data_to_device
     from pytorch_lightning.utilities.combined_loader import CombinedLoader
     from pytorch_lightning.utilities.data import extract_batch_size
@@ -72,6 +73,7 @@ else:
     )
     from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
     from lightning.pytorch.utilities import move_data_to_device
     from lightning.pytorch.utilities.combined_loader import CombinedLoader
     from lightning.pytorch.utilities.data import extract_batch_size
@@ -91,6 +93,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "SingleDeviceStrategy",
     "TQDMProgressBar",
+    "_MultiProcessingLauncher",
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",
     "choose",

@@ -31,12 +31,20 @@ from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through,
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server import checkpoint as checkpoints
-from lightning_fed.server.checks import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
+from lightning_fed.server.checks import (
+    is_started_by_another,
+    refuse_frozen,
+    refuse_other,
+    refuse_parts,
+    refuse_unsupported,
+    warn_of_lost_mean,
+)
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import EvaluationLog
+from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, per_worker_scalars, round_scalars
-from lightning_fed.server.privacy_guard import Guard, Open, Private
+from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import scheduler_config
@@ -153,6 +161,7 @@ class FederatedModule(pl.LightningModule):
         self._last_cohort: Cohort | None = None
         self._guard.check(self._global_model(), self.module)
         self._one_by_one = True
+        self._hands_over = False  # to the process that has started this one
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
         self._log_of_evaluation = EvaluationLog(self)
@@ -202,7 +211,8 @@ class FederatedModule(pl.LightningModule):
         assert self._loop is not None
         started = time.perf_counter()
         parameters = self._trained()
-        job = self._guard.begin_round(self._job(cohort.number, cohort.seed, parameters))
+        job = self._job(cohort.number, cohort.seed, parameters)
+        job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
         with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
             outcome = self._loop.run(job, cohort.workers, self._pending_state())
         aggregate, report = outcome.aggregate, outcome.report
@@ -230,7 +240,8 @@ class FederatedModule(pl.LightningModule):
         due = curves.are_due
         draw = due and curves.have_loggers
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
-        super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
+        with self._guard.whole_step(self._trained()):
+            super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         put(self.module, merged_buffers(rounds))
         self._server_state = rounds[-1].outcome.server
@@ -348,6 +359,7 @@ class FederatedModule(pl.LightningModule):
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         self._datamodule.attach(self.module, self.on_worker_error, self.engine.teardown)
+        self._datamodule.pool.trainer = self._guard.for_data(self.trainer)
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
         # processes with different numbers of evaluation batches wait for each other for ever.
@@ -390,6 +402,9 @@ class FederatedModule(pl.LightningModule):
         self._tell("teardown", stage)
         self.engine.teardown()
         self._loop = None
+        if stage == "fit":
+            self._guard.end()
+            self._hands_over = is_started_by_another(self.trainer)
 
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
 
@@ -488,7 +503,8 @@ class FederatedModule(pl.LightningModule):
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         checkpoints.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        data = getattr(self.trainer, "datamodule", None)
+        # None: the fit was in processes of its own, and this one has only got the weights and what was spent.
+        data = getattr(self._trainer, "datamodule", None)
         position = data.position if isinstance(data, FederatedDataModule) else Position()
         checkpoints.add(
             checkpoint,
@@ -496,6 +512,7 @@ class FederatedModule(pl.LightningModule):
             engine=self.engine.choice,
             state=self._saved_state(),
             privacy=self._guard.state_dict(),
+            account=self._guard.account(),
             cohort=position.next,
             unfinished=position.unfinished,
         )
@@ -508,7 +525,8 @@ class FederatedModule(pl.LightningModule):
             self._datamodule.position.move(part["cohort"])
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
-        self._guard.load_state_dict(part.get("privacy"), fitting=fitting)
+        privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None
+        self._guard.load_state_dict(privacy, fitting, self.trainer.ckpt_path)
         if "state" in part:
             self._server_state = dict(part["state"]["server"])
             self._outbox.own.load_state_dict(part["state"]["workers"])
@@ -528,6 +546,18 @@ class FederatedModule(pl.LightningModule):
             "moved": sorted(self._moved),
             "trained": self._remembered_names,
         }
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """The weights, and from a process that was started for this fit also what it has spent of privacy."""
+        state = super().state_dict(*args, **options)
+        if self._hands_over:
+            self._guard.handed_over(state)
+        return state
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **options: Any) -> Any:
+        """Load weights, and what such a process has spent."""
+        self._guard.take_over(state_dict)
+        return super().load_state_dict(state_dict, *args, **options)
 
     @property
     def private_run(self) -> PrivateRun | None:

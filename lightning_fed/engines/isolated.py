@@ -90,6 +90,7 @@ class Isolated(Engine):
         self.teardown()
         LocalFit(module, trainer).check()
         self._outbox, self._workers, self._trainer = outbox, workers, trainer
+        self._remarks.silent = not outbox.may_tell
         settings = _settings(module, trainer, outbox, self._options, workers.seed)
         try:
             if self._children:

@@ -10,10 +10,11 @@ from lightning_fed._lightning import rank_zero_warn
 
 @final
 class Remarks:
-    """Warns, and never twice of the same."""
+    """Warns, and never twice of the same; not at all where a promise keeps from view what workers do."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self.silent = False
 
     def changed(self, names: Sequence[str]) -> None:
         """Warn of attributes that local training has changed, and that were set back.
@@ -45,6 +46,6 @@ class Remarks:
         Args:
             text: The warning.
         """
-        if text not in self._said:
+        if text not in self._said and not self.silent:
             self._said.add(text)
             rank_zero_warn(text)

@@ -42,6 +42,7 @@ class Sequential(Engine):
         self._local_fit.check()
         self._workers = workers
         self._outbox = outbox
+        self._remarks.silent = not outbox.may_tell
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         length = block_length(job)

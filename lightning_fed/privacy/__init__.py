@@ -1,7 +1,7 @@
 """Differential privacy: what is promised, how a round keeps it, and what it costs."""
 
 from lightning_fed.privacy.accounting import Accountant
-from lightning_fed.privacy.base import Privacy
+from lightning_fed.privacy.base import AUDIENCES, Privacy
 from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
 from lightning_fed.privacy.central import CentralDP
 from lightning_fed.privacy.clipping import AdaptiveClip
@@ -23,6 +23,7 @@ from lightning_fed.privacy.record import RecordDP
 from lightning_fed.privacy.run import PrivateRun, Setting
 
 __all__ = [
+    "AUDIENCES",
     "DPFTRL",
     "Accountant",
     "AdaptiveClip",

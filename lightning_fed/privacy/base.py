@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -18,6 +18,13 @@ from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import Aggregate, Job, LocalTraining, Updates
+
+AUDIENCES = (
+    "everyone who sees the model",
+    "everyone who sees the sum of a cohort, the server too",
+    "everyone but the worker itself",
+)
+"""From whom a promise hides, the smallest circle first; what is hidden from a larger one is hidden from a smaller."""
 
 
 class Privacy(ABC):
@@ -38,6 +45,12 @@ class Privacy(ABC):
 
     sampler: ClassVar[type[CohortSampler] | None] = None
     """The kind of cohort sampler that is taken if the user has chosen none."""
+
+    unit: ClassVar[Literal["worker", "example"]] = "worker"
+    """What is hidden."""
+
+    audience: ClassVar[str] = AUDIENCES[0]
+    """From whom: one of ``AUDIENCES``."""
 
     any_aggregator: ClassVar[bool] = False
     """Whether updates are private when they leave the workers, so that any aggregator may follow."""

@@ -16,9 +16,10 @@ from lightning_fed.privacy.accounting import Accountant, Kind
 from lightning_fed.privacy.calibration import noise_for
 from lightning_fed.privacy.extra import import_extra
 from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Gaussian, Mechanism, SubsampledGaussian
+from lightning_fed.privacy.page import statements_of, text_of
 
 _NEIGHBOURS = {
-    "add/remove": "one worker more or fewer",
+    "add/remove": "one worker's contributions or zeros in their place",
     "zero-out": "one worker's contributions or zeros in their place",
     "replace-one": "one worker or another in its place",
 }
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 if an argument is wrong; stderr then names it and the fix.
     """
+    if any(argument.partition("=")[0] == "--of" for argument in arguments):
+        _tell_of_a_run(arguments)
+        return
     parser = _parser()
     args = parser.parse_args(list(arguments))
     population, cohort_size = args.population, args.cohort_size or args.population
@@ -85,11 +89,25 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def _tell_of_a_run(arguments: Sequence[str]) -> None:
+    parser = _Parser(
+        prog="lightning-fed privacy", description="What a run has spent, from its ledger.", allow_abbrev=False
+    )
+    parser.add_argument("--of", type=Path, metavar="RUN", required=True, help="a run's folder, ledger or checkpoint")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(list(arguments))
+    try:
+        print(text_of(statements_of(args.of), args.json))
+    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        parser.error(f"--of {args.of}: {error}")
+
+
 def _parser() -> _Parser:
     parser = _Parser(
         prog="lightning-fed privacy",
         description="What differential privacy costs a federated run: the epsilon of a noise multiplier, or the noise "
-        "multiplier for an epsilon. Needs no model and no data.",
+        "multiplier for an epsilon. Needs no model and no data. Or what a run has spent: lightning-fed privacy --of "
+        "RUN [--json], where RUN is its folder, its ledger or a checkpoint.",
         allow_abbrev=False,
     )
     parser.add_argument("--rounds", type=_positive_int, required=True, help="rounds of the run")

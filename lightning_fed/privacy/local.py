@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.privacy.accounting import Kind
-from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.base import AUDIENCES, Privacy, check_settings
 from lightning_fed.privacy.clipping import add_clipped_, clip_scales, with_norms
 from lightning_fed.privacy.grid import grid_step, power_of_two, rounding, to_grid_
 from lightning_fed.privacy.mechanisms import Gaussian, LocalGaussian, Mechanism
@@ -50,6 +50,7 @@ class LocalDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
+    audience: ClassVar[str] = AUDIENCES[2]
     any_aggregator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -100,6 +101,8 @@ class DistributedDP(Privacy):
     accountant: Kind | None = None
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
+
+    audience: ClassVar[str] = AUDIENCES[1]
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)

@@ -6,13 +6,13 @@ DP-SGD: Abadi et al., *Deep Learning with Differential Privacy*, 2016, in every 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import nn
 
 from lightning_fed.privacy.accounting import Kind
-from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.base import AUDIENCES, Privacy, check_settings
 from lightning_fed.privacy.mechanisms import Mechanism, SubsampledGaussian
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.wire import Job, LocalTraining, RecordPrivacy
@@ -52,6 +52,8 @@ class RecordDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
+    unit: ClassVar[Literal["worker", "example"]] = "example"
+    audience: ClassVar[str] = AUDIENCES[2]
     any_aggregator: ClassVar[bool] = True
     counts_trainings: ClassVar[bool] = True
 

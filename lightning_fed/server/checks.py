@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, pl, rank_zero_warn
+from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, _MultiProcessingLauncher, pl, rank_zero_warn
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedNova, QFedAvg
 from lightning_fed.hooks import UNUSED_HOOKS, overrides
@@ -51,6 +52,18 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
     for hook, reason in UNUSED_HOOKS.items():
         if overrides(module, hook):
             rank_zero_warn(f"{name}.{hook}() is not used: {reason}")
+
+
+def is_started_by_another(trainer: pl.Trainer) -> bool:
+    """Whether this process was started by the one that called the Trainer, to which its results go back.
+
+    So it is with the strategies ``ddp_spawn``, ``ddp_fork`` and ``ddp_notebook``.
+
+    Args:
+        trainer: The Trainer.
+    """
+    started = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    return started and multiprocessing.parent_process() is not None
 
 
 def refuse_frozen(module: pl.LightningModule) -> None:

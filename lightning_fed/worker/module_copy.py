@@ -124,6 +124,7 @@ class ModuleCopy:
             Whether other parameters are trained than before, or there are other buffers.
         """
         self._promised = bool(job.promise)
+        self.trainer.be_quiet(self._promised and not job.promise.get("release_metrics"))
         if self._snapshot is None:
             self._snapshot = Snapshot(self.module, self._ours)
         if job.attributes is not self._attributes and (job.attributes or self._attributes):

@@ -50,7 +50,8 @@ def test_what_a_run_costs_from_the_shell(tmp_path: Path) -> None:
 def test_what_a_run_costs(capsys: pytest.CaptureFixture[str]) -> None:
     output = answer(capsys, *RUN, "--noise-multiplier", "1", "--accountant", "rdp")
     assert "each of 1000 workers takes part with probability 0.01" in output
-    assert "delta = 0.000501 (the default, 1 / population^1.1); accounted by RDP for one worker more or fewer" in output
+    assert "delta = 0.000501 (the default, 1 / population^1.1); accounted by RDP for one worker's" in output
+    assert "one worker's contributions or zeros in their place" in output
     costs = table(output)
     assert list(costs) == [1, 63, 250, 563, 1000]
     accountant = Accountant("rdp")
