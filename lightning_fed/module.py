@@ -33,10 +33,11 @@ from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server import checkpoint as checkpoints
 from lightning_fed.server.checks import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.server.evaluation import Evaluation, EvaluationReport, processes_of
+from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Guard, Open, Private
+from lightning_fed.server.processes import processes_of
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import scheduler_config
@@ -347,7 +348,7 @@ class FederatedModule(pl.LightningModule):
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
-        self._datamodule.attach(self.module, self._evaluation, self.engine.teardown)
+        self._datamodule.attach(self.module, self._evaluation, self.on_worker_error == "drop", self.engine.teardown)
         self._evaluation.set_up()
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -379,7 +380,7 @@ class FederatedModule(pl.LightningModule):
             engine=self.engine,
             aggregator=self._guard.aggregator(self.aggregator),
             processes=processes,
-            num_examples=datamodule.pool.num_examples,
+            workers=datamodule.pool,
             outbox=self._outbox,
             on_worker_error=self.on_worker_error,
             min_workers=max(self.min_workers, self._guard.least_replies),

@@ -10,10 +10,10 @@ from typing import Any, Protocol, cast, final, get_args
 
 import torch
 
-from lightning_fed._lightning import pl, refuse_foreign
+from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
 from lightning_fed.core.rng import derive
 from lightning_fed.hooks import place_batch
-from lightning_fed.population import EvaluationKind, Names, Population, WorkerPool, has_loader
+from lightning_fed.population import EvaluationKind, Names, Population, Prepared, WorkerPool, has_loader
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.loaders import (
     CentralLoader,
@@ -23,6 +23,7 @@ from lightning_fed.server.loaders import (
     Position,
     WorkersLoader,
 )
+from lightning_fed.server.processes import processes_of, sizes_of
 from lightning_fed.wire import WorkerError, describe
 
 
@@ -103,6 +104,9 @@ class FederatedDataModule(pl.LightningDataModule):
         self.position = Position()
         self._module: pl.LightningModule | None = None
         self._watch: Watch | None = None
+        self._drops = False
+        self._unprepared: dict[str, str] = {}
+        self._central_error: Exception | None = None
         self._on_exception: Callable[[], None] | None = None
         for kind in get_args(EvaluationKind):
             if not self._evaluates(kind):
@@ -138,6 +142,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self,
         module: pl.LightningModule,
         watch: Watch,
+        drops: bool,
         on_exception: Callable[[], None] | None = None,
     ) -> None:
         """Get to know the server's settings; the FederatedModule calls this when a run starts.
@@ -145,20 +150,44 @@ class FederatedDataModule(pl.LightningDataModule):
         Args:
             module: The user's module, whose transfer hooks the batches pass.
             watch: Notes the workers whose evaluation data raises.
+            drops: Whether the run goes on without workers whose data raises.
             on_exception: What to do when the run ends by an error, if anything.
         """
         self._module = module
         self._on_exception = on_exception
         self._watch = watch
+        self._drops = drops
         self.pool.trainer = self.trainer
 
     def prepare_data(self) -> None:
-        """Prepare the central data; a worker's own is prepared where it is first trained."""
-        if self.val is not None:
-            self.val.prepare_data()
+        """Prepare the central data, and with several processes those of workers that are there from the beginning.
+
+        The Trainer calls this in the first process of each machine, while the others wait. Else a worker's data are
+        prepared where they are first needed.
+        """
+        processes = processes_of(self.trainer)
+        self._unprepared, self._central_error = {}, None
+        if self.val is not None and (self.val.prepare_data_per_node or processes.node == 0):
+            if self.trainer is not None:
+                self.val.trainer = self.trainer
+            try:
+                self.val.prepare_data()
+            except Exception as error:
+                if processes.size == 1:
+                    raise
+                self._central_error = error  # to be raised where the others do not wait for this process
+        if self.trainer is not None and processes.size > 1:
+            self._unprepared = self.pool.prepare(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Set up the central data; a worker's own is set up when it is first needed."""
+        processes = processes_of(self.trainer)
+        self.pool.prepared = None
+        if self._central_error is not None:
+            processes.fail(self._central_error)
+        if processes.size > 1:
+            failures = {n: reason for theirs in processes.gather(self._unprepared) for n, reason in theirs.items()}
+            self.pool.prepared = Prepared(processes.node, self.pool.is_built, failures)
         if stage == "fit":
             begins = self.trainer is not None and self.trainer.global_step == 0
             self.position.move(0 if begins else self.position.next)
@@ -189,7 +218,13 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @cached_property
     def _all_sizes(self) -> tuple[int, ...]:
-        return tuple(self.pool.num_examples(name) for name in self.names)
+        round = self.trainer.global_step if self.trainer is not None else 0
+        sizes, failures = sizes_of(self.names, self.pool.num_examples, processes_of(self.trainer), round)
+        if failures and not self._drops:
+            raise failures[0] from failures[0].__cause__
+        for failure in failures:
+            rank_zero_warn(f"{failure}; it counts as one without examples when cohorts are drawn")
+        return tuple(sizes)
 
     def _sizes(self) -> Sequence[int]:
         return self._all_sizes

@@ -21,6 +21,7 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.hooks import logging_through, step_arguments
 from lightning_fed.server.loaders import EvaluationBatch
 from lightning_fed.server.logs import Curves, per_worker_scalars
+from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.wire import RoundError, WorkerError, describe
 from lightning_fed.worker.metric_shares import WorkerMetrics
 from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
@@ -233,6 +234,7 @@ class Evaluation:
         )
 
     def _settle_failures(self, shares: Sequence[_Share]) -> None:
+        tell_prepared(self._server.trainer.datamodule.pool, self._processes)  # type: ignore[attr-defined]
         own = dict(self._failures)
         failures = tuple(failure for share in shares for failure in share.failures)
         workers = {worker: metrics for share in shares for worker, metrics in share.workers.items()}
@@ -300,11 +302,6 @@ class Evaluation:
     @property
     def _processes(self) -> Processes:
         return processes_of(self._server.trainer)
-
-
-def processes_of(trainer: pl.Trainer) -> Processes:
-    """Return the processes of a Trainer's run."""
-    return Processes(trainer.global_rank, trainer.world_size, trainer.node_rank)
 
 
 @final
