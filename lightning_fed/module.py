@@ -27,7 +27,7 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import Tensors, holding
 from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
-from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
+from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server import checkpoint as checkpoints
@@ -40,11 +40,12 @@ from lightning_fed.server.checks import (
     warn_of_lost_mean,
 )
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.server.evaluation import EvaluationLog
+from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
-from lightning_fed.server.logs import Curves, per_worker_scalars, round_scalars
+from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
+from lightning_fed.server.processes import processes_of
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import scheduler_config
@@ -164,7 +165,7 @@ class FederatedModule(pl.LightningModule):
         self._hands_over = False  # to the process that has started this one
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
-        self._log_of_evaluation = EvaluationLog(self)
+        self._evaluation = Evaluation(self, self._model_of, on_worker_error, log_workers_up_to)
         self._log_hyperparams = True
         self._mirror(module)
 
@@ -202,7 +203,7 @@ class FederatedModule(pl.LightningModule):
                 self.__dict__[hook] = partial(self._tell, hook)
         for step in EVALUATION_STEPS:
             if overrides(module, step):
-                self.__dict__[step] = partial(self._evaluate, step)
+                self.__dict__[step] = partial(self._evaluation.step, step)
 
     # ---- training: one batch is one cohort -------------------------------------------------------------------------
 
@@ -358,8 +359,9 @@ class FederatedModule(pl.LightningModule):
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
-        self._datamodule.attach(self.module, self.on_worker_error, self.engine.teardown)
+        self._datamodule.attach(self.module, self._evaluation, self.on_worker_error == "drop", self.engine.teardown)
         self._datamodule.pool.trainer = self._guard.for_data(self.trainer)
+        self._evaluation.set_up()
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
         # processes with different numbers of evaluation batches wait for each other for ever.
@@ -390,7 +392,7 @@ class FederatedModule(pl.LightningModule):
             engine=self.engine,
             aggregator=self._guard.aggregator(self.aggregator),
             processes=processes,
-            num_examples=datamodule.pool.num_examples,
+            workers=datamodule.pool,
             outbox=self._outbox,
             on_worker_error=self.on_worker_error,
             min_workers=max(self.min_workers, self._guard.least_replies),
@@ -400,6 +402,7 @@ class FederatedModule(pl.LightningModule):
     def teardown(self, stage: str) -> None:
         """Let go of the workers' copy."""
         self._tell("teardown", stage)
+        self._evaluation.tear_down()
         self.engine.teardown()
         self._loop = None
         if stage == "fit":
@@ -413,25 +416,13 @@ class FederatedModule(pl.LightningModule):
         return self.module(*args, **kwargs)
 
     def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
-        """The user's own ``predict_step`` (or ``forward``) on the global model."""
-        step = self.module.predict_step
-        with self._model_of(batch.worker):
-            return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+        """The user's own ``predict_step`` (or ``forward``) on the global model; None if the worker has failed."""
+        return self._evaluation.step("predict_step", batch, batch_idx, *rest)
 
-    def on_validation_epoch_end(self) -> None:
-        """Draw the metrics of single workers beside the pooled ones."""
-        self._tell("on_validation_epoch_end")
-        self._draw_workers()
-
-    def on_test_epoch_end(self) -> None:
-        """Draw the metrics of single workers beside the pooled ones."""
-        self._tell("on_test_epoch_end")
-        self._draw_workers()
-
-    def _evaluate(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
-        step = getattr(self.module, name)
-        with self._log_of_evaluation.about(batch), self._model_of(batch.worker):
-            return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+    @property
+    def last_evaluation(self) -> EvaluationReport:
+        """What was logged about each worker in the last evaluation, and who was left out of it."""
+        return self._evaluation.report
 
     def personal_module(self, worker: str) -> pl.LightningModule:
         """Give a copy of the user's module as one worker has it: with its own layers, if the algorithm leaves it any.
@@ -461,15 +452,6 @@ class FederatedModule(pl.LightningModule):
         tensors = {**self._trained(), **{name: model.buffers[name] for name in own.buffers}}
         with holding({**model.layout.unflatten(own.parameters), **own.buffers}, tensors):
             yield
-
-    def _draw_workers(self) -> None:
-        shares = self._processes().gather(self._log_of_evaluation.finish())
-        workers = {worker: metrics for share in shares for worker, metrics in share.items()}
-        if workers and not self.trainer.sanity_checking:
-            one_by_one = len(self._datamodule.names) <= self.log_workers_up_to
-            # The pooled values of an evaluation within a fit stand on the step of the round before it.
-            step = self.trainer.global_step - (1 if self.trainer.state.fn == "fit" else 0)
-            self._curves.draw(per_worker_scalars(workers, one_by_one), max(step, 0))
 
     # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
 
@@ -582,9 +564,10 @@ class FederatedModule(pl.LightningModule):
         if not overrides(self.module, hook):
             return None
         own = [a.batch if isinstance(a, EvaluationBatch) else a for a in arguments]
-        batches = [a for a in arguments if isinstance(a, EvaluationBatch)]
-        log = self._log_of_evaluation.about(batches[0]) if batches else logging_through(self.module, self.log)
-        with log:
+        batch = next((a for a in arguments if isinstance(a, EvaluationBatch)), None)
+        if batch is not None and self._evaluation.is_out(batch.worker):
+            return None
+        with logging_through(self.module, self.log) if batch is None else self._evaluation.about(batch, hook):
             return getattr(self.module, hook)(*own)
 
     def _state_folder(self) -> Path:
@@ -592,7 +575,7 @@ class FederatedModule(pl.LightningModule):
         return Path(folder) / f"process-{self.trainer.global_rank}"
 
     def _processes(self) -> Processes:
-        return Processes(self.trainer.global_rank, self.trainer.world_size)
+        return processes_of(self.trainer)
 
     @property
     def _curves(self) -> Curves:
