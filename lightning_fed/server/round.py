@@ -14,6 +14,7 @@ from lightning_fed.algorithms import Algorithm, Result
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.rng import isolated
 from lightning_fed.core.tree import Tensors
+from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
 from lightning_fed.selection import Availability, Response
 from lightning_fed.server.late_buffers import LateBuffers
@@ -88,7 +89,7 @@ class FederatedLoop:
         late = LateBuffers(job.model, job.round)
         job, present, responses = self._ask(self.algorithm.assign(job, remembered), cohort)
         self.outbox.own.begin(job.cohort, job.last, job.failed)
-        with isolated(), torch.no_grad():
+        with isolated(), torch.no_grad(), counting_signals():
             results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
             partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
