@@ -10,6 +10,7 @@ from torch import nn
 from lightning_fed._lightning import pl, rank_zero_info
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.errors import UnvectorizableError
+from lightning_fed.engines.isolated import Isolated
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.engines.vectorized.engine import Vectorized
 from lightning_fed.population import WorkerPool
@@ -39,23 +40,36 @@ class Auto(Engine):
 
     Otherwise together. If then a step fails that one worker alone can take, all go on one after another from there. A
     worker whose data alone cannot be stacked is trained by itself. What was chosen, and why, is said once.
+
+    Where workers are limited in time (``worker_timeout``), each is trained in a process of its own, as by
+    :class:`Isolated`: no other engine can end one that hangs.
     """
 
     def __init__(self) -> None:
         self._vectorized = Vectorized()
         self._sequential = Sequential()
+        self._isolated: Isolated | None = None
         self._choice: str | None = None
         self._recorded: str | None = None
         self._told_about_a_worker = False
         self._workers: WorkerPool | None = None
 
+    def limit(self, seconds: float | None) -> None:
+        self._isolated = None if seconds is None else Isolated()
+        if self._isolated is not None:
+            self._isolated.limit(seconds)
+
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         self._workers = workers
-        self._sequential.setup(module, workers, trainer, outbox)
         recorded, self._recorded = self._recorded, None
-        if recorded == "sequential":
+        if self._isolated is not None:
+            self._isolated.setup(module, workers, trainer, outbox)
+            self._choose("isolated", "worker_timeout needs processes that can be ended")
+            return
+        self._sequential.setup(module, workers, trainer, outbox)
+        if recorded in ("sequential", "isolated"):  # which give the same
             self._choose("sequential", "the run that wrote the checkpoint did so")
             return
         if trainer.strategy.root_device.type == "cpu" and any(isinstance(m, _CONVOLUTIONS) for m in module.modules()):
@@ -69,6 +83,9 @@ class Auto(Engine):
             self._choose("vectorized", "the module can be trained on stacked parameters")
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        if self._isolated is not None:
+            yield from self._isolated.run(job, cohort)
+            return
         if self._choice == "sequential" or len(cohort) < _FEWEST or self._at_a_time(job, cohort) < _FEWEST_AT_A_TIME:
             yield from self._sequential.run(job, cohort)
             return
@@ -115,7 +132,7 @@ class Auto(Engine):
 
     @property
     def choice(self) -> str | None:
-        """``"vectorized"`` or ``"sequential"``, once it has been chosen."""
+        """``"vectorized"``, ``"sequential"`` or ``"isolated"``, once it has been chosen."""
         return self._choice
 
     def resume(self, choice: str) -> None:
@@ -123,5 +140,7 @@ class Auto(Engine):
 
     def teardown(self) -> None:
         self._workers = None
+        if self._isolated is not None:
+            self._isolated.teardown()
         self._vectorized.teardown()
         self._sequential.teardown()
