@@ -37,6 +37,7 @@ from lightning_fed.server.checks import (
     refuse_other,
     refuse_parts,
     refuse_unsupported,
+    require_seconds,
     warn_of_lost_mean,
 )
 from lightning_fed.server.datamodule import FederatedDataModule
@@ -88,6 +89,8 @@ class FederatedModule(pl.LightningModule):
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
         privacy: What is promised to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
+        worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
+            that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning.
@@ -118,6 +121,7 @@ class FederatedModule(pl.LightningModule):
         state_memory_mb: int = 256,
         state_dir: str | Path | None = None,
         privacy: Privacy | None = None,
+        worker_timeout: float | None = None,
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
@@ -135,6 +139,8 @@ class FederatedModule(pl.LightningModule):
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
         self.engine = _engine(engine)
+        self.worker_timeout = require_seconds("worker_timeout", worker_timeout)
+        self.engine.limit(self.worker_timeout)
         self.on_worker_error: Literal["raise", "drop"] = on_worker_error
         self.min_workers = min_workers
         self.log_workers_up_to = log_workers_up_to
@@ -383,6 +389,7 @@ class FederatedModule(pl.LightningModule):
             self._outbox.own.settle(self._last_success)
             self._last_success, self._failed = None, []
             self._moved.clear()
+        self.engine.limit(self.worker_timeout)  # again, as several may share an engine
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
         self._guard.check(self._global_model(), self.module)
         self._guard.start(datamodule, self.trainer, self.local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Sequence
 from typing import Any
@@ -114,6 +115,22 @@ def refuse_other(argument: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
+def require_seconds(argument: str, value: object) -> float | None:
+    """Return a number of seconds, or None if there is no limit.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not positive and finite.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument}={value!r} must be a number of seconds, or None, not a {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{argument}={value} must be a positive and finite number of seconds, or None for no limit")
+    return float(value)
 
 
 def _refuse_kind(argument: str, value: object, kind: type, example: str) -> None:

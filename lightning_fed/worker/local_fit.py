@@ -21,8 +21,10 @@ from lightning_fed._lightning import (
     pl,
 )
 from lightning_fed.core.means import weighted_mean
+from lightning_fed.core.process_settings import with_settings_kept
 from lightning_fed.core.rng import derive, seed_generators
 from lightning_fed.core.tree import Tensors
+from lightning_fed.core.watch import Watch
 from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.privacy import Noise
 from lightning_fed.wire import Job, LocalTraining
@@ -62,6 +64,8 @@ class LocalFit:
         self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool = False, channels_last: bool = False
     ) -> None:
         self.recorder = Recorder()
+        self.watch = Watch()
+        """Watches over the code of the workers."""
         self._local = ModuleCopy(module, trainer, self.recorder, channels_last)
         self._training_step: Callable[[Any, int], Any] = self._local.training_step
         if compile:
@@ -171,6 +175,8 @@ class LocalFit:
             before, index = step, -1
             call("on_train_epoch_start")
             drawn = streams.apart(take_step.batches(own, transfer), at_once)
+            if not at_once:  # the data's code runs between the steps
+                drawn = with_settings_kept(drawn, partial(self.watch.note, worker.name))
             for index, (batch, size) in enumerate(() if state["should_stop"] else drawn):
                 state["is_last_batch"] = is_last = index + 1 == state["num_training_batches"]
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
