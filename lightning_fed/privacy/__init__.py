@@ -1,6 +1,7 @@
 """Differential privacy: what is promised, how a round keeps it, and what it costs."""
 
 from lightning_fed.privacy.accounting import Accountant
+from lightning_fed.privacy.auditing import Audit, audit
 from lightning_fed.privacy.base import Privacy
 from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
 from lightning_fed.privacy.central import CentralDP
@@ -24,6 +25,7 @@ __all__ = [
     "DPFTRL",
     "Accountant",
     "AdaptiveClip",
+    "Audit",
     "CentralDP",
     "DistributedDP",
     "FixedSizeGaussian",
@@ -40,6 +42,7 @@ __all__ = [
     "SubsampledGaussian",
     "TreeAggregation",
     "analytic_gaussian_sigma",
+    "audit",
     "noise_for",
     "rounds_for",
 ]
