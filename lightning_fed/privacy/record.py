@@ -47,6 +47,7 @@ class RecordDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
+    hides: ClassVar[str] = "example"
     any_aggregator: ClassVar[bool] = True
     counts_trainings: ClassVar[bool] = True
 
