@@ -27,16 +27,26 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import Tensors, holding
 from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
-from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides, step_arguments
+from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server import checkpoint as checkpoints
-from lightning_fed.server.checks import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
+from lightning_fed.server.checks import (
+    is_started_by_another,
+    refuse_frozen,
+    refuse_other,
+    refuse_parts,
+    refuse_unsupported,
+    require_seconds,
+    warn_of_lost_mean,
+)
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.server.evaluation import EvaluationLog
+from lightning_fed.server.evaluation import Evaluation, EvaluationReport
+from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
-from lightning_fed.server.logs import Curves, per_worker_scalars, round_scalars
-from lightning_fed.server.privacy_guard import Guard, Open, Private
+from lightning_fed.server.logs import Curves, round_scalars
+from lightning_fed.server.privacy_guard import Private
+from lightning_fed.server.processes import processes_of
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import scheduler_config
@@ -79,6 +89,8 @@ class FederatedModule(pl.LightningModule):
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
         privacy: What is promised to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
+        worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
+            that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning.
@@ -109,6 +121,7 @@ class FederatedModule(pl.LightningModule):
         state_memory_mb: int = 256,
         state_dir: str | Path | None = None,
         privacy: Privacy | None = None,
+        worker_timeout: float | None = None,
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
@@ -126,6 +139,8 @@ class FederatedModule(pl.LightningModule):
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
         self.engine = _engine(engine)
+        self.worker_timeout = require_seconds("worker_timeout", worker_timeout)
+        self.engine.limit(self.worker_timeout)
         self.on_worker_error: Literal["raise", "drop"] = on_worker_error
         self.min_workers = min_workers
         self.log_workers_up_to = log_workers_up_to
@@ -151,11 +166,12 @@ class FederatedModule(pl.LightningModule):
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
-        self._guard.check(self._global_model())
+        self._guard.check(self._global_model(), self.module)
         self._one_by_one = True
+        self._hands_over = False  # to the process that has started this one
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
-        self._log_of_evaluation = EvaluationLog(self)
+        self._evaluation = Evaluation(self, self._model_of, on_worker_error, log_workers_up_to)
         self._log_hyperparams = True
         self._mirror(module)
 
@@ -193,7 +209,7 @@ class FederatedModule(pl.LightningModule):
                 self.__dict__[hook] = partial(self._tell, hook)
         for step in EVALUATION_STEPS:
             if overrides(module, step):
-                self.__dict__[step] = partial(self._evaluate, step)
+                self.__dict__[step] = partial(self._evaluation.step, step)
 
     # ---- training: one batch is one cohort -------------------------------------------------------------------------
 
@@ -202,7 +218,8 @@ class FederatedModule(pl.LightningModule):
         assert self._loop is not None
         started = time.perf_counter()
         parameters = self._trained()
-        job = self._guard.begin_round(self._job(cohort.number, cohort.seed, parameters))
+        job = self._job(cohort.number, cohort.seed, parameters)
+        job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
         with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
             outcome = self._loop.run(job, cohort.workers, self._pending_state())
         aggregate, report = outcome.aggregate, outcome.report
@@ -230,7 +247,8 @@ class FederatedModule(pl.LightningModule):
         due = curves.are_due
         draw = due and curves.have_loggers
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
-        super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
+        with self._guard.whole_step(self._trained()):
+            super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         put(self.module, merged_buffers(rounds))
         self._server_state = rounds[-1].outcome.server
@@ -347,7 +365,9 @@ class FederatedModule(pl.LightningModule):
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
-        self._datamodule.attach(self.module, self.on_worker_error, self.engine.teardown)
+        self._datamodule.attach(self.module, self._evaluation, self.on_worker_error == "drop", self.engine.teardown)
+        self._datamodule.pool.trainer = self._guard.for_data(self.trainer)
+        self._evaluation.set_up()
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
         # processes with different numbers of evaluation batches wait for each other for ever.
@@ -369,8 +389,9 @@ class FederatedModule(pl.LightningModule):
             self._outbox.own.settle(self._last_success)
             self._last_success, self._failed = None, []
             self._moved.clear()
+        self.engine.limit(self.worker_timeout)  # again, as several may share an engine
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
-        self._guard.check(self._global_model())
+        self._guard.check(self._global_model(), self.module)
         self._guard.start(datamodule, self.trainer, self.local)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
@@ -378,7 +399,7 @@ class FederatedModule(pl.LightningModule):
             engine=self.engine,
             aggregator=self._guard.aggregator(self.aggregator),
             processes=processes,
-            num_examples=datamodule.pool.num_examples,
+            workers=datamodule.pool,
             outbox=self._outbox,
             on_worker_error=self.on_worker_error,
             min_workers=max(self.min_workers, self._guard.least_replies),
@@ -388,8 +409,12 @@ class FederatedModule(pl.LightningModule):
     def teardown(self, stage: str) -> None:
         """Let go of the workers' copy."""
         self._tell("teardown", stage)
+        self._evaluation.tear_down()
         self.engine.teardown()
         self._loop = None
+        if stage == "fit":
+            self._guard.end()
+            self._hands_over = is_started_by_another(self.trainer)
 
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
 
@@ -398,25 +423,13 @@ class FederatedModule(pl.LightningModule):
         return self.module(*args, **kwargs)
 
     def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
-        """The user's own ``predict_step`` (or ``forward``) on the global model."""
-        step = self.module.predict_step
-        with self._model_of(batch.worker):
-            return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+        """The user's own ``predict_step`` (or ``forward``) on the global model; None if the worker has failed."""
+        return self._evaluation.step("predict_step", batch, batch_idx, *rest)
 
-    def on_validation_epoch_end(self) -> None:
-        """Draw the metrics of single workers beside the pooled ones."""
-        self._tell("on_validation_epoch_end")
-        self._draw_workers()
-
-    def on_test_epoch_end(self) -> None:
-        """Draw the metrics of single workers beside the pooled ones."""
-        self._tell("on_test_epoch_end")
-        self._draw_workers()
-
-    def _evaluate(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
-        step = getattr(self.module, name)
-        with self._log_of_evaluation.about(batch), self._model_of(batch.worker):
-            return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+    @property
+    def last_evaluation(self) -> EvaluationReport:
+        """What was logged about each worker in the last evaluation, and who was left out of it."""
+        return self._evaluation.report
 
     def personal_module(self, worker: str) -> pl.LightningModule:
         """Give a copy of the user's module as one worker has it: with its own layers, if the algorithm leaves it any.
@@ -446,15 +459,6 @@ class FederatedModule(pl.LightningModule):
         tensors = {**self._trained(), **{name: model.buffers[name] for name in own.buffers}}
         with holding({**model.layout.unflatten(own.parameters), **own.buffers}, tensors):
             yield
-
-    def _draw_workers(self) -> None:
-        shares = self._processes().gather(self._log_of_evaluation.finish())
-        workers = {worker: metrics for share in shares for worker, metrics in share.items()}
-        if workers and not self.trainer.sanity_checking:
-            one_by_one = len(self._datamodule.names) <= self.log_workers_up_to
-            # The pooled values of an evaluation within a fit stand on the step of the round before it.
-            step = self.trainer.global_step - (1 if self.trainer.state.fn == "fit" else 0)
-            self._curves.draw(per_worker_scalars(workers, one_by_one), max(step, 0))
 
     # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
 
@@ -488,7 +492,8 @@ class FederatedModule(pl.LightningModule):
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         checkpoints.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        data = getattr(self.trainer, "datamodule", None)
+        # None: the fit was in processes of its own, and this one has only got the weights and what was spent.
+        data = getattr(self._trainer, "datamodule", None)
         position = data.position if isinstance(data, FederatedDataModule) else Position()
         checkpoints.add(
             checkpoint,
@@ -496,6 +501,7 @@ class FederatedModule(pl.LightningModule):
             engine=self.engine.choice,
             state=self._saved_state(),
             privacy=self._guard.state_dict(),
+            account=self._guard.account(),
             cohort=position.next,
             unfinished=position.unfinished,
         )
@@ -508,7 +514,8 @@ class FederatedModule(pl.LightningModule):
             self._datamodule.position.move(part["cohort"])
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
-        self._guard.load_state_dict(part.get("privacy"), fitting=fitting)
+        privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None
+        self._guard.load_state_dict(privacy, fitting, self.trainer.ckpt_path)
         if "state" in part:
             self._server_state = dict(part["state"]["server"])
             self._outbox.own.load_state_dict(part["state"]["workers"])
@@ -528,6 +535,18 @@ class FederatedModule(pl.LightningModule):
             "moved": sorted(self._moved),
             "trained": self._remembered_names,
         }
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """The weights, and from a process that was started for this fit also what it has spent of privacy."""
+        state = super().state_dict(*args, **options)
+        if self._hands_over:
+            self._guard.handed_over(state)
+        return state
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **options: Any) -> Any:
+        """Load weights, and what such a process has spent."""
+        self._guard.take_over(state_dict)
+        return super().load_state_dict(state_dict, *args, **options)
 
     @property
     def private_run(self) -> PrivateRun | None:
@@ -552,9 +571,10 @@ class FederatedModule(pl.LightningModule):
         if not overrides(self.module, hook):
             return None
         own = [a.batch if isinstance(a, EvaluationBatch) else a for a in arguments]
-        batches = [a for a in arguments if isinstance(a, EvaluationBatch)]
-        log = self._log_of_evaluation.about(batches[0]) if batches else logging_through(self.module, self.log)
-        with log:
+        batch = next((a for a in arguments if isinstance(a, EvaluationBatch)), None)
+        if batch is not None and self._evaluation.is_out(batch.worker):
+            return None
+        with logging_through(self.module, self.log) if batch is None else self._evaluation.about(batch, hook):
             return getattr(self.module, hook)(*own)
 
     def _state_folder(self) -> Path:
@@ -562,7 +582,7 @@ class FederatedModule(pl.LightningModule):
         return Path(folder) / f"process-{self.trainer.global_rank}"
 
     def _processes(self) -> Processes:
-        return Processes(self.trainer.global_rank, self.trainer.world_size)
+        return processes_of(self.trainer)
 
     @property
     def _curves(self) -> Curves:

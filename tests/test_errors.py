@@ -459,17 +459,70 @@ def test_a_workers_evaluation_data_that_raises_is_named(broken: FederatedDataMod
     assert isinstance(caught.value.__cause__, Cause)
 
 
-def test_with_drop_evaluation_goes_on_without_the_rest_of_it(broken: FederatedDataModule) -> None:
+def test_with_drop_evaluation_goes_on_without_it(broken: FederatedDataModule) -> None:
     fed = FederatedModule(Validating(), on_worker_error="drop")
-    with pytest.warns(UserWarning, match="worker 'bad' .* disk; evaluation goes on without the rest of its data"):
+    with pytest.warns(UserWarning, match="worker 'bad' .* disk; the evaluation goes on without it"):
         run = fit(fed, broken, num_sanity_val_steps=0)
-    assert run.callback_metrics["mean"].item() == 4.5
+    assert run.callback_metrics["mean"].item() == 6.0  # not a part of the other's data, whose first batch was there
+    assert fed.last_evaluation.workers == {"good": {"mean": 6.0}}
+    assert [failure.worker for failure in fed.last_evaluation.failures] == ["bad"]
 
 
-def test_an_error_of_the_users_validation_step_is_left_as_it_is() -> None:
-    class Failing(Scalar):
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
+class FailingSteps(Scalar):
+    """Stumbles over negative rows."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch[0].min() < 0:
             raise Cause("mine")
+        return batch[0]
 
+    test_step = validation_step
+    predict_step = validation_step
+
+
+STEPS = {"validate": "validation_step", "test": "test_step", "predict": "predict_step"}
+
+
+@pytest.mark.parametrize("stage", list(STEPS))
+def test_an_error_of_the_users_evaluation_step_names_the_worker(stage: str) -> None:
+    data = FederatedDataModule({"good": EvaluatedRows([1.0]), "bad": EvaluatedRows([-1.0])})
+    with pytest.raises(
+        WorkerError, match=rf"^worker 'bad' failed in round 0: {STEPS[stage]}\(\) on its data raised Cause: mine$"
+    ) as caught:
+        getattr(trainer(), stage)(FederatedModule(FailingSteps()), data)
+    assert isinstance(caught.value.__cause__, Cause)
+
+
+@pytest.mark.filterwarnings("ignore:predict returned None")
+def test_the_predictions_of_a_worker_that_is_dropped_are_missing() -> None:
+    data = FederatedDataModule(
+        {"bad": EvaluatedRows([2.0, -1.0, 3.0], batch_size=1), "good": EvaluatedRows([4.0])}, seed=1
+    )
+    fed = FederatedModule(FailingSteps(), on_worker_error="drop")
+    with pytest.warns(UserWarning, match="worker 'bad' .* mine; the evaluation goes on without it"):
+        predicted = trainer().predict(fed, data)
+    assert [None if p is None else p.item() for p in predicted or []] == [2.0, None, None, 4.0]
+
+
+def test_an_evaluation_in_which_all_fail_is_refused_even_with_drop() -> None:
+    data = FederatedDataModule({name: EvaluatedRows([-1.0]) for name in "ab"})
+    fed = FederatedModule(FailingSteps(), on_worker_error="drop")
+    with (
+        pytest.warns(UserWarning, match="goes on without it"),
+        pytest.raises(RoundError, match=r"no worker is left whose data could be evaluated.*\n.*'a'.*\n.*'b'"),
+    ):
+        trainer().validate(fed, data, verbose=False)
+
+
+def test_an_error_about_central_data_is_left_as_it_is() -> None:
+    data = FederatedDataModule({"a": Rows([1.0])}, val=EvaluatedRows([-1.0]))
     with pytest.raises(Cause, match=r"^mine$"):
-        trainer().validate(FederatedModule(Failing()), FederatedDataModule({"a": Validated([1.0])}), verbose=False)
+        trainer().validate(FederatedModule(FailingSteps()), data, verbose=False)
+
+
+def test_after_an_evaluation_that_failed_the_next_one_is_right(broken: FederatedDataModule) -> None:
+    fed, run = FederatedModule(Validating()), trainer()
+    with pytest.raises(WorkerError):
+        run.validate(fed, broken, verbose=False)
+    (metrics,) = run.validate(fed, FederatedDataModule({"a": Validated([1.0])}), verbose=False)
+    assert metrics == {"mean": 1.0}

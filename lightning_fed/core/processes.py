@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar, final
+from typing import NamedTuple, NoReturn, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -14,17 +14,30 @@ T = TypeVar("T")
 
 
 @final
+class ProcessError(RuntimeError):
+    """Another process of the run has failed, so this one cannot go on."""
+
+
+class _Failure(NamedTuple):
+    """What a process sends that cannot go on, in place of what the others wait for."""
+
+    error: str
+
+
+@final
 class Processes:
     """What the processes of a run say to each other in a round. With one process every method is free.
 
     Args:
         rank: This process, from 0.
         size: How many there are.
+        node: The machine that this process runs on, from 0.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, node: int = 0) -> None:
         self.rank = rank
         self.size = size
+        self.node = node
 
     def share(self, names: Sequence[str], sizes: Mapping[str, float]) -> list[str]:
         """Give this process its part of a cohort: longest first, each to the least loaded process.
@@ -93,9 +106,26 @@ class Processes:
         return torch.cat(parts).view(rows.dtype).view(-1, *rows.shape[1:])
 
     def gather(self, thing: T) -> list[T]:
-        """Give every process what each of them holds, in order of rank. ``thing`` is pickled: keep it small."""
+        """Give every process what each of them holds, in order of rank. ``thing`` is pickled: keep it small.
+
+        Raises:
+            ProcessError: If another process came with :meth:`fail`.
+        """
         if self.size == 1:
             return [thing]
-        things: list[T | None] = [None] * self.size
+        things: list[T | _Failure | None] = [None] * self.size
         dist.all_gather_object(things, thing)
+        for rank, theirs in enumerate(things):
+            if isinstance(theirs, _Failure):
+                raise ProcessError(f"process {rank} of {self.size} failed: {theirs.error}")
         return things  # type: ignore[return-value]
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Raise an error here, and let the others' next :meth:`gather` raise in place of waiting for ever.
+
+        Args:
+            error: What happened; of a kind that ends the run, and is about no single worker.
+        """
+        if self.size > 1 and not isinstance(error, ProcessError):
+            dist.all_gather_object([None] * self.size, _Failure(f"{type(error).__name__}: {error}"))
+        raise error

@@ -2,6 +2,8 @@
 
 from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, end_processes, examples_per_pass
+from lightning_fed.population.prepared import Prepared
+from lightning_fed.population.quiet_trainer import QuietTrainer
 from lightning_fed.population.workers import Worker, WorkerPool, has_loader
 
 __all__ = [
@@ -9,6 +11,8 @@ __all__ = [
     "EvaluationKind",
     "Names",
     "Population",
+    "Prepared",
+    "QuietTrainer",
     "Worker",
     "WorkerPool",
     "batches_of",

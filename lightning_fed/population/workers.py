@@ -13,7 +13,9 @@ from lightning_fed.core.rng import derive, restored, seed_generators
 from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind, Population
 from lightning_fed.population.batches import Batches, batches_of, end_processes
+from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
+from lightning_fed.wire import describe
 
 Stage: TypeAlias = Literal["fit", "validate", "test", "predict"]
 
@@ -33,10 +35,16 @@ class Worker:
         datamodule: Its data.
         trainer: The Trainer that the datamodule is to see.
         seed: The seed of the run; None: the datamodule draws nothing.
+        prepared: The workers that other processes have prepared; None: there are no others.
     """
 
     def __init__(
-        self, name: str, datamodule: pl.LightningDataModule, trainer: pl.Trainer | None, seed: int | None = 0
+        self,
+        name: str,
+        datamodule: pl.LightningDataModule,
+        trainer: pl.Trainer | None,
+        seed: int | None = 0,
+        prepared: Prepared | None = None,
     ) -> None:
         refuse_foreign(datamodule, "LightningDataModule", f"workers[{name!r}]")
         self.name = name
@@ -48,6 +56,7 @@ class Worker:
         """Whether its batches need no more than to be moved to the device."""
         self._trainer = trainer
         self._seed = seed
+        self._prepared = prepared
         self._stages: set[str] = set()
         self._batches: Batches | None = None
         self._loaders: dict[str, Iterable[Any] | None] = {}
@@ -65,10 +74,17 @@ class Worker:
 
     def _set_up(self, stage: Stage) -> None:
         if not self._stages:
-            self._call("prepare_data")
+            self._prepare()
         if stage not in self._stages:
             self._call("setup", stage)
             self._stages.add(stage)
+
+    def _prepare(self) -> None:
+        if self._prepared is None:
+            self._call("prepare_data")
+        elif not self._prepared.has(self.name) and prepares(self.datamodule):
+            self._call("prepare_data")
+            self._prepared.note(self.name, self.datamodule.prepare_data_per_node)
 
     def _call(self, hook: str, *arguments: Any, edition: int = 0) -> Any:
         """Call a hook of the datamodule that may draw, if it has one; restoring the generators is the caller's."""
@@ -200,6 +216,12 @@ def _transfers_plainly(kind: type[pl.LightningDataModule]) -> bool:
     return not any(is_overridden(hook, kind, pl.LightningDataModule) for hook in TRANSFER_HOOKS)
 
 
+def prepares(datamodule: pl.LightningDataModule) -> bool:
+    """Whether a datamodule has a ``prepare_data`` of its own."""
+    kind: Any = type(datamodule)
+    return _defines(kind, "prepare_data") or "prepare_data" in vars(datamodule)
+
+
 def has_loader(datamodule: pl.LightningDataModule, kind: EvaluationKind) -> bool:
     """Whether a datamodule defines a loader, as Lightning decides it."""
     return is_overridden(f"{kind}_dataloader", datamodule, pl.LightningDataModule)
@@ -228,6 +250,8 @@ class WorkerPool:
         self.capacity = capacity
         self._built: OrderedDict[str, Worker] = OrderedDict()
         self.trainer: pl.Trainer | None = None
+        self.prepared: Prepared | None = None
+        """The workers that other processes have prepared; None: there are no others."""
         self._draws_nothing = isinstance(population, Population) and population.draws_nothing
         self._looks_up_plainly = self._draws_nothing or isinstance(population, dict)
 
@@ -265,7 +289,7 @@ class WorkerPool:
 
     def _build(self, name: str, datamodule: pl.LightningDataModule) -> Worker:
         seed = None if self._draws_nothing else self.seed
-        worker = self._built[name] = Worker(name, datamodule, self.trainer, seed)
+        worker = self._built[name] = Worker(name, datamodule, self.trainer, seed, self.prepared)
         if len(self._built) > self.capacity:
             _, oldest = self._built.popitem(last=False)
             oldest.teardown()
@@ -276,6 +300,32 @@ class WorkerPool:
         if not self._looks_up_plainly:
             seed_generators(data_seed(self.seed, name))
         return self._population[name]
+
+    @property
+    def is_built(self) -> bool:
+        """Whether every worker's datamodule is there from the beginning."""
+        return isinstance(self._population, dict)
+
+    def prepare(self, trainer: pl.Trainer) -> dict[str, str]:
+        """Call ``prepare_data`` of all workers that have one, if all are there from the beginning.
+
+        Args:
+            trainer: The Trainer, whose machine this may be one of several.
+
+        Returns:
+            What was raised, in words, by worker.
+        """
+        failures: dict[str, str] = {}
+        for name, datamodule in self._population.items() if self.is_built else ():
+            if prepares(datamodule) and (datamodule.prepare_data_per_node or trainer.node_rank == 0):
+                datamodule.trainer = trainer
+                with restored():
+                    seed_generators(data_seed(self.seed, name))
+                    try:
+                        datamodule.prepare_data()
+                    except Exception as error:
+                        failures[name] = describe(error)
+        return failures
 
     def num_examples(self, name: str) -> int:
         """Give a worker's number of training examples, building it only if its population cannot tell."""

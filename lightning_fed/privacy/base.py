@@ -6,9 +6,10 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import nn
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.privacy.accounting import KINDS, Accountant, Kind, tightest
@@ -18,6 +19,13 @@ from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import Aggregate, Job, LocalTraining, Updates
+
+AUDIENCES = (
+    "everyone who sees the model",
+    "everyone who sees the sum of a cohort, the server too",
+    "everyone but the worker itself",
+)
+"""From whom a promise hides, the smallest circle first; what is hidden from a larger one is hidden from a smaller."""
 
 
 class Privacy(ABC):
@@ -36,11 +44,14 @@ class Privacy(ABC):
     insecure_deterministic_noise: bool
     """Whether noise comes from the seed of the run, for tests. Such a run is not private, and is marked so."""
 
-    hides: ClassVar[str] = "worker"
-    """Of what neighbours differ in one: a worker with all of its data, or something smaller."""
-
     sampler: ClassVar[type[CohortSampler] | None] = None
     """The kind of cohort sampler that is taken if the user has chosen none."""
+
+    unit: ClassVar[Literal["worker", "example"]] = "worker"
+    """What is hidden."""
+
+    audience: ClassVar[str] = AUDIENCES[0]
+    """From whom: one of ``AUDIENCES``."""
 
     any_aggregator: ClassVar[bool] = False
     """Whether updates are private when they leave the workers, so that any aggregator may follow."""
@@ -96,6 +107,16 @@ class Privacy(ABC):
             examples = updates.examples if self.needs_examples else torch.ones_like(nothing)
             updates = replace(updates, loss=nothing, metrics={}, steps=torch.ones_like(nothing), examples=examples)
         return self.worker(updates, job)
+
+    def check_module(self, module: nn.Module) -> None:  # noqa: B027 - most promises hold for every module
+        """Refuse a module in whose local training the promise cannot be kept.
+
+        Args:
+            module: The user's module; when a fit begins, in the Trainer's precision.
+
+        Raises:
+            ValueError: Naming the part and the fix.
+        """
 
     @property
     def needs_examples(self) -> bool:

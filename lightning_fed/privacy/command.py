@@ -15,6 +15,8 @@ from typing_extensions import override
 from lightning_fed.privacy.accounting import KINDS, Kind
 from lightning_fed.privacy.clipping import AdaptiveClip
 from lightning_fed.privacy.curve import draw
+from lightning_fed.privacy.factorization import BandedToeplitz, BufferedToeplitz, Factorization
+from lightning_fed.privacy.page import statements_of, text_of
 from lightning_fed.privacy.question import Question, made, missing, promise_of, promises, rounded_up
 from lightning_fed.privacy.run import Setting
 from lightning_fed.selection import CohortSampler, Poisson, RoundRobin, Uniform
@@ -22,7 +24,7 @@ from lightning_fed.wire import LocalTraining
 
 # In place of a sampler, one of which nothing is guaranteed.
 _SAMPLERS = {"poisson": Poisson, "fixed": Uniform, "in-turn": RoundRobin, "none": CohortSampler}
-_OF_THE_PROMISE = ("survivors", "sampling_rate", "weight_cap")
+_OF_THE_PROMISE = ("factorization", "sampling_rate", "survivors")
 _MOST = 10**15
 
 
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 if an argument is wrong; stderr then names it and the fix.
     """
+    if any(argument.partition("=")[0] == "--of" for argument in arguments):
+        _tell_of_a_run(arguments)
+        return
     parser = _parser()
     args = parser.parse_args(list(arguments))
     try:
@@ -64,7 +69,7 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
         parser.error(f"--plot {args.plot}: there is no folder {args.plot.parent}; make it first")
     if args.plot is not None and (args.plot.is_dir() or not args.plot.suffix):
         parser.error(f"--plot {args.plot} must be the name of a file, such as {args.plot / 'epsilon.png'}")
-    delta = args.delta if args.delta is not None or kind.hides != "worker" else population**-1.1
+    delta = args.delta if args.delta is not None or kind.unit != "worker" else population**-1.1
     both = args.noise_multiplier is not None and args.epsilon is not None
     settings = {
         "clip": args.adaptive_clip or 1.0,
@@ -81,11 +86,18 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
     if args.adaptive_clip is not None and not promise.moving:
         parser.error(f"--adaptive-clip: {kind.__name__} has a bound that does not move; leave it out")
     sampler = promise.sampler or Uniform if args.sampling is None else _SAMPLERS[args.sampling]
+    everyone = cohort_size == population
     local = LocalTraining() if args.local_epochs is None else LocalTraining(epochs=args.local_epochs)
     if args.local_steps is not None:
         local = LocalTraining(steps=args.local_steps)
     setting = Setting(
-        population, cohort_size, None if cohort_size == population else sampler, args.rounds, seed=0, local=local
+        population,
+        cohort_size,
+        None if everyone else sampler,
+        args.rounds,
+        seed=0,
+        local=local,
+        separation=1 if everyone or sampler is CohortSampler else sampler().separation(population, cohort_size),
     )
     assert promise.delta is not None, "given to every promise"
     return Question(promise, setting, promise.delta)
@@ -150,7 +162,7 @@ def _in_words(question: Question) -> str:
     """Who takes part in a round, or what a worker does in it."""
     setting = question.setting
     n, population = setting.cohort_size, setting.population
-    if question.promise.hides != "worker":
+    if question.promise.unit != "worker":
         return f"a worker takes {question.charges(1)} private steps; it is one that takes part in all rounds"
     drawn = None if setting.sampling is None else setting.sampling.drawn
     if setting.sampling is None:
@@ -159,8 +171,8 @@ def _in_words(question: Question) -> str:
         return f"each of {population} workers takes part with probability {n / population:g}"
     if drawn == "without replacement":
         return f"exactly {n} of {population} workers take part, drawn anew"
-    if drawn == "in turn":
-        return f"{n} of {population} workers take part, in turn"
+    if setting.separation > 1:
+        return f"{n} of {population} workers take part, and nobody again within {setting.separation} rounds"
     return f"{n} of {population} workers take part; nothing is claimed for how they are chosen"
 
 
@@ -181,11 +193,25 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def _tell_of_a_run(arguments: Sequence[str]) -> None:
+    parser = _Parser(
+        prog="lightning-fed privacy", description="What a run has spent, from its ledger.", allow_abbrev=False
+    )
+    parser.add_argument("--of", type=Path, metavar="RUN", required=True, help="a run's folder, ledger or checkpoint")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(list(arguments))
+    try:
+        print(text_of(statements_of(args.of), args.json))
+    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        parser.error(f"--of {args.of}: {error}")
+
+
 def _parser() -> _Parser:
     parser = _Parser(
         prog="lightning-fed privacy",
         description="What differential privacy costs a federated run: the epsilon of a noise multiplier, the noise "
-        "multiplier for an epsilon, or the delta of both. Needs no model and no data.",
+        "multiplier for an epsilon, or the delta of both. Needs no model and no data. Or what a run has spent: "
+        "lightning-fed privacy --of RUN [--json], where RUN is its folder, its ledger or a checkpoint.",
         allow_abbrev=False,
     )
     parser.add_argument("--rounds", type=_positive_int, required=True, help="rounds of the run")
@@ -223,11 +249,16 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--survivors", type=_positive_int, help="of DistributedDP: honest workers that surely reply")
     parser.add_argument(
+        "--factorization",
+        type=_factorization,
+        metavar="BANDS",
+        help="of DPFTRL, in place of the tree: this number of bands, or blt",
+    )
+    parser.add_argument(
         "--sampling-rate", type=_rate, help="of RecordDP: the probability of an example to be in a batch"
     )
     parser.add_argument("--local-steps", type=_positive_int, help="of RecordDP: a worker's steps in a round")
     parser.add_argument("--local-epochs", type=_positive_int, help="of RecordDP: a worker's epochs in a round (1)")
-    parser.add_argument("--weight-cap", type=_positive_int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--set", type=_setting, action="append", metavar="NAME=VALUE", help="any other setting of the promise"
     )
@@ -259,6 +290,10 @@ def _probability(text: str) -> float:
 
 def _rate(text: str) -> float:
     return _number(text, math.nextafter(1.0, 2.0), "a number above 0 and at most 1")
+
+
+def _factorization(text: str) -> Factorization:
+    return BufferedToeplitz() if text == "blt" else BandedToeplitz(_positive_int(text))
 
 
 def _adaptive(text: str) -> AdaptiveClip:

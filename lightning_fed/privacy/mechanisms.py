@@ -28,6 +28,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 import numpy as np
 from typing_extensions import Self
 
+from lightning_fed.core.arguments import number
 from lightning_fed.privacy.extra import import_extra
 
 Relation: TypeAlias = Literal["add/remove", "zero-out", "replace-one"]
@@ -300,6 +301,43 @@ class TreeAggregation(Mechanism):
     def _effective(self) -> float:
         # All nodes together are one Gaussian mechanism, in which a worker moves several coordinates.
         return self.noise_multiplier / math.sqrt(tree_sensitivity_squared(self.steps, self.epochs, self.completed))
+
+
+@final
+@dataclass(frozen=True)
+class CorrelatedGaussian(Mechanism):
+    """All prefix sums of a number of rounds by a matrix factorisation; see :mod:`lightning_fed.privacy.factorization`.
+
+    Charge it once, before the first of the rounds: all of them together are one Gaussian release.
+
+    Args:
+        noise_multiplier: z; the white noise's standard deviation in units of C.
+        sensitivity: How far one worker moves ``C x`` in the rounds together, in units of C.
+        rounds: The number of rounds.
+        separation: The number of rounds from a worker's taking part to its next, at least.
+
+    Raises:
+        ValueError: If z or the sensitivity is not positive, or another number not a positive integer.
+    """
+
+    relation: ClassVar[Relation] = "zero-out"
+    has_losses: ClassVar[bool] = True
+
+    noise_multiplier: float
+    sensitivity: float
+    rounds: int
+    separation: int
+
+    def __post_init__(self) -> None:
+        _check_noise(self)
+        _check_whole(self, "rounds", "separation")
+        number("sensitivity", self.sensitivity, above=0, owner=self)
+
+    def event(self, relation: Relation) -> Any:
+        return _gaussian(self.noise_multiplier / self.sensitivity, relation)
+
+    def losses(self, relation: Relation, count: int, grid: float) -> Any:
+        return _gaussian_losses(self.noise_multiplier / self.sensitivity, relation, count, grid)
 
 
 @lru_cache(maxsize=256)

@@ -12,13 +12,7 @@ from lightning_fed.privacy.accounting import Accountant, Kind, tightest
 from lightning_fed.privacy.base import Privacy
 from lightning_fed.privacy.calibration import noise_for
 from lightning_fed.privacy.mechanisms import Mechanism
-from lightning_fed.privacy.run import Setting
-
-_UNITS = {
-    "add/remove": "one {0} more or fewer (zeros in its place, since the number of {0}s is public)",
-    "zero-out": "one {0}'s contributions or zeros in their place",
-    "replace-one": "one {0} or another in its place",
-}
+from lightning_fed.privacy.run import Setting, neighbours
 
 
 def promises() -> dict[str, type[Privacy]]:
@@ -110,7 +104,7 @@ class Question:
     @property
     def neighbours(self) -> str:
         """For whom the guarantee holds, in words."""
-        return _UNITS[self.mechanism(1.0).relation].format(self.promise.hides)
+        return neighbours(self.mechanism(1.0).relation, self.promise.unit)
 
     def mechanism(self, noise_multiplier: float) -> Mechanism:
         """Return what is charged."""

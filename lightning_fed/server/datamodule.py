@@ -6,14 +6,14 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Literal, cast, final, get_args
+from typing import Any, Protocol, cast, final, get_args
 
 import torch
 
 from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
 from lightning_fed.core.rng import derive
 from lightning_fed.hooks import place_batch
-from lightning_fed.population import EvaluationKind, Names, Population, WorkerPool, has_loader
+from lightning_fed.population import EvaluationKind, Names, Population, Prepared, WorkerPool, has_loader
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.loaders import (
     CentralLoader,
@@ -22,8 +22,19 @@ from lightning_fed.server.loaders import (
     EvaluationBatch,
     Position,
     WorkersLoader,
-    evaluation_error,
 )
+from lightning_fed.server.processes import processes_of, sizes_of
+from lightning_fed.wire import WorkerError, describe
+
+
+class Watch(Protocol):
+    """Who is told of workers whose evaluation data raises, and says who is left out for it."""
+
+    def fail(self, worker: str, reason: str, error: Exception) -> None:
+        """Note a worker, or raise."""
+
+    def is_out(self, worker: str | None) -> bool:
+        """Whether no more is asked of a worker."""
 
 
 @final
@@ -92,7 +103,10 @@ class FederatedDataModule(pl.LightningDataModule):
         self.pool = WorkerPool(workers, cached_workers, seed)
         self.position = Position()
         self._module: pl.LightningModule | None = None
-        self._on_worker_error: Literal["raise", "drop"] = "raise"
+        self._watch: Watch | None = None
+        self._drops = False
+        self._unprepared: dict[str, str] = {}
+        self._central_error: Exception | None = None
         self._on_exception: Callable[[], None] | None = None
         for kind in get_args(EvaluationKind):
             if not self._evaluates(kind):
@@ -111,6 +125,11 @@ class FederatedDataModule(pl.LightningDataModule):
         if self._sampler_is_default:
             self.sampler = default()
 
+    @property
+    def separation(self) -> int:
+        """After how many rounds a worker may take part again; 1: already in the next one."""
+        return 1 if self.sampler is None else self.sampler.separation(len(self.names), self.cohort_size)
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))
@@ -127,28 +146,53 @@ class FederatedDataModule(pl.LightningDataModule):
     def attach(
         self,
         module: pl.LightningModule,
-        on_worker_error: Literal["raise", "drop"],
+        watch: Watch,
+        drops: bool,
         on_exception: Callable[[], None] | None = None,
     ) -> None:
         """Get to know the server's settings; the FederatedModule calls this when a run starts.
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
-            on_worker_error: What to do about a worker whose evaluation data raises.
+            watch: Notes the workers whose evaluation data raises.
+            drops: Whether the run goes on without workers whose data raises.
             on_exception: What to do when the run ends by an error, if anything.
         """
         self._module = module
         self._on_exception = on_exception
-        self._on_worker_error = on_worker_error
+        self._watch = watch
+        self._drops = drops
         self.pool.trainer = self.trainer
 
     def prepare_data(self) -> None:
-        """Prepare the central data; a worker's own is prepared where it is first trained."""
-        if self.val is not None:
-            self.val.prepare_data()
+        """Prepare the central data, and with several processes those of workers that are there from the beginning.
+
+        The Trainer calls this in the first process of each machine, while the others wait. Else a worker's data are
+        prepared where they are first needed.
+        """
+        processes = processes_of(self.trainer)
+        self._unprepared, self._central_error = {}, None
+        if self.val is not None and (self.val.prepare_data_per_node or processes.node == 0):
+            if self.trainer is not None:
+                self.val.trainer = self.trainer
+            try:
+                self.val.prepare_data()
+            except Exception as error:
+                if processes.size == 1:
+                    raise
+                self._central_error = error  # to be raised where the others do not wait for this process
+        if self.trainer is not None and processes.size > 1:
+            self._unprepared = self.pool.prepare(self.trainer)
 
     def setup(self, stage: str) -> None:
         """Set up the central data; a worker's own is set up when it is first needed."""
+        processes = processes_of(self.trainer)
+        self.pool.prepared = None
+        if self._central_error is not None:
+            processes.fail(self._central_error)
+        if processes.size > 1:
+            failures = {n: reason for theirs in processes.gather(self._unprepared) for n, reason in theirs.items()}
+            self.pool.prepared = Prepared(processes.node, self.pool.is_built, failures)
         if stage == "fit":
             begins = self.trainer is not None and self.trainer.global_step == 0
             self.position.move(0 if begins else self.position.next)
@@ -179,7 +223,13 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @cached_property
     def _all_sizes(self) -> tuple[int, ...]:
-        return tuple(self.pool.num_examples(name) for name in self.names)
+        round = self.trainer.global_step if self.trainer is not None else 0
+        sizes, failures = sizes_of(self.names, self.pool.num_examples, processes_of(self.trainer), round)
+        if failures and not self._drops:
+            raise failures[0] from failures[0].__cause__
+        for failure in failures:
+            rank_zero_warn(f"{failure}; it counts as one without examples when cohorts are drawn")
+        return tuple(sizes)
 
     def _sizes(self) -> Sequence[int]:
         return self._all_sizes
@@ -211,24 +261,27 @@ class FederatedDataModule(pl.LightningDataModule):
         if self.val is not None and has_loader(self.val, kind):
             loaders = getattr(self.val, f"{kind}_dataloader")()
             if isinstance(loaders, (list, tuple)):
-                return [CentralLoader(loader, rank, processes) for loader in loaders]
+                several = len(loaders) > 1
+                return [CentralLoader(it, rank, processes, n if several else None) for n, it in enumerate(loaders)]
             return CentralLoader(loaders, rank, processes)
         names = self.names
         if self.eval_cohort_size is not None:
             chosen = random.Random(derive(self.seed, "evaluation")).sample(range(len(names)), self.eval_cohort_size)
             names = [names[position] for position in sorted(chosen)]
-        if len(names) < processes:
-            raise ValueError(
-                f"{len(names)} workers are to be evaluated by {processes} processes; use fewer devices, or central "
-                "data: FederatedDataModule(val=...)"
-            )
-        return WorkersLoader(self.pool, names, kind, rank, processes, partial(self._failed, kind))
+        return WorkersLoader(self.pool, names, kind, rank, processes, self._failed, self._is_out)
 
-    def _failed(self, kind: EvaluationKind, worker: str, error: Exception) -> None:
-        failure = evaluation_error(worker, self.trainer.global_step if self.trainer else 0, kind, error)
-        if self._on_worker_error == "raise":
-            raise failure from error
-        rank_zero_warn(f"{failure}; evaluation goes on without the rest of its data")
+    @property
+    def num_evaluated(self) -> int:
+        """How many workers an evaluation of their own data is about."""
+        return len(self.names) if self.eval_cohort_size is None else self.eval_cohort_size
+
+    def _failed(self, worker: str, reason: str, error: Exception) -> None:
+        if self._watch is None:  # no run: user code goes through a loader
+            raise WorkerError(worker, 0, reason) from error
+        self._watch.fail(worker, reason, error)
+
+    def _is_out(self, worker: str) -> bool:
+        return self._watch is not None and self._watch.is_out(worker)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move."""
@@ -237,8 +290,16 @@ class FederatedDataModule(pl.LightningDataModule):
         if not isinstance(batch, EvaluationBatch):
             return batch
         assert self._module is not None
-        datamodule = self.val if batch.worker is None else self.pool[batch.worker].datamodule
-        return batch._replace(batch=place_batch(batch.batch, device, datamodule, self._module, dataloader_idx))
+        if batch.worker is None:
+            return batch._replace(batch=place_batch(batch.batch, device, self.val, self._module, dataloader_idx))
+        try:
+            if self._is_out(batch.worker):
+                return batch._replace(batch=None)
+            datamodule = self.pool[batch.worker].datamodule
+            return batch._replace(batch=place_batch(batch.batch, device, datamodule, self._module, dataloader_idx))
+        except Exception as error:
+            self._failed(batch.worker, f"to transfer its batch raised {describe(error)}", error)
+            return batch._replace(batch=None)
 
 
 def _names(workers: object) -> Sequence[str]:

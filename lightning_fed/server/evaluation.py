@@ -1,56 +1,333 @@
-"""What a pooled evaluation logs: on to the Trainer, and noted worker by worker."""
+"""The user's own evaluation steps on the global model: what they log, pooled and worker by worker, and whose fail.
+
+What is logged about workers' data, or on one of several processes, is handed to the Trainer when all batches are over.
+A worker that fails in its third batch can therefore still be left out, and processes whose workers log other things, or
+nothing at all, do not wait for each other: they meet once, at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torchmetrics import Metric
 
-from lightning_fed._lightning import extract_batch_size, pl
-from lightning_fed.hooks import logging_through
+from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
+from lightning_fed.core.processes import Processes
+from lightning_fed.hooks import logging_through, step_arguments
 from lightning_fed.server.loaders import EvaluationBatch
+from lightning_fed.server.logs import Curves, per_worker_scalars
+from lightning_fed.server.processes import processes_of, tell_prepared
+from lightning_fed.wire import RoundError, WorkerError, describe
 from lightning_fed.worker.metric_shares import WorkerMetrics
+from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
+from lightning_fed.worker.recorder import Part
 
 
 @final
-class EvaluationLog:
-    """What the user's module logs about evaluation batches: on to the Trainer, and noted worker by worker.
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What came of the last evaluation, worker by worker; the same on every process.
+
+    Args:
+        workers: What was logged about each worker's data, by worker and name.
+        failures: The workers that were left out.
+    """
+
+    workers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    failures: tuple[WorkerError, ...] = ()
+
+
+@final
+class _Share(NamedTuple):
+    """What one process has to say at the end of an evaluation."""
+
+    workers: dict[str, dict[str, float]]
+    pooled: dict[str, Part]
+    objects: dict[str, str]
+    options: dict[str, dict[str, Any]]
+    failures: list[WorkerError]
+    states: dict[str, MetricState]
+
+
+@final
+class Evaluation:
+    """Runs the user's evaluation steps.
 
     Args:
         server: The FederatedModule, whose ``log`` reaches the Trainer; the user's module is its ``module``.
+        model_of: Lets the module hold a worker's own model, if it has one.
+        on_worker_error: ``"raise"``: a worker that fails ends the run, on all processes; ``"drop"``: it is left out.
+        one_by_one_up_to: The largest population in which each worker gets curves of its own.
     """
 
-    def __init__(self, server: pl.LightningModule) -> None:
+    def __init__(
+        self,
+        server: pl.LightningModule,
+        model_of: Callable[[str | None], AbstractContextManager[None]],
+        on_worker_error: Literal["raise", "drop"],
+        one_by_one_up_to: int,
+    ) -> None:
         self._server = server
-        self._workers = WorkerMetrics(server.module)  # type: ignore[arg-type]
+        self._model_of = model_of
+        self._raises = on_worker_error == "raise"
+        self._one_by_one_up_to = one_by_one_up_to
+        self._failures: dict[str | None, WorkerError] = {}
+        self._metrics = WorkerMetrics(self._module, self._failures)
+        self._options: dict[str, dict[str, Any]] = {}
+        self._own: list[tuple[Metric, MetricState, int]] = []
+        self._alone: NoSync | None = None
+        self.report = EvaluationReport()
+
+    @property
+    def _module(self) -> pl.LightningModule:
+        return self._server.module  # type: ignore[return-value]
+
+    def set_up(self) -> None:
+        """Forget what an evaluation has left that did not come to its end, and take part in those of a Trainer."""
+        self._clear()
+        self.finish()
+        callbacks: list[pl.Callback] = self._server.trainer.callbacks  # type: ignore[attr-defined]
+        # First of all, so that the others find the metrics where they look for them.
+        callbacks[:] = [_Ends(self), *(callback for callback in callbacks if not isinstance(callback, _Ends))]
+
+    def tear_down(self) -> None:
+        """Take no part in the Trainer's evaluations any more."""
+        callbacks: list[pl.Callback] = self._server.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, _Ends)]
+
+    # ---- batch by batch ----------------------------------------------------------------------------------------------
+
+    def step(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
+        """Run one of the user's evaluation steps on the user's own batch; None if its worker has failed."""
+        step = getattr(self._module, name)
+        with self._telling_others():
+            if self.is_out(batch.worker):
+                return None
+            with self._model_of(batch.worker), self.about(batch, name):
+                return step(*step_arguments(step, batch.batch, batch_idx, *rest))
 
     @contextmanager
-    def about(self, batch: EvaluationBatch) -> Iterator[None]:
-        """Let the user's module log about a batch."""
+    def about(self, batch: EvaluationBatch, hook: str) -> Iterator[None]:
+        """Let the user's module log about a batch; what fails there is its worker's failure.
+
+        Args:
+            batch: The batch.
+            hook: What is called.
+        """
         infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
-        self._workers.turn_to(batch.worker, infer_size)
-        with logging_through(self._server.module, partial(self._log, infer_size)):  # type: ignore[arg-type]
+        self._metrics.turn_to(batch.worker, infer_size)
+        try:
+            with logging_through(self._module, partial(self._log, batch, infer_size)):
+                yield
+        except Exception as error:
+            if batch.worker is None:
+                raise
+            self.fail(batch.worker, f"{hook}() on its data raised {describe(error)}", error)
+
+    def is_out(self, worker: str | None) -> bool:
+        """Whether no more is asked of a worker: it has failed, or another has and that ends the evaluation."""
+        return worker is not None and (worker in self._failures or (self._raises and bool(self._failures)))
+
+    def fail(self, worker: str, reason: str, error: Exception) -> None:
+        """Leave a worker out, or end the run: at once, or if other processes would wait, when they are through as well.
+
+        Args:
+            worker: Its name.
+            reason: What happened, in words.
+            error: The cause.
+
+        Raises:
+            WorkerError: If that ends the run.
+        """
+        failure = WorkerError(worker, self._server.trainer.global_step, reason)
+        failure.__cause__ = error
+        self._failures.setdefault(worker, failure)
+        if self._raises and self._processes.size == 1:
+            raise failure from error
+
+    def _log(
+        self, batch: EvaluationBatch, infer_size: Callable[[], int], name: str, value: Any, **options: Any
+    ) -> None:
+        if batch.worker is None and self._processes.size == 1:
+            is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean)
+            if is_mean and not isinstance(value, Metric) and options.get("batch_size") is None:
+                options["batch_size"] = infer_size()
+            self._server.log(name, value, **options)
+            return
+        shown: dict[str, Any] = {option: options[option] for option in ("prog_bar", "logger") if option in options}
+        on_step, on_epoch = options.get("on_step"), options.get("on_epoch") is not False
+        if on_step:
+            self._server.log(f"{name}_step" if on_epoch else name, value, on_step=True, on_epoch=False, **shown)
+        if on_epoch:
+            if batch.loader is not None and options.get("add_dataloader_idx", True):
+                name = f"{name}/dataloader_idx_{batch.loader}"
+            self._options[name] = {**shown, "forked": bool(on_step)}
+            self._metrics.note(name, value, options)
+
+    # ---- all batches are over ----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Keep torchmetrics objects from waiting for processes that have other numbers of batches."""
+        if self._processes.size > 1:
+            self._alone = NoSync(list(metrics_of(self._module).values()))
+
+    def conclude(self, step: str) -> None:
+        """Hand what was logged to the Trainer, the same on every process, and draw the metrics of single workers.
+
+        Args:
+            step: The name of the user's step, under which Lightning has it logged.
+
+        Raises:
+            WorkerError: If a worker failed and that ends the run.
+            RoundError: If all of them did.
+        """
+        with self._telling_others():
+            self._metrics.close()
+            shares = self._processes.gather(self._share())
+        self._settle_failures(shares)
+        self._merge_states([share.states for share in shares])
+        options = {name: option for share in shares for name, option in share.options.items()}
+        pooled: dict[str, Part] = {}
+        for share in shares:
+            for name, part in share.pooled.items():
+                pooled[name] = pooled[name].merged(part) if name in pooled else part
+        values: dict[str, Any] = {
+            name: torch.tensor(part.value, dtype=torch.get_default_dtype(), device=self._server.device)
+            for name, part in pooled.items()
+        }
+        objects = metrics_of(self._module)
+        values |= {name: objects[path] for share in shares for name, path in share.objects.items()}
+        outer = self._server._current_fx_name
+        self._server._current_fx_name = step
+        for name, value in values.items():
+            self._hand_over(name, value, **options.get(name, {}))
+        self._server._current_fx_name = outer
+        self._draw()
+
+    def conclude_prediction(self) -> None:
+        """Let failures end the run on every process, or say whose predictions are missing."""
+        self._settle_failures(self._processes.gather(_Share({}, {}, {}, {}, list(self._failures.values()), {})))
+
+    def finish(self) -> None:
+        """Leave the torchmetrics objects of each process to it again."""
+        for metric, own, updates in self._own:
+            if metric._update_count == updates:  # else the user's code has reset it
+                own.put(metric)
+        self._own.clear()
+        if self._alone is not None:
+            self._alone.end()
+            self._alone = None
+
+    def _share(self) -> _Share:
+        states = {}
+        if self._processes.size > 1:
+            updated = {path: metric for path, metric in metrics_of(self._module).items() if metric._update_count}
+            states = {path: MetricState.of(metric).on(torch.device("cpu")) for path, metric in updated.items()}
+        metrics = self._metrics
+        return _Share(
+            metrics.workers, metrics.pooled, metrics.objects, self._options, list(self._failures.values()), states
+        )
+
+    def _settle_failures(self, shares: Sequence[_Share]) -> None:
+        tell_prepared(self._server.trainer.datamodule.pool, self._processes)  # type: ignore[attr-defined]
+        own = dict(self._failures)
+        failures = tuple(failure for share in shares for failure in share.failures)
+        workers = {worker: metrics for share in shares for worker, metrics in share.workers.items()}
+        self.report = EvaluationReport(workers, failures)
+        self._clear()
+        if failures and self._raises:
+            first = own.get(failures[0].worker, failures[0])  # the one that was sent has lost its cause
+            raise first from first.__cause__
+        for failure in failures:
+            rank_zero_warn(f"{failure}; the evaluation goes on without it")
+        if failures and len(failures) >= self._server.trainer.datamodule.num_evaluated:  # type: ignore[attr-defined]
+            listed = "".join(f"\n  {failure}" for failure in failures)
+            raise RoundError(f"no worker is left whose data could be evaluated. What failed:{listed}")
+
+    def _merge_states(self, states: Sequence[Mapping[str, MetricState]]) -> None:
+        if len(states) == 1:
+            return
+        for path, metric in metrics_of(self._module).items():
+            parts = [theirs[path].on(metric.device) for theirs in states if path in theirs]
+            own = MetricState.of(metric)
+            merged = MetricState.merged(metric, parts)
+            merged.put(metric)
+            if merged.updates:
+                self._own.append((metric, own, merged.updates))
+
+    def _hand_over(self, name: str, value: Any, forked: bool = False, **options: Any) -> None:
+        # Equal on all processes: nothing is left to be synchronised, which Lightning would otherwise recommend.
+        log = partial(
+            self._server.log,
+            on_epoch=True,
+            add_dataloader_idx=False,
+            batch_size=1,
+            sync_dist=not isinstance(value, Metric),
+            rank_zero_only=True,
+        )
+        if forked:
+            log(f"{name}_epoch", value, **options)
+            options |= {"logger": False, "prog_bar": False}
+        log(name, value, **options)
+
+    def _draw(self) -> None:
+        trainer = self._server.trainer
+        if not self.report.workers or trainer.sanity_checking:
+            return
+        one_by_one = len(trainer.datamodule.names) <= self._one_by_one_up_to  # type: ignore[attr-defined]
+        # The pooled values of an evaluation within a fit stand on the step of the round before it.
+        step = trainer.global_step - (1 if trainer.state.fn == "fit" else 0)
+        Curves(trainer).draw(per_worker_scalars(self.report.workers, one_by_one), max(step, 0))
+
+    def _clear(self) -> None:
+        self._failures.clear()
+        self._options = {}
+        self._metrics.clear()
+
+    @contextmanager
+    def _telling_others(self) -> Iterator[None]:
+        """An error that is no single worker's ends this process; the others are not left waiting."""
+        try:
             yield
+        except WorkerError:
+            raise
+        except Exception as error:
+            self._processes.fail(error)
 
-    def finish(self) -> dict[str, dict[str, float]]:
-        """Give ``{worker: {metric: value}}`` of this process's workers; the next evaluation starts anew."""
-        return self._workers.finish()
+    @property
+    def _processes(self) -> Processes:
+        return processes_of(self._server.trainer)
 
-    def _log(self, infer_size: Callable[[], int], name: str, value: Any, **options: Any) -> None:
-        server = self._server
-        is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean)
-        if is_mean and not isinstance(value, Metric) and options.get("batch_size") is None:
-            options["batch_size"] = infer_size()
-        self._workers.note(name, value, options)
-        processes = server.trainer.world_size
-        if processes > 1:
-            # Pool over processes at the end; in between they have different numbers of batches and must not wait.
-            options |= {"sync_dist": True, "on_step": False, "on_epoch": True}
-            if options.get("batch_size") is not None:
-                # Lightning averages these integers over the processes and rounds down; multiples leave nothing over.
-                options["batch_size"] *= processes
-        server.log(name, value, **options)
+
+@final
+class _Ends(pl.Callback):
+    """Tells an evaluation that all batches are over, before any other callback asks for metrics."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self._evaluation = evaluation
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.begin()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.conclude("validation_step")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.finish()
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.begin()
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.conclude("test_step")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.finish()
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.conclude_prediction()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, final
 
 from lightning_fed.population import EvaluationKind, WorkerPool, end_processes
 from lightning_fed.selection import CohortSampler
-from lightning_fed.wire import WorkerError, describe
+from lightning_fed.wire import describe
 
 
 @final
@@ -48,10 +48,12 @@ class EvaluationBatch(NamedTuple):
     Args:
         worker: The worker's name, or None for central data.
         batch: What the loader gave.
+        loader: The number of the loader, if there are several.
     """
 
     worker: str | None
     batch: Any
+    loader: int | None = None
 
 
 @final
@@ -147,6 +149,10 @@ class CohortLoader:
         """Load nothing; see :meth:`state_dict`."""
 
 
+def _never(worker: str) -> bool:
+    return False
+
+
 @final
 class WorkersLoader:
     """Gives the workers' own evaluation batches, worker by worker; each process takes every n-th worker.
@@ -157,7 +163,8 @@ class WorkersLoader:
         kind: Which of their loaders. A worker without one is passed over.
         rank: This process.
         processes: The number of processes.
-        failed: What to do about a worker whose loader raises: raise the error, or note it and go on.
+        failed: Called with the name of a worker whose loader raises, what happened, and the error; raises, or notes it.
+        is_out: Whether no more batches of a worker are wanted.
     """
 
     def __init__(
@@ -167,22 +174,27 @@ class WorkersLoader:
         kind: EvaluationKind,
         rank: int,
         processes: int,
-        failed: Callable[[str, Exception], None],
+        failed: Callable[[str, str, Exception], None],
+        is_out: Callable[[str], bool] = _never,
     ) -> None:
         self._pool = pool
         self._names = names[rank::processes]
         self._kind = kind
         self._failed = failed
+        self._is_out = is_out
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         for name in self._names:
             loader: Iterable[Any] = ()
             try:
-                loader = self._pool[name].evaluation_loader(self._kind) or ()
+                if not self._is_out(name):
+                    loader = self._pool[name].evaluation_loader(self._kind) or ()
                 for batch in loader:
+                    if self._is_out(name):
+                        break
                     yield EvaluationBatch(name, batch)
             except Exception as error:
-                self._failed(name, error)
+                self._failed(name, f"its {self._kind}_dataloader raised {describe(error)}", error)
             finally:
                 end_processes(loader)
 
@@ -195,15 +207,17 @@ class CentralLoader:
         loader: The user's loader.
         rank: This process.
         processes: The number of processes.
+        number: The number of the loader, if there are several.
 
     Raises:
         ValueError: If there are fewer batches than processes.
     """
 
-    def __init__(self, loader: Iterable[Any], rank: int, processes: int) -> None:
+    def __init__(self, loader: Iterable[Any], rank: int, processes: int, number: int | None = None) -> None:
         self._loader = loader
         self._rank = rank
         self._processes = processes
+        self._number = number
         if processes > 1 and isinstance(loader, Sized) and len(loader) < processes:
             raise ValueError(
                 f"the central evaluation data has {len(loader)} batches for {processes} processes; use a smaller "
@@ -218,9 +232,4 @@ class CentralLoader:
     def __iter__(self) -> Iterator[EvaluationBatch]:
         for index, batch in enumerate(self._loader):
             if index % self._processes == self._rank:
-                yield EvaluationBatch(None, batch)
-
-
-def evaluation_error(worker: str, round: int, kind: EvaluationKind, error: Exception) -> WorkerError:
-    """Name the worker whose evaluation data failed."""
-    return WorkerError(worker, round, f"its {kind}_dataloader raised {describe(error)}")
+                yield EvaluationBatch(None, batch, self._number)

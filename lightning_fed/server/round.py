@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, final
 
@@ -14,9 +14,12 @@ from lightning_fed.algorithms import Algorithm, Result
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.rng import isolated
 from lightning_fed.core.tree import Tensors
+from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
+from lightning_fed.population import WorkerPool
 from lightning_fed.selection import Availability, Response
 from lightning_fed.server.late_buffers import LateBuffers
+from lightning_fed.server.processes import sizes_of, tell_prepared
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import job_bytes
 from lightning_fed.wire.report import RoundReport
@@ -51,7 +54,7 @@ class FederatedLoop:
         engine: How workers are trained.
         aggregator: How updates become one.
         processes: The processes that share a cohort.
-        num_examples: Gives a worker's number of training examples, to divide a cohort evenly.
+        workers: The workers' data, of which their numbers of examples are asked to divide a cohort evenly.
         outbox: The steps between local training and what the engine yields, and their mirror images at the server.
         on_worker_error: ``"raise"`` ends the run when a worker fails; ``"drop"`` goes on without it.
         min_workers: The number of workers below which a round fails even with ``"drop"``.
@@ -62,7 +65,7 @@ class FederatedLoop:
     engine: Engine
     aggregator: Aggregator[Any]
     processes: Processes
-    num_examples: Callable[[str], int]
+    workers: WorkerPool
     outbox: Outbox
     on_worker_error: Literal["raise", "drop"] = "raise"
     min_workers: int = 1
@@ -87,13 +90,17 @@ class FederatedLoop:
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
         job, present, responses = self._ask(self.algorithm.assign(job, remembered), cohort)
-        self.outbox.own.begin(job.cohort, job.last, job.failed)
-        with isolated(), torch.no_grad():
-            results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
-            partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
+        try:
+            self.outbox.own.begin(job.cohort, job.last, job.failed)
+            with isolated(), torch.no_grad(), counting_signals():
+                results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
+                partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
+        except Exception as error:
+            self.processes.fail(error)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
         # has left.
         report = self._heard(RoundReport.merged(self.processes.gather(report), cohort), job, responses)
+        tell_prepared(self.workers, self.processes)
         if not self._has_quorum(report, job) and not self.aggregator.always:
             self.outbox.own.drop(job.cohort)
             return Outcome(Aggregate.nothing(job.model), report, remembered)
@@ -128,7 +135,11 @@ class FederatedLoop:
             return cohort
         if not self.algorithm.divisible:
             return cohort if self.processes.rank == 0 else ()
-        return self.processes.share(cohort, {name: work(job, name, self.num_examples(name)) for name in cohort})
+        sizes = [0] * len(cohort)
+        if job.local.steps is None:  # what is wrong with a worker's data is told where it is trained
+            sizes, _ = sizes_of(cohort, self.workers.num_examples, self.processes, job.round)
+            tell_prepared(self.workers, self.processes)
+        return self.processes.share(cohort, {n: work(job, n, size) for n, size in zip(cohort, sizes, strict=True)})
 
     def _accepted(
         self, results: Iterable[Result], job: Job, report: RoundReport, late: LateBuffers

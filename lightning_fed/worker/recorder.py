@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import torch
 from torch import Tensor
@@ -12,12 +12,34 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_fed.core.means import weighted_mean
 
-_REDUCTIONS: dict[str, Callable[[Sequence[float], Sequence[int]], float]] = {
+_REDUCTIONS: dict[str, Callable[[Sequence[float], Sequence[float]], float]] = {
     "mean": weighted_mean,
     "sum": lambda values, _: sum(values),
     "min": lambda values, _: min(values),
     "max": lambda values, _: max(values),
 }
+
+
+@final
+class Part(NamedTuple):
+    """A part of what was logged under one name, to be reduced with other parts.
+
+    Args:
+        reduction: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``.
+        value: Its own values, reduced.
+        weight: The sum of their weights, which only a mean asks for.
+    """
+
+    reduction: str
+    value: float
+    weight: float
+
+    def merged(self, other: Part) -> Part:
+        """Reduce two parts; the first one's reduction counts."""
+        if self.reduction == "mean" and not (self.weight and other.weight):  # the mean of nothing is NaN
+            return self if self.weight else other
+        weights = [self.weight, other.weight]
+        return Part(self.reduction, _REDUCTIONS[self.reduction]([self.value, other.value], weights), sum(weights))
 
 
 @final
@@ -32,7 +54,7 @@ class Recorder:
         self._values: dict[str, list[tuple[float | Tensor, int]]] = {}
         self._reduce: dict[str, str] = {}
         self._metrics: dict[str, Metric] = {}
-        self.batch_size: Callable[[], int] = lambda: 1
+        self.batch_size: Callable[[], int] = _one
         self.said: set[int] = set()
         """The sizes that the user's code has given since this was cleared."""
 
@@ -98,11 +120,21 @@ class Recorder:
 
     def results(self) -> dict[str, float]:
         """Reduce everything that was logged to one number per name."""
-        reduced = {
-            name: _REDUCTIONS[self._reduce[name]](floats([v for v, _ in pairs]), [weight for _, weight in pairs])
-            for name, pairs in self._values.items()
-        }
+        reduced = {name: part.value for name, part in self.parts().items()}
         return reduced | {name: float(metric.compute()) for name, metric in self._metrics.items()}
+
+    def parts(self) -> dict[str, Part]:
+        """Reduce every value that was logged, and keep what it takes to reduce it with others of its name."""
+        parts: dict[str, Part] = {}
+        for name, pairs in self._values.items():
+            reduction, weights = self._reduce[name], [weight for _, weight in pairs]
+            value = _REDUCTIONS[reduction](floats([value for value, _ in pairs]), weights)
+            parts[name] = Part(reduction, value, sum(weights))
+        return parts
+
+
+def _one() -> int:
+    return 1
 
 
 def floats(values: Sequence[float | Tensor]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from lightning_fed import cli
 from lightning_fed.privacy import (
     Accountant,
+    CorrelatedGaussian,
     Gaussian,
     LocalGaussian,
     Mechanism,
@@ -69,7 +71,8 @@ def test_what_a_run_costs_from_the_shell(tmp_path: Path) -> None:
 def test_what_a_run_costs(capsys: pytest.CaptureFixture[str]) -> None:
     output = answer(capsys, *RUN, "--noise-multiplier", "1", "--accountant", "rdp")
     assert "each of 1000 workers takes part with probability 0.01" in output
-    assert "delta = 0.000501 (the default, 1 / population^1.1); accounted by RDP for one worker more or fewer" in output
+    assert "delta = 0.000501 (the default, 1 / population^1.1); accounted by RDP for a worker's" in output
+    assert "a worker's contributions or zeros in their place; how many workers there are is public" in output
     costs = table(output)
     assert list(costs) == [1, 63, 250, 563, 1000]
     accountant = Accountant("rdp")
@@ -101,13 +104,19 @@ def test_other_ways_to_sample(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "mechanism", "charges", "words"),
     [
-        (("--promise", "dpftrl"), TreeAggregation(30.0, steps=100), 10, "in turn"),
+        (("--promise", "dpftrl"), TreeAggregation(30.0, steps=100), 10, "nobody again within 100 rounds"),
+        (
+            ("--promise", "dpftrl", "--factorization", "16"),
+            CorrelatedGaussian(30.0, math.sqrt(10 * 1.3942314**2), 1000, 100),
+            1,
+            "nobody again within 100 rounds",
+        ),
         (("--promise", "LocalDP"), LocalGaussian(30.0), 1000, "one worker or another in its place"),
         (
             ("--promise", "distributed", "--survivors", "8"),
             Gaussian(30.0),
             1000,
-            "one worker's contributions or zeros in their place",
+            "a worker's contributions or zeros in their place",
         ),
         (
             ("--promise", "record", "--sampling-rate", "0.05", "--local-steps", "4"),
@@ -119,9 +128,9 @@ def test_other_ways_to_sample(capsys: pytest.CaptureFixture[str]) -> None:
             ("--promise", "record", "--sampling-rate", "0.05"),
             SubsampledGaussian(30.0, 0.05),
             20_000,
-            "one example more",
+            "an example's contributions",
         ),
-        (("--sampling", "in-turn"), Gaussian(30.0), 1000, "take part, in turn"),
+        (("--sampling", "in-turn"), Gaussian(30.0), 1000, "nobody again within 100 rounds"),
     ],
 )
 def test_every_promise_as_a_run_of_it_is_charged(
@@ -285,7 +294,7 @@ def test_lightnings_parser_is_not_asked(monkeypatch: pytest.MonkeyPatch, capsys:
     def asked(*_: object) -> None:
         raise AssertionError("a FederatedCLI was built")
 
-    monkeypatch.setattr(cli, "FederatedCLI", asked)
+    monkeypatch.setattr("lightning_fed.cli.command.FederatedCLI", asked)
     monkeypatch.setattr(
         sys, "argv", ["lightning-fed", "privacy", "--rounds", "1", "--population", "9", "--noise-multiplier", "3"]
     )

@@ -53,6 +53,7 @@ class Vectorized(Engine):
         self._fit = StackedFit(module, trainer, self._compile, workers.capacity)
         self._workers = workers
         self._outbox = outbox
+        self._remarks.silent = not outbox.may_tell
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         for names in _even(cohort, self._chunk_size or _fitting(job)):

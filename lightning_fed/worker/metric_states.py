@@ -1,0 +1,105 @@
+"""States of torchmetrics objects: kept aside, put back, and merged over processes.
+
+torchmetrics' own way to merge, inside of ``compute()``, waits for the other processes to compute the same object. In an
+evaluation of workers that may never happen: some of them log other things than others, or nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+_SYNC = ("sync_on_compute", "dist_sync_on_step", "_to_sync")
+
+
+@final
+class MetricState(NamedTuple):
+    """What a torchmetrics object has been updated with.
+
+    Args:
+        updates: The number of its updates.
+        states: Its states by name: tensors of any shape, and lists of them.
+    """
+
+    updates: int
+    states: dict[str, Any]
+
+    @staticmethod
+    def of(metric: Metric) -> MetricState:
+        """Copy the state of an object."""
+        states = {name: getattr(metric, name) for name in metric._defaults}
+        return MetricState(
+            metric._update_count,
+            {name: list(s) if isinstance(s, list) else s.detach().clone() for name, s in states.items()},
+        )
+
+    def put(self, metric: Metric) -> None:
+        """Let an object have this state."""
+        for name, state in self.states.items():
+            setattr(metric, name, list(state) if isinstance(state, list) else state.clone())
+        metric._update_count = self.updates
+        metric._computed = None
+
+    def on(self, device: torch.device) -> MetricState:
+        """Return this state on a device."""
+        return MetricState(self.updates, {name: _on(state, device) for name, state in self.states.items()})
+
+    @staticmethod
+    def merged(metric: Metric, parts: Sequence[MetricState]) -> MetricState:
+        """Merge states as torchmetrics does, but without those that were never updated.
+
+        Args:
+            metric: An object with such states, which says how each is reduced.
+            parts: Those of the processes, in order of rank.
+        """
+        parts = [part for part in parts if part.updates]
+        if len(parts) < 2:
+            return parts[0] if parts else MetricState.of(metric)
+        states: dict[str, Any] = {}
+        for name, reduce in metric._reductions.items():
+            values = [part.states[name] for part in parts]
+            is_list = isinstance(metric._defaults[name], list)
+            joined: Any = [item for value in values for item in value] if is_list else torch.stack(values)
+            states[name] = reduce(joined) if callable(reduce) and len(joined) else joined
+            if is_list and isinstance(states[name], Tensor):
+                states[name] = [states[name]]
+        return MetricState(sum(part.updates for part in parts), states)
+
+
+def metrics_of(module: nn.Module) -> dict[str, Metric]:
+    """Return all torchmetrics objects in a module by path; members of a compute group are brought up to date."""
+    for part in module.modules():
+        if isinstance(part, MetricCollection):
+            part.items(copy_state=False)
+    return {path: part for path, part in module.named_modules() if isinstance(part, Metric)}
+
+
+@final
+class NoSync:
+    """Keeps torchmetrics objects from waiting for other processes, for a while.
+
+    Args:
+        metrics: The objects.
+    """
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._before = [(metric, {name: getattr(metric, name) for name in _SYNC}) for metric in metrics]
+        for metric in metrics:
+            for name in _SYNC:
+                setattr(metric, name, False)
+
+    def end(self) -> None:
+        """Let the objects be as they were."""
+        for metric, settings in self._before:
+            for name, value in settings.items():
+                setattr(metric, name, value)
+
+
+def _on(state: Any, device: torch.device) -> Any:
+    if isinstance(state, Tensor):
+        return state.to(device)
+    return type(state)(_on(item, device) for item in state) if isinstance(state, (list, tuple)) else state
