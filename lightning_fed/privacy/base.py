@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.privacy.accounting import Accountant, Kind, tightest
+from lightning_fed.privacy.accounting import KINDS, Accountant, Kind, tightest
 from lightning_fed.privacy.calibration import noise_for
 from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
@@ -212,13 +213,19 @@ def check_settings(privacy: Privacy, clip: float | None) -> None:
     name = type(privacy).__name__
     if privacy.noise_multiplier is None and privacy.epsilon is None:
         raise ValueError(f"{name} needs noise_multiplier= (how much noise) or epsilon= (how much may be spent)")
-    if privacy.noise_multiplier is not None and not 0 < privacy.noise_multiplier < math.inf:
+    if privacy.noise_multiplier is not None and not _is_positive(privacy.noise_multiplier):
         raise ValueError(
-            f"{name}(noise_multiplier={privacy.noise_multiplier}) must be positive and finite: no noise, no privacy"
+            f"{name}(noise_multiplier={privacy.noise_multiplier!r}) must be positive and finite: no noise, no privacy"
         )
-    if privacy.epsilon is not None and not 0 < privacy.epsilon < math.inf:
-        raise ValueError(f"{name}(epsilon={privacy.epsilon}) must be positive and finite")
-    if privacy.delta is not None and not 0 < privacy.delta < 1:
-        raise ValueError(f"{name}(delta={privacy.delta}) must lie between 0 and 1")
-    if clip is not None and not 0 < clip < math.inf:
-        raise ValueError(f"{name}(clip={clip}) must be positive and finite")
+    if privacy.epsilon is not None and not _is_positive(privacy.epsilon):
+        raise ValueError(f"{name}(epsilon={privacy.epsilon!r}) must be positive and finite")
+    if privacy.delta is not None and not (_is_positive(privacy.delta) and privacy.delta < 1):
+        raise ValueError(f"{name}(delta={privacy.delta!r}) must lie between 0 and 1")
+    if clip is not None and not _is_positive(clip):
+        raise ValueError(f"{name}(clip={clip!r}) must be positive and finite")
+    if privacy.accountant is not None and privacy.accountant not in KINDS:
+        raise ValueError(f"{name}(accountant={privacy.accountant!r}) must be one of {', '.join(KINDS)}, or None")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
