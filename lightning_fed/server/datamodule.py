@@ -13,7 +13,16 @@ import torch
 from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
 from lightning_fed.core.rng import derive
 from lightning_fed.hooks import place_batch
-from lightning_fed.population import EvaluationKind, Names, Population, Prepared, WorkerPool, has_loader
+from lightning_fed.population import (
+    EvaluationKind,
+    Names,
+    Population,
+    Prepared,
+    TrainerOfData,
+    WorkerPool,
+    has_loader,
+    starts_afresh,
+)
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.loaders import (
     CentralLoader,
@@ -255,6 +264,8 @@ class FederatedDataModule(pl.LightningDataModule):
         processes = self.trainer.world_size if self.trainer is not None else 1
         if self.val is not None and has_loader(self.val, kind):
             loaders = getattr(self.val, f"{kind}_dataloader")()
+            if starts_afresh(loaders) and self.trainer is not None:
+                self.val.trainer = cast(pl.Trainer, TrainerOfData(self.trainer))
             if isinstance(loaders, (list, tuple)):
                 several = len(loaders) > 1
                 return [CentralLoader(it, rank, processes, n if several else None) for n, it in enumerate(loaders)]
