@@ -32,7 +32,14 @@ from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through,
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server import checkpoint as checkpoints
-from lightning_fed.server.checks import refuse_frozen, refuse_other, refuse_parts, refuse_unsupported, warn_of_lost_mean
+from lightning_fed.server.checks import (
+    refuse_frozen,
+    refuse_other,
+    refuse_parts,
+    refuse_synchronised,
+    refuse_unsupported,
+    warn_of_lost_mean,
+)
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
@@ -363,6 +370,7 @@ class FederatedModule(pl.LightningModule):
         self._tell("on_train_start")
         datamodule = self._datamodule
         processes = self._processes()
+        refuse_synchronised(self.module, processes.size)
         processes.broadcast_(list(self.module.buffers()))
         if self.device.type == "cpu":
             keep_freed_memory()
