@@ -108,7 +108,7 @@ class Statement:
             "released": f"{facts['releases']} rounds",
             "charged": "; ".join(f"{_mechanism(c)} × {c['count']}" for c in facts["charges"]) or "nothing",
             "clipping bound": "" if bounds is None else _span(bounds["least"], bounds["most"]),
-            "cohorts": f"{facts['cohort_size']} of {facts['population']} workers, sampled by {facts['sampling']}",
+            "cohorts": _cohorts(facts),
             "signed off": _SIGNED[facts["signed_off"]],
         }
         if "checkpoint" in facts:
@@ -212,6 +212,14 @@ def _of(state: Mapping[str, Any]) -> Account:
 def _mechanism(charge: Mapping[str, Any]) -> str:
     parameters = charge.get("parameters", {})
     return f"{charge['mechanism']}({', '.join(f'{k}={v}' for k, v in parameters.items())})"
+
+
+def _cohorts(facts: Mapping[str, Any]) -> str:
+    if facts["population"] is None:  # there is a checkpoint alone
+        return ""
+    if facts["sampling"] == "everyone":
+        return f"all of {facts['population']} workers"
+    return f"{facts['cohort_size']} of {facts['population']} workers, sampled by {facts['sampling']}"
 
 
 def _fit_row(fit: Mapping[str, Any]) -> tuple[str, ...]:

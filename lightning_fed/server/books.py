@@ -275,7 +275,7 @@ class Books:
             relation=run.relation,
             population=setting.population,
             cohort_size=setting.cohort_size,
-            sampling=sampling.__name__ if isinstance(sampling, type) else str(sampling),
+            sampling="everyone" if sampling is None else sampling.__name__,
             rounds=setting.rounds,
             noise_multiplier=run.noise_multiplier,
             bound=run.bound,

@@ -124,6 +124,18 @@ def test_the_best_of_several_costs_the_whole_run(tmp_path: Path, said: list[str]
         assert f"this one was written at ε = {cost(1):.4g}" in line
 
 
+def test_to_evaluate_a_checkpoint_of_another_run_adds_it(tmp_path: Path) -> None:
+    """The next fit goes on from its weights."""
+    fit(federated(), data(), max_steps=2, **keeping(tmp_path))
+    fed = federated()
+    fit(fed, data(), max_steps=3)
+    for _ in range(2):
+        trainer().test(fed, data(), ckpt_path=tmp_path / "step=2.ckpt", verbose=False)
+    assert released(fed) == 3 + 2
+    fit(fed, data(), max_steps=1)
+    assert released(fed) == 3 + 2 + 1
+
+
 def test_a_new_object_that_has_evaluated_goes_on_with_the_account(tmp_path: Path) -> None:
     fit(federated(), data(), max_steps=2, **keeping(tmp_path))
     fed = federated()
