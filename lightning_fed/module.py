@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, final, get_args
 
@@ -36,6 +37,7 @@ from lightning_fed.server.checks import (
     refuse_frozen,
     refuse_other,
     refuse_parts,
+    refuse_synchronised,
     refuse_unsupported,
     require_seconds,
     warn_of_lost_mean,
@@ -50,6 +52,7 @@ from lightning_fed.server.processes import processes_of
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import scheduler_config
+from lightning_fed.server.state_files import share_files
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
@@ -379,6 +382,7 @@ class FederatedModule(pl.LightningModule):
         self._tell("on_train_start")
         datamodule = self._datamodule
         processes = self._processes()
+        refuse_synchronised(self.module, processes.size)
         processes.broadcast_(list(self.module.buffers()))
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -518,6 +522,7 @@ class FederatedModule(pl.LightningModule):
         self._guard.load_state_dict(privacy, fitting, self.trainer.ckpt_path)
         if "state" in part:
             self._server_state = dict(part["state"]["server"])
+            share_files(part["state"]["workers"], self._state_folder(), self._processes())
             self._outbox.own.load_state_dict(part["state"]["workers"])
             self._last_success = part["state"].get("last_cohort")
             self._failed = list(part["state"].get("failed_cohorts", ()))
@@ -591,6 +596,11 @@ class FederatedModule(pl.LightningModule):
     @property
     def _datamodule(self) -> FederatedDataModule:
         return cast(FederatedDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+
+# The command line reads a default from a lambda in the signature; pickle (strategy="ddp_spawn") looks it up here.
+_plain_averaging = signature(FederatedModule).parameters["server_optimizer"].default
+_plain_averaging.__qualname__ = "_plain_averaging"
 
 
 def _engine(engine: Engine | EngineName) -> Engine:

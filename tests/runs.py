@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,28 @@ def start(out: Path, *options: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(SCRIPT), str(out), *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start_nodes(out: Path, nodes: int, *options: str) -> list[subprocess.Popen[str]]:
+    """Start a run on several "machines" of one process each by torchrun, on the loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", "--nproc-per-node=1"]
+    torchrun += ["--rdzv-backend=static", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    run = [str(SCRIPT), str(out), f"--nodes={nodes}", "--strategy=ddp", *options]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return [
+        subprocess.Popen(
+            [*torchrun, f"--node-rank={node}", *run],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for node in range(nodes)
+    ]
 
 
 def run(out: Path, *options: str) -> dict[str, Any]:

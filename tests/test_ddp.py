@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from runs import assert_same, run, start
+import torch
+from runs import assert_same, run, start, start_nodes
 
 DDP = ("--devices", "2", "--strategy", "ddp")
 AWAY = "RandomAvailability(absent=0.2, lost=0.1, stragglers=0.5)"
@@ -45,6 +48,21 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, options: tuple[str, .
     one = run(tmp_path / "one.pt", "--double", *options)
     two = run(tmp_path / "two.pt", "--double", *options, *DDP)
     assert_same(one, two, rounding=True)
+
+
+def test_two_machines_give_what_one_process_gives(tmp_path: Path) -> None:
+    """Started by torchrun, as on real machines."""
+    options = ("--double", "--algorithm", "Scaffold()", "--norm", "--rounds", "3")
+    nodes = start_nodes(tmp_path / "two.pt", 2, *options)
+    try:
+        one = run(tmp_path / "one.pt", *options)
+        outputs = [node.communicate(timeout=120)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            if node.poll() is None:
+                os.killpg(node.pid, signal.SIGKILL)  # with the process that it has started
+    assert [node.returncode for node in nodes] == [0, 0], "".join(outputs)
+    assert_same(one, torch.load(tmp_path / "two.pt", weights_only=True), rounding=True)
 
 
 def test_a_failure_on_one_process_ends_all_of_them_with_the_workers_name(tmp_path: Path) -> None:

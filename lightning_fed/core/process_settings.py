@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, final
@@ -91,6 +90,5 @@ _SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     ),
     "numpy.seterr": (np.geterr, lambda errors: np.seterr(**errors)),
     "os.chdir": (_folder, _set_folder),
-    "sys.setrecursionlimit": (sys.getrecursionlimit, sys.setrecursionlimit),
     "warnings.filters": (lambda: list(warnings.filters), _set_filters),
 }

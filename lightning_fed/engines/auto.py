@@ -8,6 +8,7 @@ from typing import final
 from torch import nn
 
 from lightning_fed._lightning import pl, rank_zero_info
+from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.isolated import Isolated
@@ -123,7 +124,8 @@ class Auto(Engine):
         steps: list[float] = []
         for name in cohort:
             try:
-                batches = self._workers.ready(name).batches.num_batches
+                with Watch().over(name, job.round):
+                    batches = self._workers.ready(name).batches.num_batches
             except Exception:  # what is wrong with its data is told when it is trained
                 batches = None
             if batches is not None:

@@ -4,6 +4,7 @@ from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, end_processes, examples_per_pass
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.quiet_trainer import QuietTrainer
+from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
 from lightning_fed.population.workers import Worker, WorkerPool, has_loader
 
 __all__ = [
@@ -13,10 +14,12 @@ __all__ = [
     "Population",
     "Prepared",
     "QuietTrainer",
+    "TrainerOfData",
     "Worker",
     "WorkerPool",
     "batches_of",
     "end_processes",
     "examples_per_pass",
     "has_loader",
+    "starts_afresh",
 ]

@@ -290,6 +290,8 @@ class IndexedBatches(Batches):
         self._follows = takes_all and getattr(order, "data_source", None) is dataset  # a pass is as long as its dataset
         self._plain = dataset if self._follows and type(dataset) is TensorDataset else None
         self._versions = _versions(tensors)
+        self.kind = tuple([(tensor.shape[1:], tensor.dtype) for tensor in tensors])
+        """What rows must have in common with other rows to be stacked."""
         self.draws_at_once = self._at_once is not None
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""

@@ -1,6 +1,7 @@
 """Differential privacy: what is promised, how a round keeps it, and what it costs."""
 
 from lightning_fed.privacy.accounting import Accountant
+from lightning_fed.privacy.auditing import Audit, audit
 from lightning_fed.privacy.base import AUDIENCES, Privacy
 from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
 from lightning_fed.privacy.central import CentralDP
@@ -27,6 +28,7 @@ __all__ = [
     "DPFTRL",
     "Accountant",
     "AdaptiveClip",
+    "Audit",
     "BandedToeplitz",
     "BufferedToeplitz",
     "CentralDP",
@@ -47,6 +49,7 @@ __all__ = [
     "SubsampledGaussian",
     "TreeAggregation",
     "analytic_gaussian_sigma",
+    "audit",
     "noise_for",
     "prefix_errors",
     "rounds_for",

@@ -91,8 +91,8 @@ class AdaptiveClip:
 
 def joint_norms(updates: Updates) -> Tensor:
     """The L2 norm of all that a worker releases, taken together; float64 ``[n]``, on the CPU."""
-    norms = row_norms(torch.stack([row_norms(part) for part in (updates.delta, *updates.extra.values())], dim=1))
-    return norms.cpu()
+    parts = [row_norms(part) for part in (updates.delta, *updates.extra.values())]
+    return (parts[0] if len(parts) == 1 else row_norms(torch.stack(parts, dim=1))).cpu()
 
 
 def with_norms(updates: Updates) -> tuple[Updates, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, _MultiProcessingLauncher, pl, rank_zero_warn
 from lightning_fed.aggregation import Aggregator
@@ -75,6 +76,24 @@ def refuse_frozen(module: pl.LightningModule) -> None:
     """
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise ValueError(f"{type(module).__name__} has no parameter with requires_grad; there is nothing to train")
+
+
+def refuse_synchronised(module: pl.LightningModule, processes: int) -> None:
+    """Refuse layers that take their statistics from all processes at once, each of which trains other workers.
+
+    Args:
+        module: The user's module, as the Trainer has placed it.
+        processes: The number of processes.
+
+    Raises:
+        ValueError: If there are several processes and such a layer.
+    """
+    for path, layer in module.named_modules():
+        if processes > 1 and isinstance(layer, nn.SyncBatchNorm):
+            raise ValueError(
+                f"{path} is a SyncBatchNorm, which would mix the batches of workers that {processes} processes train, "
+                "and wait for ever where they have other numbers of batches; leave out Trainer(sync_batchnorm=True)"
+            )
 
 
 def refuse_parts(algorithm: object, aggregator: object, transforms: object, server_optimizer: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import cached_property, partial
 from typing import Any, Protocol, cast, final, get_args
 
@@ -13,7 +13,16 @@ import torch
 from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
 from lightning_fed.core.rng import derive
 from lightning_fed.hooks import place_batch
-from lightning_fed.population import EvaluationKind, Names, Population, Prepared, WorkerPool, has_loader
+from lightning_fed.population import (
+    EvaluationKind,
+    Names,
+    Population,
+    Prepared,
+    TrainerOfData,
+    WorkerPool,
+    has_loader,
+    starts_afresh,
+)
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.loaders import (
     CentralLoader,
@@ -260,6 +269,9 @@ class FederatedDataModule(pl.LightningDataModule):
         processes = self.trainer.world_size if self.trainer is not None else 1
         if self.val is not None and has_loader(self.val, kind):
             loaders = getattr(self.val, f"{kind}_dataloader")()
+            if starts_afresh(loaders) and self.trainer is not None:
+                self.val.trainer = cast(pl.Trainer, TrainerOfData(self.trainer))
+            self._refuse_small_part(loaders, kind, processes)
             if isinstance(loaders, (list, tuple)):
                 several = len(loaders) > 1
                 return [CentralLoader(it, rank, processes, n if several else None) for n, it in enumerate(loaders)]
@@ -269,6 +281,17 @@ class FederatedDataModule(pl.LightningDataModule):
             chosen = random.Random(derive(self.seed, "evaluation")).sample(range(len(names)), self.eval_cohort_size)
             names = [names[position] for position in sorted(chosen)]
         return WorkersLoader(self.pool, names, kind, rank, processes, self._failed, self._is_out)
+
+    def _refuse_small_part(self, loaders: Any, kind: EvaluationKind, processes: int) -> None:
+        """Refuse a part of the central data that leaves some processes nothing: Lightning would stop those alone."""
+        limit = 1.0 if processes == 1 else getattr(self.trainer, f"limit_{kind}_batches")
+        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+            length = len(loader) if isinstance(loader, Sized) else math.inf
+            if isinstance(limit, float) and 0 < limit < 1 and (length // processes) * limit < 1:
+                raise ValueError(
+                    f"limit_{kind}_batches={limit} of {length} batches is less than one for some of {processes} "
+                    "processes; give the number of batches for each process, or use fewer devices"
+                )
 
     @property
     def num_evaluated(self) -> int:

@@ -142,7 +142,8 @@ class SpilledRows:
             self._alive[file] += 1
 
     def _find(self, path: str) -> Path:
-        for candidate in (Path(path), self._folder() / Path(path).name):
+        own, written = self._folder(), Path(path)
+        for candidate in (written, own / written.name, own.parent / written.parent.name / written.name):
             if candidate.exists():
                 return candidate
         raise FileNotFoundError(

@@ -54,7 +54,8 @@ class PrivateGradients:
         # Apple's accelerator has no float64.
         self._device = torch.device("cpu") if local.device.type == "mps" else local.device
         self._sum = torch.zeros(self._size, dtype=torch.float64, device=self._device)
-        self._steps = 0
+        self.releases = 0
+        """How often noised gradients were released."""
         self._marks = self._marked()
 
     def begin(self) -> None:
@@ -86,18 +87,18 @@ class PrivateGradients:
             ValueError: If more steps are taken than the server has charged for, or if anything but the optimizer has
                 moved a parameter or a buffer since the step before.
         """
-        if self._steps >= self._charged:
+        if self.releases >= self._charged:
             raise ValueError(
                 f"RecordDP: local training takes a step more than the {self._charged:g} of a round that are charged; "
                 "let the algorithm leave job.local as it is, and set local_epochs or local_steps in FederatedModule"
             )
         self.check_unmoved()
-        noise = self._noise.gaussian(self._size, self._std, *self._keys, "noise", self._steps)
+        noise = self._noise.gaussian(self._size, self._std, *self._keys, "noise", self.releases)
         noised = self._sum.add_(to_grid_(noise, self._grid).to(self._device)).div_(self._expected)
         for parameter, part in zip(self._parameters, torch.split(noised, self._sizes), strict=True):
             values = torch.view_as_complex(part.view(*parameter.shape, 2)) if parameter.is_complex() else part
             parameter.grad = torch.empty_like(parameter).copy_(values.view(parameter.shape))
-        self._steps += 1
+        self.releases += 1
 
     def end(self) -> None:
         """End a step: the optimizer has moved the parameters."""

@@ -198,7 +198,7 @@ class PrivateStep(LocalStep):
         self._gradients = gradients
         self._changes = changes
         self._recorder = recorder
-        self._releases = 0
+        self._is_called = False
 
     @property
     def num_examples(self) -> int:
@@ -211,7 +211,8 @@ class PrivateStep(LocalStep):
 
     def __call__(self, batch: list[Any], index: int) -> dict[str, Any]:
         self._recorder.batch_size = lambda: 1
-        self._releases = 0
+        self._is_called = False
+        released = self._gradients.releases
         losses: list[Tensor] = []
         closure = partial(self._closure, batch, index, losses)
         if "optimizer_step" in self._local.hooks:
@@ -219,10 +220,10 @@ class PrivateStep(LocalStep):
         else:
             closure()
             self._optimizer.step()
-        if not self._releases:
+        if self._gradients.releases == released:
             raise ValueError(
-                "RecordDP: optimizer_step() did not call its closure, and whether it does may tell of examples; let it "
-                "call optimizer.step(closure=optimizer_closure) once in every step"
+                "RecordDP: optimizer_step() did not call its closure, or went on after its error, and whether it does "
+                "may tell of examples; let it call optimizer.step(closure=optimizer_closure) once in every step"
             )
         self._gradients.end()
         return {"loss": torch.stack(losses).mean()} if losses else {}
@@ -238,12 +239,12 @@ class PrivateStep(LocalStep):
     def _closure(self, batch: list[Any], index: int, losses: list[Tensor]) -> None:
         """Leave noised gradients for the optimizer; no loss, which no noise hides."""
         call, optimizer = self._local.call, self._wrapped
-        if self._releases:
+        if self._is_called:
             raise ValueError(
                 "RecordDP: optimizer_step() calls its closure twice in a step, and each call would release gradients "
                 "that are charged once; let it call optimizer.step(closure=optimizer_closure) once"
             )
-        self._releases += 1
+        self._is_called = True
         call("on_before_zero_grad", optimizer)
         self._gradients.begin()
         with torch.enable_grad():

@@ -32,10 +32,6 @@ class WorkerMetrics:
     def __init__(self, module: nn.Module, failed: Container[str | None]) -> None:
         self._module = module
         self._failed = failed
-        self._recorder = Recorder()
-        self._logged: dict[str, Metric] = {}
-        self._before: dict[str, MetricState] = {}
-        self._worker: str | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -49,10 +45,10 @@ class WorkerMetrics:
         """The torchmetrics objects that were logged: the path of each in the module, by the name that it was given."""
 
     def _forget_worker(self) -> None:
-        self._worker = None
-        self._recorder.clear()
-        self._logged.clear()
-        self._before.clear()
+        self._worker: str | None = None
+        self._recorder = Recorder()
+        self._logged: dict[str, Metric] = {}
+        self._before: dict[str, MetricState] = {}
 
     def turn_to(self, worker: str | None, batch_size: Callable[[], int]) -> None:
         """The batches from now on are this worker's; None: of central data, or nobody's."""

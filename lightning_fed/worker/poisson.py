@@ -118,7 +118,9 @@ def _named(sampler: Any, in_batches: bool, epoch: int, kind: str) -> list[Hashab
         set_epoch(epoch)
     named: dict[Hashable, None] = {}
     for row in _flat(sampler) if in_batches else sampler:
-        key = row.item() if isinstance(row, Tensor) else row
+        key = row.tolist() if isinstance(row, Tensor) else row
+        if not isinstance(key, Hashable):
+            raise ValueError(_refusal(kind, f"names several examples at once ({key!r})"))
         if key in named:  # at once: it may be a sampler without an end
             raise ValueError(_refusal(kind, f"names example {key!r} more than once in a pass"))
         named[key] = None

@@ -16,7 +16,7 @@ from lightning_fed.core.arguments import flag, instance, listed, nearest, number
 NOT_NUMBERS = (True, np.True_, "3", None, [3], torch.tensor(3), np.array(3), 3j, object())
 
 
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=lambda value: type(value).__name__)
 def test_what_is_no_number_is_of_a_wrong_type(value: Any) -> None:
     with pytest.raises(TypeError, match=r"^n=.* must be a whole number of at least 1, not a?n? ?\w+$"):
         whole("n", value, least=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -174,6 +175,18 @@ class NoClosure(Pull):
         optimizer.step()
 
 
+class Swallows(Pull):
+    """Moves a parameter by itself, and goes on after the refusal."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        self.layer.weight.data.add_(batch[1].mean())
+        return super().training_step(batch, batch_idx)
+
+    def optimizer_step(self, epoch: Any, batch_idx: Any, optimizer: Any, optimizer_closure: Any = None) -> None:
+        with suppress(ValueError):
+            optimizer.step(closure=optimizer_closure)
+
+
 class Warm(Pull):
     """Warms the learning rate up, by Lightning's recipe: here to a half."""
 
@@ -231,6 +244,7 @@ class Manual(Pull):
         (Sam, r"optimizer_step\(\) calls its closure twice in a step, .*call optimizer\.step\(closure=.*once"),
         (SamInside, r"optimizer_step\(\) calls its closure twice"),
         (NoClosure, r"optimizer_step\(\) did not call its closure"),
+        (Swallows, r"optimizer_step\(\) did not call its closure, or went on after its error"),
         (ByLBFGS, "with torch's optimizers but LBFGS"),
         (BySamOptimizer, "with torch's optimizers but LBFGS"),
         (ZeroesByItself, r"no optimizer_zero_grad\(\) of the module's own"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--cohort", type=int, default=6)
@@ -114,8 +116,8 @@ def main() -> None:
         model,
         algorithm=eval(options.algorithm, vars(algorithms)),
         aggregator=eval(options.aggregator, vars(aggregation)),
-        server_optimizer=lambda p: torch.optim.Adam(p, lr=0.05),
-        server_lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
+        server_optimizer=partial(torch.optim.Adam, lr=0.05),
+        server_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5),
         on_worker_error=options.on_worker_error,
         privacy=eval(options.privacy, vars(privacy)),
         state_memory_mb=options.state_memory,
@@ -134,6 +136,7 @@ def main() -> None:
         max_epochs=-1,
         accelerator="cpu",
         devices=options.devices,
+        num_nodes=options.nodes,
         strategy=options.strategy,
         accumulate_grad_batches=options.accumulate,
         gradient_clip_val=0.5,
@@ -147,7 +150,9 @@ def main() -> None:
     if trainer.is_global_zero:
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         outcome = {"state": model.state_dict(), "metrics": metrics, "step": trainer.global_step}
-        torch.save({**outcome, **remembered(federated)}, options.out)
+        # A module that was trained in spawned processes comes back without its Trainer.
+        memory = {} if options.strategy == "ddp_spawn" else remembered(federated)
+        torch.save({**outcome, **memory}, options.out)
     if torch.distributed.is_initialized():
         # Left to the end of the interpreter, gloo's threads abort now and then: "terminate called without an active
         # exception", after everything is done.

@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 from helpers import EvaluatedRows, Rows, Scalar, assert_equal, trainer
 from processes import Ended, run_in_processes
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule
@@ -17,6 +18,7 @@ from lightning_fed.algorithms import FedAvg
 from lightning_fed.engines import Sequential
 from lightning_fed.population import Population
 from lightning_fed.selection import CohortSampler, WeightedBySize
+from lightning_fed.server.checks import refuse_synchronised
 from lightning_fed.wire import Job
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -172,6 +174,28 @@ def test_an_error_that_is_no_workers_leaves_no_process_waiting() -> None:
 
     first, second = run_in_processes(go)
     assert (first.error, second.error) == ("ProcessError: process 1 of 2 failed: OSError: mine", "OSError: mine")
+
+
+# ---- what cannot work ------------------------------------------------------------------------------------------------
+
+
+def test_layers_that_take_statistics_from_all_processes_are_refused() -> None:
+    """As a function: on a CPU torch itself refuses them, before a run has begun."""
+    module = Scalar()
+    module.norm = nn.SyncBatchNorm(1)
+    refuse_synchronised(module, processes=1)
+    with pytest.raises(ValueError, match=r"^norm is a SyncBatchNorm.*leave out Trainer\(sync_batchnorm=True\)$"):
+        refuse_synchronised(module, processes=2)
+
+
+def test_a_part_of_the_central_data_that_leaves_a_process_nothing_is_refused() -> None:
+    def go() -> None:
+        central = EvaluatedRows([float(i) for i in range(5)], batch_size=1)
+        run = trainer(strategy="ddp", devices=2, limit_val_batches=0.4)  # 1 of 3 batches, and none of 2
+        run.validate(FederatedModule(Validated()), FederatedDataModule({"a": Rows([1.0])}, val=central))
+
+    for ended in run_in_processes(go):
+        assert str(ended.error).startswith("ValueError: limit_val_batches=0.4 of 5 batches is less than one for some")
 
 
 # ---- prepare_data ----------------------------------------------------------------------------------------------------

@@ -149,6 +149,14 @@ REFUSED: Mapping[str, tuple[Callable[[], Any], str]] = {
         lambda: DataLoader(data, 2, sampler=DistributedSampler(data, num_replicas=2, rank=1)),
         "DistributedSampler names other examples from pass to pass",
     ),
+    "several at once": (
+        lambda: DataLoader(data, 2, sampler=BatchSampler(SequentialSampler(data), 2, False)),
+        r"BatchSampler names several examples at once \(\[0, 1\]\)",
+    ),
+    "tensors of several": (
+        lambda: DataLoader(data, 2, sampler=Own(torch.tensor([[4, 1]]))),
+        "several examples at once",
+    ),
     "nobody": (lambda: DataLoader(data, 2, sampler=Own([])), "Own names no example"),
     "a stream": (lambda: DataLoader(Stream(), 2), "not one over an IterableDataset"),
     "batches of its own": (lambda: DataLoader(data, batch_size=None), r"DataLoader\(batch_size=None\)"),
