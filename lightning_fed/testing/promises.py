@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -248,7 +249,9 @@ def every_release_is_charged(make: MakePromise) -> None:
     """In a run every round is charged, as the promise says, and what workers log is not shown."""
     promise = _settled(make)
     federated = FederatedModule(_Line(), privacy=promise)
-    trainer = fit(federated, FederatedDataModule(workers(10), cohort_size=5), rounds=3)
+    with tempfile.TemporaryDirectory() as folder:  # for the ledger
+        data = FederatedDataModule(workers(10), cohort_size=5)
+        trainer = fit(federated, data, rounds=3, default_root_dir=folder)
     run = federated.private_run
     assert run is not None, "nothing was charged"
     charges = math.ceil(3 / promise.period(run.setting)) * promise.releases(run.setting.local)

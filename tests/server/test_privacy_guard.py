@@ -225,6 +225,9 @@ def test_what_is_promised_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) 
         "CentralDP: SubsampledGaussian(noise_multiplier=1.0, sampling_rate=0.2), clipping at 1, δ = 1e-05; neighbours: "
         "a worker's contributions or zeros in their place; how many workers there are is public"
     ]
+    lines.clear()
+    fit(FederatedModule(Net(), privacy=LocalDP(clip=1.0, noise_multiplier=1.0)), data(), max_steps=1)
+    assert "neighbours: one worker or another in its place; how many workers there are is public" in lines[0]
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
