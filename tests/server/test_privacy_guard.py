@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -335,6 +335,14 @@ def test_what_was_not_private_once_stays_marked(tmp_path: Path) -> None:
 def test_algorithms_that_release_more_than_a_mean(algorithm: Any, privacy: Privacy) -> None:
     with pytest.raises(ValueError, match=rf"{type(algorithm).__name__} cannot be made private .* Use FedAvg, FedProx"):
         FederatedModule(Net(), algorithm=algorithm, privacy=privacy)
+
+
+def test_a_sampler_is_named_by_its_class() -> None:
+    class Named(LocalDP):  # type: ignore[misc]
+        sampler: ClassVar[Any] = "WeightedBySize"
+
+    with pytest.raises(ValueError, match=r"Named\.sampler is 'WeightedBySize'; it must be the class of a sampler"):
+        FederatedModule(Net(), privacy=Named(clip=1.0, noise_multiplier=1.0))
 
 
 @pytest.mark.parametrize("aggregator", [WeightedMean(), UniformMean(), Median()], ids=lambda a: type(a).__name__)
