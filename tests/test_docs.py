@@ -10,7 +10,8 @@ import pytest
 import torch
 from helpers import Rows, Scalar, fit
 
-from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin
+from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin, cli
+from lightning_fed.privacy import Accountant
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -31,7 +32,7 @@ def test_the_page_holds_its_own_contracts(page: dict[str, Any]) -> None:
 def test_each_is_under_thirty_lines() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     classes = [block[block.index("class ") :] for block in blocks if "class " in block]
-    assert len(classes) == 3
+    assert len(classes) == 5
     assert max(len(code.strip().splitlines()) for code in classes) < 30
 
 
@@ -61,3 +62,35 @@ def test_day_and_night(page: dict[str, Any]) -> None:
     sampler = page["DayAndNight"](rounds=2)
     halves = [{position >= 5 for position in sampler.sample(10, 4, number, seed=0)} for number in range(6)]
     assert halves == [{False}, {False}, {True}, {True}, {False}, {False}]
+
+
+def test_laplace_noise_by_hand(page: dict[str, Any]) -> None:
+    """ε = 2 / z for each of k releases, at δ = 0; and no checkpoint is read without the class."""
+    accountant = Accountant("rdp")
+    accountant.charge(page["LocalLaplace"](4.0), count=3)
+    assert accountant.epsilon(1e-9) == pytest.approx(3 * 2 / 4, rel=0.02)  # RDP is a little too high
+    resumed = Accountant("rdp")
+    resumed.load_state_dict(accountant.state_dict())
+    assert resumed.history == accountant.history
+    state = accountant.state_dict()
+    state["history"][0]["mechanism"] = "extending.Gone"
+    with pytest.raises(ValueError, match=r"releases of extending\.Gone, which .*: import extending before going on"):
+        resumed.load_state_dict(state)
+    with pytest.raises(
+        ValueError, match=r'LocalLaplace has no privacy loss distribution: take Accountant\(kind="rdp"\)'
+    ):
+        Accountant().charge(page["LocalLaplace"](4.0))
+
+
+def test_a_promise_of_ones_own_trains_and_is_asked_for_on_the_command_line(
+    page: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = Scalar(lr=0.5)
+    federated = FederatedModule(module, privacy=page["LaplaceDP"](clip=1.0, noise_multiplier=1e-3, delta=1e-5))
+    fit(federated, FederatedDataModule({"a": Rows([4.0]), "b": Rows([4.0])}), max_steps=1)
+    assert module.x.item() == pytest.approx(1.0, abs=0.02), "the update of 2 is clipped to 1"
+    assert federated.private_run is not None
+    assert federated.private_run.accountant.kind == "rdp"
+    assert federated.private_run.accountant.history == ((page["LocalLaplace"](1e-3), 1),)
+    cli.main(["privacy", "--promise", "laplace", "--rounds", "3", "--population", "9", "--noise-multiplier", "4"])
+    assert "accounted by RDP for one worker or another in its place" in capsys.readouterr().out

@@ -143,7 +143,7 @@ def _answer(question: Question, args: argparse.Namespace) -> str:
         lines += [f"delta = {question.delta:.3g} ({origin}); {by}"]
         rounding = rounded_up(question.accountant(noise, rounds).rounding(question.delta))
         if rounding > 1e-3:
-            lines += [f"Losses are rounded up to a grid, by which epsilon is at most {rounding:.4f} too large."]
+            lines += [f"Losses are rounded up to a grid, by which epsilon is up to about {rounding:.4f} too large."]
     lines += ["", f"{'rounds':>10}  {label:>10}"]
     for n, value in costs.items():
         lines += [f"{n:>10}  {_rounded_up_3(value) if both else format(rounded_up(value), '.4f'):>10}"]

@@ -10,7 +10,7 @@ from lightning_fed.privacy.account import Account, fresh_name
 from lightning_fed.privacy.accounting import Accountant
 from lightning_fed.privacy.calibration import rounds_for
 from lightning_fed.privacy.ledger import Ledger
-from lightning_fed.privacy.mechanisms import Mechanism, Relation
+from lightning_fed.privacy.mechanisms import RELATIONS, Mechanism, Relation
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import LocalTraining, RoundError
@@ -116,7 +116,7 @@ class PrivateRun:
     @property
     def relation(self) -> Relation:
         """For which neighbours the run's guarantee holds; where workers are added or removed, zeros in their place."""
-        relation = self.accountant.relation
+        relation = max(self.accountant.relation, self.mechanism.relation, key=RELATIONS.index)
         return "zero-out" if relation == "add/remove" else relation
 
     def spent_later(self) -> Callable[[], float]:

@@ -18,7 +18,7 @@ from lightning_fed.hooks import overrides
 from lightning_fed.population import EvaluationKind, QuietTrainer
 from lightning_fed.privacy import Privacy, PrivateRun, Setting
 from lightning_fed.privacy.run import neighbours
-from lightning_fed.selection import Uniform
+from lightning_fed.selection import CohortSampler, Uniform
 from lightning_fed.server.books import Books
 from lightning_fed.server.checks import is_started_by_another
 from lightning_fed.server.datamodule import FederatedDataModule
@@ -45,6 +45,11 @@ class Private(Guard):
 
     def __init__(self, privacy: Privacy, algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
         name = type(privacy).__name__
+        sampler: object = privacy.sampler
+        if sampler is not None and not (isinstance(sampler, type) and issubclass(sampler, CohortSampler)):
+            raise ValueError(
+                f"{name}.sampler is {sampler!r}; it must be the class of a sampler, such as Poisson, or None"
+            )
         if not algorithm.is_mean:
             raise ValueError(
                 f"{type(algorithm).__name__} cannot be made private by {name}: what it releases is no mean in which "

@@ -8,22 +8,27 @@ does not hold. No test framework is needed::
     def test_the_contract():
         check_algorithm(lambda: MyAlgorithm(0.1))
 
-``ALGORITHM_CHECKS`` has the parts of :func:`check_algorithm`, for one test each.
+``ALGORITHM_CHECKS`` has the parts of :func:`check_algorithm`, for one test each, and ``PROMISE_CHECKS`` those of
+:func:`check_promise`.
 """
 
 from lightning_fed.testing.aggregators import check_aggregator
 from lightning_fed.testing.algorithms import ALGORITHM_CHECKS, check_algorithm
+from lightning_fed.testing.promises import PROMISE_CHECKS, check_mechanism, check_promise
 from lightning_fed.testing.samplers import check_availability, check_sampler
 from lightning_fed.testing.transforms import check_transform
 from lightning_fed.testing.workload import Layered, Points, made_up, trained
 
 __all__ = [
     "ALGORITHM_CHECKS",
+    "PROMISE_CHECKS",
     "Layered",
     "Points",
     "check_aggregator",
     "check_algorithm",
     "check_availability",
+    "check_mechanism",
+    "check_promise",
     "check_sampler",
     "check_transform",
     "made_up",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, ClassVar
 
 import pytest
-from dp_accounting import gaussian_mechanism
+from dp_accounting import LaplaceDpEvent, gaussian_mechanism
 
 from lightning_fed.privacy import (
     Accountant,
     FixedSizeGaussian,
     Gaussian,
     Mechanism,
+    Relation,
     SubsampledGaussian,
     TreeAggregation,
     analytic_gaussian_sigma,
@@ -83,6 +87,32 @@ def test_rounds_are_looked_for_up_to_a_limit() -> None:
     assert rounds_for(2.0, 1e-5, SubsampledGaussian(1.0, 0.01), Accountant("rdp"), most=881) == 881
     assert rounds_for(2.0, 1e-5, SubsampledGaussian(1.0, 0.01), most=7) == 7
     assert rounds_for(0.1, 1e-5, Gaussian(1.0)) == 0
+
+
+def test_a_million_rounds_and_next_to_no_noise_are_no_matter() -> None:
+    """They took minutes, or all memory, on a grid that does not suit them."""
+    few = partial(SubsampledGaussian, sampling_rate=0.001)
+    began = time.process_time()
+    noise = noise_for(1.0, 2.5e-7, 10**6, few, tolerance=1e-3)
+    assert epsilon("pld", few(noise), 10**6, 2.5e-7) <= 1.0 < epsilon("pld", few(noise - 1.1e-3), 10**6, 2.5e-7)
+    rounds = rounds_for(50.0, 1e-5, SAMPLED(0.3))
+    assert epsilon("pld", SAMPLED(0.3), rounds) <= 50.0 < epsilon("pld", SAMPLED(0.3), rounds + 1)
+    assert time.process_time() - began < 60, "some seconds, with much to spare"
+
+
+def test_a_foreign_mechanism_is_calibrated_too() -> None:
+    @dataclass(frozen=True)
+    class Laplace(Mechanism):
+        relation: ClassVar[Relation] = "add/remove"
+        noise_multiplier: float
+
+        def event(self, relation: Relation) -> Any:
+            return LaplaceDpEvent(self.noise_multiplier)
+
+    noise = noise_for(1.5, 1e-5, 3, Laplace)
+    assert epsilon("pld", Laplace(noise), 3) <= 1.5 < epsilon("pld", Laplace(noise - 1e-4), 3)
+    assert noise == pytest.approx(2.0, rel=1e-3), "nearly 3 / z, what it costs at δ = 0"
+    assert rounds_for(1.501, 1e-5, Laplace(2.0)) == 3
 
 
 def exact_delta(sigma: float, epsilon: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytorch_lightning as pl
@@ -225,6 +225,9 @@ def test_what_is_promised_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) 
         "CentralDP: SubsampledGaussian(noise_multiplier=1.0, sampling_rate=0.2), clipping at 1, δ = 1e-05; neighbours: "
         "a worker's contributions or zeros in their place; how many workers there are is public"
     ]
+    lines.clear()
+    fit(FederatedModule(Net(), privacy=LocalDP(clip=1.0, noise_multiplier=1.0)), data(), max_steps=1)
+    assert "neighbours: one worker or another in its place; how many workers there are is public" in lines[0]
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
@@ -332,6 +335,14 @@ def test_what_was_not_private_once_stays_marked(tmp_path: Path) -> None:
 def test_algorithms_that_release_more_than_a_mean(algorithm: Any, privacy: Privacy) -> None:
     with pytest.raises(ValueError, match=rf"{type(algorithm).__name__} cannot be made private .* Use FedAvg, FedProx"):
         FederatedModule(Net(), algorithm=algorithm, privacy=privacy)
+
+
+def test_a_sampler_is_named_by_its_class() -> None:
+    class Named(LocalDP):  # type: ignore[misc]
+        sampler: ClassVar[Any] = "WeightedBySize"
+
+    with pytest.raises(ValueError, match=r"Named\.sampler is 'WeightedBySize'; it must be the class of a sampler"):
+        FederatedModule(Net(), privacy=Named(clip=1.0, noise_multiplier=1.0))
 
 
 @pytest.mark.parametrize("aggregator", [WeightedMean(), UniformMean(), Median()], ids=lambda a: type(a).__name__)

@@ -114,9 +114,10 @@ class Accountant:
         return delta_of(self.kind, self.history, float(epsilon), grid)
 
     def rounding(self, delta: float) -> float:
-        """Return by how much :meth:`epsilon` may be too large at most for being computed on a grid; 0 for ``rdp``.
+        """Return by how much, about, :meth:`epsilon` is too large at most for being computed on a grid; 0 for ``rdp``.
 
-        It falls with the square of the step, so what a step twice as large adds is three times what this one does.
+        What a step twice as large adds: three times what this one does, where steps are small beside the spread of a
+        loss, since the error falls with the square of the step; no less than this one does as a rule.
 
         Args:
             delta: δ.

@@ -1,0 +1,394 @@
+"""What every promise of privacy must do, and every mechanism by which its rounds are accounted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fed._lightning import pl
+from lightning_fed.aggregation import Aggregator
+from lightning_fed.core.processes import Processes
+from lightning_fed.module import FederatedModule
+from lightning_fed.privacy import Accountant, Gaussian, LocalGaussian, Mechanism, Privacy, PrivateRun, Setting
+from lightning_fed.privacy.accounting import KINDS, Kind
+from lightning_fed.selection import Uniform
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.testing.workload import FEATURES, LR, TARGETS, fit, workers
+from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates
+
+MakePromise: TypeAlias = Callable[[], Privacy]
+
+_ROUNDS = 6
+_SIZE = 4000  # of parameters; twice as many numbers have noise, so its standard deviation is seen to 0.8 %
+_NOT_LESS = 0.96
+_DELTA = 1e-5
+
+
+def check_mechanism(make: Callable[[float], Mechanism]) -> None:
+    """Hold a mechanism to its contract.
+
+    - It is a function of its settings: equal ones are equal, have one hash, and cannot be changed.
+    - Without noise there is none: a noise multiplier of 0, NaN or infinity is refused.
+    - An accountant counts it; ε falls with the noise and grows with the number of releases, and how they are cut into
+      charges does not matter.
+    - Where it makes its own privacy loss distribution, dp-accounting makes the same one of its event, if it can.
+    - A checkpoint keeps it: numbers and strings, from which an equal one is made.
+    - Under a later relation it costs no less, and if workers are replaced more: they are twice as far apart.
+
+    Args:
+        make: Makes the mechanism from a noise multiplier.
+
+    Raises:
+        AssertionError: Saying what does not hold.
+    """
+    one, same = make(2.0), make(2.0)
+    assert one == same, f"{one} and {same} have the same settings and are not equal"
+    assert _hash(one) == _hash(same), f"{one} has no hash, or another one each time: make it a frozen dataclass"
+    try:
+        one.noise_multiplier = 100.0
+    except AttributeError:
+        pass
+    else:
+        raise AssertionError(f"{type(one).__name__} can be changed after it was charged: make it a frozen dataclass")
+    for wrong in (0.0, -1.0, math.nan, math.inf):
+        assert _refused(partial(make, wrong)), f"a noise multiplier of {wrong} is not refused"
+
+    accountant = _counting(one)
+    once, twice, less = (
+        accountant.epsilon_with(mechanism, _DELTA, count) for mechanism, count in ((one, 1), (one, 2), (make(4.0), 1))
+    )
+    assert 0 < once < math.inf, f"one release of {one} costs ε = {once}"
+    assert less < once < twice, f"with twice the noise ε is {less}, with one release {once}, with two {twice}"
+    in_parts = accountant.after(one, 2).after(one, 3)
+    assert in_parts.history == ((one, 5),), f"two charges of {one} are not counted together"
+    _check_losses(one)
+
+    state = json.loads(json.dumps(in_parts.state_dict()))
+    resumed = Accountant(accountant.kind)
+    resumed.load_state_dict(state)
+    assert resumed.history == in_parts.history, f"a checkpoint made {resumed.history} of {in_parts.history}"
+
+    for each in KINDS:
+        _check_relations(one, each)
+
+
+def _check_relations(mechanism: Mechanism, kind: Kind) -> None:
+    replaced = 1.0 if mechanism.relation == "replace-one" else 1.5
+    for other, least in ((Gaussian(1e4), 1.0), (LocalGaussian(1e4), replaced)):
+        try:
+            alone = Accountant(kind).epsilon_with(mechanism, _DELTA)
+            beside = Accountant(kind).after(other).epsilon_with(mechanism, _DELTA)
+        except ValueError:  # no analysis, which is an answer
+            continue
+        assert beside >= least * alone * (1 - 1e-6), (
+            f"{mechanism} costs ε = {alone} for {mechanism.relation}, and {beside} beside {other}, which is for "
+            f"{other.relation}: its event() has to be that of the relation it is asked for"
+        )
+
+
+def _check_losses(mechanism: Mechanism) -> None:
+    import dp_accounting
+
+    theirs = dp_accounting.pld.PLDAccountant(value_discretization_interval=1e-3)
+    event = mechanism.event(mechanism.relation)
+    # Of replaced workers dp-accounting's PLDAccountant takes noise in other units.
+    if mechanism.has_losses and mechanism.relation != "replace-one" and theirs.supports(event):
+        own = Accountant().after(mechanism, 3).epsilon(_DELTA, grid=1e-3)
+        expected = theirs.compose(event, 3).get_epsilon(_DELTA)
+        assert math.isclose(own, expected, rel_tol=1e-3), (
+            f"by its losses() three releases of {mechanism} cost ε = {own}, and by its event() {expected}"
+        )
+
+
+def check_promise(make: MakePromise) -> None:
+    """Hold a promise to its contract: all of :data:`PROMISE_CHECKS`, which takes some seconds.
+
+    It is tried with cohorts of 5 workers, on numbers made up and on a small net. A promise about examples rather than
+    workers is asked for what its job tells the workers, not for their training.
+
+    Args:
+        make: Makes the promise.
+
+    Raises:
+        AssertionError: Saying what does not hold.
+    """
+    for check in PROMISE_CHECKS:
+        check(make)
+
+
+def settings_are_checked(make: MakePromise) -> None:
+    """A promise is a frozen dataclass of settings, and refuses those that promise nothing."""
+    promise = make()
+    name = type(promise).__name__
+    assert dataclasses.is_dataclass(promise), f"{name} is no dataclass, so nobody can see its settings"
+    assert type(promise).__dataclass_params__.frozen, f"{name} is not frozen: a run could change what was promised"
+    no_number: tuple[Any, ...] = (0.0, -1.0, math.nan, math.inf, True, "1")
+    wrong = [(setting, value) for setting in ("noise_multiplier", "epsilon", "delta") for value in no_number]
+    wrong += [("delta", 1.0), ("accountant", "gdp")]
+    if isinstance(getattr(promise, "clip", None), float):
+        wrong += [("clip", value) for value in no_number]
+    for setting, value in wrong:
+        assert _refused(partial(replace, promise, **{setting: value})), f"{name}({setting}={value!r}) is taken"
+    neither: Any = {"noise_multiplier": None, "epsilon": None}
+    assert _refused(lambda: replace(promise, **neither)), f"{name} is taken without noise_multiplier and epsilon"
+
+
+def the_mechanism_holds(make: MakePromise) -> None:
+    """What a round is to the accountant holds to :func:`check_mechanism`, whoever takes part."""
+    for setting in (_everyone(), _sampled(make())):
+        promise = make()
+        check_mechanism(partial(_mechanism, promise, setting))
+        run = _started(make, setting)
+        assert run.mechanism == make().mechanism(run.noise_multiplier, setting), "start() accounts another mechanism"
+
+
+def _mechanism(promise: Privacy, setting: Setting, noise_multiplier: float) -> Mechanism:
+    return promise.mechanism(noise_multiplier, setting)
+
+
+def what_is_spent_survives(make: MakePromise) -> None:
+    """A run that goes on from a checkpoint has spent what was spent before, to the last bit."""
+    run, resumed = _started(make), _started(make)
+    for cohort in range(3):
+        run.cohort = cohort
+        run.charge()
+    resumed.load_state_dict(run.state_dict())
+    assert resumed.spent == run.spent > 0, f"ε = {run.spent} was spent, and {resumed.spent} after a checkpoint"
+    assert resumed.accountant.history == run.accountant.history
+
+
+def one_worker_moves_no_more_than_the_bound(make: MakePromise) -> None:
+    """With the same noise, a worker that sends 1e6 in place of zeros moves the release by at most C."""
+    if make().unit != "worker":
+        return
+    plain = _rows(60)
+    for huge in (1e6, -1e6, 1e-3, 1e30):
+        with_zeros, with_it = plain.clone(), plain.clone()
+        with_zeros[0], with_it[0] = 0.0, huge
+        releases = []
+        for rows in (with_zeros, with_it):
+            run = _started(make)
+            releases.append(_released(make, run, rows))
+            bound = run.bound if not run.moving else make().bound()
+        apart = float(torch.linalg.vector_norm(releases[0] - releases[1]))
+        assert apart <= bound * (1 + 1e-3), (
+            f"a worker that sends {huge:g} moves the sum by {apart:g}, and the bound is {bound:g}: clip all that a "
+            "worker sends together, its update and `extra`"
+        )
+
+
+def the_noise_is_what_the_mechanism_says(make: MakePromise) -> None:
+    """On each number that is released lies noise of at least z·C, another in each round, and from no seed."""
+    promise, run = _insecure(make), _started(make)
+    if promise.unit != "worker":
+        job = promise.job(_job(60), run)
+        told = job.record_privacy
+        assert told is not None, "the job tells the workers nothing of how to hide examples"
+        wanted = (run.mechanism.noise_multiplier, run.bound)
+        assert (told.noise_multiplier, told.clip) == wanted, (
+            f"workers train with {told}, and the account is of {wanted}"
+        )
+        return
+    least = run.mechanism.noise_multiplier * run.bound
+    first = _released(make, run, torch.zeros(5, _SIZE))
+    std = float(first.std())
+    assert std >= _NOT_LESS * least, f"the noise's standard deviation is {std:g}, and {least:g} is accounted"
+    second = _released(make, run, torch.zeros(5, _SIZE), cohort=1)
+    likeness = float(torch.corrcoef(torch.stack([first.flatten(), (second - first).flatten()]))[0, 1])
+    assert not torch.equal(first, second), "two rounds have the same noise, so their difference has none"
+    assert likeness < 0.5, "the noise of a round is in the next one's"
+    open_ = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        open_.append(_released(make, _started(make, insecure=False), torch.zeros(5, 60), insecure=False))
+    assert not torch.equal(*open_), "noise follows from a seed: draw it by lightning_fed.privacy.Noise"
+
+
+def nothing_else_leaves(make: MakePromise) -> None:
+    """Of losses, metrics, numbers of steps and examples, and buffers nothing leaves a worker."""
+    promise, run = _insecure(make), _started(make)
+    job = promise.job(_job(60), run)
+    left = promise.at_worker(_updates(_rows(60), job), job)
+    assert bool(left.loss.isnan().all()), "losses leave the workers"
+    assert not left.metrics, f"the metrics {sorted(left.metrics)} leave the workers"
+    for name in ("steps", "weight", *(() if promise.needs_examples else ("examples",))):
+        assert bool((getattr(left, name) == 1).all()), f"{name} leave the workers"
+    for name, buffer in job.model.buffers.items():
+        assert torch.equal(left.buffers[name], buffer.expand_as(left.buffers[name])), f"buffer {name!r} leaves them"
+    moved = replace(_updates(_rows(60), job), buffers={"frozen": torch.ones(5, 2)})
+    assert _refused(lambda: promise.at_worker(moved, job)), "what moves and is not trained leaves the workers"
+
+
+def no_reply_is_no_secret_told(make: MakePromise) -> None:
+    """The sum is divided by a number that is public, and a round that nobody answers releases as much noise."""
+    promise, run = _insecure(make), _started(make)
+    aggregator = promise.aggregator(run)
+    if aggregator is None:
+        return
+    count = aggregator.count(0)
+    assert aggregator.count(5) == count > 0, "the release is divided by the number of replies, which it then tells"
+    if aggregator.always:
+        std = float((_finished(aggregator, [], promise.job(_job(_SIZE), run)) * count).std())
+        least = run.mechanism.noise_multiplier * run.bound
+        assert std >= _NOT_LESS * least, f"a round that nobody answers has noise of {std:g}, and {least:g} is accounted"
+    assert promise.least_replies() >= 1 or aggregator.always, (
+        "a round that nobody answers releases nothing, and says so"
+    )
+
+
+def every_release_is_charged(make: MakePromise) -> None:
+    """In a run every round is charged, as the promise says, and what workers log is not shown."""
+    promise = _settled(make)
+    federated = FederatedModule(_Line(), privacy=promise)
+    with tempfile.TemporaryDirectory() as folder:  # for the ledger
+        data = FederatedDataModule(workers(10), cohort_size=5)
+        trainer = fit(federated, data, rounds=3, default_root_dir=folder)
+    run = federated.private_run
+    assert run is not None, "nothing was charged"
+    charges = math.ceil(3 / promise.period(run.setting)) * promise.releases(run.setting.local)
+    charged = run.accountant.history
+    assert charged == ((run.mechanism, charges),), f"three rounds were charged as {charged}, not {charges} releases"
+    assert run.mechanism == promise.mechanism(run.noise_multiplier, run.setting)
+    shown = sorted(name for name in trainer.callback_metrics if "train_loss" in name)
+    assert not shown, f"what workers log is shown: {shown}"
+
+
+PROMISE_CHECKS: tuple[Callable[[MakePromise], None], ...] = (
+    settings_are_checked,
+    the_mechanism_holds,
+    what_is_spent_survives,
+    one_worker_moves_no_more_than_the_bound,
+    the_noise_is_what_the_mechanism_says,
+    nothing_else_leaves,
+    no_reply_is_no_secret_told,
+    every_release_is_charged,
+)
+"""The parts of :func:`check_promise`; each takes what makes the promise."""
+
+
+@final
+class _Line(pl.LightningModule):
+    """One linear layer, without buffers and with a loss that is a mean over examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, TARGETS)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss: Tensor = ((self.layer(x) - y) ** 2).mean()
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=LR)
+
+
+def _everyone() -> Setting:
+    return Setting(population=5, cohort_size=5, sampling=None, rounds=_ROUNDS, seed=1)
+
+
+def _sampled(promise: Privacy) -> Setting:
+    sampler = promise.sampler or Uniform
+    return Setting(20, 5, sampler, rounds=_ROUNDS, seed=1, separation=sampler().separation(20, 5))
+
+
+def _settled(make: MakePromise, **changes: Any) -> Any:
+    """The promise with z = 1 and no budget, so that three rounds surely go through."""
+    settings: Any = {"noise_multiplier": 1.0, "epsilon": None, "delta": _DELTA, "release_metrics": False, **changes}
+    promise: Any = make()
+    return replace(promise, **settings)
+
+
+def _insecure(make: MakePromise) -> Privacy:
+    promise: Privacy = _settled(make, insecure_deterministic_noise=True)
+    return promise
+
+
+def _started(make: MakePromise, setting: Setting | None = None, insecure: bool = True) -> PrivateRun:
+    promise: Privacy = _settled(make, insecure_deterministic_noise=insecure)
+    return promise.start(setting or _everyone())
+
+
+def _job(size: int, cohort: int = 0) -> Job:
+    model = GlobalModel({"w": torch.zeros(size)}, {"mean": torch.zeros(2)})
+    return Job(cohort, cohort, 1, model, LocalTraining(), population=5, extra=("besides",))
+
+
+def _rows(size: int) -> Tensor:
+    return torch.randn(5, size, generator=torch.Generator().manual_seed(0))
+
+
+def _updates(rows: Tensor, job: Job) -> Updates:
+    """Updates of five workers of which everything could be seen."""
+    n = len(rows)
+    counts = torch.arange(2, 2 + n, dtype=torch.float64)
+    return Updates(
+        cohort=job.cohort,
+        workers=tuple(f"w{i}" for i in range(n)),
+        delta=rows,
+        buffers={name: buffer.expand(n, *buffer.shape) + 1 for name, buffer in job.model.buffers.items()},
+        examples=counts,
+        weight=counts.clone(),
+        loss=counts.clone(),
+        steps=counts.clone(),
+        extra=dict.fromkeys(job.extra, -rows),
+    )
+
+
+def _released(make: MakePromise, run: PrivateRun, rows: Tensor, cohort: int = 0, insecure: bool = True) -> Tensor:
+    """All numbers that others see of a cohort: the sum, or each worker's own ``[n, 2 size]`` if that is private."""
+    promise: Privacy = _settled(make, insecure_deterministic_noise=insecure)
+    run.cohort = cohort
+    run.charge()
+    job = promise.job(_job(rows.shape[1], cohort), run)
+    left = promise.at_worker(_updates(rows, job), job)
+    if promise.any_aggregator:
+        return torch.cat([left.delta, *left.extra.values()], dim=1).double()
+    aggregator = promise.aggregator(run)
+    assert aggregator is not None, "updates leave without noise, so aggregator() has to add it"
+    return _finished(aggregator, [left], job) * aggregator.count(len(rows))
+
+
+def _finished(aggregator: Aggregator[Any], stacks: Sequence[Updates], job: Job) -> Tensor:
+    with torch.no_grad():
+        aggregate: Aggregate = aggregator.finish(aggregator.fold(iter(stacks), job), Processes())
+    return torch.cat([aggregate.delta, *aggregate.extra.values()]).double()
+
+
+def _counting(mechanism: Mechanism) -> Accountant:
+    """The tightest accountant that counts a mechanism."""
+    reasons = []
+    for kind in KINDS:
+        accountant = Accountant(kind)
+        try:
+            accountant.after(mechanism)
+        except ValueError as error:
+            reasons.append(str(error))
+        else:
+            return accountant
+    raise AssertionError(f"no accountant counts {mechanism}: {reasons[-1]}")
+
+
+def _hash(mechanism: Mechanism) -> int | None:
+    try:
+        return hash(mechanism)
+    except TypeError as error:
+        raise AssertionError(f"{mechanism} has no hash: make it a frozen dataclass ({error})") from error
+
+
+def _refused(action: Callable[[], Any]) -> bool:
+    try:
+        action()
+    except (TypeError, ValueError):
+        return True
+    return False
