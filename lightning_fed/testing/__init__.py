@@ -14,7 +14,8 @@ does not hold. No test framework is needed::
 
 from lightning_fed.testing.aggregators import check_aggregator
 from lightning_fed.testing.algorithms import ALGORITHM_CHECKS, check_algorithm
-from lightning_fed.testing.promises import PROMISE_CHECKS, check_mechanism, check_promise
+from lightning_fed.testing.mechanisms import check_mechanism
+from lightning_fed.testing.promises import PROMISE_CHECKS, check_promise
 from lightning_fed.testing.samplers import check_availability, check_sampler
 from lightning_fed.testing.transforms import check_transform
 from lightning_fed.testing.workload import Layered, Points, made_up, trained

@@ -1,9 +1,8 @@
-"""What every promise of privacy must do, and every mechanism by which its rounds are accounted."""
+"""What every promise of privacy must do."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,10 +17,10 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.module import FederatedModule
-from lightning_fed.privacy import Accountant, Gaussian, LocalGaussian, Mechanism, Privacy, PrivateRun, Setting
-from lightning_fed.privacy.accounting import KINDS, Kind
+from lightning_fed.privacy import Mechanism, Privacy, PrivateRun, Setting
 from lightning_fed.selection import Uniform
 from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.testing.mechanisms import DELTA, check_mechanism, refused
 from lightning_fed.testing.workload import FEATURES, LR, TARGETS, fit, workers
 from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates
 
@@ -30,83 +29,6 @@ MakePromise: TypeAlias = Callable[[], Privacy]
 _ROUNDS = 6
 _SIZE = 4000  # of parameters; twice as many numbers have noise, so its standard deviation is seen to 0.8 %
 _NOT_LESS = 0.96
-_DELTA = 1e-5
-
-
-def check_mechanism(make: Callable[[float], Mechanism]) -> None:
-    """Hold a mechanism to its contract.
-
-    - It is a function of its settings: equal ones are equal, have one hash, and cannot be changed.
-    - Without noise there is none: a noise multiplier of 0, NaN or infinity is refused.
-    - An accountant counts it; ε falls with the noise and grows with the number of releases, and how they are cut into
-      charges does not matter.
-    - Where it makes its own privacy loss distribution, dp-accounting makes the same one of its event, if it can.
-    - A checkpoint keeps it: numbers and strings, from which an equal one is made.
-    - Under a later relation it costs no less, and if workers are replaced more: they are twice as far apart.
-
-    Args:
-        make: Makes the mechanism from a noise multiplier.
-
-    Raises:
-        AssertionError: Saying what does not hold.
-    """
-    one, same = make(2.0), make(2.0)
-    assert one == same, f"{one} and {same} have the same settings and are not equal"
-    assert _hash(one) == _hash(same), f"{one} has no hash, or another one each time: make it a frozen dataclass"
-    try:
-        one.noise_multiplier = 100.0
-    except AttributeError:
-        pass
-    else:
-        raise AssertionError(f"{type(one).__name__} can be changed after it was charged: make it a frozen dataclass")
-    for wrong in (0.0, -1.0, math.nan, math.inf):
-        assert _refused(partial(make, wrong)), f"a noise multiplier of {wrong} is not refused"
-
-    accountant = _counting(one)
-    once, twice, less = (
-        accountant.epsilon_with(mechanism, _DELTA, count) for mechanism, count in ((one, 1), (one, 2), (make(4.0), 1))
-    )
-    assert 0 < once < math.inf, f"one release of {one} costs ε = {once}"
-    assert less < once < twice, f"with twice the noise ε is {less}, with one release {once}, with two {twice}"
-    in_parts = accountant.after(one, 2).after(one, 3)
-    assert in_parts.history == ((one, 5),), f"two charges of {one} are not counted together"
-    _check_losses(one)
-
-    state = json.loads(json.dumps(in_parts.state_dict()))
-    resumed = Accountant(accountant.kind)
-    resumed.load_state_dict(state)
-    assert resumed.history == in_parts.history, f"a checkpoint made {resumed.history} of {in_parts.history}"
-
-    for each in KINDS:
-        _check_relations(one, each)
-
-
-def _check_relations(mechanism: Mechanism, kind: Kind) -> None:
-    replaced = 1.0 if mechanism.relation == "replace-one" else 1.5
-    for other, least in ((Gaussian(1e4), 1.0), (LocalGaussian(1e4), replaced)):
-        try:
-            alone = Accountant(kind).epsilon_with(mechanism, _DELTA)
-            beside = Accountant(kind).after(other).epsilon_with(mechanism, _DELTA)
-        except ValueError:  # no analysis, which is an answer
-            continue
-        assert beside >= least * alone * (1 - 1e-6), (
-            f"{mechanism} costs ε = {alone} for {mechanism.relation}, and {beside} beside {other}, which is for "
-            f"{other.relation}: its event() has to be that of the relation it is asked for"
-        )
-
-
-def _check_losses(mechanism: Mechanism) -> None:
-    import dp_accounting
-
-    theirs = dp_accounting.pld.PLDAccountant(value_discretization_interval=1e-3)
-    event = mechanism.event(mechanism.relation)
-    # Of replaced workers dp-accounting's PLDAccountant takes noise in other units.
-    if mechanism.has_losses and mechanism.relation != "replace-one" and theirs.supports(event):
-        own = Accountant().after(mechanism, 3).epsilon(_DELTA, grid=1e-3)
-        expected = theirs.compose(event, 3).get_epsilon(_DELTA)
-        assert math.isclose(own, expected, rel_tol=1e-3), (
-            f"by its losses() three releases of {mechanism} cost ε = {own}, and by its event() {expected}"
-        )
 
 
 def check_promise(make: MakePromise) -> None:
@@ -137,9 +59,9 @@ def settings_are_checked(make: MakePromise) -> None:
     if isinstance(getattr(promise, "clip", None), float):
         wrong += [("clip", value) for value in no_number]
     for setting, value in wrong:
-        assert _refused(partial(replace, promise, **{setting: value})), f"{name}({setting}={value!r}) is taken"
+        assert refused(partial(replace, promise, **{setting: value})), f"{name}({setting}={value!r}) is taken"
     neither: Any = {"noise_multiplier": None, "epsilon": None}
-    assert _refused(lambda: replace(promise, **neither)), f"{name} is taken without noise_multiplier and epsilon"
+    assert refused(lambda: replace(promise, **neither)), f"{name} is taken without noise_multiplier and epsilon"
 
 
 def the_mechanism_holds(make: MakePromise) -> None:
@@ -225,7 +147,7 @@ def nothing_else_leaves(make: MakePromise) -> None:
     for name, buffer in job.model.buffers.items():
         assert torch.equal(left.buffers[name], buffer.expand_as(left.buffers[name])), f"buffer {name!r} leaves them"
     moved = replace(_updates(_rows(60), job), buffers={"frozen": torch.ones(5, 2)})
-    assert _refused(lambda: promise.at_worker(moved, job)), "what moves and is not trained leaves the workers"
+    assert refused(lambda: promise.at_worker(moved, job)), "what moves and is not trained leaves the workers"
 
 
 def no_reply_is_no_secret_told(make: MakePromise) -> None:
@@ -304,7 +226,7 @@ def _sampled(promise: Privacy) -> Setting:
 
 def _settled(make: MakePromise, **changes: Any) -> Any:
     """The promise with z = 1 and no budget, so that three rounds surely go through."""
-    settings: Any = {"noise_multiplier": 1.0, "epsilon": None, "delta": _DELTA, "release_metrics": False, **changes}
+    settings: Any = {"noise_multiplier": 1.0, "epsilon": None, "delta": DELTA, "release_metrics": False, **changes}
     promise: Any = make()
     return replace(promise, **settings)
 
@@ -363,32 +285,3 @@ def _finished(aggregator: Aggregator[Any], stacks: Sequence[Updates], job: Job) 
     with torch.no_grad():
         aggregate: Aggregate = aggregator.finish(aggregator.fold(iter(stacks), job), Processes())
     return torch.cat([aggregate.delta, *aggregate.extra.values()]).double()
-
-
-def _counting(mechanism: Mechanism) -> Accountant:
-    """The tightest accountant that counts a mechanism."""
-    reasons = []
-    for kind in KINDS:
-        accountant = Accountant(kind)
-        try:
-            accountant.after(mechanism)
-        except ValueError as error:
-            reasons.append(str(error))
-        else:
-            return accountant
-    raise AssertionError(f"no accountant counts {mechanism}: {reasons[-1]}")
-
-
-def _hash(mechanism: Mechanism) -> int | None:
-    try:
-        return hash(mechanism)
-    except TypeError as error:
-        raise AssertionError(f"{mechanism} has no hash: make it a frozen dataclass ({error})") from error
-
-
-def _refused(action: Callable[[], Any]) -> bool:
-    try:
-        action()
-    except (TypeError, ValueError):
-        return True
-    return False
