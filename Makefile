@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: toy test oracle test-processors bench bench-peers install clean
+.PHONY: toy test oracle faults test-processors bench bench-peers install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -17,6 +17,10 @@ test: .venv/installed
 # Every algorithm with every promise and every kind of module, on every engine
 oracle: .venv/installed
 	$(BIN)/pytest --numprocesses auto -m slow tests/engines/test_oracle.py
+
+# Every kind of bad worker with every engine, compiled too, and in processes of their own
+faults: .venv/installed
+	$(BIN)/pytest --numprocesses auto -m 'slow or not slow' tests/engines/test_faults.py
 
 # The whole suite as it comes out on other processors: with torch's other kernels, and with two threads
 test-processors: .venv/installed

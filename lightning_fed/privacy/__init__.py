@@ -1,7 +1,7 @@
 """Differential privacy: what is promised, how a round keeps it, and what it costs."""
 
 from lightning_fed.privacy.accounting import Accountant
-from lightning_fed.privacy.auditing import Audit, audit
+from lightning_fed.privacy.auditing import Audit, audit, audit_fits
 from lightning_fed.privacy.base import AUDIENCES, Privacy
 from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
 from lightning_fed.privacy.central import CentralDP
@@ -50,6 +50,7 @@ __all__ = [
     "TreeAggregation",
     "analytic_gaussian_sigma",
     "audit",
+    "audit_fits",
     "noise_for",
     "prefix_errors",
     "rounds_for",

@@ -9,30 +9,24 @@ Learning*, 2023). A bound above the claim proves a fault. One below proves nothi
 
 from __future__ import annotations
 
-import math
-import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fed.aggregation import Aggregator
-from lightning_fed.core.processes import Processes
 from lightning_fed.privacy.accounting import Accountant
-from lightning_fed.privacy.attacks import Numbers, best_attack, lower_bounds
+from lightning_fed.privacy.attacks import FINEST, POINTING, Numbers, best_attack, lower_bounds
 from lightning_fed.privacy.base import Privacy
+from lightning_fed.privacy.canaries import CanaryRuns, finest_bit
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.selection import CohortSampler
-from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
+from lightning_fed.wire import LocalTraining
 
 DELTAS = (1e-3, 1e-2, 0.05, 0.2)
 """An account promises an ε for every δ at once; for one of these a few hundred trials bound it best."""
-
-_LEARNS = 1 / 3  # of the trials: the attacker chooses by them, and the bound rests on the others
-_HUGE = 1e6  # bounds: as much as a canary can send
 
 
 @final
@@ -93,8 +87,8 @@ def audit(
 
     It finds noise that is too small or missing, updates that are not clipped, noise whose last bits tell what it hides,
     and rounds that are charged as less than they are. What lies outside of the promise, such as the local training and
-    the server optimizer, takes no part. A canary that is rarely drawn is rarely seen: to look at noise and clipping
-    with few trials, audit the promise with everyone in every round.
+    the server optimizer, takes no part; see :func:`audit_fits`. A canary that is rarely drawn is rarely seen: to look
+    at noise and clipping with few trials, audit the promise with everyone in every round.
 
     Args:
         privacy: The promise, of any class.
@@ -121,7 +115,15 @@ def audit(
     True
     """
     cohort_size = population if cohort_size is None else cohort_size
-    _check(privacy, population, cohort_size, rounds, dimension, dtype, trials, confidence, delta)
+    if not isinstance(privacy, Privacy):
+        raise TypeError(f"audit(privacy={privacy!r}) must be a promise of privacy, such as CentralDP(...)")
+    _check_integers(1, population=population, cohort_size=cohort_size, rounds=rounds, dimension=dimension)
+    _check_integers(30, trials=trials)
+    _check_shares(confidence, delta)
+    if cohort_size > population:
+        raise ValueError(f"audit(cohort_size={cohort_size}) must be at most population={population}")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"audit(dtype={dtype}) must be torch.float32 or torch.float64, the dtypes of updates")
     if sampler is None and privacy.sampler is not None and cohort_size < population:
         sampler = privacy.sampler()
     if sampler is not None:
@@ -139,146 +141,88 @@ def audit(
     for number in range(rounds):
         run.cohort = number
         run.charge()
-    game = _Game(privacy, setting, sampler, dimension, dtype, run.noise_multiplier, run.accountant)
+    game = CanaryRuns(privacy, setting, sampler, dimension, dtype, run.noise_multiplier, run.accountant)
     worlds = [game.played(there, trials) for there in (True, False)]
-    claims = {each: run.accountant.epsilon(each) for each in (DELTAS if delta is None else (delta,))}
-    learns = int(trials * _LEARNS)
-    attack = best_attack([world[:learns] for world in worlds], claims, confidence)
-    hits, alarms = attack.counts([world[learns:] for world in worlds])
-    bound = lower_bounds(np.asarray(hits), np.asarray(alarms), trials - learns, attack.delta, confidence)
-    return Audit(
-        promise=f"{type(privacy).__name__}, {rounds} round{'s' * (rounds > 1)}, {cohort_size} of {population} workers",
-        lower_bound=max(float(bound), 0.0),
-        claimed=claims[attack.delta],
-        delta=attack.delta,
-        confidence=confidence,
-        trials=trials,
-        guesses=trials - learns,
-        hits=hits,
-        false_alarms=alarms,
-    )
+    words = f"{type(privacy).__name__}, {rounds} round{'s' * (rounds > 1)}, {cohort_size} of {population} workers"
+    return _found(words, worlds, [run.accountant], confidence, delta)
 
 
-def _check(
-    privacy: Privacy,
-    population: int,
-    cohort_size: int,
-    rounds: int,
-    dimension: int,
-    dtype: torch.dtype,
-    trials: int,
-    confidence: float,
-    delta: float | None,
-) -> None:
-    if not isinstance(privacy, Privacy):
-        raise TypeError(f"audit(privacy={privacy!r}) must be a promise of privacy, such as CentralDP(...)")
-    whole = {"population": population, "cohort_size": cohort_size, "rounds": rounds, "dimension": dimension}
-    for name, number, least in (*((name, number, 1) for name, number in whole.items()), ("trials", trials, 30)):
+def audit_fits(
+    fit: Callable[[bool], tuple[Tensor, PrivateRun]],
+    *,
+    trials: int = 300,
+    confidence: float = 0.99,
+    delta: float | None = None,
+) -> Audit:
+    """Attack whole fits of your own configuration, with a canary of your own, and bound ε from below.
+
+    For what :func:`audit` leaves out: promises about examples, local training, algorithms and server optimizers. A
+    canary is a worker or an example that the promise hides, as extreme as you can make it. The attacker sees what you
+    return, and learns from a third of the fits along which direction to look.
+
+    Args:
+        fit: Trains from the beginning, with the canary in the data or with its neighbour in its place; returns what is
+            released, such as the change of all weights as one vector, and ``FederatedModule.private_run``.
+        trials: How many fits there are with the canary, and how many without it.
+        confidence: The probability with which the bound is right.
+        delta: As for :func:`audit`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example::
+
+        def fit(there):
+            module = Net()
+            before = parameters_to_vector(module.parameters()).detach().clone()
+            fed = FederatedModule(module, privacy=RecordDP(...), local_steps=5)
+            trainer().fit(fed, FederatedDataModule(workers(with_canary=there)))
+            return parameters_to_vector(module.parameters()).detach() - before, fed.private_run
+
+        print(audit_fits(fit))
+    """
+    _check_integers(30, trials=trials)
+    _check_shares(confidence, delta)
+    releases, runs = [], []
+    for there in (True, False):
+        fits = [fit(there) for _ in range(trials)]
+        releases.append(np.stack([release.detach().flatten().numpy() for release, _ in fits]))
+        runs.append(fits[0][1])
+    first, second = (each[: _learnt(trials)].astype(np.float64) for each in releases)
+    spread = first.var(axis=0) + second.var(axis=0)
+    direction = (first.mean(axis=0) - second.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    worlds = [np.zeros((trials, 1, 4)) for _ in releases]
+    for world, each in zip(worlds, releases, strict=True):
+        world[:, 0, POINTING] = each @ direction
+        world[:, 0, FINEST] = [finest_bit(release) for release in each]
+    return _found(f"{trials} fits", worlds, [run.accountant for run in runs], confidence, delta)
+
+
+def _learnt(trials: int) -> int:
+    """How many of the trials the attacker chooses by; the bound rests on the others."""
+    return trials // 3
+
+
+def _found(
+    promise: str, worlds: Sequence[Numbers], accountants: Sequence[Accountant], confidence: float, delta: float | None
+) -> Audit:
+    trials = len(worlds[0])
+    learnt, guesses = _learnt(trials), trials - _learnt(trials)
+    claims = {each: max(a.epsilon(each) for a in accountants) for each in (DELTAS if delta is None else (delta,))}
+    attack = best_attack([world[:learnt] for world in worlds], claims, confidence)
+    hits, alarms = attack.counts([world[learnt:] for world in worlds])
+    bound = float(lower_bounds(np.asarray(hits), np.asarray(alarms), guesses, attack.delta, confidence))
+    claimed = claims[attack.delta]
+    return Audit(promise, max(bound, 0.0), claimed, attack.delta, confidence, trials, guesses, hits, alarms)
+
+
+def _check_integers(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ValueError(f"audit({name}={number!r}) must be an integer of at least {least}")
-    if cohort_size > population:
-        raise ValueError(f"audit(cohort_size={cohort_size}) must be at most population={population}")
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"audit(dtype={dtype}) must be torch.float32 or torch.float64, the dtypes of updates")
+
+
+def _check_shares(confidence: float, delta: float | None) -> None:
     for name, share in (("confidence", confidence), ("delta", 0.5 if delta is None else delta)):
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
             raise ValueError(f"audit({name}={share!r}) must be a number between 0 and 1")
-
-
-@final
-@dataclass
-class _Game:
-    """Plays runs with the canary and without it, and notes what an attacker sees."""
-
-    privacy: Privacy
-    setting: Setting
-    sampler: CohortSampler | None
-    dimension: int
-    dtype: torch.dtype
-    noise_multiplier: float
-    accountant: Accountant
-
-    def played(self, there: bool, trials: int) -> Numbers:
-        """What is seen of runs: ``[trials, rounds, 4]``, see :mod:`lightning_fed.privacy.attacks`."""
-        with torch.no_grad():
-            return np.asarray([self._run(there) for _ in range(trials)], dtype=np.float64)
-
-    def _run(self, there: bool) -> list[list[float]]:
-        run = self.privacy.start(self.setting, self.noise_multiplier)
-        aggregator = self.privacy.aggregator(run)
-        # As in a real run: whom the seed of a run chooses is no secret.
-        seed = self.setting.seed if run.insecure else int.from_bytes(os.urandom(8), "little") >> 1
-        seen = []
-        for number in range(self.setting.rounds or 1):
-            run.cohort = number
-            run.charge()
-            chosen = self.sampler is None or 0 in self.sampler.sample(
-                self.setting.population, self.setting.cohort_size, number, seed
-            )
-            seen.append(self._round(run, aggregator, there, chosen))
-        return seen
-
-    def _round(self, run: PrivateRun, aggregator: Aggregator[Any] | None, there: bool, chosen: bool) -> list[float]:
-        job = Job(run.cohort, run.cohort, self.setting.seed, self._model, self.setting.local)
-        job = self.privacy.job(job, run)
-        if job.record_privacy is not None:
-            raise ValueError(
-                f"audit() plays workers, and {type(self.privacy).__name__} hides their examples in local training; "
-                "audit a promise that hides workers"
-            )
-        bound = run.bound
-        trusted = aggregator is not None and aggregator.always  # it is the server that adds the noise
-        updates = self._updates(job, self._direction * bound * _HUGE, there, chosen, trusted)
-        if updates is not None:
-            updates = self.privacy.at_worker(updates, job)
-        said, release = 0.0, self._model.vector
-        if updates is not None and chosen and not trusted and not self.privacy.release_metrics:
-            said = float(torch.stack([updates.loss[0], updates.examples[0], updates.steps[0]]).nan_to_num().sum())
-        if aggregator is None:
-            release = updates.delta[0] if updates is not None and chosen else release
-        elif trusted or updates is not None:
-            folded = aggregator.fold([] if updates is None else [updates], job)
-            aggregate = self.privacy.server(aggregator.finish(folded, Processes()), job)
-            replies = 0 if updates is None else len(updates.workers)
-            release = aggregate.delta * aggregator.count(replies)
-        pointing = float(release.double() @ self._direction) / bound
-        return [pointing, math.log(run.bound), said, _finest(release.numpy())]
-
-    @cached_property
-    def _model(self) -> GlobalModel:
-        return GlobalModel({"w": torch.zeros(self.dimension, dtype=self.dtype)})
-
-    @cached_property
-    def _direction(self) -> Tensor:
-        return torch.full((self.dimension,), self.dimension**-0.5, dtype=torch.float64)
-
-    def _updates(self, job: Job, canary: Tensor, there: bool, chosen: bool, trusted: bool) -> Updates | None:
-        """What workers have learned: the canary or its neighbour, and zeros of as few others as a round must have."""
-        rows = []
-        if chosen and there:
-            rows.append(canary)
-        elif chosen and self.accountant.relation == "replace-one":
-            rows.append(-canary)
-        elif chosen and not trusted:  # a worker's contribution without what it has learned: its own noise is left
-            rows.append(torch.zeros_like(canary))
-        others = max(self.privacy.least_replies() - chosen, min(1, self.setting.cohort_size - chosen))
-        rows += [torch.zeros_like(canary)] * others
-        if not rows:
-            return None
-        numbers = torch.ones(len(rows), dtype=torch.float64)
-        if chosen and there:
-            numbers[0] = _HUGE  # its loss and its numbers of examples and steps are to be hidden too
-        names = tuple(f"w{i}" for i in range(len(rows)))
-        return Updates(job.cohort, names, torch.stack(rows).to(self.dtype), {}, numbers, numbers, numbers, numbers)
-
-
-def _finest(release: Any) -> float:
-    """The exponent of the last bit that is set in any number: noise on a lattice has none that is finer.
-
-    The last two digits of a number are left out, since a mean that is multiplied again is rounded there.
-    """
-    digits = np.finfo(release.dtype).nmant - 1
-    mantissas, exponents = np.frexp(release[release != 0].astype(np.float64))
-    whole = np.rint(np.ldexp(mantissas, digits)).astype(np.int64)
-    lowest = np.log2(whole & -whole) + exponents - digits
-    return float(lowest.min()) if len(lowest) else 0.0

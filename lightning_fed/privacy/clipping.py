@@ -150,4 +150,5 @@ def add_clipped_(total: Tensor, rows: Tensor, scales: Tensor, step: float) -> No
         )
     in_steps = scales.to(rows.device).div(step).unsqueeze(1)
     for columns, block in blocks(rows):
-        total[columns].add_(block.mul_(in_steps).round_().sum(dim=0), alpha=step)
+        rounded = block.mul_(in_steps).round_()
+        total[columns].add_(rounded[0] if len(rounded) == 1 else rounded.sum(dim=0), alpha=step)

@@ -39,6 +39,8 @@ class ClipNorm(UpdateTransform):
 
     def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         norms, bound = row_norms(updates.delta), self.max_norm * _SLACK
+        if bool((norms <= bound).all()):
+            return updates
         scales = torch.where(norms > bound, bound / norms, 1.0)
         return replace(updates, delta=scaled_rows(updates.delta, scales))
 

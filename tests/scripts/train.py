@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def remembered(federated: FederatedModule) -> dict[str, Any]:
     return {"memory": rows, "on_disk": sum(len(table["names_on_disk"]) for table in tables)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--devices", type=int, default=1)
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--on-worker-error", default="raise")
     parser.add_argument("--lightning", action="store_true")
     parser.add_argument("--privacy", default="None")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.double:
         torch.set_default_dtype(torch.float64)
     pl.seed_everything(0, verbose=False)

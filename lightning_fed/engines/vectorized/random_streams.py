@@ -92,6 +92,11 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __len__(self) -> int:
         return len(self._states)
 
+    @property
+    def states(self) -> list[Tensor]:
+        """The states of all generators, to come back to by :meth:`rewind`."""
+        return list(self._states)
+
     def begin_step(self, workers: Sequence[int], expected: Sequence[Draw]) -> list[Tensor]:
         """Make ready for a step.
 
@@ -104,7 +109,7 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         self._workers, self._expected, self._done, self._turn = workers, expected, 0, 0
         self._left = self._before = self._default.get_state()
-        return list(self._states)
+        return self.states
 
     def rewind(self, states: list[Tensor]) -> None:
         """Go back to the beginning of a step that is to be repeated."""

@@ -111,10 +111,15 @@ class StackedStep:
         if len(positions) == 1 or isinstance(error, UnvectorizableError):  # that is not about the numbers in a batch
             return dict.fromkeys(positions, error)
         taken: tuple[StackedBatch, _Results] | None = None
+        drawn = None if self._streams is None else self._streams.states
 
         def attempt(rows: Sequence[int]) -> Exception | None:
             nonlocal taken
             part = stacked.part([positions[row] for row in rows], rows)
+            if drawn is None or self._streams is None:
+                self._streams = None
+            else:
+                self._streams.rewind(list(drawn))  # one that was tried before has drawn
             try:  # uncompiled: it takes seconds to compile a step of another number of workers
                 taken = part, self._differentiated({k: leaf[part.rows] for k, leaf in leaves.items()}, buffers, part)
             except Exception as error:
