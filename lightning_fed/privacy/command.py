@@ -201,9 +201,10 @@ def _tell_of_a_run(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(list(arguments))
     try:
-        print(text_of(statements_of(args.of), args.json))
+        text = text_of(statements_of(args.of), args.json)
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
         parser.error(f"--of {args.of}: {error}")
+    print(text)
 
 
 def _parser() -> _Parser:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from private import Net, ValidatedNet, ValidatedPoints, people, weights
 from torch import nn
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundError
+from lightning_fed.engines import Sequential
 from lightning_fed.privacy import DPFTRL, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP
 from lightning_fed.server.loaders import Cohort
 
@@ -59,23 +60,25 @@ def charges(fed: FederatedModule) -> int:
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The steps that workers take."""
-    steps: list[int] = []
-    step = Net.training_step
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """The cohorts that are trained."""
+    cohorts: list[Sequence[str]] = []
+    run = Sequential.run
 
-    def counted(self: Net, batch: Any, batch_idx: int) -> Any:
-        steps.append(batch_idx)
-        return step(self, batch, batch_idx)
+    def noted(self: Sequential, job: Any, cohort: Sequence[str]) -> Any:
+        cohorts.append(cohort)
+        return run(self, job, cohort)
 
-    monkeypatch.setattr(Net, "training_step", counted)
-    return steps
+    monkeypatch.setattr(Sequential, "run", noted)
+    return cohorts
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("privacy", PROMISES, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("optimizer", [lbfgs, lambda p: Twice(p, lr=1.0)], ids=["lbfgs", "sam"])
-def test_an_optimizer_that_looks_twice_is_refused(privacy: Privacy, optimizer: Any, trained: list[int]) -> None:
+def test_an_optimizer_that_looks_twice_is_refused(
+    privacy: Privacy, optimizer: Any, trained: list[Sequence[str]]
+) -> None:
     """Before anybody is trained a second time; it has taken a step by then, which is taken back."""
     module = Net()
     before = weights(module)
@@ -83,7 +86,7 @@ def test_an_optimizer_that_looks_twice_is_refused(privacy: Privacy, optimizer: A
     with pytest.raises(RoundError, match=r"round 0: cohort 0 has been charged once .* LBFGS \(take SGD, Adam or Yogi"):
         fit(fed, FederatedDataModule(people(3)), max_steps=2)
     assert charges(fed) == 1
-    assert len(trained) == 3 * 2, "three workers with two batches, once"
+    assert len(trained) == 1
     assert (weights(module) == before).all()
 
 
@@ -116,11 +119,11 @@ def test_an_optimizer_that_looks_once_may_need_a_closure() -> None:
     assert charges(once) == 3
 
 
-def test_what_an_optimizer_swallows_is_not_released_either(trained: list[int]) -> None:
+def test_what_an_optimizer_swallows_is_not_released_either(trained: list[Sequence[str]]) -> None:
     fed = FederatedModule(Net(), privacy=SECRET, server_optimizer=lambda p: Hidden(p, lr=1.0), engine="sequential")
     fit(fed, FederatedDataModule(people(3)), max_steps=2)
     assert charges(fed) == 2
-    assert len(trained) == 2 * 3 * 2
+    assert len(trained) == 2
 
 
 def test_without_a_promise_lbfgs_is_what_it_was() -> None:
