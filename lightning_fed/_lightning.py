@@ -53,9 +53,11 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     )
     from pytorch_lightning.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
     from pytorch_lightning.utilities import move_data_to_device
     from pytorch_lightning.utilities.combined_loader import CombinedLoader
     from pytorch_lightning.utilities.data import extract_batch_size
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
     from pytorch_lightning.utilities.model_helpers import is_overridden
     from pytorch_lightning.utilities.seed import isolate_rng
     from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
@@ -71,9 +73,11 @@ else:
     )
     from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+    from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
     from lightning.pytorch.utilities import move_data_to_device
     from lightning.pytorch.utilities.combined_loader import CombinedLoader
     from lightning.pytorch.utilities.data import extract_batch_size
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.model_helpers import is_overridden
     from lightning.pytorch.utilities.seed import isolate_rng
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -84,10 +88,12 @@ __all__ = [
     "LRSchedulerCallable",
     "LightningArgumentParser",
     "LightningCLI",
+    "MisconfigurationException",
     "OptimizerCallable",
     "ReduceLROnPlateau",
     "SingleDeviceStrategy",
     "TQDMProgressBar",
+    "_MultiProcessingLauncher",
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",
     "choose",

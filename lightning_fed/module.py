@@ -33,18 +33,21 @@ from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server import checkpoint as checkpoints
 from lightning_fed.server.checks import (
+    is_started_by_another,
     refuse_frozen,
     refuse_other,
     refuse_parts,
     refuse_synchronised,
     refuse_unsupported,
+    require_seconds,
     warn_of_lost_mean,
 )
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import Evaluation, EvaluationReport
+from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, round_scalars
-from lightning_fed.server.privacy_guard import Guard, Open, Private
+from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
@@ -89,6 +92,8 @@ class FederatedModule(pl.LightningModule):
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
         privacy: What is promised to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
+        worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
+            that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning.
@@ -119,6 +124,7 @@ class FederatedModule(pl.LightningModule):
         state_memory_mb: int = 256,
         state_dir: str | Path | None = None,
         privacy: Privacy | None = None,
+        worker_timeout: float | None = None,
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
@@ -136,6 +142,8 @@ class FederatedModule(pl.LightningModule):
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
         self.engine = _engine(engine)
+        self.worker_timeout = require_seconds("worker_timeout", worker_timeout)
+        self.engine.limit(self.worker_timeout)
         self.on_worker_error: Literal["raise", "drop"] = on_worker_error
         self.min_workers = min_workers
         self.log_workers_up_to = log_workers_up_to
@@ -161,8 +169,9 @@ class FederatedModule(pl.LightningModule):
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
-        self._guard.check(self._global_model())
+        self._guard.check(self._global_model(), self.module)
         self._one_by_one = True
+        self._hands_over = False  # to the process that has started this one
         self.last_report = RoundReport()
         """What the workers of the last round reported; for callbacks."""
         self._evaluation = Evaluation(self, self._model_of, on_worker_error, log_workers_up_to)
@@ -212,7 +221,8 @@ class FederatedModule(pl.LightningModule):
         assert self._loop is not None
         started = time.perf_counter()
         parameters = self._trained()
-        job = self._guard.begin_round(self._job(cohort.number, cohort.seed, parameters))
+        job = self._job(cohort.number, cohort.seed, parameters)
+        job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
         with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
             outcome = self._loop.run(job, cohort.workers, self._pending_state())
         aggregate, report = outcome.aggregate, outcome.report
@@ -240,7 +250,8 @@ class FederatedModule(pl.LightningModule):
         due = curves.are_due
         draw = due and curves.have_loggers
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
-        super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
+        with self._guard.whole_step(self._trained()):
+            super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
         rounds, self._pending = self._pending, []
         put(self.module, merged_buffers(rounds))
         self._server_state = rounds[-1].outcome.server
@@ -358,6 +369,7 @@ class FederatedModule(pl.LightningModule):
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         self._datamodule.attach(self.module, self._evaluation, self.on_worker_error == "drop", self.engine.teardown)
+        self._datamodule.pool.trainer = self._guard.for_data(self.trainer)
         self._evaluation.set_up()
         self._pending.clear()
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -381,8 +393,9 @@ class FederatedModule(pl.LightningModule):
             self._outbox.own.settle(self._last_success)
             self._last_success, self._failed = None, []
             self._moved.clear()
+        self.engine.limit(self.worker_timeout)  # again, as several may share an engine
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
-        self._guard.check(self._global_model())
+        self._guard.check(self._global_model(), self.module)
         self._guard.start(datamodule, self.trainer, self.local)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
@@ -403,6 +416,9 @@ class FederatedModule(pl.LightningModule):
         self._evaluation.tear_down()
         self.engine.teardown()
         self._loop = None
+        if stage == "fit":
+            self._guard.end()
+            self._hands_over = is_started_by_another(self.trainer)
 
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
 
@@ -480,7 +496,8 @@ class FederatedModule(pl.LightningModule):
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         checkpoints.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        data = getattr(self.trainer, "datamodule", None)
+        # None: the fit was in processes of its own, and this one has only got the weights and what was spent.
+        data = getattr(self._trainer, "datamodule", None)
         position = data.position if isinstance(data, FederatedDataModule) else Position()
         checkpoints.add(
             checkpoint,
@@ -488,6 +505,7 @@ class FederatedModule(pl.LightningModule):
             engine=self.engine.choice,
             state=self._saved_state(),
             privacy=self._guard.state_dict(),
+            account=self._guard.account(),
             cohort=position.next,
             unfinished=position.unfinished,
         )
@@ -500,7 +518,8 @@ class FederatedModule(pl.LightningModule):
             self._datamodule.position.move(part["cohort"])
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
-        self._guard.load_state_dict(part.get("privacy"), fitting=fitting)
+        privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None
+        self._guard.load_state_dict(privacy, fitting, self.trainer.ckpt_path)
         if "state" in part:
             self._server_state = dict(part["state"]["server"])
             share_files(part["state"]["workers"], self._state_folder(), self._processes())
@@ -521,6 +540,18 @@ class FederatedModule(pl.LightningModule):
             "moved": sorted(self._moved),
             "trained": self._remembered_names,
         }
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """The weights, and from a process that was started for this fit also what it has spent of privacy."""
+        state = super().state_dict(*args, **options)
+        if self._hands_over:
+            self._guard.handed_over(state)
+        return state
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **options: Any) -> Any:
+        """Load weights, and what such a process has spent."""
+        self._guard.take_over(state_dict)
+        return super().load_state_dict(state_dict, *args, **options)
 
     @property
     def private_run(self) -> PrivateRun | None:

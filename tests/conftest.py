@@ -23,7 +23,8 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
+def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # where a Trainer without a default_root_dir leaves the ledger of a private run
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from lightning_fed.core.processes import Processes
 from lightning_fed.wire import Aggregate, Job, Updates
@@ -21,6 +21,9 @@ class Aggregator(ABC, Generic[Partial]):
 
     always: bool = False
     """Whether :meth:`finish` is to be called even if no update came in. Otherwise such a round changes nothing."""
+
+    counts_equally: ClassVar[bool] = False
+    """Whether every worker counts the same, whatever it says about its number of examples."""
 
     def count(self, replies: int) -> float:
         """The number of workers that the aggregate counts as the mean of.

@@ -8,9 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from lightning_fed.aggregation.krum import refuse_negative, scores, squared_distances
+from lightning_fed.aggregation.krum import scores, squared_distances
 from lightning_fed.aggregation.median import median
 from lightning_fed.aggregation.robust import Combine, RobustAggregator, require
+from lightning_fed.core.arguments import settle, whole
 
 
 @final
@@ -25,13 +26,14 @@ class Bulyan(RobustAggregator):
         attackers: How many workers may be attackers, f.
 
     Raises:
-        ValueError: If it is negative.
+        TypeError: If it is no number.
+        ValueError: If it is negative, or not whole.
     """
 
     attackers: int
 
     def __post_init__(self) -> None:
-        refuse_negative(self.attackers)
+        settle(self, attackers=whole("attackers", self.attackers, least=0))
 
     def check(self, cohort_size: int) -> None:
         require(cohort_size >= 4 * self.attackers + 3, self, cohort_size, "n >= 4 attackers + 3")

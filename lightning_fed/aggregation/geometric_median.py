@@ -10,6 +10,8 @@ from torch import Tensor
 
 from lightning_fed.aggregation.median import median
 from lightning_fed.aggregation.robust import Combine, RobustAggregator
+from lightning_fed.core.arguments import number, settle, whole
+from lightning_fed.core.double import row_norms
 
 
 @final
@@ -27,7 +29,8 @@ class GeometricMedian(RobustAggregator):
         smoothing: The least distance, as a share of the median distance: ν of the paper.
 
     Raises:
-        ValueError: If one of them is not positive.
+        TypeError: If one of them is no number.
+        ValueError: If one of them is not positive and finite.
     """
 
     iterations: int = 100
@@ -35,9 +38,12 @@ class GeometricMedian(RobustAggregator):
     smoothing: float = 1e-6
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "tolerance", "smoothing"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        settle(
+            self,
+            iterations=whole("iterations", self.iterations, least=1, says=" must be positive, and whole"),
+            tolerance=number("tolerance", self.tolerance, above=0),
+            smoothing=number("smoothing", self.smoothing, above=0),
+        )
 
     def combination(self, delta: Tensor) -> Combine:
         weights = self._weights(delta)
@@ -48,13 +54,13 @@ class GeometricMedian(RobustAggregator):
         point = median(rows)
         weights = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64, device=rows.device)
         for _ in range(self.iterations):
-            distances = torch.linalg.vector_norm(rows - point, dim=1).to(torch.float64)
+            distances = row_norms(rows - point)
             scale = float(distances.median())
             if scale == 0:  # half of the rows lie in the point itself
                 return torch.where(distances == 0, 1.0, 0.0).to(torch.float64) / int((distances == 0).sum())
             weights = 1 / distances.clamp(min=self.smoothing * scale)
             weights /= weights.sum()
             before, point = point, weights.to(rows.dtype) @ rows
-            if float(torch.linalg.vector_norm(point - before)) < self.tolerance * scale:
+            if float(row_norms((point - before).unsqueeze(0))) < self.tolerance * scale:
                 break
         return weights

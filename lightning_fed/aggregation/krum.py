@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.robust import Combine, RobustAggregator, require
+from lightning_fed.core.arguments import settle, whole
+from lightning_fed.core.double import blocks
 
 
 @final
@@ -20,13 +22,14 @@ class Krum(RobustAggregator):
         attackers: How many workers may be attackers, f.
 
     Raises:
-        ValueError: If it is negative.
+        TypeError: If it is no number.
+        ValueError: If it is negative, or not whole.
     """
 
     attackers: int
 
     def __post_init__(self) -> None:
-        refuse_negative(self.attackers)
+        settle(self, attackers=whole("attackers", self.attackers, least=0))
 
     def check(self, cohort_size: int) -> None:
         require(cohort_size >= 2 * self.attackers + 3, self, cohort_size, "n >= 2 attackers + 3")
@@ -46,6 +49,7 @@ class MultiKrum(RobustAggregator):
         selected: m; None: as many as possible, n - f - 2.
 
     Raises:
+        TypeError: If one of them is no number.
         ValueError: If one of them is out of range.
     """
 
@@ -53,9 +57,8 @@ class MultiKrum(RobustAggregator):
     selected: int | None = None
 
     def __post_init__(self) -> None:
-        refuse_negative(self.attackers)
-        if self.selected is not None and self.selected < 1:
-            raise ValueError(f"selected={self.selected} must be at least 1")
+        selected = self.selected if self.selected is None else whole("selected", self.selected, least=1)
+        settle(self, attackers=whole("attackers", self.attackers, least=0), selected=selected)
 
     def check(self, cohort_size: int) -> None:
         require(cohort_size >= 2 * self.attackers + 3, self, cohort_size, "n >= 2 attackers + 3")
@@ -71,9 +74,13 @@ class MultiKrum(RobustAggregator):
 def squared_distances(rows: Tensor) -> Tensor:
     """Squared distances between all rows; float64 ``[n, n]``.
 
-    Not by the product of the matrix with itself, which for rows far from 0 loses the differences.
+    Not by the product of the matrix with itself, which for rows far from 0 loses the differences; and not in float32,
+    where squares of large and of tiny differences over- and underflow.
     """
-    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").to(torch.float64).square()
+    distances = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for _, block in blocks(rows):
+        distances += torch.cdist(block, block, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    return distances
 
 
 def scores(distances: Tensor, attackers: int) -> Tensor:
@@ -85,13 +92,3 @@ def scores(distances: Tensor, attackers: int) -> Tensor:
     """
     nearest = max(len(distances) - attackers - 2, 1)
     return distances.sort(dim=1).values[:, 1 : 1 + nearest].sum(dim=1)  # the first is that to itself
-
-
-def refuse_negative(attackers: int) -> None:
-    """Refuse a number of attackers that is none.
-
-    Raises:
-        ValueError: If it is negative.
-    """
-    if attackers < 0:
-        raise ValueError(f"attackers={attackers} must be at least 0")

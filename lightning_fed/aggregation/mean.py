@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -79,6 +79,8 @@ class UniformMean(Aggregator[Sums]):
     average so, and where a number of examples is not to be trusted or not to be told. A worker that weighs nothing has
     learnt nothing and is not counted.
     """
+
+    counts_equally: ClassVar[bool] = True
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
         return WeightedMean().fold((replace(u, weight=(u.weight > 0).to(u.weight)) for u in updates), job)

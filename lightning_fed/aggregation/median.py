@@ -8,6 +8,7 @@ from typing import final
 from torch import Tensor
 
 from lightning_fed.aggregation.robust import Combine, RobustAggregator, require
+from lightning_fed.core.arguments import settle, whole
 
 
 @final
@@ -33,14 +34,14 @@ class TrimmedMean(RobustAggregator):
         trim: How many values to leave out at each end, b; at least the number of attackers.
 
     Raises:
-        ValueError: If it is negative.
+        TypeError: If it is no number.
+        ValueError: If it is negative, or not whole.
     """
 
     trim: int
 
     def __post_init__(self) -> None:
-        if self.trim < 0:
-            raise ValueError(f"trim={self.trim} must be at least 0")
+        settle(self, trim=whole("trim", self.trim, least=0))
 
     def check(self, cohort_size: int) -> None:
         require(cohort_size > 2 * self.trim, self, cohort_size, "trim < n/2")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.aggregation.mean import Sums, WeightedMean
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.core.processes import Processes
 from lightning_fed.wire import Aggregate, Job, Updates
 
@@ -24,10 +25,21 @@ class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
     Args:
         momentum: That of the workers' SGD.
         shrinkage: Learning rate times weight of a proximal term, ημ.
+
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If one of them is out of range.
     """
 
     momentum: float = 0.0
     shrinkage: float = 0.0
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            momentum=number("momentum", self.momentum, least=0, below=1),
+            shrinkage=number("shrinkage", self.shrinkage, least=0),
+        )
 
     def fold(self, updates: Iterable[Updates], job: Job) -> tuple[Sums, Tensor]:
         effective = torch.zeros((), dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import ClassVar, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class RobustAggregator(Aggregator[Gathered]):
     Every worker counts the same: a number of examples is what an attacker says it is. Float and complex buffers are
     combined as parameters are; of integer ones the (lower) median is taken.
     """
+
+    counts_equally: ClassVar[bool] = True
 
     @abstractmethod
     def combination(self, delta: Tensor) -> Combine:

@@ -39,6 +39,10 @@ class Algorithm(ABC):
     """Whether all that the server learns in a round is a mean of updates (and ``extra``), in which workers may count
     equally. Only then can noise in that mean make it private."""
 
+    trains_again: ClassVar[str | None] = None
+    """In words, how a worker is trained more than once in a round, and what to use in place of that; None: it is not.
+    A promise about examples counts one training in a round."""
+
     extra: ClassVar[tuple[str, ...]] = ()
     """The names of what its workers send besides their updates."""
 

@@ -15,6 +15,7 @@ import torch
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
 from lightning_fed.algorithms.personal import BUFFERS, PARAMETERS, own_model, remember
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.core.rng import derive
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import GlobalModel, Job, Model, Penalty, Updates
@@ -29,7 +30,8 @@ class Ditto(Algorithm):
         lam: The weight λ by which personal models are pulled to the global one; 0: they are purely local.
 
     Raises:
-        ValueError: If it is negative.
+        TypeError: If it is no number.
+        ValueError: If it is negative, or not finite.
     """
 
     lam: float
@@ -37,8 +39,7 @@ class Ditto(Algorithm):
     tables: ClassVar[tuple[str, ...]] = (PARAMETERS, BUFFERS)
 
     def __post_init__(self) -> None:
-        if self.lam < 0:
-            raise ValueError(f"lam={self.lam} must be at least 0")
+        settle(self, lam=number("lam", self.lam, least=0))
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         models = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
+from lightning_fed.core.arguments import settle
 from lightning_fed.wire import GlobalModel
 
 
@@ -24,6 +25,7 @@ class FedBN(PersonalLayers):
             running statistics, which is BatchNorm of any dimension.
 
     Raises:
+        TypeError: If the patterns are no list of strings.
         ValueError: If the list is empty; at the start, if the module has no such layer.
     """
 
@@ -31,7 +33,7 @@ class FedBN(PersonalLayers):
 
     def __post_init__(self) -> None:
         if self.personal is not None:
-            require_patterns(self.personal)
+            settle(self, personal=require_patterns(self.personal))
 
     def patterns(self, model: GlobalModel) -> Sequence[str]:
         if self.personal is not None:

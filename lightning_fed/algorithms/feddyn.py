@@ -18,6 +18,7 @@ import torch
 
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.core.tree import Tensors
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, Job, Penalty, Updates
@@ -36,7 +37,8 @@ class FedDyn(Algorithm):
         alpha: The penalty's weight α; the paper tries 0.001 to 0.1.
 
     Raises:
-        ValueError: If it is not positive.
+        TypeError: If it is no number.
+        ValueError: If it is not positive and finite.
     """
 
     alpha: float
@@ -44,8 +46,8 @@ class FedDyn(Algorithm):
     tables: ClassVar[tuple[str, ...]] = (_GRADIENT,)
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"alpha={self.alpha} must be positive; without the penalty it is FedAvg()")
+        says = " must be positive; without the penalty it is FedAvg(), and with an infinite one nothing moves"
+        settle(self, alpha=number("alpha", self.alpha, above=0, says=says))
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         before = dict(zip(workers, own.rows(_GRADIENT, workers, torch.zeros_like(job.model.vector)), strict=True))

@@ -12,6 +12,7 @@ from typing import ClassVar, final
 
 from lightning_fed.aggregation import NormalizedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Job, Penalty
 
@@ -27,6 +28,7 @@ class FedNova(Algorithm):
         lr: The workers' own learning rate; needed only with ``mu``.
 
     Raises:
+        TypeError: If one of them is no number.
         ValueError: If one of them is out of range.
     """
 
@@ -37,12 +39,12 @@ class FedNova(Algorithm):
     is_mean: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum} must lie in [0, 1)")
-        if self.mu < 0:
-            raise ValueError(f"mu={self.mu} must be at least 0")
-        if self.mu > 0 and (self.lr is None or self.lr <= 0):
-            raise ValueError(f"lr={self.lr}: with mu={self.mu}, FedNova needs the workers' learning rate")
+        momentum = number("momentum", self.momentum, least=0, below=1, says=" must lie in [0, 1)")
+        mu = number("mu", self.mu, least=0)
+        if mu > 0 and self.lr is None:
+            raise ValueError(f"lr=None: with mu={mu}, FedNova needs the workers' learning rate")
+        lr = self.lr if self.lr is None else number("lr", self.lr, above=0)
+        settle(self, momentum=momentum, mu=mu, lr=lr)
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         yield from train(replace(job, penalty=Penalty(proximal=self.mu)) if self.mu else job, workers)

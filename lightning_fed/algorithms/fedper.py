@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
+from lightning_fed.core.arguments import settle
 from lightning_fed.wire import GlobalModel
 
 
@@ -23,13 +24,14 @@ class FedPer(PersonalLayers):
             ``["head.*"]``.
 
     Raises:
+        TypeError: If the patterns are no list of strings.
         ValueError: If there is no pattern; at the start, if one matches nothing, or all of them everything.
     """
 
     personal: Sequence[str]
 
     def __post_init__(self) -> None:
-        require_patterns(self.personal)
+        settle(self, personal=require_patterns(self.personal))
 
     def patterns(self, model: GlobalModel) -> Sequence[str]:
         return self.personal

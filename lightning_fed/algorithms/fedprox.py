@@ -12,6 +12,7 @@ from typing import final
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Job, Penalty
 
@@ -25,14 +26,14 @@ class FedProx(Algorithm):
         mu: Its weight μ; 0 is FedAvg. The paper tries 0.001 to 1.
 
     Raises:
-        ValueError: If it is negative.
+        TypeError: If it is no number.
+        ValueError: If it is negative, or not finite.
     """
 
     mu: float
 
     def __post_init__(self) -> None:
-        if self.mu < 0:
-            raise ValueError(f"mu={self.mu} must be at least 0")
+        settle(self, mu=number("mu", self.mu, least=0))
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         yield from train(replace(job, penalty=Penalty(proximal=self.mu)), workers)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 from lightning_fed.algorithms.base import Result, Train
 from lightning_fed.algorithms.personal import PersonalLayers, require_patterns
+from lightning_fed.core.arguments import settle, whole
 from lightning_fed.core.rng import derive
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Model, Updates
 
@@ -27,16 +28,18 @@ class FedRep(PersonalLayers):
             ``local_epochs`` or ``local_steps``.
 
     Raises:
+        TypeError: If the patterns are no list of strings, or the epochs no number.
         ValueError: If there is no pattern or no epoch; at the start, if a pattern matches nothing, or all everything.
     """
 
     personal: Sequence[str]
     head_epochs: int = 1
 
+    trains_again: ClassVar[str | None] = "trains the head before the rest; use FedPer, which trains them together"
+
     def __post_init__(self) -> None:
-        require_patterns(self.personal)
-        if self.head_epochs < 1:
-            raise ValueError(f"head_epochs={self.head_epochs} must be at least 1")
+        personal = require_patterns(self.personal)
+        settle(self, personal=personal, head_epochs=whole("head_epochs", self.head_epochs, least=1))
 
     def patterns(self, model: GlobalModel) -> Sequence[str]:
         return self.personal

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.arguments import listed, text
 from lightning_fed.core.tree import Tensors
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, GlobalModel, Job, Layout, Model, Updates
@@ -30,14 +31,22 @@ def matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def require_patterns(patterns: Sequence[str]) -> None:
-    """Check patterns as far as that is possible without a module.
+def require_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return patterns, checked as far as that is possible without a module.
 
     Raises:
-        ValueError: If there is none, or a string in place of a list.
+        TypeError: If they are no list, or one of them is no string.
+        ValueError: If there is none, a string in place of a list, or an empty one among them.
     """
-    if isinstance(patterns, str) or not patterns:
+    if isinstance(patterns, str):
         raise ValueError(f"personal={patterns!r} must be a list of name patterns, such as ['head.*']")
+    checked = [
+        text(f"personal[{i}]", pattern)
+        for i, pattern in enumerate(listed("personal", patterns, what="name patterns, such as ['head.*']"))
+    ]
+    if not checked:
+        raise ValueError(f"personal={patterns!r} must be a list of name patterns, such as ['head.*'], and not empty")
+    return tuple(checked)
 
 
 def personal_names(model: GlobalModel, patterns: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ import torch
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Job, LocalTraining, Updates, WorkerError
 
@@ -35,6 +36,7 @@ class QFedAvg(Algorithm):
         lr: The workers' own learning rate η.
 
     Raises:
+        TypeError: If one of them is no number.
         ValueError: If one of them is out of range.
     """
 
@@ -44,10 +46,8 @@ class QFedAvg(Algorithm):
     is_mean: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.q < 0:
-            raise ValueError(f"q={self.q} must be at least 0")
-        if not self.lr > 0:
-            raise ValueError(f"lr={self.lr} must be the workers' learning rate, and positive")
+        says = " must be the workers' learning rate, positive and finite"
+        settle(self, q=number("q", self.q, least=0), lr=number("lr", self.lr, above=0, says=says))
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         measuring = replace(job, frozen=frozenset(job.model.parameters), local=LocalTraining(epochs=1), work={})

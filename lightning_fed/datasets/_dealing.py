@@ -9,19 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_fed.core.arguments import number, whole
+
 
 def generator(seed: int) -> np.random.Generator:
     """Make the random generator of a seed."""
     return np.random.default_rng(np.random.SeedSequence(seed))
 
 
-def check(*, seed: int = 0, **counts: int) -> None:
-    """Refuse a negative seed, and counts below 1, by name."""
-    if seed < 0:
-        raise ValueError(f"seed={seed}: give an integer of at least 0")
-    for argument, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{argument}={value}: give at least 1")
+def check_seed(seed: object) -> int:
+    """Return a seed, if it is one of numpy's: a whole number of at least 0."""
+    return whole("seed", seed, least=0, says=": give an integer of at least 0")
+
+
+def check_count(name: str, value: object) -> int:
+    """Return a number of things of which there must be one at least."""
+    return whole(name, value, least=1, says=": give at least 1, and a whole number")
+
+
+def check_share(name: str, value: object) -> float:
+    """Return the share of examples that is held out, of which none may be but not all."""
+    return number(name, value, least=0, below=1, says=": give a share of at least 0 and below 1")
 
 
 def check_enough(examples: int, **factors: int) -> None:

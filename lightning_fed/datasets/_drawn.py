@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 from typing_extensions import override
 
-from lightning_fed.datasets._dealing import check, offsets
+from lightning_fed.datasets._dealing import check_count, check_share, offsets
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.population import EvaluationKind, Population
@@ -48,15 +48,13 @@ class DrawnPopulation(Population):
         val_fraction: The share of each worker's examples that is held out; see :class:`PartitionedPopulation`.
 
     Raises:
+        TypeError: If one of them is no number.
         ValueError: If one of them is out of range.
     """
 
     def __init__(self, batch_size: int, val_fraction: float = 0.0) -> None:
-        check(batch_size=batch_size)
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction}: give a share of at least 0 and below 1")
-        self._batch_size = batch_size
-        self._val_fraction = val_fraction
+        self._batch_size = check_count("batch_size", batch_size)
+        self._val_fraction = check_share("val_fraction", val_fraction)
 
     @abstractmethod
     def draw(self) -> tuple[TensorDataset, Sequence[int]]:

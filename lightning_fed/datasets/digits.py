@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import number
+from lightning_fed.datasets._dealing import check_count, check_seed
 
 
 @final
@@ -25,7 +27,8 @@ class DigitsDataModule(pl.LightningDataModule):
         seed: Decides which examples are held out.
 
     Raises:
-        ValueError: If ``test_fraction`` or ``batch_size`` is out of range.
+        TypeError: If an argument is no number.
+        ValueError: If an argument is out of range.
 
     Example::
 
@@ -40,13 +43,10 @@ class DigitsDataModule(pl.LightningDataModule):
 
     def __init__(self, test_fraction: float = 0.2, batch_size: int = 256, seed: int = 0) -> None:
         super().__init__()
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction={test_fraction}: give a share above 0 and below 1")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: give at least 1")
-        self._test_fraction = test_fraction
-        self._batch_size = batch_size
-        self._seed = seed
+        says = ": give a share above 0 and below 1"
+        self._test_fraction = number("test_fraction", test_fraction, above=0, below=1, says=says)
+        self._batch_size = check_count("batch_size", batch_size)
+        self._seed = check_seed(seed)
         self._parts: tuple[TensorDataset, TensorDataset] | None = None
 
     @override

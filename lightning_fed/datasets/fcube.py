@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.rng import derive
-from lightning_fed.datasets._dealing import check, generator
+from lightning_fed.datasets._dealing import check_count, check_seed, generator
 from lightning_fed.datasets._drawn import DrawnPopulation
 
 CORNERS = ((1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1))
@@ -37,6 +37,7 @@ class FCUBE(DrawnPopulation):
         val_fraction: The share of each worker's points that is held out as its own validation data.
 
     Raises:
+        TypeError: If an argument is no number.
         ValueError: If an argument is out of range.
 
     Example::
@@ -55,9 +56,8 @@ class FCUBE(DrawnPopulation):
     """
 
     def __init__(self, seed: int = 0, batch_size: int = 64, val_fraction: float = 0.0) -> None:
-        check(seed=seed)
+        self._seed = check_seed(seed)
         super().__init__(batch_size, val_fraction)
-        self._seed = seed
 
     @property
     def test(self) -> FCUBETest:
@@ -86,10 +86,9 @@ class FCUBETest(pl.LightningDataModule):
 
     def __init__(self, seed: int = 0, batch_size: int = POINTS) -> None:
         super().__init__()
-        check(seed=seed, batch_size=batch_size)
-        points = generator(derive(seed, "test")).uniform(-1, 1, size=(POINTS, 3))
+        self._batch_size = check_count("batch_size", batch_size)
+        points = generator(derive(check_seed(seed), "test")).uniform(-1, 1, size=(POINTS, 3))
         self._points = _labelled(torch.as_tensor(points, dtype=torch.float32))
-        self._batch_size = batch_size
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:

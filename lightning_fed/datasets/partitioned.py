@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from typing_extensions import override
 
 from lightning_fed._lightning import pl, refuse_foreign
+from lightning_fed.core.arguments import flag, instance, whole
+from lightning_fed.datasets._dealing import check_count, check_share
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.population import EvaluationKind, Population
 
@@ -114,8 +116,8 @@ class PartitionedPopulation(Population):
 
     Raises:
         ValueError: If an argument is out of range, or, on first use, if labels, partition and dataset do not fit.
-        TypeError: If ``source`` is neither a datamodule nor a dataset, or, on first use, if it is not map-style or
-            holds no labels.
+        TypeError: If ``source`` is neither a datamodule nor a dataset, or another argument of a wrong type; on first
+            use, if it is not map-style or holds no labels.
 
     Example::
 
@@ -142,17 +144,18 @@ class PartitionedPopulation(Population):
     ) -> None:
         if not isinstance(source, Dataset):
             refuse_foreign(source, "LightningDataModule", "source (unless it is a torch Dataset)")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: give at least 1")
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction}: give a share of at least 0 and below 1")
-        if num_workers < 0:
-            raise ValueError(f"num_workers={num_workers}: give at least 0")
         self._source = source
-        self._partitioner = partition
+        self._partitioner = instance("partition", partition, Partitioner, "IID(workers=10)")
+        if labels is not None and (isinstance(labels, str) or np.ndim(labels) == 0):
+            raise TypeError(f"labels={labels!r} must be an array with the label of every example")
         self._labels = labels
-        self._val_fraction = val_fraction
-        self._settings = LoaderSettings(batch_size, shuffle, drop_last, num_workers)
+        self._val_fraction = check_share("val_fraction", val_fraction)
+        self._settings = LoaderSettings(
+            batch_size=check_count("batch_size", batch_size),
+            shuffle=flag("shuffle", shuffle),
+            drop_last=flag("drop_last", drop_last),
+            num_workers=whole("num_workers", num_workers, least=0, says=": give at least 0, and a whole number"),
+        )
         self._dealt: tuple[Dataset[Any], Partition] | None = None
 
     @property

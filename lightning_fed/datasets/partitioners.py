@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.datasets._dealing import (
-    check,
+    check_count,
     check_enough,
+    check_seed,
     cut,
     even_offsets,
     flat,
@@ -47,6 +49,7 @@ class IID(Partitioner):
         seed: Decides the shuffle.
 
     Raises:
+        TypeError: If an argument is no number.
         ValueError: If ``workers`` or ``seed`` is out of range, or, when called, if a worker would hold nothing.
 
     Example::
@@ -63,7 +66,7 @@ class IID(Partitioner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(workers=self.workers, seed=self.seed)
+        settle(self, workers=check_count("workers", self.workers), seed=check_seed(self.seed))
 
     @property
     @override
@@ -94,6 +97,7 @@ class Dirichlet(Partitioner):
         seed: Decides the proportions and which examples go where.
 
     Raises:
+        TypeError: If an argument is no number.
         ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
 
     Example::
@@ -118,9 +122,14 @@ class Dirichlet(Partitioner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(workers=self.workers, min_size=self.min_size, seed=self.seed)
-        if not 0 < self.alpha < np.inf:
-            raise ValueError(f"alpha={self.alpha}: give a finite number above 0, such as 0.5; for no skew use IID")
+        says = ": give a finite number above 0, such as 0.5; for no skew use IID"
+        settle(
+            self,
+            workers=check_count("workers", self.workers),
+            alpha=number("alpha", self.alpha, above=0, says=says),
+            min_size=check_count("min_size", self.min_size),
+            seed=check_seed(self.seed),
+        )
 
     @override
     def __call__(self, labels: NDArray[Any]) -> Partition:
@@ -161,6 +170,7 @@ class Shards(Partitioner):
         seed: Decides who is dealt which shard.
 
     Raises:
+        TypeError: If an argument is no number.
         ValueError: If an argument is out of range, or, when called, if there are more shards than examples.
 
     Example::
@@ -180,7 +190,12 @@ class Shards(Partitioner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(workers=self.workers, shards_per_worker=self.shards_per_worker, seed=self.seed)
+        settle(
+            self,
+            workers=check_count("workers", self.workers),
+            shards_per_worker=check_count("shards_per_worker", self.shards_per_worker),
+            seed=check_seed(self.seed),
+        )
 
     @override
     def __call__(self, labels: NDArray[Any]) -> Partition:
@@ -204,6 +219,7 @@ class NaturalIds(Partitioner):
         ids: The id of every example, ``[n]``, parallel to the labels; ``None``: the labels are the ids.
 
     Raises:
+        TypeError: If ``ids`` is no list.
         ValueError: When called, if there are no ids, or not as many as labels.
 
     Example::
@@ -218,6 +234,10 @@ class NaturalIds(Partitioner):
     """
 
     ids: Sequence[int] | Sequence[str] | NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ids is not None and (isinstance(self.ids, str) or np.ndim(self.ids) not in (1, 2)):
+            raise TypeError(f"ids={self.ids!r} must be a list or an array with the id of every example")
 
     @property
     @override
@@ -250,6 +270,7 @@ class LogNormal(Partitioner):
         seed: Decides the sizes and which examples go where.
 
     Raises:
+        TypeError: If an argument is no number.
         ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
 
     Example::
@@ -269,9 +290,14 @@ class LogNormal(Partitioner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(workers=self.workers, min_size=self.min_size, seed=self.seed)
-        if not 0 <= self.sigma < np.inf:
-            raise ValueError(f"sigma={self.sigma}: give a finite number of at least 0, such as 1.0")
+        says = ": give a finite number of at least 0, such as 1.0"
+        settle(
+            self,
+            workers=check_count("workers", self.workers),
+            sigma=number("sigma", self.sigma, least=0, says=says),
+            min_size=check_count("min_size", self.min_size),
+            seed=check_seed(self.seed),
+        )
 
     @property
     @override

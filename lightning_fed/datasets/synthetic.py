@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 from typing_extensions import override
 
-from lightning_fed.datasets._dealing import check, generator
+from lightning_fed.core.arguments import flag, number
+from lightning_fed.datasets._dealing import check_count, check_seed, generator
 from lightning_fed.datasets._drawn import DrawnPopulation
 
 FEATURES, CLASSES = 60, 10
@@ -56,6 +57,7 @@ class Synthetic(DrawnPopulation):
         batch_size: Examples in a batch.
 
     Raises:
+        TypeError: If an argument is no number, or ``iid`` neither True nor False.
         ValueError: If an argument is out of range.
 
     Example::
@@ -78,16 +80,15 @@ class Synthetic(DrawnPopulation):
         seed: int = 0,
         batch_size: int = 10,
     ) -> None:
-        check(workers=workers, seed=seed)
-        for argument, value in (("alpha", alpha), ("beta", beta)):
-            if not 0 <= value < np.inf:
-                raise ValueError(f"{argument}={value}: give a finite number of at least 0, such as 1.0")
+        says = ": give a finite number of at least 0, such as 1.0"
+        self._alpha = number("alpha", alpha, least=0, says=says)
+        self._beta = number("beta", beta, least=0, says=says)
+        self._iid = flag("iid", iid)
         if iid and (alpha or beta):
             raise ValueError(f"iid=True: all workers are alike, so give alpha=0 and beta=0, not {alpha} and {beta}")
+        self._workers = check_count("workers", workers)
+        self._seed = check_seed(seed)
         super().__init__(batch_size, val_fraction=0.1)
-        self._alpha, self._beta, self._iid = alpha, beta, iid
-        self._workers = workers
-        self._seed = seed
 
     @override
     def draw(self) -> tuple[TensorDataset, Sequence[int]]:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from typing_extensions import override
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import listed, whole
 
 INPUTS = ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0))
 TARGETS = ((1.0,), (1.0,), (0.0,), (0.0,))
@@ -27,6 +28,7 @@ class ToyDataModule(pl.LightningDataModule):
         batch_size: Rows in a batch; ``None`` for all of them in one.
 
     Raises:
+        TypeError: If ``rows`` is no list of numbers, or ``batch_size`` no number.
         ValueError: If ``rows`` is empty or names a row that does not exist, or if ``batch_size`` is below 1.
 
     Example::
@@ -39,11 +41,13 @@ class ToyDataModule(pl.LightningDataModule):
 
     def __init__(self, rows: Sequence[int] | None = None, batch_size: int | None = None) -> None:
         super().__init__()
-        chosen = list(range(len(INPUTS)) if rows is None else rows)
+        given = range(len(INPUTS)) if rows is None else listed("rows", rows, what="numbers of rows, such as [0, 1]")
+        chosen = [whole(f"rows[{i}]", row) for i, row in enumerate(given)]
         if not chosen or not set(chosen) <= set(range(len(INPUTS))):
             raise ValueError(f"rows={chosen!r}: give at least one row, each from 0 to {len(INPUTS) - 1}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: give at least 1, or None for all rows in one batch")
+        if batch_size is not None:
+            says = ": give at least 1, or None for all rows in one batch"
+            batch_size = whole("batch_size", batch_size, least=1, says=says)
         self._x = torch.tensor(INPUTS, dtype=torch.float32)[chosen]
         self._target = torch.tensor(TARGETS, dtype=torch.float32)[chosen]
         self._batch_size = batch_size or len(chosen)

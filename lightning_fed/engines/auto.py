@@ -8,8 +8,10 @@ from typing import final
 from torch import nn
 
 from lightning_fed._lightning import pl, rank_zero_info
+from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.errors import UnvectorizableError
+from lightning_fed.engines.isolated import Isolated
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.engines.vectorized.engine import Vectorized
 from lightning_fed.population import WorkerPool
@@ -39,23 +41,42 @@ class Auto(Engine):
 
     Otherwise together. If then a step fails that one worker alone can take, all go on one after another from there. A
     worker whose data alone cannot be stacked is trained by itself. What was chosen, and why, is said once.
+
+    Under a promise of privacy nothing that workers' data decide may show. Rule 5 is left out; and after a step that
+    fails workers train one after another, but nothing is said, and :attr:`choice` is what it was.
+
+    Where workers are limited in time (``worker_timeout``), each is trained in a process of its own, as by
+    :class:`Isolated`: no other engine can end one that hangs.
     """
 
     def __init__(self) -> None:
         self._vectorized = Vectorized()
         self._sequential = Sequential()
+        self._isolated: Isolated | None = None
         self._choice: str | None = None
         self._recorded: str | None = None
         self._told_about_a_worker = False
+        self._promised = False
+        self._one_by_one = False
         self._workers: WorkerPool | None = None
+
+    def limit(self, seconds: float | None) -> None:
+        self._isolated = None if seconds is None else Isolated()
+        if self._isolated is not None:
+            self._isolated.limit(seconds)
 
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         self._workers = workers
-        self._sequential.setup(module, workers, trainer, outbox)
+        self._promised, self._one_by_one = not outbox.may_tell, False
         recorded, self._recorded = self._recorded, None
-        if recorded == "sequential":
+        if self._isolated is not None:
+            self._isolated.setup(module, workers, trainer, outbox)
+            self._choose("isolated", "worker_timeout needs processes that can be ended")
+            return
+        self._sequential.setup(module, workers, trainer, outbox)
+        if recorded in ("sequential", "isolated"):  # which give the same
             self._choose("sequential", "the run that wrote the checkpoint did so")
             return
         if trainer.strategy.root_device.type == "cpu" and any(isinstance(m, _CONVOLUTIONS) for m in module.modules()):
@@ -69,7 +90,13 @@ class Auto(Engine):
             self._choose("vectorized", "the module can be trained on stacked parameters")
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        if self._choice == "sequential" or len(cohort) < _FEWEST or self._at_a_time(job, cohort) < _FEWEST_AT_A_TIME:
+        if self._isolated is not None:
+            yield from self._isolated.run(job, cohort)
+            return
+        if job.record_privacy is not None and self._choice != "sequential":
+            self._choose("sequential", "gradients of single examples are taken of one worker at a time")
+        alone = self._choice == "sequential" or self._one_by_one or len(cohort) < _FEWEST
+        if alone or self._at_a_time(job, cohort) < _FEWEST_AT_A_TIME:
             yield from self._sequential.run(job, cohort)
             return
         done: set[str] = set()
@@ -79,22 +106,26 @@ class Auto(Engine):
                 yield result
                 continue
             done.add(result.worker)
-            (alone,) = self._sequential.run(job, [result.worker])
-            yield alone
-            if isinstance(alone, Updates) and not self._is_about_one_worker(result):
-                self._choose("sequential", f"worker {result.worker!r} cannot be stacked: {result.reason}")
+            (again,) = self._sequential.run(job, [result.worker])
+            yield again
+            if isinstance(again, Updates) and not self._is_about_one_worker(result):
+                self._one_by_one = True
+                if not self._promised:
+                    self._choose("sequential", f"worker {result.worker!r} cannot be stacked: {result.reason}")
                 break
         yield from self._sequential.run(job, [name for name in cohort if name not in done])
 
     def _at_a_time(self, job: Job, cohort: Sequence[str]) -> float:
         """How many workers train at a time, on average over the steps, if they train together."""
-        if (job.local.steps is not None and not job.work) or len(cohort) > _LARGEST_LOOKED_AT:
+        looks = not self._promised and len(cohort) <= _LARGEST_LOOKED_AT
+        if (job.local.steps is not None and not job.work) or not looks:
             return len(cohort)
         assert self._workers is not None
         steps: list[float] = []
         for name in cohort:
             try:
-                batches = self._workers.ready(name).batches.num_batches
+                with Watch().over(name, job.round):
+                    batches = self._workers.ready(name).batches.num_batches
             except Exception:  # what is wrong with its data is told when it is trained
                 batches = None
             if batches is not None:
@@ -104,7 +135,7 @@ class Auto(Engine):
     def _is_about_one_worker(self, failure: WorkerError) -> bool:
         cause = failure.__cause__
         about_one = isinstance(cause, UnvectorizableError) and cause.only_this_worker
-        if about_one and not self._told_about_a_worker:
+        if about_one and not self._told_about_a_worker and not self._promised:
             self._told_about_a_worker = True
             rank_zero_info(f'engine="auto": some workers are trained one after another: {cause}')
         return about_one
@@ -115,7 +146,7 @@ class Auto(Engine):
 
     @property
     def choice(self) -> str | None:
-        """``"vectorized"`` or ``"sequential"``, once it has been chosen."""
+        """``"vectorized"``, ``"sequential"`` or ``"isolated"``, once it has been chosen."""
         return self._choice
 
     def resume(self, choice: str) -> None:
@@ -123,5 +154,7 @@ class Auto(Engine):
 
     def teardown(self) -> None:
         self._workers = None
+        if self._isolated is not None:
+            self._isolated.teardown()
         self._vectorized.teardown()
         self._sequential.teardown()

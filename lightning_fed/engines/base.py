@@ -14,6 +14,21 @@ from lightning_fed.worker.outbox import Outbox
 class Engine(ABC):
     """Trains workers. What comes back depends on the job, the workers and their data, not on the engine."""
 
+    def limit(self, seconds: float | None) -> None:
+        """Set how long one worker may train in one round; called before each :meth:`setup`, and at the very start.
+
+        Args:
+            seconds: The seconds from when its work begins, and not from when it waits for its turn; None: no limit.
+
+        Raises:
+            ValueError: If workers train in this very process, where one that hangs cannot be ended.
+        """
+        if seconds is not None:
+            raise ValueError(
+                f"worker_timeout={seconds:g}: {type(self).__name__} trains workers in this process, and cannot end one "
+                'that hangs; take engine="isolated"'
+            )
+
     @abstractmethod
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 from lightning_fed._lightning import rank_zero_warn
 
 
+class Remark(UserWarning):
+    """Warns of what local training does to a module or to its process."""
+
+
 @final
 class Remarks:
-    """Warns, and never twice of the same."""
+    """Warns, and never twice of the same; not at all where a promise keeps from view what workers do."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self.silent = False
 
     def changed(self, names: Sequence[str]) -> None:
         """Warn of attributes that local training has changed, and that were set back.
@@ -39,12 +44,26 @@ class Remarks:
                 f"own, and the server's stays empty: self.log('{name}', self.{name}) gives the cohort's mean"
             )
 
-    def say(self, text: str) -> None:
+    def settings(self, changed: Mapping[str, str]) -> None:
+        """Warn of settings of the whole process that a worker's code has changed, and that were set back.
+
+        Args:
+            changed: The settings, each with the first worker that changed it.
+        """
+        for setting, worker in changed.items():
+            self.say(
+                f"the code of worker {worker!r} changes a setting of the whole process ({setting}), which is set back "
+                "after its data and after its training, as other workers and the server share it",
+                about=setting,
+            )
+
+    def say(self, text: str, about: str | None = None) -> None:
         """Warn.
 
         Args:
             text: The warning.
+            about: What not to warn of again, if another text may be about it.
         """
-        if text not in self._said:
-            self._said.add(text)
-            rank_zero_warn(text)
+        if (about or text) not in self._said and not self.silent:
+            self._said.add(about or text)
+            rank_zero_warn(text, category=Remark)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 from lightning_fed._lightning import pl
@@ -42,6 +42,7 @@ class Sequential(Engine):
         self._local_fit.check()
         self._workers = workers
         self._outbox = outbox
+        self._remarks.silent = not outbox.may_tell
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         length = block_length(job)
@@ -56,11 +57,15 @@ class Sequential(Engine):
         by_name = job.model.layout.unflatten(delta)
         results: list[LocalResult] = []
         first = 0  # the first row that has not been passed on
+        watch = self._local_fit.watch
         for name in workers:
             row = first + len(results)
             try:
+                with watch.over(name, job.round):
+                    worker = self._workers.ready(name)
                 rows = {parameter: d[row] for parameter, d in by_name.items()}
-                results.append(self._local_fit.train(job, self._workers.ready(name), rows))
+                with watch.over(name, job.round):
+                    results.append(self._local_fit.train(job, worker, rows))
             except Exception as error:
                 yield from stacked(job.cohort, results, delta[first:row])
                 first, results = row, []
@@ -69,6 +74,7 @@ class Sequential(Engine):
                 yield failure
         self._remarks.changed(self._local_fit.changed)
         self._remarks.unread(self._local_fit.unread)
+        self._remarks.settings(watch.changed)
         yield from stacked(job.cohort, results, delta[first : first + len(results)])
 
     @property
@@ -80,6 +86,11 @@ class Sequential(Engine):
     def unread(self) -> Sequence[str]:
         """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
         return () if self._local_fit is None else self._local_fit.unread
+
+    @property
+    def changed_settings(self) -> Mapping[str, str]:
+        """The settings of the process that workers have changed so far, each with the first worker that did so."""
+        return {} if self._local_fit is None else self._local_fit.watch.changed
 
     def teardown(self) -> None:
         self._local_fit = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import number, whole
 
 
 @final
@@ -24,6 +25,10 @@ class LinearRegression(pl.LightningModule):
         in_features: Features of an example.
         out_features: Values predicted for an example.
         lr: The learning rate. The loss is a sum, so a larger batch takes a proportionally larger step.
+
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If one of them is out of range.
 
     .. warning::
         A target whose shape differs from the prediction's broadcasts as torch broadcasts it, so that the notebook
@@ -41,6 +46,9 @@ class LinearRegression(pl.LightningModule):
 
     def __init__(self, in_features: int, out_features: int, lr: float = 0.1) -> None:
         super().__init__()
+        in_features = whole("in_features", in_features, least=1)
+        out_features = whole("out_features", out_features, least=1)
+        lr = number("lr", lr, least=0)
         self.save_hyperparameters()
         self.linear = nn.Linear(in_features, out_features)
         self._warned_shapes: set[tuple[torch.Size, torch.Size]] = set()

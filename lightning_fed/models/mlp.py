@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import listed, number, whole
 
 
 @final
@@ -29,6 +30,10 @@ class MLPClassifier(pl.LightningModule):
         lr: The learning rate.
         momentum: That of SGD.
         weight_decay: That of SGD: the weight of half the squared norm in the loss.
+
+    Raises:
+        TypeError: If one of them is no number, or ``hidden`` no list.
+        ValueError: If one of them is out of range.
 
     Example::
 
@@ -48,8 +53,17 @@ class MLPClassifier(pl.LightningModule):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        widths = [
+            whole("in_features", in_features, least=1),
+            *(
+                whole(f"hidden[{i}]", width, least=1)
+                for i, width in enumerate(listed("hidden", hidden, what="widths, such as [64]"))
+            ),
+        ]
+        classes = whole("classes", classes, least=2)
+        lr, weight_decay = number("lr", lr, least=0), number("weight_decay", weight_decay, least=0)
+        momentum = number("momentum", momentum, least=0, below=1)
         self.save_hyperparameters()
-        widths = [in_features, *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), nn.ReLU()]

@@ -7,6 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
+from lightning_fed.core.arguments import number, settle, whole
+
+_WHOLE = " must be positive, and a whole number"
+
 
 class LocalLRSchedule(ABC):
     """Multiplies the learning rate that the user's ``configure_optimizers`` sets by a factor for each round.
@@ -31,6 +35,10 @@ class ExponentialDecay(LocalLRSchedule):
     Args:
         gamma: The factor from one round to the next, positive.
 
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not positive and finite.
+
     >>> [ExponentialDecay(0.5).factor(round) for round in range(3)]
     [1.0, 0.5, 0.25]
     """
@@ -38,7 +46,7 @@ class ExponentialDecay(LocalLRSchedule):
     gamma: float
 
     def __post_init__(self) -> None:
-        _positive(gamma=self.gamma)
+        settle(self, gamma=number("gamma", self.gamma, above=0))
 
     def factor(self, round: int) -> float:
         return float(self.gamma**round)
@@ -53,6 +61,10 @@ class StepDecay(LocalLRSchedule):
         every: The number of rounds at the same learning rate.
         gamma: The factor, positive.
 
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If one of them is out of range.
+
     >>> [StepDecay(every=2, gamma=0.1).factor(round) for round in range(4)]
     [1.0, 1.0, 0.1, 0.1]
     """
@@ -61,7 +73,7 @@ class StepDecay(LocalLRSchedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _positive(every=self.every, gamma=self.gamma)
+        settle(self, every=whole("every", self.every, least=1, says=_WHOLE), gamma=number("gamma", self.gamma, above=0))
 
     def factor(self, round: int) -> float:
         return float(self.gamma ** (round // self.every))
@@ -76,6 +88,10 @@ class CosineDecay(LocalLRSchedule):
         rounds: After how many rounds it stays at the last value.
         last: That value, at least 0.
 
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If one of them is out of range.
+
     >>> [round(CosineDecay(rounds=4).factor(r), 3) for r in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]
     """
@@ -84,16 +100,8 @@ class CosineDecay(LocalLRSchedule):
     last: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(rounds=self.rounds)
-        if self.last < 0:
-            raise ValueError(f"last={self.last} must be at least 0")
+        settle(self, rounds=whole("rounds", self.rounds, least=1, says=_WHOLE), last=number("last", self.last, least=0))
 
     def factor(self, round: int) -> float:
         done = min(round / self.rounds, 1.0)
         return self.last + (1 - self.last) * (1 + math.cos(math.pi * done)) / 2
-
-
-def _positive(**arguments: float) -> None:
-    for name, value in arguments.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value} must be positive")

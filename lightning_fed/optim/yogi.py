@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_fed.core.arguments import listed, number
+
 
 @final
 class Yogi(Optimizer):
@@ -24,6 +26,7 @@ class Yogi(Optimizer):
         tau: τ, how little adaptive it is; 1e-3 in the paper.
 
     Raises:
+        TypeError: If one of them is no number.
         ValueError: If one of them is out of range.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
@@ -40,9 +43,16 @@ class Yogi(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         tau: float = 1e-3,
     ) -> None:
-        if lr < 0 or tau <= 0 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"lr={lr} must be at least 0, tau={tau} positive, and both of betas={betas} lie in [0, 1)")
-        super().__init__(params, {"lr": lr, "betas": betas, "tau": tau})
+        pair = listed("betas", betas, what="two numbers, such as (0.9, 0.99)")
+        if len(pair) != 2:
+            raise ValueError(f"betas={betas!r} must be two numbers, such as (0.9, 0.99)")
+        says = " is out of range: lr must be at least 0, tau positive, and both of betas lie in [0, 1)"
+        settings = {
+            "lr": number("lr", lr, least=0, says=says),
+            "betas": tuple(number(f"betas[{i}]", beta, least=0, below=1, says=says) for i, beta in enumerate(pair)),
+            "tau": number("tau", tau, above=0, says=says),
+        }
+        super().__init__(params, settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -3,6 +3,7 @@
 from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, end_processes, examples_per_pass
 from lightning_fed.population.prepared import Prepared
+from lightning_fed.population.quiet_trainer import QuietTrainer
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
 from lightning_fed.population.workers import Worker, WorkerPool, has_loader
 
@@ -12,6 +13,7 @@ __all__ = [
     "Names",
     "Population",
     "Prepared",
+    "QuietTrainer",
     "TrainerOfData",
     "Worker",
     "WorkerPool",

@@ -15,6 +15,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch._utils import ExceptionWrapper
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -29,6 +30,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
     default_collate,
 )
+from torch.utils.data._utils.fetch import _MapDatasetFetcher
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from lightning_fed._lightning import CombinedLoader
@@ -288,6 +290,8 @@ class IndexedBatches(Batches):
         self._follows = takes_all and getattr(order, "data_source", None) is dataset  # a pass is as long as its dataset
         self._plain = dataset if self._follows and type(dataset) is TensorDataset else None
         self._versions = _versions(tensors)
+        self.kind = tuple([(tensor.shape[1:], tensor.dtype) for tensor in tensors])
+        """What rows must have in common with other rows to be stacked."""
         self.draws_at_once = self._at_once is not None
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
@@ -382,9 +386,32 @@ class LoadedBatches(Batches):
 
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         self._begin_pass()
-        for item in self.loader:
+        iterator = iter(self.loader)
+        while True:
+            try:
+                item = next(iterator)
+            except StopIteration as end:
+                _refuse_end_by_an_example(end)
+                return
             # A CombinedLoader gives (batch, batch_idx, dataloader_idx).
             yield (item[0] if isinstance(self.loader, CombinedLoader) else item), None
+
+
+def _refuse_end_by_an_example(end: StopIteration) -> None:
+    """Refuse the end of a pass that a dataset's own code has brought about, which looks like any other.
+
+    Raises:
+        RuntimeError: If the exception comes from where a DataLoader fetches examples by their index.
+    """
+    at = end.__traceback__
+    while at is not None:
+        if at.tb_frame.f_code in _FETCHING:
+            raise RuntimeError("its dataset raised StopIteration for an example, which must not end the pass") from end
+        at = at.tb_next
+
+
+_FETCHING = (_MapDatasetFetcher.fetch.__code__, ExceptionWrapper.reraise.__code__)
+"""In this process, and for what was fetched in another."""
 
 
 def _num_examples(loader: object, batches: int | None = None) -> int | None:

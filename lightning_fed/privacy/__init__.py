@@ -1,13 +1,16 @@
 """Differential privacy: what is promised, how a round keeps it, and what it costs."""
 
 from lightning_fed.privacy.accounting import Accountant
-from lightning_fed.privacy.base import Privacy
+from lightning_fed.privacy.auditing import Audit, audit
+from lightning_fed.privacy.base import AUDIENCES, Privacy
 from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
 from lightning_fed.privacy.central import CentralDP
 from lightning_fed.privacy.clipping import AdaptiveClip
+from lightning_fed.privacy.factorization import BandedToeplitz, BufferedToeplitz, Factorization, prefix_errors
 from lightning_fed.privacy.ftrl import DPFTRL
 from lightning_fed.privacy.local import DistributedDP, LocalDP
 from lightning_fed.privacy.mechanisms import (
+    CorrelatedGaussian,
     FixedSizeGaussian,
     Gaussian,
     LocalGaussian,
@@ -21,11 +24,17 @@ from lightning_fed.privacy.record import RecordDP
 from lightning_fed.privacy.run import PrivateRun, Setting
 
 __all__ = [
+    "AUDIENCES",
     "DPFTRL",
     "Accountant",
     "AdaptiveClip",
+    "Audit",
+    "BandedToeplitz",
+    "BufferedToeplitz",
     "CentralDP",
+    "CorrelatedGaussian",
     "DistributedDP",
+    "Factorization",
     "FixedSizeGaussian",
     "Gaussian",
     "LocalDP",
@@ -40,6 +49,8 @@ __all__ = [
     "SubsampledGaussian",
     "TreeAggregation",
     "analytic_gaussian_sigma",
+    "audit",
     "noise_for",
+    "prefix_errors",
     "rounds_for",
 ]

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, ClassVar
+from numbers import Real
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import nn
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.privacy.accounting import Accountant, Kind
+from lightning_fed.privacy.accounting import KINDS, Accountant, Kind, tightest
 from lightning_fed.privacy.calibration import noise_for
-from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Mechanism
+from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import Aggregate, Job, LocalTraining, Updates
+
+AUDIENCES = (
+    "everyone who sees the model",
+    "everyone who sees the sum of a cohort, the server too",
+    "everyone but the worker itself",
+)
+"""From whom a promise hides, the smallest circle first; what is hidden from a larger one is hidden from a smaller."""
 
 
 class Privacy(ABC):
@@ -38,8 +47,17 @@ class Privacy(ABC):
     sampler: ClassVar[type[CohortSampler] | None] = None
     """The kind of cohort sampler that is taken if the user has chosen none."""
 
+    unit: ClassVar[Literal["worker", "example"]] = "worker"
+    """What is hidden."""
+
+    audience: ClassVar[str] = AUDIENCES[0]
+    """From whom: one of ``AUDIENCES``."""
+
     any_aggregator: ClassVar[bool] = False
     """Whether updates are private when they leave the workers, so that any aggregator may follow."""
+
+    counts_trainings: ClassVar[bool] = False
+    """Whether each local training is what is released, so that no algorithm may train a worker again in a round."""
 
     @abstractmethod
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
@@ -90,6 +108,16 @@ class Privacy(ABC):
             updates = replace(updates, loss=nothing, metrics={}, steps=torch.ones_like(nothing), examples=examples)
         return self.worker(updates, job)
 
+    def check_module(self, module: nn.Module) -> None:  # noqa: B027 - most promises hold for every module
+        """Refuse a module in whose local training the promise cannot be kept.
+
+        Args:
+            module: The user's module; when a fit begins, in the Trainer's precision.
+
+        Raises:
+            ValueError: Naming the part and the fix.
+        """
+
     @property
     def needs_examples(self) -> bool:
         """Whether the server, which is trusted then, has to learn the workers' numbers of examples."""
@@ -139,7 +167,7 @@ class Privacy(ABC):
             raise ValueError(f"{type(self).__name__}: for {setting.population} worker say delta=, such as delta=1e-5")
         kind = self.accountant
         if kind is None:
-            kind = "rdp" if isinstance(self.mechanism(1.0, setting), FixedSizeGaussian) else "pld"
+            kind = tightest(self.mechanism(1.0, setting))
         if noise_multiplier is None:
             noise_multiplier = self.noise_multiplier
         if noise_multiplier is None:
@@ -185,13 +213,19 @@ def check_settings(privacy: Privacy, clip: float | None) -> None:
     name = type(privacy).__name__
     if privacy.noise_multiplier is None and privacy.epsilon is None:
         raise ValueError(f"{name} needs noise_multiplier= (how much noise) or epsilon= (how much may be spent)")
-    if privacy.noise_multiplier is not None and not 0 < privacy.noise_multiplier < math.inf:
+    if privacy.noise_multiplier is not None and not _is_positive(privacy.noise_multiplier):
         raise ValueError(
-            f"{name}(noise_multiplier={privacy.noise_multiplier}) must be positive and finite: no noise, no privacy"
+            f"{name}(noise_multiplier={privacy.noise_multiplier!r}) must be positive and finite: no noise, no privacy"
         )
-    if privacy.epsilon is not None and not 0 < privacy.epsilon < math.inf:
-        raise ValueError(f"{name}(epsilon={privacy.epsilon}) must be positive and finite")
-    if privacy.delta is not None and not 0 < privacy.delta < 1:
-        raise ValueError(f"{name}(delta={privacy.delta}) must lie between 0 and 1")
-    if clip is not None and not 0 < clip < math.inf:
-        raise ValueError(f"{name}(clip={clip}) must be positive and finite")
+    if privacy.epsilon is not None and not _is_positive(privacy.epsilon):
+        raise ValueError(f"{name}(epsilon={privacy.epsilon!r}) must be positive and finite")
+    if privacy.delta is not None and not (_is_positive(privacy.delta) and privacy.delta < 1):
+        raise ValueError(f"{name}(delta={privacy.delta!r}) must lie between 0 and 1")
+    if clip is not None and not _is_positive(clip):
+        raise ValueError(f"{name}(clip={clip!r}) must be positive and finite")
+    if privacy.accountant is not None and privacy.accountant not in KINDS:
+        raise ValueError(f"{name}(accountant={privacy.accountant!r}) must be one of {', '.join(KINDS)}, or None")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf

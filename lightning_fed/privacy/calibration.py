@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
-from lightning_fed.privacy.accounting import GRID, Accountant, Kind, dp_accountant, without_remarks_about_orders
-from lightning_fed.privacy.extra import import_extra
+from lightning_fed.privacy.accounting import Accountant, Kind
+from lightning_fed.privacy.accounting.composition import epsilon_of, suitable_grid
 from lightning_fed.privacy.mechanisms import Mechanism
 
-_QUICK_GRID = 1e-3
-"""Ten times as fast, and what it finds is so near that the search on the fine grid is short."""
+_Cost: TypeAlias = Callable[[Accountant], float]
+"""The ε of what an accountant has been charged with."""
+
+_COARSER = 4
+"""By how much coarser a grid is on which a search goes on; what it finds is so near that the rest is short."""
 
 
 def noise_for(
@@ -37,7 +42,8 @@ def noise_for(
         The noise multiplier z.
 
     Raises:
-        ValueError: If an argument is out of range, or the noise would be above 1e7 or below 1e-3.
+        ValueError: If an argument is out of range, the accountant does not count the mechanism, or the noise would be
+            above 1e7 or below 1e-3.
         ImportError: If dp-accounting is not installed.
 
     >>> from functools import partial
@@ -50,28 +56,16 @@ def noise_for(
         raise ValueError(f"rounds={rounds!r} must be a positive integer")
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance={tolerance} must be positive")
-    dp_accounting = import_extra("dp_accounting")
-    relation = mechanism(1.0).relation
-    noise_multiplier, factor = 1.0, 2.0
-    for grid in (GRID,) if kind == "rdp" else (_QUICK_GRID, GRID):
+    known = Accountant(kind)
+    found = 1.0
+    costs = _costs(known, mechanism(found), delta)
+    for cost in costs:
 
-        def spent(noise_multiplier: float, grid: float = grid) -> float:
-            accountant = Accountant(kind)
-            accountant.charge(mechanism(noise_multiplier), rounds)
-            return accountant.epsilon(delta, grid)
+        def spent(noise_multiplier: float, cost: _Cost = cost) -> float:
+            return cost(known.after(mechanism(noise_multiplier), rounds))
 
-        low, high = _bracket(spent, epsilon, noise_multiplier, factor)
-        with without_remarks_about_orders():
-            noise_multiplier = dp_accounting.calibrate_dp_mechanism(
-                lambda grid=grid: dp_accountant(kind, relation, grid),
-                lambda z: dp_accounting.SelfComposedDpEvent(mechanism(z).event(relation), rounds),
-                epsilon,
-                delta,
-                dp_accounting.ExplicitBracketInterval(low, high),
-                tol=tolerance,
-            )
-        factor = 1.01
-    return float(noise_multiplier)
+        found = _least(spent, epsilon, found, tolerance if cost is costs[-1] else max(tolerance, 1e-3 * found))
+    return found
 
 
 def rounds_for(
@@ -105,22 +99,15 @@ def rounds_for(
     if not isinstance(most, int) or most < 1:
         raise ValueError(f"most={most!r} must be a positive integer")
     known = Accountant() if accountant is None else accountant
-    rounds = 0
-    for grid in (GRID,) if known.kind == "rdp" else (_QUICK_GRID, GRID):
+    found = 0
+    costs = _costs(known, mechanism, delta)
+    for cost in costs:
 
-        def allowed(count: int, grid: float = grid) -> bool:
-            return count <= most and known.epsilon_with(mechanism, delta, count, grid) <= epsilon
+        def spent(count: int, cost: _Cost = cost) -> float:
+            return cost(known.after(mechanism, count)) if count else 0.0
 
-        # ε grows with the number of rounds: stride on from the last guess until it is too much, then halve.
-        low = rounds if rounds and allowed(rounds) else 0
-        high, stride = low + 1, 2
-        while allowed(high):
-            low, high, stride = high, high + stride, 2 * stride
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if allowed(middle) else (low, middle)
-        rounds = low
-    return rounds
+        found = _last(spent, epsilon, found, most, slack=0.0 if cost is costs[-1] else 1e-3)
+    return found
 
 
 def analytic_gaussian_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
@@ -166,18 +153,118 @@ def _log_delta(sigma: float, epsilon: float) -> float:
     return float(first + math.log1p(-ratio)) if ratio < 1 else -math.inf
 
 
-def _bracket(spent: Callable[[float], float], epsilon: float, start: float, factor: float) -> tuple[float, float]:
-    """A noise multiplier with which too much is spent, and one with which it is not."""
-    low = high = start
-    while spent(high) > epsilon:
-        low, high = high, high * factor
-        if high > 1e7:
+def _costs(known: Accountant, mechanism: Mechanism, delta: float) -> list[_Cost]:
+    """The ways to compute ε one after another, each dearer than the one before and hardly different from it."""
+
+    def rough(accountant: Accountant) -> float:
+        return epsilon_of("rdp", accountant.history, delta, None)
+
+    def coarse(accountant: Accountant) -> float:
+        return accountant.epsilon(delta, _COARSER * suitable_grid(accountant.history))
+
+    def right(accountant: Accountant) -> float:
+        return accountant.epsilon(delta)
+
+    if known.kind == "rdp":
+        return [right]
+    if rough(known.after(mechanism, 1)) == math.inf:  # not counted by RDP
+        return [coarse, right]
+    return [rough, coarse, right]
+
+
+def _least(spent: Callable[[float], float], epsilon: float, start: float, tolerance: float) -> float:
+    """The least noise multiplier with which no more than ε is spent, and at most ``tolerance`` above it.
+
+    Args:
+        spent: The ε of a noise multiplier; falls with it, as a rule at least in proportion.
+        epsilon: The budget.
+        start: Where to begin.
+        tolerance: How much too large the result may be.
+
+    Raises:
+        ValueError: If it would be above 1e7 or below 1e-3.
+    """
+    low = high = (start, spent(start))
+    least = 1.0005
+    while high[1] > epsilon:
+        z = high[0] * min(max(least, high[1] / epsilon), 4.0)
+        low, high, least = high, (z, spent(z)), least * least
+        if z > 1e7:
             raise ValueError(f"no noise multiplier up to 1e7 gives epsilon={epsilon}: give a larger epsilon or delta")
-    while spent(low) <= epsilon:
-        low, high = low / factor, low
-        if low < 1e-3:
+    while low[1] <= epsilon:
+        z = low[0] / min(max(least, epsilon / low[1] if low[1] else 4.0), 4.0)
+        low, high, least = (z, spent(z)), low, least * least
+        if z < 1e-3:
             raise ValueError(f"a noise multiplier of 1e-3 is enough for epsilon={epsilon}: give a smaller epsilon")
-    return low, high
+    return _crossing(spent, epsilon, low, high, max(tolerance, 1e-12 * high[0]))
+
+
+def _crossing(
+    spent: Callable[[float], float],
+    epsilon: float,
+    low: tuple[float, float],
+    high: tuple[float, float],
+    tolerance: float,
+) -> float:
+    """Where a falling function crosses ε: regula falsi in logarithms, by the Illinois rule (Dowell & Jarratt 1971).
+
+    Args:
+        spent: The function.
+        epsilon: ε.
+        low: A point and its value, above ε.
+        high: A point and its value, at most ε.
+        tolerance: How far above the crossing the result may be.
+    """
+    (left, over), (right, under) = (low[0], _off(low[1], epsilon)), (high[0], _off(high[1], epsilon))
+    checked = right - left
+    for turn in itertools.count(1):
+        if right - left <= tolerance:
+            return right
+        part = over / (over - under)
+        if turn % 4 == 0:
+            part, checked = (0.5 if right - left > checked / 4 else part), right - left
+        # Not nearer to an end than half of what is tolerated, so that both ends come together.
+        z = min(max(left + part * (right - left), left + tolerance / 2), right - tolerance / 2)
+        value = _off(spent(z), epsilon)
+        if value > 0:
+            left, over, under = z, value, under / 2
+        else:
+            right, under, over = z, value, over / 2
+    raise AssertionError("the interval falls below every tolerance")
+
+
+def _last(spent: Callable[[int], float], epsilon: float, start: int, most: int, slack: float) -> int:
+    """The largest count, up to ``most``, with which no more than ε is spent.
+
+    Args:
+        spent: The ε of a count; grows with it.
+        epsilon: The budget.
+        start: Where to begin.
+        most: Look no further.
+        slack: How much too small the result may be, relatively.
+    """
+    low, high = 0, most + 1  # ε is enough for the first, and not for the second
+    below, above = _off(0.0, epsilon), -_off(0.0, epsilon)
+    at, stride, turn = min(max(start, 1), most), max(1, start // 256), 0
+    while high - low > max(1, int(slack * low)):
+        off = _off(spent(at), epsilon)
+        if off <= 0:
+            low, below, above = at, off, above / 2
+        else:
+            high, above, below = at, off, below / 2
+        if high > most or low == 0:  # stride on from the first guess until ε is crossed
+            at, stride = (low + stride if high > most else high - stride), 4 * stride
+        else:
+            turn += 1
+            part = 0.5 if turn % 4 == 0 else below / (below - above)
+            at = low + round(part * (high - low))
+        at = min(max(at, low + 1), high - 1)
+    return low
+
+
+def _off(value: float, epsilon: float) -> float:
+    """How far ε is off, in logarithms."""
+    return math.log(min(max(value / epsilon, 1e-9), 1e9))
 
 
 def _check_budget(epsilon: float, delta: float) -> None:

@@ -96,10 +96,9 @@ def sampled_gaussian(noise_multiplier: float, setting: Setting) -> Mechanism:
         noise_multiplier: The noise's standard deviation in units of what one worker can change.
         setting: How cohorts are drawn.
     """
-    if setting.sampling == "everyone" or setting.cohort_size == setting.population:
-        return Gaussian(noise_multiplier)
-    if setting.sampling == "Poisson":
+    drawn = None if setting.sampling is None or setting.cohort_size == setting.population else setting.sampling.drawn
+    if drawn == "by coins":
         return SubsampledGaussian(noise_multiplier, setting.cohort_size / setting.population)
-    if setting.sampling == "Uniform":
+    if drawn == "without replacement":
         return FixedSizeGaussian(noise_multiplier, setting.cohort_size, setting.population)
-    return Gaussian(noise_multiplier)  # nothing is known of the sampling: as if everyone took part in every round
+    return Gaussian(noise_multiplier)  # nothing is guaranteed: as if everyone took part in every round

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from lightning_fed.core.double import blocks, row_norms
 from lightning_fed.wire import Updates
 
 
@@ -90,13 +91,8 @@ class AdaptiveClip:
 
 def joint_norms(updates: Updates) -> Tensor:
     """The L2 norm of all that a worker releases, taken together; float64 ``[n]``, on the CPU."""
-    parts = [updates.delta, *updates.extra.values()]
-    norms = torch.cat([_block_norms(part) for part in parts], dim=1)
-    if not bool(((norms < 1e18) & (norms > 1e-18) | (norms == 0)).all()):
-        # Squares of float32 numbers have over- or underflowed; four times as slow.
-        norms = torch.cat([torch.linalg.vector_norm(p, dim=1, keepdim=True, dtype=torch.float64) for p in parts], dim=1)
-    joint: Tensor = torch.linalg.vector_norm(norms, dim=1, dtype=torch.float64)
-    return joint.cpu()
+    parts = [row_norms(part) for part in (updates.delta, *updates.extra.values())]
+    return (parts[0] if len(parts) == 1 else row_norms(torch.stack(parts, dim=1))).cpu()
 
 
 def with_norms(updates: Updates) -> tuple[Updates, Tensor]:
@@ -116,28 +112,14 @@ def with_norms(updates: Updates) -> tuple[Updates, Tensor]:
     return replace(updates, delta=zeroed(updates.delta), extra=extra), torch.where(sound, norms, 0.0)
 
 
-_BLOCK = 256
-
-
-def _block_norms(rows: Tensor) -> Tensor:
-    """The norms of the blocks that rows consist of, ``[n, blocks]``, to be put together in float64.
-
-    A float32 sum of ten million squares comes out up to 2 % too small, and clipping by it would let that much pass.
-    """
-    blocks = rows.shape[1] // _BLOCK
-    whole, rest = rows[:, : blocks * _BLOCK], rows[:, blocks * _BLOCK :]
-    norms: Tensor = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
-    if not blocks:
-        return norms
-    return torch.cat([torch.linalg.vector_norm(whole.reshape(-1, blocks, _BLOCK), dim=2), norms], dim=1)
-
-
-# Norms, scales and products are rounded, and the bound has to hold all the same.
-_SLACK = 1 - 1e-6
+# Norms and scales are rounded, and the bound has to hold all the same; even for a scale that is kept in float32.
+_SLACK = 1 - 2.0**-22
 
 
 def clip_scales(norms: Tensor, bound: float) -> Tensor:
     """By what to multiply updates so that no norm exceeds the bound; 1 for one well within, and for a zero update.
+
+    The product belongs in float64: in float32 a small scale is subnormal, and too large by up to a half.
 
     Args:
         norms: float64 ``[n]``.
@@ -146,4 +128,26 @@ def clip_scales(norms: Tensor, bound: float) -> Tensor:
     >>> clip_scales(torch.tensor([0.0, 1.0, 4.0]), 2.0)
     tensor([1.0000, 1.0000, 0.5000])
     """
-    return torch.where(norms > bound * _SLACK, bound * _SLACK / norms, 1.0)
+    scales = torch.where(norms > bound * _SLACK, bound * _SLACK / norms, 1.0)
+    return torch.where(scales < torch.finfo(scales.dtype).tiny, 0.0, scales)  # subnormal, and so not exact either
+
+
+def add_clipped_(total: Tensor, rows: Tensor, scales: Tensor, step: float) -> None:
+    """``total += Σᵢ round(scaleᵢ · rowᵢ)`` in place, each product rounded to a grid: exact, in whatever order.
+
+    Args:
+        total: float64 ``[m]``, multiples of the step.
+        rows: ``[n, m]``.
+        scales: float64 ``[n]``.
+        step: That of :mod:`lightning_fed.privacy.grid`.
+
+    Raises:
+        RuntimeError: If rows have another length than the total: one number must not be taken for many.
+    """
+    if rows.shape[1:] != total.shape:
+        raise RuntimeError(
+            f"updates of size {list(rows.shape[1:])} cannot be added to a sum of size {list(total.shape)}"
+        )
+    in_steps = scales.to(rows.device).div(step).unsqueeze(1)
+    for columns, block in blocks(rows):
+        total[columns].add_(block.mul_(in_steps).round_().sum(dim=0), alpha=step)

@@ -4,6 +4,10 @@ Where workers cannot be sampled at random, noise is added to the *running sum* o
 aggregation of Dwork et al. 2010 keeps the noise of a sum of t rounds to that of log₂ t nodes. With SGD as server
 optimizer that is algorithm 1 of the paper; any other one works on the same increments. The tree is restarted whenever
 everyone may have taken part once (section 4.2), so that no worker is in one tree twice.
+
+With ``factorization=`` the noise is correlated by a matrix in place of a tree, over the whole run and over all rounds
+in which a worker takes part, which costs the same privacy for less noise (Choquette-Choo et al., *Multi-Epoch Matrix
+Factorization Mechanisms for Private Machine Learning*, 2023).
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ from torch import Tensor
 
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
-from lightning_fed.privacy.mechanisms import Mechanism, TreeAggregation
+from lightning_fed.privacy.factorization import FactoredNoise, Factorization, sensitivity
+from lightning_fed.privacy.mechanisms import CorrelatedGaussian, Mechanism, TreeAggregation
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting
@@ -66,16 +71,21 @@ class NoiseTree:
 @final
 @dataclass(frozen=True)
 class DPFTRL(Privacy):
-    """Differential privacy at the server without random sampling: every worker in turn, noise by tree aggregation.
+    """Differential privacy at the server without random sampling: noise by tree aggregation or matrix factorisation.
 
-    Cohorts are drawn by :class:`~lightning_fed.selection.RoundRobin`. A run that is resumed begins a new tree, which
-    the accountant charges for: the nodes of the old one are secret and not in the checkpoint.
+    Needs a sampler that keeps the rounds of a worker apart: :class:`~lightning_fed.selection.RoundRobin`, which is
+    taken if none is given, :class:`~lightning_fed.selection.MinSeparation`, or one of your own that says so by
+    ``separation()``. A run that is resumed begins a new tree or factorisation, which the accountant charges for: the
+    noise of the old one is secret and not in the checkpoint.
 
     Args:
         clip: The bound C on an update's L2 norm, over all that a worker sends.
-        noise_multiplier: The standard deviation of a node's noise in units of C; None: as much as ``epsilon`` needs.
+        noise_multiplier: The standard deviation in units of C of a node's noise in the tree, or of the noise that is
+            correlated; None: as much as ``epsilon`` needs.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
+        factorization: How noise is correlated, such as ``BufferedToeplitz()`` or ``BandedToeplitz(bands=32)``; the
+            Trainer has to say how many rounds there are. None: by a tree.
         accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first.
         release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
         insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
@@ -88,6 +98,7 @@ class DPFTRL(Privacy):
     noise_multiplier: float | None = None
     epsilon: float | None = None
     delta: float | None = None
+    factorization: Factorization | None = None
     accountant: Kind | None = None
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
@@ -98,13 +109,23 @@ class DPFTRL(Privacy):
         check_settings(self, self.clip)
 
     def period(self, setting: Setting) -> int:
-        return setting.population // setting.cohort_size
+        if self.factorization is None:
+            return setting.population // setting.cohort_size
+        if setting.rounds is None:
+            raise ValueError(
+                "DPFTRL(factorization=...) is made for a number of rounds: give the Trainer max_steps or max_epochs"
+            )
+        return setting.rounds
 
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
-        if setting.sampling not in ("RoundRobin", "everyone"):
+        if self.factorization is not None:
+            rounds, separation = self.period(setting), setting.separation
+            moved = sensitivity(self.factorization.coefficients(rounds, separation), separation)
+            return CorrelatedGaussian(noise_multiplier, moved, rounds, separation)
+        if setting.separation < self.period(setting):
             raise ValueError(
-                f"DPFTRL promises something only if nobody takes part twice before all have taken part once: use "
-                f"FederatedDataModule(sampler=RoundRobin()), not {setting.sampling}"
+                "DPFTRL promises something only if nobody takes part twice before all have taken part once: use "
+                f"FederatedDataModule(sampler=RoundRobin()), not {getattr(setting.sampling, '__name__', 'everyone')}"
             )
         return TreeAggregation(noise_multiplier, steps=self.period(setting))
 
@@ -112,10 +133,15 @@ class DPFTRL(Privacy):
         return self.clip
 
     def aggregator(self, run: PrivateRun) -> PrivateSum:
-        trees: dict[str, NoiseTree] = {}
+        streams: dict[str, NoiseTree | FactoredNoise] = {}
 
         def noise(size: int, name: str) -> Tensor:
-            tree = trees.setdefault(name, NoiseTree(run.noise, run.period))
-            return tree.increment(size, run.noise_multiplier * run.bound, run.cohort, name)
+            stream = streams.get(name) or streams.setdefault(name, self._stream(run))
+            return stream.increment(size, run.noise_multiplier * run.bound, run.cohort, name)
 
         return PrivateSum(run, noise)
+
+    def _stream(self, run: PrivateRun) -> NoiseTree | FactoredNoise:
+        if self.factorization is None:
+            return NoiseTree(run.noise, run.period)
+        return FactoredNoise(run.noise, self.factorization, run.period, run.setting.separation)

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
+from torch import Tensor
 
 from lightning_fed.privacy.accounting import Kind
-from lightning_fed.privacy.base import Privacy, check_settings
-from lightning_fed.privacy.clipping import clip_scales, with_norms
+from lightning_fed.privacy.base import AUDIENCES, Privacy, check_settings
+from lightning_fed.privacy.clipping import add_clipped_, clip_scales, with_norms
+from lightning_fed.privacy.grid import grid_step, power_of_two, rounding, to_grid_
 from lightning_fed.privacy.mechanisms import Gaussian, LocalGaussian, Mechanism
-from lightning_fed.privacy.noise import Noise
+from lightning_fed.privacy.noise import MOST_STDS, Noise
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.wire import Job, Updates
@@ -48,6 +50,7 @@ class LocalDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
+    audience: ClassVar[str] = AUDIENCES[2]
     any_aggregator: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -63,8 +66,9 @@ class LocalDP(Privacy):
         return None
 
     def worker(self, updates: Updates, job: Job) -> Updates:
-        std = job.promise["noise_multiplier"] * job.promise["bound"]
-        return clipped_and_noised(updates, job, std, self.insecure_deterministic_noise)
+        bound, size = job.promise["bound"], released_numbers(updates)
+        std = job.promise["noise_multiplier"] * bound
+        return clipped_and_noised(updates, job, std, grid_step(std, bound, size), self.insecure_deterministic_noise)
 
 
 @final
@@ -98,6 +102,8 @@ class DistributedDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
+    audience: ClassVar[str] = AUDIENCES[1]
+
     def __post_init__(self) -> None:
         check_settings(self, self.clip)
         if self.survivors < 1:
@@ -120,31 +126,68 @@ class DistributedDP(Privacy):
         return PrivateSum(run, noise=None)
 
     def worker(self, updates: Updates, job: Job) -> Updates:
-        std = job.promise["noise_multiplier"] * job.promise["bound"] / math.sqrt(self.survivors)
-        return clipped_and_noised(updates, job, std, self.insecure_deterministic_noise)
+        bound, size = job.promise["bound"], released_numbers(updates)
+        std = job.promise["noise_multiplier"] * bound / math.sqrt(self.survivors)
+        step = exact_step(std, bound, size, updates.delta.dtype)
+        return clipped_and_noised(updates, job, std, step, self.insecure_deterministic_noise)
 
     def least_replies(self) -> int:
         return self.survivors
 
 
-def clipped_and_noised(updates: Updates, job: Job, std: float, insecure: bool) -> Updates:
-    """Clip all that each worker sends, and add noise to it.
+def released_numbers(updates: Updates) -> int:
+    """How many numbers a worker sends that are clipped together."""
+    return updates.delta.shape[1] * (1 + len(updates.extra))
+
+
+def exact_step(std: float, bound: float, size: int, dtype: torch.dtype) -> float:
+    """The step of a grid on which all that a worker can send is exact in a dtype.
+
+    What others see is the sum of what workers send. Were each rounded by itself, its last bits would be in that sum,
+    with a share of the noise only to hide them. Secure aggregation, which sums integers, needs such a grid too.
+
+    Args:
+        std: The standard deviation of a worker's noise.
+        bound: The clipping bound.
+        size: How many numbers a worker sends.
+        dtype: That of what it sends.
+
+    Raises:
+        ValueError: If the dtype has too few digits for so much noise on so many numbers, or is too narrow for them.
+    """
+    kind = torch.finfo(dtype)
+    largest = bound + MOST_STDS * std
+    step = max(grid_step(std, bound, size), power_of_two(largest * kind.eps))
+    if largest > kind.max or step < kind.smallest_normal * kind.eps or rounding(step, size) > bound / 8:
+        raise ValueError(
+            f"{dtype} cannot hold noise of standard deviation {std:g} beside {size} numbers clipped to {bound:g} "
+            "exactly, and what is rounded is not private; give a smaller noise_multiplier= or more survivors=, a clip= "
+            "that is neither tiny nor huge, or train in float64 with Trainer(precision='64-true')"
+        )
+    return step
+
+
+def clipped_and_noised(updates: Updates, job: Job, std: float, step: float, insecure: bool) -> Updates:
+    """Clip all that each worker sends, and add noise to it, on a common grid.
 
     Args:
         updates: The updates of n workers.
         job: What the server sent, with the clipping bound.
         std: The standard deviation of each worker's noise.
+        step: That of the grid.
         insecure: Whether noise follows from the seed of the run.
     """
     updates, norms = with_norms(updates)
-    scales = clip_scales(norms, job.promise["bound"])
+    scales = clip_scales(norms, job.promise["bound"] - rounding(step, released_numbers(updates)))
     noise = Noise(job.seed if insecure else None)
 
-    def noised(rows: torch.Tensor, name: str) -> torch.Tensor:
-        clipped = rows * scales.to(rows).unsqueeze(1)
-        for row, worker in zip(clipped, updates.workers, strict=True):
-            row += noise.gaussian(row.numel(), std, job.cohort, name, worker).to(row)
-        return clipped
+    def noised(rows: Tensor, name: str) -> Tensor:
+        left = torch.empty_like(rows)
+        for i, worker in enumerate(updates.workers):
+            total = to_grid_(noise.gaussian(rows.shape[1], std, job.cohort, name, worker), step).to(rows.device)
+            add_clipped_(total, rows[i : i + 1], scales[i : i + 1], step)
+            left[i] = total
+        return left
 
     return replace(
         updates,

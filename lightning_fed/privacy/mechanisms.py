@@ -1,4 +1,4 @@
-"""What is released, as far as an accountant wants to know: plain numbers, and dp-accounting's event for them.
+"""What is released, as far as it matters to an accountant: plain numbers, and dp-accounting's event for them.
 
 A noise multiplier z is the standard deviation of the noise divided by C, the largest norm that one worker's
 contribution can have. It has no unit.
@@ -16,14 +16,19 @@ A mechanism has the relation under which it is analysed, and can be counted unde
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
+from typing_extensions import Self
 
+from lightning_fed.core.arguments import number
 from lightning_fed.privacy.extra import import_extra
 
 Relation: TypeAlias = Literal["add/remove", "zero-out", "replace-one"]
@@ -31,17 +36,31 @@ RELATIONS: tuple[Relation, ...] = ("add/remove", "zero-out", "replace-one")
 """In the order in which a mechanism of one can be counted under another."""
 
 
+Stored: TypeAlias = bool | int | float | str | list[bool | int | float | str]
+"""What a checkpoint keeps of one setting."""
+
+
 class Mechanism(ABC):
-    """One release. Frozen, so that equal releases can be counted together."""
+    """One release: the extension point for what a round is to the accountant.
+
+    A frozen dataclass of numbers, so that equal releases can be counted together and stored. What it costs is said by
+    an event of dp-accounting, whose accountants count it or refuse it; nothing is known of any class here.
+    """
 
     relation: ClassVar[Relation]
     """The first of ``RELATIONS`` under which the analysis holds."""
+
+    has_losses: ClassVar[bool] = False
+    """Whether :meth:`losses` makes the privacy loss distribution, in place of dp-accounting from :meth:`event`."""
 
     noise_multiplier: float
 
     @abstractmethod
     def event(self, relation: Relation) -> Any:
-        """Give dp-accounting's event for one release.
+        """Return dp-accounting's event for one release.
+
+        Its noise is in units of how far two neighbours are apart: C for ``add/remove`` and ``zero-out``, and 2C for
+        ``replace-one``.
 
         Args:
             relation: This mechanism's, or one that comes after it.
@@ -49,6 +68,57 @@ class Mechanism(ABC):
         Raises:
             ValueError: If no analysis for that relation is at hand.
         """
+
+    def losses(self, relation: Relation, count: int, grid: float) -> Any:
+        """Return dp-accounting's ``PrivacyLossDistribution`` of releases; asked if :attr:`has_losses` is set.
+
+        For mechanisms with a quick way to it, or whose event dp-accounting's ``PLDAccountant`` does not count.
+
+        Args:
+            relation: As for :meth:`event`.
+            count: The number of releases.
+            grid: The step to which privacy losses are rounded, so that none comes out smaller.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.has_losses is set, so it needs a method losses()")
+
+    def settings(self) -> dict[str, Stored]:
+        """Return what a checkpoint keeps: the fields, by name.
+
+        Raises:
+            ValueError: If it is no dataclass of numbers, strings and tuples of those.
+        """
+        if not dataclasses.is_dataclass(self):
+            raise ValueError(f"{type(self).__name__} cannot be stored: make it a frozen dataclass of numbers")
+        return {field.name: _stored(self, field.name) for field in dataclasses.fields(self) if field.init}
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Stored]) -> Self:
+        """Return the mechanism of some :meth:`settings`.
+
+        Args:
+            settings: As they were stored.
+
+        Raises:
+            TypeError: If they are not those of this class.
+            ValueError: If one of them is out of range.
+        """
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
+
+def _stored(mechanism: Mechanism, name: str) -> Stored:
+    def plain(value: object) -> bool | int | float | str:
+        # numpy's float64 is a float, but nothing that torch.load(weights_only=True) takes.
+        if isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, float):
+            return float(value)
+        raise ValueError(
+            f"{type(mechanism).__name__}({name}={value!r}) cannot be stored: a mechanism's fields are numbers, "
+            "strings, or tuples of those"
+        )
+
+    value = getattr(mechanism, name)
+    return [plain(each) for each in value] if isinstance(value, tuple) else plain(value)
 
 
 @final
@@ -65,14 +135,16 @@ class SubsampledGaussian(Mechanism):
     """
 
     relation: ClassVar[Relation] = "add/remove"
+    has_losses: ClassVar[bool] = True
 
     noise_multiplier: float
     sampling_rate: float
 
     def __post_init__(self) -> None:
         _check_noise(self)
-        if not 0 < self.sampling_rate <= 1:
-            raise ValueError(f"SubsampledGaussian(sampling_rate={self.sampling_rate}) must be above 0 and at most 1")
+        rate = self.sampling_rate
+        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1:
+            raise ValueError(f"SubsampledGaussian(sampling_rate={rate!r}) must be above 0 and at most 1")
 
     def event(self, relation: Relation) -> Any:
         if relation == "replace-one":
@@ -85,6 +157,12 @@ class SubsampledGaussian(Mechanism):
             return _gaussian(self.noise_multiplier, relation)
         sampled = import_extra("dp_accounting").PoissonSampledDpEvent
         return sampled(float(self.sampling_rate), _gaussian(self.noise_multiplier, relation))
+
+    def losses(self, relation: Relation, count: int, grid: float) -> Any:
+        self.event(relation)  # for what it refuses
+        if self.sampling_rate == 1:
+            return _gaussian_losses(self.noise_multiplier, relation, count, grid)
+        return repeated(_sampled_losses(self.noise_multiplier, self.sampling_rate, grid), count)
 
 
 @final
@@ -103,6 +181,7 @@ class Gaussian(Mechanism):
     """
 
     relation: ClassVar[Relation] = "zero-out"
+    has_losses: ClassVar[bool] = True
 
     noise_multiplier: float
 
@@ -111,6 +190,9 @@ class Gaussian(Mechanism):
 
     def event(self, relation: Relation) -> Any:
         return _gaussian(self.noise_multiplier, relation)
+
+    def losses(self, relation: Relation, count: int, grid: float) -> Any:
+        return _gaussian_losses(self.noise_multiplier, relation, count, grid)
 
 
 @final
@@ -164,6 +246,7 @@ class LocalGaussian(Mechanism):
     """
 
     relation: ClassVar[Relation] = "replace-one"
+    has_losses: ClassVar[bool] = True
 
     noise_multiplier: float
 
@@ -172,6 +255,9 @@ class LocalGaussian(Mechanism):
 
     def event(self, relation: Relation) -> Any:
         return _gaussian(self.noise_multiplier, relation)
+
+    def losses(self, relation: Relation, count: int, grid: float) -> Any:
+        return _gaussian_losses(self.noise_multiplier, relation, count, grid)
 
 
 @final
@@ -194,6 +280,7 @@ class TreeAggregation(Mechanism):
     """
 
     relation: ClassVar[Relation] = "zero-out"
+    has_losses: ClassVar[bool] = True
 
     noise_multiplier: float
     steps: int
@@ -205,9 +292,52 @@ class TreeAggregation(Mechanism):
         _check_whole(self, "steps", "epochs")
 
     def event(self, relation: Relation) -> Any:
+        return _gaussian(self._effective, relation)
+
+    def losses(self, relation: Relation, count: int, grid: float) -> Any:
+        return _gaussian_losses(self._effective, relation, count, grid)
+
+    @property
+    def _effective(self) -> float:
         # All nodes together are one Gaussian mechanism, in which a worker moves several coordinates.
-        squared = tree_sensitivity_squared(self.steps, self.epochs, self.completed)
-        return _gaussian(self.noise_multiplier / math.sqrt(squared), relation)
+        return self.noise_multiplier / math.sqrt(tree_sensitivity_squared(self.steps, self.epochs, self.completed))
+
+
+@final
+@dataclass(frozen=True)
+class CorrelatedGaussian(Mechanism):
+    """All prefix sums of a number of rounds by a matrix factorisation; see :mod:`lightning_fed.privacy.factorization`.
+
+    Charge it once, before the first of the rounds: all of them together are one Gaussian release.
+
+    Args:
+        noise_multiplier: z; the white noise's standard deviation in units of C.
+        sensitivity: How far one worker moves ``C x`` in the rounds together, in units of C.
+        rounds: The number of rounds.
+        separation: The number of rounds from a worker's taking part to its next, at least.
+
+    Raises:
+        ValueError: If z or the sensitivity is not positive, or another number not a positive integer.
+    """
+
+    relation: ClassVar[Relation] = "zero-out"
+    has_losses: ClassVar[bool] = True
+
+    noise_multiplier: float
+    sensitivity: float
+    rounds: int
+    separation: int
+
+    def __post_init__(self) -> None:
+        _check_noise(self)
+        _check_whole(self, "rounds", "separation")
+        number("sensitivity", self.sensitivity, above=0, owner=self)
+
+    def event(self, relation: Relation) -> Any:
+        return _gaussian(self.noise_multiplier / self.sensitivity, relation)
+
+    def losses(self, relation: Relation, count: int, grid: float) -> Any:
+        return _gaussian_losses(self.noise_multiplier / self.sensitivity, relation, count, grid)
 
 
 @lru_cache(maxsize=256)
@@ -244,21 +374,53 @@ def tree_sensitivity_squared(steps: int, epochs: int = 1, completed: bool = Fals
 
 
 def _gaussian(noise_multiplier: float, relation: Relation) -> Any:
-    # A replaced worker moves the sum by C one way and by C the other.
-    scale = 0.5 if relation == "replace-one" else 1.0
-    return import_extra("dp_accounting").GaussianDpEvent(float(noise_multiplier) * scale)
+    return import_extra("dp_accounting").GaussianDpEvent(float(noise_multiplier) / _distance(relation))
+
+
+def _gaussian_losses(noise_multiplier: float, relation: Relation, count: int, grid: float) -> Any:
+    # Gaussians compose to a Gaussian: 1/z² add up.
+    make = import_extra("dp_accounting.pld.privacy_loss_distribution").from_gaussian_mechanism
+    std = float(noise_multiplier) / _distance(relation) / math.sqrt(count)
+    return make(std, value_discretization_interval=grid)
+
+
+@lru_cache(maxsize=8)
+def _sampled_losses(noise_multiplier: float, sampling_rate: float, grid: float) -> Any:
+    make = import_extra("dp_accounting.pld.privacy_loss_distribution").from_gaussian_mechanism
+    return make(float(noise_multiplier), sampling_prob=float(sampling_rate), value_discretization_interval=grid)
+
+
+def repeated(losses: Any, count: int) -> Any:
+    """Return the privacy loss distribution of a number of releases.
+
+    Args:
+        losses: That of one; dp-accounting's.
+        count: The number.
+    """
+    few = 16
+    if count < few * 1000:
+        return losses.self_compose(count)
+    # A small distribution would have its size taken to the power of the count, in integers of millions of digits.
+    most = losses.self_compose(few).self_compose(count // few)
+    return most.compose(losses.self_compose(count % few)) if count % few else most
+
+
+def _distance(relation: Relation) -> float:
+    """How far two neighbours' sums are apart, in units of C: a replaced worker moves it by C one way and by C back."""
+    return 2.0 if relation == "replace-one" else 1.0
 
 
 def _check_noise(mechanism: Mechanism) -> None:
-    if not 0 < mechanism.noise_multiplier < math.inf:
+    noise = mechanism.noise_multiplier
+    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 < noise < math.inf:
         raise ValueError(
-            f"{type(mechanism).__name__}(noise_multiplier={mechanism.noise_multiplier}) must be positive and finite: "
-            "without noise there is no guarantee"
+            f"{type(mechanism).__name__}(noise_multiplier={noise!r}) must be positive and finite: without noise there "
+            "is no guarantee"
         )
 
 
 def _check_whole(mechanism: Mechanism, *names: str) -> None:
     for name in names:
         value = getattr(mechanism, name)
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{type(mechanism).__name__}({name}={value!r}) must be a positive integer")

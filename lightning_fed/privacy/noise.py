@@ -12,13 +12,17 @@ from torch import Tensor
 
 from lightning_fed.core.rng import derive
 
+MOST_STDS = 9.0
+"""No noise is larger than this many standard deviations: √(−2 ln 2⁻⁵⁴) = 8.65. A true Gaussian is with p = 5e-18."""
+
 
 @final
 class Noise:
     """Draws Gaussian noise that no seed of the training reaches.
 
     Every number is made from fresh bytes of the operating system (Box & Muller 1958): there is no generator whose state
-    could be guessed, saved or seeded. For 200,000 numbers that takes 4 ms.
+    could be guessed, saved or seeded. Two uniform numbers of 53 bits make two normal ones, so their last bits are not
+    those of a true Gaussian: round them to a grid before anything is released, see :mod:`lightning_fed.privacy.grid`.
 
     Args:
         insecure_seed: If given, noise is a function of this seed instead, for tests. It is no private noise.

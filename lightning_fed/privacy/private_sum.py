@@ -12,7 +12,8 @@ from torch import Tensor
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors, add_weighted_
-from lightning_fed.privacy.clipping import AdaptiveClip, clip_scales, with_norms
+from lightning_fed.privacy.clipping import AdaptiveClip, add_clipped_, clip_scales, with_norms
+from lightning_fed.privacy.grid import grid_step, rounding, to_grid_
 from lightning_fed.privacy.run import PrivateRun
 from lightning_fed.wire import Aggregate, Job, Updates
 
@@ -22,12 +23,14 @@ ServerNoise: TypeAlias = Callable[[int, str], Tensor]
 
 @dataclass
 class PrivateSums:
-    """Sums of clipped updates over the workers of one process."""
+    """Sums of clipped updates over the workers of one process: float64, multiples of ``step``."""
 
     delta: Tensor
     extra: Tensors
     within: Tensor
     buffers: Tensors
+    step: float
+    dtype: torch.dtype
 
 
 @final
@@ -36,7 +39,8 @@ class PrivateSum(Aggregator[PrivateSums]):
 
     The denominator is the *expected* number of workers, whatever the number of replies: dividing by the replies would
     tell how many there were, and put too little noise on a small cohort. A round without replies releases noise alone.
-    Buffers do not leave the workers.
+    Buffers do not leave the workers. Updates and noise are summed on a common grid, see
+    :mod:`lightning_fed.privacy.grid`; only the mean is rounded to the model's dtype.
 
     Args:
         run: Gives the clipping bound, the noise and the number of workers; is charged before anything is released.
@@ -62,22 +66,31 @@ class PrivateSum(Aggregator[PrivateSums]):
         return self._run.setting.cohort_size
 
     def fold(self, updates: Iterable[Updates], job: Job) -> PrivateSums:
+        run, vector = self._run, job.model.vector
+        size = vector.numel() * (1 + len(job.extra))
         sums = PrivateSums(
-            delta=torch.zeros_like(job.model.vector),
-            extra={name: torch.zeros_like(job.model.vector) for name in job.extra},
+            delta=torch.zeros_like(vector, dtype=torch.float64),
+            extra={name: torch.zeros_like(vector, dtype=torch.float64) for name in job.extra},
             within=torch.zeros((), dtype=torch.float64),
             buffers={name: buffer.clone() for name, buffer in job.model.buffers.items()},
+            step=grid_step(run.noise_multiplier * run.bound, run.bound, size),
+            dtype=vector.dtype,
         )
         for update in updates:
             update, norms = with_norms(update)
-            scales = torch.ones_like(norms) if self._noise is None else clip_scales(norms, self._run.bound)
-            scales = scales * self._weights(update.examples)
-            add_weighted_(sums.delta, scales, update.delta)
-            for name, total in sums.extra.items():
-                add_weighted_(total, scales, update.extra[name])
+            weights = self._weights(update.examples)
+            for total, rows in (
+                (sums.delta, update.delta),
+                *((total, update.extra[name]) for name, total in sums.extra.items()),
+            ):
+                if self._noise is None:  # they are on a grid of the workers' own, see local.py
+                    add_weighted_(total, weights, rows)
+                else:
+                    scales = clip_scales(norms, run.bound - rounding(sums.step, size))
+                    add_clipped_(total, rows, scales * weights, sums.step)
             # Around ½, so that one worker changes the sum by no more than that.
-            sums.within += (norms <= self._run.bound).to(torch.float64).sub_(0.5).sum()
-            del update  # see outbox.py
+            sums.within += (norms <= run.bound).to(torch.float64).sub_(0.5).sum()
+            del update, rows  # see outbox.py
         return sums
 
     def _weights(self, examples: Tensor) -> Tensor:
@@ -91,16 +104,17 @@ class PrivateSum(Aggregator[PrivateSums]):
         cohort_size = run.setting.cohort_size
         if self._noise is not None and processes.rank == 0:  # once: the sum over processes brings it to all
             for name, total in {"delta": partial.delta, **partial.extra}.items():
-                total += self._noise(total.numel(), name).to(total)
+                total += to_grid_(self._noise(total.numel(), name), partial.step).to(total.device)
             if self._adaptive is not None:
                 count_std = self._adaptive.count_std_of(cohort_size)
-                partial.within += run.noise.gaussian(1, count_std, run.cohort, "count").sum()
+                noise = run.noise.gaussian(1, count_std, run.cohort, "count")
+                partial.within += to_grid_(noise, grid_step(count_std, 0.5, 1)).sum()
         within = partial.within.to(partial.delta.device)
         processes.sum_([partial.delta, *partial.extra.values(), within])
         if self._adaptive is not None:  # only now: this round's noise belongs to the bound that clipped
             run.bound = self._adaptive.moved(run.bound, float(within) / cohort_size + 0.5)
         return Aggregate(
-            delta=partial.delta.div_(cohort_size),
+            delta=partial.delta.div_(cohort_size).to(partial.dtype),
             buffers=partial.buffers,
-            extra={name: total.div_(cohort_size) for name, total in partial.extra.items()},
+            extra={name: total.div_(cohort_size).to(partial.dtype) for name, total in partial.extra.items()},
         )

@@ -6,10 +6,13 @@ DP-SGD: Abadi et al., *Deep Learning with Differential Privacy*, 2016, in every 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import nn
 
 from lightning_fed.privacy.accounting import Kind
-from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.base import AUDIENCES, Privacy, check_settings
 from lightning_fed.privacy.mechanisms import Mechanism, SubsampledGaussian
 from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.wire import Job, LocalTraining, RecordPrivacy
@@ -18,11 +21,13 @@ from lightning_fed.wire import Job, LocalTraining, RecordPrivacy
 @final
 @dataclass(frozen=True)
 class RecordDP(Privacy):
-    """Every worker trains by DP-SGD, with Opacus: gradients of single examples are clipped, and noise is added to them.
+    """Every worker trains by DP-SGD: gradients of single examples are clipped, and noise is added to their sum.
 
     Batches are Poisson samples of the worker's examples in place of those of its loader, ``1/sampling_rate`` of them in
     an epoch, so that the cost is the same for every worker; what is reported is that of one that takes part in every
-    round. The module's loss must be a mean over the batch. Workers train one after another.
+    round. The examples are those that the loader's sampler names. ``training_step`` is called for each example alone,
+    with a batch of one, and the gradients' sum is divided by the expected number of examples. Workers train one after
+    another.
 
     Args:
         clip: The bound C on the L2 norm of each example's gradient.
@@ -47,7 +52,10 @@ class RecordDP(Privacy):
     release_metrics: bool = False
     insecure_deterministic_noise: bool = False
 
+    unit: ClassVar[Literal["worker", "example"]] = "example"
+    audience: ClassVar[str] = AUDIENCES[2]
     any_aggregator: ClassVar[bool] = True
+    counts_trainings: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)
@@ -58,7 +66,9 @@ class RecordDP(Privacy):
         return SubsampledGaussian(noise_multiplier, self.sampling_rate)
 
     def releases(self, local: LocalTraining) -> int:
-        return local.epochs * int(1 / self.sampling_rate) if local.steps is None else local.steps
+        if local.steps is not None:
+            return local.steps
+        return local.epochs * RecordPrivacy(self.clip, 1.0, self.sampling_rate).steps_per_pass
 
     def bound(self) -> float:
         return self.clip
@@ -66,7 +76,30 @@ class RecordDP(Privacy):
     def aggregator(self, run: PrivateRun) -> None:
         return None
 
+    def check_module(self, module: nn.Module) -> None:
+        for path, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                fault = "in which one example's output depends on others; use GroupNorm or LayerNorm instead"
+            elif isinstance(part, nn.modules.batchnorm._NormBase) and part.track_running_stats:
+                fault = "whose running statistics no noise covers; set track_running_stats=False"
+            elif isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.max_norm is not None:
+                fault = "which changes the rows that examples look up, and no noise covers that; leave max_norm out"
+            else:
+                continue
+            name = ".".join(filter(None, (type(module).__name__, path)))
+            raise ValueError(f"RecordDP: {name} is a {type(part).__name__}, {fault}")
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and torch.finfo(parameter.dtype).bits < 32:
+                raise ValueError(
+                    f"RecordDP: {name} is {str(parameter.dtype).removeprefix('torch.')}, in which gradients and noise "
+                    "would be rounded too coarsely to hide an example; use Trainer(precision='32-true') or 'bf16-mixed'"
+                )
+
     def job(self, job: Job, run: PrivateRun) -> Job:
         seed = run.setting.seed if run.insecure else None
         job = super().job(job, run)
-        return replace(job, record_privacy=RecordPrivacy(self.clip, run.noise_multiplier, self.sampling_rate, seed))
+        return replace(
+            job,
+            record_privacy=RecordPrivacy(self.clip, run.noise_multiplier, self.sampling_rate, seed),
+            promise={**job.promise, "releases": run.releases},
+        )

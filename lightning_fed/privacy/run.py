@@ -2,34 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, final
 
+from lightning_fed.privacy.account import Account, fresh_name
 from lightning_fed.privacy.accounting import Accountant
 from lightning_fed.privacy.calibration import rounds_for
-from lightning_fed.privacy.mechanisms import Mechanism
+from lightning_fed.privacy.ledger import Ledger
+from lightning_fed.privacy.mechanisms import Mechanism, Relation
 from lightning_fed.privacy.noise import Noise
-from lightning_fed.wire import LocalTraining
+from lightning_fed.selection import CohortSampler
+from lightning_fed.wire import LocalTraining, RoundError
 
 
 class Setting(NamedTuple):
-    """What a guarantee has to know about a run.
+    """What a guarantee depends on in a run.
 
     Args:
         population: The number of workers.
         cohort_size: The number of workers in a round; with Poisson sampling the expected one.
-        sampling: How cohorts are drawn: the name of the sampler's class, or ``"everyone"``.
+        sampling: The class of the sampler, which declares how it draws cohorts; None: everyone takes part.
         rounds: How many rounds are planned; None: without end.
         seed: That of the run. Noise depends on it only if that was asked for.
         local: How long workers train.
+        separation: After how many rounds a worker may take part again; see :meth:`CohortSampler.separation`.
     """
 
     population: int
     cohort_size: int
-    sampling: str
+    sampling: type[CohortSampler] | None
     rounds: int | None
     seed: int
     local: LocalTraining = LocalTraining()
+    separation: int = 1
+
+
+def neighbours(relation: Relation, unit: Literal["worker", "example"]) -> str:
+    """Say which two populations are hard to tell apart.
+
+    Numbers of workers and of examples are public: δ, cohorts and denominators depend on them. Therefore no guarantee of
+    ours is about one more or fewer.
+
+    Args:
+        relation: The relation under which releases are accounted.
+        unit: What is hidden.
+
+    >>> neighbours("add/remove", "worker")
+    "a worker's contributions or zeros in their place; how many workers there are is public"
+    """
+    if relation == "replace-one":
+        return f"one {unit} or another in its place; how many {unit}s there are is public"
+    return f"{_A[unit]}'s contributions or zeros in their place; how many {unit}s there are is public"
+
+
+_A = {"worker": "a worker", "example": "an example"}
 
 
 @final
@@ -66,8 +93,15 @@ class PrivateRun:
     """How often a charge releases the mechanism."""
     cohort: int = 0
     """The running number of the cohort that is being trained."""
+    account: Account = field(default_factory=Account)
+    """What was charged, stretch by stretch; the accountant holds its total."""
+    stretch: str = field(default_factory=fresh_name)
+    """The name of the stretch of rounds that this fit releases."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """Where every release is written down before it is made."""
     _rounds: int = 0  # since the run began or went on
     _affordable: int | None = None
+    _charged: int | None = None  # the number of the last cohort that was
 
     @property
     def tells_quickly(self) -> bool:
@@ -79,6 +113,19 @@ class PrivateRun:
         """ε so far."""
         return self.accountant.epsilon(self.delta)
 
+    @property
+    def relation(self) -> Relation:
+        """For which neighbours the run's guarantee holds; where workers are added or removed, zeros in their place."""
+        relation = self.accountant.relation
+        return "zero-out" if relation == "add/remove" else relation
+
+    def spent_later(self) -> Callable[[], float]:
+        """Return what computes the ε of all that is charged by now, whenever it is called."""
+        then = Accountant(self.accountant.kind)
+        for mechanism, count in self.accountant.history:
+            then.charge(mechanism, count)
+        return lambda: then.epsilon(self.delta)
+
     def affords_another(self) -> bool:
         """Whether another round keeps within the budget."""
         if self.budget is None or self._rounds % self.period:
@@ -87,20 +134,117 @@ class PrivateRun:
             self._affordable = rounds_for(self.budget, self.delta, self.mechanism, self.accountant)
         return self._affordable >= self.releases
 
-    def charge(self) -> None:
-        """Note that a round is about to be released."""
-        if self._rounds % self.period == 0:
-            self.accountant.charge(self.mechanism, self.releases)
+    def trial(self) -> None:
+        """Refuse to begin what could not be charged.
+
+        Raises:
+            ValueError: If what was spent before and what this run releases cannot be added up.
+        """
+        trial = Accountant(self.accountant.kind)
+        trial.load_state_dict({"history": self.account.total()})
+        trial.charge(self.mechanism)
+
+    def begin(self, cohort: int, round: int, drawn: int) -> None:
+        """Charge for a cohort that is about to be trained and released.
+
+        Args:
+            cohort: Its running number.
+            round: The round, for messages and the ledger.
+            drawn: The number after that of the last cohort that was drawn.
+
+        Raises:
+            RoundError: If it has been charged, or was never drawn: it cannot count as a fresh sample.
+        """
+        if self._charged is not None and cohort <= self._charged:
+            raise RoundError(
+                f"round {round}: cohort {cohort} has been charged once and is not released again, which would cost "
+                "more than the account says. Something asks for one round several times: a server_optimizer that "
+                "calls its closure more than once, such as LBFGS (take SGD, Adam or Yogi), or code that calls "
+                "training_step itself; the global model is as it was before the round"
+            )
+        if cohort >= drawn:
+            raise RoundError(
+                f"round {round}: cohort {cohort} was not drawn by the FederatedDataModule's loader, so what its "
+                "release costs cannot be said; train cohorts by trainer.fit() only"
+            )
+        self.cohort = self._charged = cohort
+        self.charge(round)
+
+    def charge(self, round: int = 0) -> None:
+        """Note that a round is about to be released.
+
+        Args:
+            round: The round, for the ledger.
+
+        Raises:
+            OSError: If the ledger cannot be written; the round is charged then, and must not be released.
+        """
+        due = self.releases if self._rounds % self.period == 0 else 0
+        if due:
+            self.accountant.charge(self.mechanism, due)
             if self._affordable is not None:
-                self._affordable -= self.releases
+                self._affordable -= due
         self._rounds += 1
+        mechanism = self._stored()
+        charges = self.account.charge(self.stretch, mechanism, due)
+        self.ledger.write(
+            "release",
+            stretch=self.stretch,
+            number=self._rounds,
+            round=round,
+            cohort=self.cohort,
+            mechanism=mechanism,
+            charged=due,
+            charges=charges,
+            bound=self.bound,
+            noise_std=self.noise_multiplier * self.bound,
+            relation=self.relation,
+            **self._at_most(),
+        )
+
+    def _at_most(self) -> dict[str, Any]:
+        """What has been spent at most, as far as that takes no time: by RDP."""
+        try:
+            quick = Accountant("rdp")
+            quick.load_state_dict({"history": self.account.total()})
+            return {"epsilon": quick.epsilon(self.delta), "epsilon_by": "rdp"}
+        except ValueError:  # mechanisms that only a privacy loss distribution knows
+            return {"epsilon": None, "epsilon_by": None}
+
+    def _stored(self) -> dict[str, Any]:
+        """The mechanism as a checkpoint stores it."""
+        one = Accountant(self.accountant.kind)
+        one.charge(self.mechanism)
+        return {name: value for name, value in one.state_dict()["history"][0].items() if name != "count"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: what was spent there is spent."""
-        self.accountant.load_state_dict(state["accountant"])
+        """Go on from a checkpoint: what was spent there is spent, and what was spent here as well.
+
+        Args:
+            state: What :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: If it is something else, or cannot be added up with what this run releases.
+        """
+        self.join(state)
         if self.moving:
             self.bound = state["bound"]
         self.insecure = self.insecure or state["insecure"]
+
+    def join(self, state: Mapping[str, Any]) -> None:
+        """Count also what another record says of this run, or of one whose model this run goes on with.
+
+        Args:
+            state: What :meth:`state_dict` gave; of it only the account is looked at.
+
+        Raises:
+            ValueError: As :meth:`load_state_dict` does; nothing is changed then.
+        """
+        account = Account()
+        account.join({"stretches": self.account.state_dict()})
+        account.join(state)
+        self.accountant.load_state_dict({"history": account.total()})
+        self.account = account
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

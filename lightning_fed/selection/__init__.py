@@ -1,11 +1,22 @@
 """Which workers take part in a round, and what becomes of them when they are asked."""
 
 from lightning_fed.selection.availability import Availability, RandomAvailability, Response
-from lightning_fed.selection.samplers import CohortSampler, Poisson, RoundRobin, Sizes, Uniform, WeightedBySize
+from lightning_fed.selection.samplers import (
+    CohortSampler,
+    Drawn,
+    MinSeparation,
+    Poisson,
+    RoundRobin,
+    Sizes,
+    Uniform,
+    WeightedBySize,
+)
 
 __all__ = [
     "Availability",
     "CohortSampler",
+    "Drawn",
+    "MinSeparation",
     "Poisson",
     "RandomAvailability",
     "Response",

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
+from lightning_fed.core.arguments import flag, number, settle
 from lightning_fed.core.rng import derive
 
 
@@ -55,6 +56,7 @@ class RandomAvailability(Availability):
         drop_stragglers: Whether stragglers are waited for, or count as lost.
 
     Raises:
+        TypeError: If a probability is no number, or ``drop_stragglers`` neither True nor False.
         ValueError: If a probability does not lie in [0, 1].
 
     >>> RandomAvailability(absent=1.0).respond("bob", number=0, seed=0).outcome
@@ -68,8 +70,9 @@ class RandomAvailability(Availability):
 
     def __post_init__(self) -> None:
         for name in ("absent", "lost", "stragglers"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is a probability, and must lie in [0, 1]")
+            says = " is a probability, and must lie in [0, 1]"
+            settle(self, **{name: number(name, getattr(self, name), least=0, most=1, says=says)})
+        settle(self, drop_stragglers=flag("drop_stragglers", self.drop_stragglers))
 
     def respond(self, worker: str, number: int, seed: int) -> Response:
         draw = random.Random(derive(seed, number, worker, "availability"))

@@ -5,14 +5,23 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 
+from lightning_fed.core.arguments import whole
 from lightning_fed.core.rng import derive
 
 Sizes: TypeAlias = Callable[[], Sequence[int]]
 """Gives the number of training examples of every worker. Goes through the whole population at the first call."""
+
+
+Drawn: TypeAlias = Literal["by coins", "without replacement"]
+"""What a sampler guarantees about its cohorts, so that a promise of privacy may lean on it.
+
+``by coins``: each worker takes part with probability ``cohort_size / population``, independently of all others.
+``without replacement``: all sets of ``cohort_size`` workers are equally likely, in each round anew.
+"""
 
 
 class CohortSampler(ABC):
@@ -20,6 +29,18 @@ class CohortSampler(ABC):
 
     That makes a run repeatable and resumable without any state.
     """
+
+    drawn: ClassVar[Drawn | None] = None
+    """How cohorts are drawn; None: nothing is guaranteed, so no promise gains by it. A class that has a ``sample`` of
+    its own guarantees what it says itself, here and by :meth:`separation`, and not what it inherits."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "sample" in vars(cls):
+            if "drawn" not in vars(cls):
+                cls.drawn = None
+            if "separation" not in vars(cls):
+                cls.separation = CohortSampler.separation  # type: ignore[method-assign]
 
     def prepare(self, sizes: Sizes) -> None:  # noqa: B027 - most samplers do not look at sizes
         """Get to know the population; called before the first cohort of a run.
@@ -42,6 +63,18 @@ class CohortSampler(ABC):
             Positions in the population, each at most once, in the order in which the workers are to be visited.
         """
 
+    def separation(self, population: int, cohort_size: int) -> int:
+        """Return after how many cohorts a worker may take part again, whatever the seed; 1: already in the next one.
+
+        Promises of privacy that do without random sampling are built on it (Choquette-Choo et al. 2023:
+        b-min-separation).
+
+        Args:
+            population: The number of workers.
+            cohort_size: How many of them are in a cohort.
+        """
+        return 1
+
 
 @final
 class Uniform(CohortSampler):
@@ -50,6 +83,8 @@ class Uniform(CohortSampler):
     >>> Uniform().sample(population=1_000_000, cohort_size=3, number=0, seed=0)
     [583320, 428020, 174090]
     """
+
+    drawn: ClassVar[Drawn | None] = "without replacement"
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return random.Random(derive(seed, number, "cohort")).sample(range(population), cohort_size)
@@ -65,6 +100,46 @@ class RoundRobin(CohortSampler):
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         return [position % population for position in range(number * cohort_size, (number + 1) * cohort_size)]
+
+    def separation(self, population: int, cohort_size: int) -> int:
+        return population // cohort_size
+
+
+@final
+class MinSeparation(CohortSampler):
+    """Draws at random among the workers that have not taken part for a number of rounds.
+
+    The population falls into as many groups as there are rounds between, by position, and each round draws from the
+    next group: the sampling of Choquette-Choo et al. 2023 for b-min-separation. Groups depend on nothing but the
+    positions and the number of the round, so the separation holds over resumes and over rounds that fail.
+
+    Args:
+        rounds: After how many rounds a worker may take part again; None: as many as the population allows.
+
+    Raises:
+        ValueError: If the number is not positive; when cohorts are drawn, if a group is smaller than a cohort.
+
+    >>> sampler = MinSeparation(rounds=3)
+    >>> [sampler.sample(population=9, cohort_size=2, number=number, seed=0) for number in range(4)]
+    [[6, 3], [7, 4], [2, 5], [6, 0]]
+    """
+
+    def __init__(self, rounds: int | None = None) -> None:
+        self._rounds = None if rounds is None else whole("rounds", rounds, least=1, owner=self)
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        separation = self.separation(population, cohort_size)
+        group = range(number % separation, population, separation)
+        return random.Random(derive(seed, number, "cohort")).sample(group, cohort_size)
+
+    def separation(self, population: int, cohort_size: int) -> int:
+        most = population // cohort_size
+        if self._rounds is not None and self._rounds > most:
+            raise ValueError(
+                f"MinSeparation(rounds={self._rounds}): {population} workers in cohorts of {cohort_size} cannot be "
+                f"further apart than {most} rounds; lower rounds or cohort_size"
+            )
+        return most if self._rounds is None else self._rounds
 
 
 @final
@@ -106,6 +181,8 @@ class Poisson(CohortSampler):
     >>> [len(Poisson().sample(population=1000, cohort_size=10, number=number, seed=0)) for number in range(3)]
     [6, 9, 12]
     """
+
+    drawn: ClassVar[Drawn | None] = "by coins"
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
         # Independent choices make a binomial number of workers, all sets of which are equally likely.

@@ -35,6 +35,7 @@ def add(
     engine: str | None,
     state: dict[str, Any],
     privacy: dict[str, Any] | None,
+    account: dict[str, Any],
     cohort: int,
     unfinished: int,
 ) -> None:
@@ -46,13 +47,14 @@ def add(
         engine: What the engine decided about how to run.
         state: What the algorithm remembers.
         privacy: What was spent of privacy.
+        account: Of that the account, stretch by stretch.
         cohort: The number of the next cohort.
         unfinished: How many cohorts the Trainer has taken whose round is not over.
     """
     part = {"version": VERSION, "algorithm": algorithm, "engine": engine, "state": state, "cohort": cohort}
     part |= {name: checkpoint.pop(name) for name in _OF_THE_SERVER if name in checkpoint}
     if privacy is not None:
-        part["privacy"] = privacy
+        part |= {"privacy": privacy, "account": account}
     checkpoint[KEY] = part
     _loaders(checkpoint)
     _go_back_to_the_round(checkpoint["loops"]["fit_loop"], unfinished)

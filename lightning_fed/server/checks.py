@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, pl, rank_zero_warn
+from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, _MultiProcessingLauncher, pl, rank_zero_warn
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedNova, QFedAvg
 from lightning_fed.hooks import UNUSED_HOOKS, overrides
@@ -52,6 +54,18 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
     for hook, reason in UNUSED_HOOKS.items():
         if overrides(module, hook):
             rank_zero_warn(f"{name}.{hook}() is not used: {reason}")
+
+
+def is_started_by_another(trainer: pl.Trainer) -> bool:
+    """Whether this process was started by the one that called the Trainer, to which its results go back.
+
+    So it is with the strategies ``ddp_spawn``, ``ddp_fork`` and ``ddp_notebook``.
+
+    Args:
+        trainer: The Trainer.
+    """
+    started = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    return started and multiprocessing.parent_process() is not None
 
 
 def refuse_frozen(module: pl.LightningModule) -> None:
@@ -120,6 +134,22 @@ def refuse_other(argument: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
+def require_seconds(argument: str, value: object) -> float | None:
+    """Return a number of seconds, or None if there is no limit.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not positive and finite.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{argument}={value!r} must be a number of seconds, or None, not a {type(value).__name__}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{argument}={value} must be a positive and finite number of seconds, or None for no limit")
+    return float(value)
 
 
 def _refuse_kind(argument: str, value: object, kind: type, example: str) -> None:

@@ -134,6 +134,11 @@ class FederatedDataModule(pl.LightningDataModule):
         if self._sampler_is_default:
             self.sampler = default()
 
+    @property
+    def separation(self) -> int:
+        """After how many rounds a worker may take part again; 1: already in the next one."""
+        return 1 if self.sampler is None else self.sampler.separation(len(self.names), self.cohort_size)
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import numpy as np
 import torch
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.later import Later
 from lightning_fed.core.means import weighted_mean
 from lightning_fed.server.round_result import Round
 from lightning_fed.wire.report import RoundReport
@@ -59,6 +60,15 @@ class Curves:
         """
         self._trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
         self._trainer.progress_bar_metrics[on_bar] = scalars[on_bar]
+
+    def show_later(self, name: str, compute: Callable[[], float]) -> None:
+        """Show a value to callbacks that is computed only if one of them reads it.
+
+        Args:
+            name: Its name.
+            compute: Computes it.
+        """
+        self._trainer.callback_metrics[name] = Later(compute)
 
 
 def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]:

@@ -1,201 +1,33 @@
-"""Keeps a run private: what the server asks before, in and after a round, of a guard that may have nothing to guard."""
+"""Keeps a run private: charges before a release, refuses what no noise covers, and keeps the account and its ledger."""
 
 from __future__ import annotations
 
 import secrets
-from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast, final
 
 from lightning_fed._lightning import pl, rank_zero_info, rank_zero_warn
-from lightning_fed.aggregation import Aggregator, RobustAggregator, UniformMean
-from lightning_fed.algorithms import Algorithm, FedRep
+from lightning_fed.aggregation import Aggregator, UniformMean
+from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.tree import Tensors, copy_
 from lightning_fed.hooks import overrides
-from lightning_fed.population import EvaluationKind
-from lightning_fed.privacy import Privacy, PrivateRun, RecordDP, Setting
-from lightning_fed.selection import CohortSampler, Poisson, RoundRobin, Uniform
+from lightning_fed.population import EvaluationKind, QuietTrainer
+from lightning_fed.privacy import Privacy, PrivateRun, Setting
+from lightning_fed.privacy.run import neighbours
+from lightning_fed.selection import Uniform
+from lightning_fed.server.books import Books
+from lightning_fed.server.checks import is_started_by_another
 from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.guard import Guard, Sampling
 from lightning_fed.server.logs import Curves
 from lightning_fed.wire import BudgetError, GlobalModel, Job, LocalTraining
 
-_KNOWN = (Poisson, RoundRobin, Uniform)
+_SAVED = ("accountant", "noise_multiplier", "bound", "epsilon", "delta", "insecure")
 _STEPS = {"val": "validation_step", "test": "test_step"}
-
-
-class Guard(ABC):
-    """What the server asks at every step of a run, whether or not anything is promised to the workers."""
-
-    promise: Privacy | None = None
-    """What is promised."""
-
-    run: PrivateRun | None = None
-    """What has been spent; None before a fit, and if nothing is promised."""
-
-    @abstractmethod
-    def check(self, model: GlobalModel) -> None:
-        """Refuse a module of which more would leave the workers than the promise covers.
-
-        Raises:
-            ValueError: Saying what is wrong and what to do.
-        """
-
-    @abstractmethod
-    def sampling(self, processes: Processes) -> Sampling:
-        """Return how cohorts are to be sampled.
-
-        Args:
-            processes: The processes, which must all sample alike.
-        """
-
-    @abstractmethod
-    def check_evaluation(
-        self, datamodule: FederatedDataModule, trainer: pl.Trainer, module: pl.LightningModule, stage: str
-    ) -> None:
-        """Refuse evaluation that would release what no noise covers.
-
-        Raises:
-            ValueError: If the workers' own data would be evaluated, in training or apart from it.
-        """
-
-    @abstractmethod
-    def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
-        """Begin a fit, or go on with the run of a checkpoint or of an earlier fit.
-
-        Raises:
-            ValueError: If nothing can be promised in this setting.
-        """
-
-    @property
-    @abstractmethod
-    def shows_metrics(self) -> bool:
-        """Whether losses, metrics and counts of workers may be shown."""
-
-    @property
-    @abstractmethod
-    def least_replies(self) -> int:
-        """The number of replies below which a round must release nothing."""
-
-    @abstractmethod
-    def aggregator(self, own: Aggregator[Any]) -> Aggregator[Any]:
-        """Return the aggregator of the run.
-
-        Args:
-            own: The user's aggregator, or the algorithm's.
-        """
-
-    @abstractmethod
-    def begin_round(self, job: Job) -> Job:
-        """Charge for what the round will release, and return the job with what workers need to keep the promise."""
-
-    @abstractmethod
-    def affords_another(self) -> bool:
-        """Whether another round keeps within the budget."""
-
-    @abstractmethod
-    def stop(self, trainer: pl.Trainer) -> None:
-        """End the training: the next round would exceed the budget.
-
-        Raises:
-            BudgetError: If the Trainer is told to go on for longer, by ``min_steps`` or ``min_epochs``.
-        """
-
-    @abstractmethod
-    def after_round(self, trainer: pl.Trainer, curves: Curves, step: int, due: bool) -> None:
-        """Show what has been spent, and stop the Trainer if another round would exceed the budget.
-
-        Args:
-            trainer: The Trainer.
-            curves: Where to show it.
-            step: The round that is over.
-            due: Whether this round's curves are drawn.
-        """
-
-    @abstractmethod
-    def hyperparameters(self) -> dict[str, Any]:
-        """Return what loggers show of the promise."""
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any] | None:
-        """Return what a checkpoint keeps."""
-
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Any] | None, fitting: bool) -> None:
-        """Go on from a checkpoint.
-
-        Args:
-            state: The result of :meth:`state_dict`; None: the checkpoint was not written by a private run.
-            fitting: Whether the run goes on training.
-
-        Raises:
-            ValueError: If it is to go on without knowing what has been spent.
-        """
-
-
-class Sampling(NamedTuple):
-    """How cohorts are sampled.
-
-    Args:
-        default: The kind of sampler, if the user has chosen none.
-        seed: Decides who is chosen; None: the seed of the run.
-    """
-
-    default: type[CohortSampler] = Uniform
-    seed: int | None = None
-
-
-@final
-class Open(Guard):
-    """Guards nothing: nothing is promised."""
-
-    def check(self, model: GlobalModel) -> None:
-        pass
-
-    def sampling(self, processes: Processes) -> Sampling:
-        return Sampling()
-
-    def check_evaluation(
-        self, datamodule: FederatedDataModule, trainer: pl.Trainer, module: pl.LightningModule, stage: str
-    ) -> None:
-        pass
-
-    def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
-        pass
-
-    @property
-    def shows_metrics(self) -> bool:
-        return True
-
-    @property
-    def least_replies(self) -> int:
-        return 1
-
-    def aggregator(self, own: Aggregator[Any]) -> Aggregator[Any]:
-        return own
-
-    def begin_round(self, job: Job) -> Job:
-        return job
-
-    def affords_another(self) -> bool:
-        return True
-
-    def stop(self, trainer: pl.Trainer) -> None:
-        pass
-
-    def after_round(self, trainer: pl.Trainer, curves: Curves, step: int, due: bool) -> None:
-        pass
-
-    def hyperparameters(self) -> dict[str, Any]:
-        return {}
-
-    def state_dict(self) -> None:
-        return None
-
-    def load_state_dict(self, state: dict[str, Any] | None, fitting: bool) -> None:
-        if state is not None and fitting:
-            rank_zero_warn(
-                "the checkpoint is that of a private run, but this one has no privacy=...: from here on nothing is "
-                "promised to the workers"
-            )
 
 
 @final
@@ -218,12 +50,11 @@ class Private(Guard):
                 f"{type(algorithm).__name__} cannot be made private by {name}: what it releases is no mean in which "
                 "workers count equally. Use FedAvg, FedProx, Scaffold, FedDyn, Ditto or personal layers"
             )
-        if isinstance(privacy, RecordDP) and isinstance(algorithm, FedRep):
+        if privacy.counts_trainings and algorithm.trains_again is not None:
             raise ValueError(
-                "RecordDP counts one training in a round, but FedRep trains the head before the rest; use FedPer, "
-                "which trains them together"
+                f"{name} counts one training in a round, but {type(algorithm).__name__} {algorithm.trains_again}"
             )
-        if aggregator is not None and not _counts_equally(privacy, aggregator):
+        if aggregator is not None and not (privacy.any_aggregator and aggregator.counts_equally):
             raise ValueError(
                 f"aggregator={type(aggregator).__name__} does not go with {name}: "
                 + (
@@ -239,9 +70,9 @@ class Private(Guard):
         self.run = None
         self._algorithm = algorithm
         self._aggregator = aggregator
-        self._saved: dict[str, Any] | None = None
+        self._books = Books(privacy)
 
-    def check(self, model: GlobalModel) -> None:
+    def check(self, model: GlobalModel, module: pl.LightningModule) -> None:
         leaving = [name for name in model.buffers if name.endswith("running_mean")]
         leaving = sorted(set(leaving) - set(self._algorithm.stays_local(model)))
         if leaving:
@@ -249,6 +80,7 @@ class Private(Guard):
                 f"{type(self.privacy).__name__}: the module averages BatchNorm statistics ({leaving[0]}), which no "
                 "noise covers; use GroupNorm in their place, or keep them with the workers: algorithm=FedBN()"
             )
+        self.privacy.check_module(module)
 
     def sampling(self, processes: Processes) -> Sampling:
         # Whom the seed of the run chooses is no secret, and amplification by sampling needs one.
@@ -270,49 +102,74 @@ class Private(Guard):
             )
 
     def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
-        sampler = datamodule.sampler
         steps = trainer.estimated_stepping_batches
         setting = Setting(
             population=len(datamodule.names),
             cohort_size=datamodule.cohort_size,
-            sampling="everyone" if sampler is None else type(sampler).__name__ if type(sampler) in _KNOWN else "other",
+            sampling=None if datamodule.sampler is None else type(datamodule.sampler),
             rounds=None if steps == float("inf") else int(steps) * trainer.accumulate_grad_batches,
             seed=datamodule.seed,
             local=local,
+            separation=datamodule.separation,
         )
-        saved = self.run.state_dict() if self.run is not None else self._saved
+        saved = self._books.saved(self.run)
         keep = saved is not None and self.privacy.noise_multiplier is None
-        self.run = self.privacy.start(setting, saved["noise_multiplier"] if saved is not None and keep else None)
+        run = self.privacy.start(setting, saved["noise_multiplier"] if saved is not None and keep else None)
         if saved is not None:
-            self.run.load_state_dict(saved)
-        self._tell(self.run)
+            run.load_state_dict(saved)
+        self._books.open(run, trainer, tuple(self._outside(run)))
+        if is_started_by_another(trainer):
+            self._books.packed(run)  # raises if it could not go back
+        self.run = run
+        Curves(trainer).show_later("epsilon", run.spent_later())
+        self._tell(run)
 
     def _tell(self, run: PrivateRun) -> None:
         name = type(self.privacy).__name__
         budget = "" if run.budget is None else f", stopping before ε = {run.budget:g}"
-        rank_zero_info(f"{name}: {run.mechanism}, clipping at {run.bound:g}, δ = {run.delta:.3g}{budget}")
+        rank_zero_info(
+            f"{name}: {run.mechanism}, clipping at {run.bound:g}, δ = {run.delta:.3g}{budget}; neighbours: "
+            + neighbours(run.relation, self.privacy.unit)
+        )
+        for what in self._outside(run):
+            rank_zero_warn(f"{name}: {what}")
+
+    def _outside(self, run: PrivateRun) -> Iterator[str]:
+        """In words, what the guarantee does not cover."""
         if run.insecure:
-            rank_zero_warn(f"{name}: noise comes from the seed of the run, so this run is NOT private")
+            yield "noise comes from the seed of the run, so this run is NOT private"
         if self.privacy.release_metrics:
-            rank_zero_warn(
-                f"{name}: losses, metrics and counts of workers are shown as they are (release_metrics=True); the "
-                "guarantee does not cover them"
+            yield (
+                "losses, metrics and counts of workers are shown as they are (release_metrics=True); the guarantee "
+                "does not cover them"
             )
         if self._algorithm.tables:
-            rank_zero_warn(
-                f"{name}: checkpoints hold what {type(self._algorithm).__name__} remembers about each worker, without "
-                "noise; the guarantee covers the global model, so do not give these checkpoints away"
+            yield (
+                f"checkpoints hold what {type(self._algorithm).__name__} remembers about each worker, without noise; "
+                "the guarantee covers the global model, so do not give these checkpoints away"
             )
 
     @property
     def shows_metrics(self) -> bool:
         return self.privacy.release_metrics
 
-    def begin_round(self, job: Job) -> Job:
+    def begin_round(self, job: Job, drawn: int) -> Job:
         assert self.run is not None
-        self.run.cohort = job.cohort
-        self.run.charge()
-        return self.privacy.job(job, self.run)
+        self.run.begin(job.cohort, job.round, drawn)
+        job = self.privacy.job(job, self.run)
+        return replace(job, promise={**job.promise, "release_metrics": float(self.privacy.release_metrics)})
+
+    @contextmanager
+    def whole_step(self, parameters: Tensors) -> Iterator[None]:
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        try:
+            yield
+        except BaseException:
+            copy_(parameters, before)
+            raise
+
+    def for_data(self, trainer: pl.Trainer) -> pl.Trainer:
+        return trainer if self.privacy.release_metrics else cast(pl.Trainer, QuietTrainer(trainer))
 
     def affords_another(self) -> bool:
         assert self.run is not None
@@ -322,6 +179,7 @@ class Private(Guard):
         assert self.run is not None
         last = not self.affords_another()
         ends = step + 1 == trainer.max_steps
+        curves.show_later("epsilon", self.run.spent_later())
         if due or ends or last or self.run.tells_quickly:
             spent = self.run.spent
             curves.draw({"privacy/epsilon": spent, "privacy/clip": self.run.bound}, step)
@@ -355,17 +213,25 @@ class Private(Guard):
             "epsilon_budget": self.privacy.epsilon,
         }
 
+    def end(self) -> None:
+        if self.run is not None:
+            self._books.close(self.run)
+
     def state_dict(self) -> dict[str, Any] | None:
-        return self._saved if self.run is None else self.run.state_dict()
+        state = self._books.saved(self.run)
+        return None if state is None else {name: state[name] for name in _SAVED}
 
-    def load_state_dict(self, state: dict[str, Any] | None, fitting: bool) -> None:
-        if state is None and fitting:
-            raise ValueError(
-                f"the checkpoint does not say how much privacy was spent for it, so {type(self.privacy).__name__} "
-                "cannot promise anything from here on; begin a new run, or go on without privacy="
-            )
-        self._saved, self.run = state, None
+    def account(self) -> dict[str, Any]:
+        return self._books.account(self.run)
 
+    def load_state_dict(self, state: dict[str, Any] | None, fitting: bool, path: str | Path | None = None) -> None:
+        self._books.load(state, self.run, fitting, None if path is None else Path(path))
+        if fitting:
+            self.run = None
 
-def _counts_equally(privacy: Privacy, aggregator: Aggregator[Any]) -> bool:
-    return privacy.any_aggregator and isinstance(aggregator, (UniformMean, RobustAggregator))
+    def handed_over(self, state_dict: dict[str, Any]) -> None:
+        if self.run is not None:
+            self._books.hand_over(self.run, state_dict)
+
+    def take_over(self, state_dict: dict[str, Any]) -> None:
+        self.run = self._books.taken_over(state_dict) or self.run

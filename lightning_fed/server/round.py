@@ -14,6 +14,7 @@ from lightning_fed.algorithms import Algorithm, Result
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.rng import isolated
 from lightning_fed.core.tree import Tensors
+from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
 from lightning_fed.population import WorkerPool
 from lightning_fed.selection import Availability, Response
@@ -91,7 +92,7 @@ class FederatedLoop:
         job, present, responses = self._ask(self.algorithm.assign(job, remembered), cohort)
         try:
             self.outbox.own.begin(job.cohort, job.last, job.failed)
-            with isolated(), torch.no_grad():
+            with isolated(), torch.no_grad(), counting_signals():
                 results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
                 partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
         except Exception as error:

@@ -21,6 +21,7 @@ def check_sampler(make: Callable[[], CohortSampler]) -> None:
     - Positions are integers that lie in the population and differ; with a cohort as large as the population too.
     - They are a function of seed and number alone: another instance, asked in another order, gives the same, and the
       program's own generators are neither used nor moved.
+    - Nobody comes again before ``separation()`` says so, whatever the seed.
 
     Args:
         make: Makes the sampler.
@@ -39,6 +40,20 @@ def check_sampler(make: Callable[[], CohortSampler]) -> None:
             assert all(type(position) is int for position in positions), f"{positions} are not all of type int"
             assert len(set(positions)) == len(positions), f"a position comes twice in {positions}"
             assert all(0 <= position < population for position in positions), f"{positions} leave 0..{population - 1}"
+        _check_separation(make(), population, cohort_size)
+
+
+def _check_separation(sampler: CohortSampler, population: int, cohort_size: int) -> None:
+    separation = sampler.separation(population, cohort_size)
+    assert type(separation) is int, f"separation() gave {separation!r}, which is no int"
+    assert separation >= 1, f"separation() gave {separation}, and 1 is the least"
+    cohorts = _sampled(sampler, population, cohort_size, range(min(3 * separation, 200)))
+    last: dict[int, int] = {}
+    for number, positions in cohorts.items():
+        for position in positions:
+            apart = number - last.get(position, -population)
+            assert apart >= separation, f"a worker comes again after {apart} rounds; separation() says {separation}"
+            last[position] = number
 
 
 def check_availability(make: Callable[[], Availability]) -> None:

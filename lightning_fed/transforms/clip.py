@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 
+from lightning_fed.core.arguments import number, settle
+from lightning_fed.core.double import row_norms, scaled_rows
 from lightning_fed.state import OwnTables
 from lightning_fed.transforms.base import UpdateTransform
 from lightning_fed.wire import Aggregate, Job, Updates
+
+_SLACK = 1 - 2.0**-40  # for the norm, which float64 gives to ten digits and more
 
 
 @final
@@ -18,24 +21,26 @@ from lightning_fed.wire import Aggregate, Job, Updates
 class ClipNorm(UpdateTransform):
     """Scale each worker's update so that its L2 norm, over all parameters together, is at most ``max_norm``.
 
+    The bound holds for what leaves the worker, rounded as it is: for numbers of any size, also those whose squares
+    overflow, and for models of any size.
+
     Args:
         max_norm: The bound C, in the units of the parameters.
 
     Raises:
-        ValueError: If the bound is not positive and finite.
+        TypeError: If the bound is no number.
+        ValueError: If it is not positive and finite.
     """
 
     max_norm: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_norm < math.inf:
-            raise ValueError(f"ClipNorm(max_norm={self.max_norm}) must be positive and finite")
+        settle(self, max_norm=number("max_norm", self.max_norm, above=0, owner=self))
 
     def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
-        # In float64: the squares of a diverged float32 update overflow, and the bound must hold for just those.
-        norm = torch.linalg.vector_norm(updates.delta, dim=1, dtype=torch.float64)
-        scale = (self.max_norm / norm).clamp(max=1.0)  # a zero update: inf, clamped to 1
-        return replace(updates, delta=updates.delta * scale.unsqueeze(1).to(updates.delta.dtype))
+        norms, bound = row_norms(updates.delta), self.max_norm * _SLACK
+        scales = torch.where(norms > bound, bound / norms, 1.0)
+        return replace(updates, delta=scaled_rows(updates.delta, scales))
 
     def server(self, aggregate: Aggregate) -> Aggregate:
         return aggregate

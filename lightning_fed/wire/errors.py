@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import final
 
+from lightning_fed.core.watch import EndingError
+
 
 @final
 class WorkerError(RuntimeError):
@@ -45,5 +47,9 @@ def describe(error: BaseException) -> str:
 
     >>> describe(KeyError("label"))
     "KeyError: 'label'"
+    >>> describe(MemoryError())
+    'MemoryError'
     """
-    return f"{type(error).__name__}: {error}"
+    if isinstance(error, EndingError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, final
 
 from torch import Tensor
 
+from lightning_fed.core.arguments import settle, whole
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire.global_model import GlobalModel
 
@@ -24,17 +26,19 @@ class LocalTraining:
         steps: If given, exactly this many batches instead, cycling over the loader.
 
     Raises:
-        ValueError: If either is not positive.
+        TypeError: If either is no number.
+        ValueError: If either is not positive and whole.
     """
 
     epochs: int = 1
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"local_epochs={self.epochs}: a worker must train for at least one epoch")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"local_steps={self.steps}: a worker must train for at least one step, or give None")
+        says = ": a worker must train for at least one epoch, and a whole number of them"
+        epochs = whole("local_epochs", self.epochs, least=1, says=says)
+        says = ": a worker must train for at least one step, and a whole number of them, or give None"
+        steps = self.steps if self.steps is None else whole("local_steps", self.steps, least=1, says=says)
+        settle(self, epochs=epochs, steps=steps)
 
 
 @final
@@ -84,6 +88,15 @@ class RecordPrivacy:
     noise_multiplier: float
     sampling_rate: float
     seed: int | None = None
+
+    @property
+    def steps_per_pass(self) -> int:
+        """The number of batches in which every example is expected once: ``1 / sampling_rate``, rounded down.
+
+        >>> RecordPrivacy(clip=1.0, noise_multiplier=1.0, sampling_rate=1 / 93).steps_per_pass
+        93
+        """
+        return math.floor(1 / self.sampling_rate + 1e-9)  # 1 / (1 / 93) is a little less than 93
 
 
 @final

@@ -1,157 +1,133 @@
-"""DP-SGD in a worker's local training, with Opacus: gradients of single examples, clipped and noised."""
+"""DP-SGD in a worker's local training: gradients of single examples, clipped, summed and noised.
+
+Abadi et al., *Deep Learning with Differential Privacy*, 2016, algorithm 1. The gradient of an example is computed on
+that example alone, by a backward pass of its own, and not recovered from the gradient of a batch. So nothing that a
+module does within a batch can let one example into the gradient of another, whatever dimension the batch is in and
+whatever layers do with it, and no layer needs a rule for its gradients of single examples.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sized
-from typing import Any, cast, final
+import math
+from typing import final
 
-from torch import nn
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset
+import torch
+from torch import Tensor
 
-from lightning_fed._lightning import pl
-from lightning_fed.core.tree import Tensors
-from lightning_fed.population.batches import Batches
 from lightning_fed.privacy import Noise
-from lightning_fed.wire import Job, RecordPrivacy
+from lightning_fed.privacy.clipping import clip_scales
+from lightning_fed.privacy.grid import grid_step, rounding, to_grid_
+from lightning_fed.wire import Job
+from lightning_fed.worker.module_copy import ModuleCopy
+from lightning_fed.worker.module_tensors import Mark, mark
 
 
 @final
-class RecordPrivateGradients:
-    """Hides single examples in the steps of a module.
+class PrivateGradients:
+    """Hides single examples in the steps of one worker's training.
 
-    Opacus computes the gradient of each example, clips and adds them up; the noise is ours, from the system's entropy.
+    The gradients of a step are added up in float64 as one vector of length d, on a grid (see
+    :mod:`lightning_fed.privacy.grid`): each is clipped so that its norm is at most C after it is rounded.
 
     Args:
-        module: The workers' copy of the module; hooks are put on its layers.
-        parameters: Its trained parameters, by name.
-
-    Raises:
-        ImportError: If Opacus is not installed.
-        ValueError: If the module has a layer for which Opacus has no gradients of single examples.
+        local: The workers' copy of the module.
+        job: What the server sent, with ``job.record_privacy``.
+        noise: Draws the noise.
+        keys: What the noise is for.
+        examples: The number of the worker's examples. It is public.
     """
 
-    def __init__(self, module: pl.LightningModule, parameters: Tensors) -> None:
-        try:
-            from opacus.grad_sample import GradSampleModule
-            from opacus.optimizers import DPOptimizer
-        except ImportError as error:
-            raise ImportError(
-                f'RecordDP needs Opacus ({error}): pip install "lightning_fed[record-privacy]"', name=error.name
-            ) from error
-        _refuse_layers(module)
-        self._make = DPOptimizer
-        # A layer that is called on data, which have no gradient, makes torch say so at every step.
-        warnings.filterwarnings("ignore", "Full backward hook is firing when gradients are computed")
-        self._hooks = GradSampleModule(module)
-        self._parameters = parameters
-        self._optimizer: Any = None
-        self._settings: RecordPrivacy
-        self._noise = Noise()
-        self._keys: tuple[int | str, ...] = ()
-        self._steps = 0
-
-    def begin(self, job: Job, worker: str, optimizer: Optimizer, examples: int) -> None:
-        """Get ready for one worker's training.
-
-        Args:
-            job: What the server sent.
-            worker: The worker's name.
-            optimizer: Its optimizer.
-            examples: The number of its examples.
-        """
+    def __init__(self, local: ModuleCopy, job: Job, noise: Noise, keys: tuple[int | str, ...], examples: int) -> None:
         assert job.record_privacy is not None
-        self._settings = settings = job.record_privacy
-        self._noise = Noise(settings.seed)
-        self._keys, self._steps = (job.cohort, worker), 0
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._optimizer = self._make(
-                optimizer,
-                noise_multiplier=settings.noise_multiplier,
-                max_grad_norm=settings.clip,
-                expected_batch_size=max(1, round(settings.sampling_rate * examples)),
-            )
+        settings = job.record_privacy
+        self._local = local
+        self._parameters = list(local.parameters.values())
+        self._noise = noise
+        self._keys = keys
+        self._expected = max(1.0, settings.sampling_rate * examples)
+        self._sizes = [p.numel() * (2 if p.is_complex() else 1) for p in self._parameters]
+        self._size = sum(self._sizes)
+        self._std = settings.noise_multiplier * settings.clip
+        self._grid = grid_step(self._std, settings.clip, self._size)
+        self._bound = settings.clip - rounding(self._grid, self._size)
+        self._charged = job.promise.get("releases", math.inf)
+        # Apple's accelerator has no float64.
+        self._device = torch.device("cpu") if local.device.type == "mps" else local.device
+        self._sum = torch.zeros(self._size, dtype=torch.float64, device=self._device)
+        self.releases = 0
+        """How often noised gradients were released."""
+        self._marks = self._marked()
+
+    def begin(self) -> None:
+        """Begin a step: no example has been added up."""
+        self._sum.zero_()
         self.zero_grad()
 
-    def batches(self, batches: Batches) -> Iterator[tuple[Any, None]]:
-        """One pass of Poisson samples of a worker's examples; a sample may be empty.
-
-        Args:
-            batches: The worker's own batches.
-
-        Raises:
-            ValueError: If examples cannot be drawn one by one.
-        """
-        from opacus.data_loader import DPDataLoader
-
-        loader = batches.loader
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            raise ValueError(
-                "RecordDP draws examples one by one, so its train_dataloader must give a DataLoader over a dataset"
-            )
-        rate, examples = self._settings.sampling_rate, len(cast(Sized, loader.dataset))
-        # Opacus's loader makes batches of no examples. But whom it draws follows from a seed, of which torch's
-        # generator takes 32 bits, and amplification is worth no more than the secret of who was drawn.
-        collate = DPDataLoader(loader.dataset, sample_rate=rate, collate_fn=loader.collate_fn).collate_fn
-        for _ in range(int(1 / rate)):
-            drawn = self._noise.uniform(examples, *self._keys, "batch", self._steps) < rate
-            yield collate([loader.dataset[row] for row in drawn.nonzero().flatten().tolist()]), None
-
     def zero_grad(self) -> None:
-        """Forget all gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
+        """Forget the parameters' gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
-    def hide_(self) -> None:
-        """Put clipped and noised gradients in place of those of the backward pass; without one, noise alone.
+    def add(self) -> None:
+        """Add the gradient that one example's backward pass has left on the parameters, clipped; forget it there.
+
+        One with NaN or Inf in it counts as zeros: no factor can clip it, and that an example has such a gradient is as
+        private as all else about it.
+        """
+        gradient = torch.cat([_vector(parameter).to(self._device, torch.float64) for parameter in self._parameters])
+        norm: Tensor = torch.linalg.vector_norm(gradient)
+        if norm.isfinite():
+            self._sum.add_(to_grid_(gradient.mul_(clip_scales(norm, self._bound)), self._grid))
+        self.zero_grad()
+
+    def release_(self) -> None:
+        """Put the noised sum, over the expected number of examples, in place of the parameters' gradients.
 
         Raises:
-            ValueError: If a parameter has a gradient that Opacus has not seen, which would leave it unprotected.
+            ValueError: If more steps are taken than the server has charged for, or if anything but the optimizer has
+                moved a parameter or a buffer since the step before.
         """
-        for name, parameter in self._parameters.items():
-            seen: Any = parameter
-            if getattr(seen, "grad_sample", None) is None:
-                if parameter.grad is not None:
-                    raise ValueError(
-                        f"{name} has a gradient for which Opacus has none of single examples, so RecordDP cannot hide "
-                        "them: put it into a torch.nn.Module that is called in training_step"
-                    )
-                seen.grad_sample = parameter.new_zeros(self._length(), *parameter.shape)
-        self._optimizer.clip_and_accumulate()
-        std = self._settings.noise_multiplier * self._settings.clip
-        for name, parameter in self._parameters.items():
-            total: Any = parameter
-            noise = self._noise.gaussian(parameter.numel(), std, *self._keys, name, self._steps)
-            parameter.grad = (total.summed_grad + noise.view(parameter.shape).to(parameter)).view_as(parameter)
-        self._optimizer.scale_grad()
-        self._steps += 1
-
-    def _length(self) -> int:
-        samples = [getattr(parameter, "grad_sample", None) for parameter in self._parameters.values()]
-        return max((len(sample) for sample in samples if sample is not None), default=0)
-
-
-def _refuse_layers(module: pl.LightningModule) -> None:
-    from opacus.validators import ModuleValidator
-
-    name = type(module).__name__
-    for path, part in module.named_modules():
-        own = [key for key, p in part._parameters.items() if p is not None and p.requires_grad]
-        if own and isinstance(part, pl.LightningModule):  # training_step is no forward pass that Opacus could watch
+        if self.releases >= self._charged:
             raise ValueError(
-                f"RecordDP: {'.'.join(filter(None, (path, own[0])))} is a parameter of a {type(part).__name__} itself, "
-                "for which there are no gradients of single examples; put it into a torch.nn.Module that is called in "
-                "training_step"
+                f"RecordDP: local training takes a step more than the {self._charged:g} of a round that are charged; "
+                "let the algorithm leave job.local as it is, and set local_epochs or local_steps in FederatedModule"
             )
-        # Opacus passes over layers without trained parameters, but BatchNorm mixes examples without any.
-        mixes = isinstance(part, nn.modules.batchnorm._BatchNorm)
-        trained = any(parameter.requires_grad for parameter in part.parameters())
-        validator = ModuleValidator.VALIDATORS.get(type(part)) if mixes or trained else None
-        errors = [] if validator is None else validator(part)
-        if errors:
-            instead = "GroupNorm or LayerNorm" if "Norm" in type(part).__name__ else "the one in opacus.layers"
+        self.check_unmoved()
+        noise = self._noise.gaussian(self._size, self._std, *self._keys, "noise", self.releases)
+        noised = self._sum.add_(to_grid_(noise, self._grid).to(self._device)).div_(self._expected)
+        for parameter, part in zip(self._parameters, torch.split(noised, self._sizes), strict=True):
+            values = torch.view_as_complex(part.view(*parameter.shape, 2)) if parameter.is_complex() else part
+            parameter.grad = torch.empty_like(parameter).copy_(values.view(parameter.shape))
+        self.releases += 1
+
+    def end(self) -> None:
+        """End a step: the optimizer has moved the parameters."""
+        self._marks = self._marked()
+
+    def check_unmoved(self) -> None:
+        """Refuse a training in which something besides the optimizer's steps moves what gradients depend on.
+
+        Raises:
+            ValueError: If a parameter or a buffer was written to since the step before.
+        """
+        marks = self._marked()
+        if marks != self._marks:
+            names = [*self._marks, *marks]
+            moved = next(name for name in names if self._marks.get(name) != marks.get(name))
             raise ValueError(
-                f"RecordDP: {name}.{path} is a {type(part).__name__}, for which there are no gradients of single "
-                f"examples ({str(errors[0]).split('.')[0]}); use {instead} instead"
+                f"RecordDP: training changed {moved} besides the optimizer's steps, and no noise covers what that "
+                "tells of examples; leave parameters and buffers alone in training_step and in hooks, or change "
+                "parameters in optimizer_step() after the optimizer's step"
             )
+
+    def _marked(self) -> dict[str, Mark]:
+        module = self._local.module
+        return {name: mark(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _vector(parameter: Tensor) -> Tensor:
+    """Return a parameter's gradient as real numbers, ``[size]``; zeros if there is none."""
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    if gradient.is_sparse:
+        gradient = gradient.to_dense()
+    return (torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient).reshape(-1)

@@ -7,6 +7,7 @@ and round, ``self.log`` writes into a recorder, and ``self.trainer`` is a view i
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,17 +21,21 @@ from lightning_fed._lightning import (
     pl,
 )
 from lightning_fed.core.means import weighted_mean
+from lightning_fed.core.process_settings import with_settings_kept
 from lightning_fed.core.rng import derive, seed_generators
 from lightning_fed.core.tree import Tensors
+from lightning_fed.core.watch import Watch
 from lightning_fed.population import Batches, Worker, examples_per_pass
+from lightning_fed.privacy import Noise
 from lightning_fed.wire import Job, LocalTraining
 from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
-from lightning_fed.worker.dp_sgd import RecordPrivateGradients
+from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.local_step import Changes, HookedStep, LocalStep, PlainStep, PrivateStep
 from lightning_fed.worker.module_copy import ModuleCopy, examples_in
 from lightning_fed.worker.optimizer import LocalOptimizer
+from lightning_fed.worker.poisson import PoissonSamples
 from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
 from lightning_fed.worker.streams import Streams
@@ -59,6 +64,8 @@ class LocalFit:
         self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool = False, channels_last: bool = False
     ) -> None:
         self.recorder = Recorder()
+        self.watch = Watch()
+        """Watches over the code of the workers."""
         self._local = ModuleCopy(module, trainer, self.recorder, channels_last)
         self._training_step: Callable[[Any, int], Any] = self._local.training_step
         if compile:
@@ -68,7 +75,6 @@ class LocalFit:
         self.trainer = self._local.trainer
         self._optimizer = LocalOptimizer(self.module, self.trainer, self._local.tensors.spare)
         self._compiles = compile
-        self._records: RecordPrivateGradients | None = None
         self._sizes = BatchSizes()
 
     def check(self) -> None:
@@ -94,7 +100,6 @@ class LocalFit:
         """
         if self._local.begin(job):
             self._optimizer.forget()
-            self._records = None
         try:
             self._local.start(job, worker.name)
             return self._train(job, worker, delta)
@@ -117,6 +122,11 @@ class LocalFit:
         seed_generators(seed)
         batches = worker.batches
         batches.reseed(seed, batches.first_epoch(job.cohort, job.local))
+        if job.record_privacy is not None and job.record_privacy.seed is None:
+            # Which numbers an example's dropout draws depends on who was drawn before it. So who has the run's seed
+            # must not be able to compute them: the guarantee is about random numbers that nobody has.
+            seed = secrets.randbits(63)
+            seed_generators(seed)
         self.trainer.set_length(job.local, _num_batches(job, batches), job.round, job.epoch, worker)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
         changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
@@ -164,15 +174,15 @@ class LocalFit:
             passes += 1
             before, index = step, -1
             call("on_train_epoch_start")
-            batches = take_step.batches(own)
-            if transfer is not None:
-                batches = ((transfer(batch), size) for batch, size in batches)
-            drawn = streams.apart(batches, at_once)
+            drawn = streams.apart(take_step.batches(own, transfer), at_once)
+            if not at_once:  # the data's code runs between the steps
+                drawn = with_settings_kept(drawn, partial(self.watch.note, worker.name))
             for index, (batch, size) in enumerate(() if state["should_stop"] else drawn):
                 state["is_last_batch"] = is_last = index + 1 == state["num_training_batches"]
                 self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
                 self.recorder.said.clear()
                 if call("on_train_batch_start", batch, index) == -1:
+                    self._refuse_to_stop_in_private(job)
                     break
                 output = take_step(batch, index)
                 if size is None:
@@ -200,8 +210,9 @@ class LocalFit:
             if step in (before, local.steps):
                 break
         loss = weighted_mean(floats(losses), sizes)
-        if job.record_privacy is not None:
-            return loss, own.num_rows or 0, step
+        if isinstance(take_step, PrivateStep):
+            take_step.end()
+            return loss, take_step.num_examples, step
         if not losses:  # nothing was learnt: the worker has no loss, and counts nothing in means
             return math.nan, 0.0, step
         examples = examples_per_pass(seen, own.num_batches, is_whole) if is_counted else float(own.num_examples or 0)
@@ -209,11 +220,14 @@ class LocalFit:
 
     def _refuse_to_stop_in_private(self, job: Job) -> None:
         if job.record_privacy is not None:
-            raise ValueError("RecordDP goes with no self.trainer.should_stop: the number of steps tells of examples")
+            raise ValueError(
+                "RecordDP goes with no self.trainer.should_stop and no on_train_batch_start() that returns -1: the "
+                "number of steps tells of examples; leave them out"
+            )
 
     def _step_for(self, job: Job, worker: str, batches: Batches, corrections: Changes) -> LocalStep:
         """How a worker steps: as its module's hooks, its optimizer, the precision and the job require."""
-        optimizer = self._optimizer.fresh(job.cohort, job.lr_factor)
+        self._optimizer.fresh(job.cohort, job.lr_factor)
         if self._optimizer.is_new and self._local.configured():
             self._optimizer.forget()
         if job.record_privacy is None:
@@ -224,12 +238,13 @@ class LocalFit:
                 "RecordDP goes with no compile=True, no precision='16-mixed' (take 'bf16-mixed'), no "
                 "optimizer_zero_grad() of the module's own, and with torch's optimizers but LBFGS"
             )
-        if self._records is None:
-            self._records = RecordPrivateGradients(self.module, self._local.parameters)
-            self._local.retake()  # with Opacus's hooks
-        self._records.begin(job, worker, optimizer, batches.num_rows or 0)
-        step = self._open_step(self._records.zero_grad, (self._records.hide_, *corrections))
-        return PrivateStep(step, self._records, self._optimizer, corrections)
+        keys = (job.cohort, worker)
+        noise = Noise(job.record_privacy.seed)
+        samples = PoissonSamples(batches.loader, job.record_privacy, noise, keys)
+        gradients = PrivateGradients(self._local, job, noise, keys, len(samples))
+        return PrivateStep(
+            self._local, self._training_step, self._optimizer, samples, gradients, corrections, self.recorder
+        )
 
     def _open_step(self, zero_grad: Callable[[], None], changes: Changes) -> LocalStep:
         """A step that hides nothing by itself."""
@@ -247,5 +262,5 @@ class LocalFit:
 def _num_batches(job: Job, batches: Batches) -> int | None:
     """The number of batches in a pass, if it is known beforehand."""
     if job.record_privacy is not None:
-        return int(1 / job.record_privacy.sampling_rate)
+        return job.record_privacy.steps_per_pass
     return batches.num_batches

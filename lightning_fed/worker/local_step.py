@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias, cast, final
 
@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from lightning_fed.population.batches import Batches
-from lightning_fed.worker.dp_sgd import RecordPrivateGradients
-from lightning_fed.worker.module_copy import ModuleCopy, examples_in, loss_of
+from lightning_fed.worker.dp_sgd import PrivateGradients
+from lightning_fed.worker.module_copy import ModuleCopy, loss_of
 from lightning_fed.worker.optimizer import LocalOptimizer
+from lightning_fed.worker.poisson import PoissonSamples
+from lightning_fed.worker.recorder import Recorder
 
 TrainingStep: TypeAlias = Callable[[Any, int], Any]
 """The user's ``training_step``, of a batch and its index, compiled or not."""
+
+Transfer: TypeAlias = Callable[[Any], Any]
+"""Brings a batch to the device and into the precision."""
 
 Changes: TypeAlias = Sequence[Callable[[], None]]
 """Changes of gradients in place, in order: between the backward pass and the optimizer's step."""
@@ -37,16 +42,14 @@ class LocalStep(ABC):
             What a Trainer passes to ``on_train_batch_end``: a dict with the detached ``loss``; empty if there was none.
         """
 
-    def batches(self, batches: Batches) -> Iterable[tuple[Any, int | None]]:
+    def batches(self, batches: Batches, transfer: Transfer | None) -> Iterable[tuple[Any, int | None]]:
         """One pass over a worker's examples: batches, each with its number of examples (None: to be inferred).
 
         Args:
             batches: The worker's own batches.
-
-        Raises:
-            ValueError: If the step cannot be taken on them.
+            transfer: What is to be done with each; None: nothing.
         """
-        return batches
+        return batches if transfer is None else ((transfer(batch), size) for batch, size in batches)
 
 
 @final
@@ -161,32 +164,107 @@ class HookedStep(LocalStep):
 
 @final
 class PrivateStep(LocalStep):
-    """A step of DP-SGD: another step on a Poisson sample, or noise alone where that one does not step.
+    """A step of DP-SGD: ``training_step`` and the hooks up to the backward pass for each example of a sample alone.
+
+    What comes before the noise is called once for each example, with a batch of that one; hooks that come after it see
+    noised gradients, and the closure that ``optimizer_step`` gets tells no loss. An example for which
+    ``training_step`` returns None adds nothing, and a step without any is one of noise: neither may show.
 
     Args:
-        step: Steps on a sample; hides single examples by ``records`` before anything else happens to gradients.
-        records: Hides single examples.
+        local: The workers' copy of the module.
+        training_step: Its ``training_step``.
         optimizer: The worker's optimizer, as new.
+        samples: Samples of the worker's examples.
+        gradients: Hides single examples.
         changes: What else happens to gradients, after the noise.
+        recorder: Takes what is logged, of one example at a time.
     """
 
     def __init__(
-        self, step: LocalStep, records: RecordPrivateGradients, optimizer: LocalOptimizer, changes: Changes
+        self,
+        local: ModuleCopy,
+        training_step: TrainingStep,
+        optimizer: LocalOptimizer,
+        samples: PoissonSamples,
+        gradients: PrivateGradients,
+        changes: Changes,
+        recorder: Recorder,
     ) -> None:
-        self._on_sample = step
-        self._records = records
+        self._local = local
+        self._training_step = training_step
         self._optimizer = optimizer
+        self._wrapped = local.trainer.optimizers[0]
+        self._samples = samples
+        self._gradients = gradients
         self._changes = changes
+        self._recorder = recorder
+        self._is_called = False
 
-    def batches(self, batches: Batches) -> Iterable[tuple[Any, int | None]]:
-        return self._records.batches(batches)
+    @property
+    def num_examples(self) -> int:
+        """The number of the worker's examples."""
+        return len(self._samples)
 
-    def __call__(self, batch: Any, index: int) -> dict[str, Any]:
-        output = self._on_sample(batch, index) if examples_in(batch) else {}
-        if not output:
-            # Nobody was drawn, or the user's code skips these examples: that must not show.
-            self._records.zero_grad()
-            for change in (self._records.hide_, *self._changes):
-                change()
+    def batches(self, batches: Batches, transfer: Transfer | None) -> Iterator[tuple[list[Any], int]]:
+        for sample in self._samples.one_pass():
+            yield (sample if transfer is None else [transfer(example) for example in sample]), len(sample)
+
+    def __call__(self, batch: list[Any], index: int) -> dict[str, Any]:
+        self._recorder.batch_size = lambda: 1
+        self._is_called = False
+        released = self._gradients.releases
+        losses: list[Tensor] = []
+        closure = partial(self._closure, batch, index, losses)
+        if "optimizer_step" in self._local.hooks:
+            self._local.call("optimizer_step", self._local.module.current_epoch, index, self._wrapped, closure)
+        else:
+            closure()
             self._optimizer.step()
-        return output
+        if self._gradients.releases == released:
+            raise ValueError(
+                "RecordDP: optimizer_step() did not call its closure, or went on after its error, and whether it does "
+                "may tell of examples; let it call optimizer.step(closure=optimizer_closure) once in every step"
+            )
+        self._gradients.end()
+        return {"loss": torch.stack(losses).mean()} if losses else {}
+
+    def end(self) -> None:
+        """End the training.
+
+        Raises:
+            ValueError: If something besides the optimizer has moved a parameter or a buffer after the last step.
+        """
+        self._gradients.check_unmoved()
+
+    def _closure(self, batch: list[Any], index: int, losses: list[Tensor]) -> None:
+        """Leave noised gradients for the optimizer; no loss, which no noise hides."""
+        call, optimizer = self._local.call, self._wrapped
+        if self._is_called:
+            raise ValueError(
+                "RecordDP: optimizer_step() calls its closure twice in a step, and each call would release gradients "
+                "that are charged once; let it call optimizer.step(closure=optimizer_closure) once"
+            )
+        self._is_called = True
+        call("on_before_zero_grad", optimizer)
+        self._gradients.begin()
+        with torch.enable_grad():
+            for example in batch:
+                self._add(example, index, losses)
+        self._gradients.release_()
+        for change in self._changes:
+            change()
+        call("on_before_optimizer_step", optimizer)
+        call("configure_gradient_clipping", optimizer, None, None)
+
+    def _add(self, example: Any, index: int, losses: list[Tensor]) -> None:
+        call = self._local.call
+        with self._local.forward_context():
+            loss = loss_of(self._training_step(example, index))
+        if loss is None:
+            return
+        self._gradients.zero_grad()
+        call("on_before_backward", loss)
+        call("backward", loss, default=loss.backward)
+        call("on_after_backward")
+        self._gradients.add()
+        losses.append(loss.detach())

@@ -124,6 +124,7 @@ class ModuleCopy:
             Whether other parameters are trained than before, or there are other buffers.
         """
         self._promised = bool(job.promise)
+        self.trainer.be_quiet(self._promised and not job.promise.get("release_metrics"))
         if self._snapshot is None:
             self._snapshot = Snapshot(self.module, self._ours)
         if job.attributes is not self._attributes and (job.attributes or self._attributes):
@@ -165,7 +166,7 @@ class ModuleCopy:
         torch.set_default_dtype(self._dtype)
         if self._snapshot is None or self._snapshot.is_unchanged():
             return []
-        changed = [name for name in self._snapshot.changed() if name not in self._configured and not _is_opacus(name)]
+        changed = [name for name in self._snapshot.changed() if name not in self._configured]
         self._snapshot.set_back()
         if changed and self._promised:
             raise ValueError(
@@ -313,11 +314,6 @@ def examples_in(batch: Any) -> int:
             return int(extract_batch_size(batch))
         except Exception:
             return 1
-
-
-def _is_opacus(path: str) -> bool:
-    """Whether Opacus keeps something under this name during a step of DP-SGD."""
-    return path.rpartition(".")[2] in ("activations", "max_batch_len")
 
 
 def _no_all_gather(*_: Any, **__: Any) -> Any:

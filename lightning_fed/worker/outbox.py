@@ -37,6 +37,11 @@ class Outbox:
     promise: Privacy | None = None
     own: OwnState = field(default_factory=OwnState)
 
+    @property
+    def may_tell(self) -> bool:
+        """Whether what workers log, warn of or need may be shown: nothing is promised, or they are released."""
+        return self.promise is None or self.promise.release_metrics
+
     def __call__(self, train: Train, job: Job, workers: Sequence[str]) -> Iterator[Result]:
         """Train workers, and yield what leaves them.
 

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch.optim import Optimizer
 
 from lightning_fed._lightning import pl, rank_zero_warn
-from lightning_fed.population import Worker
+from lightning_fed.population import QuietTrainer, Worker
 from lightning_fed.wire import LocalTraining
 
 
@@ -62,13 +62,13 @@ class TrainerView:
     should_stop: bool
     asked_for_data: bool
     """Whether code has asked for the worker's data since :meth:`set_length`."""
-    _trainer: pl.Trainer
+    _trainer: pl.Trainer | QuietTrainer
     _module: pl.LightningModule
     _said: set[str]
     _worker: Worker | None
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        vars(self).update(_trainer=trainer, _module=module, _said=set())
+        vars(self).update(_trainer=trainer, _server=trainer, _module=module, _said=set())
         self.set_length(LocalTraining(), None)
 
     @property
@@ -109,6 +109,16 @@ class TrainerView:
             )
         vars(self)[name] = value
 
+    def be_quiet(self, quiet: bool) -> None:
+        """Show nothing of what user code logs by the Trainer, or everything.
+
+        Args:
+            quiet: Which of the two.
+        """
+        own = vars(self)
+        if quiet != isinstance(own["_trainer"], QuietTrainer):
+            own["_trainer"] = QuietTrainer(own["_server"]) if quiet else own["_server"]
+
     def set_length(
         self,
         local: LocalTraining,
@@ -128,12 +138,10 @@ class TrainerView:
         """
         batches = float("inf") if num_batches is None else num_batches
         own = vars(self)
-        trainer, module, said = own["_trainer"], own["_module"], own["_said"]
+        kept = {name: own[name] for name in ("_trainer", "_server", "_module", "_said")}
         own.clear()
         own.update(
-            _trainer=trainer,
-            _module=module,
-            _said=said,
+            **kept,
             _worker=worker,
             asked_for_data=False,
             current_epoch=epoch,

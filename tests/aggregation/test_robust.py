@@ -93,6 +93,14 @@ def test_geometric_median_by_hand() -> None:
     assert of(GeometricMedian(), [[0, 0], [4, 4], [0, 2], [2, 0]]).tolist() == pytest.approx([1, 1], abs=1e-3)
 
 
+@each
+@pytest.mark.parametrize("power", [-110, 110])
+def test_large_and_small_numbers_are_combined_alike(aggregator: RobustAggregator, power: int) -> None:
+    """By a power of two nothing is rounded; squares of float32 numbers over- and underflow from 2⁶⁴ and 2⁻⁷⁵ on."""
+    rows = torch.randn(11, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(of(aggregator, rows * 2.0**power), of(aggregator, rows) * 2.0**power, rtol=1e-5, atol=0)
+
+
 # ---- what each promises ---------------------------------------------------------------------------------------------
 
 

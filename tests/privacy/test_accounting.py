@@ -6,8 +6,10 @@ import json
 import logging
 import math
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import dp_accounting
 import numpy as np
@@ -21,6 +23,7 @@ from lightning_fed.privacy import (
     Gaussian,
     LocalGaussian,
     Mechanism,
+    Relation,
     SubsampledGaussian,
     TreeAggregation,
 )
@@ -237,16 +240,242 @@ def test_fixed_sizes_need_rdp() -> None:
     assert accountant.history == ()
 
 
+# ---- mechanisms of one's own ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Laplace(Mechanism):
+    """Counted by both accountants of dp-accounting, but not as a Gaussian."""
+
+    relation: ClassVar[Relation] = "add/remove"
+    noise_multiplier: float
+
+    def event(self, relation: Relation) -> Any:
+        return dp_accounting.LaplaceDpEvent(self.noise_multiplier / (2 if relation == "replace-one" else 1))
+
+
+@dataclass(frozen=True)
+class OneTree(Mechanism):
+    """All prefix sums of 64 rounds by one tree, as dp-accounting has it: by RDP, and for zeros in a worker's place."""
+
+    relation: ClassVar[Relation] = "zero-out"
+    noise_multiplier: float
+
+    def event(self, relation: Relation) -> Any:
+        return dp_accounting.SingleEpochTreeAggregationDpEvent(self.noise_multiplier, 64)
+
+
+@dataclass(frozen=True)
+class WrongTree(OneTree):
+    relation: ClassVar[Relation] = "add/remove"
+
+
+@dataclass(frozen=True)
+class Mixture(Mechanism):
+    """A worker counts once, or twice with some probability; tuples of numbers are stored too."""
+
+    relation: ClassVar[Relation] = "add/remove"
+    noise_multiplier: float
+    sensitivities: tuple[float, ...] = (1.0, 2.0)
+    probabilities: tuple[float, ...] = (0.9, 0.1)
+
+    def event(self, relation: Relation) -> Any:
+        return dp_accounting.dp_event.MixtureOfGaussiansDpEvent(
+            self.noise_multiplier, self.sensitivities, self.probabilities
+        )
+
+
+@dataclass(frozen=True)
+class Returns(Mechanism):
+    """Any event."""
+
+    relation: ClassVar[Relation] = "add/remove"
+    what: Any = None
+    noise_multiplier: float = 1.0
+
+    def event(self, relation: Relation) -> Any:
+        return {"none": dp_accounting.NonPrivateDpEvent(), "nothing": None}[self.what]
+
+
+def test_a_foreign_mechanism_is_counted_by_dp_accounting_and_never_guessed() -> None:
+    """Not as the Gaussian with its noise multiplier, 4.38 at z = 1."""
+    for kind, make in (("rdp", dp_accounting.rdp.RdpAccountant), ("pld", dp_accounting.pld.PLDAccountant)):
+        theirs = make().compose(dp_accounting.LaplaceDpEvent(1.0), 3)
+        assert epsilon(kind, Laplace(1.0), 3) == pytest.approx(theirs.get_epsilon(1e-5), rel=1e-12)  # type: ignore[arg-type]
+    mixture = dp_accounting.pld.PLDAccountant(value_discretization_interval=0.1)
+    mixture.compose(Mixture(2.0).event("add/remove"), 5)
+    accountant = Accountant()
+    accountant.charge(Mixture(2.0), 5)
+    # Tails are cut off at 1e-15 in another order.
+    assert accountant.epsilon(1e-5, grid=0.1) == pytest.approx(mixture.get_epsilon(1e-5), rel=1e-9)
+    assert epsilon("rdp", OneTree(5.0), 3) == pytest.approx(epsilon("rdp", TreeAggregation(5.0, 64), 3), rel=1e-9)
+
+
+def test_a_foreign_mechanism_beside_ours() -> None:
+    events = (dp_accounting.LaplaceDpEvent(1.0), dp_accounting.GaussianDpEvent(2.0), MIXED[0][0].event("add/remove"))
+    theirs, ours = dp_accounting.pld.PLDAccountant(), Accountant()
+    for event, mechanism, count in zip(events, (Laplace(1.0), Gaussian(2.0), MIXED[0][0]), (3, 2, 20), strict=True):
+        theirs.compose(event, count)
+        ours.charge(mechanism, count)
+    assert ours.epsilon(1e-5) == pytest.approx(theirs.get_epsilon(1e-5), rel=1e-9)
+    assert ours.delta(6.0) == pytest.approx(theirs.get_delta(6.0), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mechanism", "message"),
+    [
+        (
+            "pld",
+            OneTree(1.0),
+            r'OneTree has no privacy loss distribution: take Accountant\(kind="rdp"\), since .*Single',
+        ),
+        (
+            "rdp",
+            Mixture(1.0),
+            r'Mixture has no Rényi divergences: take Accountant\(kind="pld"\), since .*MixtureOfGauss',
+        ),
+        (
+            "pld",
+            WrongTree(1.0),
+            r"cannot count WrongTree\(noise_multiplier=1\.0\) for add/remove, since .*: let its event",
+        ),
+        ("rdp", WrongTree(1.0), r"cannot count WrongTree.*must be REPLACE_SPECIAL for .*: let its event"),
+        ("rdp", Returns("nothing"), r"cannot count Returns.*its event\(\) is no event of dp-accounting but None"),
+        ("pld", 3, r"3 cannot be counted: a release is a Mechanism, and a frozen dataclass"),
+        ("pld", Mixture(1.0, [1.0], [1.0]), r"cannot be counted: a release is a Mechanism, and a frozen dataclass"),  # type: ignore[arg-type]
+        ("rdp", Returns(1j), r"Returns\(what=1j\) cannot be stored: a mechanism's fields are numbers"),
+    ],
+)
+def test_what_dp_accounting_does_not_count_is_refused_when_charged(kind: Kind, mechanism: Any, message: str) -> None:
+    accountant = Accountant(kind)
+    with pytest.raises(ValueError, match=message):
+        accountant.charge(mechanism)
+    assert accountant.history == ()
+
+
+def test_without_any_privacy_no_epsilon_holds() -> None:
+    for kind in ("pld", "rdp"):
+        accountant = Accountant(kind)  # type: ignore[arg-type]
+        accountant.charge(Returns("none"))
+        assert (accountant.epsilon(1e-5), accountant.delta(5.0)) == (math.inf, 1.0)
+
+
+def test_a_relation_that_a_foreign_event_lacks_is_refused_beside_others() -> None:
+    accountant = Accountant("rdp")
+    accountant.charge(OneTree(5.0))
+    with pytest.raises(ValueError, match=r"cannot count OneTree.* for replace-one"):
+        accountant.charge(LocalGaussian(5.0))
+    assert accountant.relation == "zero-out"
+
+
+def test_foreign_mechanisms_survive_a_checkpoint(tmp_path: Path) -> None:
+    accountant = Accountant()
+    accountant.charge(Laplace(np.float64(1.0)), 3)
+    accountant.charge(Mixture(2.0), 2)
+    torch.save(accountant.state_dict(), tmp_path / "state.ckpt")
+    for state in (
+        json.loads(json.dumps(accountant.state_dict())),
+        torch.load(tmp_path / "state.ckpt", weights_only=True),
+    ):
+        assert state["history"][0]["mechanism"] == f"{__name__}.Laplace"
+        resumed = Accountant()
+        resumed.load_state_dict(state)
+        assert resumed.history == accountant.history
+        assert resumed.epsilon(1e-5, grid=0.1) == accountant.epsilon(1e-5, grid=0.1)
+
+
+def test_a_checkpoint_makes_nothing_but_mechanisms_that_the_program_has_defined() -> None:
+    """It imports nothing, and calls nothing else."""
+    accountant = Accountant("rdp")
+    entry = {"mechanism": "not_there.noises.Laplace", "parameters": {"noise_multiplier": 1.0}, "count": 1}
+    with pytest.raises(
+        ValueError, match=r"releases of not_there\.noises\.Laplace, .*: import not_there\.noises before"
+    ):
+        accountant.load_state_dict({"history": [entry]})
+    sys.modules.pop("this", None)
+    for name in ("this.s", "os.system", "builtins.eval", f"{__name__}.dataclass"):
+        with pytest.raises(ValueError, match=r"which this program does not define"):
+            accountant.load_state_dict({"history": [{**entry, "mechanism": name}]})
+    assert "this" not in sys.modules
+    with pytest.raises(ValueError, match=r"among its settings, which is no number"):
+        accountant.load_state_dict(
+            {"history": [{**entry, "mechanism": "Gaussian", "parameters": {"noise_multiplier": eval}}]}
+        )
+
+
+# ---- exactness and cost ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["rdp", "pld"])
+def test_delta_is_the_inverse_of_epsilon(kind: Kind) -> None:
+    accountant = Accountant(kind)
+    assert accountant.delta(1.0) == 0
+    for mechanism, count in MIXED:
+        accountant.charge(mechanism, count)
+        for delta in (1e-3, 1e-6):
+            assert accountant.delta(accountant.epsilon(delta)) == pytest.approx(delta, rel=1e-3)
+
+
+def test_one_gaussian_has_the_delta_of_the_analytic_one() -> None:
+    """Balle & Wang 2018, equation 6: Φ(1/2z - εz) - exp(ε) Φ(-1/2z - εz), by hand for z = 1 and ε = 1."""
+
+    def normal(x: float) -> float:
+        return math.erfc(-x / math.sqrt(2)) / 2
+
+    accountant = Accountant()
+    accountant.charge(Gaussian(1.0))
+    assert accountant.delta(1.0) == pytest.approx(normal(-0.5) - math.e * normal(-1.5), rel=1e-6)
+    assert accountant.delta(0.0) == pytest.approx(normal(0.5) - normal(-0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "rounds", "delta"),
+    [
+        (SubsampledGaussian(1.0, 0.001), 10**6, 2.5e-7),  # many rounds
+        (SubsampledGaussian(0.3, 0.01), 1000, 1e-5),  # little noise
+        (SubsampledGaussian(0.05, 0.01), 1, 1e-5),
+        (SubsampledGaussian(1e-6, 0.5), 10, 1e-5),  # next to none: exp(loss) is no float
+    ],
+)
+def test_hard_cases_are_bounded_by_rdp_and_quick(mechanism: Mechanism, rounds: int, delta: float) -> None:
+    """With dp-accounting's own grid they take minutes, or all memory."""
+    rdp = epsilon("rdp", mechanism, rounds, delta)
+    accountant = Accountant()
+    accountant.charge(mechanism, rounds)
+    began = time.process_time()
+    pld = accountant.epsilon(delta)
+    assert 0.8 * rdp < pld <= rdp
+    assert accountant.rounding(delta) < 0.01 * pld
+    assert time.process_time() - began < 20, "seconds, with much to spare"
+
+
+def test_a_million_rounds_that_compose_to_one_gaussian() -> None:
+    """Each a subsampled one, of which everybody takes part in all but none in a thousand million."""
+    sampled = SubsampledGaussian(1000.0, 1 - 1e-9)
+    exact = epsilon("pld", Gaussian(1.0), 1)
+    assert exact <= epsilon("pld", sampled, 10**6) == pytest.approx(exact, rel=5e-3)
+
+
+def test_a_delta_below_what_floating_point_tells_is_left_to_rdp() -> None:
+    mechanism = SubsampledGaussian(1.0, 0.001)
+    assert epsilon("pld", mechanism, 10**5, 1e-12) == epsilon("rdp", mechanism, 10**5, 1e-12)
+    with pytest.raises(ValueError, match=r"delta=1e-12 is less than floating point can tell after 1000 releases: take"):
+        epsilon("pld", Mixture(2.0), 1000, 1e-12)  # not counted by RDP
+
+
 def test_wrong_arguments() -> None:
     with pytest.raises(ValueError, match='kind=\'gdp\'\\) must be "pld" or "rdp"'):
         Accountant("gdp")  # type: ignore[arg-type]
     accountant = Accountant("rdp")
-    for count in (0, -1, 1.5):
+    for count in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match=r"count=.* must be a positive integer"):
             accountant.charge(Gaussian(1.0), count)  # type: ignore[arg-type]
     for delta in (0.0, 1.0, -1e-5, math.nan):
         with pytest.raises(ValueError, match=r"delta=.* must be above 0 and below 1"):
             accountant.epsilon(delta)
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"epsilon=.* must be at least 0 and finite"):
+            accountant.delta(wrong)
     with pytest.raises(ValueError, match=r"grid=0\.0 must be positive"):
         accountant.epsilon(1e-5, grid=0.0)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from private import began, job, released, updates
+from private import Seen, began, job, released, updates
 from torch import Tensor, nn
 
-from lightning_fed.privacy import AdaptiveClip, CentralDP
+from lightning_fed.privacy import AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy
 from lightning_fed.privacy.clipping import clip_scales, joint_norms, with_norms
-from lightning_fed.wire import Layout
+from lightning_fed.wire import GlobalModel, Layout, wide
 
 BOUND = 2.0
 
@@ -19,7 +20,7 @@ BOUND = 2.0
 def clipped(delta: Tensor, bound: float = BOUND) -> Tensor:
     """In float64, so that nothing is rounded but by what is tested."""
     scales = clip_scales(joint_norms(updates(delta)), bound)
-    return delta.double() * scales.to(delta).double().unsqueeze(1)
+    return delta.double() * scales.unsqueeze(1)
 
 
 def test_by_hand() -> None:
@@ -81,6 +82,71 @@ def test_what_cannot_be_clipped_counts_as_zero(bad: float) -> None:
     assert sent.delta.tolist() == [[0.0, 0.0], [3.0, 4.0]]
     assert sent.extra["c"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert norms.tolist() == [0.0, 5.0]
+
+
+# ---- the bound holds for what is added and what leaves ---------------------------------------------------------------
+
+HARD = {
+    "a scale that is subnormal": (1e-6, torch.full((1, 100), 3e38)),
+    "a scale that would be rounded up by half": (2.25e-4, torch.full((1, 10**6), 3e38)),
+    "a tiny bound": (1e-30, torch.full((1, 1000), 1.0)),
+    "subnormal numbers": (1e-43, torch.full((1, 1000), 1e-44)),
+    "one huge number": (1.0, torch.eye(1, 1000) * 3e38),
+    "twenty million numbers": (1.0, torch.full((1, 1), 0.1).expand(1, 20_000_000)),
+    "zeros": (1.0, torch.zeros(1, 10)),
+    "a norm beyond float32": (1e3, torch.full((1, 10), 1e300, dtype=torch.float64)),
+    "a scale beyond float64": (1e-20, torch.full((1, 10), 1e300, dtype=torch.float64)),
+    "squares below float64": (1e-180, torch.full((1, 10), 1e-170, dtype=torch.float64)),
+    "bfloat16": (1.0, torch.linspace(0.1, 3.0, 1000).to(torch.bfloat16).unsqueeze(0)),
+    "float16": (1e-3, torch.full((1, 1000), 6e4, dtype=torch.float16)),
+}
+each_hard = pytest.mark.parametrize(("bound", "delta"), HARD.values(), ids=HARD.keys())
+
+
+def length(delta: Tensor) -> float:
+    """Of any numbers, exactly: in float64, and so that squares neither over- nor underflow."""
+    largest = float(delta.double().abs().max()) or 1.0
+    return float(torch.linalg.vector_norm(delta.double() / largest)) * largest
+
+
+@each_hard
+@pytest.mark.parametrize("z", [0.01, 100.0])
+def test_what_is_added_at_the_server_is_within_the_bound(bound: float, delta: Tensor, z: float) -> None:
+    promise = CentralDP(clip=bound, noise_multiplier=z, delta=1e-5)
+    aggregator = promise.aggregator(began(promise))
+    to = replace(job(), model=GlobalModel({"w": torch.zeros(delta.shape[1], dtype=wide(delta.dtype))}))
+    total = aggregator.fold([replace(updates([[0.0]]), delta=delta)], to).delta
+    assert total.dtype == torch.float64
+    assert length(total) <= bound
+    assert length(total) >= min(bound, length(delta)) * 0.9995 or float(delta.double().max()) > bound * 1e300
+
+
+@each_hard
+def test_what_leaves_a_worker_is_within_the_bound_but_for_its_noise(
+    bound: float, delta: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Seen(monkeypatch, factor=0.0)
+    promise = LocalDP(clip=bound, noise_multiplier=1.0, delta=1e-5)
+    left = sent_as_it_is(promise, delta)
+    assert length(left) <= bound * (1 + 1e-7) or bound < 1e-38, "rounded to float32 with its noise, which is private"
+    if bound > 1e-30:
+        promise = DistributedDP(clip=bound, survivors=2, noise_multiplier=1.0, delta=1e-5)
+        assert length(sent_as_it_is(promise, delta)) <= bound
+
+
+def sent_as_it_is(promise: Privacy, delta: Tensor) -> Tensor:
+    """What leaves a worker that has learned this, in at least float32."""
+    wider = delta.to(wide(delta.dtype))
+    to = replace(job(), model=GlobalModel({"w": torch.zeros(delta.shape[1], dtype=wider.dtype)}))
+    return promise.at_worker(replace(updates([[0.0]]), delta=wider), promise.job(to, began(promise))).delta
+
+
+def test_the_bound_holds_for_all_that_is_sent_together() -> None:
+    promise = CentralDP(clip=2.25e-4, noise_multiplier=1.0, delta=1e-5)
+    both = updates(torch.full((1, 1000), 3e38), extra={"control": torch.full((1, 1000), -3e38)})
+    sums = promise.aggregator(began(promise)).fold([both], job(1000, extra=("control",)))
+    norm = length(torch.cat([sums.delta, sums.extra["control"]]))
+    assert 2.25e-4 * 0.9995 <= norm <= 2.25e-4
 
 
 # ---- the bound that moves (Andrew et al. 2021) -----------------------------------------------------------------------

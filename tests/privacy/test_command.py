@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lightning_fed import cli
-from lightning_fed.privacy import Accountant, SubsampledGaussian
+from lightning_fed.privacy import (
+    Accountant,
+    CorrelatedGaussian,
+    Gaussian,
+    LocalGaussian,
+    Mechanism,
+    Privacy,
+    PrivateRun,
+    Setting,
+    SubsampledGaussian,
+    TreeAggregation,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = ("--rounds", "1000", "--cohort-size", "10", "--population", "1000")
@@ -23,7 +38,13 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def table(output: str) -> dict[int, float]:
-    return {int(rounds): float(eps) for rounds, eps in re.findall(r"^ +(\d+) +([\d.]+)$", output, re.M)}
+    return {int(rounds): float(eps) for rounds, eps in re.findall(r"^ +(\d+) +([\d.e-]+)$", output, re.M)}
+
+
+def spent(mechanism: Mechanism, count: int, delta: float) -> float:
+    accountant = Accountant()
+    accountant.charge(mechanism, count)
+    return accountant.epsilon(delta)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -50,7 +71,8 @@ def test_what_a_run_costs_from_the_shell(tmp_path: Path) -> None:
 def test_what_a_run_costs(capsys: pytest.CaptureFixture[str]) -> None:
     output = answer(capsys, *RUN, "--noise-multiplier", "1", "--accountant", "rdp")
     assert "each of 1000 workers takes part with probability 0.01" in output
-    assert "delta = 0.000501 (the default, 1 / population^1.1); accounted by RDP for one worker more or fewer" in output
+    assert "delta = 0.000501 (the default, 1 / population^1.1); accounted by RDP for a worker's" in output
+    assert "a worker's contributions or zeros in their place; how many workers there are is public" in output
     costs = table(output)
     assert list(costs) == [1, 63, 250, 563, 1000]
     accountant = Accountant("rdp")
@@ -79,6 +101,106 @@ def test_other_ways_to_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert table(everyone) == {1: pytest.approx(4.3772, abs=2e-3)}
 
 
+@pytest.mark.parametrize(
+    ("options", "mechanism", "charges", "words"),
+    [
+        (("--promise", "dpftrl"), TreeAggregation(30.0, steps=100), 10, "nobody again within 100 rounds"),
+        (
+            ("--promise", "dpftrl", "--factorization", "16"),
+            CorrelatedGaussian(30.0, math.sqrt(10 * 1.3942314**2), 1000, 100),
+            1,
+            "nobody again within 100 rounds",
+        ),
+        (("--promise", "LocalDP"), LocalGaussian(30.0), 1000, "one worker or another in its place"),
+        (
+            ("--promise", "distributed", "--survivors", "8"),
+            Gaussian(30.0),
+            1000,
+            "a worker's contributions or zeros in their place",
+        ),
+        (
+            ("--promise", "record", "--sampling-rate", "0.05", "--local-steps", "4"),
+            SubsampledGaussian(30.0, 0.05),
+            4000,
+            "a worker takes 4 private steps",
+        ),
+        (
+            ("--promise", "record", "--sampling-rate", "0.05"),
+            SubsampledGaussian(30.0, 0.05),
+            20_000,
+            "an example's contributions",
+        ),
+        (("--sampling", "in-turn"), Gaussian(30.0), 1000, "nobody again within 100 rounds"),
+    ],
+)
+def test_every_promise_as_a_run_of_it_is_charged(
+    options: tuple[str, ...], mechanism: Mechanism, charges: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = answer(capsys, *RUN, *options, "--noise-multiplier", "30", "--delta", "1e-5")
+    assert words in output
+    assert 0 <= table(output)[1000] - spent(mechanism, charges, 1e-5) < 1e-4, "rounded up"
+
+
+def test_a_bound_that_moves_costs_the_same_and_says_where_its_noise_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    noise = ("--noise-multiplier", "1", "--delta", "1e-5", "--accountant", "rdp")
+    moving = answer(capsys, *RUN, *noise, "--adaptive-clip", "1")
+    assert "Updates get 1.1547 times the bound, for noise of 1 on the count" in moving  # Andrew et al. 2021
+    assert table(moving) == table(answer(capsys, *RUN, *noise))
+
+
+def test_the_delta_of_an_epsilon_and_a_noise_multiplier(capsys: pytest.CaptureFixture[str]) -> None:
+    """One Gaussian, z = 1, ε = 1: Balle & Wang 2018, equation 6, by hand 0.12693674."""
+    output = answer(capsys, "--rounds", "1", "--population", "100", "--noise-multiplier", "1", "--epsilon", "1")
+    assert "epsilon = 1 after 1 rounds with noise multiplier 1 holds with delta = 1.27e-01." in output
+    assert "That delta is not below 1 / population = 0.01: too large." in output
+    assert table(output) == {1: 0.127}
+    output = answer(capsys, *RUN, "--noise-multiplier", "1", "--epsilon", "1.8283")
+    assert 1e-5 <= table(output)[1000] < 1.01e-5, "the other way round than the table of references"
+    assert "too large" not in output
+
+
+def test_a_million_rounds_are_answered_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ("--rounds", "1000000", "--population", "1000000", "--cohort-size", "1000")
+    began = time.process_time()
+    output = answer(capsys, *run, "--noise-multiplier", "1")
+    too_large = re.search(r"by which epsilon is at most ([\d.]+) too large", output)
+    assert too_large is not None
+    assert float(too_large.group(1)) < 0.002 * table(output)[1000000]
+    output = answer(capsys, *run, "--epsilon", "3")
+    assert 2.999 < table(output)[1000000] <= 3
+    assert time.process_time() - began < 30, "some seconds, with much to spare"
+
+
+def test_a_promise_of_ones_own_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Everyday(Privacy):
+        bands: int
+        noise_multiplier: float | None = None
+        epsilon: float | None = None
+        delta: float | None = None
+        accountant: Any = None
+        release_metrics: bool = False
+        insecure_deterministic_noise: bool = False
+        clip: float = 1.0
+
+        def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
+            return Gaussian(noise_multiplier * self.bands)
+
+        def bound(self) -> float:
+            return self.clip
+
+        def aggregator(self, run: PrivateRun) -> None:
+            return None
+
+    options = ("--promise", "everyday", "--noise-multiplier", "10", "--delta", "1e-5")
+    assert "Everyday needs bands, for which there is no default: give --set bands=..." in refusal(
+        capsys, *RUN, *options
+    )
+    output = answer(capsys, *RUN, *options, "--set", "bands=3")
+    assert 0 <= table(output)[1000] - spent(Gaussian(30.0), 1000, 1e-5) < 1e-4
+    del Everyday
+
+
 def test_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "epsilon.png"
     output = answer(capsys, *RUN, "--epsilon", "2", "--accountant", "rdp", "--plot", str(path))
@@ -91,7 +213,33 @@ def test_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ((), "required: --rounds, --population"),
         (RUN, "one of the arguments --noise-multiplier --epsilon is required"),
-        ((*RUN, "--noise-multiplier", "1", "--epsilon", "1"), "argument --epsilon: not allowed with"),
+        ((*RUN, "--noise-multiplier", "1", "--epsilon", "1", "--delta", "1e-5"), "--delta is the answer to"),
+        ((*RUN, "--noise-multiplier", "1e-30"), "'1e-30' must be a positive number from 1e-9 to 1e9"),
+        ((*RUN, "--noise-multiplier", "nan"), "argument --noise-multiplier: 'nan' must be a positive number"),
+        ((*RUN, "--epsilon", "0"), "argument --epsilon: '0' must be a positive number"),
+        ((*RUN, "--epsilon", "1", "--delta", "-1e-5"), "argument --delta:"),
+        ((*RUN, "--epsilon", "1", "--rounds", "-1"), "argument --rounds: '-1' must be a positive integer"),
+        ((*RUN, "--epsilon", "1", "--rounds", "9" * 400), "must be a positive integer"),
+        ((*RUN, "--epsilon", "1", "--population", "0"), "argument --population: '0' must be a positive integer"),
+        ((*RUN, "--epsilon", "1", "--promise", "gdp"), "'gdp' is none of the promises CentralDP, DPFTRL,"),
+        ((*RUN, "--epsilon", "1", "--promise", "distributed"), "DistributedDP needs survivors, for which"),
+        ((*RUN, "--epsilon", "1", "--promise", "distributed", "--survivors", "11"), "can never be met by a cohort"),
+        ((*RUN, "--epsilon", "1", "--survivors", "3"), "CentralDP has no setting 'survivors'; it has clip,"),
+        ((*RUN, "--epsilon", "1", "--promise", "record", "--sampling-rate", "0.1"), "RecordDP needs delta"),
+        ((*RUN, "--epsilon", "1", "--promise", "record", "--delta", "1e-5"), "RecordDP needs sampling_rate"),
+        (
+            (*RUN, "--epsilon", "1", "--promise", "record", "--sampling-rate", "2"),
+            "'2' must be a number above 0 and at",
+        ),
+        (
+            (*RUN, "--epsilon", "1", "--promise", "dpftrl", "--sampling", "poisson"),
+            "use FederatedDataModule(sampler=Ro",
+        ),
+        ((*RUN, "--epsilon", "1", "--promise", "local", "--adaptive-clip"), "LocalDP(clip=AdaptiveClip("),
+        ((*RUN, "--noise-multiplier", "9", "--adaptive-clip"), "must be less than 2 · count_std = 1; give a larger"),
+        ((*RUN, "--epsilon", "1", "--local-steps", "1", "--local-epochs", "1"), "give one of them"),
+        ((*RUN, "--epsilon", "1", "--set", "weight_cap"), "'weight_cap' must be a name, '=' and a number"),
+        ((*RUN, "--epsilon", "1", "--set", "weight_cap=0"), "CentralDP(weight_cap=0) must be at least one example"),
         ((*RUN, "--noise-multiplier", "0"), "argument --noise-multiplier: '0' must be a positive number"),
         ((*RUN, "--noise-multiplier", "much"), "argument --noise-multiplier: 'much' must be a positive number"),
         ((*RUN, "--epsilon", "inf"), "argument --epsilon: 'inf' must be a positive number"),
@@ -113,11 +261,22 @@ def test_wrong_arguments(arguments: tuple[str, ...], message: str, capsys: pytes
     assert message in refusal(capsys, *arguments)
 
 
-def test_a_file_that_cannot_be_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("--rounds", "1", "--population", "10", "--noise-multiplier", "9", "--plot", str(tmp_path / "x.doc"))
     with pytest.raises(SystemExit, match="2"):
         cli.main(["privacy", *options])
-    assert re.search(r"--plot .*x\.doc: Format 'doc' is not supported", capsys.readouterr().err)
+    captured = capsys.readouterr()
+    assert re.search(r"--plot .*x\.doc: Format 'doc' is not supported", captured.err)
+    assert captured.out == ""
+    assert "must be the name of a file, such as" in refusal(capsys, *options[:-1], str(tmp_path))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", _full)
+    assert "x.png: No space left on device" in refusal(capsys, *options[:-1], str(tmp_path / "x.png"))
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError("No space left on device")
 
 
 @pytest.mark.parametrize("module", ["dp_accounting", "matplotlib.figure"])
@@ -135,7 +294,7 @@ def test_lightnings_parser_is_not_asked(monkeypatch: pytest.MonkeyPatch, capsys:
     def asked(*_: object) -> None:
         raise AssertionError("a FederatedCLI was built")
 
-    monkeypatch.setattr(cli, "FederatedCLI", asked)
+    monkeypatch.setattr("lightning_fed.cli.command.FederatedCLI", asked)
     monkeypatch.setattr(
         sys, "argv", ["lightning-fed", "privacy", "--rounds", "1", "--population", "9", "--noise-multiplier", "3"]
     )

@@ -187,5 +187,5 @@ def test_of_several_processes_one_adds_the_noise(seen: Seen, monkeypatch: pytest
         aggregator.finish(aggregator.fold([updates([[3.0, 4.0]])], job(2)), Processes(rank, 3))
     z = 1.1547005 * 5
     expected = [[3 + z, 4 + z], [3.0, 4.0], [3.0, 4.0]]
-    torch.testing.assert_close(torch.stack(shares), torch.tensor(expected), rtol=2e-6, atol=0)
+    torch.testing.assert_close(torch.stack(shares), torch.tensor(expected).double(), rtol=2e-6, atol=0)
     assert len(seen.draws) == 2

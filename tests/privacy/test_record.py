@@ -1,16 +1,15 @@
-"""Record-level privacy: DP-SGD by hand, and what Opacus must not be left to do silently."""
+"""Record-level privacy: DP-SGD by hand, what it costs, and settings that are refused."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar, fit
+from helpers import fit
 from private import Net, Seen, people, weights
 from pytorch_lightning.core.module import LightningModule
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
@@ -223,64 +222,6 @@ def refusal(module: LightningModule, data: Any = None, **options: Any) -> str:
             **trainer_options,
         )
     return str(refused.value)
-
-
-class With(Net):
-    """A net with another layer in its middle."""
-
-    def put(self, layer: nn.Module) -> Net:
-        self.norm = layer
-        return self
-
-
-class Recurrent(nn.Module):
-    def __init__(self, cell: type[nn.RNNBase]) -> None:
-        super().__init__()
-        self.cell = cell(4, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.cell(x.unsqueeze(1))[0]
-        return out.squeeze(1)
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2)  # its batches are not first: everybody attends to everybody
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.attention(x, x, x)[0]
-        return out
-
-
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (nn.BatchNorm1d(4), r"averages BatchNorm statistics \(norm.running_mean\), .* use GroupNorm"),
-        (nn.BatchNorm1d(4, track_running_stats=False), r"With.norm is a BatchNorm1d, .* use GroupNorm or LayerNorm"),
-        (nn.BatchNorm1d(4, affine=False, track_running_stats=False), r"With.norm is a BatchNorm1d"),
-        (Recurrent(nn.LSTM), r"With.norm.cell is a LSTM, .*opacus.layers"),
-        (Recurrent(nn.GRU), r"With.norm.cell is a GRU"),
-        (Attention(), r"With.norm.attention is a MultiheadAttention"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_layers_that_mix_examples_are_refused_by_name(layer: Any, message: str) -> None:
-    assert re.search(message, refusal(With().put(layer)), re.S)
-
-
-def test_a_parameter_of_the_module_itself_is_refused_by_name() -> None:
-    said = refusal(Scalar(), {"a": Rows([1.0])})
-    assert "worker 'a'" in said
-    assert "x is a parameter of a Scalar itself" in said
-    assert "put it into a torch.nn.Module that is called in training_step" in said
-
-
-def test_a_layer_that_is_bypassed_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opacus watches calls of layers, and this one's weight is used without calling it."""
-    monkeypatch.setattr(Line, "training_step", lambda self, batch, _: (batch[0] @ self.linear.weight.T).mean())
-    said = refusal(Line(), {"a": Examples(*TWO)}, privacy=promise())
-    assert "linear.weight has a gradient for which Opacus has none of single examples" in said
 
 
 def test_training_together_is_refused_in_words() -> None:

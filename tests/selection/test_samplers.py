@@ -13,7 +13,7 @@ from lightning_fed import CohortSampler, FederatedDataModule, FederatedModule, P
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import FedDyn, Scaffold
-from lightning_fed.selection import Poisson, WeightedBySize
+from lightning_fed.selection import MinSeparation, Poisson, WeightedBySize
 from lightning_fed.server.loaders import Cohort, CohortLoader, Position
 from lightning_fed.testing import check_sampler
 
@@ -67,7 +67,7 @@ def test_a_samplers_order_is_the_order_of_visits() -> None:
     assert cohort == Cohort(0, 5, ("c", "a"))
 
 
-@pytest.mark.parametrize("make", [Uniform, RoundRobin, WeightedBySize, Poisson])
+@pytest.mark.parametrize("make", [Uniform, RoundRobin, WeightedBySize, Poisson, MinSeparation])
 def test_contract(make: Any) -> None:
     check_sampler(make)
 
@@ -83,6 +83,48 @@ def test_round_robin_asks_nobody_twice_before_all(population: int, cohort_size: 
     for number in range(cohorts):
         counts.update(RoundRobin().sample(population, size, number, seed=0))
     assert max(counts.values()) - min(counts.values()) <= 1
+
+
+# ---- MinSeparation --------------------------------------------------------------------------------------------------
+
+
+def test_each_round_draws_from_the_next_group() -> None:
+    """Seven workers in three groups by position, {0, 3, 6}, {1, 4}, {2, 5}, of which two are drawn in a round."""
+    sampler = MinSeparation(rounds=3)
+    for number in range(30):
+        drawn = sampler.sample(7, 2, number, seed=number)
+        assert len(set(drawn)) == 2
+        assert {position % 3 for position in drawn} == {number % 3}
+
+
+def test_everyone_of_a_group_is_as_likely() -> None:
+    counts = Counter(p for number in range(0, 6000, 2) for p in MinSeparation(2).sample(10, 2, number, seed=0))
+    assert set(counts) == {0, 2, 4, 6, 8}
+    assert all(count / 3000 == pytest.approx(0.4, abs=0.05) for count in counts.values())  # standard deviation 0.009
+
+
+@pytest.mark.parametrize(("population", "cohort_size", "most"), [(10, 3, 3), (10, 10, 1), (9, 3, 3), (100, 1, 100)])
+def test_without_a_number_workers_are_as_far_apart_as_can_be(population: int, cohort_size: int, most: int) -> None:
+    assert MinSeparation().separation(population, cohort_size) == most
+    with pytest.raises(ValueError, match=f"cannot be further apart than {most} rounds; lower rounds or cohort_size"):
+        MinSeparation(most + 1).sample(population, cohort_size, 0, seed=0)
+
+
+@pytest.mark.parametrize("sampler", [Uniform(), Poisson(), WeightedBySize()])
+def test_a_sampler_that_promises_nothing_says_so(sampler: CohortSampler) -> None:
+    assert sampler.separation(10, 2) == 1
+
+
+def test_the_contract_notices_a_separation_that_does_not_hold() -> None:
+    class Boast(CohortSampler):
+        def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+            return Uniform().sample(population, cohort_size, number, seed)
+
+        def separation(self, population: int, cohort_size: int) -> int:
+            return 2
+
+    with pytest.raises(AssertionError, match="comes again after 1 rounds"):
+        check_sampler(Boast)
 
 
 # ---- WeightedBySize -------------------------------------------------------------------------------------------------

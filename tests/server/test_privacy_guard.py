@@ -31,6 +31,7 @@ from lightning_fed.privacy import (
     SubsampledGaussian,
 )
 from lightning_fed.selection import Poisson, RoundRobin, Uniform
+from lightning_fed.server import privacy_guard
 from lightning_fed.wire import BudgetError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -176,6 +177,54 @@ def test_the_last_round_tells_what_the_run_has_cost() -> None:
     """Also where no curve is due."""
     done = fit(FederatedModule(Net(), privacy=SECRET), data(rounds_per_epoch=100), max_steps=3, log_every_n_steps=50)
     assert done.callback_metrics["epsilon"].item() == pytest.approx(cost(3))
+
+
+class Epsilons(pl.Callback):
+    """What a callback reads of ε, and what it is."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[float, float]] = []
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        self.on_train_batch_end(trainer, module)
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        self.read.append((float(trainer.callback_metrics["epsilon"]), module.private_run.spent))
+
+
+@pytest.mark.parametrize("kind", ["rdp", "pld"])
+def test_a_callback_reads_the_epsilon_of_every_round(kind: Any) -> None:
+    """Where no curve is due too, and before the first round."""
+    notes = Epsilons()
+    fed = FederatedModule(Net(), privacy=CentralDP(1.0, 1.0, delta=1e-5, accountant=kind))
+    fit(fed, data(rounds_per_epoch=100), max_steps=3, log_every_n_steps=50, callbacks=[notes])
+    assert notes.read == [(pytest.approx(spent), spent) for spent in (cost(n, kind) if n else 0.0 for n in range(4))]
+
+
+def test_an_epsilon_that_nobody_reads_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By "pld" it takes a tenth of a second. The last round's is drawn, and signed off."""
+    computed: list[int] = []
+    epsilon = Accountant.epsilon
+
+    def counted(self: Accountant, *arguments: Any) -> float:
+        if self.kind == "pld":
+            computed.append(sum(count for _, count in self.history))
+        return epsilon(self, *arguments)
+
+    monkeypatch.setattr(Accountant, "epsilon", counted)
+    fit(FederatedModule(Net(), privacy=SECRET), data(rounds_per_epoch=100), max_steps=5, log_every_n_steps=50)
+    assert set(computed) == {5}
+
+
+def test_what_is_promised_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a worker is there is no secret: δ, cohorts and denominators depend on their number."""
+    lines: list[str] = []
+    monkeypatch.setattr(privacy_guard, "rank_zero_info", lines.append)
+    fit(FederatedModule(Net(), privacy=SECRET), data(), max_steps=1)
+    assert lines == [
+        "CentralDP: SubsampledGaussian(noise_multiplier=1.0, sampling_rate=0.2), clipping at 1, δ = 1e-05; neighbours: "
+        "a worker's contributions or zeros in their place; how many workers there are is public"
+    ]
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
@@ -485,7 +534,7 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
     saved = torch.load(max(tmp_path.glob("*.ckpt"), key=lambda p: p.stat().st_mtime), weights_only=True)
     part = saved["lightning_fed"]
     assert set(part) == {
-        *("version", "algorithm", "engine", "state", "privacy"),
+        *("version", "algorithm", "engine", "state", "privacy", "account"),
         *("cohort", "optimizer_states", "lr_schedulers"),
     }
     names = [name for name, _ in module.named_parameters()]
@@ -494,6 +543,9 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
         "trained": names,
     }
     assert set(part["privacy"]) == {"accountant", "noise_multiplier", "bound", "epsilon", "delta", "insecure"}
+    assert set(part["account"]) == {
+        *("run", "promise", "unit", "audience", "kind", "stretches", "release_metrics", "ledger"),
+    }
     assert set(saved["state_dict"]) == set(module.state_dict())
     names = {leaf for leaf in leaves(saved) if isinstance(leaf, str)}
     assert not names & set(central.names)

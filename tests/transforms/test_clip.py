@@ -62,6 +62,28 @@ def test_a_norm_whose_square_overflows_is_clipped_to_the_bound() -> None:
     torch.testing.assert_close(clipped.delta, torch.full((1, 4), 0.5))
 
 
+@pytest.mark.parametrize(
+    ("bound", "delta"),
+    [
+        (2.25e-4, torch.full((1, 10**6), 3e38)),
+        (1e-42, torch.full((1, 1000), 1.0)),
+        (1.0, torch.full((1, 1), 0.1).expand(1, 20_000_000)),
+        (1.0, torch.linspace(0.1, 3.0, 1000).to(torch.bfloat16).unsqueeze(0)),
+        (0.3, torch.full((1, 1000), 6e4, dtype=torch.float16)),
+        (1e-20, torch.full((1, 10), 1e280, dtype=torch.float64)),
+    ],
+    ids=["rounded scale", "subnormal bound", "twenty million", "bfloat16", "float16", "squares beyond float64"],
+)
+def test_the_bound_holds_for_what_leaves(bound: float, delta: torch.Tensor) -> None:
+    """Measured in float64, without a tolerance; and it is not undershot by more than the dtype's own digits."""
+    clipped = clip(bound, updates(delta)).delta
+    assert clipped.dtype == delta.dtype
+    norm = float(clipped.double().norm())
+    assert norm <= bound
+    subnormal = bound < torch.finfo(delta.dtype).tiny
+    assert norm >= bound * (1 - 2 * torch.finfo(delta.dtype).eps - 1e-9) or subnormal
+
+
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
 def test_a_bound_that_bounds_nothing_is_refused(bound: float) -> None:
     with pytest.raises(ValueError, match=rf"max_norm={bound}\) must be positive and finite"):

@@ -7,7 +7,7 @@ those of one worker after another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, final
@@ -203,6 +203,20 @@ class StackedBatch:
     is_guess: bool
     batch: Any
 
+    def part(self, positions: Sequence[int], rows: Sequence[int]) -> StackedBatch:
+        """The batches of some of the workers.
+
+        Args:
+            positions: Which workers of the chunk.
+            rows: Where their batches lie.
+        """
+        index = torch.tensor(rows)
+
+        def some(leaf: Any) -> Any:
+            return leaf.index_select(0, index.to(leaf.device)) if isinstance(leaf, Tensor) else leaf
+
+        return replace(self, rows=torch.tensor(positions), batch=pytree.tree_map(some, self.batch))
+
 
 @final
 class StackedBatches:
@@ -218,13 +232,22 @@ class StackedBatches:
         self._plans = plans
         self._device = device
         self._store = store
-        first = plans[0].shapes
-        self._alike = all(plan.shapes is first for plan in plans) and plans[0].source is not None
+        first = plans[0]
+        self._alike = first.source is not None and all(
+            plan.shapes is first.shapes and plan.source is not None and plan.source.kind == first.source.kind
+            for plan in plans
+        )
+        self._left_out: set[int] = set()
         self._window: tuple[int, int, list[Tensor]] = (0, 0, [])
 
     def active(self, step: int) -> int:
         """The number of workers that take a step: the first ones."""
         return len(self._plans) if self._alike else sum(len(plan.shapes) > step for plan in self._plans)
+
+    def leave_out(self, positions: Iterable[int]) -> None:
+        """Give no more batches of some workers."""
+        self._left_out.update(positions)
+        self._alike = False
 
     def at(self, step: int) -> list[StackedBatch]:
         """The batches of a step, one group for every size."""
@@ -233,8 +256,10 @@ class StackedBatches:
             return [StackedBatch(slice(0, len(self._plans)), shape.index, shape.size, False, self._from_window(shape))]
         groups: dict[object, list[int]] = {}
         for position, plan in enumerate(self._plans[: self.active(step)]):
+            if position in self._left_out:
+                continue
             shape = plan.shapes[step]
-            kind = None if plan.order is not None else _kind(plan.batches[step])
+            kind = _kind(plan.batches[step]) if plan.source is None else plan.source.kind
             groups.setdefault((shape.index, shape.size, shape.is_guess, kind), []).append(position)
         return [self._group(positions, step) for positions in groups.values()]
 

@@ -41,9 +41,13 @@ class CompiledStep:
         self._known: dict[object, list[bool]] = {}
         self._programs: dict[object, Callable[..., Any]] = {}
         self._given_up = False
+        self._failure: Exception | None = None
 
     def learn(self, key: object, gradients: list[Tensor | None]) -> None:
-        """Note which parameters took no part in an uncompiled step."""
+        """Note which parameters took no part in an uncompiled step; if it failed compiled, give up to compile."""
+        if self._failure is not None:
+            warn_of_giving_up(self._failure)
+            self._given_up = True
         if len(self._known) < _MOST_SHAPES:
             self._known.setdefault(key, [gradient is None for gradient in gradients])
 
@@ -62,6 +66,7 @@ class CompiledStep:
         Returns:
             Losses, what was logged, buffers and gradients; or None if the step has to be run uncompiled.
         """
+        self._failure = None
         if self._given_up or key not in self._known:
             return None
         started, is_new = time.perf_counter(), key not in self._programs
@@ -71,9 +76,8 @@ class CompiledStep:
             # torch remarks on what it compiles; afterwards silence would cost 8 µs a step.
             with torch.no_grad(), silence() if is_new else nullcontext():
                 gradients, (loss, (outputs, after)) = self._programs[key](parameters, buffers, batch, index)
-        except Exception as error:
-            warn_of_giving_up(error)
-            self._given_up = True
+        except Exception as error:  # if it is the step's own, it is raised uncompiled too
+            self._failure = error
             return None
         if is_new:
             seconds = time.perf_counter() - started

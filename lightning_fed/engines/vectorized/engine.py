@@ -8,6 +8,7 @@ from typing import final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.rng import derive
+from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.remarks import Remarks
@@ -46,6 +47,7 @@ class Vectorized(Engine):
         self._workers: WorkerPool | None = None
         self._outbox = Outbox()
         self._remarks = Remarks()
+        self._watch = Watch()
 
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
@@ -53,6 +55,7 @@ class Vectorized(Engine):
         self._fit = StackedFit(module, trainer, self._compile, workers.capacity)
         self._workers = workers
         self._outbox = outbox
+        self._remarks.silent = not outbox.may_tell
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         for names in _even(cohort, self._chunk_size or _fitting(job)):
@@ -66,19 +69,22 @@ class Vectorized(Engine):
             plans: list[DrawnBatches] = []
             for name in names:
                 try:  # from its own randomness, as the sequential engine does
-                    plans.append(self._fit.draw(self._workers.ready(name), job, derive(job.seed, job.cohort, name)))
+                    with self._watch.over(name, job.round):
+                        plans.append(self._fit.draw(self._workers.ready(name), job, derive(job.seed, job.cohort, name)))
                 except Exception as error:
                     yield _failure(job, name, error)
             for alike in _alike(plans) if self._fit.needs_equal_lengths else [plans]:
                 yield from self._train_drawn(job, alike)
 
     def _train_drawn(self, job: Job, plans: Sequence[DrawnBatches]) -> Iterator[Updates | WorkerError]:
-        """Train a chunk; if that fails, each worker by itself, to learn whose data or numbers it was."""
+        """Train a chunk; if that fails for all of it together, each worker by itself, to learn who is to blame."""
         if not plans:
             return
         assert self._fit is not None
+        names = f"{plans[0].worker}" if len(plans) == 1 else f"{plans[0].worker} (and {len(plans) - 1} others)"
         try:
-            updates = self._fit.train(job, plans)
+            with self._watch.over(names, job.round):
+                updates, failures = self._fit.train(job, plans)
         except Exception as error:
             if len(plans) == 1:
                 yield _failure(job, plans[0].worker, error)
@@ -87,7 +93,9 @@ class Vectorized(Engine):
                     yield from self._train_drawn(job, [plan])
         else:
             self._remarks.unread(self._fit.unread)
+            self._remarks.settings(self._watch.changed)
             yield from updates
+            yield from (_failure(job, name, error) for name, error in failures.items())
 
     def teardown(self) -> None:
         self._fit = None

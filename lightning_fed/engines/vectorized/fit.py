@@ -64,6 +64,7 @@ class StackedFit:
         self._compile = compile
         self._gradients = StackedStep(self._local, self._recorder, compile)
         self._moves_frozen = False
+        self._suspects: set[str] = set()  # workers that could not take a step, in any round so far
 
     def draw(self, worker: Worker, job: Job, seed: int) -> DrawnBatches:
         """Draw a worker's batches, as it would draw them alone.
@@ -79,7 +80,7 @@ class StackedFit:
         transfer = None if plainly else self._local.transfer(worker, batches)
         return draw_batches(worker, batches, seed, local, transfer, job)
 
-    def train(self, job: Job, plans: Sequence[DrawnBatches]) -> list[Updates]:
+    def train(self, job: Job, plans: Sequence[DrawnBatches]) -> tuple[list[Updates], dict[str, Exception]]:
         """Train some workers, each starting from the global model.
 
         Args:
@@ -87,10 +88,11 @@ class StackedFit:
             plans: The workers' batches.
 
         Returns:
-            Their updates, in one stack, or in several if workers logged under different names.
+            Their updates, in one stack, or in several if workers logged under different names; and what was raised for
+            those that could not take a step, while the others went on.
 
         Raises:
-            Exception: Whatever the user's code raises; then no worker is trained.
+            Exception: Whatever the user's code raises for all of them; then no worker is trained.
         """
         if self._local.begin(job):
             self._optimizer.forget()
@@ -103,9 +105,9 @@ class StackedFit:
             # so they are only if it is tried, and if they are no more than the trained ones: a teacher, not a backbone.
             if self._moves_frozen or not self._has_few_frozen():
                 raise
-            updates = self._train(job, plans, stacks_frozen=True)
+            trained = self._train(job, plans, stacks_frozen=True)
             self._moves_frozen = True
-            return updates
+            return trained
 
     @property
     def unread(self) -> Sequence[str]:
@@ -118,7 +120,9 @@ class StackedFit:
         )
         return 0 < frozen <= 2 * trained
 
-    def _train(self, job: Job, plans: Sequence[DrawnBatches], stacks_frozen: bool) -> list[Updates]:
+    def _train(
+        self, job: Job, plans: Sequence[DrawnBatches], stacks_frozen: bool
+    ) -> tuple[list[Updates], dict[str, Exception]]:
         n, names = len(plans), [p.worker for p in plans]
         lengths = {p.num_batches for p in plans}
         self._local.trainer.set_length(job.local, lengths.pop() if len(lengths) == 1 else None, job.round, job.epoch)
@@ -139,7 +143,7 @@ class StackedFit:
         corrections = GradientCorrections.of(job, names, stacked=True)
         try:
             with self._gradients.training(plans, frozen):
-                self._fit(job, chunk, corrections, stacks, buffers, len(plans[0].shapes))
+                failed = self._fit(job, chunk, corrections, stacks, buffers, len(plans[0].shapes))
         finally:
             changed = self._local.set_back()
         if changed:
@@ -152,11 +156,18 @@ class StackedFit:
         gradient = None if corrections is None else corrections.mean_gradient()
         delta = job.model.layout.flatten(stacks, stacked=True)
         torch.sub(job.model.vector, delta, out=delta)
-        examples = torch.tensor(self._examples(plans), dtype=torch.float64)
-        logged = self._recorder.finish(n)
+        said, logged = self._recorder.said(n), self._recorder.finish(n)
         self._local.note_metrics()
+        failures = {names[position]: error for position, error in failed.items()}
+        self._suspects.update(failures)
+        if failed:
+            keep = [position for position in range(n) if position not in failed]
+            plans, names, said = [plans[row] for row in keep], [names[row] for row in keep], [said[row] for row in keep]
+            logged, delta, gradient = logged.rows(keep), delta[keep], None if gradient is None else gradient[keep]
+            buffers = {name: buffer[keep] for name, buffer in buffers.items()}
+        examples = torch.tensor(self._examples(plans, said), dtype=torch.float64)
         steps = torch.tensor([len(p.shapes) for p in plans], dtype=torch.float64)
-        return [
+        updates = [
             Updates(
                 cohort=job.cohort,
                 workers=tuple(names[start:stop]),
@@ -171,12 +182,12 @@ class StackedFit:
             )
             for start, stop, logged_names in logged.groups()
         ]
+        return updates, failures
 
-    def _examples(self, plans: Sequence[DrawnBatches]) -> list[float]:
+    def _examples(self, plans: Sequence[DrawnBatches], said: Sequence[list[int | None]]) -> list[float]:
         """Each worker's number of examples, after its training: user code may have said how many a batch held."""
         if not any(p.is_counted for p in plans):
             return [p.examples for p in plans]
-        said = self._recorder.said(len(plans))
         for counted, own in zip(plans, said, strict=True):
             if None in own:
                 self._sizes.warn(counted.worker, counted.is_doubtful, counted.shapes[own.index(None)].size)
@@ -190,8 +201,9 @@ class StackedFit:
         stacks: Tensors,
         buffers: Tensors,
         steps: int,
-    ) -> None:
-        """Train in place."""
+    ) -> dict[int, Exception]:
+        """Train in place; returns what was raised for workers that could not take a step, by their position."""
+        failed: dict[int, Exception] = {}
         leaves = {name: stack.detach() for name, stack in stacks.items()}
         optimizer = self._optimizer.stacked(
             job.cohort, job.lr_factor, {self._local.parameters[name]: leaf for name, leaf in leaves.items()}
@@ -206,7 +218,14 @@ class StackedFit:
                 n = active
                 _narrow(leaves, optimizer, n)
             for stacked in chunk.at(step):
-                self._gradients(leaves, buffers, stacked, n)
+                failing = self._gradients(leaves, buffers, stacked, n, self._suspects)
+                if failing:
+                    failed.update(failing)
+                    chunk.leave_out(failing)
+            if failed and all(position in failed for position in range(n)):
+                if len(failed) == chunk.active(0):
+                    raise next(iter(failed.values()))
+                break  # the others have ended before
             if self._local.trainer.should_stop:
                 raise UnvectorizableError("training_step sets self.trainer.should_stop, which is about one worker")
             if corrections is not None:
@@ -217,6 +236,7 @@ class StackedFit:
             self._optimizer.step_schedulers("step", step + 1)
             if (step + 1) % per_pass == 0 or (step + 1 == steps and per_pass != float("inf")):
                 self._optimizer.step_schedulers("epoch", -int(-(step + 1) // per_pass))
+        return failed
 
 
 def _start(job: Job, workers: Sequence[str], fixed: Tensors) -> tuple[Tensors, Tensors]:

@@ -83,7 +83,7 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._states = list(states)
         self._default = generator_of(device)
-        self._left = self._default.get_state()  # as it was when the last worker had drawn
+        self._left = self._before = self._default.get_state()  # as it was when the last worker had drawn, and before
         self._workers: Sequence[int] = ()
         self._expected: Sequence[Draw] = ()
         self._done = 0
@@ -103,12 +103,13 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
             The states of all generators, to come back to by :meth:`rewind`.
         """
         self._workers, self._expected, self._done, self._turn = workers, expected, 0, 0
-        self._left = self._default.get_state()
+        self._left = self._before = self._default.get_state()
         return list(self._states)
 
     def rewind(self, states: list[Tensor]) -> None:
         """Go back to the beginning of a step that is to be repeated."""
         self._states = states
+        self._default.set_state(self._before)
 
     def end_step(self) -> None:
         """Check that a step has drawn what one worker alone draws.

@@ -101,6 +101,14 @@ class Logged:
     values: dict[str, NDArray[np.float64]]
     present: dict[str, NDArray[np.bool_]]
 
+    def rows(self, keep: Sequence[int]) -> Logged:
+        """What some of the workers logged."""
+        return Logged(
+            loss=self.loss[keep],
+            values={name: values[keep] for name, values in self.values.items()},
+            present={name: present[keep] for name, present in self.present.items()},
+        )
+
     def groups(self) -> list[tuple[int, int, list[str]]]:
         """Cut the workers into groups that logged under the same names: the first, the one after the last, names."""
         names, n = list(self.values), len(self.loss)

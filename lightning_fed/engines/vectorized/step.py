@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias, final
 
@@ -15,10 +15,12 @@ from lightning_fed._lightning import rank_zero_warn
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.vectorized.batches import DrawnBatches, StackedBatch
+from lightning_fed.engines.vectorized.blame import failing_rows
 from lightning_fed.engines.vectorized.compiled import CompiledStep, shapes_of
 from lightning_fed.engines.vectorized.random_streams import Draw, Draws, OtherDrawsError, RandomStreams, generator_of
 from lightning_fed.engines.vectorized.recorder import StackedRecorder
 from lightning_fed.engines.vectorized.vmap import Outputs, differentiated
+from lightning_fed.wire import describe
 from lightning_fed.worker.module_copy import ModuleCopy, loss_of
 from lightning_fed.worker.snapshot import metrics_in
 
@@ -67,7 +69,9 @@ class StackedStep:
         with self._recorder.listening(self._metrics), attention:
             yield
 
-    def __call__(self, leaves: Tensors, buffers: Tensors, stacked: StackedBatch, n: int) -> None:
+    def __call__(
+        self, leaves: Tensors, buffers: Tensors, stacked: StackedBatch, n: int, suspects: Collection[str] = ()
+    ) -> dict[int, Exception]:
         """Run a step of some of the n workers that are training, and let what they log go to the recorder.
 
         Args:
@@ -75,12 +79,62 @@ class StackedStep:
             buffers: The stacked buffers, written to at these workers' rows.
             stacked: Their batches.
             n: The number of workers that are training.
+            suspects: Workers for which earlier steps failed.
+
+        Returns:
+            What the step raised for workers that cannot take it, by their position; the others have taken it.
+
+        Raises:
+            Exception: If it fails for all of them together, and for none by itself.
         """
         self._hidden = [*self._local.parameters.values(), *self._frozen.values(), *leaves.values()]
-        rows = stacked.rows
-        everyone = rows == slice(0, n) if isinstance(rows, slice) else False
-        own = {name: leaf.detach() if everyone else leaf[rows] for name, leaf in leaves.items()}
-        loss, outputs, after, gradients = self._compiled_or_not(own, buffers, stacked)
+        everyone = stacked.rows == slice(0, n) if isinstance(stacked.rows, slice) else False
+        own = {name: leaf.detach() if everyone else leaf[stacked.rows] for name, leaf in leaves.items()}
+        try:
+            results = self._compiled_or_not(own, buffers, stacked)
+        except Exception as error:
+            return self._without_failing(leaves, buffers, stacked, n, suspects, error)
+        self._take(leaves, buffers, stacked, results, everyone)
+        return {}
+
+    def _without_failing(
+        self,
+        leaves: Tensors,
+        buffers: Tensors,
+        stacked: StackedBatch,
+        n: int,
+        suspects: Collection[str],
+        error: Exception,
+    ) -> dict[int, Exception]:
+        """Run a step that has failed with those workers that do not make it fail; returns the errors of the others."""
+        positions = range(n)[stacked.rows] if isinstance(stacked.rows, slice) else stacked.rows.tolist()
+        if len(positions) == 1 or isinstance(error, UnvectorizableError):  # that is not about the numbers in a batch
+            return dict.fromkeys(positions, error)
+        taken: tuple[StackedBatch, _Results] | None = None
+
+        def attempt(rows: Sequence[int]) -> Exception | None:
+            nonlocal taken
+            part = stacked.part([positions[row] for row in rows], rows)
+            try:  # uncompiled: it takes seconds to compile a step of another number of workers
+                taken = part, self._differentiated({k: leaf[part.rows] for k, leaf in leaves.items()}, buffers, part)
+            except Exception as error:
+                return error
+            return None
+
+        guessed = [row for row, position in enumerate(positions) if self._plans[position].worker in suspects]
+        failing = failing_rows(attempt, range(len(positions)), guessed)
+        if not failing:
+            raise error
+        if len(failing) < len(positions):
+            assert taken is not None
+            self._take(leaves, buffers, *taken, everyone=False)
+        return {positions[row]: error for row, error in failing.items()}
+
+    def _take(
+        self, leaves: Tensors, buffers: Tensors, stacked: StackedBatch, results: _Results, everyone: bool
+    ) -> None:
+        """Write what came of a step to where it belongs."""
+        rows, (loss, outputs, after, gradients) = stacked.rows, results
         for leaf, gradient in zip(leaves.values(), gradients, strict=True):
             if everyone:
                 leaf.grad = gradient
@@ -103,22 +157,34 @@ class StackedStep:
         self._recorder.begin_step()
         results = self._compiled.run(key, own, own_buffers, stacked.batch, stacked.index)
         if results is None:
-            results = self._differentiated(own, buffers, stacked)
+            results = self._differentiated(own, buffers, stacked)  # what is the user's fault is raised again
             if self._compiled is not None:
                 self._compiled.learn(key, results[3])
         return results
 
     def _differentiated(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         """Run the step; from the first one on that draws random numbers, with each worker's own."""
+        try:
+            return self._run(own, buffers, stacked)
+        except RuntimeError as error:
+            if not str(error).startswith(_OF_VMAP):
+                raise
+            raise UnvectorizableError(describe(error).partition(". ")[0]) from error  # a page of advice follows
+
+    def _run(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         if not self._draws:
             before = self._generator.get_state()
             noted: list[Draw] = []
-            if self._is_watched:
-                results = self._stacked(own, buffers, stacked)
-            else:  # the first step: a generator that is forked, or the user's own, leaves no trace in the default one
-                with Draws() as draws:
+            try:
+                if self._is_watched:
                     results = self._stacked(own, buffers, stacked)
-                noted, self._is_watched = draws.noted, True
+                else:  # the first step: one that is forked, or the user's own, leaves no trace in the default one
+                    with Draws() as draws:
+                        results = self._stacked(own, buffers, stacked)
+                    noted, self._is_watched = draws.noted, True
+            except Exception:  # it may be repeated without a worker for which it fails
+                self._generator.set_state(before)
+                raise
             if not noted and torch.equal(before, self._generator.get_state()):
                 return results
             self._draws = True
@@ -150,7 +216,7 @@ class StackedStep:
             with streams:
                 results = self._stacked(own, buffers, stacked)
             streams.end_step()
-        except OtherDrawsError:
+        except Exception:  # it may be repeated, with other draws expected or without a worker for which it fails
             streams.rewind(before)
             raise
         return results
@@ -167,10 +233,12 @@ class StackedStep:
         batch = pytree.tree_map(lambda t: t[0] if isinstance(t, Tensor) else t, stacked.batch)
         before = self._generator.get_state()
         self._recorder.begin_step()
-        with torch.enable_grad(), sdpa_kernel(self._attention), draws:
-            loss, _, _ = self._one(state, batch, stacked.index)
-            torch.autograd.grad(loss, [state[name] for name in own], allow_unused=True)
-        self._generator.set_state(before)
+        try:
+            with torch.enable_grad(), sdpa_kernel(self._attention), draws:
+                loss, _, _ = self._one(state, batch, stacked.index)
+                torch.autograd.grad(loss, [state[name] for name in own], allow_unused=True)
+        finally:
+            self._generator.set_state(before)
         return draws.noted
 
     def _own_streams(self) -> RandomStreams:
@@ -239,6 +307,9 @@ class _NotStacked(nn.Parameter):
             "training_step reaches a parameter by a way that does not lead through its layer (a list of parameters, an "
             "optimizer's groups); go by self.parameters() or the layer's attribute"
         )
+
+
+_OF_VMAP = ("vmap: ", "Batching rule not implemented")
 
 
 def _attention() -> list[SDPBackend]:

@@ -1,136 +1,72 @@
-"""The child process of the engine ``Isolated``, which trains one worker at a time, and its channel to the parent."""
+"""The child process of the engine ``Isolated``, which trains one worker at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import pickle
+import signal
 import socket
-import struct
+import threading
+import time
 import traceback
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, final
+from dataclasses import replace
+from typing import Any, final
 
-import numpy as np
 import torch
 from safetensors.torch import load as load_rows
 from safetensors.torch import save as save_rows
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.allocator import keep_freed_memory
+from lightning_fed.core.watch import Watch, counting_signals
+from lightning_fed.engines.isolated.channel import Channel
+from lightning_fed.engines.isolated.settings import Settings
+from lightning_fed.engines.isolated.shared_memory import Slot
+from lightning_fed.engines.remarks import Remark
 from lightning_fed.engines.sequential import Sequential
-from lightning_fed.engines.shared_memory import Slot
 from lightning_fed.population import WorkerPool
 from lightning_fed.state import OwnState
 from lightning_fed.wire import Job, Updates, WorkerError, describe
 from lightning_fed.wire.codec import decode_job, encode_updates, encode_updates_into, updates_bytes
-from lightning_fed.worker.outbox import Outbox
 from lightning_fed.worker.pickling import loads
 
-Message: TypeAlias = tuple[dict[str, Any], list[memoryview]]
-"""Some fields, and some parts, which are bytes."""
 
-
-@final
-class Channel:
-    """One end of a connection between two processes of this machine.
-
-    Args:
-        connection: A connected socket.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-
-    def send(self, parts: Sequence[bytes | memoryview] = (), fd: int | None = None, **fields: Any) -> None:
-        """Send a message.
-
-        Args:
-            parts: Its bytes.
-            fd: An open file that goes with it; closed here.
-            fields: What goes into JSON.
-        """
-        head = json.dumps({**fields, "sizes": [len(part) for part in parts], "file": fd is not None}).encode()
-        self._socket.sendall(struct.pack("<Q", len(head)) + head)
-        if fd is not None:
-            socket.send_fds(self._socket, [b"f"], [fd])
-            os.close(fd)
-        for part in parts:
-            self._socket.sendall(part)
-
-    def receive(self) -> Message:
-        """Wait for a message.
-
-        Raises:
-            EOFError: If the other process has ended.
-        """
-        (length,) = struct.unpack("<Q", self._read(8))
-        fields = json.loads(bytes(self._read(length)))
-        if fields.pop("file"):
-            _, (fields["fd"],), *_ = socket.recv_fds(self._socket, 1, 1)
-        return fields, [self._read(size) for size in fields.pop("sizes")]
-
-    def _read(self, size: int) -> memoryview:
-        whole = memoryview(np.empty(size, dtype=np.uint8).data)  # not zeroed, as a bytearray is
-        at = 0
-        while at < size:
-            count = self._socket.recv_into(whole[at:])
-            if not count:
-                raise EOFError("the other process has ended")
-            at += count
-        return whole
-
-    def close(self) -> None:
-        """Close this end, also if a thread reads from it; the other process ends."""
-        with contextlib.suppress(OSError):  # it may have been the other process that ended
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
-@final
-@dataclass(frozen=True)
-class Settings:
-    """What a node has from the beginning: code, settings, and how it computes.
-
-    Args:
-        module: The user's module, pickled.
-        outbox: The steps between local training and the wire; without anyone's state.
-        tables: The tables of the workers' own state.
-        engine: The options of :class:`Sequential`.
-        trainer: The options of a Trainer with the server's device and precision.
-        seed: The seed of the run, by which a worker's data is set up.
-        threads: The number of threads, which decides the order of sums.
-        default_dtype: torch's default dtype.
-        matmul_precision: The precision of float32 products.
-        deterministic: Whether torch is to use deterministic algorithms only.
-    """
-
-    module: bytes
-    outbox: Outbox
-    tables: tuple[str, ...]
-    engine: dict[str, Any]
-    trainer: dict[str, Any]
-    seed: int
-    threads: int
-    default_dtype: torch.dtype
-    matmul_precision: str
-    deterministic: bool
-
-
-def serve(connection: socket.socket) -> None:
+def serve(connection: socket.socket, start_method: str) -> None:
     """Serve a parent until it closes its end.
 
     Args:
         connection: The connection to it.
+        start_method: How the parent starts processes of its own, such as those of a DataLoader.
     """
+    multiprocessing.set_start_method(start_method, force=True)  # as this one was started, it would spawn them
+    # A group of its own: what it starts, such as the processes of a DataLoader, can then be ended with it. And the
+    # parent decides what becomes of Ctrl-C.
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # One that is forked must not hold the connection: the parent is to notice when this process ends.
+    os.register_at_fork(after_in_child=connection.close)
     gc.freeze()  # torch and Lightning stay: to look through them at each end of a fit would take longer than the rest
     with contextlib.suppress(EOFError, ConnectionError):
         _serve(Channel(connection))
+
+
+def _end_with_parent() -> None:
+    """End this process and all that it has started, some time after its parent was killed: its worker may hang."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    time.sleep(_PATIENCE)
+    os.killpg(0, signal.SIGKILL)
+
+
+_PATIENCE = 5.0  # seconds
 
 
 def _serve(channel: Channel) -> None:
@@ -185,10 +121,11 @@ class _Child:
         for name in ("pytorch_lightning", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self._warnings: list[str] = []
+        self._watch = Watch()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._trainer = _Trainer(**settings.trainer)
-        warnings.showwarning = lambda message, *_, **__: self._warnings.append(str(message))
+        warnings.showwarning = self._note_warning
         self._trainer.state.fn = pl.trainer.states.TrainerFn.FITTING
         if self._trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
@@ -215,27 +152,53 @@ class _Child:
         """
         self._warnings.clear()
         try:
-            self._workers[worker] = loads(data)
             self._own.take_in(worker, load_rows(bytes(rows)))
             self._own.begin(self.job.cohort, self.job.last, self.job.failed)
             self._trainer.job = self.job
-            with torch.no_grad():
-                (result,) = self._engine.run(self.job, [worker])
-            answer = self._answer(result, slot)
+            with counting_signals(), torch.no_grad():
+                answer = self._answer(self._trained(worker, data), slot)
         except Exception as error:
             refusal = str(error) if isinstance(error, ValueError) else None
             told = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}
             answer = {**told, "refusal": refusal}, []
         finally:
-            self._pool.clear()
-            self._workers.clear()
+            self._let_go(worker)
         fields, parts = answer
         return {
             **fields,
             "changed": list(self._engine.changed),
             "unread": list(self._engine.unread),
+            "settings": {**self._engine.changed_settings, **self._watch.changed},
             "warnings": list(self._warnings),
         }, parts
+
+    def _trained(self, worker: str, data: memoryview) -> Updates | WorkerError:
+        try:
+            with self._watch.over(worker, self.job.round):
+                self._workers[worker] = loads(data)
+        except Exception as error:
+            failure = WorkerError(
+                worker,
+                self.job.round,
+                f"its datamodule cannot be read in another process ({describe(error)}); define classes and functions "
+                "at the top level of a file that can be imported there",
+            )
+            failure.__cause__ = error
+            return failure
+        (result,) = self._engine.run(self.job, [worker])
+        return result
+
+    def _let_go(self, worker: str) -> None:
+        try:
+            with self._watch.over(worker, self.job.round):
+                self._pool.clear()
+        except Exception as error:  # it has trained, and the others' data is not here
+            warnings.warn(f"teardown() of worker {worker!r} raised {describe(error)}", stacklevel=1)
+        self._workers.clear()
+
+    def _note_warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if not issubclass(category, Remark):  # the parent remarks itself on what all its children note
+            self._warnings.append(str(message))
 
     def _answer(self, result: Updates | WorkerError, slot: memoryview | None) -> tuple[dict[str, Any], list[bytes]]:
         if isinstance(result, WorkerError):

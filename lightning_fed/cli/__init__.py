@@ -1,0 +1,5 @@
+"""The command line: ``lightning-fed fit -c configs/toy.yaml``, or ``python -m lightning_fed fit ...``."""
+
+from lightning_fed.cli.command import FederatedCLI, main
+
+__all__ = ["FederatedCLI", "main"]

@@ -1,0 +1,220 @@
+"""A LightningCLI that answers what is wrong with a command in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, final
+
+from jsonargparse import ArgumentParser
+
+from lightning_fed._lightning import LightningArgumentParser, LightningCLI, pl, rank_zero_warn
+from lightning_fed.callbacks import RoundProgressBar
+from lightning_fed.cli.checkpoint_file import read_checkpoint
+from lightning_fed.cli.config_files import ConfigFile, with_files_found
+from lightning_fed.cli.failures import is_refusal, one_sentence
+from lightning_fed.cli.messages import explained
+from lightning_fed.core.arguments import nearest
+from lightning_fed.module import FederatedModule
+from lightning_fed.privacy import command as privacy_command
+from lightning_fed.server.datamodule import FederatedDataModule
+
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+@final
+class FederatedCLI(LightningCLI):
+    """A LightningCLI with a FederatedModule as ``model`` and a FederatedDataModule as ``data``.
+
+    Args:
+        args: The arguments; None: those of the process.
+        run: Whether to run the subcommand, or only to build the trainer, the model and the data.
+
+    Raises:
+        SystemExit: With the status 2, after one sentence on standard error, if the command is wrong.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
+        usage = "lightning-fed {} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
+        self._files: list[ConfigFile] = []
+        self._given = list(sys.argv[1:] if args is None else args)
+        super().__init__(
+            FederatedModule,
+            FederatedDataModule,
+            args=None if args is None else list(args),
+            run=run,
+            seed_everything_default=0,
+            # A second run of the same config replaces its record; without this it fails.
+            save_config_kwargs={"overwrite": True},
+            # `--optimizer` would replace the server's configure_optimizers.
+            auto_configure_optimizers=False,
+            # With it every nested module that calls save_hyperparameters() receives the outer ones.
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "prog": "lightning-fed",
+                "exit_on_error": False,  # what is wrong is told here
+                "allow_abbrev": False,
+                "description": "Federated learning for PyTorch Lightning: train and evaluate from a YAML file. "
+                "`lightning-fed privacy --help` is about what differential privacy would cost.",
+                **{command: {"usage": usage.format(command), "allow_abbrev": False} for command in COMMANDS},
+            },
+            trainer_defaults={
+                "callbacks": [RoundProgressBar()],
+                "logger": {
+                    "class_path": f"{pl.__name__}.loggers.TensorBoardLogger",
+                    "init_args": {"save_dir": "logs", "name": "lightning_fed", "default_hp_metric": False},
+                },
+            },
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; a config that is no file here but comes with the package is taken from there."""
+        try:
+            with _one_line():
+                arguments, self._files, notes = with_files_found(self._given)
+                sys.stderr.writelines(f"{note}\n" for note in notes)
+                self.config = parser.parse_args(arguments)
+        except argparse.ArgumentError as error:
+            _refuse(self._explained(parser, error.message if error.argument_name is None else str(error)))
+        self._refuse_empty_sections()
+
+    def _explained(self, parser: LightningArgumentParser, message: str) -> str:
+        key, sentence = explained(message, _options(parser))
+        if key.startswith("data.workers"):
+            wrong = [explained(said, (), f"data.workers.{name}") for name, said in _wrong_workers(self._files)]
+            if wrong:
+                key, sentence = wrong[0]
+                others = ", ".join(other.partition(":")[0] for other, _ in wrong[1:])
+                sentence += f"; {others} cannot be built either" if others else ""
+        return f"{sentence}{self._where(key)}"
+
+    def _where(self, key: str) -> str:
+        """The line of the file in which a key stands, unless the command line gives it."""
+        option = key.replace(".init_args", "")
+        if not key or any(argument.lstrip("-").startswith(option) for argument in self._given):
+            return ""
+        keys = key.split(".")
+        places = [place for file in self._files for start in (0, 1) if (place := file.where(keys[start:]))]
+        return f" ({places[-1]})" if places else ""
+
+    def _refuse_empty_sections(self) -> None:
+        whole = self.config.as_dict()
+        part = whole.get(whole.get("subcommand") or "", whole)
+        for file in self._files:
+            for keys, known in file.empty_and_unknown({**whole, **part}):
+                key, near = ".".join(keys), nearest(keys[-1], known)
+                _refuse(f"there is no option {key!r}{near} ({file.where(keys)})")
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data; an argument that one of them refuses is a mistake in the command."""
+        with _one_line():
+            super().instantiate_classes()
+
+    def _set_seed(self) -> None:
+        with _one_line():
+            super()._set_seed()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with _one_line():
+            super()._run_subcommand(subcommand)
+
+    def _parse_ckpt_path(self) -> None:
+        """Let the config and the command line win over the checkpoint's hyperparameters, and say where they differ.
+
+        Lightning lets the checkpoint win, silently, and takes its hyperparameters for those of the outermost module.
+        """
+        subcommand = self.config.get("subcommand")
+        config = self.config[subcommand] if subcommand else self.config
+        path = config.get("ckpt_path")
+        if not path:
+            if subcommand in ("validate", "test", "predict"):
+                _refuse(f"{subcommand} needs --ckpt_path: without one it is about a model that nobody has trained")
+            return
+        with _one_line():
+            saved = read_checkpoint(str(path), config.get("weights_only")).get("hyper_parameters", {})
+        now = (config.get("model.module.init_args") or {}) if config.get("model") else {}
+        for name in sorted(set(saved) & set(vars(now) if now else {})):
+            if saved[name] != now[name]:
+                rank_zero_warn(
+                    f"model.module.init_args.{name} is {now[name]!r}, but {path} was written with {saved[name]!r}; "
+                    f"the run goes on with {now[name]!r}"
+                )
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Tell an error that is an answer to the user in one sentence; any other goes on with its traceback."""
+    try:
+        yield
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        _refuse(_said(error))
+
+
+def _said(error: Exception) -> str:
+    """What a constructor said, without what jsonargparse writes around it where an argument has several types."""
+    lines = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
+    lines = [line for line in lines if "NoneType" not in line and "instantiatable class" not in line]
+    return lines[0] if lines else one_sentence(error)
+
+
+def _refuse(message: str, command: str = "lightning-fed") -> NoReturn:
+    sys.stderr.write(f"error: {message}\n\n{command} --help lists all options\n")
+    raise SystemExit(2)
+
+
+def _options(parser: LightningArgumentParser) -> set[str]:
+    """The names of the options of a parser and its subcommands."""
+    parsers: list[argparse.ArgumentParser] = [parser]
+    options: set[str] = set()
+    for each in parsers:
+        for action in each._actions:
+            if isinstance(action.choices, dict):
+                parsers.extend(action.choices.values())
+            options.update(option.lstrip("-") for option in action.option_strings if option.startswith("--"))
+    return options
+
+
+def _wrong_workers(files: Sequence[ConfigFile]) -> Iterator[tuple[str, str]]:
+    """The workers of the config files that cannot be built, each with what jsonargparse says.
+
+    It reports an error in a worker as one of the whole mapping, with hundreds of workers in it.
+    """
+    for file in files:
+        data = file.content.get("data")
+        workers = data.get("workers") if isinstance(data, dict) else None
+        if not isinstance(workers, dict) or "class_path" in workers:
+            continue
+        for name, worker in workers.items():
+            if worker is None:
+                yield name, "Not a valid subclass of LightningDataModule. Got value: None"
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument("--worker", type=pl.LightningDataModule)
+            try:
+                parser.parse_object({"worker": worker})
+            except argparse.ArgumentError as error:
+                yield name, str(error)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: The arguments; None: those of the process.
+
+    Raises:
+        SystemExit: With the status 2, after one sentence on standard error, if they are wrong.
+    """
+    given = sys.argv[1:] if args is None else list(args)
+    commands = (*COMMANDS, "privacy")
+    if not given:
+        _refuse(f"no command is given; give one of {', '.join(commands)}")
+    if not given[0].startswith("-") and given[0] not in commands:
+        _refuse(f"there is no command {given[0]!r}; give one of {', '.join(commands)}{nearest(given[0], commands)}")
+    if given[0] == "privacy":
+        privacy_command.main(given[1:])
+    else:
+        FederatedCLI(args)

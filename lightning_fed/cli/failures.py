@@ -1,0 +1,69 @@
+"""Which errors are an answer to the user, and which are a fault of some code, of which the user wants the traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from lightning_fed._lightning import MisconfigurationException
+from lightning_fed.wire import BudgetError, RoundError, WorkerError
+
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    ImportError,
+    WorkerError,
+    RoundError,
+    BudgetError,
+    MisconfigurationException,
+)
+_OURS = {"lightning_fed", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torch"}
+_OURS |= {
+    "jsonargparse",
+    "yaml",
+    "torchmetrics",
+    "fsspec",
+    "dp_accounting",
+    "opacus",
+    "numpy",
+    *sys.stdlib_module_names,
+}
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error says in words what the user is to do otherwise: then a traceback would only bury it.
+
+    It does if it is of a kind that checks raise, and no code of the user's had a part in it: neither it nor its causes
+    have passed a frame of another package than this one, Lightning, torch, and what they stand on.
+
+    Args:
+        error: What was caught, with its traceback.
+    """
+    if not isinstance(error, _REFUSALS) and not _is_of_another_module(error):
+        return False
+    return all(_package(frame) in _OURS for frame in _frames(error))
+
+
+def one_sentence(error: BaseException) -> str:
+    """Return what an error says, in a single line."""
+    if _is_of_another_module(error):
+        return f"the checkpoint is of another module: {' '.join(str(error).split())}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_of_another_module(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict")
+
+
+def _frames(error: BaseException | None) -> Iterator[FrameType]:
+    while error is not None:
+        traceback = error.__traceback__
+        while traceback is not None:
+            yield traceback.tb_frame
+            traceback = traceback.tb_next
+        error = error.__cause__
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

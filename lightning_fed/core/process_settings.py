@@ -1,0 +1,94 @@
+"""Settings that hold for a whole process, and that a worker's code can change for everyone who runs in it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, final
+
+import numpy as np
+import torch
+
+T = TypeVar("T")
+
+
+@final
+class ProcessSettings:
+    """The settings as they are at one moment. To take and to compare them costs 3 µs."""
+
+    def __init__(self) -> None:
+        self._before = [read() for read, _ in _SETTINGS.values()]
+
+    def set_back(self) -> Sequence[str]:
+        """Make every setting what it was.
+
+        Returns:
+            The settings that had changed, each by the name of the function or attribute that sets it.
+        """
+        now = [read() for read, _ in _SETTINGS.values()]
+        if now == self._before:
+            return ()
+        changed = []
+        for (name, (_, write)), before, after in zip(_SETTINGS.items(), self._before, now, strict=True):
+            if before != after:
+                write(before)
+                changed.append(name)
+        return changed
+
+
+def with_settings_kept(items: Iterable[T], note: Callable[[Sequence[str]], None]) -> Iterator[T]:
+    """Go through an iterable whose code may change settings, and set them back after each item.
+
+    Args:
+        items: The iterable.
+        note: Takes the settings that an item has changed, if there are any.
+    """
+    iterator = iter(items)
+    while True:
+        settings = ProcessSettings()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        finally:
+            changed = settings.set_back()
+            if changed:
+                note(changed)
+        yield item
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        return None
+
+
+def _set_folder(folder: str | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
+
+
+def _set_filters(filters: list[Any]) -> None:
+    warnings.resetwarnings()  # so that Python forgets what it has decided by the others
+    warnings.filters[:] = filters  # type: ignore[index]
+
+
+def _deterministic() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+_SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "torch.set_grad_enabled": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch.set_default_dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch.set_num_threads": (torch.get_num_threads, torch.set_num_threads),
+    "torch.set_float32_matmul_precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "torch.use_deterministic_algorithms": (
+        _deterministic,
+        lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1]),
+    ),
+    "numpy.seterr": (np.geterr, lambda errors: np.seterr(**errors)),
+    "os.chdir": (_folder, _set_folder),
+    "warnings.filters": (lambda: list(warnings.filters), _set_filters),
+}

@@ -1,0 +1,74 @@
+"""The Trainer as code sees it that is not to show what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, final
+
+from lightning_fed._lightning import pl, rank_zero_info
+
+
+@final
+class QuietTrainer:
+    """The Trainer, except that nothing can be shown by it: for code that sees a worker's data, under a promise.
+
+    Loggers take everything and keep nothing, dictionaries of metrics are copies, and there are no callbacks to leave
+    something with. That something was kept from view is said once.
+
+    Args:
+        trainer: The server's Trainer, which answers everything else.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.__dict__.update(_trainer=trainer, _said=False)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_trainer" or name.startswith("__"):  # it is being copied
+            raise AttributeError(name)
+        value = getattr(self._trainer, name)
+        if name not in _QUIET:
+            return value
+        if not self._said and (value if name in _LOGGERS else False):
+            self.__dict__["_said"] = True
+            rank_zero_info(
+                f"a worker's code asks for self.trainer.{name}: under a promise of privacy what it logs there is not "
+                "shown; use self.log, or accept it with release_metrics=True"
+            )
+        return _QUIET[name](value)
+
+
+def _no_loggers(loggers: Any) -> Any:
+    return [_no_logger(logger) for logger in loggers]
+
+
+def _no_logger(logger: Any) -> Any:
+    return None if logger is None else pl.loggers.logger.DummyLogger()
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+def _none(_: Any) -> list[Any]:
+    return []
+
+
+def _no_print(_: Any) -> Callable[..., None]:
+    return lambda *_, **__: None
+
+
+_LOGGERS = ("logger", "loggers", "print")
+_QUIET: dict[str, Callable[[Any], Any]] = {
+    "logger": _no_logger,
+    "loggers": _no_loggers,
+    "print": _no_print,
+    "callback_metrics": dict,
+    "logged_metrics": dict,
+    "progress_bar_metrics": dict,
+    "callbacks": _none,
+    "checkpoint_callbacks": _none,
+    "early_stopping_callbacks": _none,
+    "checkpoint_callback": _nothing,
+    "early_stopping_callback": _nothing,
+    "progress_bar_callback": _nothing,
+}

@@ -1,0 +1,166 @@
+"""What was released, written down so that it only grows: whoever reads it, and however often."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias, final
+
+Charges: TypeAlias = list[dict[str, Any]]
+"""Mechanisms as :meth:`Accountant.state_dict` stores them, each with its ``count``."""
+
+
+def fresh_name() -> str:
+    """Draw a name that no other run or stretch has; it follows from no seed.
+
+    >>> len(fresh_name())
+    16
+    """
+    return secrets.token_hex(8)
+
+
+@final
+class Account:
+    """Everything that a run has released, stretch by stretch.
+
+    A *stretch* is what one fit releases. It has a name of its own, and only that fit adds to it, so of two records of a
+    stretch the larger one is the later one. The union of two accounts takes the larger record of each stretch: two
+    records of the same run are not counted twice, those of different runs add up, and nothing is ever taken back. (A
+    grow-only counter: Shapiro et al., *Conflict-free Replicated Data Types*, 2011.)
+
+    >>> account = Account()
+    >>> account.charge("first", mechanism={"mechanism": "Gaussian", "parameters": {"noise_multiplier": 1.0}}, count=3)
+    3
+    >>> older = {"stretches": {"first": [{**account.total()[0], "count": 2}]}}
+    >>> account.join(older)
+    >>> account.total()[0]["count"]
+    3
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[str, int]] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._counts.values())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Account) and self._charged() == other._charged()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    @property
+    def stretches(self) -> tuple[str, ...]:
+        """The names of all stretches, oldest first."""
+        return tuple(self._counts)
+
+    def charge(self, stretch: str, mechanism: Mapping[str, Any], count: int) -> int:
+        """Note that a mechanism is about to be released.
+
+        Args:
+            stretch: The stretch's name.
+            mechanism: The mechanism as it is stored.
+            count: How many times.
+
+        Returns:
+            How often the stretch has been charged for this mechanism in all.
+        """
+        return self.record(stretch, mechanism, self._counts.get(stretch, {}).get(_key(mechanism), 0) + count)
+
+    def record(self, stretch: str, mechanism: Mapping[str, Any], count: int) -> int:
+        """Take over what somebody has noted about a stretch; the larger number is the later one.
+
+        Args:
+            stretch: The stretch's name.
+            mechanism: The mechanism as it is stored.
+            count: How often the stretch had been charged for it in all.
+
+        Returns:
+            How often it has been charged for it as far as is recorded now.
+        """
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(f"count={count!r} must be a number of releases")
+        counts = self._counts.setdefault(stretch, {})
+        key = _key(mechanism)
+        counts[key] = max(counts.get(key, 0), count)
+        return counts[key]
+
+    def join(self, state: Mapping[str, Any]) -> None:
+        """Take the union with an account of a checkpoint.
+
+        Args:
+            state: What :meth:`state_dict` gave, or what an older lightning_fed stored, which knew no stretches: that is
+                counted as a run of its own.
+
+        Raises:
+            ValueError: If it is neither. Nothing is changed then.
+        """
+        joined = Account()
+        joined._counts = {stretch: dict(counts) for stretch, counts in self._counts.items()}
+        try:
+            for stretch, charges in _stretches_of(state).items():
+                for charge in charges:
+                    joined.record(stretch, charge, charge["count"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"this is no account of privacy ({error!r}): {state!r}") from error
+        self._counts = joined._counts
+
+    def of(self, stretch: str) -> Charges:
+        """Return what one stretch was charged for.
+
+        Args:
+            stretch: The stretch's name; one that is not here was charged for nothing.
+        """
+        return [{**json.loads(key), "count": count} for key, count in self._counts.get(stretch, {}).items() if count]
+
+    def total(self) -> Charges:
+        """Return what all stretches were charged for, each mechanism once, in the order of their first charges."""
+        total: dict[str, int] = {}
+        for counts in self._counts.values():
+            for key, count in counts.items():
+                if count:
+                    total[key] = total.get(key, 0) + count
+        return [{**json.loads(key), "count": count} for key, count in total.items()]
+
+    def meet(self, other: Account) -> Account:
+        """Return what both accounts say: of each stretch the smaller record.
+
+        Args:
+            other: The other one.
+        """
+        both = Account()
+        for stretch, counts in self._counts.items():
+            theirs = other._counts.get(stretch, {})
+            both._counts[stretch] = {key: min(count, theirs.get(key, 0)) for key, count in counts.items()}
+        return both
+
+    def only(self, stretches: Collection[str]) -> Account:
+        """Return the account of some stretches alone.
+
+        Args:
+            stretches: Their names.
+        """
+        some = Account()
+        some._counts = {stretch: dict(counts) for stretch, counts in self._counts.items() if stretch in stretches}
+        return some
+
+    def _charged(self) -> set[tuple[str, str, int]]:
+        return {(stretch, key, n) for stretch, counts in self._counts.items() for key, n in counts.items() if n}
+
+    def state_dict(self) -> dict[str, Charges]:
+        """Return what a checkpoint keeps, by stretch."""
+        return {stretch: charges for stretch in self._counts if (charges := self.of(stretch))}
+
+
+def _key(mechanism: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in mechanism.items() if name != "count"}, sort_keys=True)
+
+
+def _stretches_of(state: Mapping[str, Any]) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    stretches: Mapping[str, Sequence[Mapping[str, Any]]] | None = state.get("stretches")
+    if stretches is not None:
+        return stretches
+    history = state["accountant"]["history"]
+    digest = hashlib.blake2b(json.dumps(history, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return {f"older-{digest}": history} if history else {}

@@ -1,0 +1,39 @@
+"""The picture of ε over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_fed.privacy.extra import import_extra
+
+
+def draw(curve: Sequence[tuple[int, float]], label: str, title: str, budget: float | None, path: Path) -> None:
+    """Draw a curve into a file.
+
+    Args:
+        curve: Rounds and what they cost.
+        label: What that is.
+        title: The title.
+        budget: Where to draw a line.
+        path: The file; its suffix says which format.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        OSError: If the file cannot be written.
+        ValueError: If there is no such format.
+    """
+    # A figure of its own with Agg's canvas: nothing of pyplot's, so a notebook's figures and backend stay as they are.
+    figure = import_extra("matplotlib.figure").Figure(figsize=(7, 4.5), layout="constrained")
+    import_extra("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    rounds, values = zip(*curve, strict=True)
+    axes.plot(rounds, values, marker="o", markersize=3)
+    axes.annotate(f"{values[-1]:.3g}", curve[-1], xytext=(0, -14), textcoords="offset points", ha="center")
+    if budget is not None:
+        axes.axhline(budget, linestyle="--", linewidth=1, color="gray", label=f"budget {budget:g}")
+        axes.legend(loc="lower right")
+    axes.set(xlabel="rounds", ylabel=label, xlim=(0, None), ylim=(0, None))
+    axes.set_title(title, fontsize="medium")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)

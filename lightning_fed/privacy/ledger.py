@@ -1,0 +1,170 @@
+"""The ledger of a run: every release, written down before it is made, as JSON Lines.
+
+A line is written by one call and never changed, so that what was written survives the end of the process, however it
+comes. A last line that is torn is one of a release that was never made. Lines have a ``kind``:
+
+=========== ======================================================================================================
+``run``     a fit begins: the promise, what is protected from whom, and all settings
+``carried`` what a stretch was charged that is not in this file, as a checkpoint says
+``release`` one round: stretch, number, round, cohort, mechanism, bound, noise, relation, what it was charged, ε
+``end``     the fit is over: ε as claimed, and whether the accountant finds the same from this file alone
+=========== ======================================================================================================
+
+A fit that did not come to an end has no line ``end``. What it released after its last checkpoint is counted by the fit
+that goes on from there. What a fit released that did end is in its last checkpoint; one that goes on from an older one
+is a branch, with an account of its own, and the ledger tells what all branches cost together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, final
+
+from lightning_fed.privacy.account import Account
+from lightning_fed.privacy.accounting import Accountant, Kind
+
+VERSION = 1
+PREFIX = "privacy-ledger-"
+
+
+def ledger_in(folder: Path, run: str) -> Path:
+    """Return where the ledger of a run lies in a folder.
+
+    Args:
+        folder: The folder.
+        run: The run's name.
+
+    >>> ledger_in(Path("logs"), "ab12").name
+    'privacy-ledger-ab12.jsonl'
+    """
+    return folder / f"{PREFIX}{run}.jsonl"
+
+
+@final
+class Ledger:
+    """Writes the lines of one run's ledger.
+
+    Args:
+        path: The file; it is continued if it is there. None: nothing is written, as in processes other than the first.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+
+    def write(self, kind: str, **values: Any) -> None:
+        """Add a line.
+
+        Args:
+            kind: What it is about.
+            values: Its values, such as JSON has.
+
+        Raises:
+            OSError: If the file cannot be written, with what to do about it.
+        """
+        if self.path is None:
+            return
+        line = json.dumps({"kind": kind, **values}, ensure_ascii=False, allow_nan=True) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as file:
+                file.seek(0, 2)
+                if file.tell():
+                    file.seek(-1, 2)
+                    if file.read(1) != b"\n":  # the process that wrote last was killed
+                        line = "\n" + line
+                file.write(line.encode())
+        except OSError as error:
+            raise OSError(
+                f"the ledger of privacy {self.path} cannot be written ({error}), and nothing is released that is not "
+                "in it; make room, or let the Trainer's logger or default_root_dir name a folder that can be written"
+            ) from error
+
+
+@final
+@dataclass
+class Record:
+    """What a ledger says.
+
+    Args:
+        account: What was charged.
+        runs: The lines ``run``, oldest first.
+        releases: The lines ``release``, oldest first.
+        ends: The lines ``end``, oldest first.
+        unreadable: The number of lines that cannot be read.
+    """
+
+    account: Account = field(default_factory=Account)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    releases: list[dict[str, Any]] = field(default_factory=list)
+    ends: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: int = 0
+
+    @property
+    def unended(self) -> Account:
+        """What fits have released that did not come to an end, whatever checkpoints they have left."""
+        ended = {end["stretch"] for end in self.ends}
+        return self.account.only([stretch for stretch in self.account.stretches if stretch not in ended])
+
+
+def read(path: Path) -> Record:
+    """Read a ledger.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If a newer lightning_fed wrote it.
+    """
+    record = Record()
+    for line in _lines(path):
+        try:
+            entry = json.loads(line)
+            kind = entry["kind"]
+            if kind == "run":
+                record.runs.append(entry)
+            elif kind == "carried":
+                for charge in entry["charges"]:
+                    record.account.record(entry["stretch"], charge, charge["count"])
+            elif kind == "release":
+                record.account.record(entry["stretch"], entry["mechanism"], entry["charges"])
+                record.releases.append(entry)
+            elif kind == "end":
+                record.ends.append(entry)
+        except (KeyError, TypeError, ValueError):
+            record.unreadable += 1
+    newest = max((run.get("version", VERSION) for run in record.runs), default=VERSION)
+    if newest > VERSION:
+        raise ValueError(
+            f"{path} was written by a newer lightning_fed (format {newest}, this one reads {VERSION}); upgrade it"
+        )
+    return record
+
+
+def recomputed(account: Account, kind: Kind, delta: float) -> float:
+    """Compute the ε of an account by a fresh accountant, from nothing but its entries.
+
+    Args:
+        account: What was charged.
+        kind: The accountant.
+        delta: δ.
+    """
+    accountant = Accountant(kind)
+    accountant.load_state_dict({"history": account.total()})
+    return accountant.epsilon(delta)
+
+
+def now() -> str:
+    """Return the time in UTC, to seconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                yield line
