@@ -111,6 +111,16 @@ class FederatedDataModule(pl.LightningDataModule):
         if self._sampler_is_default:
             self.sampler = default()
 
+    def settings(self) -> dict[str, Any]:
+        """Return what decides which workers train when, for checkpoints."""
+        return {
+            "cohort_size": self.cohort_size,
+            "sampler": None if self._sampler_is_default else self.sampler,
+            "rounds_per_epoch": self.rounds_per_epoch,
+            "seed": self.seed,
+            "availability": self.availability,
+        }
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))
