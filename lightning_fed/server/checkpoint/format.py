@@ -60,8 +60,6 @@ def read(checkpoint: dict[str, Any], fitting: bool) -> dict[str, Any]:
     Raises:
         ValueError: If a newer lightning_fed wrote it, or training cannot go on from it.
     """
-    if "state_dict" not in checkpoint:
-        raise ValueError("the checkpoint holds no model (state_dict): it was not written by a Trainer")
     loaders = _loaders(checkpoint)
     part = checkpoint.get(KEY)
     if part is None:

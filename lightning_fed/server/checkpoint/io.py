@@ -91,6 +91,9 @@ class CheckpointIO(LightningCheckpointIO):
             raise damaged(path, error) from error
         if not isinstance(checkpoint, dict):
             raise damaged(path, f"it holds a {type(checkpoint).__name__}")
+        for key in ("state_dict", "pytorch-lightning_version"):
+            if key not in checkpoint:
+                raise damaged(path, f"it has no {key!r}, so no Trainer wrote it")
         if isinstance(checkpoint.get(KEY), dict):
             checkpoint[KEY]["found_at"] = os.path.abspath(path)
         return checkpoint
