@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: toy test oracle test-processors bench bench-peers install clean
+.PHONY: toy test oracle soak test-processors bench bench-peers install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -17,6 +17,10 @@ test: .venv/installed
 # Every algorithm with every promise and every kind of module, on every engine
 oracle: .venv/installed
 	$(BIN)/pytest --numprocesses auto -m slow tests/engines/test_oracle.py
+
+# Processes killed at random moments, full disks, checkpoints of every moment: each run ends as if nothing had been
+soak: .venv/installed
+	$(BIN)/pytest -m slow tests/test_soak.py tests/server/checkpoint/test_moments.py
 
 # The whole suite as it comes out on other processors: with torch's other kernels, and with two threads
 test-processors: .venv/installed

@@ -147,4 +147,9 @@ def damaged(path: str | Path, reason: object) -> ValueError:
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:  # torch's own writer does not say why it fails
-        torch.save(checkpoint, file)
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of ending a file that the disk has refused
+                raise error.__context__ from None
+            raise

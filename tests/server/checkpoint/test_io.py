@@ -92,10 +92,10 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
 class Wide(Scalar):
     """Rows of 1 MB, so that workers' state spills; and a training step that goes elsewhere."""
 
-    def __init__(self, elsewhere: Path | None = None) -> None:
+    def __init__(self, elsewhere: str | None = None) -> None:
         super().__init__(lr=0.1)
         self.x = torch.nn.Parameter(torch.zeros(2**18))
-        self.elsewhere = None if elsewhere is None else str(elsewhere)
+        self.elsewhere = elsewhere
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if self.elsewhere is not None:
@@ -104,7 +104,7 @@ class Wide(Scalar):
 
 
 def spilling(
-    rounds: int, state_dir: str | Path | None, elsewhere: Path | None = None, ckpt: Path | None = None, **options: Any
+    rounds: int, state_dir: str | Path | None, elsewhere: str | None = None, ckpt: Path | None = None, **options: Any
 ) -> tuple[pl.Trainer, FederatedModule]:
     fed = FederatedModule(Wide(elsewhere), algorithm=Scaffold(), state_memory_mb=1, state_dir=state_dir)
     data = FederatedDataModule({f"w{i}": Rows([float(i)]) for i in range(4)}, cohort_size=2)
@@ -122,7 +122,7 @@ def test_a_worker_that_changes_the_folder_does_not_move_the_state(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     whole = memory(spilling(6, tmp_path / "whole")[1])
-    run, _ = spilling(4, state_dir, tmp_path / "elsewhere", default_root_dir=".")
+    run, _ = spilling(4, state_dir, str(tmp_path / "elsewhere"), default_root_dir=".")
     monkeypatch.chdir(tmp_path / "here")
     run.save_checkpoint("c.ckpt")
     assert not list((tmp_path / "elsewhere").iterdir())
