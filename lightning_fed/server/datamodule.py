@@ -139,6 +139,16 @@ class FederatedDataModule(pl.LightningDataModule):
         """After how many rounds a worker may take part again; 1: already in the next one."""
         return 1 if self.sampler is None else self.sampler.separation(len(self.names), self.cohort_size)
 
+    def settings(self) -> dict[str, Any]:
+        """Return what decides which workers train when, for checkpoints."""
+        return {
+            "cohort_size": self.cohort_size,
+            "sampler": None if self._sampler_is_default else self.sampler,
+            "rounds_per_epoch": self.rounds_per_epoch,
+            "seed": self.seed,
+            "availability": self.availability,
+        }
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))

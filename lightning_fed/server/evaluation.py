@@ -234,7 +234,7 @@ class Evaluation:
         )
 
     def _settle_failures(self, shares: Sequence[_Share]) -> None:
-        tell_prepared(self._server.trainer.datamodule.pool, self._processes)  # type: ignore[attr-defined]
+        tell_prepared(self._server.trainer.datamodule.pool.prepared, self._processes)  # type: ignore[attr-defined]
         own = dict(self._failures)
         failures = tuple(failure for share in shares for failure in share.failures)
         workers = {worker: metrics for share in shares for worker, metrics in share.workers.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
-from lightning_fed.population import WorkerPool
+from lightning_fed.population import Prepared
 from lightning_fed.wire import WorkerError, describe
 
 
@@ -44,7 +44,7 @@ def sizes_of(
     return [told.get(name, 0) for name in names], failures
 
 
-def tell_prepared(pool: WorkerPool, processes: Processes) -> None:
+def tell_prepared(prepared: Prepared | None, processes: Processes) -> None:
     """Let the processes hear which workers have been prepared, so that none is prepared twice on a machine."""
-    if pool.prepared is not None and not pool.prepared.everyone:
-        pool.prepared.hear(processes.gather(pool.prepared.news()))
+    if prepared is not None and not prepared.everyone:
+        prepared.hear(processes.gather(prepared.news()))
