@@ -589,6 +589,7 @@ def test_a_bad_workers_personal_model_is_still_evaluated() -> None:
 
 @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 @pytest.mark.usefixtures("double")
+@pytest.mark.filterwarnings("ignore:CentralDP. noise comes from the seed")
 def test_under_a_promise_a_bad_worker_counts_as_one_that_sends_zeros(engine: Any) -> None:
     """The sum is divided by a number that does not depend on who failed."""
 
