@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, final, get_args
 
+from lightning_fed.core.arguments import number, one_of, whole
 from lightning_fed.privacy.extra import import_extra
 from lightning_fed.privacy.mechanisms import (
     RELATIONS,
@@ -55,8 +56,7 @@ class Accountant:
     """
 
     def __init__(self, kind: Kind = "pld") -> None:
-        if kind not in get_args(Kind):
-            raise ValueError(f'Accountant(kind={kind!r}) must be "pld" or "rdp"')
+        one_of("kind", kind, get_args(Kind), owner=self, says=' must be "pld" or "rdp"')
         import_extra("dp_accounting")  # at the start of a run rather than when ε is first asked for
         self.kind: Kind = kind
         self._counts: dict[Mechanism, int] = {}
@@ -98,10 +98,8 @@ class Accountant:
         Raises:
             ValueError: If δ is out of range or the grid is not positive.
         """
-        if not 0 < delta < 1:
-            raise ValueError(f"delta={delta} must be above 0 and below 1; take less than 1 / population")
-        if not 0 < grid < math.inf:
-            raise ValueError(f"grid={grid} must be positive; dp-accounting's own is {GRID}")
+        delta = check_delta(delta)
+        grid = number("grid", grid, above=0, says=f" must be positive; dp-accounting's own is {GRID}")
         return _epsilon_of(self.kind, self.history, float(delta), float(grid))
 
     def epsilon_with(self, mechanism: Mechanism, delta: float, count: int = 1, grid: float = GRID) -> float:
@@ -152,8 +150,8 @@ class Accountant:
         self._counts = loaded._counts
 
     def _counts_with(self, mechanism: Mechanism, count: int) -> dict[Mechanism, int]:
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"count={count!r} must be a positive integer: how many times {mechanism} is released")
+        says = f" must be a positive integer: how many times {mechanism} is released"
+        count = whole("count", count, least=1, says=says)
         if self.kind == "pld" and isinstance(mechanism, FixedSizeGaussian):
             raise ValueError('FixedSizeGaussian has no privacy loss distribution: take Accountant(kind="rdp")')
         counts = {**self._counts, mechanism: self._counts.get(mechanism, 0) + count}
@@ -161,6 +159,12 @@ class Accountant:
             for each, _, relation in _releases(counts.items()):
                 each.event(relation)  # raises if the mechanisms have no relation in common
         return counts
+
+
+def check_delta(delta: object) -> float:
+    """Return δ, if it is one."""
+    says = " must be above 0 and below 1; take less than 1 / population"
+    return number("delta", delta, above=0, below=1, says=says)
 
 
 def dp_accountant(kind: Kind, relation: Relation, grid: float) -> Any:

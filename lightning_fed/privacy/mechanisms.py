@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 
+from lightning_fed.core.arguments import flag, number, settle, whole
 from lightning_fed.privacy.extra import import_extra
 
 Relation: TypeAlias = Literal["add/remove", "zero-out", "replace-one"]
@@ -71,8 +72,7 @@ class SubsampledGaussian(Mechanism):
 
     def __post_init__(self) -> None:
         _check_noise(self)
-        if not 0 < self.sampling_rate <= 1:
-            raise ValueError(f"SubsampledGaussian(sampling_rate={self.sampling_rate}) must be above 0 and at most 1")
+        settle(self, sampling_rate=number("sampling_rate", self.sampling_rate, above=0, most=1, owner=self))
 
     def event(self, relation: Relation) -> Any:
         if relation == "replace-one":
@@ -203,6 +203,7 @@ class TreeAggregation(Mechanism):
     def __post_init__(self) -> None:
         _check_noise(self)
         _check_whole(self, "steps", "epochs")
+        settle(self, completed=flag("completed", self.completed, owner=self))
 
     def event(self, relation: Relation) -> Any:
         # All nodes together are one Gaussian mechanism, in which a worker moves several coordinates.
@@ -250,15 +251,12 @@ def _gaussian(noise_multiplier: float, relation: Relation) -> Any:
 
 
 def _check_noise(mechanism: Mechanism) -> None:
-    if not 0 < mechanism.noise_multiplier < math.inf:
-        raise ValueError(
-            f"{type(mechanism).__name__}(noise_multiplier={mechanism.noise_multiplier}) must be positive and finite: "
-            "without noise there is no guarantee"
-        )
+    says = " must be positive and finite: without noise there is no guarantee"
+    z = number("noise_multiplier", mechanism.noise_multiplier, above=0, owner=mechanism, says=says)
+    settle(mechanism, noise_multiplier=z)
 
 
 def _check_whole(mechanism: Mechanism, *names: str) -> None:
     for name in names:
-        value = getattr(mechanism, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(mechanism).__name__}({name}={value!r}) must be a positive integer")
+        says = " must be a positive integer"
+        settle(mechanism, **{name: whole(name, getattr(mechanism, name), least=1, owner=mechanism, says=says)})
