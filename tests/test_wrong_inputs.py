@@ -59,7 +59,8 @@ from lightning_fed.datasets import (
 from lightning_fed.engines import Auto, Isolated, Sequential, Vectorized
 from lightning_fed.models import LinearRegression, MLPClassifier
 from lightning_fed.optim import CosineDecay, ExponentialDecay, StepDecay, Yogi
-from lightning_fed.selection import Poisson, RandomAvailability, WeightedBySize
+from lightning_fed.selection import Availability, CohortSampler, Poisson, RandomAvailability, Response, WeightedBySize
+from lightning_fed.selection.availability import asked
 from lightning_fed.transforms import ClipNorm
 from lightning_fed.wire import LocalTraining
 
@@ -310,3 +311,57 @@ def test_what_makes_no_server_optimizer_is_named_before_anything_trains(argument
     fed = FederatedModule(Scalar(), **arguments)
     with pytest.raises((TypeError, ValueError), match=message):
         fed.configure_optimizers()
+
+
+class Answers(Availability):
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def respond(self, worker: str, number: int, seed: int) -> Response:
+        return self.answer  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, r"Answers.respond\('bob'\) must be a Response, such as Response\(\), not None"),
+        (Response("away"), r"Answers.respond\('bob'\).outcome='away' must be one of 'replies', 'absent', 'lost'"),
+        (Response(work=2.5), r"Answers.respond\('bob'\).work=2.5 must be at least 0 and at most 1"),
+        (Response(work=math.nan), r"Answers.respond\('bob'\).work=nan must be at least 0 and at most 1"),
+    ],
+)
+def test_what_is_no_answer_of_an_availability_is_named(answer: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        asked(Answers(answer), "bob", 0, 0)
+    assert asked(Answers(Response("lost")), "bob", 0, 0) == Response("lost")
+
+
+class Samples(CohortSampler):
+    def __init__(self, positions: Any) -> None:
+        self.positions = positions
+
+    def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+        return self.positions  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        (None, r"Samples.sample\(\)=None must be a list of positions in the population, not None"),
+        (["bob"], r"Samples.sample\(\)='bob' must be a whole number, not a str"),
+        ([0.5], r"Samples.sample\(\)=0.5 must be a whole number"),
+        ([True], r"Samples.sample\(\)=True must be a whole number, not a bool"),
+        ([2], r"Samples.sample\(\) gave \[2\]: positions must lie in \[0, 2\)"),
+    ],
+)
+def test_what_is_no_cohort_of_a_sampler_is_named(positions: Any, message: str) -> None:
+    workers = {"bob": Rows([1.0]), "alice": Rows([2.0])}
+    data = FederatedDataModule(workers, cohort_size=1, sampler=Samples(positions))
+    with pytest.raises((TypeError, ValueError), match=message):
+        list(data.train_dataloader())
+
+
+def test_positions_of_numpy_are_positions() -> None:
+    workers = {"bob": Rows([1.0]), "alice": Rows([2.0])}
+    (cohort, *_) = FederatedDataModule(workers, cohort_size=1, sampler=Samples(np.array([1]))).train_dataloader()
+    assert cohort.workers == ("alice",)

@@ -97,10 +97,8 @@ _ABOUT_OPTIONS: Sequence[tuple[str, Callable[[str, Collection[str]], tuple[str, 
 
 def _no_attribute(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
     module, name = found.groups()
-    return (
-        key,
-        f"{key}: there is no {module}.{name}{nearest(name, _public(sys.modules.get(module), (type, ModuleType)))}",
-    )
+    known = _public(sys.modules.get(module), (type, ModuleType))
+    return key, f"{key}: there is no {module}.{name}{nearest(name, known)}"
 
 
 def _no_module(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
