@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, final, get_args
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor
@@ -24,10 +24,12 @@ from lightning_fed._lightning import (
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.core.allocator import keep_freed_memory
+from lightning_fed.core.arguments import one_of, whole
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import Tensors
-from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
+from lightning_fed.engines import Engine
+from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
@@ -35,7 +37,7 @@ from lightning_fed.server.checkpoint import Keeper, Settings, wrap
 from lightning_fed.server.checks import (
     is_started_by_another,
     refuse_frozen,
-    refuse_other,
+    refuse_options,
     refuse_parts,
     refuse_synchronised,
     refuse_unsupported,
@@ -51,7 +53,7 @@ from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
-from lightning_fed.server.schedulers import scheduler_config
+from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
@@ -60,8 +62,6 @@ from lightning_fed.worker.attributes import Attributes
 from lightning_fed.worker.copying import servers_objects
 from lightning_fed.worker.module_tensors import Mark, mark, put
 from lightning_fed.worker.outbox import Outbox, tables_of
-
-EngineName: TypeAlias = Literal["auto", "sequential", "vectorized", "isolated"]
 
 
 @final
@@ -95,7 +95,8 @@ class FederatedModule(pl.LightningModule):
             that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
     Raises:
-        TypeError: If ``module`` is no LightningModule, or one of the other Lightning.
+        TypeError: If ``module`` is no LightningModule, or one of the other Lightning; or if another argument is of a
+            wrong type.
         ValueError: If an argument is out of range.
 
     Example::
@@ -127,12 +128,12 @@ class FederatedModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
+        if isinstance(module, FederatedModule):
+            raise TypeError("module is a FederatedModule already: give the LightningModule in it, fed.module")
         refuse_parts(algorithm, aggregator, transforms, server_optimizer)
+        refuse_options(server_lr_scheduler, local_lr_schedule, state_dir, privacy)
         warn_of_lost_mean(algorithm, aggregator)
-        refuse_other("on_worker_error", on_worker_error, ("raise", "drop"))
-        for argument, least in (("min_workers", min_workers), ("state_memory_mb", state_memory_mb)):
-            if least < 1:
-                raise ValueError(f"{argument}={least} must be at least 1")
+        one_of("on_worker_error", on_worker_error, ("raise", "drop"))
         self.module = module
         self.algorithm = algorithm
         self.server_optimizer = server_optimizer
@@ -140,12 +141,12 @@ class FederatedModule(pl.LightningModule):
         self.local = LocalTraining(local_epochs, local_steps)
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
-        self.engine = _engine(engine)
+        self.engine = engine_of(engine)
         self.worker_timeout = require_seconds("worker_timeout", worker_timeout)
         self.engine.limit(self.worker_timeout)
         self.on_worker_error: Literal["raise", "drop"] = on_worker_error
-        self.min_workers = min_workers
-        self.log_workers_up_to = log_workers_up_to
+        self.min_workers = whole("min_workers", min_workers, least=1)
+        self.log_workers_up_to = whole("log_workers_up_to", log_workers_up_to, least=0)
         self.privacy = privacy
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
@@ -156,7 +157,7 @@ class FederatedModule(pl.LightningModule):
             algorithm,
             self.transforms,
             promise=privacy,
-            own=OwnState(tables, state_memory_mb * 2**20, self._state_folder),
+            own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._state_folder),
         )
         self._keeper = Keeper(module, self._outbox.own)
         self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
@@ -274,10 +275,10 @@ class FederatedModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
         refuse_frozen(self.module)
-        optimizer = self.server_optimizer(self._trained().values())
+        optimizer = server_optimizer(self.server_optimizer, self._trained())
         if self.server_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.server_lr_scheduler(optimizer))}
+        return {"optimizer": optimizer, "lr_scheduler": server_scheduler(self.server_lr_scheduler, optimizer)}
 
     def _global_model(self, parameters: Tensors | None = None) -> GlobalModel:
         trained = self._trained() if parameters is None else parameters
@@ -600,16 +601,3 @@ class FederatedModule(pl.LightningModule):
 # The command line reads a default from a lambda in the signature; pickle (strategy="ddp_spawn") looks it up here.
 _plain_averaging = signature(FederatedModule).parameters["server_optimizer"].default
 _plain_averaging.__qualname__ = "_plain_averaging"
-
-
-def _engine(engine: Engine | EngineName) -> Engine:
-    if isinstance(engine, Engine):
-        return engine
-    refuse_other("engine", engine, get_args(EngineName))
-    engines: dict[str, type[Engine]] = {
-        "auto": Auto,
-        "sequential": Sequential,
-        "vectorized": Vectorized,
-        "isolated": Isolated,
-    }
-    return engines[engine]()

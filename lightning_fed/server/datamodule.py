@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast, final, get_args
 import torch
 
 from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
+from lightning_fed.core.arguments import instance, whole
 from lightning_fed.core.rng import derive
 from lightning_fed.hooks import place_batch
 from lightning_fed.population import (
@@ -87,18 +88,17 @@ class FederatedDataModule(pl.LightningDataModule):
         super().__init__()
         self.names = _names(workers)
         population = len(self.names)
-        _within("cohort_size", cohort_size, population)
-        _within("eval_cohort_size", eval_cohort_size, population)
-        _at_least_one("rounds_per_epoch", rounds_per_epoch)
-        _at_least_one("cached_workers", cached_workers)
+        cohort_size = _within("cohort_size", cohort_size, population)
+        eval_cohort_size = _within("eval_cohort_size", eval_cohort_size, population)
+        if rounds_per_epoch is not None:
+            rounds_per_epoch = whole("rounds_per_epoch", rounds_per_epoch, least=1)
+        cached_workers, seed = whole("cached_workers", cached_workers, least=1), whole("seed", seed, least=0)
         if val is not None:
             refuse_foreign(val, "LightningDataModule", "val")
-        if sampler is not None and not isinstance(sampler, CohortSampler):
-            raise TypeError(f"sampler must be a CohortSampler, such as Uniform(), not {sampler!r}")
-        if availability is not None and not isinstance(availability, Availability):
-            raise TypeError(
-                f"availability must be an Availability, such as RandomAvailability(absent=0.1), not {availability!r}"
-            )
+        if sampler is not None:
+            instance("sampler", sampler, CohortSampler, "Uniform()")
+        if availability is not None:
+            instance("availability", availability, Availability, "RandomAvailability(absent=0.1)")
         self.workers = workers
         self.availability = availability
         self.cohort_size = population if cohort_size is None else cohort_size
@@ -355,11 +355,6 @@ def _names(workers: object) -> Sequence[str]:
     return names
 
 
-def _within(argument: str, value: int | None, population: int) -> None:
-    if value is not None and not 1 <= value <= population:
-        raise ValueError(f"{argument}={value} must lie between 1 and the population of {population} workers")
-
-
-def _at_least_one(argument: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ValueError(f"{argument}={value} must be at least 1")
+def _within(argument: str, value: object, population: int) -> int | None:
+    says = f" must lie between 1 and the population of {population} workers"
+    return None if value is None else whole(argument, value, least=1, most=population, says=says)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
+from lightning_fed.core.arguments import listed, whole
 from lightning_fed.population import EvaluationKind, WorkerPool, end_processes
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import describe
@@ -130,12 +131,13 @@ class CohortLoader:
     def _choose(self, number: int) -> tuple[str, ...]:
         if self._sampler is None:
             return tuple(self._names)
-        positions = self._sampler.sample(len(self._names), self._cohort_size, number, self._sampling_seed)
+        given = self._sampler.sample(len(self._names), self._cohort_size, number, self._sampling_seed)
+        name = f"{type(self._sampler).__name__}.sample()"
+        positions = [whole(name, position) for position in listed(name, given, what="positions in the population")]
         first, last = min(positions, default=0), max(positions, default=0)
         if len(set(positions)) < len(positions) or first < 0 or last >= len(self._names):
             raise ValueError(
-                f"{type(self._sampler).__name__}.sample() gave {positions}: positions must lie in "
-                f"[0, {len(self._names)}) and differ from each other"
+                f"{name} gave {positions}: positions must lie in [0, {len(self._names)}) and differ from each other"
             )
         return tuple(self._names[position] for position in positions)
 

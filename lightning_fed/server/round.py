@@ -18,6 +18,7 @@ from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
 from lightning_fed.population import Prepared
 from lightning_fed.selection import Availability, Response
+from lightning_fed.selection.availability import asked
 from lightning_fed.server.late_buffers import LateBuffers
 from lightning_fed.server.processes import sizes_of, tell_prepared
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
@@ -118,7 +119,7 @@ class FederatedLoop:
         """Ask the cohort to train; gives the job with what stragglers do of it, who replies, and what all do."""
         if self.availability is None:
             return job, cohort, {}
-        responses = {worker: self.availability.respond(worker, job.cohort, job.seed) for worker in cohort}
+        responses = {worker: asked(self.availability, worker, job.cohort, job.seed) for worker in cohort}
         present = [worker for worker, response in responses.items() if response.outcome == "replies"]
         work = {worker: responses[worker].work for worker in present if responses[worker].work < 1}
         return replace(job, work=work), present, responses

@@ -23,6 +23,7 @@ from safetensors.torch import save as save_rows
 from torch import Tensor
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import flag, whole
 from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
@@ -66,11 +67,13 @@ class Isolated(Engine):
         channels_last: bool = False,
         persistent: bool = False,
     ) -> None:
-        if processes is not None and processes < 1:
-            raise ValueError(f"processes={processes}: give at least one process, or None to have one for each core")
-        self._processes = processes
-        self._options = {"compile": compile, "channels_last": channels_last}
-        self._persistent = persistent
+        says = ": give at least one process, or None to have one for each core"
+        self._processes = processes if processes is None else whole("processes", processes, least=1, says=says)
+        self._options = {
+            "compile": flag("compile", compile),
+            "channels_last": flag("channels_last", channels_last),
+        }
+        self._persistent = flag("persistent", persistent)
         self._seconds: float | None = None
         self._children: list[Child] = []
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
