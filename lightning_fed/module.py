@@ -48,7 +48,7 @@ from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
-from lightning_fed.server.processes import processes_of
+from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import scheduler_config
@@ -403,11 +403,12 @@ class FederatedModule(pl.LightningModule):
             engine=self.engine,
             aggregator=self._guard.aggregator(self.aggregator),
             processes=processes,
-            workers=datamodule.pool,
+            num_examples=datamodule.pool.num_examples,
             outbox=self._outbox,
             on_worker_error=self.on_worker_error,
             min_workers=max(self.min_workers, self._guard.least_replies),
             availability=datamodule.availability,
+            tell_prepared=partial(tell_prepared, datamodule.pool, processes),
         )
 
     def teardown(self, stage: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -264,6 +265,18 @@ class FailingStep(Logging):
         return output
 
 
+class EndingStep(Logging):
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch[0].min() < 0:
+            sys.exit("its disk is gone")
+        return super().validation_step(batch, batch_idx)
+
+
+class EndingLoader(EvaluatedRows):
+    def val_dataloader(self) -> Any:
+        sys.exit("its disk is gone")
+
+
 class FailingHook(Logging):
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch[0].min() < 0:
@@ -271,12 +284,15 @@ class FailingHook(Logging):
         super().on_validation_batch_end(outputs, batch, batch_idx, dataloader_idx)
 
 
+ENDING = "its code raised SystemExit: its disk is gone, as if to end the whole program; raise an error that says what"
 FAULTS: dict[str, tuple[type[Rows], type[Logging], str]] = {
     "loader": (FailingLoader, Logging, "its val_dataloader raised OSError: its disk is gone"),
     "setup": (FailingSetup, Logging, "its val_dataloader raised OSError: its disk is gone"),
     "row": (FailingRow, Logging, "its val_dataloader raised OSError: its disk is gone"),
     "transfer": (FailingTransfer, Logging, "to transfer its batch raised OSError: its disk is gone"),
     "step": (OddRows, FailingStep, "validation_step() on its data raised OSError: its disk is gone"),
+    "exit in loader": (EndingLoader, Logging, f"its val_dataloader: {ENDING} is wrong"),
+    "exit in step": (OddRows, EndingStep, f"validation_step() on its data: {ENDING} is wrong"),
     "hook": (OddRows, FailingHook, "on_validation_batch_end() on its data raised OSError: its disk is gone"),
 }
 
