@@ -80,6 +80,7 @@ class Evaluation:
         self._failures: dict[str | None, WorkerError] = {}
         self._metrics = WorkerMetrics(self._module, self._failures)
         self._options: dict[str, dict[str, Any]] = {}
+        self._loaders: dict[int, int | None] = {}  # by the identity of a torchmetrics object: which one it is about
         self._watch = Watch()
         self._own: list[tuple[Metric, MetricState, int]] = []
         self._alone: NoSync | None = None
@@ -171,6 +172,11 @@ class Evaluation:
         if on_epoch:
             if batch.loader is not None and options.get("add_dataloader_idx", True):
                 name = f"{name}/dataloader_idx_{batch.loader}"
+            if isinstance(value, Metric) and self._loaders.setdefault(id(value), batch.loader) != batch.loader:
+                raise ValueError(
+                    f"one torchmetrics object is logged as {name!r} and about another loader, which several processes "
+                    "cannot tell apart; use an object for each loader"
+                )
             self._options[name] = {**shown, "forked": bool(on_step)}
             self._metrics.note(name, value, options)
 
@@ -291,7 +297,7 @@ class Evaluation:
 
     def _clear(self) -> None:
         self._failures.clear()
-        self._options = {}
+        self._options, self._loaders = {}, {}
         self._metrics.clear()
 
     @contextmanager

@@ -202,6 +202,24 @@ def test_several_central_loaders_are_told_apart() -> None:
         assert_equal(result, expected)
 
 
+def test_one_object_for_several_loaders_is_refused() -> None:
+    class Shared(Scalar):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mse = MeanSquaredError()
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.mse(batch[0], torch.zeros_like(batch[0]))
+            self.log("mse", self.mse)
+
+    def evaluate() -> None:
+        data = FederatedDataModule({"a": Rows([1.0]), "b": Rows([1.0])}, val=rows(0, 13, Several))
+        trainer(strategy="ddp", devices=2).validate(FederatedModule(Shared()), data, verbose=False)
+
+    for ended in run_in_processes(evaluate):
+        assert str(ended.error).startswith("ValueError: one torchmetrics object is logged as 'mse/dataloader_idx_1'")
+
+
 def test_an_error_about_central_data_leaves_no_process_waiting() -> None:
     class Failing(Scalar):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
