@@ -50,7 +50,7 @@ from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
-from lightning_fed.server.processes import processes_of
+from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
@@ -404,7 +404,7 @@ class FederatedModule(pl.LightningModule):
             on_worker_error=self.on_worker_error,
             min_workers=max(self.min_workers, self._guard.least_replies),
             availability=datamodule.availability,
-            prepared=datamodule.pool.prepared,
+            tell_prepared=partial(tell_prepared, datamodule.pool, processes),
         )
 
     def teardown(self, stage: str) -> None:

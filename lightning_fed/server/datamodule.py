@@ -13,6 +13,7 @@ import torch
 from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
 from lightning_fed.core.arguments import instance, whole
 from lightning_fed.core.rng import derive
+from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import place_batch
 from lightning_fed.population import (
     EvaluationKind,
@@ -32,12 +33,13 @@ from lightning_fed.server.loaders import (
     EvaluationBatch,
     Position,
     WorkersLoader,
+    what_failed,
 )
 from lightning_fed.server.processes import processes_of, sizes_of
-from lightning_fed.wire import WorkerError, describe
+from lightning_fed.wire import WorkerError
 
 
-class Watch(Protocol):
+class Failures(Protocol):
     """Who is told of workers whose evaluation data raises, and says who is left out for it."""
 
     def fail(self, worker: str, reason: str, error: Exception) -> None:
@@ -112,7 +114,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.pool = WorkerPool(workers, cached_workers, seed)
         self.position = Position()
         self._module: pl.LightningModule | None = None
-        self._watch: Watch | None = None
+        self._failures: Failures | None = None
         self._drops = False
         self._unprepared: dict[str, str] = {}
         self._central_error: Exception | None = None
@@ -165,7 +167,7 @@ class FederatedDataModule(pl.LightningDataModule):
     def attach(
         self,
         module: pl.LightningModule,
-        watch: Watch,
+        failures: Failures,
         drops: bool,
         on_exception: Callable[[], None] | None = None,
     ) -> None:
@@ -173,13 +175,13 @@ class FederatedDataModule(pl.LightningDataModule):
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
-            watch: Notes the workers whose evaluation data raises.
+            failures: Notes the workers whose evaluation data raises.
             drops: Whether the run goes on without workers whose data raises.
             on_exception: What to do when the run ends by an error, if anything.
         """
         self._module = module
         self._on_exception = on_exception
-        self._watch = watch
+        self._failures = failures
         self._drops = drops
         self.pool.trainer = self.trainer
 
@@ -309,12 +311,12 @@ class FederatedDataModule(pl.LightningDataModule):
         return len(self.names) if self.eval_cohort_size is None else self.eval_cohort_size
 
     def _failed(self, worker: str, reason: str, error: Exception) -> None:
-        if self._watch is None:  # no run: user code goes through a loader
+        if self._failures is None:  # no run: user code goes through a loader
             raise WorkerError(worker, 0, reason) from error
-        self._watch.fail(worker, reason, error)
+        self._failures.fail(worker, reason, error)
 
     def _is_out(self, worker: str) -> bool:
-        return self._watch is not None and self._watch.is_out(worker)
+        return self._failures is not None and self._failures.is_out(worker)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move."""
@@ -329,9 +331,11 @@ class FederatedDataModule(pl.LightningDataModule):
             if self._is_out(batch.worker):
                 return batch._replace(batch=None)
             datamodule = self.pool[batch.worker].datamodule
-            return batch._replace(batch=place_batch(batch.batch, device, datamodule, self._module, dataloader_idx))
+            with Watch().over(batch.worker, self.trainer.global_step if self.trainer is not None else 0):
+                own = place_batch(batch.batch, device, datamodule, self._module, dataloader_idx)
+            return batch._replace(batch=own)
         except Exception as error:
-            self._failed(batch.worker, f"to transfer its batch raised {describe(error)}", error)
+            self._failed(batch.worker, what_failed("to transfer its batch", error), error)
             return batch._replace(batch=None)
 
 

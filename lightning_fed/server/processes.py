@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
-from lightning_fed.population import Prepared
+from lightning_fed.core.watch import Watch
+from lightning_fed.population import WorkerPool
 from lightning_fed.wire import WorkerError, describe
 
 
@@ -31,9 +32,11 @@ def sizes_of(
     """
     sizes: dict[str, int] = {}
     own: dict[str, WorkerError] = {}
+    watch = Watch()
     for name in names[processes.rank :: processes.size]:
         try:
-            sizes[name] = num_examples(name)
+            with watch.over(name, round):
+                sizes[name] = num_examples(name)
         except Exception as error:
             own[name] = WorkerError(name, round, f"its number of examples cannot be told: {describe(error)}")
             own[name].__cause__ = error
@@ -44,7 +47,7 @@ def sizes_of(
     return [told.get(name, 0) for name in names], failures
 
 
-def tell_prepared(prepared: Prepared | None, processes: Processes) -> None:
+def tell_prepared(pool: WorkerPool, processes: Processes) -> None:
     """Let the processes hear which workers have been prepared, so that none is prepared twice on a machine."""
-    if prepared is not None and not prepared.everyone:
-        prepared.hear(processes.gather(prepared.news()))
+    if pool.prepared is not None and not pool.prepared.everyone:
+        pool.prepared.hear(processes.gather(pool.prepared.news()))

@@ -76,7 +76,7 @@ class Isolated(Engine):
         self._persistent = flag("persistent", persistent)
         self._seconds: float | None = None
         self._children: list[Child] = []
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task | None] | None = None  # while there are children: it cannot be pickled
         self._outbox = Outbox()
         self._remarks = Remarks()
         self._watch = Watch()
@@ -109,9 +109,9 @@ class Isolated(Engine):
 
     def _start(self, settings: bytes) -> None:
         count = self._processes or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-        self._tasks = queue.SimpleQueue()
-        self._children = [Child(self._tasks) for _ in range(count)]
-        self._stop = weakref.finalize(self, stop, self._children, self._tasks)
+        tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks, self._children = tasks, [Child(tasks) for _ in range(count)]
+        self._stop = weakref.finalize(self, stop, self._children, tasks)
         for child in self._children:
             child.set_up(settings)
 
@@ -172,6 +172,7 @@ class Isolated(Engine):
         rows = save_rows({table: row.contiguous() for table, row in self._outbox.own.of(name).items()})
         sent = encode_job(job.of(name)) if whole is None else whole
         task = Task(name, sent, [data, rows], _size(job), self._seconds, Future())
+        assert self._tasks is not None
         self._tasks.put(task)
         return task.answer
 
@@ -206,7 +207,7 @@ class Isolated(Engine):
         return decode_updates(parts[0], job, workers=[name], copy=False)
 
     def teardown(self) -> None:
-        while not self._tasks.empty():  # of a round that was given up
+        while self._tasks is not None and not self._tasks.empty():  # of a round that was given up
             task = self._tasks.get()
             if task is not None:
                 task.answer.cancel()
@@ -219,7 +220,7 @@ class Isolated(Engine):
         """End the children, of a persistent engine too; another fit starts new ones."""
         if self._stop is not None:
             self._stop()
-        self._stop = None
+        self._stop = self._tasks = None
         self._children = []
 
 
