@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -18,7 +18,6 @@ from lightning_fed._lightning import (
     LRSchedulerCallable,
     OptimizerCallable,
     pl,
-    rank_zero_warn,
     refuse_foreign,
 )
 from lightning_fed.aggregation import Aggregator
@@ -46,6 +45,7 @@ from lightning_fed.server.checks import (
 )
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import Evaluation, EvaluationReport
+from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, round_scalars
@@ -56,11 +56,9 @@ from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import GlobalModel, Job, LocalTraining
+from lightning_fed.wire import Job, LocalTraining
 from lightning_fed.wire.report import RoundReport
-from lightning_fed.worker.attributes import Attributes
-from lightning_fed.worker.copying import servers_objects
-from lightning_fed.worker.module_tensors import Mark, mark, put
+from lightning_fed.worker.module_tensors import put
 from lightning_fed.worker.outbox import Outbox, tables_of
 
 
@@ -160,13 +158,11 @@ class FederatedModule(pl.LightningModule):
             own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._state_folder),
         )
         self._keeper = Keeper(module, self._outbox.own)
-        self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
-        self._attributes: Attributes | None = None
-        self._said: set[str] = set()
+        self._global = GlobalModule(module, self._keeper)
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
-        self._guard.check(self._global_model(), self.module)
+        self._guard.check(self._global.model(), self.module)
         self._one_by_one = True
         self._hands_over = False  # to the process that has started this one
         self.last_report = RoundReport()
@@ -280,32 +276,6 @@ class FederatedModule(pl.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": server_scheduler(self.server_lr_scheduler, optimizer)}
 
-    def _global_model(self, parameters: Tensors | None = None) -> GlobalModel:
-        trained = self._trained() if parameters is None else parameters
-        frozen = {name: p.detach() for name, p in self.module.named_parameters() if name not in trained}
-        self._keeper.moved.update(
-            name for name, p in frozen.items() if name in self._marks and mark(p) != self._marks[name]
-        )
-        buffers = {
-            **dict(self.module.named_buffers()),
-            **{name: p for name, p in frozen.items() if name in self._keeper.moved},
-        }
-        moved = self._keeper.moved.intersection(frozen)
-        return GlobalModel({name: p.detach() for name, p in trained.items()}, buffers, frozenset(moved), frozen)
-
-    def _changed_attributes(self) -> dict[str, Any]:
-        assert self._attributes is not None
-        changed = self._attributes.changed()
-        for path in self._attributes.opaque:
-            if path not in self._said:
-                self._said.add(path)
-                rank_zero_warn(
-                    f"the attribute {path!r} of {type(self.module).__name__} was changed on the server; workers keep "
-                    "what it was when the fit began, since only numbers, strings, tensors, arrays, and lists, tuples "
-                    "and dicts of them can be sent"
-                )
-        return changed
-
     def _pending_state(self) -> Tensors:
         """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
         return self._pending[-1].outcome.server if self._pending else self._keeper.state.tensors
@@ -318,12 +288,12 @@ class FederatedModule(pl.LightningModule):
             round=round,
             cohort=cohort,
             seed=seed,
-            model=self._global_model(parameters),
+            model=self._global.model(parameters),
             local=self.local,
             last=self._keeper.state.last,
             failed=self._keeper.state.failed,
             epoch=self.trainer.current_epoch,
-            attributes=self._changed_attributes(),
+            attributes=self._global.changed_attributes(),
             population=len(self._datamodule.names),
             lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
             extra=self.algorithm.extra,
@@ -341,7 +311,7 @@ class FederatedModule(pl.LightningModule):
         self._keeper.end_step()
 
     def _trained(self) -> Tensors:
-        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        return self._global.trained()
 
     # ---- a run starts and ends -------------------------------------------------------------------------------------
 
@@ -382,14 +352,13 @@ class FederatedModule(pl.LightningModule):
         processes.broadcast_(list(self.module.buffers()))
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._marks = {name: mark(p) for name, p in self.module.named_parameters()}
-        self._attributes = Attributes(self.module, servers_objects(self.trainer).values())
-        self.algorithm.check(self._global_model())
+        self._global.begin_fit(self.trainer)
+        self.algorithm.check(self._global.model())
         if self.trainer.global_step == 0:
             self._keeper.begin_anew()
         self.engine.limit(self.worker_timeout)  # again, as several may share an engine
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
-        self._guard.check(self._global_model(), self.module)
+        self._guard.check(self._global.model(), self.module)
         self._guard.start(datamodule, self.trainer, self.local)
         self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
         self._keeper.promise(self._guard.run)
@@ -455,21 +424,8 @@ class FederatedModule(pl.LightningModule):
         with self._model_of(worker):
             return copy.deepcopy(self.module)
 
-    @contextmanager
-    def _model_of(self, worker: str | None) -> Iterator[None]:
-        """Have the module hold a worker's own model, if the algorithm gives it one, in place of the global one."""
-        if worker is None or not self.algorithm.tables:  # nothing is remembered, so there are no own models
-            yield
-            return
-        model = self._global_model()
-        self._outbox.own.settle(self._keeper.state.last)
-        own = self.algorithm.model_of(model, worker, self._outbox.own.scope())
-        if own is None:
-            yield
-            return
-        tensors = {**self._trained(), **{name: model.buffers[name] for name in own.buffers}}
-        with self._keeper.held.holding({**model.layout.unflatten(own.parameters), **own.buffers}, tensors):
-            yield
+    def _model_of(self, worker: str | None) -> AbstractContextManager[None]:
+        return self._global.holding_that_of(worker, self.algorithm, self._outbox.own)
 
     # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
 
