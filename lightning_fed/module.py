@@ -54,6 +54,7 @@ from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
+from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import Job, LocalTraining
@@ -63,7 +64,7 @@ from lightning_fed.worker.outbox import Outbox, tables_of
 
 
 @final
-class FederatedModule(pl.LightningModule):
+class FederatedModule(Wrapper):
     """Wraps an unchanged LightningModule for federated training under a stock Trainer.
 
     The Trainer is the server: its ``max_steps`` counts rounds, its gradient clipping acts on the aggregated update, its
@@ -166,37 +167,10 @@ class FederatedModule(pl.LightningModule):
         self._one_by_one = True
         self._hands_over = False  # to the process that has started this one
         self.last_report = RoundReport()
-        """What the workers of the last round reported; for callbacks."""
+        """The report of the last round's workers; for callbacks."""
         self._evaluation = Evaluation(self, self._model_of, on_worker_error, log_workers_up_to)
         self._log_hyperparams = True
         self._mirror(module)
-
-    def __getattr__(self, name: str) -> Any:
-        """Look up in the user's module what is not here: callbacks ask their ``pl_module`` for its layers."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            module = self.__dict__.get("_modules", {}).get("module")
-            if module is None or name.startswith("__"):
-                raise
-            return getattr(module, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set on the user's module what is an attribute there and not here."""
-        own = self.__dict__
-        if name in own:
-            # Lightning notes the hook that it calls 48 times a round; torch's way to set it takes 4 % of a small round.
-            if value is None or type(value) is str:
-                own[name] = value
-            else:
-                super().__setattr__(name, value)
-            return
-        module = own.get("_modules", {}).get("module")
-        is_theirs = module is not None and name in vars(module)
-        if is_theirs and not hasattr(type(self), name):
-            setattr(module, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def _mirror(self, module: pl.LightningModule) -> None:
         """Have exactly the hooks and evaluation steps that the user's module has, as Lightning sees it."""
@@ -277,11 +251,11 @@ class FederatedModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": server_scheduler(self.server_lr_scheduler, optimizer)}
 
     def _pending_state(self) -> Tensors:
-        """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
+        """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""
         return self._pending[-1].outcome.server if self._pending else self._keeper.state.tensors
 
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
-        """What the workers of a cohort are sent."""
+        """Return the job of a cohort."""
         self._keeper.refuse_other_layers(self.algorithm, list(parameters))
         round = self.trainer.global_step
         return Job(
@@ -388,17 +362,13 @@ class FederatedModule(pl.LightningModule):
 
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the user's module gives."""
-        return self.module(*args, **kwargs)
-
     def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         """The user's own ``predict_step`` (or ``forward``) on the global model; None if the worker has failed."""
         return self._evaluation.step("predict_step", batch, batch_idx, *rest)
 
     @property
     def last_evaluation(self) -> EvaluationReport:
-        """What was logged about each worker in the last evaluation, and who was left out of it."""
+        """Metrics of each worker in the last evaluation, and who was left out of it."""
         return self._evaluation.report
 
     def on_validation_start(self) -> None:
@@ -412,7 +382,7 @@ class FederatedModule(pl.LightningModule):
         self._keeper.end_evaluation()
 
     def personal_module(self, worker: str) -> pl.LightningModule:
-        """Give a copy of the user's module as one worker has it: with its own layers, if the algorithm leaves it any.
+        """Return a copy of the user's module as one worker has it: with its own layers, if the algorithm leaves it any.
 
         Args:
             worker: The worker's name.
@@ -430,13 +400,8 @@ class FederatedModule(pl.LightningModule):
     # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
 
     @property
-    def hparams(self) -> Any:
-        """Those of the user's module, so that a checkpoint can build it."""
-        return self.module.hparams
-
-    @property
     def hparams_initial(self) -> Any:
-        """What the loggers show: the hyperparameters of the user's module, and those of the federated training."""
+        """Hyperparameters for loggers: those of the user's module, and those of the federated training."""
         return {
             **self.module.hparams_initial,
             "algorithm": type(self.algorithm).__name__,
@@ -445,15 +410,6 @@ class FederatedModule(pl.LightningModule):
             "local_steps": self.local.steps,
             **self._guard.hyperparameters(),
         }
-
-    @property
-    def strict_loading(self) -> bool:
-        """That of the user's module."""
-        return self.module.strict_loading
-
-    @strict_loading.setter
-    def strict_loading(self, strict_loading: bool) -> None:
-        self.module.strict_loading = strict_loading
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
@@ -506,17 +462,17 @@ class FederatedModule(pl.LightningModule):
 
     @property
     def private_run(self) -> PrivateRun | None:
-        """What has been spent so far of the promise; None before a fit, and if nothing is promised."""
+        """The promise's account so far; None before a fit, and if nothing is promised."""
         return self._guard.run
 
     @property
     def server_state(self) -> Tensors:
-        """What the algorithm remembers at the server, by name; to be read only."""
+        """The algorithm's memory at the server, by name; to be read only."""
         return self._keeper.state.tensors
 
     @property
     def own_state(self) -> dict[str, dict[str, Tensor]]:
-        """What workers remember after the last round: ``{table: {worker: row}}``; reads from disk what lies there."""
+        """The workers' own state after the last round: ``{table: {worker: row}}``; reads from disk what lies there."""
         self._outbox.own.settle(self._keeper.state.last)
         return self._outbox.own.kept()
 
