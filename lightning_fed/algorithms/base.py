@@ -39,6 +39,9 @@ class Algorithm(ABC):
     """Whether all that the server learns in a round is a mean of updates (and ``extra``), in which workers may count
     equally. Only then can noise in that mean make it private."""
 
+    lies_in_its_mean: ClassVar[bool] = False
+    """Whether its aggregator is what it consists of, so that another one would undo it."""
+
     trains_again: ClassVar[str | None] = None
     """In words, how a worker is trained more than once in a round, and what to use in place of that; None: it is not.
     A promise about examples counts one training in a round."""

@@ -37,6 +37,7 @@ class FedNova(Algorithm):
     lr: float | None = None
 
     is_mean: ClassVar[bool] = False
+    lies_in_its_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         momentum = number("momentum", self.momentum, least=0, below=1, says=" must lie in [0, 1)")

@@ -23,7 +23,7 @@ PARAMETERS, BUFFERS = "personal", "personal_buffers"
 
 
 def matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
-    """Give the names that a pattern stands for.
+    """Return the names that a pattern stands for.
 
     >>> matching(["body.weight", "head.weight", "head.bias"], ["head.*"])
     ['head.weight', 'head.bias']

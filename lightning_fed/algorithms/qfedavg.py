@@ -44,6 +44,7 @@ class QFedAvg(Algorithm):
     lr: float
 
     is_mean: ClassVar[bool] = False
+    lies_in_its_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         says = " must be the workers' learning rate, positive and finite"

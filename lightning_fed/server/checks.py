@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, _MultiProcessingLauncher, pl, rank_zero_warn
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.algorithms import Algorithm, FedNova, QFedAvg
+from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import instance, number, text
 from lightning_fed.hooks import UNUSED_HOOKS, overrides
 from lightning_fed.optim import LocalLRSchedule
@@ -149,7 +149,7 @@ def refuse_options(server_lr_scheduler: object, local_lr_schedule: object, state
 def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
     """Warn of an aggregator that takes the place of a mean which the algorithm consists of."""
     own = type(algorithm.aggregator())
-    if isinstance(algorithm, (FedNova, QFedAvg)) and aggregator is not None and type(aggregator) is not own:
+    if algorithm.lies_in_its_mean and aggregator is not None and type(aggregator) is not own:
         rank_zero_warn(
             f"what {type(algorithm).__name__} does lies in its mean of updates ({own.__name__}), and "
             f"aggregator={type(aggregator).__name__} takes its place; leave one of them out"
