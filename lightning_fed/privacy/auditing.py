@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fed.core.arguments import instance, number, whole
 from lightning_fed.privacy.accounting import Accountant
 from lightning_fed.privacy.attacks import FINEST, POINTING, Numbers, best_attack, lower_bounds
 from lightning_fed.privacy.base import Privacy
@@ -32,7 +33,7 @@ DELTAS = (1e-3, 1e-2, 0.05, 0.2)
 @final
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     Args:
         promise: What was audited, in words.
@@ -105,7 +106,7 @@ def audit(
         delta: For which δ ε is bounded; None: of :data:`DELTAS` that for which the attack comes nearest to the claim.
 
     Raises:
-        TypeError: If it is not given a promise.
+        TypeError: If it is not given a promise, or another argument is of a wrong type.
         ValueError: If an argument is out of range, or the promise hides examples of workers, not workers.
 
     >>> from lightning_fed.privacy import CentralDP
@@ -115,13 +116,12 @@ def audit(
     True
     """
     cohort_size = population if cohort_size is None else cohort_size
-    if not isinstance(privacy, Privacy):
-        raise TypeError(f"audit(privacy={privacy!r}) must be a promise of privacy, such as CentralDP(...)")
-    _check_integers(1, population=population, cohort_size=cohort_size, rounds=rounds, dimension=dimension)
-    _check_integers(30, trials=trials)
-    _check_shares(confidence, delta)
-    if cohort_size > population:
-        raise ValueError(f"audit(cohort_size={cohort_size}) must be at most population={population}")
+    instance("privacy", privacy, Privacy, "CentralDP(clip=1.0, noise_multiplier=1.0)")
+    whole("population", population, least=1)
+    whole("cohort_size", cohort_size, least=1, most=population)
+    whole("rounds", rounds, least=1)
+    whole("dimension", dimension, least=1)
+    _check_trials(trials, confidence, delta)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"audit(dtype={dtype}) must be torch.float32 or torch.float64, the dtypes of updates")
     if sampler is None and privacy.sampler is not None and cohort_size < population:
@@ -138,8 +138,8 @@ def audit(
         separation=1 if sampler is None else sampler.separation(population, cohort_size),
     )
     run = privacy.start(setting)
-    for number in range(rounds):
-        run.cohort = number
+    for cohort in range(rounds):
+        run.cohort = cohort
         run.charge()
     game = CanaryRuns(privacy, setting, sampler, dimension, dtype, run.noise_multiplier, run.accountant)
     worlds = [game.played(there, trials) for there in (True, False)]
@@ -168,7 +168,8 @@ def audit_fits(
         delta: As for :func:`audit`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If an argument is of a wrong type.
+        ValueError: If one is out of range.
 
     Example::
 
@@ -181,8 +182,7 @@ def audit_fits(
 
         print(audit_fits(fit))
     """
-    _check_integers(30, trials=trials)
-    _check_shares(confidence, delta)
+    _check_trials(trials, confidence, delta)
     releases, runs = [], []
     for there in (True, False):
         fits = [fit(there) for _ in range(trials)]
@@ -216,13 +216,8 @@ def _found(
     return Audit(promise, max(bound, 0.0), claimed, attack.delta, confidence, trials, guesses, hits, alarms)
 
 
-def _check_integers(least: int, **numbers: int) -> None:
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"audit({name}={number!r}) must be an integer of at least {least}")
-
-
-def _check_shares(confidence: float, delta: float | None) -> None:
-    for name, share in (("confidence", confidence), ("delta", 0.5 if delta is None else delta)):
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise ValueError(f"audit({name}={share!r}) must be a number between 0 and 1")
+def _check_trials(trials: int, confidence: float, delta: float | None) -> None:
+    whole("trials", trials, least=30)
+    number("confidence", confidence, above=0, below=1)
+    if delta is not None:
+        number("delta", delta, above=0, below=1)
