@@ -14,7 +14,7 @@ from lightning_fed.core.arguments import nearest
 
 _KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
 _WORDS = ("best", "last", "hpc", "registry")
-"""What Lightning takes in place of a path."""
+"""Words that Lightning takes in place of a path."""
 
 
 def read_checkpoint(path: str, weights_only: bool | None = None) -> Mapping[str, Any]:

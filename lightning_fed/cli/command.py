@@ -155,7 +155,7 @@ def _one_line() -> Iterator[None]:
 
 
 def _said(error: Exception) -> str:
-    """What a constructor said, without what jsonargparse writes around it where an argument has several types."""
+    """Return a constructor's message without what jsonargparse puts around it where an argument has several types."""
     lines = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
     lines = [line for line in lines if "NoneType" not in line and "instantiatable class" not in line]
     return lines[0] if lines else one_sentence(error)

@@ -31,7 +31,7 @@ _BUNDLED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 @final
 @dataclass(frozen=True)
 class ConfigFile:
-    """What a YAML file says, and where.
+    """The content of a YAML file, and where each key stands.
 
     Args:
         name: The file's path as the user wrote it.

@@ -1,4 +1,4 @@
-"""What jsonargparse says about a wrong argument, in one sentence.
+"""Messages of jsonargparse about a wrong argument, in one sentence.
 
 Its own messages have a line for every type that was tried, and the whole value, with all workers in it. What is not
 recognised here is passed on as it is, in one line.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# A block stays in a processor's cache; an accelerator wants more numbers at once.
+# A block stays in a processor's cache; an accelerator needs more numbers at once.
 _ON_CPU, _ELSEWHERE = 2**17, 2**24
 
 

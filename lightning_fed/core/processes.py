@@ -19,7 +19,7 @@ class ProcessError(RuntimeError):
 
 
 class _Failure(NamedTuple):
-    """What a process sends that cannot go on, in place of what the others wait for."""
+    """An error that a process sends in place of what the others wait for."""
 
     error: str
 
@@ -106,7 +106,7 @@ class Processes:
         return torch.cat(parts).view(rows.dtype).view(-1, *rows.shape[1:])
 
     def gather(self, thing: T) -> list[T]:
-        """Give every process what each of them holds, in order of rank. ``thing`` is pickled: keep it small.
+        """Return on every process what each of them holds, in order of rank. ``thing`` is pickled: keep it small.
 
         Raises:
             ProcessError: If another process came with :meth:`fail`.

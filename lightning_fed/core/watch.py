@@ -33,7 +33,7 @@ class EndingError(RuntimeError):
 def counting_signals() -> Iterator[None]:
     """Count the signals that end a run, so that :class:`Watch` can tell them from what a worker's code raises.
 
-    To set a handler takes 2 µs, so this is done once a round and not once a worker. Signals are handled as before.
+    Done once a round and not once a worker, since setting handlers has its price. Signals are handled as before.
     """
     global _arrived
     if _arrived is not None or threading.current_thread() is not threading.main_thread():

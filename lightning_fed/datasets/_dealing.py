@@ -40,7 +40,7 @@ def check_enough(examples: int, **factors: int) -> None:
 
 
 def flat(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
-    """Give one value per example, ``[n]``, from ``[n]`` or ``[n, 1]``."""
+    """Return one value per example, ``[n]``, from ``[n]`` or ``[n, 1]``."""
     array = np.asarray(values)
     if array.size != len(array):
         raise ValueError(f"labels of shape {array.shape}: give one number or string per example, [n] or [n, 1]")
@@ -54,12 +54,12 @@ def read_only(indices: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give where parts of these sizes begin, and where the last ends: ``[parts]`` -> ``[parts + 1]``."""
+    """Return where parts of these sizes begin, and where the last ends: ``[parts]`` -> ``[parts + 1]``."""
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def even_offsets(n: int, parts: int) -> NDArray[np.int64]:
-    """Give the offsets of parts of ``n`` whose sizes differ by at most one: ``[parts + 1]``."""
+    """Return the offsets of parts of ``n`` whose sizes differ by at most one: ``[parts + 1]``."""
     return np.arange(parts + 1, dtype=np.int64) * n // parts
 
 

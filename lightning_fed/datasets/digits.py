@@ -75,17 +75,17 @@ class DigitsDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give the training part, shuffled."""
+        """Return the training part, shuffled."""
         return DataLoader(self._loaded()[0], batch_size=self._batch_size, shuffle=True)
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give the held-out part."""
+        """Return the held-out part."""
         return DataLoader(self._loaded()[1], batch_size=self._batch_size)
 
     @override
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give the held-out part."""
+        """Return the held-out part."""
         return self.val_dataloader()
 
     def _loaded(self) -> tuple[TensorDataset, TensorDataset]:

@@ -92,12 +92,12 @@ class FCUBETest(pl.LightningDataModule):
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give all points."""
+        """Return all points."""
         return DataLoader(self._points, batch_size=self._batch_size)
 
     @override
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give all points."""
+        """Return all points."""
         return self.val_dataloader()
 
 

@@ -75,7 +75,7 @@ class Partition:
         return len(self.offsets) - 1
 
     def __getitem__(self, position: int) -> NDArray[np.int64]:
-        """Give the examples of one worker: int64 ``[size]``, a view.
+        """Return the examples of one worker: int64 ``[size]``, a view.
 
         Raises:
             IndexError: If ``position`` is not from 0 to ``len(self) - 1``.
@@ -96,7 +96,7 @@ class Partition:
         return np.diff(self.offsets)
 
     def name(self, position: int) -> str:
-        """Give the name of the worker at a position.
+        """Return the name of the worker at a position.
 
         Raises:
             IndexError: If ``position`` is not from 0 to ``len(self) - 1``.
@@ -105,7 +105,7 @@ class Partition:
         return self._computed(position) if self.names is None else self.names[position]
 
     def position(self, name: str) -> int:
-        """Give the position of the worker of that name, in constant time.
+        """Return the position of the worker of that name, in constant time.
 
         Raises:
             KeyError: If no worker bears the name; the message gives one that does.

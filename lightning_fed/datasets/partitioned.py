@@ -60,7 +60,7 @@ class SubsetDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        """Give the share."""
+        """Return the share."""
         return self._settings.train(self.train_set)
 
 
@@ -82,12 +82,12 @@ class SplitSubsetDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        """Give the part to train on."""
+        """Return the part to train on."""
         return self._settings.train(self.train_set)
 
     @override
     def val_dataloader(self) -> DataLoader[Any]:
-        """Give the held-out part, in order."""
+        """Return the held-out part, in order."""
         return self._settings.val(self.val_set)
 
 
@@ -170,7 +170,7 @@ class PartitionedPopulation(Population):
 
     @override
     def num_examples(self, name: str) -> int:
-        """Give the number of training examples of a worker, without those held out, without building anything."""
+        """Return the number of training examples of a worker, without those held out, without building anything."""
         partition = self.partition
         position = partition.position(name)
         size = int(partition.offsets[position + 1] - partition.offsets[position])
@@ -200,7 +200,7 @@ class PartitionedPopulation(Population):
 
     @override
     def name(self, position: int) -> str:
-        """Give the name of the worker at a position of the partition.
+        """Return the name of the worker at a position of the partition.
 
         Raises:
             IndexError: If ``position`` is not from 0 to ``len(self) - 1``.

@@ -54,21 +54,21 @@ class ToyDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give the rows as ``(x, target)``, unshuffled."""
+        """Return the rows as ``(x, target)``, unshuffled."""
         return DataLoader(TensorDataset(self._x, self._target), batch_size=self._batch_size)
 
     @override
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give what ``train_dataloader`` gives."""
+        """Return what ``train_dataloader`` gives."""
         return self.train_dataloader()
 
     @override
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Give what ``train_dataloader`` gives."""
+        """Return what ``train_dataloader`` gives."""
         return self.train_dataloader()
 
     @override
     def predict_dataloader(self) -> DataLoader[Tensor]:
-        """Give the rows as ``x`` alone."""
+        """Return the rows as ``x`` alone."""
         # A tensor serves a DataLoader as a dataset does; a TensorDataset would wrap every batch in a list.
         return DataLoader(cast("Dataset[Tensor]", self._x), batch_size=self._batch_size)

@@ -61,7 +61,7 @@ class LinearRegression(pl.LightningModule):
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Give the sum of squared errors of ``(x, target)``, a scalar."""
+        """Return the sum of squared errors of ``(x, target)``, a scalar."""
         loss = self._squared_errors(batch).sum()
         self.log("train_loss", loss, batch_size=len(batch[0]))
         return loss
@@ -84,7 +84,7 @@ class LinearRegression(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give ``SGD(lr)`` over all parameters."""
+        """Return ``SGD(lr)`` over all parameters."""
         return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"])
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:

@@ -81,7 +81,7 @@ class MLPClassifier(pl.LightningModule):
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Give the mean cross entropy of ``(x, label)``, labels int64 ``[n]``; a scalar."""
+        """Return the mean cross entropy of ``(x, label)``, labels int64 ``[n]``; a scalar."""
         return self._step(batch, "train", self.train_acc)
 
     @override
@@ -96,13 +96,13 @@ class MLPClassifier(pl.LightningModule):
 
     @override
     def predict_step(self, batch: Tensor | tuple[Tensor, ...] | list[Tensor], batch_idx: int) -> Tensor:
-        """Give the logits for a batch that is ``x`` or begins with it, as ``(x, label)`` does."""
+        """Return the logits for a batch that is ``x`` or begins with it, as ``(x, label)`` does."""
         logits: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
         return logits
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give ``SGD(lr, momentum, weight_decay)`` over all parameters."""
+        """Return ``SGD(lr, momentum, weight_decay)`` over all parameters."""
         settings = {name: self.hparams[name] for name in ("lr", "momentum", "weight_decay")}
         return torch.optim.SGD(self.parameters(), **settings)
 

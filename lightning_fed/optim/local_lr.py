@@ -20,7 +20,7 @@ class LocalLRSchedule(ABC):
 
     @abstractmethod
     def factor(self, round: int) -> float:
-        """Give the factor.
+        """Return the factor.
 
         Args:
             round: The number of rounds before this one.

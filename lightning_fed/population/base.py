@@ -44,7 +44,7 @@ class Population(Mapping[str, pl.LightningDataModule]):
 
     @abstractmethod
     def name(self, position: int) -> str:
-        """Give the name of the worker at a position, in constant time.
+        """Return the name of the worker at a position, in constant time.
 
         Args:
             position: From 0 to ``len(self) - 1``. What happens at other positions is not laid down.
@@ -60,7 +60,7 @@ class Population(Mapping[str, pl.LightningDataModule]):
 
     @abstractmethod
     def num_examples(self, name: str) -> int:
-        """Give the number of training examples of a worker without building its datamodule."""
+        """Return the number of training examples of a worker without building its datamodule."""
 
     @abstractmethod
     def has_loader(self, kind: EvaluationKind) -> bool:

@@ -95,7 +95,7 @@ class Batches(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
-        """Give one pass of batches, each with its number of examples (None: it has to be inferred)."""
+        """Return one pass of batches, each with its number of examples (None: it has to be inferred)."""
 
     def _begin_pass(self) -> None:
         parts = self.loader.flattened if isinstance(self.loader, CombinedLoader) else [self.loader]
@@ -291,7 +291,7 @@ class IndexedBatches(Batches):
         self._plain = dataset if self._follows and type(dataset) is TensorDataset else None
         self._versions = _versions(tensors)
         self.kind = tuple([(tensor.shape[1:], tensor.dtype) for tensor in tensors])
-        """What rows must have in common with other rows to be stacked."""
+        """Return the key that rows must have in common with other rows to be stacked."""
         self.draws_at_once = self._at_once is not None
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""

@@ -13,11 +13,11 @@ from typing import NamedTuple, final
 
 @final
 class News(NamedTuple):
-    """What a process tells the others.
+    """News of a process for the others.
 
     Args:
         node: Its machine.
-        names: The workers that it has prepared since it told them last; and whether each machine is to do so.
+        names: The workers that it has prepared since its last news; and whether each machine is to do so.
     """
 
     node: int

@@ -330,7 +330,7 @@ class WorkerPool:
         return failures
 
     def num_examples(self, name: str) -> int:
-        """Give a worker's number of training examples, building it only if its population cannot tell."""
+        """Return a worker's number of training examples, building it only if its population cannot tell."""
         if isinstance(self._population, Population):
             return self._population.num_examples(name)
         batches = self[name].batches

@@ -1,4 +1,4 @@
-"""What was released, written down so that it only grows: whoever reads it, and however often."""
+"""An account of releases that only grows: whoever reads it, and however often."""
 
 from __future__ import annotations
 

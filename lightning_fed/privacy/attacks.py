@@ -1,4 +1,4 @@
-"""What an attacker makes of many runs: a score, a threshold, and the ε that its guesses prove."""
+"""Attacks on many runs: a score, a threshold, and the ε that the guesses prove."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_fed.privacy.extra import import_extra
 Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 POINTING, BOUND, SAID, FINEST = range(4)
-"""What is seen of a round: how far its release points to the canary, in clipping bounds; the logarithm of the next
+"""Numbers seen of a round: how far its release points to the canary, in clipping bounds; the logarithm of the next
 bound; what a worker says besides its update; and the exponent of the last bit that is set in the release."""
 
 Score: TypeAlias = Callable[[Numbers], Numbers]
@@ -65,7 +65,7 @@ def best_attack(worlds: Sequence[Numbers], claims: dict[float, float], confidenc
 
 
 def _scores(worlds: Sequence[Numbers]) -> list[Score]:
-    """What attackers look at: how far all rounds, or one, point to the canary; the last bits; all else together."""
+    """Return the attackers' scores: how far all rounds, or one, point to the canary; the last bits; all else."""
     return [
         lambda seen: seen[:, :, POINTING].sum(axis=1),
         lambda seen: seen[:, :, POINTING].max(axis=1),

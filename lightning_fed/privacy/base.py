@@ -50,7 +50,7 @@ class Privacy(ABC):
     """The kind of cohort sampler that is taken if the user has chosen none."""
 
     unit: ClassVar[Literal["worker", "example"]] = "worker"
-    """What is hidden."""
+    """The thing that is hidden."""
 
     audience: ClassVar[str] = AUDIENCES[0]
     """From whom: one of ``AUDIENCES``."""

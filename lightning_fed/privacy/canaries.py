@@ -48,7 +48,7 @@ class CanaryRuns:
     accountant: Accountant
 
     def played(self, there: bool, trials: int) -> Numbers:
-        """What is seen of runs: ``[trials, rounds, 4]``, see :mod:`lightning_fed.privacy.attacks`."""
+        """Return the numbers seen of runs: ``[trials, rounds, 4]``, see :mod:`lightning_fed.privacy.attacks`."""
         with torch.no_grad():
             return np.asarray([self._run(there) for _ in range(trials)], dtype=np.float64)
 
@@ -102,7 +102,7 @@ class CanaryRuns:
         return torch.full((self.dimension,), self.dimension**-0.5, dtype=torch.float64)
 
     def _updates(self, job: Job, canary: Tensor, there: bool, chosen: bool, trusted: bool) -> Updates | None:
-        """What workers have learned: the canary or its neighbour, and zeros of as few others as a round must have."""
+        """Return updates: the canary's or its neighbour's, and zeros of as few others as a round must have."""
         rows = []
         if chosen and there:
             rows.append(canary)

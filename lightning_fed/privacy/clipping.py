@@ -98,7 +98,7 @@ def joint_norms(updates: Updates) -> Tensor:
 
 
 def with_norms(updates: Updates) -> tuple[Updates, Tensor]:
-    """Give updates and their :func:`joint_norms`; one with NaN or Inf in it as zeros, since no factor can clip it.
+    """Return updates and their :func:`joint_norms`; one with NaN or Inf in it as zeros, since no factor can clip it.
 
     The outbox refuses such updates first; this is for what transforms make of others behind it.
     """

@@ -104,7 +104,7 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
 
 
 def _answer(question: Question, args: argparse.Namespace) -> str:
-    """What is printed. Everything is computed, and drawn, before the first line."""
+    """Return the text to print. Everything is computed, and drawn, before the first line."""
     rounds = args.rounds
     noise = args.noise_multiplier or question.noise(args.epsilon)
     kind: Kind = question.kind

@@ -87,7 +87,7 @@ class Ledger:
 @final
 @dataclass
 class Record:
-    """What a ledger says.
+    """The content of a ledger.
 
     Args:
         account: What was charged.
@@ -105,7 +105,7 @@ class Record:
 
     @property
     def unended(self) -> Account:
-        """What fits have released that did not come to an end, whatever checkpoints they have left."""
+        """Releases of fits that did not come to an end, whatever checkpoints they have left."""
         ended = {end["stretch"] for end in self.ends}
         return self.account.only([stretch for stretch in self.account.stretches if stretch not in ended])
 

@@ -1,4 +1,4 @@
-"""What is released, as far as it matters to an accountant: plain numbers, and dp-accounting's event for them.
+"""Releases, as far as they matter to an accountant: plain numbers, and dp-accounting's event for them.
 
 A noise multiplier z is the standard deviation of the noise divided by C, the largest norm that one worker's
 contribution can have. It has no unit.
@@ -36,7 +36,7 @@ RELATIONS: tuple[Relation, ...] = ("add/remove", "zero-out", "replace-one")
 
 
 Stored: TypeAlias = bool | int | float | str | list[bool | int | float | str]
-"""What a checkpoint keeps of one setting."""
+"""One setting, as a checkpoint keeps it."""
 
 
 class Mechanism(ABC):

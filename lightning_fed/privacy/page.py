@@ -21,7 +21,7 @@ _KEY = "lightning_fed"
 @final
 @dataclass
 class Statement:
-    """What is known of one run's releases.
+    """A record of one run's releases.
 
     Args:
         run: The run's name.

@@ -1,4 +1,4 @@
-"""What a promise would cost over a number of rounds, as a run of it would be charged; no model, no data."""
+"""Cost of a promise over a number of rounds, as a run of it would be charged; no model, no data."""
 
 from __future__ import annotations
 

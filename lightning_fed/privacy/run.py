@@ -1,4 +1,4 @@
-"""What changes over the rounds of a private run: what is spent, the clipping bound, and where noise comes from."""
+"""The changing part of a private run: what is spent, the clipping bound, and where noise comes from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_fed.wire import LocalTraining, RoundError
 
 
 class Setting(NamedTuple):
-    """What a guarantee depends on in a run.
+    """The settings of a run on which a guarantee depends.
 
     Args:
         population: The number of workers.
@@ -94,7 +94,7 @@ class PrivateRun:
     cohort: int = 0
     """The running number of the cohort that is being trained."""
     account: Account = field(default_factory=Account)
-    """What was charged, stretch by stretch; the accountant holds its total."""
+    """All charges, stretch by stretch; the accountant holds their total."""
     stretch: str = field(default_factory=fresh_name)
     """The name of the stretch of rounds that this fit releases."""
     ledger: Ledger = field(default_factory=Ledger)
@@ -203,7 +203,7 @@ class PrivateRun:
         )
 
     def _at_most(self) -> dict[str, Any]:
-        """What has been spent at most, as far as that takes no time: by RDP."""
+        """Return the most that has been spent, by RDP, which takes no time."""
         try:
             quick = Accountant("rdp")
             quick.load_state_dict({"history": self.account.total()})
@@ -247,7 +247,7 @@ class PrivateRun:
         self.account = account
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return {
             "accountant": self.accountant.state_dict(),
             "noise_multiplier": self.noise_multiplier,

@@ -17,7 +17,7 @@ Sizes: TypeAlias = Callable[[], Sequence[int]]
 
 
 Drawn: TypeAlias = Literal["by coins", "without replacement"]
-"""What a sampler guarantees about its cohorts, so that a promise of privacy may lean on it.
+"""A sampler's guarantee about its cohorts, so that a promise of privacy may lean on it.
 
 ``by coins``: each worker takes part with probability ``cohort_size / population``, independently of all others.
 ``without replacement``: all sets of ``cohort_size`` workers are equally likely, in each round anew.

@@ -26,7 +26,7 @@ _OF_THE_ACCOUNT = ("run", "promise", "unit", "audience", "kind", "stretches", "r
 
 @final
 class Books:
-    """What is known of a run's releases, whatever becomes of its Trainers, checkpoints and processes.
+    """Keeps account of a run's releases, whatever becomes of its Trainers, checkpoints and processes.
 
     The account is the union of what this object has released, of what checkpoints say that it has loaded, and of what
     the ledger holds beyond them: rounds that a run released after its last checkpoint before it crashed.
@@ -254,7 +254,7 @@ class Books:
         return [path for folder in self._folders if (path := ledger_in(folder, name)).is_file()]
 
     def _in_ledgers(self, *names: str) -> Account:
-        """What fits of these runs have released that did not come to an end."""
+        """Return the releases of these runs' fits that did not come to an end."""
         account = Account()
         for path in chain.from_iterable(map(self._ledgers, names)):
             account.join({"stretches": read(path).unended.state_dict()})

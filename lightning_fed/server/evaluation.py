@@ -32,7 +32,7 @@ from lightning_fed.worker.recorder import Part
 @final
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What came of the last evaluation, worker by worker; the same on every process.
+    """The results of the last evaluation, worker by worker; the same on every process.
 
     Args:
         workers: What was logged about each worker's data, by worker and name.
@@ -45,7 +45,7 @@ class EvaluationReport:
 
 @final
 class _Share(NamedTuple):
-    """What one process has to say at the end of an evaluation."""
+    """The part of one process in the end of an evaluation."""
 
     workers: dict[str, dict[str, float]]
     pooled: dict[str, Part]

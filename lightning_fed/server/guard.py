@@ -1,4 +1,4 @@
-"""What the server asks before, in and after a round of a guard, and the guard of a run in which nothing is promised."""
+"""Guards, which the server asks before, in and after a round, and that of a run in which nothing is promised."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lightning_fed.wire import GlobalModel, Job, LocalTraining
 
 
 class Guard(ABC):
-    """What the server asks at every step of a run, whether or not anything is promised to the workers."""
+    """Answers the server at every step of a run, whether or not anything is promised to the workers."""
 
     promise: Privacy | None = None
-    """What is promised."""
+    """The promise, if there is one."""
 
     run: PrivateRun | None = None
-    """What has been spent; None before a fit, and if nothing is promised."""
+    """The account of what has been spent; None before a fit, and if nothing is promised."""
 
     @abstractmethod
     def check(self, model: GlobalModel, module: pl.LightningModule) -> None:

@@ -21,8 +21,8 @@ from lightning_fed.wire import describe
 class Cohort:
     """The workers of one round: the batch of ``FederatedModule.training_step``.
 
-    Neither a tuple nor a dataclass: Lightning walks through those, name by name, several times a round (1 ms for 100
-    workers), to look for tensors.
+    Neither a tuple nor a dataclass: Lightning walks through those, name by name, several times a round, to look for
+    tensors.
 
     Args:
         number: The running number of the cohort; with ``seed`` and a worker's name it decides all randomness.
@@ -73,11 +73,6 @@ class Position:
     next: int = 0
     taken: int = 0
 
-    @property
-    def unfinished(self) -> int:
-        """The number of cohorts taken whose round is not over; several only while gradients accumulate over them."""
-        return self.taken - self.next
-
     def move(self, number: int) -> None:
         """Go on with another cohort.
 
@@ -89,7 +84,7 @@ class Position:
 
 @final
 class CohortLoader:
-    """Gives one epoch of cohorts at a time, going on where the last epoch (or the checkpoint) ended.
+    """Yields one epoch of cohorts at a time, going on where the last epoch (or the checkpoint) ended.
 
     To iterate changes nothing: what has been run is noted in ``position`` from outside. User code may therefore ask the
     datamodule for as many loaders as it likes.
@@ -144,7 +139,7 @@ class CohortLoader:
         return tuple(self._names[position] for position in positions)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: ``server/checkpoint.py`` holds the position. Without this method Lightning would warn, whenever a
+        """Nothing: ``server/checkpoint/`` holds the position. Without this method Lightning would warn, whenever a
         run resumes within an epoch, that the loader cannot.
         """
         return {}
@@ -175,7 +170,7 @@ def _never(worker: str) -> bool:
 
 @final
 class WorkersLoader:
-    """Gives the workers' own evaluation batches, worker by worker; each process takes every n-th worker.
+    """Yields the workers' own evaluation batches, worker by worker; each process takes every n-th worker.
 
     Args:
         pool: The workers.
@@ -231,7 +226,7 @@ class WorkersLoader:
 
 @final
 class CentralLoader:
-    """Gives the batches of a central loader; each of n processes takes every n-th batch, so that none counts twice.
+    """Yields the batches of a central loader; each of n processes takes every n-th batch, so that none counts twice.
 
     Args:
         loader: The user's loader.

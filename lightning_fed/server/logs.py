@@ -20,7 +20,7 @@ class Curves:
     """Draws and shows values of a Trainer's run.
 
     Values are put where Lightning itself puts what is logged, at a tenth of the price of ``self.log``, which moves a
-    metric object to its device for every value (1 ms of a round of 14).
+    metric object to its device for every value.
 
     Args:
         trainer: The Trainer.

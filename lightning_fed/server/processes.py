@@ -1,4 +1,4 @@
-"""What the processes of a run find out together about workers, so that all of them go on from the same."""
+"""Facts about workers that the processes of a run gather together, so that all of them go on from the same."""
 
 from __future__ import annotations
 

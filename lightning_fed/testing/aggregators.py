@@ -1,4 +1,4 @@
-"""What every aggregator must do."""
+"""The contract of aggregators."""
 
 from __future__ import annotations
 

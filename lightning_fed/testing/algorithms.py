@@ -1,4 +1,4 @@
-"""What every algorithm must do."""
+"""The contract of algorithms."""
 
 from __future__ import annotations
 

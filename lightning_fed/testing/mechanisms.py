@@ -1,4 +1,4 @@
-"""What every mechanism must do by which rounds of a promise are accounted."""
+"""The contract of mechanisms, by which rounds of a promise are accounted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every promise of privacy must do."""
+"""The contract of promises of privacy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def settings_are_checked(make: MakePromise) -> None:
 
 
 def the_mechanism_holds(make: MakePromise) -> None:
-    """What a round is to the accountant holds to :func:`check_mechanism`, whoever takes part."""
+    """A round's mechanism holds to :func:`check_mechanism`, whoever takes part."""
     for setting in (_everyone(), _sampled(make())):
         promise = make()
         check_mechanism(partial(_mechanism, promise, setting))

@@ -1,4 +1,4 @@
-"""What every cohort sampler, and every model of availability, must do."""
+"""The contracts of cohort samplers and of models of availability."""
 
 from __future__ import annotations
 

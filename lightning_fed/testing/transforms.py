@@ -1,4 +1,4 @@
-"""What every transform must do."""
+"""The contract of transforms."""
 
 from __future__ import annotations
 

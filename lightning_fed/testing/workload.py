@@ -53,14 +53,14 @@ class Layered(pl.LightningModule):
         return prediction
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Give half the squared error, averaged over the batch."""
+        """Return half the squared error, averaged over the batch."""
         x, y = (tensor.to(self.body.weight.dtype) for tensor in batch)
         loss: Tensor = ((self(x) - y) ** 2).sum(dim=1).mean() / 2
         self.log("train_loss", loss)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Give SGD with lr 0.1 and momentum 0.5."""
+        """Return SGD with lr 0.1 and momentum 0.5."""
         return torch.optim.SGD(self.parameters(), lr=LR, momentum=0.5, weight_decay=self.weight_decay)
 
 

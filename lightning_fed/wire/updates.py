@@ -50,7 +50,7 @@ class Updates:
     stays: frozenset[str] = frozenset()
 
     def rows(self, keep: Tensor) -> Updates:
-        """Give the updates of some of the workers.
+        """Return the updates of some of the workers.
 
         Args:
             keep: bool ``[n]``.

@@ -45,7 +45,7 @@ class GradientCorrections:
 
     @staticmethod
     def of(job: Job, workers: Sequence[str], stacked: bool) -> GradientCorrections | None:
-        """Give the corrections of a job, or None if it asks for none."""
+        """Return the corrections of a job, or None if it asks for none."""
         nothing = job.penalty is None and not job.frozen and not job.wants_gradient
         return None if nothing else GradientCorrections(job, workers, stacked)
 

@@ -1,4 +1,4 @@
-"""What workers log in an evaluation: worker by worker, and pooled as if their data were one set.
+"""Metrics of workers in an evaluation: worker by worker, and pooled as if their data were one set.
 
 A worker counts when its last batch is over, or not at all. A plain value is noted as it is logged. A torchmetrics
 object accumulates over all workers; what one of them added is the difference between its states before and after that
@@ -38,7 +38,7 @@ class WorkerMetrics:
         """Forget everything, for the next evaluation."""
         self._forget_worker()
         self.workers: dict[str, dict[str, float]] = {}
-        """What was logged, by worker and name."""
+        """Logged values by worker and name."""
         self.pooled: dict[str, Part] = {}
         """The plain values over all workers, by name."""
         self.objects: dict[str, str] = {}

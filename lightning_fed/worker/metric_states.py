@@ -18,7 +18,7 @@ _SYNC = ("sync_on_compute", "dist_sync_on_step", "_to_sync")
 
 @final
 class MetricState(NamedTuple):
-    """What a torchmetrics object has been updated with.
+    """The state of a torchmetrics object.
 
     Args:
         updates: The number of its updates.

@@ -51,7 +51,7 @@ class LocalOptimizer:
         self._told_of_plateau = False
 
     def fresh(self, cohort: int, lr_factor: float = 1.0) -> Optimizer:
-        """Give an optimizer without a past.
+        """Return an optimizer without a past.
 
         The user's ``configure_optimizers`` is asked once for every worker. For torch's own optimizers without a
         scheduler once for a cohort is enough: their past is ``state`` and ``param_groups``, and both can be set back,
@@ -95,7 +95,7 @@ class LocalOptimizer:
         self._configured_for = None
 
     def stacked(self, cohort: int, lr_factor: float, leaves: Mapping[Tensor, Tensor]) -> Optimizer:
-        """Give an optimizer without a past that steps on stacks of parameters in place of the parameters.
+        """Return an optimizer without a past that steps on stacks of parameters in place of the parameters.
 
         Args:
             cohort: The cohort's number.

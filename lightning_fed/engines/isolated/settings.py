@@ -1,4 +1,4 @@
-"""What a child has from the beginning of a fit."""
+"""Settings that a child has from the beginning of a fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_fed.worker.pickling import dumps
 @final
 @dataclass(frozen=True)
 class Settings:
-    """What a node has from the beginning: code, settings, and how it computes.
+    """Code and settings that a node has from the beginning.
 
     Args:
         module: The user's module, pickled.

@@ -245,7 +245,7 @@ class StackedBatches:
         return len(self._plans) if self._alike else sum(len(plan.shapes) > step for plan in self._plans)
 
     def leave_out(self, positions: Iterable[int]) -> None:
-        """Give no more batches of some workers."""
+        """Leave out batches of some workers from here on."""
         self._left_out.update(positions)
         self._alike = False
 

@@ -40,7 +40,7 @@ class ExampleCache:
         self._places: dict[IndexedBatches, int] = {}
 
     def offsets(self, workers: Sequence[IndexedBatches]) -> list[int] | None:
-        """Give the first row of each worker, after making a place for those that have none.
+        """Return the first row of each worker, after making a place for those that have none.
 
         Args:
             workers: The batches of some workers.

@@ -102,7 +102,7 @@ class Logged:
     present: dict[str, NDArray[np.bool_]]
 
     def rows(self, keep: Sequence[int]) -> Logged:
-        """What some of the workers logged."""
+        """Return the logged values of some of the workers."""
         return Logged(
             loss=self.loss[keep],
             values={name: values[keep] for name, values in self.values.items()},

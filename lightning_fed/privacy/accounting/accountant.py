@@ -1,4 +1,4 @@
-"""What the releases of a run cost together, by dp-accounting."""
+"""Adds up the cost of a run's releases, by dp-accounting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a ``.ckpt`` holds: the user's module as if it had been trained alone, and one key of ours.
+"""The content of a ``.ckpt``: the user's module as if it had been trained alone, and one key of ours.
 
 Whenever it is written, it holds one round: that of the last server step that is over.
 """

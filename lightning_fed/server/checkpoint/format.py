@@ -1,4 +1,4 @@
-"""What a ``.ckpt`` holds: the user's module as if it had been trained alone, and one key of ours.
+"""The content of a ``.ckpt``: the user's module as if it had been trained alone, and one key of ours.
 
 ``TheirModule.load_from_checkpoint(path)`` works because the state dict and the hyperparameters are those of the user's
 module. What only federated training needs lies under :data:`KEY`: what the algorithm remembers, the number of the next

@@ -27,7 +27,7 @@ _PREFIX = "module."
 
 @final
 class Keeper:
-    """What is remembered of the rounds, always that of the last one that is over.
+    """Remembers the rounds, always as of the last one that is over.
 
     Args:
         module: The user's module.
@@ -38,7 +38,7 @@ class Keeper:
         self._module = module
         self._own = own
         self.state = ServerState()
-        """What the server remembers."""
+        """The server's state."""
         self.moved: set[str] = set()
         """The names of parameters that are not trained and have moved since the start of the run."""
         self.held = Held()

@@ -1,4 +1,4 @@
-"""What the server remembers from round to round, besides the model."""
+"""The server's state from round to round, besides the model."""
 
 from __future__ import annotations
 

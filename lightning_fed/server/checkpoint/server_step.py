@@ -25,7 +25,7 @@ AVERAGED = "current_model_state"
 
 @final
 class ServerStep:
-    """What a server step changes, as it was before.
+    """All that a server step changes, as it was before.
 
     Args:
         trainer: The Trainer.
@@ -127,7 +127,7 @@ class Evaluation:
 
 @final
 class Held:
-    """What the global model holds, while the module holds a worker's own."""
+    """The global model's values, while the module holds a worker's own."""
 
     def __init__(self) -> None:
         self._tensors: Tensors = {}

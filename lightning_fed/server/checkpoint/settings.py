@@ -21,16 +21,16 @@ from lightning_fed.server.checkpoint.format import INSTEAD
 _PLAIN = (bool, int, float, str, type(None))
 _SAMPLE = 1000
 _SAID_ELSEWHERE = ("algorithm", "privacy", "privacy.insecure_deterministic_noise")
-"""What is refused or warned of where the promise is kept, or with the class of the algorithm."""
+"""Changes that are refused or warned of where the promise is kept, or with the class of the algorithm."""
 _NOT_KEPT = object()
 _HOW = ("params", "initial_lr", "foreach", "fused", "capturable", "differentiable")
-"""What of an optimizer's options says how it computes, and not what."""
+"""Options of optimizers that say how they compute, and not what."""
 
 
 @final
 @dataclass(frozen=True)
 class Settings:
-    """What a run is made of.
+    """The parts that a run is made of.
 
     Args:
         parts: Its parts by the names of FederatedModule's arguments, such as ``algorithm``, and plain values.
