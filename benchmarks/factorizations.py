@@ -13,8 +13,8 @@ import argparse
 import math
 
 from lightning_fed.privacy import BandedToeplitz, BufferedToeplitz, Factorization, prefix_errors
+from lightning_fed.privacy.correlated import tree_sensitivity_squared
 from lightning_fed.privacy.factorization import sensitivity
-from lightning_fed.privacy.mechanisms import tree_sensitivity_squared
 
 
 def tree(rounds: int, separation: int) -> tuple[float, float, float]:

@@ -6,18 +6,17 @@ from lightning_fed.privacy.base import AUDIENCES, Privacy
 from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for, rounds_for
 from lightning_fed.privacy.central import CentralDP
 from lightning_fed.privacy.clipping import AdaptiveClip
+from lightning_fed.privacy.correlated import CorrelatedGaussian, TreeAggregation
 from lightning_fed.privacy.factorization import BandedToeplitz, BufferedToeplitz, Factorization, prefix_errors
 from lightning_fed.privacy.ftrl import DPFTRL
 from lightning_fed.privacy.local import DistributedDP, LocalDP
 from lightning_fed.privacy.mechanisms import (
-    CorrelatedGaussian,
     FixedSizeGaussian,
     Gaussian,
     LocalGaussian,
     Mechanism,
     Relation,
     SubsampledGaussian,
-    TreeAggregation,
 )
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.record import RecordDP

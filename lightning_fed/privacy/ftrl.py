@@ -21,8 +21,9 @@ from torch import Tensor
 from lightning_fed.core.arguments import instance
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
+from lightning_fed.privacy.correlated import CorrelatedGaussian, TreeAggregation
 from lightning_fed.privacy.factorization import FactoredNoise, Factorization, sensitivity
-from lightning_fed.privacy.mechanisms import CorrelatedGaussian, Mechanism, TreeAggregation
+from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.privacy.run import PrivateRun, Setting

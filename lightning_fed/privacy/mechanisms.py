@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
-import numpy as np
 from typing_extensions import Self
 
-from lightning_fed.core.arguments import flag, number, settle, whole
+from lightning_fed.core.arguments import number, settle, whole
 from lightning_fed.privacy.extra import import_extra
 
 Relation: TypeAlias = Literal["add/remove", "zero-out", "replace-one"]
@@ -140,7 +139,7 @@ class SubsampledGaussian(Mechanism):
     sampling_rate: float
 
     def __post_init__(self) -> None:
-        _check_noise(self)
+        check_noise(self)
         settle(self, sampling_rate=number("sampling_rate", self.sampling_rate, above=0, most=1, owner=self))
 
     def event(self, relation: Relation) -> Any:
@@ -151,14 +150,14 @@ class SubsampledGaussian(Mechanism):
                 "rounds"
             )
         if self.sampling_rate == 1:
-            return _gaussian(self.noise_multiplier, relation)
+            return gaussian_event(self.noise_multiplier, relation)
         sampled = import_extra("dp_accounting").PoissonSampledDpEvent
-        return sampled(float(self.sampling_rate), _gaussian(self.noise_multiplier, relation))
+        return sampled(float(self.sampling_rate), gaussian_event(self.noise_multiplier, relation))
 
     def losses(self, relation: Relation, count: int, grid: float) -> Any:
         self.event(relation)  # for what it refuses
         if self.sampling_rate == 1:
-            return _gaussian_losses(self.noise_multiplier, relation, count, grid)
+            return gaussian_losses(self.noise_multiplier, relation, count, grid)
         return repeated(_sampled_losses(self.noise_multiplier, self.sampling_rate, grid), count)
 
 
@@ -183,13 +182,13 @@ class Gaussian(Mechanism):
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _check_noise(self)
+        check_noise(self)
 
     def event(self, relation: Relation) -> Any:
-        return _gaussian(self.noise_multiplier, relation)
+        return gaussian_event(self.noise_multiplier, relation)
 
     def losses(self, relation: Relation, count: int, grid: float) -> Any:
-        return _gaussian_losses(self.noise_multiplier, relation, count, grid)
+        return gaussian_losses(self.noise_multiplier, relation, count, grid)
 
 
 @final
@@ -216,8 +215,8 @@ class FixedSizeGaussian(Mechanism):
     population: int
 
     def __post_init__(self) -> None:
-        _check_noise(self)
-        _check_whole(self, "cohort_size", "population")
+        check_noise(self)
+        check_whole(self, "cohort_size", "population")
         if self.cohort_size > self.population:
             raise ValueError(
                 f"FixedSizeGaussian(cohort_size={self.cohort_size}) must be at most population={self.population}"
@@ -225,7 +224,7 @@ class FixedSizeGaussian(Mechanism):
 
     def event(self, relation: Relation) -> Any:
         sampled = import_extra("dp_accounting").SampledWithoutReplacementDpEvent
-        return sampled(self.population, self.cohort_size, _gaussian(self.noise_multiplier, relation))
+        return sampled(self.population, self.cohort_size, gaussian_event(self.noise_multiplier, relation))
 
 
 @final
@@ -248,134 +247,34 @@ class LocalGaussian(Mechanism):
     noise_multiplier: float
 
     def __post_init__(self) -> None:
-        _check_noise(self)
+        check_noise(self)
 
     def event(self, relation: Relation) -> Any:
-        return _gaussian(self.noise_multiplier, relation)
+        return gaussian_event(self.noise_multiplier, relation)
 
     def losses(self, relation: Relation, count: int, grid: float) -> Any:
-        return _gaussian_losses(self.noise_multiplier, relation, count, grid)
+        return gaussian_losses(self.noise_multiplier, relation, count, grid)
 
 
-@final
-@dataclass(frozen=True)
-class TreeAggregation(Mechanism):
-    """All prefix sums of a stretch of rounds by one binary tree: DP-FTRL (Kairouz et al. 2021, appendix D).
-
-    Needs no sampling: a worker's place in an epoch is fixed, and it takes part at most once in each. Charge it before
-    the first round of each tree, that is once per restart.
+def gaussian_event(noise_multiplier: float, relation: Relation) -> Any:
+    """Return dp-accounting's event of a Gaussian release.
 
     Args:
-        noise_multiplier: z; the noise of each node of the tree.
-        steps: The rounds of an epoch.
-        epochs: How many epochs one tree spans.
-        completed: Whether the tree is filled up with empty rounds to the next power of two before a restart (appendix
-            D.3), as for all trees but the last; then more nodes see a worker.
-
-    Raises:
-        ValueError: If z is not positive, or another number not a positive integer.
+        noise_multiplier: z, in units of C.
+        relation: Decides how far two neighbours are apart.
     """
-
-    relation: ClassVar[Relation] = "zero-out"
-    has_losses: ClassVar[bool] = True
-
-    noise_multiplier: float
-    steps: int
-    epochs: int = 1
-    completed: bool = False
-
-    def __post_init__(self) -> None:
-        _check_noise(self)
-        _check_whole(self, "steps", "epochs")
-        settle(self, completed=flag("completed", self.completed, owner=self))
-
-    def event(self, relation: Relation) -> Any:
-        return _gaussian(self._effective, relation)
-
-    def losses(self, relation: Relation, count: int, grid: float) -> Any:
-        return _gaussian_losses(self._effective, relation, count, grid)
-
-    @property
-    def _effective(self) -> float:
-        # All nodes together are one Gaussian mechanism, in which a worker moves several coordinates.
-        return self.noise_multiplier / math.sqrt(tree_sensitivity_squared(self.steps, self.epochs, self.completed))
-
-
-@final
-@dataclass(frozen=True)
-class CorrelatedGaussian(Mechanism):
-    """All prefix sums of a number of rounds by a matrix factorisation; see :mod:`lightning_fed.privacy.factorization`.
-
-    Charge it once, before the first of the rounds: all of them together are one Gaussian release.
-
-    Args:
-        noise_multiplier: z; the white noise's standard deviation in units of C.
-        sensitivity: How far one worker moves ``C x`` in the rounds together, in units of C.
-        rounds: The number of rounds.
-        separation: The number of rounds from a worker's taking part to its next, at least.
-
-    Raises:
-        ValueError: If z or the sensitivity is not positive, or another number not a positive integer.
-    """
-
-    relation: ClassVar[Relation] = "zero-out"
-    has_losses: ClassVar[bool] = True
-
-    noise_multiplier: float
-    sensitivity: float
-    rounds: int
-    separation: int
-
-    def __post_init__(self) -> None:
-        _check_noise(self)
-        _check_whole(self, "rounds", "separation")
-        settle(self, sensitivity=number("sensitivity", self.sensitivity, above=0, owner=self))
-
-    def event(self, relation: Relation) -> Any:
-        return _gaussian(self.noise_multiplier / self.sensitivity, relation)
-
-    def losses(self, relation: Relation, count: int, grid: float) -> Any:
-        return _gaussian_losses(self.noise_multiplier / self.sensitivity, relation, count, grid)
-
-
-@lru_cache(maxsize=256)
-def tree_sensitivity_squared(steps: int, epochs: int = 1, completed: bool = False) -> int:
-    """How far one worker moves all nodes of a tree together: the squared L2 distance, in units of C².
-
-    A node that sees a worker k times moves by up to kC. The worker is the one with the worst place.
-
-    Args:
-        steps: The rounds of an epoch.
-        epochs: The epochs of the tree.
-        completed: Whether the tree is filled up to the next power of two.
-
-    >>> tree_sensitivity_squared(4)  # a leaf, a pair, the root
-    3
-    >>> tree_sensitivity_squared(1, epochs=4)  # four leaves that see it once, two pairs twice, the root four times
-    28
-    >>> tree_sensitivity_squared(5), tree_sensitivity_squared(5, completed=True)
-    (3, 4)
-    """
-    leaves = steps * epochs
-    levels = (leaves - 1).bit_length() + 1
-    squared = np.zeros(steps, dtype=np.int64)
-    for level in range(levels):
-        nodes = 1 << (levels - 1 - level) if completed else leaves >> level
-        previous = times = np.zeros(steps, dtype=np.int64)
-        for epoch in range(epochs):
-            node = (np.arange(steps) + epoch * steps) >> level
-            times = np.where((node == previous) & (epoch > 0), times + 1, 1)
-            # From (k - 1)² to k², if the node is there: without completion the last ones never come about.
-            squared += np.where(node < nodes, 2 * times - 1, 0)
-            previous = node
-    return int(squared.max())
-
-
-def _gaussian(noise_multiplier: float, relation: Relation) -> Any:
     return import_extra("dp_accounting").GaussianDpEvent(float(noise_multiplier) / _distance(relation))
 
 
-def _gaussian_losses(noise_multiplier: float, relation: Relation, count: int, grid: float) -> Any:
+def gaussian_losses(noise_multiplier: float, relation: Relation, count: int, grid: float) -> Any:
+    """Return the privacy loss distribution of Gaussian releases.
+
+    Args:
+        noise_multiplier: z, in units of C.
+        relation: Decides how far two neighbours are apart.
+        count: The number of releases.
+        grid: The step to which privacy losses are rounded.
+    """
     # Gaussians compose to a Gaussian: 1/z² add up.
     make = import_extra("dp_accounting.pld.privacy_loss_distribution").from_gaussian_mechanism
     std = float(noise_multiplier) / _distance(relation) / math.sqrt(count)
@@ -408,13 +307,25 @@ def _distance(relation: Relation) -> float:
     return 2.0 if relation == "replace-one" else 1.0
 
 
-def _check_noise(mechanism: Mechanism) -> None:
+def check_noise(mechanism: Mechanism) -> None:
+    """Check the noise multiplier of a mechanism.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not positive and finite.
+    """
     says = " must be positive and finite: without noise there is no guarantee"
     z = number("noise_multiplier", mechanism.noise_multiplier, above=0, owner=mechanism, says=says)
     settle(mechanism, noise_multiplier=z)
 
 
-def _check_whole(mechanism: Mechanism, *names: str) -> None:
+def check_whole(mechanism: Mechanism, *names: str) -> None:
+    """Check fields of a mechanism that are positive integers.
+
+    Raises:
+        TypeError: If one is no number.
+        ValueError: If one is not whole, or less than 1.
+    """
     for name in names:
         says = " must be a positive integer"
         settle(mechanism, **{name: whole(name, getattr(mechanism, name), least=1, owner=mechanism, says=says)})

@@ -17,7 +17,7 @@ from lightning_fed.privacy import (
     SubsampledGaussian,
     TreeAggregation,
 )
-from lightning_fed.privacy.mechanisms import tree_sensitivity_squared
+from lightning_fed.privacy.correlated import tree_sensitivity_squared
 
 
 @pytest.mark.parametrize(
