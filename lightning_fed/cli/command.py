@@ -22,6 +22,7 @@ from lightning_fed.privacy import command as privacy_command
 from lightning_fed.server.datamodule import FederatedDataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
+_PROGRAM = "lightning-fed"
 
 
 @final
@@ -40,6 +41,7 @@ class FederatedCLI(LightningCLI):
         usage = "lightning-fed {} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
         self._files: list[ConfigFile] = []
         self._given = list(sys.argv[1:] if args is None else args)
+        self._command = " ".join((_PROGRAM, *(word for word in self._given[:1] if word in COMMANDS)))
         super().__init__(
             FederatedModule,
             FederatedDataModule,
@@ -53,7 +55,7 @@ class FederatedCLI(LightningCLI):
             # With it every nested module that calls save_hyperparameters() receives the outer ones.
             load_from_checkpoint_support=False,
             parser_kwargs={
-                "prog": "lightning-fed",
+                "prog": _PROGRAM,
                 "exit_on_error": False,  # what is wrong is told here
                 "allow_abbrev": False,
                 "description": "Federated learning for PyTorch Lightning: train and evaluate from a YAML file. "
@@ -72,12 +74,13 @@ class FederatedCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a config that is no file here but comes with the package is taken from there."""
         try:
-            with _one_line():
+            with _one_line(self._command):
                 arguments, self._files, notes = with_files_found(self._given)
                 sys.stderr.writelines(f"{note}\n" for note in notes)
                 self.config = parser.parse_args(arguments)
         except argparse.ArgumentError as error:
-            _refuse(self._explained(parser, error.message if error.argument_name is None else str(error)))
+            message = error.message if error.argument_name is None else str(error)
+            _refuse(self._explained(parser, message), self._command)
         self._refuse_empty_sections()
 
     def _explained(self, parser: LightningArgumentParser, message: str) -> str:
@@ -105,19 +108,19 @@ class FederatedCLI(LightningCLI):
         for file in self._files:
             for keys, known in file.empty_and_unknown({**whole, **part}):
                 key, near = ".".join(keys), nearest(keys[-1], known)
-                _refuse(f"there is no option {key!r}{near} ({file.where(keys)})")
+                _refuse(f"there is no option {key!r}{near} ({file.where(keys)})", self._command)
 
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; an argument that one of them refuses is a mistake in the command."""
-        with _one_line():
+        with _one_line(self._command):
             super().instantiate_classes()
 
     def _set_seed(self) -> None:
-        with _one_line():
+        with _one_line(self._command):
             super()._set_seed()
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with _one_line():
+        with _one_line(self._command):
             super()._run_subcommand(subcommand)
 
     def _parse_ckpt_path(self) -> None:
@@ -130,9 +133,10 @@ class FederatedCLI(LightningCLI):
         path = config.get("ckpt_path")
         if not path:
             if subcommand in ("validate", "test", "predict"):
-                _refuse(f"{subcommand} needs --ckpt_path: without one it is about a model that nobody has trained")
+                reason = f"{subcommand} needs --ckpt_path: without one it is about a model that nobody has trained"
+                _refuse(reason, self._command)
             return
-        with _one_line():
+        with _one_line(self._command):
             saved = read_checkpoint(str(path), config.get("weights_only")).get("hyper_parameters", {})
         now = (config.get("model.module.init_args") or {}) if config.get("model") else {}
         for name in sorted(set(saved) & set(vars(now) if now else {})):
@@ -144,14 +148,14 @@ class FederatedCLI(LightningCLI):
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """Tell an error that is an answer to the user in one sentence; any other goes on with its traceback."""
+def _one_line(command: str) -> Iterator[None]:
+    """Say an error that is an answer to the user in one sentence; any other goes on with its traceback."""
     try:
         yield
     except Exception as error:
         if not is_refusal(error):
             raise
-        _refuse(_said(error))
+        _refuse(_said(error), command)
 
 
 def _said(error: Exception) -> str:
@@ -161,7 +165,7 @@ def _said(error: Exception) -> str:
     return lines[0] if lines else one_sentence(error)
 
 
-def _refuse(message: str, command: str = "lightning-fed") -> NoReturn:
+def _refuse(message: str, command: str) -> NoReturn:
     sys.stderr.write(f"error: {message}\n\n{command} --help lists all options\n")
     raise SystemExit(2)
 
@@ -211,9 +215,10 @@ def main(args: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else list(args)
     commands = (*COMMANDS, "privacy")
     if not given:
-        _refuse(f"no command is given; give one of {', '.join(commands)}")
+        _refuse(f"no command is given; give one of {', '.join(commands)}", _PROGRAM)
     if not given[0].startswith("-") and given[0] not in commands:
-        _refuse(f"there is no command {given[0]!r}; give one of {', '.join(commands)}{nearest(given[0], commands)}")
+        near = nearest(given[0], commands)
+        _refuse(f"there is no command {given[0]!r}; give one of {', '.join(commands)}{near}", _PROGRAM)
     if given[0] == "privacy":
         privacy_command.main(given[1:])
     else:

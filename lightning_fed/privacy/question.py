@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+from lightning_fed.core.arguments import nearest
 from lightning_fed.privacy.accounting import Accountant, Kind, tightest
 from lightning_fed.privacy.base import Privacy
 from lightning_fed.privacy.calibration import noise_for
@@ -41,7 +42,7 @@ def promise_of(name: str) -> type[Privacy]:
         kind for each, kind in promises().items() if wanted in (each.casefold(), each.casefold().removesuffix("dp"))
     ]
     if len(found) != 1:
-        raise ValueError(f"{name!r} is none of the promises {', '.join(promises())}")
+        raise ValueError(f"{name!r} is none of the promises {', '.join(promises())}{nearest(name, promises())}")
     return found[0]
 
 

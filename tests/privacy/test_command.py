@@ -222,6 +222,7 @@ def test_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ((*RUN, "--epsilon", "1", "--rounds", "9" * 400), "must be a positive integer"),
         ((*RUN, "--epsilon", "1", "--population", "0"), "argument --population: '0' must be a positive integer"),
         ((*RUN, "--epsilon", "1", "--promise", "gdp"), "'gdp' is none of the promises CentralDP, DPFTRL,"),
+        ((*RUN, "--epsilon", "1", "--promise", "CentrlDP"), "; did you mean 'CentralDP'?"),
         ((*RUN, "--epsilon", "1", "--promise", "distributed"), "DistributedDP needs survivors, for which"),
         ((*RUN, "--epsilon", "1", "--promise", "distributed", "--survivors", "11"), "can never be met by a cohort"),
         ((*RUN, "--epsilon", "1", "--survivors", "3"), "CentralDP has no setting 'survivors'; it has clip,"),
