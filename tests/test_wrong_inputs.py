@@ -280,6 +280,7 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
         ({"on_worker_error": "ignore"}, "on_worker_error='ignore' must be one of 'raise', 'drop'"),
         ({"algorithm": FedAvg}, "algorithm must be an Algorithm, such as FedAvg"),
         ({"transforms": [FedAvg()]}, "transforms must be an UpdateTransform, such as ClipNorm"),
+        ({"transforms": "clip"}, r"transforms='clip' must be a list of UpdateTransforms, such as \[ClipNorm"),
         ({"module": FederatedModule(Scalar())}, "module is a FederatedModule already"),
     ],
 )

@@ -113,7 +113,7 @@ def refuse_parts(algorithm: object, aggregator: object, transforms: object, serv
     instance("algorithm", algorithm, Algorithm, "FedAvg()")
     if aggregator is not None:
         instance("aggregator", aggregator, Aggregator, "WeightedMean()")
-    if not isinstance(transforms, Sequence):
+    if isinstance(transforms, str) or not isinstance(transforms, Sequence):
         raise TypeError(f"transforms={transforms!r} must be a list of UpdateTransforms, such as [ClipNorm(1.0)]")
     for transform in transforms:
         instance("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
