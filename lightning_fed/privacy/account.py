@@ -106,6 +106,16 @@ class Account:
             raise ValueError(f"this is no account of privacy ({error!r}): {state!r}") from error
         self._counts = joined._counts
 
+    def include(self, other: Account) -> None:
+        """Take the union with another account.
+
+        Args:
+            other: The other one.
+        """
+        for stretch, counts in other._counts.items():
+            own = self._counts.setdefault(stretch, {})
+            own.update({key: max(own.get(key, 0), count) for key, count in counts.items()})
+
     def of(self, stretch: str) -> Charges:
         """Return what one stretch was charged for.
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from lightning_fed._lightning import pl, rank_zero_info, rank_zero_warn
-from lightning_fed.core.processes import Processes
 from lightning_fed.privacy import AUDIENCES, Accountant, Privacy, PrivateRun
 from lightning_fed.privacy.account import Account, fresh_name
 from lightning_fed.privacy.ledger import VERSION, Ledger, ledger_in, now, read, recomputed
+from lightning_fed.server.processes import processes_of
 
 _HANDED_OVER = "lightning_fed.privacy"
 _OF_THE_ACCOUNT = ("run", "promise", "unit", "audience", "kind", "stretches", "release_metrics", "ledger")
@@ -101,11 +101,12 @@ class Books:
         if own is None:
             self._name = state.get("run", self._name)
         joined = Account()
-        joined.join({"stretches": {}} if own is None else own)
-        joined.join(state)
+        for known in (own, state):
+            if known is not None:
+                joined.join(known)
         self._look_in(state.get("ledger"), *(() if path is None else (path.parent, path.parent.parent)))
         names = {self._name, state.get("run") or self._name}
-        joined.join({"stretches": self._in_ledgers(*names).state_dict()})
+        joined.include(self._in_ledgers(*names))
         union = {"stretches": joined.state_dict(), "accountant": {"history": joined.total()}}
         if own is None or fitting:
             insecure = state["insecure"] or (own is not None and own["insecure"])
@@ -131,7 +132,7 @@ class Books:
         """
         if self._conflict is not None:
             raise ValueError(self._conflict)
-        processes = Processes(trainer.global_rank, trainer.world_size)
+        processes = processes_of(trainer)
         folder = _folder_of(trainer)  # which asks all processes
         if folder is not None:
             self._look_in(folder)
@@ -257,7 +258,7 @@ class Books:
         """Return the releases of these runs' fits that did not come to an end."""
         account = Account()
         for path in chain.from_iterable(map(self._ledgers, names)):
-            account.join({"stretches": read(path).unended.state_dict()})
+            account.include(read(path).unended)
         return account
 
     def _write_settings(self, run: PrivateRun, outside: Sequence[str]) -> None:
@@ -288,8 +289,8 @@ class Books:
 
     def _say_of_branches(self, run: PrivateRun, known: Account) -> None:
         everything = Account()
-        everything.join({"stretches": known.state_dict()})
-        everything.join({"stretches": run.account.state_dict()})
+        everything.include(known)
+        everything.include(run.account)
         if everything != run.account:
             both = recomputed(everything, run.accountant.kind, run.delta)
             rank_zero_info(
@@ -301,7 +302,7 @@ class Books:
     def _say_what_choosing_costs(self, state: Mapping[str, Any], account: Account, names: Collection[str]) -> None:
         kind, delta = state.get("kind") or self._privacy.accountant or "rdp", state["delta"]
         for path in chain.from_iterable(map(self._ledgers, names)):
-            account.join({"stretches": read(path).account.state_dict()})
+            account.include(read(path).account)
         whole = recomputed(account, kind, delta)
         rank_zero_info(
             f"{type(self._privacy).__name__}: a checkpoint that is chosen among those of a run costs the whole run: "

@@ -277,8 +277,8 @@ class FederatedDataModule(pl.LightningDataModule):
         return self._evaluation_loader("predict")
 
     def _evaluation_loader(self, kind: EvaluationKind) -> Any:
-        rank = self.trainer.global_rank if self.trainer is not None else 0
-        processes = self.trainer.world_size if self.trainer is not None else 1
+        shared = processes_of(self.trainer)
+        rank, processes = shared.rank, shared.size
         if self.val is not None and has_loader(self.val, kind):
             loaders = getattr(self.val, f"{kind}_dataloader")()
             if starts_afresh(loaders) and self.trainer is not None:

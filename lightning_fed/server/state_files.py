@@ -6,12 +6,12 @@ the other machines those need not exist: whoever finds one gives it to the other
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning_fed.core.processes import Processes
+from lightning_fed.state import write_whole
 
 
 def share_files(state: Mapping[str, Any], folder: Path, processes: Processes, roots: Sequence[Path] = ()) -> None:
@@ -55,8 +55,4 @@ def _place(file: str, folder: Path, roots: Sequence[Path]) -> Path | None:
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_whole(path, lambda unfinished: unfinished.write_bytes(content))

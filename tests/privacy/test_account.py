@@ -69,6 +69,14 @@ def test_order_and_repetition_of_unions_do_not_matter(a: Account, b: Account, c:
         assert counts(union(a, b))[name] >= count
 
 
+@given(some, some)
+def test_an_account_may_be_included_as_it_is(a: Account, b: Account) -> None:
+    expected, before = union(a, b), union(b)
+    a.include(b)
+    assert a == expected
+    assert b == before
+
+
 def test_a_checkpoint_of_an_older_version_is_a_run_of_its_own_once() -> None:
     accountant = Accountant("rdp")
     accountant.charge(SubsampledGaussian(1.0, 0.1), 4)
