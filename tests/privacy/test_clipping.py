@@ -179,6 +179,13 @@ def test_too_many_within_the_bound_lower_it() -> None:
     assert clip.moved(3.0, fraction=0.5) == 3.0
 
 
+def test_noise_that_is_huge_beside_the_count_leaves_a_bound() -> None:
+    """e^(0.2 · 10⁴) is no float: a step of the bound's logarithm is at most 10 long."""
+    clip = AdaptiveClip(quantile=0.5, lr=0.2)
+    assert clip.moved(1.0, fraction=-1e4) == pytest.approx(math.exp(10))
+    assert clip.moved(1.0, fraction=1e4) == pytest.approx(math.exp(-10))
+
+
 @pytest.mark.parametrize("initial", [0.1, 10.0])
 def test_the_bound_finds_the_quantile(initial: float) -> None:
     """100 workers with lognormal norms, σ_b = 5, η = 0.2, γ = 0.5: within 0.05 of γ after 40 rounds.
