@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: toy test oracle faults test-processors bench bench-peers install clean
+.PHONY: toy test oracle faults soak test-processors bench bench-peers install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -21,6 +21,10 @@ oracle: .venv/installed
 # Every kind of bad worker with every engine, compiled too, and in processes of their own
 faults: .venv/installed
 	$(BIN)/pytest --numprocesses auto -m 'slow or not slow' tests/engines/test_faults.py
+
+# Processes killed at random moments, full disks, checkpoints of every moment: each run ends as if nothing had been
+soak: .venv/installed
+	$(BIN)/pytest -m slow tests/test_soak.py tests/server/checkpoint/test_moments.py
 
 # The whole suite as it comes out on other processors: with torch's other kernels, and with two threads
 test-processors: .venv/installed

@@ -52,6 +52,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
         ReduceLROnPlateau,
     )
     from pytorch_lightning.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+    from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
     from pytorch_lightning.utilities import move_data_to_device
@@ -72,6 +73,7 @@ else:
         ReduceLROnPlateau,
     )
     from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+    from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
     from lightning.pytorch.utilities import move_data_to_device
@@ -83,6 +85,7 @@ else:
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 __all__ = [
+    "CheckpointIO",
     "CombinedLoader",
     "DDPStrategy",
     "LRSchedulerCallable",
@@ -93,6 +96,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "SingleDeviceStrategy",
     "TQDMProgressBar",
+    "TorchCheckpointIO",
     "_MultiProcessingLauncher",
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",

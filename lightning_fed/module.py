@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, final, get_args
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor
@@ -24,18 +24,20 @@ from lightning_fed._lightning import (
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.core.allocator import keep_freed_memory
+from lightning_fed.core.arguments import one_of, whole
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
-from lightning_fed.core.tree import Tensors, holding
-from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
+from lightning_fed.core.tree import Tensors
+from lightning_fed.engines import Engine
+from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
-from lightning_fed.server import checkpoint as checkpoints
+from lightning_fed.server.checkpoint import Keeper, Settings, wrap
 from lightning_fed.server.checks import (
     is_started_by_another,
     refuse_frozen,
-    refuse_other,
+    refuse_options,
     refuse_parts,
     refuse_synchronised,
     refuse_unsupported,
@@ -48,11 +50,10 @@ from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
 from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
-from lightning_fed.server.processes import processes_of
+from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
-from lightning_fed.server.schedulers import scheduler_config
-from lightning_fed.server.state_files import share_files
+from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
@@ -61,8 +62,6 @@ from lightning_fed.worker.attributes import Attributes
 from lightning_fed.worker.copying import servers_objects
 from lightning_fed.worker.module_tensors import Mark, mark, put
 from lightning_fed.worker.outbox import Outbox, tables_of
-
-EngineName: TypeAlias = Literal["auto", "sequential", "vectorized", "isolated"]
 
 
 @final
@@ -96,7 +95,8 @@ class FederatedModule(pl.LightningModule):
             that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
     Raises:
-        TypeError: If ``module`` is no LightningModule, or one of the other Lightning.
+        TypeError: If ``module`` is no LightningModule, or one of the other Lightning; or if another argument is of a
+            wrong type.
         ValueError: If an argument is out of range.
 
     Example::
@@ -128,12 +128,12 @@ class FederatedModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
+        if isinstance(module, FederatedModule):
+            raise TypeError("module is a FederatedModule already: give the LightningModule in it, fed.module")
         refuse_parts(algorithm, aggregator, transforms, server_optimizer)
+        refuse_options(server_lr_scheduler, local_lr_schedule, state_dir, privacy)
         warn_of_lost_mean(algorithm, aggregator)
-        refuse_other("on_worker_error", on_worker_error, ("raise", "drop"))
-        for argument, least in (("min_workers", min_workers), ("state_memory_mb", state_memory_mb)):
-            if least < 1:
-                raise ValueError(f"{argument}={least} must be at least 1")
+        one_of("on_worker_error", on_worker_error, ("raise", "drop"))
         self.module = module
         self.algorithm = algorithm
         self.server_optimizer = server_optimizer
@@ -141,31 +141,28 @@ class FederatedModule(pl.LightningModule):
         self.local = LocalTraining(local_epochs, local_steps)
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
-        self.engine = _engine(engine)
+        self.engine = engine_of(engine)
         self.worker_timeout = require_seconds("worker_timeout", worker_timeout)
         self.engine.limit(self.worker_timeout)
         self.on_worker_error: Literal["raise", "drop"] = on_worker_error
-        self.min_workers = min_workers
-        self.log_workers_up_to = log_workers_up_to
+        self.min_workers = whole("min_workers", min_workers, least=1)
+        self.log_workers_up_to = whole("log_workers_up_to", log_workers_up_to, least=0)
         self.privacy = privacy
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
-        self._state_dir = state_dir
+        self._state_dir = None if state_dir is None else Path(state_dir).expanduser().absolute()
+        self._root: Path | None = None
         tables = tables_of(algorithm, self.transforms)
         self._outbox = Outbox(
             algorithm,
             self.transforms,
             promise=privacy,
-            own=OwnState(tables, state_memory_mb * 2**20, self._state_folder),
+            own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._state_folder),
         )
-        self._server_state: Tensors = {}
+        self._keeper = Keeper(module, self._outbox.own)
         self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
-        self._remembered_names: list[str] | None = None  # of the trained parameters that state is about
-        self._moved: set[str] = set()  # the names of those that are not trained and have moved since then
         self._attributes: Attributes | None = None
         self._said: set[str] = set()
-        self._last_success: int | None = None  # the number of the last cohort whose workers keep what they staged
-        self._failed: list[int] = []  # the numbers of earlier ones whose workers do not
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
@@ -250,27 +247,25 @@ class FederatedModule(pl.LightningModule):
         due = curves.are_due
         draw = due and curves.have_loggers
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
-        with self._guard.whole_step(self._trained()):
-            super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
-        rounds, self._pending = self._pending, []
-        put(self.module, merged_buffers(rounds))
-        self._server_state = rounds[-1].outcome.server
-        for past in rounds:
-            if past.outcome.succeeded:
-                self._last_success = past.cohort
-            elif len(past.outcome.report):  # workers have staged something
-                self._failed.append(past.cohort)
-        self._guard.after_round(self.trainer, curves, step, due)
-        if draw:
-            steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
-            norm = float(torch.stack(steps).norm())
-            scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
-            curves.draw({**scalars, "server/update_norm": norm}, step)
-        self._datamodule.complete(cast(Cohort, self._last_cohort))
+        with self._keeper.stepping(self._datamodule.position):
+            with self._guard.whole_step(self._trained()):
+                super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
+            rounds, self._pending = self._pending, []
+            put(self.module, merged_buffers(rounds))
+            self._guard.after_round(self.trainer, curves, step, due)
+            if draw:
+                steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
+                norm = float(torch.stack(steps).norm())
+                scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
+                curves.draw({**scalars, "server/update_norm": norm}, step)
+            self._keeper.after(rounds, self._guard.run)
+            self._datamodule.complete(cast(Cohort, self._last_cohort))
 
     def _heard(self, closure: Callable[[], Any] | None) -> Any:
         """Run the round; if nobody answered, the optimizer finds no gradient, and not even its momentum moves."""
         loss = None if closure is None else closure()
+        changes = {*self._trained(), *self._pending[-1].aggregate.buffers}
+        self._keeper.begin_step(self.trainer, changes, self._datamodule.position)
         if any(r.aggregate.changes for r in self._pending):
             return loss
         for parameter in self._trained().values():
@@ -280,20 +275,22 @@ class FederatedModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
         refuse_frozen(self.module)
-        optimizer = self.server_optimizer(self._trained().values())
+        optimizer = server_optimizer(self.server_optimizer, self._trained())
         if self.server_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.server_lr_scheduler(optimizer))}
+        return {"optimizer": optimizer, "lr_scheduler": server_scheduler(self.server_lr_scheduler, optimizer)}
 
     def _global_model(self, parameters: Tensors | None = None) -> GlobalModel:
         trained = self._trained() if parameters is None else parameters
         frozen = {name: p.detach() for name, p in self.module.named_parameters() if name not in trained}
-        self._moved.update(name for name, p in frozen.items() if name in self._marks and mark(p) != self._marks[name])
+        self._keeper.moved.update(
+            name for name, p in frozen.items() if name in self._marks and mark(p) != self._marks[name]
+        )
         buffers = {
             **dict(self.module.named_buffers()),
-            **{name: p for name, p in frozen.items() if name in self._moved},
+            **{name: p for name, p in frozen.items() if name in self._keeper.moved},
         }
-        moved = self._moved.intersection(frozen)
+        moved = self._keeper.moved.intersection(frozen)
         return GlobalModel({name: p.detach() for name, p in trained.items()}, buffers, frozenset(moved), frozen)
 
     def _changed_attributes(self) -> dict[str, Any]:
@@ -311,23 +308,11 @@ class FederatedModule(pl.LightningModule):
 
     def _pending_state(self) -> Tensors:
         """What the algorithm remembers at the server, after the cohorts whose gradients have been accumulated."""
-        return self._pending[-1].outcome.server if self._pending else self._server_state
-
-    def _refuse_other_layers(self, parameters: Tensors) -> None:
-        """Refuse to freeze or unfreeze layers if vectors of all trained parameters are remembered."""
-        names = list(parameters)
-        if self._remembered_names is None or not (self.algorithm.tables or self._server_state):
-            self._remembered_names = names
-        elif names != self._remembered_names:
-            other = min(set(names) ^ set(self._remembered_names))
-            raise ValueError(
-                f"{type(self.algorithm).__name__} remembers numbers of the trained parameters, and {other!r} was "
-                "frozen or unfrozen since; use an algorithm that remembers nothing, such as FedAvg or FedProx"
-            )
+        return self._pending[-1].outcome.server if self._pending else self._keeper.state.tensors
 
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """What the workers of a cohort are sent."""
-        self._refuse_other_layers(parameters)
+        self._keeper.refuse_other_layers(self.algorithm, list(parameters))
         round = self.trainer.global_step
         return Job(
             round=round,
@@ -335,8 +320,8 @@ class FederatedModule(pl.LightningModule):
             seed=seed,
             model=self._global_model(parameters),
             local=self.local,
-            last=self._last_success,
-            failed=tuple(self._failed),
+            last=self._keeper.state.last,
+            failed=self._keeper.state.failed,
             epoch=self.trainer.current_epoch,
             attributes=self._changed_attributes(),
             population=len(self._datamodule.names),
@@ -350,6 +335,10 @@ class FederatedModule(pl.LightningModule):
             return None
         self._guard.stop(self.trainer)
         return -1
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Let go of the way back: the round is over."""
+        self._keeper.end_step()
 
     def _trained(self) -> Tensors:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -372,10 +361,17 @@ class FederatedModule(pl.LightningModule):
         self._datamodule.pool.trainer = self._guard.for_data(self.trainer)
         self._evaluation.set_up()
         self._pending.clear()
+        self._root = self._state_dir or Path(self.trainer.default_root_dir).absolute() / "lightning_fed_state"
+        self._keeper.attach(self.trainer)
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
         # processes with different numbers of evaluation batches wait for each other for ever.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
         self._tell("setup", stage)
+
+    def on_fit_start(self) -> None:
+        """Compare the server's optimizer with that of the checkpoint, before it takes over the state there."""
+        self._tell("on_fit_start")
+        self._keeper.check_optimizer(self.trainer)
 
     def on_train_start(self) -> None:
         """Make the workers' copy of the module, once it is placed and its hooks have run."""
@@ -389,25 +385,26 @@ class FederatedModule(pl.LightningModule):
         self._marks = {name: mark(p) for name, p in self.module.named_parameters()}
         self._attributes = Attributes(self.module, servers_objects(self.trainer).values())
         self.algorithm.check(self._global_model())
-        if self.trainer.global_step == 0:  # numbers of cohorts begin again: none may stand for one of an earlier fit
-            self._outbox.own.settle(self._last_success)
-            self._last_success, self._failed = None, []
-            self._moved.clear()
+        if self.trainer.global_step == 0:
+            self._keeper.begin_anew()
         self.engine.limit(self.worker_timeout)  # again, as several may share an engine
         self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
         self._guard.check(self._global_model(), self.module)
         self._guard.start(datamodule, self.trainer, self.local)
+        self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
+        self._keeper.promise(self._guard.run)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
             aggregator=self._guard.aggregator(self.aggregator),
             processes=processes,
-            workers=datamodule.pool,
+            num_examples=datamodule.pool.num_examples,
             outbox=self._outbox,
             on_worker_error=self.on_worker_error,
             min_workers=max(self.min_workers, self._guard.least_replies),
             availability=datamodule.availability,
+            tell_prepared=partial(tell_prepared, datamodule.pool, processes),
         )
 
     def teardown(self, stage: str) -> None:
@@ -435,6 +432,16 @@ class FederatedModule(pl.LightningModule):
         """What was logged about each worker in the last evaluation, and who was left out of it."""
         return self._evaluation.report
 
+    def on_validation_start(self) -> None:
+        """Note the model, for checkpoints that are written while another is in its place."""
+        self._tell("on_validation_start")
+        self._keeper.begin_evaluation()
+
+    def on_validation_end(self) -> None:
+        """The model is in its place again."""
+        self._tell("on_validation_end")
+        self._keeper.end_evaluation()
+
     def personal_module(self, worker: str) -> pl.LightningModule:
         """Give a copy of the user's module as one worker has it: with its own layers, if the algorithm leaves it any.
 
@@ -455,13 +462,13 @@ class FederatedModule(pl.LightningModule):
             yield
             return
         model = self._global_model()
-        self._outbox.own.settle(self._last_success)
+        self._outbox.own.settle(self._keeper.state.last)
         own = self.algorithm.model_of(model, worker, self._outbox.own.scope())
         if own is None:
             yield
             return
         tensors = {**self._trained(), **{name: model.buffers[name] for name in own.buffers}}
-        with holding({**model.layout.unflatten(own.parameters), **own.buffers}, tensors):
+        with self._keeper.held.holding({**model.layout.unflatten(own.parameters), **own.buffers}, tensors):
             yield
 
     # ---- checkpoints: they open in the user's plain module ----------------------------------------------------------
@@ -494,52 +501,40 @@ class FederatedModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
-        checkpoints.unwrap(checkpoint)
+        self._keeper.unwrap(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        # None: the fit was in processes of its own, and this one has only got the weights and what was spent.
-        data = getattr(self._trainer, "datamodule", None)
-        position = data.position if isinstance(data, FederatedDataModule) else Position()
-        checkpoints.add(
-            checkpoint,
-            algorithm=type(self.algorithm).__name__,
-            engine=self.engine.choice,
-            state=self._saved_state(),
-            privacy=self._guard.state_dict(),
-            account=self._guard.account(),
-            cohort=position.next,
-            unfinished=position.unfinished,
-        )
+        position = self._datamodule.position if self._has_data else Position()
+        settings = self._settings().state_dict(self._trainer)
+        privacy, account = self._guard.state_dict(), self._guard.account()
+        self._keeper.save(checkpoint, settings, self.engine.choice, privacy, account, position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read a checkpoint of this run; for an evaluation, also one of the user's module alone."""
         fitting = self.trainer.state.fn == "fit"
-        part = checkpoints.check(checkpoint, type(self.algorithm).__name__, fitting)
+        part = self._keeper.load(checkpoint, self._settings(), self._processes(), fitting=fitting)
         if fitting:
             self._datamodule.position.move(part["cohort"])
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
         privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None
         self._guard.load_state_dict(privacy, fitting, self.trainer.ckpt_path)
-        if "state" in part:
-            self._server_state = dict(part["state"]["server"])
-            share_files(part["state"]["workers"], self._state_folder(), self._processes())
-            self._outbox.own.load_state_dict(part["state"]["workers"])
-            self._last_success = part["state"].get("last_cohort")
-            self._failed = list(part["state"].get("failed_cohorts", ()))
-            self._moved = set(part["state"].get("moved", ()))
-            self._remembered_names = part["state"].get("trained")
         self._tell("on_load_checkpoint", checkpoint)
-        checkpoints.wrap(checkpoint)
+        wrap(checkpoint)
 
-    def _saved_state(self) -> dict[str, Any]:
-        return {
-            "server": {name: tensor.detach().cpu().clone() for name, tensor in self._server_state.items()},
-            "workers": self._outbox.own.state_dict(self._last_success),
-            "last_cohort": self._last_success,
-            "failed_cohorts": list(self._failed),
-            "moved": sorted(self._moved),
-            "trained": self._remembered_names,
+    def _settings(self) -> Settings:
+        data = self._datamodule if self._has_data else None
+        parts = {
+            "algorithm": self.algorithm,
+            "aggregator": self.aggregator,
+            "transforms": self.transforms,
+            "privacy": self.privacy,
+            "local_epochs": self.local.epochs,
+            "local_steps": self.local.steps,
+            "local_lr_schedule": self.local_lr_schedule,
+            **({} if data is None else data.settings()),
         }
+        tables = tables_of(self.algorithm, self.transforms)
+        return Settings(parts, () if data is None else data.names, tables, self.module)
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
         """The weights, and from a process that was started for this fit also what it has spent of privacy."""
@@ -561,12 +556,12 @@ class FederatedModule(pl.LightningModule):
     @property
     def server_state(self) -> Tensors:
         """What the algorithm remembers at the server, by name; to be read only."""
-        return self._server_state
+        return self._keeper.state.tensors
 
     @property
     def own_state(self) -> dict[str, dict[str, Tensor]]:
         """What workers remember after the last round: ``{table: {worker: row}}``; reads from disk what lies there."""
-        self._outbox.own.settle(self._last_success)
+        self._outbox.own.settle(self._keeper.state.last)
         return self._outbox.own.kept()
 
     # ---- talking to the user's module and to the loggers -----------------------------------------------------------
@@ -583,8 +578,13 @@ class FederatedModule(pl.LightningModule):
             return getattr(self.module, hook)(*own)
 
     def _state_folder(self) -> Path:
-        folder = self._state_dir or Path(self.trainer.default_root_dir) / "lightning_fed_state"
-        return Path(folder) / f"process-{self.trainer.global_rank}"
+        root = self._root or self._state_dir or Path(self.trainer.default_root_dir).absolute() / "lightning_fed_state"
+        return root / f"process-{self.trainer.global_rank}"
+
+    @property
+    def _has_data(self) -> bool:
+        # None: the fit was in processes of its own, and this one has only got the weights and what was spent.
+        return isinstance(getattr(self._trainer, "datamodule", None), FederatedDataModule)
 
     def _processes(self) -> Processes:
         return processes_of(self.trainer)
@@ -601,16 +601,3 @@ class FederatedModule(pl.LightningModule):
 # The command line reads a default from a lambda in the signature; pickle (strategy="ddp_spawn") looks it up here.
 _plain_averaging = signature(FederatedModule).parameters["server_optimizer"].default
 _plain_averaging.__qualname__ = "_plain_averaging"
-
-
-def _engine(engine: Engine | EngineName) -> Engine:
-    if isinstance(engine, Engine):
-        return engine
-    refuse_other("engine", engine, get_args(EngineName))
-    engines: dict[str, type[Engine]] = {
-        "auto": Auto,
-        "sequential": Sequential,
-        "vectorized": Vectorized,
-        "isolated": Isolated,
-    }
-    return engines[engine]()

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
+from helpers import EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundError, WorkerError
-from lightning_fed.algorithms import Cyclic, FedAvg
+from lightning_fed.algorithms import Cyclic, Ditto, FedAvg, FedBN, FedDyn, Scaffold
+from lightning_fed.privacy import CentralDP
 from lightning_fed.server.checks import refuse_unsupported
 from lightning_fed.transforms import ClipNorm
 
@@ -526,3 +527,130 @@ def test_after_an_evaluation_that_failed_the_next_one_is_right(broken: Federated
         run.validate(fed, broken, verbose=False)
     (metrics,) = run.validate(fed, FederatedDataModule({"a": Validated([1.0])}), verbose=False)
     assert metrics == {"mean": 1.0}
+
+
+# ---- what a bad worker leaves of itself, and of others ---------------------------------------------------------------
+
+
+class Normed(pl.LightningModule):
+    """A regression with a BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (values,) = batch
+        return (self.layer(self.norm(values.unsqueeze(1))).squeeze(1) - values).square().mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("error", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class BadFrom(EvaluatedRows):
+    """Rows that cannot be read in training from some round on."""
+
+    def __init__(self, values: list[float], round: int = 0) -> None:
+        super().__init__(values)
+        self.round = round
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        if self.trainer is not None and self.trainer.training and self.trainer.global_step >= self.round:
+            raise Cause("out of memory")
+        return batch
+
+
+GOOD = {"ann": [1.0, 3.0, 4.0], "bob": [2.0, 7.0], "cyd": [5.0, 6.0, 9.0]}
+
+
+def good(kind: type[Rows] = EvaluatedRows) -> dict[str, pl.LightningDataModule]:
+    return {name: kind(values) for name, values in GOOD.items()}
+
+
+def train(module: pl.LightningModule, data: dict[str, Any], rounds: int = 2, **options: Any) -> FederatedModule:
+    torch.manual_seed(0)
+    fed = FederatedModule(module, on_worker_error="drop", **options)
+    fit(fed, FederatedDataModule(data), max_epochs=rounds, limit_val_batches=0)
+    return fed
+
+
+def normed() -> Normed:
+    torch.manual_seed(0)
+    return Normed()
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized", "auto"])
+@pytest.mark.parametrize("places", [("first",), ("last",), ("first", "last"), ("first", "second", "last")], ids=str)
+@pytest.mark.usefixtures("double")
+def test_several_may_be_bad_at_any_place(engine: Any, places: tuple[str, ...]) -> None:
+    bad = {place: BadFrom([8.0, 6.0]) for place in places}
+    last = {"last": bad.pop("last")} if "last" in bad else {}
+    fed = train(normed(), {**bad, **good(), **last}, engine=engine)
+    assert [failure.worker for failure in fed.last_report.failures] == list(places)
+    assert_equal(state(fed.module), state(train(normed(), good(), engine="sequential").module))
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized", "auto"])
+def test_where_all_are_bad_each_is_named_and_the_model_stays(engine: Any) -> None:
+    module = normed()
+    before = state(module)
+    with pytest.raises(RoundError) as caught:
+        train(module, {name: BadFrom(values) for name, values in GOOD.items()}, engine=engine)
+    for name in GOOD:
+        assert f"worker {name!r} failed in round 0: Cause: out of memory" in str(caught.value)
+    assert_unchanged(module, before)
+
+
+OWN_STATE: dict[str, Callable[[], Any]] = {
+    "Scaffold": Scaffold,
+    "FedBN": FedBN,
+    "Ditto": lambda: Ditto(lam=0.1),
+    "FedDyn": lambda: FedDyn(alpha=0.1),
+}
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+@pytest.mark.parametrize("algorithm", OWN_STATE)
+@pytest.mark.usefixtures("double")
+def test_a_bad_workers_own_state_is_what_it_was_and_the_others_is_as_without_it(algorithm: str, engine: Any) -> None:
+    """It takes part in the first round, and fails in the two after it."""
+    make = OWN_STATE[algorithm]
+    once = train(normed(), {**good(), "bad": EvaluatedRows([8.0, 6.0])}, 1, algorithm=make(), engine=engine)
+    fed = train(normed(), {**good(), "bad": BadFrom([8.0, 6.0], round=1)}, 3, algorithm=make(), engine=engine)
+    assert [failure.worker for failure in fed.last_report.failures] == ["bad"]
+    assert fed.own_state
+    for table, rows in fed.own_state.items():
+        assert_equal(rows["bad"], once.own_state[table]["bad"])
+        assert not torch.equal(rows["ann"], once.own_state[table]["ann"])
+
+
+@pytest.mark.usefixtures("double")
+def test_a_bad_workers_personal_model_is_still_evaluated() -> None:
+    data = {**good(), "bad": BadFrom([8.0, 6.0], round=1)}
+    once = train(normed(), {**good(), "bad": EvaluatedRows([8.0, 6.0])}, 1, algorithm=FedBN())
+    fed = train(normed(), data, 2, algorithm=FedBN())
+    assert_equal(
+        dict(fed.personal_module("bad").norm.state_dict()), dict(once.personal_module("bad").norm.state_dict())
+    )
+    (metrics,) = trainer().validate(fed, FederatedDataModule(data), verbose=False)
+    assert math.isfinite(metrics["error"])
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+@pytest.mark.usefixtures("double")
+@pytest.mark.filterwarnings("ignore:CentralDP. noise comes from the seed")
+def test_under_a_promise_a_bad_worker_counts_as_one_that_sends_zeros(engine: Any) -> None:
+    """The sum is divided by a number that does not depend on who failed."""
+
+    def trained(other: Rows) -> FederatedModule:
+        privacy = CentralDP(clip=0.5, noise_multiplier=1.0, insecure_deterministic_noise=True)
+        return train(
+            Scalar(), {"ann": Rows([1.0]), "bob": Rows([2.0]), "other": other}, 1, privacy=privacy, engine=engine
+        )
+
+    failed, zeros = trained(failing("setup")()), trained(Rows([0.0]))  # a Scalar at 0 does not move on a 0
+    assert_equal(state(failed.module), state(zeros.module))

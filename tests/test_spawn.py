@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.algorithms import Cyclic, Ditto, FedDyn, FedNova, FedProx, QFedAvg, Scaffold
 from lightning_fed.datasets import FCUBE, Synthetic
+from lightning_fed.engines import Isolated
 from lightning_fed.optim import CosineDecay
 from lightning_fed.population import Population
 from lightning_fed.privacy import CentralDP, LocalDP
@@ -54,6 +55,11 @@ def test_the_server_and_its_data_can_be_sent(settings: str, used: bool) -> None:
     sent_fed, sent_data = pickle.loads(pickle.dumps((fed, data)))
     there, here = (fit(f, d, max_epochs=2).callback_metrics for f, d in ((sent_fed, sent_data), (fed, data)))
     torch.testing.assert_close(there, here, rtol=0, atol=0)
+
+
+def test_an_engine_with_processes_of_its_own_can_be_sent() -> None:
+    fed = pickle.loads(pickle.dumps(FederatedModule(Validated(), engine="isolated")))
+    assert isinstance(fed.engine, Isolated)
 
 
 @pytest.mark.parametrize("population", [FCUBE(), Synthetic(1.0, 1.0)], ids=["FCUBE", "Synthetic"])

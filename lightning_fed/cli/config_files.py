@@ -21,6 +21,7 @@ Keys: TypeAlias = tuple[str, ...]
 
 _SECTIONS = ("model", "data", "trainer")
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_NO_SECTIONS = (_TEXT, "tag:yaml.org,2002:null")  # which a later file or the command line may give
 _FLAGS = ("-c", "--config")
 _PACKAGE = Path(__file__).parent.parent
 # In a wheel the configs lie in the package, in a checkout beside it.
@@ -188,8 +189,9 @@ def _refuse_wrong_sections(name: str, file: yaml.MappingNode) -> None:
     """Refuse what is no section in the place of one, and what is no word in the place of a key."""
     for section, content in file.value:
         line = section.start_mark.line + 1
-        if section.value in _SECTIONS and isinstance(content, yaml.SequenceNode):
-            raise ValueError(f"config {name}, line {line}: {section.value} must be a section with keys, not a list")
+        if section.value in _SECTIONS and not isinstance(content, yaml.MappingNode) and content.tag not in _NO_SECTIONS:
+            kind = "a list" if isinstance(content, yaml.SequenceNode) else content.value
+            raise ValueError(f"config {name}, line {line}: {section.value} must be a section with keys, not {kind}")
         inner = content.value if section.value in _SECTIONS and isinstance(content, yaml.MappingNode) else ()
         for key in (section, *(key for key, _ in inner)):
             if key.tag not in (_TEXT, _MERGE):

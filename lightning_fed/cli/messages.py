@@ -11,6 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from types import ModuleType
 
 import torch
 
@@ -96,7 +97,8 @@ _ABOUT_OPTIONS: Sequence[tuple[str, Callable[[str, Collection[str]], tuple[str, 
 
 def _no_attribute(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
     module, name = found.groups()
-    return key, f"{key}: there is no {module}.{name}{nearest(name, _public(sys.modules.get(module)))}"
+    known = _public(sys.modules.get(module), (type, ModuleType))
+    return key, f"{key}: there is no {module}.{name}{nearest(name, known)}"
 
 
 def _no_module(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
@@ -157,8 +159,8 @@ _ABOUT_VALUES = (
 )
 
 
-def _public(namespace: object) -> list[str]:
-    return [name for name, value in vars(namespace).items() if isinstance(value, type)] if namespace else []
+def _public(namespace: object, kinds: tuple[type, ...] = (type,)) -> list[str]:
+    return [name for name, value in vars(namespace).items() if isinstance(value, kinds)] if namespace else []
 
 
 def _arguments(path: str) -> list[str]:

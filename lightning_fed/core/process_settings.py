@@ -70,9 +70,29 @@ def _set_folder(folder: str | None) -> None:
         os.chdir(folder)
 
 
-def _set_filters(filters: list[Any]) -> None:
+class _Filters:
+    """Filters of warnings. They differ if general ones do: libraries add special ones as they are imported."""
+
+    def __init__(self) -> None:
+        self.all = list(warnings.filters)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Filters) and (self.all == other.all or self._general() == other._general())
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _general(self) -> list[Any]:
+        """Those for a category of Python's own, whatever the text and wherever the warning comes from."""
+        return [
+            (action, category)
+            for action, message, category, module, _ in self.all
+            if message is None and module is None and category.__module__ == "builtins"
+        ]
+
+
+def _set_filters(filters: _Filters) -> None:
     warnings.resetwarnings()  # so that Python forgets what it has decided by the others
-    warnings.filters[:] = filters  # type: ignore[index]
+    warnings.filters[:] = filters.all  # type: ignore[index]
 
 
 def _deterministic() -> tuple[bool, bool]:
@@ -90,5 +110,5 @@ _SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     ),
     "numpy.seterr": (np.geterr, lambda errors: np.seterr(**errors)),
     "os.chdir": (_folder, _set_folder),
-    "warnings.filters": (lambda: list(warnings.filters), _set_filters),
+    "warnings.filters": (_Filters, _set_filters),
 }

@@ -6,8 +6,6 @@ a loop over names pays Python's cost for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
@@ -22,22 +20,6 @@ def copy_(target: Tensors, source: Tensors) -> None:
     if target:
         with torch.no_grad():
             torch._foreach_copy_(list(target.values()), [source[name] for name in target])
-
-
-@contextmanager
-def holding(values: Tensors, tensors: Tensors) -> Iterator[None]:
-    """Have tensors hold other values for a while, and then what they held before, whatever happens.
-
-    Args:
-        values: The values by name.
-        tensors: The tensors of these names.
-    """
-    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    copy_(tensors, values)
-    try:
-        yield
-    finally:
-        copy_(tensors, before)
 
 
 def add_weighted_(total: Tensor, weight: Tensor, stack: Tensor) -> None:

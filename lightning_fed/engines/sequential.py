@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import flag
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
 from lightning_fed.engines.remarks import Remarks
@@ -28,8 +29,8 @@ class Sequential(Engine):
     """
 
     def __init__(self, compile: bool = False, channels_last: bool = False) -> None:
-        self._compile = compile
-        self._channels_last = channels_last
+        self._compile = flag("compile", compile)
+        self._channels_last = flag("channels_last", channels_last)
         self._local_fit: LocalFit | None = None
         self._workers: WorkerPool | None = None
         self._outbox = Outbox()

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, cast, final
 
 from lightning_fed._lightning import CombinedLoader, is_overridden, pl, refuse_foreign
 from lightning_fed.core.rng import derive, restored, seed_generators
+from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind, Population
 from lightning_fed.population.batches import Batches, batches_of, end_processes
@@ -322,7 +323,8 @@ class WorkerPool:
                 with restored():
                     seed_generators(data_seed(self.seed, name))
                     try:
-                        datamodule.prepare_data()
+                        with Watch().over(name, trainer.global_step):
+                            datamodule.prepare_data()
                     except Exception as error:
                         failures[name] = describe(error)
         return failures

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
-from numbers import Real
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
 
 from lightning_fed.aggregation import Aggregator
-from lightning_fed.privacy.accounting import KINDS, Accountant, Kind, tightest
+from lightning_fed.core.arguments import flag, number, one_of, settle
+from lightning_fed.privacy.accounting import Accountant, Kind, tightest
 from lightning_fed.privacy.calibration import noise_for
+from lightning_fed.privacy.clipping import AdaptiveClip
 from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
@@ -200,32 +202,35 @@ class Privacy(ABC):
         )
 
 
-def check_settings(privacy: Privacy, clip: float | None) -> None:
+def check_settings(privacy: Privacy, clip: object) -> None:
     """Refuse settings that are out of range.
 
     Args:
         privacy: The settings.
-        clip: The clipping bound, if it is a number.
+        clip: The clipping bound, or an AdaptiveClip, which has been checked.
 
     Raises:
-        ValueError: Naming the argument and the fix.
+        TypeError: If one of them is of a wrong type; it names the argument.
+        ValueError: If one of them is out of range; it names the argument and the fix.
     """
     name = type(privacy).__name__
     if privacy.noise_multiplier is None and privacy.epsilon is None:
         raise ValueError(f"{name} needs noise_multiplier= (how much noise) or epsilon= (how much may be spent)")
-    if privacy.noise_multiplier is not None and not _is_positive(privacy.noise_multiplier):
-        raise ValueError(
-            f"{name}(noise_multiplier={privacy.noise_multiplier!r}) must be positive and finite: no noise, no privacy"
-        )
-    if privacy.epsilon is not None and not _is_positive(privacy.epsilon):
-        raise ValueError(f"{name}(epsilon={privacy.epsilon!r}) must be positive and finite")
-    if privacy.delta is not None and not (_is_positive(privacy.delta) and privacy.delta < 1):
-        raise ValueError(f"{name}(delta={privacy.delta!r}) must lie between 0 and 1")
-    if clip is not None and not _is_positive(clip):
-        raise ValueError(f"{name}(clip={clip!r}) must be positive and finite")
-    if privacy.accountant is not None and privacy.accountant not in KINDS:
-        raise ValueError(f"{name}(accountant={privacy.accountant!r}) must be one of {', '.join(KINDS)}, or None")
+    says = " must be positive and finite: no noise, no privacy"
+    settle(
+        privacy,
+        clip=clip if isinstance(clip, AdaptiveClip) else number("clip", clip, above=0, owner=privacy),
+        noise_multiplier=_given(number, privacy, "noise_multiplier", above=0, says=says),
+        epsilon=_given(number, privacy, "epsilon", above=0),
+        delta=_given(number, privacy, "delta", above=0, below=1, says=" must lie between 0 and 1"),
+        accountant=_given(one_of, privacy, "accountant", choices=get_args(Kind)),
+        release_metrics=flag("release_metrics", privacy.release_metrics, owner=privacy),
+        insecure_deterministic_noise=flag(
+            "insecure_deterministic_noise", privacy.insecure_deterministic_noise, owner=privacy
+        ),
+    )
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+def _given(check: Callable[..., object], privacy: Privacy, name: str, **bounds: Any) -> object:
+    value = getattr(privacy, name)
+    return None if value is None else check(name, value, owner=privacy, **bounds)

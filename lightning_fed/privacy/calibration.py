@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 import torch
 
-from lightning_fed.privacy.accounting import Accountant, Kind
+from lightning_fed.core.arguments import instance, number, one_of, whole
+from lightning_fed.privacy.accounting import Accountant, Kind, check_delta
 from lightning_fed.privacy.accounting.composition import epsilon_of, suitable_grid
 from lightning_fed.privacy.mechanisms import Mechanism
 
@@ -51,11 +52,12 @@ def noise_for(
     >>> round(noise_for(2.0, 1e-5, 1000, partial(SubsampledGaussian, sampling_rate=0.01), kind="rdp"), 4)
     1.0223
     """
-    _check_budget(epsilon, delta)
-    if not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"rounds={rounds!r} must be a positive integer")
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance={tolerance} must be positive")
+    epsilon, delta = _check_budget(epsilon, delta)
+    rounds = whole("rounds", rounds, least=1, says=" must be a positive integer")
+    tolerance = number("tolerance", tolerance, above=0)
+    one_of("kind", kind, get_args(Kind))
+    if not callable(mechanism):
+        raise TypeError(f"mechanism={mechanism!r} must be a function that makes a mechanism from a noise multiplier")
     known = Accountant(kind)
     found = 1.0
     costs = _costs(known, mechanism(found), delta)
@@ -95,10 +97,10 @@ def rounds_for(
     >>> rounds_for(2.0, 1e-5, SubsampledGaussian(1.0, sampling_rate=0.01), Accountant("rdp"))
     881
     """
-    _check_budget(epsilon, delta)
-    if not isinstance(most, int) or most < 1:
-        raise ValueError(f"most={most!r} must be a positive integer")
-    known = Accountant() if accountant is None else accountant
+    epsilon, delta = _check_budget(epsilon, delta)
+    most = whole("most", most, least=1, says=" must be a positive integer")
+    instance("mechanism", mechanism, Mechanism, "Gaussian(1.0)")
+    known = Accountant() if accountant is None else instance("accountant", accountant, Accountant, "Accountant()")
     found = 0
     costs = _costs(known, mechanism, delta)
     for cost in costs:
@@ -130,9 +132,8 @@ def analytic_gaussian_sigma(epsilon: float, delta: float, sensitivity: float) ->
     >>> round(analytic_gaussian_sigma(epsilon=1.0, delta=1e-5, sensitivity=1.0), 4)
     3.7306
     """
-    _check_budget(epsilon, delta)
-    if not 0 < sensitivity < math.inf:
-        raise ValueError(f"sensitivity={sensitivity} must be positive and finite")
+    epsilon, delta = _check_budget(epsilon, delta)
+    sensitivity = number("sensitivity", sensitivity, above=0)
     low = high = 1.0
     while _log_delta(high, epsilon) > math.log(delta):
         low, high = high, 2 * high
@@ -267,8 +268,5 @@ def _off(value: float, epsilon: float) -> float:
     return math.log(min(max(value / epsilon, 1e-9), 1e9))
 
 
-def _check_budget(epsilon: float, delta: float) -> None:
-    if not 0 < epsilon < math.inf:
-        raise ValueError(f"epsilon={epsilon} must be positive and finite")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta={delta} must be above 0 and below 1; take less than 1 / population")
+def _check_budget(epsilon: object, delta: object) -> tuple[float, float]:
+    return number("epsilon", epsilon, above=0), check_delta(delta)

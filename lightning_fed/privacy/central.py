@@ -11,6 +11,7 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
+from lightning_fed.core.arguments import settle, whole
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
 from lightning_fed.privacy.clipping import AdaptiveClip
@@ -59,9 +60,10 @@ class CentralDP(Privacy):
     sampler: ClassVar[type[CohortSampler] | None] = Poisson
 
     def __post_init__(self) -> None:
-        check_settings(self, None if isinstance(self.clip, AdaptiveClip) else self.clip)
-        if self.weight_cap is not None and self.weight_cap < 1:
-            raise ValueError(f"CentralDP(weight_cap={self.weight_cap}) must be at least one example")
+        check_settings(self, self.clip)
+        if self.weight_cap is not None:
+            says = " must be at least one example, and a whole number of them"
+            settle(self, weight_cap=whole("weight_cap", self.weight_cap, least=1, owner=self, says=says))
 
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
         return sampled_gaussian(noise_multiplier, setting)

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.core.double import blocks, row_norms
 from lightning_fed.wire import Updates
 
@@ -42,14 +43,15 @@ class AdaptiveClip:
     count_std: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.initial < math.inf:
-            raise ValueError(f"AdaptiveClip(initial={self.initial}) must be positive and finite")
-        if not 0 < self.quantile < 1:
-            raise ValueError(f"AdaptiveClip(quantile={self.quantile}) must lie between 0 and 1")
-        if self.lr <= 0:
-            raise ValueError(f"AdaptiveClip(lr={self.lr}) must be positive")
-        if self.count_std is not None and self.count_std <= 0:
-            raise ValueError(f"AdaptiveClip(count_std={self.count_std}) must be positive")
+        between = " must lie between 0 and 1"
+        settle(
+            self,
+            initial=number("initial", self.initial, above=0, owner=self),
+            quantile=number("quantile", self.quantile, above=0, below=1, owner=self, says=between),
+            lr=number("lr", self.lr, above=0, owner=self),
+        )
+        if self.count_std is not None:
+            settle(self, count_std=number("count_std", self.count_std, above=0, owner=self))
 
     def count_std_of(self, cohort_size: int) -> float:
         """σ_b for a cohort size."""

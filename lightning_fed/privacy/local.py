@@ -9,6 +9,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from lightning_fed.core.arguments import settle, whole
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import AUDIENCES, Privacy, check_settings
 from lightning_fed.privacy.clipping import add_clipped_, clip_scales, with_norms
@@ -106,8 +107,8 @@ class DistributedDP(Privacy):
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)
-        if self.survivors < 1:
-            raise ValueError(f"DistributedDP(survivors={self.survivors}) must be at least one worker")
+        says = " must be at least one worker, and a whole number of them"
+        settle(self, survivors=whole("survivors", self.survivors, least=1, owner=self, says=says))
 
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
         if self.survivors > setting.cohort_size:

@@ -22,13 +22,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from numbers import Real
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
 import numpy as np
 from typing_extensions import Self
 
-from lightning_fed.core.arguments import number
+from lightning_fed.core.arguments import flag, number, settle, whole
 from lightning_fed.privacy.extra import import_extra
 
 Relation: TypeAlias = Literal["add/remove", "zero-out", "replace-one"]
@@ -142,9 +141,7 @@ class SubsampledGaussian(Mechanism):
 
     def __post_init__(self) -> None:
         _check_noise(self)
-        rate = self.sampling_rate
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 < rate <= 1:
-            raise ValueError(f"SubsampledGaussian(sampling_rate={rate!r}) must be above 0 and at most 1")
+        settle(self, sampling_rate=number("sampling_rate", self.sampling_rate, above=0, most=1, owner=self))
 
     def event(self, relation: Relation) -> Any:
         if relation == "replace-one":
@@ -290,6 +287,7 @@ class TreeAggregation(Mechanism):
     def __post_init__(self) -> None:
         _check_noise(self)
         _check_whole(self, "steps", "epochs")
+        settle(self, completed=flag("completed", self.completed, owner=self))
 
     def event(self, relation: Relation) -> Any:
         return _gaussian(self._effective, relation)
@@ -331,7 +329,7 @@ class CorrelatedGaussian(Mechanism):
     def __post_init__(self) -> None:
         _check_noise(self)
         _check_whole(self, "rounds", "separation")
-        number("sensitivity", self.sensitivity, above=0, owner=self)
+        settle(self, sensitivity=number("sensitivity", self.sensitivity, above=0, owner=self))
 
     def event(self, relation: Relation) -> Any:
         return _gaussian(self.noise_multiplier / self.sensitivity, relation)
@@ -411,16 +409,12 @@ def _distance(relation: Relation) -> float:
 
 
 def _check_noise(mechanism: Mechanism) -> None:
-    noise = mechanism.noise_multiplier
-    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 < noise < math.inf:
-        raise ValueError(
-            f"{type(mechanism).__name__}(noise_multiplier={noise!r}) must be positive and finite: without noise there "
-            "is no guarantee"
-        )
+    says = " must be positive and finite: without noise there is no guarantee"
+    z = number("noise_multiplier", mechanism.noise_multiplier, above=0, owner=mechanism, says=says)
+    settle(mechanism, noise_multiplier=z)
 
 
 def _check_whole(mechanism: Mechanism, *names: str) -> None:
     for name in names:
-        value = getattr(mechanism, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{type(mechanism).__name__}({name}={value!r}) must be a positive integer")
+        says = " must be a positive integer"
+        settle(mechanism, **{name: whole(name, getattr(mechanism, name), least=1, owner=mechanism, says=says)})

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fed.core.arguments import whole
 from lightning_fed.core.rng import derive
 
 MOST_STDS = 9.0
@@ -33,7 +34,7 @@ class Noise:
     """
 
     def __init__(self, insecure_seed: int | None = None) -> None:
-        self._insecure_seed = insecure_seed
+        self._insecure_seed = insecure_seed if insecure_seed is None else whole("insecure_seed", insecure_seed, least=0)
 
     def gaussian(self, size: int, std: float, *keys: int | str) -> Tensor:
         """Draw noise.

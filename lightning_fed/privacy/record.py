@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import nn
 
+from lightning_fed.core.arguments import number, settle
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import AUDIENCES, Privacy, check_settings
 from lightning_fed.privacy.mechanisms import Mechanism, SubsampledGaussian
@@ -59,8 +60,9 @@ class RecordDP(Privacy):
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)
-        if not 0 < self.sampling_rate <= 1:
-            raise ValueError(f"RecordDP(sampling_rate={self.sampling_rate}) must be above 0 and at most 1")
+        delta = number("delta", self.delta, above=0, below=1, owner=self)
+        rate = number("sampling_rate", self.sampling_rate, above=0, most=1, owner=self)
+        settle(self, delta=delta, sampling_rate=rate)
 
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
         return SubsampledGaussian(noise_multiplier, self.sampling_rate)

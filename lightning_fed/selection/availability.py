@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
-from lightning_fed.core.arguments import flag, number, settle
+from lightning_fed.core.arguments import flag, instance, number, one_of, settle
 from lightning_fed.core.rng import derive
+
+_OUTCOMES = ("replies", "absent", "lost")
 
 
 class Response(NamedTuple):
@@ -39,6 +41,27 @@ class Availability(ABC):
             number: The running number of the cohort, from 0.
             seed: The seed of the run.
         """
+
+
+def asked(availability: Availability, worker: str, cohort: int, seed: int) -> Response:
+    """Ask what a worker does, and refuse an answer that is none.
+
+    Args:
+        availability: Who answers.
+        worker: The worker's name.
+        cohort: The cohort's running number.
+        seed: The seed of the run.
+
+    Raises:
+        TypeError: If the answer is no Response.
+        ValueError: If its outcome is not known, or its part of the work no fraction.
+    """
+    response = availability.respond(worker, cohort, seed)
+    name = f"{type(availability).__name__}.respond({worker!r})"
+    instance(name, response, Response, "Response()")
+    one_of(f"{name}.outcome", response.outcome, _OUTCOMES)
+    number(f"{name}.work", response.work, least=0, most=1)
+    return response
 
 
 @final

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +13,10 @@ from torch import nn
 from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, _MultiProcessingLauncher, pl, rank_zero_warn
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedNova, QFedAvg
+from lightning_fed.core.arguments import instance, number, text
 from lightning_fed.hooks import UNUSED_HOOKS, overrides
+from lightning_fed.optim import LocalLRSchedule
+from lightning_fed.privacy import Privacy
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.transforms import UpdateTransform
 
@@ -43,6 +46,11 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
         )
     if trainer.state.fn != "fit":
         return
+    if trainer.accumulate_grad_batches < 1:
+        raise ValueError(
+            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) must be at least 1: it is the number "
+            "of cohorts whose updates make one step of the server"
+        )
     if not module.automatic_optimization:
         raise ValueError(
             f"{name} uses manual optimization (automatic_optimization = False), which local training cannot run: "
@@ -102,18 +110,40 @@ def refuse_parts(algorithm: object, aggregator: object, transforms: object, serv
     Raises:
         TypeError: Naming the argument, what it must be, and an example.
     """
-    _refuse_kind("algorithm", algorithm, Algorithm, "FedAvg()")
+    instance("algorithm", algorithm, Algorithm, "FedAvg()")
     if aggregator is not None:
-        _refuse_kind("aggregator", aggregator, Aggregator, "WeightedMean()")
+        instance("aggregator", aggregator, Aggregator, "WeightedMean()")
     if not isinstance(transforms, Sequence):
         raise TypeError(f"transforms={transforms!r} must be a list of UpdateTransforms, such as [ClipNorm(1.0)]")
     for transform in transforms:
-        _refuse_kind("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
+        instance("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
     if isinstance(server_optimizer, torch.optim.Optimizer) or not callable(server_optimizer):
         raise TypeError(
             f"server_optimizer={server_optimizer!r} must be a function that makes an optimizer from the global "
             "parameters, such as lambda parameters: torch.optim.Adam(parameters, lr=0.01)"
         )
+
+
+def refuse_options(server_lr_scheduler: object, local_lr_schedule: object, state_dir: object, privacy: object) -> None:
+    """Refuse arguments of FederatedModule that may be None and are something else than they are to be.
+
+    Raises:
+        TypeError: Naming the argument, what it must be, and an example.
+        ValueError: If ``state_dir`` is an empty string.
+    """
+    if server_lr_scheduler is not None and (
+        isinstance(server_lr_scheduler, torch.optim.lr_scheduler.LRScheduler) or not callable(server_lr_scheduler)
+    ):
+        raise TypeError(
+            f"server_lr_scheduler={server_lr_scheduler!r} must be a function that makes a scheduler of the server "
+            "optimizer, such as lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=10)"
+        )
+    if local_lr_schedule is not None:
+        instance("local_lr_schedule", local_lr_schedule, LocalLRSchedule, "ExponentialDecay(0.99)")
+    if state_dir is not None and not isinstance(state_dir, Path):
+        text("state_dir", state_dir)
+    if privacy is not None:
+        instance("privacy", privacy, Privacy, "CentralDP(clip=1.0, noise_multiplier=1.0)")
 
 
 def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
@@ -126,16 +156,6 @@ def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) 
         )
 
 
-def refuse_other(argument: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse anything but the choices.
-
-    Raises:
-        ValueError: Naming the argument and the choices.
-    """
-    if value not in choices:
-        raise ValueError(f"{argument}={value!r} must be one of {', '.join(map(repr, choices))}")
-
-
 def require_seconds(argument: str, value: object) -> float | None:
     """Return a number of seconds, or None if there is no limit.
 
@@ -143,15 +163,5 @@ def require_seconds(argument: str, value: object) -> float | None:
         TypeError: If it is no number.
         ValueError: If it is not positive and finite.
     """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument}={value!r} must be a number of seconds, or None, not a {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{argument}={value} must be a positive and finite number of seconds, or None for no limit")
-    return float(value)
-
-
-def _refuse_kind(argument: str, value: object, kind: type, example: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{argument} must be an {kind.__name__}, such as {example}, not {value!r}")
+    says = " must be a positive and finite number of seconds, or None for no limit"
+    return None if value is None else float(number(argument, value, above=0, says=says))

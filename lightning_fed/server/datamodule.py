@@ -11,7 +11,9 @@ from typing import Any, Protocol, cast, final, get_args
 import torch
 
 from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
+from lightning_fed.core.arguments import instance, whole
 from lightning_fed.core.rng import derive
+from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import place_batch
 from lightning_fed.population import (
     EvaluationKind,
@@ -31,12 +33,13 @@ from lightning_fed.server.loaders import (
     EvaluationBatch,
     Position,
     WorkersLoader,
+    what_failed,
 )
 from lightning_fed.server.processes import processes_of, sizes_of
-from lightning_fed.wire import WorkerError, describe
+from lightning_fed.wire import WorkerError
 
 
-class Watch(Protocol):
+class Failures(Protocol):
     """Who is told of workers whose evaluation data raises, and says who is left out for it."""
 
     def fail(self, worker: str, reason: str, error: Exception) -> None:
@@ -87,18 +90,17 @@ class FederatedDataModule(pl.LightningDataModule):
         super().__init__()
         self.names = _names(workers)
         population = len(self.names)
-        _within("cohort_size", cohort_size, population)
-        _within("eval_cohort_size", eval_cohort_size, population)
-        _at_least_one("rounds_per_epoch", rounds_per_epoch)
-        _at_least_one("cached_workers", cached_workers)
+        cohort_size = _within("cohort_size", cohort_size, population)
+        eval_cohort_size = _within("eval_cohort_size", eval_cohort_size, population)
+        if rounds_per_epoch is not None:
+            rounds_per_epoch = whole("rounds_per_epoch", rounds_per_epoch, least=1)
+        cached_workers, seed = whole("cached_workers", cached_workers, least=1), whole("seed", seed, least=0)
         if val is not None:
             refuse_foreign(val, "LightningDataModule", "val")
-        if sampler is not None and not isinstance(sampler, CohortSampler):
-            raise TypeError(f"sampler must be a CohortSampler, such as Uniform(), not {sampler!r}")
-        if availability is not None and not isinstance(availability, Availability):
-            raise TypeError(
-                f"availability must be an Availability, such as RandomAvailability(absent=0.1), not {availability!r}"
-            )
+        if sampler is not None:
+            instance("sampler", sampler, CohortSampler, "Uniform()")
+        if availability is not None:
+            instance("availability", availability, Availability, "RandomAvailability(absent=0.1)")
         self.workers = workers
         self.availability = availability
         self.cohort_size = population if cohort_size is None else cohort_size
@@ -112,7 +114,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.pool = WorkerPool(workers, cached_workers, seed)
         self.position = Position()
         self._module: pl.LightningModule | None = None
-        self._watch: Watch | None = None
+        self._failures: Failures | None = None
         self._drops = False
         self._unprepared: dict[str, str] = {}
         self._central_error: Exception | None = None
@@ -139,6 +141,16 @@ class FederatedDataModule(pl.LightningDataModule):
         """After how many rounds a worker may take part again; 1: already in the next one."""
         return 1 if self.sampler is None else self.sampler.separation(len(self.names), self.cohort_size)
 
+    def settings(self) -> dict[str, Any]:
+        """Return what decides which workers train when, for checkpoints."""
+        return {
+            "cohort_size": self.cohort_size,
+            "sampler": None if self._sampler_is_default else self.sampler,
+            "rounds_per_epoch": self.rounds_per_epoch,
+            "seed": self.seed,
+            "availability": self.availability,
+        }
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))
@@ -155,7 +167,7 @@ class FederatedDataModule(pl.LightningDataModule):
     def attach(
         self,
         module: pl.LightningModule,
-        watch: Watch,
+        failures: Failures,
         drops: bool,
         on_exception: Callable[[], None] | None = None,
     ) -> None:
@@ -163,13 +175,13 @@ class FederatedDataModule(pl.LightningDataModule):
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
-            watch: Notes the workers whose evaluation data raises.
+            failures: Notes the workers whose evaluation data raises.
             drops: Whether the run goes on without workers whose data raises.
             on_exception: What to do when the run ends by an error, if anything.
         """
         self._module = module
         self._on_exception = on_exception
-        self._watch = watch
+        self._failures = failures
         self._drops = drops
         self.pool.trainer = self.trainer
 
@@ -299,12 +311,12 @@ class FederatedDataModule(pl.LightningDataModule):
         return len(self.names) if self.eval_cohort_size is None else self.eval_cohort_size
 
     def _failed(self, worker: str, reason: str, error: Exception) -> None:
-        if self._watch is None:  # no run: user code goes through a loader
+        if self._failures is None:  # no run: user code goes through a loader
             raise WorkerError(worker, 0, reason) from error
-        self._watch.fail(worker, reason, error)
+        self._failures.fail(worker, reason, error)
 
     def _is_out(self, worker: str) -> bool:
-        return self._watch is not None and self._watch.is_out(worker)
+        return self._failures is not None and self._failures.is_out(worker)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move."""
@@ -319,9 +331,11 @@ class FederatedDataModule(pl.LightningDataModule):
             if self._is_out(batch.worker):
                 return batch._replace(batch=None)
             datamodule = self.pool[batch.worker].datamodule
-            return batch._replace(batch=place_batch(batch.batch, device, datamodule, self._module, dataloader_idx))
+            with Watch().over(batch.worker, self.trainer.global_step if self.trainer is not None else 0):
+                own = place_batch(batch.batch, device, datamodule, self._module, dataloader_idx)
+            return batch._replace(batch=own)
         except Exception as error:
-            self._failed(batch.worker, f"to transfer its batch raised {describe(error)}", error)
+            self._failed(batch.worker, what_failed("to transfer its batch", error), error)
             return batch._replace(batch=None)
 
 
@@ -345,11 +359,6 @@ def _names(workers: object) -> Sequence[str]:
     return names
 
 
-def _within(argument: str, value: int | None, population: int) -> None:
-    if value is not None and not 1 <= value <= population:
-        raise ValueError(f"{argument}={value} must lie between 1 and the population of {population} workers")
-
-
-def _at_least_one(argument: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ValueError(f"{argument}={value} must be at least 1")
+def _within(argument: str, value: object, population: int) -> int | None:
+    says = f" must lie between 1 and the population of {population} workers"
+    return None if value is None else whole(argument, value, least=1, most=population, says=says)

@@ -8,7 +8,7 @@ nothing at all, do not wait for each other: they meet once, at the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, final
@@ -18,11 +18,12 @@ from torchmetrics import Metric
 
 from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import logging_through, step_arguments
-from lightning_fed.server.loaders import EvaluationBatch
+from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.server.logs import Curves, per_worker_scalars
 from lightning_fed.server.processes import processes_of, tell_prepared
-from lightning_fed.wire import RoundError, WorkerError, describe
+from lightning_fed.wire import RoundError, WorkerError
 from lightning_fed.worker.metric_shares import WorkerMetrics
 from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
 from lightning_fed.worker.recorder import Part
@@ -79,6 +80,8 @@ class Evaluation:
         self._failures: dict[str | None, WorkerError] = {}
         self._metrics = WorkerMetrics(self._module, self._failures)
         self._options: dict[str, dict[str, Any]] = {}
+        self._loaders: dict[int, int | None] = {}  # by the identity of a torchmetrics object: which one it is about
+        self._watch = Watch()
         self._own: list[tuple[Metric, MetricState, int]] = []
         self._alone: NoSync | None = None
         self.report = EvaluationReport()
@@ -122,12 +125,15 @@ class Evaluation:
         infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
         self._metrics.turn_to(batch.worker, infer_size)
         try:
-            with logging_through(self._module, partial(self._log, batch, infer_size)):
+            with self._over(batch.worker), logging_through(self._module, partial(self._log, batch, infer_size)):
                 yield
         except Exception as error:
             if batch.worker is None:
                 raise
-            self.fail(batch.worker, f"{hook}() on its data raised {describe(error)}", error)
+            self.fail(batch.worker, what_failed(f"{hook}() on its data", error), error)
+
+    def _over(self, worker: str | None) -> AbstractContextManager[None]:
+        return nullcontext() if worker is None else self._watch.over(worker, self._server.trainer.global_step)
 
     def is_out(self, worker: str | None) -> bool:
         """Whether no more is asked of a worker: it has failed, or another has and that ends the evaluation."""
@@ -166,6 +172,11 @@ class Evaluation:
         if on_epoch:
             if batch.loader is not None and options.get("add_dataloader_idx", True):
                 name = f"{name}/dataloader_idx_{batch.loader}"
+            if isinstance(value, Metric) and self._loaders.setdefault(id(value), batch.loader) != batch.loader:
+                raise ValueError(
+                    f"one torchmetrics object is logged as {name!r} and about another loader, which several processes "
+                    "cannot tell apart; use an object for each loader"
+                )
             self._options[name] = {**shown, "forked": bool(on_step)}
             self._metrics.note(name, value, options)
 
@@ -286,7 +297,7 @@ class Evaluation:
 
     def _clear(self) -> None:
         self._failures.clear()
-        self._options = {}
+        self._options, self._loaders = {}, {}
         self._metrics.clear()
 
     @contextmanager

@@ -6,9 +6,12 @@ Both are plain iterables, not DataLoaders: into a DataLoader Lightning would put
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
+from lightning_fed.core.arguments import listed, whole
+from lightning_fed.core.watch import EndingError, Watch
 from lightning_fed.population import EvaluationKind, WorkerPool, end_processes
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import describe
@@ -130,12 +133,13 @@ class CohortLoader:
     def _choose(self, number: int) -> tuple[str, ...]:
         if self._sampler is None:
             return tuple(self._names)
-        positions = self._sampler.sample(len(self._names), self._cohort_size, number, self._sampling_seed)
+        given = self._sampler.sample(len(self._names), self._cohort_size, number, self._sampling_seed)
+        name = f"{type(self._sampler).__name__}.sample()"
+        positions = [whole(name, position) for position in listed(name, given, what="positions in the population")]
         first, last = min(positions, default=0), max(positions, default=0)
         if len(set(positions)) < len(positions) or first < 0 or last >= len(self._names):
             raise ValueError(
-                f"{type(self._sampler).__name__}.sample() gave {positions}: positions must lie in "
-                f"[0, {len(self._names)}) and differ from each other"
+                f"{name} gave {positions}: positions must lie in [0, {len(self._names)}) and differ from each other"
             )
         return tuple(self._names[position] for position in positions)
 
@@ -147,6 +151,22 @@ class CohortLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load nothing; see :meth:`state_dict`."""
+
+
+def what_failed(code: str, error: Exception) -> str:
+    """Say which of a worker's code has raised what.
+
+    Args:
+        code: The code, in words.
+        error: What it has raised.
+
+    >>> what_failed("its val_dataloader", KeyError("label"))
+    "its val_dataloader raised KeyError: 'label'"
+    """
+    return f"{code}: {error}" if isinstance(error, EndingError) else f"{code} raised {describe(error)}"
+
+
+_END = object()
 
 
 def _never(worker: str) -> bool:
@@ -182,19 +202,29 @@ class WorkersLoader:
         self._kind = kind
         self._failed = failed
         self._is_out = is_out
+        self._watch = Watch()
+
+    def _over(self, name: str) -> AbstractContextManager[None]:
+        trainer = self._pool.trainer
+        return self._watch.over(name, 0 if trainer is None else trainer.global_step)
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         for name in self._names:
+            if self._is_out(name):
+                continue
             loader: Iterable[Any] = ()
             try:
-                if not self._is_out(name):
+                with self._over(name):
                     loader = self._pool[name].evaluation_loader(self._kind) or ()
-                for batch in loader:
-                    if self._is_out(name):
+                    batches = iter(loader)
+                while not self._is_out(name):
+                    with self._over(name):
+                        batch = next(batches, _END)
+                    if batch is _END:
                         break
                     yield EvaluationBatch(name, batch)
             except Exception as error:
-                self._failed(name, f"its {self._kind}_dataloader raised {describe(error)}", error)
+                self._failed(name, what_failed(f"its {self._kind}_dataloader", error), error)
             finally:
                 end_processes(loader)
 

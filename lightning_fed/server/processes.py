@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.watch import Watch
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import WorkerError, describe
 
@@ -31,9 +32,11 @@ def sizes_of(
     """
     sizes: dict[str, int] = {}
     own: dict[str, WorkerError] = {}
+    watch = Watch()
     for name in names[processes.rank :: processes.size]:
         try:
-            sizes[name] = num_examples(name)
+            with watch.over(name, round):
+                sizes[name] = num_examples(name)
         except Exception as error:
             own[name] = WorkerError(name, round, f"its number of examples cannot be told: {describe(error)}")
             own[name].__cause__ = error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, final
 
@@ -16,10 +16,10 @@ from lightning_fed.core.rng import isolated
 from lightning_fed.core.tree import Tensors
 from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
-from lightning_fed.population import WorkerPool
 from lightning_fed.selection import Availability, Response
+from lightning_fed.selection.availability import asked
 from lightning_fed.server.late_buffers import LateBuffers
-from lightning_fed.server.processes import sizes_of, tell_prepared
+from lightning_fed.server.processes import sizes_of
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import job_bytes
 from lightning_fed.wire.report import RoundReport
@@ -54,22 +54,24 @@ class FederatedLoop:
         engine: How workers are trained.
         aggregator: How updates become one.
         processes: The processes that share a cohort.
-        workers: The workers' data, of which their numbers of examples are asked to divide a cohort evenly.
+        num_examples: Tells a worker's number of training examples, to divide a cohort evenly.
         outbox: The steps between local training and what the engine yields, and their mirror images at the server.
         on_worker_error: ``"raise"`` ends the run when a worker fails; ``"drop"`` goes on without it.
         min_workers: The number of workers below which a round fails even with ``"drop"``.
         availability: What becomes of workers when they are asked to train.
+        tell_prepared: Lets all processes hear which workers' data have been prepared; called by all at once.
     """
 
     algorithm: Algorithm
     engine: Engine
     aggregator: Aggregator[Any]
     processes: Processes
-    workers: WorkerPool
+    num_examples: Callable[[str], int]
     outbox: Outbox
     on_worker_error: Literal["raise", "drop"] = "raise"
     min_workers: int = 1
     availability: Availability | None = None
+    tell_prepared: Callable[[], None] | None = None
 
     def run(self, job: Job, cohort: Sequence[str], server: Tensors | None = None) -> Outcome:
         """Run one round. The global model is only read: applying the aggregate is the server optimizer's work.
@@ -100,7 +102,7 @@ class FederatedLoop:
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
         # has left.
         report = self._heard(RoundReport.merged(self.processes.gather(report), cohort), job, responses)
-        tell_prepared(self.workers, self.processes)
+        self._tell_prepared()
         if not self._has_quorum(report, job) and not self.aggregator.always:
             self.outbox.own.drop(job.cohort)
             return Outcome(Aggregate.nothing(job.model), report, remembered)
@@ -116,7 +118,7 @@ class FederatedLoop:
         """Ask the cohort to train; gives the job with what stragglers do of it, who replies, and what all do."""
         if self.availability is None:
             return job, cohort, {}
-        responses = {worker: self.availability.respond(worker, job.cohort, job.seed) for worker in cohort}
+        responses = {worker: asked(self.availability, worker, job.cohort, job.seed) for worker in cohort}
         present = [worker for worker, response in responses.items() if response.outcome == "replies"]
         work = {worker: responses[worker].work for worker in present if responses[worker].work < 1}
         return replace(job, work=work), present, responses
@@ -137,9 +139,13 @@ class FederatedLoop:
             return cohort if self.processes.rank == 0 else ()
         sizes = [0] * len(cohort)
         if job.local.steps is None:  # what is wrong with a worker's data is told where it is trained
-            sizes, _ = sizes_of(cohort, self.workers.num_examples, self.processes, job.round)
-            tell_prepared(self.workers, self.processes)
+            sizes, _ = sizes_of(cohort, self.num_examples, self.processes, job.round)
+            self._tell_prepared()
         return self.processes.share(cohort, {n: work(job, n, size) for n, size in zip(cohort, sizes, strict=True)})
+
+    def _tell_prepared(self) -> None:
+        if self.tell_prepared is not None:
+            self.tell_prepared()
 
     def _accepted(
         self, results: Iterable[Result], job: Job, report: RoundReport, late: LateBuffers

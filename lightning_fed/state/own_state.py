@@ -12,17 +12,19 @@ it is that of the node's workers, and lies in a folder (:meth:`OwnState.write_to
 from __future__ import annotations
 
 import json
-import os
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_fed.core.processes import Processes
+from lightning_fed.state.files import DamagedFileError, checksum, write_whole
+from lightning_fed.state.folder import StateFolder
 from lightning_fed.state.spilled_rows import SpilledRows
 
 _Staged: TypeAlias = dict[str, list[tuple[tuple[str, ...], Tensor]]]
@@ -44,7 +46,8 @@ class OwnState:
     def __init__(self, tables: Sequence[str] = (), budget: int = 2**28, folder: Callable[[], Path] = Path) -> None:
         self._tables = tuple(tables)
         self._budget = budget
-        self._folder = folder
+        self.folder = StateFolder(folder, self._files_of_rows)
+        """Where what lies on disk is, and which checkpoints refer to it."""
         self._kept: dict[str, SpilledRows] = {}
         self._staged: dict[int, _Staged] = {}  # by the number of the cohort
         self._cohort = 0
@@ -71,11 +74,12 @@ class OwnState:
         if last is None:
             return
         for number in sorted(number for number in self._staged if number <= last):
-            for table, parts in self._staged.pop(number).items():
+            for table, parts in self._staged[number].items():
                 if table not in self._kept:
-                    self._kept[table] = SpilledRows(self._budget // len(self._tables), self._folder, _file_name(table))
+                    self._kept[table] = self._table(table, len(self._tables))
                 for workers, rows in parts:
                     self._kept[table].write(workers, rows)
+            del self._staged[number]  # only now: whatever interrupts this, it is done again
 
     def drop(self, cohort: int) -> None:
         """Drop what a cohort has staged: its round did not succeed.
@@ -204,20 +208,41 @@ class OwnState:
         self.settle(last)
         return {name: table.state_dict() for name, table in self._kept.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+    def load_state_dict(self, state: dict[str, Any], roots: Sequence[Path] = ()) -> None:
+        """Go on from a checkpoint; if that fails, all is as it was.
 
         Args:
             state: The result of :meth:`state_dict`.
+            roots: Folders in which the folders of processes may lie, the likeliest first.
 
         Raises:
             FileNotFoundError: If a file is gone that holds rows.
+            DamagedFileError: If a file is not what was written.
         """
+        kept = {name: self._table(name, len(state)) for name in state}
+        for name, table in kept.items():
+            table.load_state_dict(state[name], roots)
         self._staged.clear()
-        self._kept = {}
-        for name, part in state.items():
-            table = self._kept[name] = SpilledRows(self._budget // len(state), self._folder, _file_name(name))
-            table.load_state_dict(part)
+        self._kept = kept
+
+    def _table(self, name: str, tables: int) -> SpilledRows:
+        return SpilledRows(self._budget // tables, self.folder, name.replace("/", "_"))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold kept rows."""
+        return [path for table in self._kept.values() for path in table.files]
+
+    def _files_of_rows(self) -> list[Path]:
+        return self.files
+
+    def may_spill(self, bytes_of_all: int) -> bool:
+        """Whether rows may have to lie on disk.
+
+        Args:
+            bytes_of_all: How many bytes the rows of all workers have, in one table.
+        """
+        return bool(self._tables) and bytes_of_all > self._budget // len(self._tables)
 
     def write_to(self, folder: Path) -> None:
         """Write both slots into a folder, for a node to find after it was restarted; complete, or not at all.
@@ -234,24 +259,33 @@ class OwnState:
                     tensors[str(len(places))] = row.clone()  # rows may share memory, which the format refuses
                     places.append((slot, table, worker))
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / (_FILE + ".unfinished")
-        save_file(tensors, unfinished, {"places": json.dumps(places)})
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        unfinished.replace(folder / _FILE)
+        content = {"places": json.dumps(places)}
+        content["checksum"] = str(_checksum(content["places"], tensors))
+        write_whole(folder / _FILE, lambda unfinished: save_file(tensors, unfinished, content))
 
     def read_from(self, folder: Path) -> None:
         """Read both slots from a folder; an empty one has none.
 
         Args:
             folder: The folder that :meth:`write_to` wrote to.
+
+        Raises:
+            DamagedFileError: If the file is not what was written; then nothing is changed.
         """
+        path, places, tensors = folder / _FILE, [], dict[str, Tensor]()
+        if path.exists():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    content = file.metadata()
+                    places = json.loads(content["places"])
+                    tensors = {str(number): file.get_tensor(str(number)) for number in range(len(places))}
+                right = "checksum" not in content or int(content["checksum"]) == _checksum(content["places"], tensors)
+            except (SafetensorError, ValueError, KeyError, TypeError) as error:
+                raise DamagedFileError(path, error) from error
+            if not right:
+                raise DamagedFileError(path, "its checksum is another")
         self.load_state_dict({})
-        if not (folder / _FILE).exists():
-            return
-        with safe_open(folder / _FILE, framework="pt") as file:
-            places = json.loads(file.metadata()["places"])
-            rows = [file.get_tensor(str(number)) for number in range(len(places))]
+        rows = list(tensors.values())
         for (self._cohort, table, worker), row in zip(places, rows, strict=True):
             self.stage(table, [worker], row.unsqueeze(0))
         self.settle(-1)
@@ -293,5 +327,7 @@ def _by_worker(staged: _Staged) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def _file_name(table: str) -> str:
-    return table.replace("/", "_")
+def _checksum(places: str, tensors: dict[str, Tensor]) -> int:
+    """Return the checksum of all rows and of whose they are."""
+    each = [zlib.crc32(places.encode()), *map(checksum, tensors.values())]
+    return checksum(torch.tensor(each, dtype=torch.int64))

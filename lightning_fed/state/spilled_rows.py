@@ -4,23 +4,26 @@ When the rows in memory exceed a budget, the older half of them goes into a new 
 newest again, and its old place is garbage; a file that is mostly garbage is read back and let go. Since a file is
 complete before it gets its name and is not changed afterwards, a checkpoint can refer to it: whatever happens to the
 process, what the last checkpoint refers to is there.
+
+A row leaves the memory only when its file is safe. If no file can be written the rows stay in memory, with a warning,
+and the next write tries again. Whatever interrupts a method, and wherever, each row is found afterwards, in one place
+or in two.
 """
 
 from __future__ import annotations
 
-import os
-import uuid
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-_KEY = "rows"
+from lightning_fed.state.files import free_space, read_rows, write_rows
+from lightning_fed.state.folder import StateFolder
 
 
 @final
@@ -29,24 +32,30 @@ class SpilledRows:
 
     Args:
         budget: How many bytes of rows to keep in memory; one row at least.
-        folder: Gives the folder for files, when the first one is needed.
+        folder: Where the files lie.
         name: Begins the names of the files.
     """
 
-    def __init__(self, budget: int, folder: Callable[[], Path], name: str) -> None:
+    def __init__(self, budget: int, folder: StateFolder, name: str) -> None:
         self._budget = budget
         self._folder = folder
         self._name = name
         self._recent: OrderedDict[str, Tensor] = OrderedDict()  # the longest unwritten first
         self._places: dict[str, tuple[int, int]] = {}  # of rows on disk: number of the file, and row in it
         self._files: dict[int, Path] = {}
-        self._alive: dict[int, int] = {}  # how many rows of a file are not garbage
+        self._checksums: dict[int, int | None] = {}  # None: of an older format, which has none
+        self._alive: dict[int, int] = {}  # how many rows of a file are not garbage; never too few
         self._lengths: dict[int, int] = {}
-        self._kept: set[int] = set()  # files that a checkpoint refers to
         self._next = 0
+        self._is_stuck = False
 
     def __len__(self) -> int:
-        return len(self._recent) + len(self._places)
+        return len(self._recent.keys() | self._places.keys())
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that hold rows."""
+        return list(self._files.values())
 
     @property
     def row_size(self) -> int | None:
@@ -76,7 +85,7 @@ class SpilledRows:
 
     def all(self) -> dict[str, Tensor]:
         """Return every row by name; reads from disk what lies there."""
-        return self.some([*self._recent, *self._places])
+        return self.some(list(dict.fromkeys([*self._recent, *self._places])))
 
     def some(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Return some rows by name; reads from disk what lies there.
@@ -104,57 +113,66 @@ class SpilledRows:
             rows: ``[n, size]``, of the dtype and size of all other rows; on the CPU.
         """
         for name, row in zip(names, rows, strict=True):
-            self._forget_place(name)
             self._recent[name] = row.clone()  # a view would keep all of the rows that came with it
             self._recent.move_to_end(name)
+            self._forget_place(name)
         self._keep_to_budget()
         self._compact()
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the rows in memory, and where those on disk lie. Their files stay from now on."""
-        self._kept.update(self._files)
+        self._folder.hand_out(self.files)
         numbers = list(self._files)
         order = {number: position for position, number in enumerate(numbers)}
+        places = {name: place for name, place in self._places.items() if name not in self._recent}
         return {
             "names": list(self._recent),
             "rows": torch.stack(list(self._recent.values())) if self._recent else torch.empty(0),
-            "files": [str(self._files[number]) for number in numbers],
+            "files": [f"{path.parent.name}/{path.name}" for path in self._files.values()],
+            "checksums": [self._checksums[number] for number in numbers],
             "lengths": [self._lengths[number] for number in numbers],
-            "names_on_disk": list(self._places),
-            "places": torch.tensor([(order[file], row) for file, row in self._places.values()], dtype=torch.int64),
+            "names_on_disk": list(places),
+            "places": torch.tensor([(order[file], row) for file, row in places.values()], dtype=torch.int64),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; a file is looked for where it was, and in the folder of this run.
+    def load_state_dict(self, state: dict[str, Any], roots: Sequence[Path] = ()) -> None:
+        """Go on from a checkpoint; every file is read once, and compared with its checksums.
+
+        Args:
+            state: The result of :meth:`state_dict`.
+            roots: Folders to look for the files in, the likeliest first; the last one is this run's.
 
         Raises:
             FileNotFoundError: If a file is gone.
+            DamagedFileError: If a file is not what was written.
         """
-        self._recent = OrderedDict((name, row.clone()) for name, row in zip(state["names"], state["rows"], strict=True))
-        self._files = {number: self._find(path) for number, path in enumerate(state["files"])}
-        self._lengths = dict(enumerate(state["lengths"]))
-        self._kept = set(self._files)
-        self._next = len(self._files)
+        files = {number: self._find(path, roots) for number, path in enumerate(state["files"])}
+        checksums = dict(enumerate(state.get("checksums", [None] * len(files))))
         places = [(file, row) for file, row in state["places"].tolist()]
+        for number, path in files.items():
+            needed = [row for file, row in places if file == number]
+            read_rows(path, None if checksums[number] is not None else torch.tensor(needed), checksums[number])
+        self._recent = OrderedDict((name, row.clone()) for name, row in zip(state["names"], state["rows"], strict=True))
+        self._files, self._checksums, self._lengths = files, checksums, dict(enumerate(state["lengths"]))
+        self._next = len(self._files)
         self._places = dict(zip(state["names_on_disk"], places, strict=True))
         self._alive = dict.fromkeys(self._files, 0)
         for file, _ in places:
             self._alive[file] += 1
 
-    def _find(self, path: str) -> Path:
-        own, written = self._folder(), Path(path)
-        for candidate in (written, own / written.name, own.parent / written.parent.name / written.name):
+    def _find(self, recorded: str, roots: Sequence[Path]) -> Path:
+        own = self._folder.path
+        candidates = [root / recorded for root in (*roots, own.parent)] + [own / Path(recorded).name]
+        for candidate in candidates:  # of an older format it may be a whole path, which no root changes
             if candidate.exists():
-                return candidate
+                return candidate.absolute()
         raise FileNotFoundError(
-            f"the state of workers in {path} is gone, which the checkpoint refers to; put the file back there or into "
-            f"{self._folder()}, or go on from another checkpoint"
+            f"the state of workers in {candidates[0]} is gone, which the checkpoint refers to; put the file back there "
+            f"or into {own}, or go on from another checkpoint"
         )
 
     def _read_file(self, file: int, rows: Tensor) -> Tensor:
-        with safe_open(self._files[file], framework="pt") as opened:
-            everything: Tensor = opened.get_tensor(_KEY)  # mapped: only the pages of the rows below are read
-            return everything[rows]
+        return read_rows(self._files[file], rows, self._checksums[file])
 
     def _forget_place(self, name: str) -> None:
         place = self._places.pop(name, None)
@@ -164,36 +182,57 @@ class SpilledRows:
     def _keep_to_budget(self) -> None:
         """Move rows to disk if those in memory exceed the budget: half of them, or more if need be."""
         row_bytes = next(iter(self._recent.values())).nbytes if self._recent else 0
-        if len(self._recent) * row_bytes > self._budget:
+        if len(self._recent) * row_bytes <= self._budget:
+            return
+        try:
             self._spill(max(len(self._recent) // 2, len(self._recent) - self._budget // row_bytes))
+        except OSError as error:
+            if not self._is_stuck:
+                self._is_stuck = True
+                warnings.warn(
+                    f"the state of workers cannot be written to {self._folder.path} ({error}; "
+                    f"{free_space(self._folder.path)}): {len(self._recent) * row_bytes / 2**20:.0f} MB of it stay in "
+                    "memory, and the run goes on; make room there, or go on from a checkpoint with another "
+                    "FederatedModule(state_dir=...)",
+                    stacklevel=2,
+                )
+        else:
+            self._is_stuck = False
 
     def _spill(self, count: int) -> None:
-        """Move the longest unwritten rows into a new file, which gets its name when it is complete."""
+        """Move the longest unwritten rows into a new file.
+
+        Raises:
+            OSError: If it could not be written; then all rows are where they were.
+        """
         names = [name for name, _ in zip(self._recent, range(count), strict=False)]
-        folder = self._folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self._name}-{uuid.uuid4().hex}.safetensors"
-        unfinished = path.with_suffix(".unfinished")
-        save_file({_KEY: torch.stack([self._recent.pop(name) for name in names])}, unfinished)
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        unfinished.rename(path)
+        path = self._folder.new_file(self._name)
         number, self._next = self._next, self._next + 1
-        self._files[number], self._alive[number], self._lengths[number] = path, len(names), len(names)
-        self._places.update({name: (number, row) for row, name in enumerate(names)})
+        try:
+            self._checksums[number] = write_rows(path, torch.stack([self._recent[name] for name in names]))
+            self._lengths[number], self._alive[number] = len(names), 0
+            self._files[number] = path
+        except BaseException:
+            if number not in self._files:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            raise
+        for row, name in enumerate(names):
+            self._forget_place(name)
+            self._alive[number] += 1
+            self._places[name] = (number, row)
+            del self._recent[name]
 
     def _compact(self) -> None:
         """Let go of files that are mostly garbage; what is alive in one becomes part of a newer one."""
-        for number in [n for n, alive in self._alive.items() if 2 * alive < self._lengths[n]]:
+        for number in [n for n, path in self._files.items() if 2 * self._alive[n] < self._lengths[n]]:
             names = [name for name, (file, _) in self._places.items() if file == number] if self._alive[number] else []
             if names:
                 rows = self._read_file(number, torch.tensor([self._places[name][1] for name in names]))
                 for name, row in zip(names, rows, strict=True):
-                    del self._places[name]
-                    self._recent[name] = row.clone()
-                    self._recent.move_to_end(name, last=False)
-            path = self._files.pop(number)
-            del self._alive[number], self._lengths[number]
+                    if name not in self._recent:
+                        self._recent[name] = row.clone()
+                        self._recent.move_to_end(name, last=False)
+                    self._forget_place(name)
+            self._folder.let_go(self._files.pop(number))
             self._keep_to_budget()  # file by file: one cohort may be the end of many
-            if number not in self._kept:
-                path.unlink(missing_ok=True)

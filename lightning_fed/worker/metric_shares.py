@@ -60,23 +60,18 @@ class WorkerMetrics:
         self._recorder.batch_size = batch_size
 
     def note(self, name: str, value: Any, options: Mapping[str, Any]) -> None:
-        """Note a value that the current worker's batch logged.
-
-        Raises:
-            ValueError: If it is a torchmetrics object that is no part of the module.
-        """
-        if not isinstance(value, Metric):
+        """Note a value that the current worker's batch logged."""
+        if isinstance(value, Metric):
+            self._logged[name] = value
+        else:
             self._recorder.log(name, value, **options)
-            return
-        if not any(part is value for part in self._module.modules()):
-            raise ValueError(
-                f"the torchmetrics object that is logged as {name!r} is no part of {type(self._module).__name__}; "
-                "make it an attribute there"
-            )
-        self._logged[name] = value
 
     def close(self) -> None:
-        """End the current worker's batches: it counts from now on, or if it has failed, it never did."""
+        """End the current worker's batches: it counts from now on, or if it has failed, it never did.
+
+        Raises:
+            ValueError: If a torchmetrics object was logged that is no part of the module.
+        """
         metrics = metrics_of(self._module)
         if self._worker in self._failed:
             for path, before in self._before.items():
@@ -87,7 +82,13 @@ class WorkerMetrics:
             for name, part in parts.items():
                 self.pooled[name] = self.pooled[name].merged(part) if name in self.pooled else part
             paths = {id(metric): path for path, metric in metrics.items()}
-            self.objects.update((name, paths[id(metric)]) for name, metric in self._logged.items())
+            for name, metric in self._logged.items():
+                if id(metric) not in paths:
+                    raise ValueError(
+                        f"the torchmetrics object that is logged as {name!r} is no part of "
+                        f"{type(self._module).__name__}; make it an attribute there"
+                    )
+                self.objects[name] = paths[id(metric)]
             if self._worker is not None:
                 self._note_worker(self._worker, {name: part.value for name, part in parts.items()}, paths)
         self._forget_worker()

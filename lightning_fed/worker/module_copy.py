@@ -65,7 +65,6 @@ class ModuleCopy:
         self.tensors = ModuleTensors(self.module, module)
         """The copy's tensors."""
         self._snapshot: Snapshot | None = None
-        self._dtype = torch.get_default_dtype()
         self._attributes: Mapping[str, Any] = {}
         self._attributes_before: Mapping[str, Any] = {}
         self._promised = False
@@ -165,7 +164,6 @@ class ModuleCopy:
             ValueError: If there are some, and a promise of privacy was made.
         """
         self.tensors.set_back()
-        torch.set_default_dtype(self._dtype)
         if self._snapshot is None or self._snapshot.is_unchanged():
             return []
         changed = [name for name in self._snapshot.changed() if name not in self._configured]

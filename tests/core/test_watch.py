@@ -56,6 +56,15 @@ def test_it_is_set_back_after_an_error_too() -> None:
     assert watch.changed == {"torch.set_grad_enabled": "ann"}
 
 
+def test_filters_of_special_warnings_stay_as_a_library_adds_them_when_it_is_imported() -> None:
+    watch = Watch()
+    with warnings.catch_warnings():
+        with watch.over("ann", round=0):
+            warnings.filterwarnings("ignore", message="mind the step")
+        warnings.warn("mind the step", stacklevel=1)
+    assert not watch.changed
+
+
 def test_a_folder_that_is_gone_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

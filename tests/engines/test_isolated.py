@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Median
 from lightning_fed.algorithms import Ditto, FedAvg, Scaffold
-from lightning_fed.engines import Engine, Isolated, Sequential
+from lightning_fed.engines import Auto, Engine, Isolated, Sequential
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates, WorkerError
 from lightning_fed.worker.pickling import dumps, loads
@@ -299,6 +301,189 @@ def test_a_script_without_its_guard_is_told_so(tmp_path: Path) -> None:
     assert ended.returncode
     assert "a child process ended as it started" in ended.stderr
     assert '`if __name__ == "__main__":`' in ended.stderr
+
+
+class Unreadable(Rows):
+    """Rows that can be sent, and not read."""
+
+    def __reduce__(self) -> Any:
+        return _refuse_to_be_read, ()
+
+
+def _refuse_to_be_read() -> Any:
+    raise SystemExit("no such file")
+
+
+class Clinging(Rows):
+    """Rows that cannot be let go of."""
+
+    def teardown(self, stage: str) -> None:
+        raise LookupError("still in use")
+
+
+def test_a_datamodule_that_cannot_be_read_is_its_workers_error(shared: Isolated) -> None:
+    set_up(shared, Scalar(), {"ann": Rows([1.0]), "bob": Unreadable([2.0])})
+    results = run(shared, job(), ["ann", "bob"])
+    assert results["ann"] == [-1.0]
+    assert "its datamodule cannot be read in another process (its code raised SystemExit" in str(results["bob"])
+
+
+def test_a_datamodule_that_cannot_be_let_go_of_has_trained(shared: Isolated) -> None:
+    set_up(shared, Scalar(), {"ann": Clinging([1.0])})
+    with pytest.warns(UserWarning, match=r"teardown\(\) of worker 'ann' raised LookupError: still in use"):
+        assert run(shared, job(), ["ann"]) == {"ann": [-1.0]}
+
+
+# ---- workers that hang -----------------------------------------------------------------------------------------------
+
+
+class Hanging(Rows):
+    """Never comes to an end in a hook of the datamodule, or in a process of its loader; notes in which process."""
+
+    def __init__(self, where: str, folder: Path) -> None:
+        super().__init__([1.0, 1.0])
+        self.where, self.folder = where, folder
+
+    def setup(self, stage: str) -> None:
+        self.hang("setup")
+
+    def train_dataloader(self) -> Any:
+        self.hang("train_dataloader")
+        return DataLoader(HangingItems(self), num_workers=1) if self.where == "item" else super().train_dataloader()
+
+    def hang(self, where: str) -> None:
+        if where == self.where:
+            (self.folder / str(os.getpid())).touch()
+            time.sleep(1000)
+
+
+class HangingItems(Dataset[Any]):
+    def __init__(self, data: Hanging) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        self.data.hang("item")
+        return (self.data.values[index],)
+
+
+class Slow(Scalar):
+    """Sleeps, or goes round for ever, where the data say so."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        while (batch[0] == 99).any():
+            pass
+        time.sleep(float(batch[0][0] == 5))
+        return super().training_step(batch, batch_idx)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        return "\nState:\tZ" not in (Path("/proc") / str(pid) / "status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def assert_hanging_is_dropped(shared: Isolated, bad: dict[str, Rows], folder: Path) -> None:
+    federated = FederatedModule(Slow(), engine=shared, on_worker_error="drop", worker_timeout=3)
+    data = {"ann": Rows([2.0]), **bad, "cyd": Rows([4.0]), "dee": Rows([6.0])}
+    fit(federated, FederatedDataModule(data), max_epochs=1)
+    assert [str(failure) for failure in federated.last_report.failures] == [
+        f"worker {name!r} failed in round 0: it was still at work after worker_timeout=3 seconds, and its process was "
+        "ended; see what its code waits for, or give it more time"
+        for name in bad
+    ]
+    assert federated.module.x.item() == 4.0
+    assert not any(is_alive(int(file.name)) for file in folder.iterdir())
+    again = FederatedModule(Scalar(), engine=shared)  # without a limit, and in a child that has replaced another
+    fit(again, FederatedDataModule({"ann": Rows([3.0]), "bob": Rows([5.0])}))
+    assert again.module.x.item() == 4.0
+
+
+def test_a_worker_that_hangs_is_dropped_with_all_its_processes(shared: Isolated, tmp_path: Path) -> None:
+    assert_hanging_is_dropped(shared, {"loop": Rows([99.0]), "item": Hanging("item", tmp_path)}, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_may_hang_anywhere(shared: Isolated, tmp_path: Path) -> None:
+    bad = {where: Hanging(where, tmp_path) for where in ("setup", "train_dataloader")}
+    assert_hanging_is_dropped(shared, bad, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_time_of_a_worker_begins_with_its_work_and_not_with_its_waiting(shared: Isolated) -> None:
+    """Ten workers of a second each, on two processes: the last has waited for four seconds."""
+    federated = FederatedModule(Slow(), engine=shared, worker_timeout=3.5)
+    fit(federated, FederatedDataModule({f"w{i}": Rows([5.0]) for i in range(10)}))
+    assert federated.module.x.item() == 5.0
+
+
+def test_a_worker_that_hangs_ends_the_run_and_auto_trains_in_processes(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Auto()
+    federated = FederatedModule(Slow(), engine=engine, worker_timeout=2)
+    with pytest.raises(WorkerError, match=r"worker 'loop' failed in round 0: .*worker_timeout=2 seconds"):
+        fit(federated, FederatedDataModule({"loop": Rows([99.0]), "ann": Rows([1.0])}))
+    assert engine.choice == "isolated"
+    assert federated.module.x.item() == 0.0
+    assert _others(multiprocessing.active_children()) == []
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_other_engines_refuse_a_limit(engine: Any) -> None:
+    with pytest.raises(ValueError, match=r'worker_timeout=2.5: \w+ trains workers in this process.*engine="isolated"'):
+        FederatedModule(Scalar(), engine=engine, worker_timeout=2.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error"),
+    [
+        (0, ValueError),
+        (-1.0, ValueError),
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        ("5", TypeError),
+        (True, TypeError),
+    ],
+)
+def test_a_limit_is_a_positive_number_of_seconds(seconds: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="worker_timeout="):
+        FederatedModule(Scalar(), engine="isolated", worker_timeout=seconds)
+
+
+ORPHANED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+import test_isolated
+from helpers import Rows, fit
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.engines import Isolated
+if __name__ == "__main__":
+    from pathlib import Path
+    data = FederatedDataModule({{"ann": test_isolated.Hanging("item", Path({folder!r}))}})
+    fit(FederatedModule(test_isolated.Slow(), engine=Isolated(processes=1)), data)
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_does_not_outlive_the_server(tmp_path: Path) -> None:
+    script, folder = tmp_path / "script.py", tmp_path / "pids"
+    folder.mkdir()
+    tests = str(Path(__file__).parent.parent)
+    script.write_text(ORPHANED.format(path=[str(Path(__file__).parent), tests, *sys.path], folder=str(folder)))
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (pid,) = (int(file.name) for file in folder.iterdir())
+    process.kill()
+    process.wait()
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_alive(pid)
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------

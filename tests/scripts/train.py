@@ -108,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--on-worker-error", default="raise")
     parser.add_argument("--lightning", action="store_true")
     parser.add_argument("--privacy", default="None")
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--keep", type=int, default=-1, help="how many checkpoints to keep")
     options = parser.parse_args(arguments)
     if options.double:
         torch.set_default_dtype(torch.float64)
@@ -122,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         on_worker_error=options.on_worker_error,
         privacy=eval(options.privacy, vars(privacy)),
         state_memory_mb=options.state_memory,
+        engine=options.engine,
     )
     data = FederatedDataModule(
         {f"w{i}": Data(i, broken=i == options.broken) for i in range(10)},
@@ -143,7 +146,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gradient_clip_val=0.5,
         default_root_dir=options.out.parent,
         logger=False,
-        callbacks=[pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step:03d}")],
+        callbacks=[
+            pl.callbacks.ModelCheckpoint(
+                folder,
+                every_n_train_steps=1,
+                save_top_k=options.keep,
+                monitor=None if options.keep == -1 else "step",
+                mode="max",
+                filename="{step:03d}",
+            )
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
     )

@@ -219,6 +219,17 @@ def test_a_metric_that_does_not_add_up_is_absent_per_worker_and_exact_pooled() -
     assert set(memory.of("a")) == set(memory.of("b")) == {"mean"}
 
 
+def test_a_torchmetrics_object_that_is_no_part_of_the_module_is_named() -> None:
+    class Aside(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            metric = MaxMetric()
+            metric.update(batch[0])
+            self.log("largest", metric)
+
+    with pytest.raises(ValueError, match="logged as 'largest' is no part of Aside; make it an attribute there"):
+        trainer().validate(FederatedModule(Aside()), FederatedDataModule(workers({"a": 5})), verbose=False)
+
+
 def test_beyond_a_number_of_workers_only_their_distribution_is_drawn(module: Classifier) -> None:
     memory = Memory()
     fed = FederatedModule(module, log_workers_up_to=2)

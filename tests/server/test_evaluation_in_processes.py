@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -201,6 +202,24 @@ def test_several_central_loaders_are_told_apart() -> None:
         assert_equal(result, expected)
 
 
+def test_one_object_for_several_loaders_is_refused() -> None:
+    class Shared(Scalar):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mse = MeanSquaredError()
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.mse(batch[0], torch.zeros_like(batch[0]))
+            self.log("mse", self.mse)
+
+    def evaluate() -> None:
+        data = FederatedDataModule({"a": Rows([1.0]), "b": Rows([1.0])}, val=rows(0, 13, Several))
+        trainer(strategy="ddp", devices=2).validate(FederatedModule(Shared()), data, verbose=False)
+
+    for ended in run_in_processes(evaluate):
+        assert str(ended.error).startswith("ValueError: one torchmetrics object is logged as 'mse/dataloader_idx_1'")
+
+
 def test_an_error_about_central_data_leaves_no_process_waiting() -> None:
     class Failing(Scalar):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -264,6 +283,18 @@ class FailingStep(Logging):
         return output
 
 
+class EndingStep(Logging):
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch[0].min() < 0:
+            sys.exit("its disk is gone")
+        return super().validation_step(batch, batch_idx)
+
+
+class EndingLoader(EvaluatedRows):
+    def val_dataloader(self) -> Any:
+        sys.exit("its disk is gone")
+
+
 class FailingHook(Logging):
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         if batch[0].min() < 0:
@@ -271,12 +302,15 @@ class FailingHook(Logging):
         super().on_validation_batch_end(outputs, batch, batch_idx, dataloader_idx)
 
 
+ENDING = "its code raised SystemExit: its disk is gone, as if to end the whole program; raise an error that says what"
 FAULTS: dict[str, tuple[type[Rows], type[Logging], str]] = {
     "loader": (FailingLoader, Logging, "its val_dataloader raised OSError: its disk is gone"),
     "setup": (FailingSetup, Logging, "its val_dataloader raised OSError: its disk is gone"),
     "row": (FailingRow, Logging, "its val_dataloader raised OSError: its disk is gone"),
     "transfer": (FailingTransfer, Logging, "to transfer its batch raised OSError: its disk is gone"),
     "step": (OddRows, FailingStep, "validation_step() on its data raised OSError: its disk is gone"),
+    "exit in loader": (EndingLoader, Logging, f"its val_dataloader: {ENDING} is wrong"),
+    "exit in step": (OddRows, EndingStep, f"validation_step() on its data: {ENDING} is wrong"),
     "hook": (OddRows, FailingHook, "on_validation_batch_end() on its data raised OSError: its disk is gone"),
 }
 

@@ -545,7 +545,7 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
     saved = torch.load(max(tmp_path.glob("*.ckpt"), key=lambda p: p.stat().st_mtime), weights_only=True)
     part = saved["lightning_fed"]
     assert set(part) == {
-        *("version", "algorithm", "engine", "state", "privacy", "account"),
+        *("version", "algorithm", "engine", "state", "settings", "privacy", "account"),
         *("cohort", "optimizer_states", "lr_schedulers"),
     }
     names = [name for name, _ in module.named_parameters()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ def results(ended: list[Ended]) -> list[Any]:
 class FailingLoader(Rows):
     def train_dataloader(self) -> Any:
         raise OSError("its disk is gone")
+
+
+class EndingLoader(Rows):
+    def train_dataloader(self) -> Any:
+        sys.exit("its disk is gone")
 
 
 class FailingSetup(Rows):
@@ -76,6 +82,7 @@ class FailingStep(Scalar):
 
 FAULTS: dict[str, tuple[type[Rows], str]] = {
     "loader": (FailingLoader, "its disk is gone"),
+    "exit": (EndingLoader, "its disk is gone"),
     "setup": (FailingSetup, "its disk is gone"),
     "prepare": (FailingPrepare, "its disk is gone"),
     "empty": (Empty, "it has no training examples"),

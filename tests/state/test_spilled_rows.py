@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lightning_fed.state.folder import StateFolder
 from lightning_fed.state.spilled_rows import SpilledRows
 
 WIDTH = 4
@@ -18,7 +19,7 @@ ROW = WIDTH * 4  # bytes
 
 
 def store(folder: Path, rows: float = 4) -> SpilledRows:
-    return SpilledRows(int(rows * ROW), lambda: folder, "table")
+    return SpilledRows(int(rows * ROW), StateFolder(lambda: folder), "table")
 
 
 def row(number: float) -> Tensor:
@@ -41,7 +42,7 @@ def bytes_in_memory(rows: SpilledRows) -> int:
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*"))
+    return sorted(folder.glob("*.safetensors"))
 
 
 def test_what_was_written_is_read_and_what_was_not_is_left_as_it_is(tmp_path: Path) -> None:
@@ -215,12 +216,12 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
 def test_nothing_unfinished_is_left(tmp_path: Path) -> None:
     rows = store(tmp_path, rows=2)
     write(rows, a=1, b=2, c=3, d=4)
-    assert [path.suffix for path in files(tmp_path)] == [".safetensors"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
 def test_other_dtypes_come_back_as_they_were(tmp_path: Path, dtype: torch.dtype) -> None:
-    rows = SpilledRows(1, lambda: tmp_path, "table")
+    rows = SpilledRows(1, StateFolder(lambda: tmp_path), "table")
     values = torch.tensor([[1, 2, 3]], dtype=dtype)
     rows.write(["a"], values)
     out = torch.zeros(1, 3, dtype=dtype)

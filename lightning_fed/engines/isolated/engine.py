@@ -23,6 +23,7 @@ from safetensors.torch import save as save_rows
 from torch import Tensor
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import flag, whole
 from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
@@ -66,14 +67,16 @@ class Isolated(Engine):
         channels_last: bool = False,
         persistent: bool = False,
     ) -> None:
-        if processes is not None and processes < 1:
-            raise ValueError(f"processes={processes}: give at least one process, or None to have one for each core")
-        self._processes = processes
-        self._options = {"compile": compile, "channels_last": channels_last}
-        self._persistent = persistent
+        says = ": give at least one process, or None to have one for each core"
+        self._processes = processes if processes is None else whole("processes", processes, least=1, says=says)
+        self._options = {
+            "compile": flag("compile", compile),
+            "channels_last": flag("channels_last", channels_last),
+        }
+        self._persistent = flag("persistent", persistent)
         self._seconds: float | None = None
         self._children: list[Child] = []
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[Task | None] | None = None  # while there are children: it cannot be pickled
         self._outbox = Outbox()
         self._remarks = Remarks()
         self._watch = Watch()
@@ -106,9 +109,9 @@ class Isolated(Engine):
 
     def _start(self, settings: bytes) -> None:
         count = self._processes or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-        self._tasks = queue.SimpleQueue()
-        self._children = [Child(self._tasks) for _ in range(count)]
-        self._stop = weakref.finalize(self, stop, self._children, self._tasks)
+        tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks, self._children = tasks, [Child(tasks) for _ in range(count)]
+        self._stop = weakref.finalize(self, stop, self._children, tasks)
         for child in self._children:
             child.set_up(settings)
 
@@ -169,6 +172,7 @@ class Isolated(Engine):
         rows = save_rows({table: row.contiguous() for table, row in self._outbox.own.of(name).items()})
         sent = encode_job(job.of(name)) if whole is None else whole
         task = Task(name, sent, [data, rows], _size(job), self._seconds, Future())
+        assert self._tasks is not None
         self._tasks.put(task)
         return task.answer
 
@@ -203,7 +207,7 @@ class Isolated(Engine):
         return decode_updates(parts[0], job, workers=[name], copy=False)
 
     def teardown(self) -> None:
-        while not self._tasks.empty():  # of a round that was given up
+        while self._tasks is not None and not self._tasks.empty():  # of a round that was given up
             task = self._tasks.get()
             if task is not None:
                 task.answer.cancel()
@@ -216,7 +220,7 @@ class Isolated(Engine):
         """End the children, of a persistent engine too; another fit starts new ones."""
         if self._stop is not None:
             self._stop()
-        self._stop = None
+        self._stop = self._tasks = None
         self._children = []
 
 

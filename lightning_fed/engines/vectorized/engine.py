@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import final
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import flag, whole
 from lightning_fed.core.rng import derive
 from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
@@ -39,10 +40,9 @@ class Vectorized(Engine):
     """
 
     def __init__(self, chunk_size: int | None = None, compile: bool = False) -> None:
-        if chunk_size is not None and chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size}: give at least one worker, or None to let it be chosen")
-        self._chunk_size = chunk_size
-        self._compile = compile
+        says = ": give at least one worker, and a whole number of them, or None to let it be chosen"
+        self._chunk_size = chunk_size if chunk_size is None else whole("chunk_size", chunk_size, least=1, says=says)
+        self._compile = flag("compile", compile)
         self._fit: StackedFit | None = None
         self._workers: WorkerPool | None = None
         self._outbox = Outbox()

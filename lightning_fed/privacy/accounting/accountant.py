@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, final
 
+from lightning_fed.core.arguments import number, one_of, whole
 from lightning_fed.privacy.accounting.composition import common_relation, delta_of, epsilon_of, suitable_grid
 from lightning_fed.privacy.accounting.storage import UndefinedMechanismError, restored, stored
 from lightning_fed.privacy.accounting.support import KINDS, Kind, refusal, relation_of
@@ -41,8 +41,7 @@ class Accountant:
     """
 
     def __init__(self, kind: Kind = "pld") -> None:
-        if kind not in KINDS:
-            raise ValueError(f'Accountant(kind={kind!r}) must be "pld" or "rdp"')
+        one_of("kind", kind, KINDS, owner=self, says=' must be "pld" or "rdp"')
         import_extra("dp_accounting")  # at the start of a run rather than when ε is first asked for
         self.kind: Kind = kind
         self._counts: dict[Mechanism, int] = {}
@@ -84,10 +83,7 @@ class Accountant:
         Raises:
             ValueError: If δ is out of range, or the grid is not positive.
         """
-        if not 0 < delta < 1:
-            raise ValueError(f"delta={delta} must be above 0 and below 1; take less than 1 / population")
-        _check_grid(grid)
-        return epsilon_of(self.kind, self.history, float(delta), grid)
+        return epsilon_of(self.kind, self.history, check_delta(delta), _checked(grid))
 
     def delta(self, epsilon: float, grid: float | None = None) -> float:
         """Return the least δ with which everything that was charged is (ε, δ)-differentially private. Changes nothing.
@@ -108,10 +104,7 @@ class Accountant:
         >>> f"{accountant.delta(epsilon=1.8282):.2g}"
         '1e-05'
         """
-        if not 0 <= epsilon < math.inf:
-            raise ValueError(f"epsilon={epsilon} must be at least 0 and finite")
-        _check_grid(grid)
-        return delta_of(self.kind, self.history, float(epsilon), grid)
+        return delta_of(self.kind, self.history, number("epsilon", epsilon, least=0), _checked(grid))
 
     def rounding(self, delta: float) -> float:
         """Return by how much, about, :meth:`epsilon` is too large at most for being computed on a grid; 0 for ``rdp``.
@@ -180,8 +173,8 @@ class Accountant:
         self._counts = loaded._counts
 
     def _counts_with(self, mechanism: Mechanism, count: int) -> dict[Mechanism, int]:
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"count={count!r} must be a positive integer: how many times {mechanism} is released")
+        says = f" must be a positive integer: how many times {mechanism} is released"
+        count = whole("count", count, least=1, says=says)
         if not isinstance(mechanism, Mechanism) or not _is_hashable(mechanism):
             raise ValueError(f"{mechanism!r} cannot be counted: a release is a Mechanism, and a frozen dataclass")
         relation_of(mechanism)  # raises if it says none
@@ -203,6 +196,19 @@ def _is_hashable(mechanism: Mechanism) -> bool:
     return True
 
 
-def _check_grid(grid: float | None) -> None:
-    if grid is not None and not 0 < grid < math.inf:
-        raise ValueError(f"grid={grid} must be positive, or None for one that suits")
+def check_delta(delta: object) -> float:
+    """Return δ, if it is one.
+
+    Args:
+        delta: What is given for it.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not above 0 and below 1.
+    """
+    says = " must be above 0 and below 1; take less than 1 / population"
+    return number("delta", delta, above=0, below=1, says=says)
+
+
+def _checked(grid: object) -> float | None:
+    return None if grid is None else number("grid", grid, above=0, says=" must be positive, or None for one that suits")

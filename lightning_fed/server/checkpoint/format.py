@@ -1,0 +1,102 @@
+"""What a ``.ckpt`` holds: the user's module as if it had been trained alone, and one key of ours.
+
+``TheirModule.load_from_checkpoint(path)`` works because the state dict and the hyperparameters are those of the user's
+module. What only federated training needs lies under :data:`KEY`: what the algorithm remembers, the number of the next
+cohort, the settings of the run, and the states of the server's optimizer and scheduler, which would otherwise become
+those of the user's own in ``Trainer.fit(their_module, ckpt_path=path)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from lightning_fed.server.checkpoint.progress import go_back_to_the_round
+
+KEY = "lightning_fed"
+VERSION = 3
+INSTEAD = "To begin with its weights, fit FederatedModule(TheModule.load_from_checkpoint(path)) without ckpt_path"
+_PREFIX = "module."
+_OF_THE_SERVER = ("optimizer_states", "lr_schedulers")
+
+
+def unwrap(checkpoint: dict[str, Any]) -> None:
+    """Turn the wrapper's state dict into that of the user's module, in place."""
+    state = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {name.removeprefix(_PREFIX): value for name, value in state.items()}
+
+
+def wrap(checkpoint: dict[str, Any]) -> None:
+    """Turn the state dict of the user's module into that of the wrapper, in place."""
+    checkpoint["state_dict"] = {_PREFIX + name: value for name, value in checkpoint["state_dict"].items()}
+
+
+def write(checkpoint: dict[str, Any], part: dict[str, Any], unfinished: int) -> None:
+    """Write the federated part.
+
+    Args:
+        checkpoint: The checkpoint to write to.
+        part: What only federated training needs.
+        unfinished: How many cohorts the Trainer has taken whose round is not over.
+    """
+    part = {"version": VERSION, **part}
+    part |= {name: checkpoint.pop(name) for name in _OF_THE_SERVER if name in checkpoint}
+    checkpoint[KEY] = part
+    _loaders(checkpoint)
+    go_back_to_the_round(checkpoint["loops"]["fit_loop"], unfinished)
+
+
+def read(checkpoint: dict[str, Any], fitting: bool) -> dict[str, Any]:
+    """Return the federated part.
+
+    The states of the server's optimizer and scheduler return to where Lightning looks for them.
+
+    Args:
+        checkpoint: The checkpoint that is being loaded; one of the user's module alone has no federated part.
+        fitting: Whether training is to go on.
+
+    Returns:
+        The federated part; empty if there is none.
+
+    Raises:
+        ValueError: If a newer lightning_fed wrote it, or training cannot go on from it.
+    """
+    loaders = _loaders(checkpoint)
+    part = checkpoint.get(KEY)
+    if part is None:
+        if fitting:
+            raise ValueError(
+                "the checkpoint is one of the module alone: its optimizer is a worker's and not the server's, and it "
+                f"holds no rounds to go on from. {INSTEAD}"
+            )
+        return {}
+    if not isinstance(part, dict) or "version" not in part or "algorithm" not in part:
+        raise ValueError(f"the checkpoint's part of {KEY} is damaged: it does not say what wrote it. {INSTEAD}")
+    if part["version"] > VERSION:
+        raise ValueError(
+            f"the checkpoint was written by a newer lightning_fed (format {part['version']}, this one reads "
+            f"{VERSION}); upgrade lightning_fed"
+        )
+    if fitting and "state" not in part:
+        raise ValueError(f"the checkpoint does not say what the server and the workers remember. {INSTEAD}")
+    if part["version"] == 1 and fitting:
+        part = {**part, "cohort": _cohort_of_version_1(checkpoint, loaders)}
+    checkpoint.update({name: part[name] for name in _OF_THE_SERVER if name in part})
+    return cast(dict[str, Any], part)
+
+
+def _loaders(checkpoint: dict[str, Any]) -> list[Any]:
+    """Take out what Lightning stores about loaders: nothing of ours, but a Trainer with other loaders would stumble."""
+    loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    return cast(list[Any], loop.get("state_dict", {}).pop("combined_loader", []))
+
+
+def _cohort_of_version_1(checkpoint: dict[str, Any], loaders: list[Any]) -> int:
+    if checkpoint["global_step"] == 0:
+        return 0
+    try:
+        return int(loaders[0]["completed"])
+    except (IndexError, KeyError, TypeError):
+        raise ValueError(
+            "the checkpoint was written by an older lightning_fed (format 1) and does not say which cohort is the "
+            f"next. {INSTEAD}"
+        ) from None

@@ -1,0 +1,155 @@
+"""How a Trainer's checkpoints come to the disk and from it: whole, noted, and with errors that name the file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from lightning_fed._lightning import CheckpointIO as LightningCheckpointIO
+from lightning_fed._lightning import TorchCheckpointIO, pl
+from lightning_fed.server.checkpoint.format import KEY
+from lightning_fed.state import StateFolder, free_space, write_whole
+
+
+@final
+class CheckpointIO(LightningCheckpointIO):
+    """Stands before the Trainer's own, and notes which files of workers' state each checkpoint refers to.
+
+    Without one of the user's own, files on a local disk are written beside their place, and get their name when they
+    are complete: a checkpoint that is overwritten, such as ``last.ckpt``, is there at every moment, whichever disks the
+    temporary folder and the checkpoints are on.
+
+    Args:
+        behind: The one that the Trainer has had.
+        folder: Where the workers' state lies.
+    """
+
+    def __init__(self, behind: LightningCheckpointIO, folder: StateFolder) -> None:
+        self._behind = behind
+        self.folder = folder
+
+    @staticmethod
+    def attach(trainer: pl.Trainer, folder: StateFolder) -> None:
+        """Have a Trainer write and read its checkpoints this way.
+
+        Args:
+            trainer: The Trainer.
+            folder: Where the workers' state lies.
+        """
+        there = trainer.strategy.checkpoint_io
+        if isinstance(there, CheckpointIO):
+            there.folder = folder
+        else:
+            trainer.strategy.checkpoint_io = CheckpointIO(there, folder)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: If it cannot be written; a file that was there stays.
+        """
+        name = os.fspath(path)
+        state = checkpoint.get(KEY, {}).get("state", {})
+        files = [file for table in state.get("workers", {}).values() for file in table["files"]]
+        if files:
+            root = state["files"]["root"]
+            state["files"]["from_here"] = os.path.relpath(root, os.path.dirname(os.path.abspath(name)))
+        self.folder.placing(name, [Path(file).name for file in files])
+        try:
+            if type(self._behind) is TorchCheckpointIO and "://" not in name and storage_options is None:
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                write_whole(Path(name), lambda unfinished: _save(checkpoint, unfinished))
+            else:
+                self._behind.save_checkpoint(checkpoint, path, storage_options)
+        except OSError as error:
+            raise OSError(
+                f"the checkpoint {name} could not be written ({error}; {free_space(Path(name).parent)}); the "
+                "checkpoints before it are as they were: make room, and go on from the last of them"
+            ) from error
+        self.folder.placed()
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            ValueError: If the file is damaged, or no checkpoint.
+        """
+        refuse_damaged(path)
+        given = {} if map_location is None else {"map_location": map_location}
+        try:
+            checkpoint: Any = self._behind.load_checkpoint(path, weights_only=weights_only, **given)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error) and zipfile.is_zipfile(path):
+                raise  # it is whole, and has more in it than numbers: torch says what, and how to allow it
+            raise damaged(path, error) from error
+        if not isinstance(checkpoint, dict):
+            raise damaged(path, f"it holds a {type(checkpoint).__name__}")
+        for key in ("state_dict", "pytorch-lightning_version"):
+            if key not in checkpoint:
+                raise damaged(path, f"it has no {key!r}, so no Trainer wrote it")
+        if isinstance(checkpoint.get(KEY), dict):
+            checkpoint[KEY]["found_at"] = os.path.abspath(path)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint, and with it the state that no other refers to."""
+        self.folder.leaving(os.fspath(path))
+        self._behind.remove_checkpoint(path)
+        self.folder.left()
+
+    def teardown(self) -> None:
+        """Let the one behind finish."""
+        self._behind.teardown()
+        self.folder.placed()
+
+
+def refuse_damaged(path: str | Path) -> None:
+    """Refuse a file that is empty, or an archive in which bytes have changed; torch itself would read those.
+
+    Args:
+        path: The file. One that is not there, not on a local disk, or no archive is left to torch.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if not os.path.isfile(path):
+        return
+    if os.path.getsize(path) == 0:
+        raise damaged(path, "no bytes")
+    if zipfile.is_zipfile(path) and torch.serialization.get_crc32_options():
+        try:
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise damaged(path, error) from error
+        if bad is not None:
+            raise damaged(path, f"{bad} in it does not have its checksum")
+
+
+def damaged(path: str | Path, reason: object) -> ValueError:
+    """Return the error about a file that is no checkpoint.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+    """
+    size = os.path.getsize(path) if os.path.isfile(path) else None
+    what = "is empty" if size == 0 else f"is damaged, or no checkpoint ({str(reason).splitlines()[0]})"
+    return ValueError(f"the checkpoint {os.fspath(path)} {what}; go on from another one")
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # torch's own writer does not say why it fails
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of ending a file that the disk has refused
+                raise error.__context__ from None
+            raise

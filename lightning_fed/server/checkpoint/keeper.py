@@ -1,0 +1,250 @@
+"""Keeps what the server remembers between rounds, and brings it into checkpoints and back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, final
+
+from torch import nn
+
+from lightning_fed._lightning import pl
+from lightning_fed.algorithms import Algorithm
+from lightning_fed.core.processes import Processes
+from lightning_fed.privacy import PrivateRun
+from lightning_fed.server.checkpoint import format
+from lightning_fed.server.checkpoint.io import CheckpointIO
+from lightning_fed.server.checkpoint.server_state import ServerState, take_up
+from lightning_fed.server.checkpoint.server_step import Evaluation, Held, ServerStep
+from lightning_fed.server.checkpoint.settings import Settings
+from lightning_fed.server.loaders import Position
+from lightning_fed.server.round_result import Round
+from lightning_fed.state import OwnState, refuse_unwritable
+
+_PREFIX = "module."
+
+
+@final
+class Keeper:
+    """What is remembered of the rounds, always that of the last one that is over.
+
+    Args:
+        module: The user's module.
+        own: What the workers remember.
+    """
+
+    def __init__(self, module: nn.Module, own: OwnState) -> None:
+        self._module = module
+        self._own = own
+        self.state = ServerState()
+        """What the server remembers."""
+        self.moved: set[str] = set()
+        """The names of parameters that are not trained and have moved since the start of the run."""
+        self.held = Held()
+        """The global model, while the module holds a worker's own."""
+        self._trained: list[str] | None = None  # the names of the trained parameters that state is about
+        self._step: ServerStep | None = None  # as long as there may be need of the way back
+        self._evaluation: Evaluation | None = None
+        self._loaded: dict[str, Any] = {}  # the federated part of the checkpoint that the fit goes on from
+
+    def attach(self, trainer: pl.Trainer) -> None:
+        """Begin with a Trainer, after whatever has ended the last run."""
+        self.held.put_back()
+        self._step = self._evaluation = None
+        CheckpointIO.attach(trainer, self._own.folder)
+
+    # ---- rounds ----------------------------------------------------------------------------------------------------
+
+    def begin_anew(self) -> None:
+        """Begin a fit that numbers its cohorts from 0 again: none may stand for one of an earlier fit."""
+        self._own.settle(self.state.last)
+        self.state = ServerState(self.state.tensors)
+        self.moved.clear()
+
+    def promise(self, run: PrivateRun | None) -> None:
+        """Note what is promised from the first round on.
+
+        Args:
+            run: The private side of the run, if there is one.
+        """
+        self.state = replace(self.state, bound=None if run is None else run.bound)
+
+    def refuse_other_layers(self, algorithm: Algorithm, names: Sequence[str]) -> None:
+        """Refuse to freeze or unfreeze layers if vectors of all trained parameters are remembered.
+
+        Args:
+            algorithm: The algorithm.
+            names: The parameters that are trained now.
+
+        Raises:
+            ValueError: If they are not those of before.
+        """
+        if self._trained is None or not (algorithm.tables or self.state.tensors):
+            self._trained = list(names)
+        elif list(names) != self._trained:
+            other = min(set(names) ^ set(self._trained))
+            raise ValueError(
+                f"{type(algorithm).__name__} remembers numbers of the trained parameters, and {other!r} was "
+                "frozen or unfrozen since; use an algorithm that remembers nothing, such as FedAvg or FedProx"
+            )
+
+    def refuse_unwritable(self, algorithm: Algorithm, workers: int) -> None:
+        """Refuse a folder in which nothing can be written, if the workers' state may exceed the memory for it.
+
+        Args:
+            algorithm: The algorithm.
+            workers: The number of all workers.
+
+        Raises:
+            OSError: If nothing can be written there.
+        """
+        size = sum(tensor.nbytes for tensor in (*self._module.parameters(), *self._module.buffers()))
+        if self._own.may_spill(size * workers):
+            refuse_unwritable(
+                self._own.folder.path,
+                f"what {type(algorithm).__name__} remembers about {workers} workers may exceed the memory for it, and "
+                "would lie there; give FederatedModule(state_dir=...) another folder, or a larger state_memory_mb",
+            )
+
+    @contextmanager
+    def stepping(self, position: Position) -> Iterator[None]:
+        """Have a server step done as a whole: whatever interrupts it, all is as it was before.
+
+        Args:
+            position: The place of the run in its sequence of cohorts.
+        """
+        self._step = None
+        try:
+            yield
+        except BaseException:
+            if self._step is not None:
+                self._step.take_back()
+                self.state, position.next = self._step.state, self._step.cohort
+                self._step = None
+            raise
+
+    def begin_step(self, trainer: pl.Trainer, names: Collection[str], position: Position) -> None:
+        """Note what a server step is about to change, if that has not been done.
+
+        Args:
+            trainer: The Trainer.
+            names: The names of the parameters and buffers that it changes.
+            position: The place of the run in its sequence of cohorts.
+        """
+        if self._step is None:
+            self._step = ServerStep(trainer, self._module, names, self.state, position.next)
+
+    def after(self, rounds: Sequence[Round], run: PrivateRun | None) -> None:
+        """Remember what came of a server step.
+
+        Args:
+            rounds: Its one cohort, or several whose gradients were accumulated.
+            run: The private side of the run, if there is one.
+        """
+        self.state = self.state.after(rounds, None if run is None else run.bound)
+
+    def end_step(self) -> None:
+        """Let go of the way back: Lightning has noted the step."""
+        self._step = None
+
+    def begin_evaluation(self) -> None:
+        """Note the model, for checkpoints that are written while another is in its place."""
+        self._evaluation = Evaluation(self._module)
+
+    def end_evaluation(self) -> None:
+        """The model is in its place again."""
+        self._evaluation = None
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def unwrap(self, checkpoint: dict[str, Any]) -> None:
+        """Make a checkpoint that Lightning has begun one of the user's module, with the global model in it.
+
+        Args:
+            checkpoint: The checkpoint; changed in place.
+        """
+        self.held.write_to(checkpoint, _PREFIX)
+        if self._step is not None and not self._step.is_over:
+            self._step.write_to(checkpoint, _PREFIX)
+        if self._evaluation is not None:
+            self._evaluation.write_to(checkpoint)
+        format.unwrap(checkpoint)
+
+    def save(
+        self,
+        checkpoint: dict[str, Any],
+        settings: dict[str, Any],
+        engine: str | None,
+        privacy: dict[str, Any] | None,
+        account: dict[str, Any],
+        position: Position,
+    ) -> None:
+        """Write the federated part of a checkpoint.
+
+        Args:
+            checkpoint: The checkpoint; changed in place.
+            settings: Those of the run, as plain values.
+            engine: What the engine decided about how to run.
+            privacy: What was spent of privacy.
+            account: Of that the account, stretch by stretch.
+            position: The place of the run in its sequence of cohorts.
+        """
+        state, cohort = self.state, position.next
+        if self._step is not None and not self._step.is_over:
+            state, cohort = self._step.state, self._step.cohort
+        part: dict[str, Any] = {
+            "algorithm": settings["algorithm"]["class"],
+            "settings": settings,
+            "engine": engine,
+            "state": {**state.state_dict(self._own), "moved": sorted(self.moved), "trained": self._trained},
+            "cohort": cohort,
+        }
+        if privacy is not None:
+            part["privacy"] = privacy if state.bound is None else {**privacy, "bound": state.bound}
+            part["account"] = account
+        format.write(checkpoint, part, unfinished=position.taken - cohort)
+
+    def load(
+        self, checkpoint: dict[str, Any], settings: Settings, processes: Processes, *, fitting: bool
+    ) -> dict[str, Any]:
+        """Go on from a checkpoint.
+
+        Args:
+            checkpoint: The checkpoint.
+            settings: Those of this run.
+            processes: The processes, which need not have a disk in common.
+            fitting: Whether training is to go on.
+
+        Returns:
+            The federated part; empty if there is none.
+
+        Raises:
+            ValueError: If training cannot go on from it here, or a file of the workers' state is damaged.
+            FileNotFoundError: If a file of the workers' state is gone.
+        """
+        part = format.read(checkpoint, fitting)
+        if fitting:
+            settings.check(part, checkpoint["state_dict"])
+            self._loaded = part
+        if "state" in part:
+            state = part["state"]
+            if settings.goes_with(part):
+                take_up(self._own, state, part.get("found_at"), processes, fitting=fitting)
+            self.state = ServerState.of(state, (part.get("privacy") or {}).get("bound"))
+            self.moved = set(state.get("moved", ()))
+            self._trained = state.get("trained")
+        return part
+
+    def check_optimizer(self, trainer: pl.Trainer) -> None:
+        """Compare the server's optimizer with that of the checkpoint, before it takes over the state there.
+
+        Args:
+            trainer: The Trainer.
+
+        Raises:
+            ValueError: If it cannot go on with it.
+        """
+        if self._loaded:
+            Settings.check_optimizer(self._loaded, trainer)
+            self._loaded = {}

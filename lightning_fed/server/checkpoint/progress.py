@@ -1,0 +1,40 @@
+"""Lightning's counts of epochs and batches in a checkpoint: a run is to go on with the first cohort to be trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def go_back_to_the_round(loop: dict[str, Any], unfinished: int) -> None:
+    """Let Lightning go on with the first cohort of a round that is not over, or of the next epoch.
+
+    A checkpoint may be written when gradients have been accumulated over some of a round's cohorts. It does not hold
+    them, so these cohorts are to be trained again; Lightning would go on with the next one. Between two epochs it still
+    counts the batches of the last, and from such a checkpoint would skip an epoch, or take one cohort too many.
+
+    Args:
+        loop: The state of Lightning's ``_FitLoop``, changed in place.
+        unfinished: How many cohorts the Trainer has taken whose round is not over.
+    """
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    epoch, batch = epochs["current"], batches["current"]
+    is_over = epoch["processed"] == epoch["ready"] and batches["is_last_batch"]
+    if is_over:
+        _set(epochs, completed=epoch["processed"])
+    if is_over or epoch["ready"] > epoch["started"]:
+        batches.update(current=dict.fromkeys(batch, 0), is_last_batch=False)
+        return
+    has_ended = batch["ready"] == batch["started"] == batch["processed"] == batch["completed"] + 1
+    over = batch["ready"] - unfinished
+    # Lightning takes a batch back by itself if it has not ended. Less than none: it was another Trainer that took them.
+    if 0 <= over < batch["completed"] + has_ended:
+        # As if the checkpoint had been written while the first of them was trained.
+        _set(batches, ready=over + 1, started=over + 1, processed=over, completed=over)
+        batches["is_last_batch"] = False
+
+
+def _set(progress: dict[str, Any], **counts: int) -> None:
+    """Set counts of the current epoch or run, and let the total follow."""
+    for name, count in counts.items():
+        progress["total"][name] += count - progress["current"][name]
+        progress["current"][name] = count

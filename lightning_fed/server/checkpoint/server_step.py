@@ -1,0 +1,177 @@
+"""The way back from the middle of a server step, and from the middle of an evaluation.
+
+A Trainer can be asked for a checkpoint at any moment: by a hook, a logger, an error, a signal. Most of the time what it
+finds is one round's. Not so between the first number that the server optimizer changes and the last scheduler's step
+after it: there a checkpoint holds what was before, and the round is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.tree import Tensors, copy_
+from lightning_fed.server.checkpoint.server_state import ServerState
+from lightning_fed.worker.module_tensors import put
+
+AVERAGED = "current_model_state"
+"""Where Lightning's callbacks for averaged weights put the model that is trained; ``state_dict`` holds the average."""
+
+
+@final
+class ServerStep:
+    """What a server step changes, as it was before.
+
+    Args:
+        trainer: The Trainer.
+        module: The user's module.
+        names: The names of the parameters and buffers that the step changes.
+        state: What the server remembers.
+        cohort: The number of the first cohort of the step.
+    """
+
+    def __init__(
+        self, trainer: pl.Trainer, module: nn.Module, names: Collection[str], state: ServerState, cohort: int
+    ) -> None:
+        self.state = state
+        self.cohort = cohort
+        self._trainer = trainer
+        self._module = module
+        buffers = dict(module.named_buffers())
+        tensors = {**dict(module.named_parameters()), **buffers}
+        self._buffers = buffers.keys()
+        self._tensors = {name: tensor.detach().clone() for name, tensor in tensors.items() if name in names}
+        self._optimizers = [_copied(optimizer.state_dict()) for optimizer in trainer.optimizers]
+        self._schedulers = [_copied(config.scheduler.state_dict()) for config in trainer.lr_scheduler_configs]
+        self._step = trainer.global_step
+        self._scheduled = self._scheduler_steps() + sum(
+            config.interval == "step" and not config.reduce_on_plateau for config in trainer.lr_scheduler_configs
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether Lightning has counted the step and stepped the schedulers: what there is now is the next round's."""
+        return self._trainer.global_step > self._step and self._scheduler_steps() >= self._scheduled
+
+    def take_back(self) -> None:
+        """Make model, optimizer and schedulers what they were."""
+        with torch.no_grad():
+            put(self._module, self._tensors)
+        for name, _ in list(self._module.named_buffers()):
+            if name not in self._buffers:
+                prefix, _, key = name.rpartition(".")
+                self._module.get_submodule(prefix)._buffers[key] = None
+        for optimizer, state in zip(self._trainer.optimizers, self._optimizers, strict=True):
+            optimizer.load_state_dict(state)
+
+    def write_to(self, checkpoint: dict[str, Any], prefix: str) -> None:
+        """Put what was before in place of what a checkpoint has.
+
+        Args:
+            checkpoint: The checkpoint, as Lightning made it; changed in place.
+            prefix: What the names of the module's tensors begin with there.
+        """
+        model = checkpoint.get(AVERAGED, checkpoint["state_dict"])
+        model.update({prefix + name: tensor for name, tensor in self._tensors.items() if prefix + name in model})
+        for name, _ in self._module.named_buffers():
+            if name not in self._buffers:
+                model.pop(prefix + name, None)
+        for key, states in (("optimizer_states", self._optimizers), ("lr_schedulers", self._schedulers)):
+            if key in checkpoint:
+                checkpoint[key] = states
+        checkpoint["global_step"] = self._step
+        steps = checkpoint["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+        counted = steps["total"]["completed"] - self._step
+        for counts in (steps["total"], steps["current"]):
+            counts["completed"] -= counted
+            counts["ready"] = counts["completed"]
+
+    def _scheduler_steps(self) -> int:
+        return int(self._trainer.fit_loop.epoch_loop.scheduler_progress.total.completed)
+
+
+@final
+class Evaluation:
+    """The model at the start of an evaluation within a fit: training will go on with it.
+
+    Callbacks that average weights evaluate the average in its place, and a checkpoint of that moment would take the one
+    for the other.
+
+    Args:
+        module: The user's module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._norms = self._now()
+
+    def write_to(self, checkpoint: dict[str, Any]) -> None:
+        """Exchange model and average, if the module holds the average.
+
+        Args:
+            checkpoint: The checkpoint, as Lightning made it; changed in place.
+        """
+        if AVERAGED in checkpoint and not torch.equal(self._norms, self._now()):
+            average, model = checkpoint[AVERAGED], checkpoint["state_dict"]
+            checkpoint["state_dict"], checkpoint[AVERAGED] = average, model
+
+    def _now(self) -> Tensor:
+        numbers = [p.detach() for p in self._module.parameters() if p.is_floating_point() or p.is_complex()]
+        return torch.stack([norm.cpu() for norm in torch._foreach_norm(numbers)])
+
+
+@final
+class Held:
+    """What the global model holds, while the module holds a worker's own."""
+
+    def __init__(self) -> None:
+        self._tensors: Tensors = {}
+        self._values: Tensors = {}
+
+    @contextmanager
+    def holding(self, values: Tensors, tensors: Tensors) -> Iterator[None]:
+        """Have tensors of the module hold other values for a while, and then what they held before.
+
+        Args:
+            values: The values by name.
+            tensors: The tensors of these names.
+        """
+        before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self._tensors, self._values = tensors, before
+        try:
+            copy_(tensors, values)
+            yield
+        finally:
+            self.put_back()
+
+    def put_back(self) -> None:
+        """Have the module hold the global model again; if this is interrupted, it can be done again."""
+        if self._values:
+            copy_(self._tensors, self._values)
+            self._values = {}
+
+    def write_to(self, checkpoint: dict[str, Any], prefix: str) -> None:
+        """Put the global model in place of a worker's own.
+
+        Args:
+            checkpoint: The checkpoint, as Lightning made it; changed in place.
+            prefix: What the names of the module's tensors begin with there.
+        """
+        model = checkpoint.get(AVERAGED, checkpoint["state_dict"])
+        model.update({prefix + name: tensor for name, tensor in self._values.items()})
+
+
+def _copied(state: Any) -> Any:
+    """Copy a state dict and its tensors, and nothing else in it."""
+    if isinstance(state, Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)) and type(state) in (list, tuple):
+        return type(state)(_copied(value) for value in state)
+    return state

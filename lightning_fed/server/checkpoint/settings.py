@@ -1,0 +1,311 @@
+"""The settings of a run, as values in its checkpoints, and what becomes of a run that goes on with others.
+
+What decides what the numbers in a checkpoint *mean* is refused: another algorithm, other personal layers, a server
+optimizer of another class. What decides how a run goes on, such as a weight or a number of steps, may change, and is
+said. See the table in ``docs/reliability.md``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch import nn
+
+from lightning_fed._lightning import pl, rank_zero_warn
+from lightning_fed.server.checkpoint.format import INSTEAD
+
+_PLAIN = (bool, int, float, str, type(None))
+_SAMPLE = 1000
+_SAID_ELSEWHERE = ("algorithm", "privacy", "privacy.insecure_deterministic_noise")
+"""What is refused or warned of where the promise is kept, or with the class of the algorithm."""
+_NOT_KEPT = object()
+_HOW = ("params", "initial_lr", "foreach", "fused", "capturable", "differentiable")
+"""What of an optimizer's options says how it computes, and not what."""
+
+
+@final
+@dataclass(frozen=True)
+class Settings:
+    """What a run is made of.
+
+    Args:
+        parts: Its parts by the names of FederatedModule's arguments, such as ``algorithm``, and plain values.
+        names: All workers.
+        tables: The names of the tables of the workers' own state.
+        module: The user's module.
+    """
+
+    parts: Mapping[str, Any]
+    names: Sequence[str]
+    tables: Collection[str]
+    module: nn.Module
+
+    def state_dict(self, trainer: pl.Trainer | None) -> dict[str, Any]:
+        """Return what a checkpoint says of them.
+
+        Args:
+            trainer: The Trainer, with the server's optimizer and its scheduler; None: it is in another process.
+        """
+        return {
+            **{name: described(part) for name, part in self.parts.items()},
+            "population": population(self.names),
+            "server_optimizer": [] if trainer is None else _optimizers(trainer),
+            "server_lr_scheduler": [] if trainer is None else _schedulers(trainer),
+            "trained": [name for name, parameter in self.module.named_parameters() if parameter.requires_grad],
+        }
+
+    def goes_with(self, part: Mapping[str, Any]) -> bool:
+        """Whether what workers remember in a checkpoint is of use here; if not, that is said.
+
+        Args:
+            part: The federated part of the checkpoint.
+        """
+        now = type(self.parts["algorithm"]).__name__
+        if part["algorithm"] == now:
+            return True
+        rank_zero_warn(f"the checkpoint was written by a run with {part['algorithm']}, and this one uses {now}")
+        return False
+
+    def check(self, part: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
+        """Compare them with those of a checkpoint that training goes on from, before anything of it is taken over.
+
+        Args:
+            part: The federated part of the checkpoint; one of an older format says only the algorithm's name.
+            parameters: The state dict of the user's module there.
+
+        Raises:
+            ValueError: If the checkpoint's numbers would mean something else here.
+        """
+        for name, parameter in self.module.named_parameters():
+            if name in parameters and parameters[name].shape != parameter.shape:
+                raise ValueError(
+                    f"the checkpoint is one of another module: {name!r} has the shape {list(parameters[name].shape)} "
+                    f"there and {list(parameter.shape)} here; build the module as it was"
+                )
+        state = part["state"]
+        remembered = {name: workers_of(table) for name, table in state["workers"].items()}
+        holds = bool(state["server"]) or any(remembered.values())
+        now = type(self.parts["algorithm"]).__name__
+        if part["algorithm"] != now and (holds or self.tables):
+            raise ValueError(
+                f"the checkpoint was written by a run with {part['algorithm']}, and this one uses {now}: what the one "
+                f"remembers of the rounds means nothing to the other. {INSTEAD}"
+            )
+        saved = part.get("settings")
+        if saved is None:
+            return
+        changes = []
+        for name, thing in self.parts.items():
+            for change in differences(name, saved.get(name), described(thing)):
+                structural = not change.is_strength and name in ("algorithm", "transforms")
+                if structural and holds and part["algorithm"] == now:
+                    raise ValueError(
+                        f"the checkpoint was written with {change.name}={change.before!r}, and here it is "
+                        f"{change.now!r}: what workers and server remember is about the former; give it as it was, or "
+                        f"begin anew. {INSTEAD}"
+                    )
+                if change.name not in _SAID_ELSEWHERE:
+                    changes.append(str(change))
+        self._check_population(saved["population"], remembered, changes)
+        if changes:
+            rank_zero_warn(
+                "the run goes on with other settings than those of its checkpoint: "
+                + "; ".join(changes)
+                + ". From here on it is not what it would have been"
+            )
+
+    def _check_population(
+        self, saved: Mapping[str, Any], remembered: Mapping[str, set[str]], changes: list[str]
+    ) -> None:
+        now = population(self.names)
+        if saved == now:
+            return
+        theirs = set().union(*remembered.values())
+        if theirs and theirs.isdisjoint(self.names):
+            raise ValueError(
+                f"the checkpoint is one of another population: none of the {len(theirs)} workers that remember "
+                f"something there, such as {min(theirs)!r}, is here. {INSTEAD}"
+            )
+        changes.append(
+            f"{saved['workers']} workers there and {now['workers']} here"
+            if saved["workers"] != now["workers"]
+            else "other workers, or the same in another order"
+        )
+
+    @staticmethod
+    def check_optimizer(part: Mapping[str, Any], trainer: pl.Trainer) -> None:
+        """Compare the server's optimizer and its scheduler with a checkpoint's, before these load their states.
+
+        Args:
+            part: The federated part of the checkpoint.
+            trainer: The Trainer.
+
+        Raises:
+            ValueError: If the states there are those of others.
+        """
+        saved = part.get("settings")
+        if saved is None:
+            return
+        before, now = saved["server_optimizer"], _optimizers(trainer)
+        if not _related([one["classes"] for one in before], [one["classes"] for one in now]):
+            raise ValueError(
+                f"the checkpoint's server_optimizer is {_classes(before)}, and here it is {_classes(now)}, which "
+                f"cannot go on with its state; give it as it was, or begin anew. {INSTEAD}"
+            )
+        if [one["sizes"] for one in before] != [one["sizes"] for one in now]:
+            raise ValueError(
+                f"the checkpoint's server_optimizer steps on {_count(before)} trained parameters, and here on "
+                f"{_count(now)}: layers were frozen or unfrozen since; set requires_grad as it was. {INSTEAD}"
+            )
+        schedulers, theirs = _schedulers(trainer), saved["server_lr_scheduler"]
+        if schedulers and theirs and not _related(theirs, schedulers):
+            raise ValueError(
+                f"the checkpoint's server_lr_scheduler is {theirs[0][0]}, and here it is {schedulers[0][0]}, which "
+                f"cannot go on with its state; give it as it was, or begin anew. {INSTEAD}"
+            )
+        changes = [
+            f"{change.name} is {change.before!r} there and {change.now!r} here"
+            for one, other in zip(before, now, strict=True)
+            for change in differences("server_optimizer", one["options"], other["options"])
+        ]
+        if changes:
+            rank_zero_warn(
+                f"the server optimizer goes on with the checkpoint's options ({'; '.join(changes)}); to change them, "
+                "begin a new run with the checkpoint's weights"
+            )
+        if bool(schedulers) != bool(theirs):
+            there, here = ("one", "none") if theirs else ("none", "one")
+            rank_zero_warn(
+                f"there is {there} of server_lr_scheduler in the checkpoint and {here} here: from here on the server's "
+                "learning rate is not what it would have been"
+            )
+
+
+@final
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is another one now.
+
+    Args:
+        name: Its path, such as ``algorithm.lam``.
+        before: What it was.
+        now: What it is.
+    """
+
+    name: str
+    before: Any
+    now: Any
+
+    @property
+    def is_strength(self) -> bool:
+        """Whether both are numbers: how strong something is, and not what it is."""
+        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (self.before, self.now))
+
+    def __str__(self) -> str:
+        return f"{self.name} was {self.before!r} and is {self.now!r}"
+
+
+def described(thing: Any, depth: int = 5) -> Any:
+    """Return plain data that says what something is: the class, and the arguments that it was built with.
+
+    Args:
+        thing: A number, a string, None; a sequence or mapping; a function or class, of which the name is taken; or an
+            object that keeps its constructor's arguments as attributes of the same names.
+        depth: How deep to go.
+    """
+    if isinstance(thing, _PLAIN):
+        return thing
+    if inspect.isclass(thing) or inspect.isroutine(thing) or depth == 0:
+        return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}".strip()
+    if isinstance(thing, Mapping):
+        return {str(key): described(value, depth - 1) for key, value in thing.items()}
+    if isinstance(thing, (Sequence, Set)):
+        return [described(value, depth - 1) for value in (thing if isinstance(thing, Sequence) else sorted(thing))]
+    values = {name: getattr(thing, name, getattr(thing, f"_{name}", _NOT_KEPT)) for name in _arguments(type(thing))}
+    settings = {name: described(value, depth - 1) for name, value in values.items() if value is not _NOT_KEPT}
+    return {"class": type(thing).__name__, **settings}
+
+
+def differences(name: str, before: Any, now: Any) -> Iterable[Difference]:
+    """Yield the settings that differ, the deepest that can be named.
+
+    Args:
+        name: The path of what is compared.
+        before: Described settings.
+        now: Described settings.
+    """
+    if isinstance(before, dict) and isinstance(now, dict) and before.get("class") == now.get("class"):
+        for key in sorted(before.keys() | now.keys()):
+            yield from differences(f"{name}.{key}", before.get(key), now.get(key))
+    elif before != now and not (before != before and now != now):  # NaN is itself here
+        yield Difference(name, _short(before), _short(now))
+
+
+def population(names: Sequence[str]) -> dict[str, int]:
+    """Return what tells one population from another: their number, and a checksum of at most 1,000 evenly spaced names.
+
+    Args:
+        names: All workers.
+    """
+    sample = [names[position * len(names) // _SAMPLE] for position in range(_SAMPLE)] if len(names) > _SAMPLE else names
+    return {"workers": len(names), "checksum": zlib.crc32("\0".join(sample).encode("utf-8", "surrogatepass"))}
+
+
+def workers_of(table: Mapping[str, Any]) -> set[str]:
+    """Return the workers that have a row in a table of a checkpoint."""
+    return {*table["names"], *table["names_on_disk"]}
+
+
+def _short(value: Any) -> Any:
+    """Return the class alone of something that is compared with another class."""
+    return value["class"] if isinstance(value, dict) and "class" in value else value
+
+
+def _arguments(kind: type) -> list[str]:
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+    except (ValueError, TypeError):  # made outside of Python
+        return []
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _optimizers(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    return [
+        {
+            "classes": _classes_of(optimizer),
+            "sizes": [len(group["params"]) for group in optimizer.param_groups],
+            "options": {
+                f"{key}[{position}]" if position else key: described(value)
+                for position, group in enumerate(optimizer.param_groups)
+                for key, value in {**group, "lr": group.get("initial_lr", group.get("lr"))}.items()
+                if key not in _HOW and isinstance(value, (*_PLAIN, list, tuple))
+            },
+        }
+        for optimizer in trainer.optimizers
+    ]
+
+
+def _classes(optimizers: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(one["classes"][0] for one in optimizers) or "none"
+
+
+def _schedulers(trainer: pl.Trainer) -> list[list[str]]:
+    return [_classes_of(config.scheduler) for config in trainer.lr_scheduler_configs]
+
+
+def _classes_of(thing: object) -> list[str]:
+    """Return the names of a thing's class and of those that it derives from."""
+    return [kind.__name__ for kind in type(thing).__mro__]
+
+
+def _related(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> bool:
+    """Whether the one derives from the other, so that a state of the one is a state of the other."""
+    return len(before) == len(now) and all(a[0] in b or b[0] in a for a, b in zip(before, now, strict=True))
+
+
+def _count(optimizers: Sequence[Mapping[str, Any]]) -> int:
+    return sum(sum(one["sizes"]) for one in optimizers)

@@ -1,0 +1,177 @@
+"""Files that are complete or not there, whose rows carry checksums, and errors that name the file and the remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+UNFINISHED = ".unfinished"
+_ROWS = "rows"
+_CHECKSUMS = "checksums"
+
+
+@final
+class DamagedFileError(ValueError):
+    """A file of workers' state is not what was written.
+
+    Args:
+        path: The file.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(
+            f"the state of workers in {path} is damaged ({reason}); put back a copy of the file, or go on from a "
+            "checkpoint that does not refer to it"
+        )
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file that gets its name when it is complete and on the disk; a file of that name stays until then.
+
+    Args:
+        path: The file.
+        write: Writes it, under the name that it is called with.
+
+    Raises:
+        OSError: If it could not be written; then nothing is left of it.
+    """
+    unfinished = path.with_name(path.name + UNFINISHED)
+    try:
+        try:
+            write(unfinished)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+    with suppress(OSError):  # not every filesystem can, and then the name is as safe as it makes it
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder onto the disk, too: a checkpoint will refer to them."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(tensor: Tensor) -> int:
+    """Return the CRC-32 of a tensor's numbers.
+
+    Args:
+        tensor: Of any shape and dtype; on the CPU.
+    """
+    return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def write_rows(path: Path, rows: Tensor) -> int:
+    """Write rows into a new file.
+
+    Args:
+        path: The file.
+        rows: ``[n, size]``.
+
+    Returns:
+        A checksum of all rows, to be remembered elsewhere.
+
+    Raises:
+        OSError: If it could not be written; then nothing is left of it.
+    """
+    checksums = torch.tensor([checksum(row) for row in rows], dtype=torch.int64)
+    write_whole(path, lambda unfinished: save_file({_ROWS: rows, _CHECKSUMS: checksums}, unfinished))
+    return checksum(checksums)
+
+
+def read_rows(path: Path, places: Tensor | None, expected: int | None) -> Tensor:
+    """Read rows from a file, and compare them with their checksums.
+
+    Args:
+        path: The file.
+        places: Which of them, int64 ``[n]``; None: all.
+        expected: What :func:`write_rows` returned; None: the file is of an older format, which has no checksums.
+
+    Returns:
+        ``[n, size]``.
+
+    Raises:
+        DamagedFileError: If the file is not what was written.
+        OSError: If it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            everything: Tensor = opened.get_tensor(_ROWS)  # mapped: only the pages of the rows below are read
+            rows = everything.clone() if places is None else everything[places]
+            if expected is None:
+                return rows
+            checksums: Tensor = opened.get_tensor(_CHECKSUMS)
+    except OSError as error:
+        raise OSError(f"the state of workers in {path} cannot be read ({error})") from error
+    except (SafetensorError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise DamagedFileError(path, error) from error
+    if checksum(checksums) != expected or len(checksums) != len(everything):
+        raise DamagedFileError(path, "its checksum is another: it is damaged, or a file of something else")
+    there = checksums if places is None else checksums[places]
+    for row, known in zip(rows, there.tolist(), strict=True):
+        if checksum(row) != known:
+            raise DamagedFileError(path, "a row does not have its checksum")
+    return rows
+
+
+def free_space(folder: Path) -> str:
+    """Say how much space is free on the disk of a folder, which need not exist."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:.0f} MB are free there"
+    except OSError:
+        return "it cannot be reached"
+
+
+def refuse_unwritable(folder: Path, what: str) -> None:
+    """Refuse a folder in which no file can be made.
+
+    Args:
+        folder: The folder; it is made and let go again if it does not exist.
+        what: What would lie there, and how to choose another folder, for the message.
+
+    Raises:
+        OSError: If no file can be made there.
+    """
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe-{os.getpid()}{UNFINISHED}"
+        probe.write_bytes(b"\0")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"nothing can be written to {folder} ({error}; {free_space(folder)}): {what}") from error
+    finally:
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def stamp(path: str | Path) -> Any:
+    """Return what changes when a file is written anew; None if there is no file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size
