@@ -128,9 +128,7 @@ def test_an_optimizer_that_does_not_look_is_refused(privacy: Any, accumulated: i
 
     fed = FederatedModule(Net(), privacy=privacy, server_optimizer=lambda p: Blind(p, lr=1.0))
     before = weights(fed.module)
-    with pytest.raises(
-        RoundError, match="round 0: the server_optimizer did not call its closure"):
-    ):
+    with pytest.raises(RoundError, match="round 0: the server_optimizer did not call its closure"):
         fit(fed, FederatedDataModule(people(3)), max_steps=2, accumulate_grad_batches=accumulated, log_every_n_steps=1)
     assert (weights(fed.module) == before).all()
 
