@@ -100,6 +100,7 @@ class Statement:
         facts = self.as_json()
         bounds = facts["bounds"]
         rows = {
+            "NOT PRIVATE": "its noise comes from a seed, so nothing below is promised" if facts["insecure"] else "",
             "promise": f"{facts['promise']}: hides {_UNITS.get(facts['unit'], facts['unit'])}",
             "from whom": facts["audience"],
             "neighbours": facts["neighbours"],
@@ -187,6 +188,7 @@ def _of_checkpoint(path: Path, part: Mapping[str, Any]) -> Statement:
         "accountant": state.get("kind") or "rdp",
         "relation": relation_of(_of(state), state.get("kind") or "rdp"),
         "noise_multiplier": state["noise_multiplier"],
+        "insecure": state["insecure"],
         **(record.runs[-1] if record.runs else {}),
     }
     return Statement(run, ledger, record, settings, state)
@@ -282,7 +284,7 @@ _SETTINGS: tuple[str, ...] = (
     "budget",
     "noise_multiplier",
 )
-_SETTINGS += ("population", "cohort_size", "sampling")
+_SETTINGS += ("population", "cohort_size", "sampling", "insecure")
 _UNITS = {"worker": "a worker, with all of its data", "example": "one example of a worker"}
 _SIGNED = {
     True: "agrees: the accountant finds what was claimed from the ledger's entries alone",

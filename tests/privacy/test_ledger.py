@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,22 @@ def test_of_a_checkpoint_with_its_ledger_and_without(tmp_path: Path, capsys: pyt
     page = said(capsys, "--of", str(path))
     assert "| signed off | no: there is no ledger beside the checkpoint, and what was released after it is not " in page
     assert "| released |" not in page, "the checkpoint counts charges, not rounds"
+
+
+@pytest.mark.filterwarnings("ignore:.*NOT private")
+def test_a_page_of_seeded_noise_says_at_once_that_nothing_is_promised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(replace(SECRET, insecure_deterministic_noise=True), default_root_dir=tmp_path).trainer.save_checkpoint(
+        tmp_path / "a.ckpt"
+    )
+    warning = "| NOT PRIVATE | its noise comes from a seed, so nothing below is promised |"
+    assert said(capsys, "--of", str(tmp_path)).splitlines()[4] == warning
+    for ledger in tmp_path.glob("*.jsonl"):
+        ledger.unlink()
+    assert warning in said(capsys, "--of", str(tmp_path / "a.ckpt"))
+    run(default_root_dir=tmp_path / "secret")
+    assert "NOT PRIVATE" not in said(capsys, "--of", str(tmp_path / "secret"))
 
 
 def test_a_checkpoint_alone_says_who_the_neighbours_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
