@@ -36,6 +36,7 @@ from lightning_fed.server.checkpoint import Keeper, Settings, wrap
 from lightning_fed.server.checks import (
     is_started_by_another,
     refuse_frozen,
+    refuse_no_round,
     refuse_options,
     refuse_parts,
     refuse_synchronised,
@@ -217,9 +218,11 @@ class FederatedModule(Wrapper):
         due = curves.are_due
         draw = due and curves.have_loggers
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
+        earlier = len(self._pending)
         with self._keeper.stepping(self._datamodule.position):
             with self._guard.whole_step(self._trained()):
                 super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
+                refuse_no_round(len(self._pending) > earlier, step)
             rounds, self._pending = self._pending, []
             put(self.module, merged_buffers(rounds))
             self._guard.after_round(self.trainer, curves, step, due)

@@ -216,10 +216,11 @@ def check_settings(privacy: Privacy, clip: object) -> None:
     name = type(privacy).__name__
     if privacy.noise_multiplier is None and privacy.epsilon is None:
         raise ValueError(f"{name} needs noise_multiplier= (how much noise) or epsilon= (how much may be spent)")
+    moves = isinstance(clip, AdaptiveClip) and privacy.moving
     says = " must be positive and finite: no noise, no privacy"
     settle(
         privacy,
-        clip=clip if isinstance(clip, AdaptiveClip) else number("clip", clip, above=0, owner=privacy),
+        clip=clip if moves else number("clip", clip, above=0, owner=privacy),
         noise_multiplier=_given(number, privacy, "noise_multiplier", above=0, says=says),
         epsilon=_given(number, privacy, "epsilon", above=0),
         delta=_given(number, privacy, "delta", above=0, below=1, says=" must lie between 0 and 1"),

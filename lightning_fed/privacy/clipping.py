@@ -13,6 +13,8 @@ from lightning_fed.core.arguments import number, settle
 from lightning_fed.core.double import blocks, row_norms
 from lightning_fed.wire import Updates
 
+_LONGEST_STEP = 10.0
+
 
 @final
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ class AdaptiveClip:
         >>> AdaptiveClip(quantile=0.5, lr=0.2).moved(1.0, fraction=0.5)
         1.0
         """
-        return bound * math.exp(-self.lr * (fraction - self.quantile))
+        step = self.lr * (fraction - self.quantile)
+        # With much noise on a small count a step can be one that no exponential has.
+        return bound * math.exp(-min(max(step, -_LONGEST_STEP), _LONGEST_STEP))
 
 
 def joint_norms(updates: Updates) -> Tensor:

@@ -25,6 +25,7 @@ from lightning_fed.wire import LocalTraining
 # In place of a sampler, one of which nothing is guaranteed.
 _SAMPLERS = {"poisson": Poisson, "fixed": Uniform, "in-turn": RoundRobin, "none": CohortSampler}
 _OF_THE_PROMISE = ("factorization", "sampling_rate", "survivors")
+_OF_THE_COMMAND = ("noise_multiplier", "epsilon", "delta", "accountant")
 _MOST = 10**15
 
 
@@ -63,14 +64,16 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
     kind = promise_of(args.promise)
     if args.accountant == "pld" and args.sampling == "fixed" and kind.sampler is Poisson:
         parser.error("--accountant pld knows no cohorts of fixed size: give --accountant rdp, or --sampling poisson")
-    if args.delta is None and population == 1 and args.noise_multiplier is None:
+    both = args.noise_multiplier is not None and args.epsilon is not None
+    for name in {*_OF_THE_COMMAND, *_OF_THE_PROMISE}.intersection(dict(args.set or ())):
+        parser.error(f"--set {name}=... is not used, since there is an option for it: give --{name.replace('_', '-')}")
+    if args.delta is None and population == 1 and not both:
         parser.error("--population 1 has no default delta: give --delta, above 0 and below 1")
     if args.plot is not None and not args.plot.absolute().parent.is_dir():
         parser.error(f"--plot {args.plot}: there is no folder {args.plot.parent}; make it first")
     if args.plot is not None and (args.plot.is_dir() or not args.plot.suffix):
         parser.error(f"--plot {args.plot} must be the name of a file, such as {args.plot / 'epsilon.png'}")
     delta = args.delta if args.delta is not None or kind.unit != "worker" else population**-1.1
-    both = args.noise_multiplier is not None and args.epsilon is not None
     settings = {
         "clip": args.adaptive_clip or 1.0,
         "noise_multiplier": args.noise_multiplier or 1.0,
@@ -83,6 +86,13 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
         option = f"--{name.replace('_', '-')}" if name in (*_OF_THE_PROMISE, "delta") else f"--set {name}=..."
         parser.error(f"{kind.__name__} needs {name}, for which there is no default: give {option}")
     promise = made(kind, settings)
+    if args.local_steps or args.local_epochs:
+        costs = {promise.releases(LocalTraining(steps=steps)) for steps in (1, 2)}
+        if len(costs) == 1:
+            parser.error(
+                f"--local-{'steps' if args.local_steps else 'epochs'}: what {kind.__name__} costs does not depend on "
+                "how long workers train; leave it out"
+            )
     if args.adaptive_clip is not None and not promise.moving:
         parser.error(f"--adaptive-clip: {kind.__name__} has a bound that does not move; leave it out")
     sampler = promise.sampler or Uniform if args.sampling is None else _SAMPLERS[args.sampling]
@@ -202,8 +212,12 @@ def _tell_of_a_run(arguments: Sequence[str]) -> None:
     args = parser.parse_args(list(arguments))
     try:
         text = text_of(statements_of(args.of), args.json)
-    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         parser.error(f"--of {args.of}: {error}")
+    except (KeyError, TypeError) as error:
+        parser.error(
+            f"--of {args.of}: it is damaged, or no record of lightning_fed's ({error!r}); give another of its run"
+        )
     print(text)
 
 

@@ -26,6 +26,7 @@ from typing import Any, final
 
 from lightning_fed.privacy.account import Account
 from lightning_fed.privacy.accounting import Accountant, Kind
+from lightning_fed.privacy.mechanisms import Relation
 
 VERSION = 1
 PREFIX = "privacy-ledger-"
@@ -153,9 +154,24 @@ def recomputed(account: Account, kind: Kind, delta: float) -> float:
         kind: The accountant.
         delta: δ.
     """
+    return _accountant(account, kind).epsilon(delta)
+
+
+def relation_of(account: Account, kind: Kind) -> Relation:
+    """Return for which neighbours the guarantee of an account holds; see :attr:`PrivateRun.relation`.
+
+    Args:
+        account: What was charged.
+        kind: The accountant.
+    """
+    relation = _accountant(account, kind).relation
+    return "zero-out" if relation == "add/remove" else relation
+
+
+def _accountant(account: Account, kind: Kind) -> Accountant:
     accountant = Accountant(kind)
     accountant.load_state_dict({"history": account.total()})
-    return accountant.epsilon(delta)
+    return accountant
 
 
 def now() -> str:

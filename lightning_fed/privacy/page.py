@@ -12,7 +12,7 @@ from typing import Any, final
 import torch
 
 from lightning_fed.privacy.account import Account
-from lightning_fed.privacy.ledger import PREFIX, Record, ledger_in, read, recomputed
+from lightning_fed.privacy.ledger import PREFIX, Record, ledger_in, read, recomputed, relation_of
 from lightning_fed.privacy.run import neighbours
 
 _KEY = "lightning_fed"
@@ -100,16 +100,17 @@ class Statement:
         facts = self.as_json()
         bounds = facts["bounds"]
         rows = {
+            "NOT PRIVATE": "its noise comes from a seed, so nothing below is promised" if facts["insecure"] else "",
             "promise": f"{facts['promise']}: hides {_UNITS.get(facts['unit'], facts['unit'])}",
             "from whom": facts["audience"],
             "neighbours": facts["neighbours"],
             "ε": f"{_up(facts['epsilon'])} at δ = {facts['delta']:.3g}, accounted by {facts['accountant'].upper()}",
             "budget": "none" if facts["budget"] is None else f"ε = {facts['budget']:g}",
-            "released": f"{facts['releases']} rounds",
+            "released": "" if self.ledger is None else f"{facts['releases']} rounds",
             "charged": "; ".join(f"{_mechanism(c)} × {c['count']}" for c in facts["charges"]) or "nothing",
             "clipping bound": "" if bounds is None else _span(bounds["least"], bounds["most"]),
             "cohorts": _cohorts(facts),
-            "signed off": _SIGNED[facts["signed_off"]],
+            "signed off": _NO_LEDGER if self.ledger is None else _SIGNED[facts["signed_off"]],
         }
         if "checkpoint" in facts:
             one = facts["checkpoint"]
@@ -185,8 +186,9 @@ def _of_checkpoint(path: Path, part: Mapping[str, Any]) -> Statement:
         "audience": state.get("audience") or "unknown",
         "delta": state["delta"],
         "accountant": state.get("kind") or "rdp",
-        "relation": "zero-out",
+        "relation": relation_of(_of(state), state.get("kind") or "rdp"),
         "noise_multiplier": state["noise_multiplier"],
+        "insecure": state["insecure"],
         **(record.runs[-1] if record.runs else {}),
     }
     return Statement(run, ledger, record, settings, state)
@@ -282,13 +284,14 @@ _SETTINGS: tuple[str, ...] = (
     "budget",
     "noise_multiplier",
 )
-_SETTINGS += ("population", "cohort_size", "sampling")
+_SETTINGS += ("population", "cohort_size", "sampling", "insecure")
 _UNITS = {"worker": "a worker, with all of its data", "example": "one example of a worker"}
 _SIGNED = {
     True: "agrees: the accountant finds what was claimed from the ledger's entries alone",
     False: "DOES NOT AGREE with what was claimed",
     None: "not yet: the last fit did not end",
 }
+_NO_LEDGER = "no: there is no ledger beside the checkpoint, and what was released after it is not counted here"
 _FIT: tuple[str, ...] = ("began", "mechanism", "rounds", "bound", "noise (std)", "ε at its end", "signed off")
 _RELEASE: tuple[str, ...] = ("round", "cohort", "bound", "noise (std)", "charged", "ε at most (RDP)")
 _ALWAYS = "other runs on the same data, what the server's own code shows, and side channels (docs/privacy.md)"

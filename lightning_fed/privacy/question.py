@@ -75,7 +75,7 @@ def made(kind: type[Privacy], settings: Mapping[str, Any]) -> Privacy:
     try:
         return kind(**given)
     except TypeError as error:
-        raise ValueError(f"{kind.__name__} does not take {given}: {error}") from error
+        raise ValueError(str(error)) from error
 
 
 @final

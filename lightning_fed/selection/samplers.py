@@ -32,15 +32,15 @@ class CohortSampler(ABC):
 
     drawn: ClassVar[Drawn | None] = None
     """How cohorts are drawn; None: nothing is guaranteed, so no promise gains by it. A class that has a ``sample`` of
-    its own guarantees what it says itself, here and by :meth:`separation`, and not what it inherits."""
+    its own, or of a mixin, guarantees what is said there, here and by :meth:`separation`, and not what it inherits."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "sample" in vars(cls):
-            if "drawn" not in vars(cls):
-                cls.drawn = None
-            if "separation" not in vars(cls):
-                cls.separation = CohortSampler.separation  # type: ignore[method-assign]
+        first = {name: _first_with(name, cls) for name in ("sample", "drawn", "separation")}
+        if first["sample"] < first["drawn"]:
+            cls.drawn = None
+        if first["sample"] < first["separation"]:
+            cls.separation = CohortSampler.separation  # type: ignore[method-assign]
 
     def prepare(self, sizes: Sizes) -> None:  # noqa: B027 - most samplers do not look at sizes
         """Get to know the population; called before the first cohort of a run.
@@ -74,6 +74,11 @@ class CohortSampler(ABC):
             cohort_size: How many of them are in a cohort.
         """
         return 1
+
+
+def _first_with(name: str, kind: type) -> int:
+    """The place in the order of resolution of the class from which an attribute is taken."""
+    return next(place for place, each in enumerate(kind.__mro__) if name in vars(each))
 
 
 @final

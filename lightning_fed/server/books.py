@@ -284,6 +284,7 @@ class Books:
             delta=run.delta,
             budget=run.budget,
             accountant=run.accountant.kind,
+            insecure=run.insecure,
             outside=list(outside),
         )
 

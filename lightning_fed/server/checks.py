@@ -19,6 +19,7 @@ from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.transforms import UpdateTransform
+from lightning_fed.wire import RoundError
 
 
 def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
@@ -165,3 +166,20 @@ def require_seconds(argument: str, value: object) -> float | None:
     """
     says = " must be a positive and finite number of seconds, or None for no limit"
     return None if value is None else float(number(argument, value, above=0, says=says))
+
+
+def refuse_no_round(has_run: bool, round: int) -> None:
+    """Refuse a server optimizer that steps without having asked for the round.
+
+    Args:
+        has_run: Whether the round has been run.
+        round: Its number, for the message.
+
+    Raises:
+        RoundError: If it has not.
+    """
+    if not has_run:
+        raise RoundError(
+            f"round {round}: the server_optimizer did not call its closure, which trains the workers, so there is "
+            "nothing to step on; let its step(closure) call closure() once"
+        )

@@ -247,9 +247,16 @@ class PrivateStep(LocalStep):
         self._is_called = True
         call("on_before_zero_grad", optimizer)
         self._gradients.begin()
+        settings = _settings(optimizer)
         with torch.enable_grad():
             for example in batch:
                 self._add(example, index, losses)
+        if _settings(optimizer) != settings:
+            raise ValueError(
+                "RecordDP: training_step() or a hook of the backward pass changed a setting of the optimizer, such as "
+                "its learning rate, and no noise covers what that tells of examples; set it by a scheduler, or in "
+                "on_train_batch_start() by the number of the step"
+            )
         self._gradients.release_()
         for change in self._changes:
             change()
@@ -258,6 +265,9 @@ class PrivateStep(LocalStep):
 
     def _add(self, example: Any, index: int, losses: list[Tensor]) -> None:
         call = self._local.call
+        if self._local.trainer.is_quiet:  # what metrics hold is not shown, and must not get into the next one's loss
+            for metric in self._local.metrics:
+                metric.reset()
         with self._local.forward_context():
             loss = loss_of(self._training_step(example, index))
         if loss is None:
@@ -268,3 +278,15 @@ class PrivateStep(LocalStep):
         call("on_after_backward")
         self._gradients.add()
         losses.append(loss.detach())
+
+
+def _settings(optimizer: Any) -> list[dict[str, Any]]:
+    """The settings of an optimizer, such as learning rates, as they are now."""
+    return [
+        {
+            name: value.tolist() if isinstance(value, Tensor) else value
+            for name, value in group.items()
+            if name != "params"
+        }
+        for group in optimizer.param_groups
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol, final
 
 import torch
@@ -97,6 +98,7 @@ class ModuleCopy:
                 part.__dict__["_trainer"] = self.trainer
                 part.__dict__["log"] = recorder.log
                 part.__dict__["log_dict"] = recorder.log_dict
+                part.__dict__["print"] = partial(self._print, part)
                 part.__dict__["all_gather"] = _no_all_gather
         self.module.__dict__["optimizers"] = lambda use_pl_optimizer=True: self.trainer.optimizers[0]
         self.module.__dict__["lr_schedulers"] = self._lr_schedulers
@@ -192,6 +194,13 @@ class ModuleCopy:
         """Take the module as it is now for what it is to be set back to."""
         self._snapshot = Snapshot(self.module, self._ours)
         self.tensors.keep()
+
+    def _print(self, part: pl.LightningModule, *values: Any, **options: Any) -> None:
+        """Print as the module does, or nowhere where the Trainer keeps quiet: Lightning's own asks for its bar only."""
+        if self.trainer.is_quiet:
+            self.trainer.print(*values, **options)
+        else:
+            type(part).print(part, *values, **options)
 
     def _lr_schedulers(self) -> Any:
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]

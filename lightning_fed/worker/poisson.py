@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Sized
 from typing import Any, final
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    Subset,
     WeightedRandomSampler,
 )
 
@@ -109,7 +111,27 @@ def rows_of(loader: object) -> Sequence[Any]:
         rows = first
     if not len(rows):
         raise ValueError(f"its train_dataloader gave no batch: its {kind} names no example")
+    _refuse_repeated(loader.dataset, rows)
     return rows
+
+
+def _refuse_repeated(dataset: Any, rows: Sequence[Any]) -> None:
+    """Refuse rows of which two are the same example: of a ``Subset``, or counted from the end."""
+    keys = rows
+    while True:
+        if not isinstance(keys, range):
+            length = len(dataset) if isinstance(dataset, Sized) else 0
+            keys = [key + length if isinstance(key, int) and key < 0 else key for key in keys]
+            if len(set(keys)) < len(keys):
+                twice = next(key for key, count in Counter(keys).items() if count > 1)
+                raise ValueError(
+                    f"its train_dataloader names example {twice!r} of its {type(dataset).__name__} more than once, and "
+                    "RecordDP would hide it no better than one of two; give every example once"
+                )
+        if not isinstance(dataset, Subset):
+            return
+        keys = [int(dataset.indices[key]) for key in keys]
+        dataset = dataset.dataset
 
 
 def _named(sampler: Any, in_batches: bool, epoch: int, kind: str) -> list[Hashable]:

@@ -109,6 +109,11 @@ class TrainerView:
             )
         vars(self)[name] = value
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is shown of what user code logs by the Trainer."""
+        return isinstance(self._trainer, QuietTrainer)
+
     def be_quiet(self, quiet: bool) -> None:
         """Show nothing of what user code logs by the Trainer, or everything.
 
@@ -116,7 +121,7 @@ class TrainerView:
             quiet: Which of the two.
         """
         own = vars(self)
-        if quiet != isinstance(own["_trainer"], QuietTrainer):
+        if quiet != self.is_quiet:
             own["_trainer"] = QuietTrainer(own["_server"]) if quiet else own["_server"]
 
     def set_length(

@@ -255,6 +255,19 @@ class Laplace(Mechanism):
 
 
 @dataclass(frozen=True)
+class Misplaced(Laplace):
+    relation: ClassVar[Any] = "worker"
+
+
+@dataclass(frozen=True)
+class Silent(Mechanism):
+    noise_multiplier: float
+
+    def event(self, relation: Relation) -> Any:
+        return dp_accounting.GaussianDpEvent(self.noise_multiplier)
+
+
+@dataclass(frozen=True)
 class OneTree(Mechanism):
     """All prefix sums of 64 rounds by one tree, as dp-accounting has it: by RDP, and for zeros in a worker's place."""
 
@@ -341,6 +354,12 @@ def test_a_foreign_mechanism_beside_ours() -> None:
         ),
         ("rdp", WrongTree(1.0), r"cannot count WrongTree.*must be REPLACE_SPECIAL for .*: let its event"),
         ("rdp", Returns("nothing"), r"cannot count Returns.*its event\(\) is no event of dp-accounting but None"),
+        (
+            "pld",
+            Misplaced(1.0),
+            r"Misplaced.relation='worker' must say for which neighbours .*: one of 'add/remove', 'ze",
+        ),
+        ("pld", Silent(1.0), r"Silent.relation=None must say for which neighbours its analysis holds"),
         ("pld", 3, r"3 cannot be counted: a release is a Mechanism, and a frozen dataclass"),
         ("pld", Mixture(1.0, [1.0], [1.0]), r"cannot be counted: a release is a Mechanism, and a frozen dataclass"),  # type: ignore[arg-type]
         ("rdp", Returns(1j), r"Returns\(what=1j\) cannot be stored: a mechanism's fields are numbers"),

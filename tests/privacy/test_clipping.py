@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from private import Seen, began, job, released, updates
 from torch import Tensor, nn
 
-from lightning_fed.privacy import AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy
+from lightning_fed.privacy import DPFTRL, AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP
 from lightning_fed.privacy.clipping import clip_scales, joint_norms, with_norms
 from lightning_fed.wire import GlobalModel, Layout, wide
 
@@ -179,6 +181,13 @@ def test_too_many_within_the_bound_lower_it() -> None:
     assert clip.moved(3.0, fraction=0.5) == 3.0
 
 
+def test_noise_that_is_huge_beside_the_count_leaves_a_bound() -> None:
+    """e^(0.2 · 10⁴) is no float: a step of the bound's logarithm is at most 10 long."""
+    clip = AdaptiveClip(quantile=0.5, lr=0.2)
+    assert clip.moved(1.0, fraction=-1e4) == pytest.approx(math.exp(10))
+    assert clip.moved(1.0, fraction=1e4) == pytest.approx(math.exp(-10))
+
+
 @pytest.mark.parametrize("initial", [0.1, 10.0])
 def test_the_bound_finds_the_quantile(initial: float) -> None:
     """100 workers with lognormal norms, σ_b = 5, η = 0.2, γ = 0.5: within 0.05 of γ after 40 rounds.
@@ -214,3 +223,11 @@ def test_the_bound_finds_the_quantile(initial: float) -> None:
 def test_settings_out_of_range(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptiveClip(**options)
+
+
+@pytest.mark.parametrize(
+    "kind", [LocalDP, DPFTRL, partial(DistributedDP, survivors=1), partial(RecordDP, sampling_rate=0.1)]
+)
+def test_a_bound_that_moves_is_central(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"DP\w*\(clip=AdaptiveClip\(.*\) must be a number"):
+        kind(clip=AdaptiveClip(), noise_multiplier=1.0, delta=1e-5)

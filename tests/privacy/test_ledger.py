@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.cli import main
-from lightning_fed.privacy import DPFTRL, Accountant, AdaptiveClip, CentralDP, Gaussian, SubsampledGaussian
+from lightning_fed.privacy import DPFTRL, Accountant, AdaptiveClip, CentralDP, Gaussian, LocalDP, SubsampledGaussian
 from lightning_fed.privacy.ledger import Ledger, read, recomputed
 
 SECRET = CentralDP(clip=0.5, noise_multiplier=2.0, delta=1e-5, accountant="rdp")
@@ -226,6 +227,33 @@ def test_of_a_checkpoint_with_its_ledger_and_without(tmp_path: Path, capsys: pyt
     assert (alone["epsilon"], alone["ledger"], alone["signed_off"]) == (cost(1), None, None)
     folder = json.loads(said(capsys, "--of", str(tmp_path / "kept"), "--json"))
     assert folder["epsilon"] == cost(3), "the newest checkpoint's"
+    page = said(capsys, "--of", str(path))
+    assert "| signed off | no: there is no ledger beside the checkpoint, and what was released after it is not " in page
+    assert "| released |" not in page, "the checkpoint counts charges, not rounds"
+
+
+@pytest.mark.filterwarnings("ignore:.*NOT private")
+def test_a_page_of_seeded_noise_says_at_once_that_nothing_is_promised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(replace(SECRET, insecure_deterministic_noise=True), default_root_dir=tmp_path).trainer.save_checkpoint(
+        tmp_path / "a.ckpt"
+    )
+    warning = "| NOT PRIVATE | its noise comes from a seed, so nothing below is promised |"
+    assert said(capsys, "--of", str(tmp_path)).splitlines()[4] == warning
+    for ledger in tmp_path.glob("*.jsonl"):
+        ledger.unlink()
+    assert warning in said(capsys, "--of", str(tmp_path / "a.ckpt"))
+    run(default_root_dir=tmp_path / "secret")
+    assert "NOT PRIVATE" not in said(capsys, "--of", str(tmp_path / "secret"))
+
+
+def test_a_checkpoint_alone_says_who_the_neighbours_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    promise = LocalDP(clip=1.0, noise_multiplier=1.0, delta=1e-5, accountant="rdp")
+    run(promise, default_root_dir=tmp_path).trainer.save_checkpoint(tmp_path / "a.ckpt")
+    for ledger in tmp_path.glob("*.jsonl"):
+        ledger.unlink()
+    assert "| neighbours | one worker or another in its place;" in said(capsys, "--of", str(tmp_path / "a.ckpt"))
 
 
 def test_a_moved_run_folder_is_read_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,6 +324,12 @@ def newer(path: Path) -> Path:
     return file
 
 
+def without_settings(path: Path) -> Path:
+    file = path / "privacy-ledger-a.jsonl"
+    file.write_text('{"kind": "run", "run": "a", "stretch": "b", "outside": []}\n')
+    return file
+
+
 WRONG = {
     nothing: "does not exist",
     empty: "has no ledger",
@@ -303,6 +337,7 @@ WRONG = {
     garbage: "neither a ledger nor a checkpoint that can be read",
     public: "no checkpoint of a run with privacy=",
     newer: "written by a newer lightning_fed",
+    without_settings: "it is damaged, or no record of lightning_fed's (KeyError('delta'))",
 }
 
 

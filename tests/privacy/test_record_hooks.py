@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 from helpers import fit
 from private import Seen
 from torch import Tensor, nn
@@ -420,6 +421,50 @@ def test_released_metrics_are_means_over_examples(monkeypatch: pytest.MonkeyPatc
     assert record.metrics == {"target": 3.5, "count": 4.0}
     assert record.loss == pytest.approx(28.5 / 4, rel=1e-5)
     assert record.examples == 3
+
+
+class SetsLr(Pull):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        self.optimizers().param_groups[0]["lr"] = float(batch[1].abs().max())  # type: ignore[union-attr]
+        return super().training_step(batch, batch_idx)
+
+
+class WarmsUp(Pull):
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.optimizers().param_groups[0]["lr"] = 0.25 + batch_idx  # type: ignore[union-attr]
+
+
+def test_a_learning_rate_that_examples_set_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        WorkerError, match=r"training_step\(\) or a hook of the backward pass changed a setting of the op"
+    ):
+        run(SetsLr(), Targets(5.0, 1e3))
+    Seen(monkeypatch, factor=0.0)
+    warm = WarmsUp()
+    run(warm, Targets(9.0, 9.0), local_steps=2)
+    assert warm.w == pytest.approx(2 * 0.25, rel=1e-6), "by the number of the step it may be set: 0, each pass has one"
+
+
+class TurnsAround(Pull):
+    """The sign of the loss is that of all targets so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = torchmetrics.SumMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        self.total.update(batch[1])
+        loss = super().training_step(batch, batch_idx)
+        assert loss is not None
+        return loss * self.total.compute().sign()
+
+
+def test_a_metric_takes_nothing_from_example_to_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten examples move the sum by 1 each, also if the first of them has a target of −10⁶; its own gradient turns."""
+    Seen(monkeypatch, factor=0.0)
+    module = TurnsAround()
+    run(module, Targets(-1e6, *[10.0] * 9))
+    assert module.w == pytest.approx(1.0, rel=1e-6)
 
 
 # ---- as many steps as are charged --------------------------------------------------------------------------------

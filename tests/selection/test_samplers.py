@@ -72,6 +72,25 @@ def test_contract(make: Any) -> None:
     check_sampler(make)
 
 
+def test_a_sample_of_a_mixin_inherits_no_guarantee() -> None:
+    class Always:
+        def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
+            return [0]
+
+    class ByCoins(Always, Poisson):  # type: ignore[misc]
+        """Not by coins: its ``sample`` is the mixin's."""
+
+    class Apart(Always, RoundRobin):  # type: ignore[misc]
+        """Worker 0 takes part in every round."""
+
+    class Same(Poisson):  # type: ignore[misc]
+        """Draws as Poisson does."""
+
+    assert ByCoins.drawn is None
+    assert Apart().separation(10, 1) == 1
+    assert Same.drawn == "by coins"
+
+
 # ---- RoundRobin -----------------------------------------------------------------------------------------------------
 
 

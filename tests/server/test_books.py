@@ -170,6 +170,7 @@ def test_a_checkpoint_of_another_run_is_added(tmp_path: Path) -> None:
     assert released(fed) == 3 + 2 + 1
 
 
+@pytest.mark.filterwarnings("ignore:the run goes on with other settings")
 @pytest.mark.parametrize("delta", [1e-2, 1e-7])
 def test_another_delta_is_that_of_the_whole_account(tmp_path: Path, delta: float) -> None:
     fit(federated(), data(), max_steps=3, **keeping(tmp_path))
@@ -179,6 +180,7 @@ def test_another_delta_is_that_of_the_whole_account(tmp_path: Path, delta: float
     assert fed.private_run.spent == cost(4, delta)
 
 
+@pytest.mark.filterwarnings("ignore:the run goes on with other settings")
 def test_another_noise_is_counted_beside_the_first(tmp_path: Path) -> None:
     fit(federated(), data(), max_steps=3, **keeping(tmp_path))
     fed = federated(CentralDP(1.0, 4.0, delta=1e-5, accountant="rdp"))
@@ -297,6 +299,7 @@ def test_what_hides_from_more_goes_on_with_what_hides_from_fewer(tmp_path: Path,
     assert released(fed) == 3
 
 
+@pytest.mark.filterwarnings("ignore:the run goes on with other settings")
 def test_a_sampling_that_cannot_be_added_up_is_refused_before_the_first_round(tmp_path: Path) -> None:
     fit(federated(), data(), max_steps=1, **keeping(tmp_path))
     fed = federated()

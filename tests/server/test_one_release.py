@@ -119,6 +119,20 @@ def test_an_optimizer_that_looks_once_may_need_a_closure() -> None:
     assert charges(once) == 3
 
 
+@pytest.mark.parametrize("privacy", [SECRET, None])
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_an_optimizer_that_does_not_look_is_refused(privacy: Any, accumulated: int) -> None:
+    class Blind(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+            return super().step()
+
+    fed = FederatedModule(Net(), privacy=privacy, server_optimizer=lambda p: Blind(p, lr=1.0))
+    before = weights(fed.module)
+    with pytest.raises(RoundError, match="round 0: the server_optimizer did not call its closure"):
+        fit(fed, FederatedDataModule(people(3)), max_steps=2, accumulate_grad_batches=accumulated, log_every_n_steps=1)
+    assert (weights(fed.module) == before).all()
+
+
 def test_what_an_optimizer_swallows_is_not_released_either(trained: list[Sequence[str]]) -> None:
     fed = FederatedModule(Net(), privacy=SECRET, server_optimizer=lambda p: Hidden(p, lr=1.0), engine="sequential")
     fit(fed, FederatedDataModule(people(3)), max_steps=2)

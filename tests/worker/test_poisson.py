@@ -135,6 +135,12 @@ REFUSED: Mapping[str, tuple[Callable[[], Any], str]] = {
         "draws num_samples=3 of its examples",
     ),
     "twice": (lambda: DataLoader(data, 2, sampler=Own([1, 2, 1])), r"Own names example 1 more than once in a pass"),
+    "twice, once from the end": (lambda: DataLoader(data, 2, sampler=Own([-1, 11])), "names example 11 of its .* once"),
+    "twice in a Subset": (lambda: DataLoader(Subset(data, [3, 5, 3]), 2), "names example 3 of its .* more than once"),
+    "twice in a Subset of one": (
+        lambda: DataLoader(Subset(Subset(data, torch.tensor([3, -1, 11])), [1, 2]), 2, shuffle=True),
+        "names example 11 of its .* more than once, .*give every example once",
+    ),
     "twice in batches": (lambda: DataLoader(data, batch_sampler=[[1, 2], [2]]), "list names example 2 more than once"),
     "twice in a subset of rows": (
         lambda: DataLoader(data, 2, sampler=SubsetRandomSampler([3, 3])),

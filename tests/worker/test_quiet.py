@@ -80,7 +80,11 @@ def by_print(trainer: Any, module: Any, value: float) -> None:
     trainer.print("secret", value)
 
 
-WAYS = [by_logger, by_loggers, by_experiment, by_metrics, by_callback, by_print]
+def by_its_own_print(trainer: Any, module: Any, value: float) -> None:
+    module.print("secret", value)
+
+
+WAYS = [by_logger, by_loggers, by_experiment, by_metrics, by_callback, by_print, by_its_own_print]
 HOOKS = ["training_step", "on_train_batch_end", "on_train_epoch_end", "on_after_batch_transfer"]
 
 

@@ -8,7 +8,7 @@ from typing import Any, final
 from lightning_fed.core.arguments import number, one_of, whole
 from lightning_fed.privacy.accounting.composition import common_relation, delta_of, epsilon_of, suitable_grid
 from lightning_fed.privacy.accounting.storage import UndefinedMechanismError, restored, stored
-from lightning_fed.privacy.accounting.support import KINDS, Kind, refusal
+from lightning_fed.privacy.accounting.support import KINDS, Kind, refusal, relation_of
 from lightning_fed.privacy.extra import import_extra
 from lightning_fed.privacy.mechanisms import Mechanism, Relation
 
@@ -177,6 +177,7 @@ class Accountant:
         count = whole("count", count, least=1, says=says)
         if not isinstance(mechanism, Mechanism) or not _is_hashable(mechanism):
             raise ValueError(f"{mechanism!r} cannot be counted: a release is a Mechanism, and a frozen dataclass")
+        relation_of(mechanism)  # raises if it says none
         counts = {**self._counts, mechanism: self._counts.get(mechanism, 0) + count}
         if mechanism not in self._counts:
             stored(mechanism)  # raises if a checkpoint could not keep it

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
 
 from lightning_fed.privacy.extra import import_extra
-from lightning_fed.privacy.mechanisms import Mechanism, Relation
+from lightning_fed.privacy.mechanisms import RELATIONS, Mechanism, Relation
 
 Kind: TypeAlias = Literal["pld", "rdp"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -28,10 +28,29 @@ def tightest(mechanism: Mechanism) -> Kind:
     Raises:
         ValueError: If none does, saying why.
     """
+    relation = relation_of(mechanism)
     for kind in KINDS:
-        if refusal(kind, mechanism, mechanism.relation) is None:
+        if refusal(kind, mechanism, relation) is None:
             return kind
-    raise ValueError(refusal(KINDS[-1], mechanism, mechanism.relation))
+    raise ValueError(refusal(KINDS[-1], mechanism, relation))
+
+
+def relation_of(mechanism: Mechanism) -> Relation:
+    """Return the relation under which a mechanism is analysed.
+
+    Args:
+        mechanism: What is released.
+
+    Raises:
+        ValueError: If it says none of ``RELATIONS``.
+    """
+    relation: Relation | None = getattr(mechanism, "relation", None)  # a foreign class may have left it out
+    if relation not in RELATIONS:
+        raise ValueError(
+            f"{type(mechanism).__name__}.relation={relation!r} must say for which neighbours its analysis holds: one "
+            f"of {', '.join(map(repr, RELATIONS))}"
+        )
+    return relation
 
 
 def dp_accountant(kind: Kind, relation: Relation, grid: float) -> Any:
