@@ -151,6 +151,12 @@ class Settings:
         if saved is None:
             return
         before, now = saved["server_optimizer"], _optimizers(trainer)
+        if not before:
+            raise ValueError(
+                "the checkpoint was written after a fit in processes of its own (ddp_fork, ddp_spawn, ddp_notebook), "
+                "by the process that started them, which has the weights and no server optimizer; go on from one "
+                f"that was written during the fit, such as ModelCheckpoint's. {INSTEAD}"
+            )
         if not _related([one["classes"] for one in before], [one["classes"] for one in now]):
             raise ValueError(
                 f"the checkpoint's server_optimizer is {_classes(before)}, and here it is {_classes(now)}, which "
