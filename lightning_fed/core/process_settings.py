@@ -71,23 +71,25 @@ def _set_folder(folder: str | None) -> None:
 
 
 class _Filters:
-    """Filters of warnings. They differ if general ones do: libraries add special ones as they are imported."""
+    """Filters of warnings. Special ones more or less make no difference: libraries add them as they are imported."""
 
     def __init__(self) -> None:
         self.all = list(warnings.filters)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Filters) and (self.all == other.all or self._general() == other._general())
+        return isinstance(other, _Filters) and (self.all == other.all or self._besides(other) == other._besides(self))
 
     __hash__ = None  # type: ignore[assignment]
 
-    def _general(self) -> list[Any]:
-        """Those for a category of Python's own, whatever the text and wherever the warning comes from."""
-        return [
-            (action, category)
-            for action, message, category, module, _ in self.all
-            if message is None and module is None and category.__module__ == "builtins"
-        ]
+    def _besides(self, other: _Filters) -> list[Any]:
+        """All in their order, but for special ones that others lack."""
+        return [own for own in self.all if own in other.all or _is_general(own)]
+
+
+def _is_general(one: Any) -> bool:
+    """Whether a filter is for a category of Python's own, whatever the text and wherever the warning comes from."""
+    _, message, category, module, _ = one
+    return message is None and module is None and category.__module__ == "builtins"
 
 
 def _set_filters(filters: _Filters) -> None:

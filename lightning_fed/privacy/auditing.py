@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fed.privacy.accounting import Accountant
+from lightning_fed.core.arguments import instance, number, whole
+from lightning_fed.privacy.accounting import Accountant, check_delta
 from lightning_fed.privacy.attacks import FINEST, POINTING, Numbers, best_attack, lower_bounds
 from lightning_fed.privacy.base import Privacy
 from lightning_fed.privacy.canaries import CanaryRuns, finest_bit
@@ -105,7 +106,7 @@ def audit(
         delta: For which δ ε is bounded; None: of :data:`DELTAS` that for which the attack comes nearest to the claim.
 
     Raises:
-        TypeError: If it is not given a promise.
+        TypeError: If an argument is of a wrong type.
         ValueError: If an argument is out of range, or the promise hides examples of workers, not workers.
 
     >>> from lightning_fed.privacy import CentralDP
@@ -114,16 +115,15 @@ def audit(
     >>> found.holds
     True
     """
-    cohort_size = population if cohort_size is None else cohort_size
-    if not isinstance(privacy, Privacy):
-        raise TypeError(f"audit(privacy={privacy!r}) must be a promise of privacy, such as CentralDP(...)")
-    _check_integers(1, population=population, cohort_size=cohort_size, rounds=rounds, dimension=dimension)
-    _check_integers(30, trials=trials)
-    _check_shares(confidence, delta)
-    if cohort_size > population:
-        raise ValueError(f"audit(cohort_size={cohort_size}) must be at most population={population}")
+    instance("privacy", privacy, Privacy, "CentralDP(clip=1.0, noise_multiplier=1.0)")
+    population = whole("population", population, least=1)
+    cohort_size = population if cohort_size is None else whole("cohort_size", cohort_size, least=1, most=population)
+    rounds, dimension = whole("rounds", rounds, least=1), whole("dimension", dimension, least=1)
+    trials, confidence, delta = _checked(trials, confidence, delta)
     if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"audit(dtype={dtype}) must be torch.float32 or torch.float64, the dtypes of updates")
+        raise ValueError(f"dtype={dtype!r} must be torch.float32 or torch.float64, the dtypes of updates")
+    if sampler is not None:
+        instance("sampler", sampler, CohortSampler, "Poisson()")
     if sampler is None and privacy.sampler is not None and cohort_size < population:
         sampler = privacy.sampler()
     if sampler is not None:
@@ -138,8 +138,8 @@ def audit(
         separation=1 if sampler is None else sampler.separation(population, cohort_size),
     )
     run = privacy.start(setting)
-    for number in range(rounds):
-        run.cohort = number
+    for round in range(rounds):
+        run.cohort = round
         run.charge()
     game = CanaryRuns(privacy, setting, sampler, dimension, dtype, run.noise_multiplier, run.accountant)
     worlds = [game.played(there, trials) for there in (True, False)]
@@ -181,8 +181,7 @@ def audit_fits(
 
         print(audit_fits(fit))
     """
-    _check_integers(30, trials=trials)
-    _check_shares(confidence, delta)
+    trials, confidence, delta = _checked(trials, confidence, delta)
     releases, runs = [], []
     for there in (True, False):
         fits = [fit(there) for _ in range(trials)]
@@ -216,13 +215,6 @@ def _found(
     return Audit(promise, max(bound, 0.0), claimed, attack.delta, confidence, trials, guesses, hits, alarms)
 
 
-def _check_integers(least: int, **numbers: int) -> None:
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"audit({name}={number!r}) must be an integer of at least {least}")
-
-
-def _check_shares(confidence: float, delta: float | None) -> None:
-    for name, share in (("confidence", confidence), ("delta", 0.5 if delta is None else delta)):
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise ValueError(f"audit({name}={share!r}) must be a number between 0 and 1")
+def _checked(trials: object, confidence: object, delta: object) -> tuple[int, float, float | None]:
+    share = number("confidence", confidence, above=0, below=1)
+    return whole("trials", trials, least=30), share, None if delta is None else check_delta(delta)

@@ -232,6 +232,7 @@ def sensitivity(coefficients: Coefficients, separation: int) -> float:
         separation: The number b of rounds from a worker's taking part to its next, at least.
 
     Raises:
+        TypeError: If the coefficients are no array, or the separation no number.
         ValueError: If a coefficient is negative or greater than the one before it, so that the theorem says nothing.
 
     >>> sensitivity(np.array([1.0, 0.5, 0.0, 0.0]), separation=4)  # √(1 + ¼)
@@ -239,6 +240,9 @@ def sensitivity(coefficients: Coefficients, separation: int) -> float:
     >>> sensitivity(np.array([1.0, 0.0, 0.0, 0.0]), separation=1)  # four times without any correlation
     2.0
     """
+    if not isinstance(coefficients, np.ndarray) or coefficients.ndim != 1 or not coefficients.size:
+        raise TypeError(f"coefficients={coefficients!r} must be an array of numbers, the first column of the matrix")
+    separation = whole("separation", separation, least=1)
     if not np.isfinite(coefficients).all() or coefficients.min() < 0 or (np.diff(coefficients) > 0).any():
         raise ValueError(
             "the coefficients of a factorization must be finite, not negative, and none greater than the one before "
@@ -260,9 +264,9 @@ def prefix_errors(coefficients: Coefficients, separation: int) -> PrefixErrors:
     >>> round(rms, 4), round(most, 4)
     (2.3707, 2.5314)
     """
+    moved = sensitivity(coefficients, separation)
     bands = int(np.nonzero(coefficients)[0][-1]) + 1
-    ones = np.ones(len(coefficients))
-    return _errors(_filtered([1.0], coefficients[:bands], ones), sensitivity(coefficients, separation))
+    return _errors(_filtered([1.0], coefficients[:bands], np.ones(len(coefficients))), moved)
 
 
 def _errors(first_column_of_b: Coefficients, moved: float) -> PrefixErrors:

@@ -18,6 +18,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from lightning_fed.core.arguments import instance
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
 from lightning_fed.privacy.factorization import FactoredNoise, Factorization, sensitivity
@@ -107,6 +108,8 @@ class DPFTRL(Privacy):
 
     def __post_init__(self) -> None:
         check_settings(self, self.clip)
+        if self.factorization is not None:
+            instance("factorization", self.factorization, Factorization, "BufferedToeplitz()")
 
     def period(self, setting: Setting) -> int:
         if self.factorization is None:

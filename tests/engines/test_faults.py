@@ -150,6 +150,7 @@ def test_every_fault_is_named_or_dropped_in_a_process_of_its_own(isolated: Isola
 
 @pytest.mark.slow
 @needs_compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from torch's compiler
 @pytest.mark.parametrize(("kind", "name"), COMPILED_MATRIX)
 def test_it_is_named_or_dropped_compiled(kind: str, name: str) -> None:
     hold(COMPILED[kind](), kind, name)

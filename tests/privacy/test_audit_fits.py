@@ -104,9 +104,9 @@ def test_a_fit_keeps_its_promise_and_not_without_noise(fits: Fit, monkeypatch: p
     assert audit_fits(fits, trials=45).holds
     gaussian = Noise.gaussian
     monkeypatch.setattr(Noise, "gaussian", lambda self, size, std, *keys: gaussian(self, size, std / 10, *keys))
-    found = audit_fits(fits, trials=45)
+    found = audit_fits(fits, trials=90)
     assert not found.holds
-    assert (found.guesses, found.trials) == (30, 45)
+    assert (found.guesses, found.trials) == (60, 90)
 
 
 @pytest.mark.parametrize("options", [{"trials": 29}, {"trials": 50.0}, {"confidence": 0.0}, {"delta": 1}])
