@@ -218,7 +218,7 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "no noise": (changed("model.privacy", made("CentralDP", clip=1.0)), r"CentralDP needs noise_multiplier="),
     "a negative budget": (
         changed("model.privacy", made("CentralDP", clip=1.0, epsilon=-1)),
-        r"epsilon=-1.0\) must be",
+        r"epsilon=-1\) must be",
     ),
     "a transform's range": (
         changed("model.transforms", [made("ClipNorm", max_norm=-1)]),

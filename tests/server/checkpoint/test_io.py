@@ -126,7 +126,8 @@ def test_a_worker_that_changes_the_folder_does_not_move_the_state(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     whole = memory(spilling(6, tmp_path / "whole")[1])
-    run, _ = spilling(4, state_dir, str(tmp_path / "elsewhere"), default_root_dir=".")
+    with pytest.warns(UserWarning, match=r"changes a setting of the whole process \(os.chdir\)"):
+        run, _ = spilling(4, state_dir, str(tmp_path / "elsewhere"), default_root_dir=".")
     monkeypatch.chdir(tmp_path / "here")
     run.save_checkpoint("c.ckpt")
     assert not list((tmp_path / "elsewhere").iterdir())
