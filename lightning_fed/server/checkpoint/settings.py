@@ -247,6 +247,9 @@ def differences(name: str, before: Any, now: Any) -> Iterable[Difference]:
     if isinstance(before, dict) and isinstance(now, dict) and before.get("class") == now.get("class"):
         for key in sorted(before.keys() | now.keys()):
             yield from differences(f"{name}.{key}", before.get(key), now.get(key))
+    elif _are_parts(before) and _are_parts(now) and len(before) == len(now):
+        for position, pair in enumerate(zip(before, now, strict=True)):
+            yield from differences(f"{name}[{position}]", *pair)
     elif before != now and not (before != before and now != now):  # NaN is itself here
         yield Difference(name, _short(before), _short(now))
 
@@ -266,8 +269,14 @@ def workers_of(table: Mapping[str, Any]) -> set[str]:
     return {*table["names"], *table["names_on_disk"]}
 
 
+def _are_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, dict) and "class" in part for part in value)
+
+
 def _short(value: Any) -> Any:
     """Return the class alone of something that is compared with another class."""
+    if _are_parts(value):
+        return [part["class"] for part in value]
     return value["class"] if isinstance(value, dict) and "class" in value else value
 
 
