@@ -41,6 +41,13 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
+class UnspeakableError(RuntimeError):
+    """Cannot say what has happened."""
+
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
 class Stepping(Net):
     """Does something wrong in a step on a batch of marks, which no stack of workers can take."""
 
@@ -71,6 +78,7 @@ def _raise(error: BaseException) -> Any:
 
 STEPS: dict[str, Callable[[Any, Any, Tensor], Any]] = {
     "raises": lambda module, batch, loss: _raise(RuntimeError("the step fails")),
+    "raises without words": lambda module, batch, loss: _raise(UnspeakableError()),
     "None": lambda module, batch, loss: None,
     "a vector": lambda module, batch, loss: nn.functional.cross_entropy(
         module.layer(batch[0]), batch[1], reduction="none"
@@ -374,10 +382,12 @@ FAULTS: dict[str, Fault] = {
     "StopIteration": Fault(_items(partial(raising, StopIteration())), "its dataset raised StopIteration"),
     "KeyboardInterrupt": Fault(_items(partial(raising, KeyboardInterrupt())), "its code raised KeyboardInterrupt"),
     "GeneratorExit": Fault(_items(partial(raising, GeneratorExit("x"))), "its code raised GeneratorExit: x"),
+    "no words": Fault(_items(partial(raising, UnspeakableError())), "failed in round 0: UnspeakableError$"),
     "RecursionError": Fault(_items(recursing), "RecursionError: maximum recursion depth exceeded"),
     "sys.exit": Fault(_items(exiting), "its code raised SystemExit: 7"),
     "os._exit": Fault(_items(ending_the_process), "its process ended .*exit code 9", ends_process=True),
     "step raises": _in_a_step("raises", "RuntimeError: the step fails"),
+    "step raises without words": _in_a_step("raises without words", "failed in round 0: UnspeakableError$"),
     "step gives a vector": _in_a_step("a vector", r"loss of shape \(2,\); reduce it to a scalar"),
     "step gives a string": _in_a_step("a string", "must return a tensor, a dict with 'loss', or None, not str"),
     "step gives no graph": _in_a_step("detached", "does not require grad"),

@@ -45,7 +45,9 @@ def read_checkpoint(path: str, weights_only: bool | None = None) -> Mapping[str,
             path, map_location="cpu", weights_only=weights_only is not False, mmap=zipfile.is_zipfile(path)
         )
     except OSError as error:
-        raise ValueError(f"ckpt_path={path} cannot be read: {error.strerror}") from error
+        # Without a file's name it is torch's reader, of an archive without an end.
+        says = _no_checkpoint(path) if error.filename is None else f"ckpt_path={path} cannot be read: {error.strerror}"
+        raise ValueError(says) from error
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             raise ValueError(

@@ -13,6 +13,7 @@ _REFUSALS = (
     ValueError,
     TypeError,
     ImportError,
+    OSError,
     WorkerError,
     RoundError,
     BudgetError,

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_fed.core.watch import said
+
 T = TypeVar("T")
 
 
@@ -127,5 +129,5 @@ class Processes:
             error: What happened; of a kind that ends the run, and is about no single worker.
         """
         if self.size > 1 and not isinstance(error, ProcessError):
-            dist.all_gather_object([None] * self.size, _Failure(f"{type(error).__name__}: {error}"))
+            dist.all_gather_object([None] * self.size, _Failure(said(error)))
         raise error

@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, final
 
@@ -29,11 +29,30 @@ class EndingError(RuntimeError):
     """A worker's code has raised what would have ended the program."""
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an exception says; nothing if its class, which is a worker's code too, fails at it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def said(error: BaseException) -> str:
+    """Return what an exception says, with its type.
+
+    >>> said(KeyError("label")), said(MemoryError())
+    ("KeyError: 'label'", 'MemoryError')
+    """
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 @contextmanager
 def counting_signals() -> Iterator[None]:
     """Count the signals that end a run, so that :class:`Watch` can tell them from what a worker's code raises.
 
-    Done once a round and not once a worker, since setting handlers has its price. Signals are handled as before.
+    :class:`Watch` does so itself where nobody does. Setting handlers has its price, so a round does it once for all
+    workers. Signals are handled as before.
     """
     global _arrived
     if _arrived is not None or threading.current_thread() is not threading.main_thread():
@@ -102,21 +121,23 @@ class _Watched:
 
     def __enter__(self) -> None:
         self._settings = ProcessSettings()
+        self._counting = counting_signals() if _arrived is None else nullcontext()
+        self._counting.__enter__()
         self._arrived = _arrived
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        arrived = _arrived
+        self._counting.__exit__(None, None, None)
         changed = self._settings.set_back()
         if changed:
             self._watch.note(self._worker, changed)
         if error is None or isinstance(error, Exception):
             return
-        is_uncounted = _arrived is None and threading.current_thread() is threading.main_thread()
-        if _arrived != self._arrived or (is_uncounted and isinstance(error, KeyboardInterrupt)):
+        if arrived != self._arrived:
             _log.warning("interrupted in round %d, while worker %r was at work", self._round, self._worker)
             return
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise EndingError(
-            f"its code raised {text}, as if to end the whole program; raise an error that says what is wrong"
+            f"its code raised {said(error)}, as if to end the whole program; raise an error that says what is wrong"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast, final
 
 from lightning_fed._lightning import CombinedLoader, is_overridden, pl, refuse_foreign
 from lightning_fed.core.rng import derive, restored, seed_generators
-from lightning_fed.core.watch import Watch
+from lightning_fed.core.watch import Watch, text_of
 from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind, Population
 from lightning_fed.population.batches import Batches, batches_of, end_processes
@@ -147,7 +148,7 @@ class Worker:
             return self._asked("train_dataloader", "fit")
         except ValueError as error:
             # A shuffling DataLoader refuses an empty dataset itself, in words that name neither the data nor a fix.
-            if "num_samples should be a positive integer" in str(error):
+            if "num_samples should be a positive integer" in text_of(error):
                 raise ValueError(_EMPTY) from error
             raise
 
@@ -293,7 +294,7 @@ class WorkerPool:
         worker = self._built[name] = Worker(name, datamodule, self.trainer, seed, self.prepared)
         if len(self._built) > self.capacity:
             _, oldest = self._built.popitem(last=False)
-            oldest.teardown()
+            self._let_go(oldest)
         return worker
 
     def _looked_up(self, name: str) -> pl.LightningDataModule:
@@ -338,6 +339,14 @@ class WorkerPool:
 
     def clear(self) -> None:
         """Let go of all built workers."""
-        for worker in self._built.values():
-            worker.teardown()
-        self._built.clear()
+        while self._built:
+            _, worker = self._built.popitem(last=False)
+            self._let_go(worker)
+
+    def _let_go(self, worker: Worker) -> None:
+        """Tear a worker down; an error in that costs nothing, least of all another worker that is about to train."""
+        try:
+            with Watch().over(worker.name, 0 if self.trainer is None else self.trainer.global_step):
+                worker.teardown()
+        except Exception as error:
+            warnings.warn(f"teardown() of worker {worker.name!r} failed: {describe(error)}", stacklevel=2)

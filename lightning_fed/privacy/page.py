@@ -197,9 +197,9 @@ def _of_checkpoint(path: Path, part: Mapping[str, Any]) -> Statement:
 def _part_of(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch has a dozen ways to say it
+    except Exception as error:  # torch has a dozen ways to say it, one of them an OSError without a file's name
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ValueError(f"{path} is neither a ledger nor a checkpoint that can be read") from error
     part = checkpoint.get(_KEY) if isinstance(checkpoint, dict) else None
     return part if isinstance(part, dict) else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from lightning_fed.core.watch import EndingError
+from lightning_fed.core.watch import EndingError, said
 
 
 @final
@@ -52,4 +52,4 @@ def describe(error: BaseException) -> str:
     """
     if isinstance(error, EndingError):
         return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return said(error)

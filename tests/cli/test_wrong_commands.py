@@ -356,6 +356,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "the beginning of an option": (["fit", "-c", "c.yaml", "--trainer.max_epoch=3"], r"mean '--trainer.max_epochs'"),
     "an option of another command": (["fit", "--nope"], r"there is no option '--nope'"),
     "a word too many": (["fit", "-c", "c.yaml", "foo"], r"there is no option 'foo'"),
+    "a file for a folder": (
+        ["fit", "-c", "c.yaml", "--trainer.default_root_dir=c.yaml/runs"],
+        r"Not a directory: .*c.yaml",
+    ),
     "a wrong value": (
         ["fit", "-c", "c.yaml", "--trainer.max_epochs=abc"],
         r"trainer.max_epochs=abc must be a whole",
@@ -428,6 +432,11 @@ def saved(content: Any) -> Callable[[Path], None]:
     return lambda path: torch.save(content, path)
 
 
+def half_of_a_larger_one(path: Path) -> None:
+    half(path)
+    path.write_bytes(path.read_bytes().ljust(50_000, b"\0"))
+
+
 def half(path: Path) -> None:
     torch.save(PLAIN, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -440,6 +449,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a text": (lambda path: path.write_text("root:x:0:0\n"), r"it.ckpt is no checkpoint, or a damaged one"),
     "noise": (lambda path: path.write_bytes(bytes(range(256)) * 4), r"it.ckpt is no checkpoint, or a damaged one"),
     "truncated": (half, r"it.ckpt is no checkpoint, or a damaged one"),
+    "a large one, truncated": (half_of_a_larger_one, r"it.ckpt is no checkpoint, or a damaged one"),
     "a plain pickle": (lambda path: path.write_bytes(pickle.dumps({"state_dict": {}})), r"no checkpoint"),
     "a list": (saved([1]), r"is no checkpoint of a Trainer: it has no state_dict"),
     "parameters alone": (saved(PLAIN["state_dict"]), r"it has no state_dict"),

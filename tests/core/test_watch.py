@@ -115,9 +115,23 @@ def test_a_signal_to_end_that_a_handler_turns_into_an_exit_ends_the_run() -> Non
         signal.signal(signal.SIGTERM, before)
 
 
-def test_where_signals_are_not_counted_an_interrupt_may_be_the_users() -> None:
-    with pytest.raises(KeyboardInterrupt), Watch().over("ann", round=0):
+def test_where_no_round_counts_signals_an_interrupt_without_one_is_the_workers() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(EndingError, match="its code raised KeyboardInterrupt"), Watch().over("ann", round=0):
         raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), Watch().over("ann", round=0):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+class UnspeakableExit(SystemExit):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
+def test_an_error_that_cannot_say_what_it_is_has_its_type() -> None:
+    with pytest.raises(EndingError, match="its code raised UnspeakableExit, as if"), Watch().over("ann", round=0):
+        raise UnspeakableExit
 
 
 def test_no_signal_comes_to_another_thread() -> None:

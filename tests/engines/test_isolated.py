@@ -330,7 +330,7 @@ def test_a_datamodule_that_cannot_be_read_is_its_workers_error(shared: Isolated)
 
 def test_a_datamodule_that_cannot_be_let_go_of_has_trained(shared: Isolated) -> None:
     set_up(shared, Scalar(), {"ann": Clinging([1.0])})
-    with pytest.warns(UserWarning, match=r"teardown\(\) of worker 'ann' raised LookupError: still in use"):
+    with pytest.warns(UserWarning, match=r"teardown\(\) of worker 'ann' failed: LookupError: still in use"):
         assert run(shared, job(), ["ann"]) == {"ann": [-1.0]}
 
 

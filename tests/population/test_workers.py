@@ -87,6 +87,26 @@ def test_a_worker_that_was_never_set_up_needs_no_teardown() -> None:
     assert lazy.calls == ["1.built", "2.built"]
 
 
+class Clinging(Noted):
+    """Cannot be torn down."""
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        raise SystemExit("still in use")
+
+
+def test_a_worker_that_cannot_be_torn_down_is_named_and_costs_no_other() -> None:
+    calls: list[str] = []
+    pool = WorkerPool({name: Clinging(name, calls, [1.0]) for name in ("ann", "bob", "cyd")}, 2)
+    assert pool["ann"].batches
+    assert pool["bob"].batches
+    with pytest.warns(UserWarning, match=r"teardown\(\) of worker 'ann' failed: its code raised SystemExit: still"):
+        assert pool["cyd"].batches
+    with pytest.warns(UserWarning, match=r"teardown\(\) of worker '(bob|cyd)'"):
+        pool.clear()
+    assert [call for call in calls if "teardown" in call] == [f"{name}.teardown(fit)" for name in ("ann", "bob", "cyd")]
+
+
 def test_clear_tears_down_every_stage_and_a_worker_can_be_used_again() -> None:
     calls: list[str] = []
     pool = WorkerPool({"bob": Noted("bob", calls, [1.0])}, 5)

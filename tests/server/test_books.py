@@ -336,6 +336,11 @@ if __name__ == "__main__":
         print("RELEASED", dict(fed.private_run.accountant.history), "%.9f" % fed.private_run.spent)
     run.save_checkpoint("after.ckpt")
     print("KEPT", torch.load("after.ckpt", weights_only=True)["lightning_fed"]["privacy"]["accountant"])
+    try:
+        again = FederatedModule(Net(), privacy=promise, engine="sequential")
+        trainer(max_steps=9).fit(again, FederatedDataModule(people(10), cohort_size=2), ckpt_path="after.ckpt")
+    except ValueError as error:
+        print("REFUSED", error)
 """
 
 
@@ -344,11 +349,12 @@ def test_an_account_comes_back_from_processes_of_a_fit(tmp_path: Path) -> None:
     script = tmp_path / "forked.py"
     script.write_text(FORKED.format(tests=str(Path(__file__).parent.parent), budget=cost(4)))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, cwd=tmp_path)
-    said = [line for line in done.stdout.splitlines() if line.startswith(("RELEASED", "KEPT"))]
+    said = [line for line in done.stdout.splitlines() if line.startswith(("RELEASED", "KEPT", "REFUSED"))]
     assert done.returncode == 0, done.stderr
     mechanism = SubsampledGaussian(1.0, 0.2)
     assert said[:2] == [f"RELEASED { ({mechanism: n}) } {cost(n):.9f}" for n in (3, 4)]
     assert "'count': 4" in said[2]
+    assert "which has the weights and no server optimizer; go on from one that was written during the fit" in said[3]
     (ledger,) = tmp_path.glob("privacy-ledger-*.jsonl")
     assert len(read(ledger).releases) == 4, "the first process alone writes"
 

@@ -162,7 +162,7 @@ class _Child:
             told = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}
             answer = {**told, "refusal": refusal}, []
         finally:
-            self._let_go(worker)
+            self._let_go()
         fields, parts = answer
         return {
             **fields,
@@ -188,12 +188,8 @@ class _Child:
         (result,) = self._engine.run(self.job, [worker])
         return result
 
-    def _let_go(self, worker: str) -> None:
-        try:
-            with self._watch.over(worker, self.job.round):
-                self._pool.clear()
-        except Exception as error:  # it has trained, and the others' data is not here
-            warnings.warn(f"teardown() of worker {worker!r} raised {describe(error)}", stacklevel=1)
+    def _let_go(self) -> None:
+        self._pool.clear()
         self._workers.clear()
 
     def _note_warning(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from lightning_fed._lightning import rank_zero_warn
 from lightning_fed.core.tree import Tensors
+from lightning_fed.core.watch import text_of
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.vectorized.batches import DrawnBatches, StackedBatch
 from lightning_fed.engines.vectorized.blame import failing_rows
@@ -172,7 +173,7 @@ class StackedStep:
         try:
             return self._run(own, buffers, stacked)
         except RuntimeError as error:
-            if not str(error).startswith(_OF_VMAP):
+            if not text_of(error).startswith(_OF_VMAP):
                 raise
             raise UnvectorizableError(describe(error).partition(". ")[0]) from error  # a page of advice follows
 

@@ -15,6 +15,9 @@ from lightning_fed._lightning import TorchCheckpointIO, pl
 from lightning_fed.server.checkpoint.format import KEY
 from lightning_fed.state import StateFolder, free_space, write_whole
 
+_DAMAGES = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError)
+"""What torch raises for a file that is none of its own, or not as it was written."""
+
 
 @final
 class CheckpointIO(LightningCheckpointIO):
@@ -85,7 +88,9 @@ class CheckpointIO(LightningCheckpointIO):
         given = {} if map_location is None else {"map_location": map_location}
         try:
             checkpoint: Any = self._behind.load_checkpoint(path, weights_only=weights_only, **given)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        except (*_DAMAGES, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # it cannot be opened; torch's own reader says "Invalid argument" of an archive without an end
             if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error) and zipfile.is_zipfile(path):
                 raise  # it is whole, and has more in it than numbers: torch says what, and how to allow it
             raise damaged(path, error) from error

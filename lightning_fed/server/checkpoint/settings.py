@@ -151,6 +151,12 @@ class Settings:
         if saved is None:
             return
         before, now = saved["server_optimizer"], _optimizers(trainer)
+        if not before:
+            raise ValueError(
+                "the checkpoint was written after a fit in processes of its own (ddp_fork, ddp_spawn, ddp_notebook), "
+                "by the process that started them, which has the weights and no server optimizer; go on from one "
+                f"that was written during the fit, such as ModelCheckpoint's. {INSTEAD}"
+            )
         if not _related([one["classes"] for one in before], [one["classes"] for one in now]):
             raise ValueError(
                 f"the checkpoint's server_optimizer is {_classes(before)}, and here it is {_classes(now)}, which "
@@ -241,6 +247,9 @@ def differences(name: str, before: Any, now: Any) -> Iterable[Difference]:
     if isinstance(before, dict) and isinstance(now, dict) and before.get("class") == now.get("class"):
         for key in sorted(before.keys() | now.keys()):
             yield from differences(f"{name}.{key}", before.get(key), now.get(key))
+    elif _are_parts(before) and _are_parts(now) and len(before) == len(now):
+        for position, pair in enumerate(zip(before, now, strict=True)):
+            yield from differences(f"{name}[{position}]", *pair)
     elif before != now and not (before != before and now != now):  # NaN is itself here
         yield Difference(name, _short(before), _short(now))
 
@@ -260,8 +269,14 @@ def workers_of(table: Mapping[str, Any]) -> set[str]:
     return {*table["names"], *table["names_on_disk"]}
 
 
+def _are_parts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, dict) and "class" in part for part in value)
+
+
 def _short(value: Any) -> Any:
     """Return the class alone of something that is compared with another class."""
+    if _are_parts(value):
+        return [part["class"] for part in value]
     return value["class"] if isinstance(value, dict) and "class" in value else value
 
 

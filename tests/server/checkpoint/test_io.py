@@ -35,6 +35,10 @@ def flip(path: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda path: os.truncate(path, 0), "is empty; go on from another one"),
     "truncated": (lambda path: os.truncate(path, path.stat().st_size // 2), "is damaged, or no checkpoint"),
+    "a large one, truncated": (
+        lambda path: path.write_bytes(path.read_bytes()[:-100].ljust(50_000, b"\0")),
+        "is damaged, or no checkpoint .*Invalid argument",
+    ),
     "a flipped bit": (flip, "is damaged, or no checkpoint .*checksum"),
     "text": (lambda path: path.write_text("hello " * 99), "is damaged, or no checkpoint"),
     "a tensor": (lambda path: torch.save(torch.zeros(1), path), "is damaged, or no checkpoint .it holds a Tensor"),
@@ -122,7 +126,8 @@ def test_a_worker_that_changes_the_folder_does_not_move_the_state(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     whole = memory(spilling(6, tmp_path / "whole")[1])
-    run, _ = spilling(4, state_dir, str(tmp_path / "elsewhere"), default_root_dir=".")
+    with pytest.warns(UserWarning, match=r"changes a setting of the whole process \(os.chdir\)"):
+        run, _ = spilling(4, state_dir, str(tmp_path / "elsewhere"), default_root_dir=".")
     monkeypatch.chdir(tmp_path / "here")
     run.save_checkpoint("c.ckpt")
     assert not list((tmp_path / "elsewhere").iterdir())

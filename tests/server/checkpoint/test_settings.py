@@ -16,6 +16,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Median
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedBN, FedDyn, FedPer, FedProx, Scaffold
 from lightning_fed.server.checkpoint.settings import described
+from lightning_fed.transforms import ClipNorm
 
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
@@ -82,6 +83,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"algorithm": FedPer(["y"])},
         r"written with algorithm.personal=\['x'\], and here it is \['y'\]: .*give it as it was, or begin anew",
     ),
+    "a transform less": (
+        {"algorithm": Scaffold(), "transforms": [ClipNorm(1.0)]},
+        {"algorithm": Scaffold()},
+        r"written with transforms=\['ClipNorm'\], and here it is \[\]",
+    ),
     "another population": (
         {"algorithm": Scaffold()},
         {"algorithm": Scaffold(), "names": "uvw"},
@@ -114,6 +120,11 @@ SAID: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "other settings than those of its checkpoint: algorithm.mu was 0.1 and is 0.2. From here on",
     ),
     "another weight": ({"algorithm": Ditto(0.1)}, {"algorithm": Ditto(0.5)}, "algorithm.lam was 0.1 and is 0.5"),
+    "a transform's number": (
+        {"algorithm": Scaffold(), "transforms": [ClipNorm(1.0)]},
+        {"algorithm": Scaffold(), "transforms": [ClipNorm(2.0)]},
+        r"transforms\[0\].max_norm was 1.0 and is 2.0",
+    ),
     "algorithms without memory": ({}, {"algorithm": FedProx(0.1)}, "a run with FedAvg, and this one uses FedProx"),
     "epochs": ({}, {"local_epochs": 2}, "local_epochs was 1 and is 2"),
     "steps": ({}, {"local_steps": 3}, "local_steps was None and is 3"),
