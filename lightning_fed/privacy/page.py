@@ -13,6 +13,7 @@ import torch
 
 from lightning_fed.privacy.account import Account
 from lightning_fed.privacy.ledger import PREFIX, Record, ledger_in, read, recomputed, relation_of
+from lightning_fed.privacy.question import rounded_up
 from lightning_fed.privacy.run import neighbours
 
 _KEY = "lightning_fed"
@@ -258,7 +259,7 @@ def _span(first: float, last: float) -> str:
 
 def _up(epsilon: float) -> str:
     """To four decimals, never too small."""
-    return f"{math.ceil(epsilon * 1e4) / 1e4:.4f}" if math.isfinite(epsilon) else "infinite"
+    return f"{rounded_up(epsilon):.4f}" if math.isfinite(epsilon) else "infinite"
 
 
 def text_of(statements: Sequence[Statement], as_json: bool) -> str:

@@ -16,7 +16,7 @@ from lightning_fed.server.checkpoint.format import KEY
 from lightning_fed.state import StateFolder, free_space, write_whole
 
 _DAMAGES = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError)
-"""What torch raises for a file that is none of its own, or not as it was written."""
+"""Errors that torch raises for a file that is none of its own, or not as it was written."""
 
 
 @final
