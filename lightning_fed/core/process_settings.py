@@ -18,7 +18,7 @@ class ProcessSettings:
     """The settings as they are at one moment."""
 
     def __init__(self) -> None:
-        self._before = [read() for read, _ in _SETTINGS.values()]
+        self._before = [read() for read in _READS]
 
     def set_back(self) -> Sequence[str]:
         """Make every setting what it was.
@@ -26,7 +26,7 @@ class ProcessSettings:
         Returns:
             The settings that had changed, each by the name of the function or attribute that sets it.
         """
-        now = [read() for read, _ in _SETTINGS.values()]
+        now = [read() for read in _READS]
         if now == self._before:
             return ()
         changed = []
@@ -114,3 +114,4 @@ _SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "os.chdir": (_folder, _set_folder),
     "warnings.filters": (_Filters, _set_filters),
 }
+_READS = tuple(read for read, _ in _SETTINGS.values())

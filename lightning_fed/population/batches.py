@@ -289,6 +289,8 @@ class IndexedBatches(Batches):
         takes_all = type(order) is SequentialSampler or (type(order) is RandomSampler and order._num_samples is None)
         self._follows = takes_all and getattr(order, "data_source", None) is dataset  # a pass is as long as its dataset
         self._plain = dataset if self._follows and type(dataset) is TensorDataset else None
+        self.draws_plainly = self._plain is not None
+        """Whether :meth:`draw` runs torch's own code only, and none of the user's."""
         self._versions = _versions(tensors)
         self.kind = tuple([(tensor.shape[1:], tensor.dtype) for tensor in tensors])
         """Return the key that rows must have in common with other rows to be stacked."""

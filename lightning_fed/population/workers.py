@@ -14,7 +14,7 @@ from lightning_fed.core.rng import derive, restored, seed_generators
 from lightning_fed.core.watch import Watch, text_of
 from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind, Population
-from lightning_fed.population.batches import Batches, batches_of, end_processes
+from lightning_fed.population.batches import Batches, IndexedBatches, batches_of, end_processes
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
 from lightning_fed.wire import describe
@@ -122,6 +122,12 @@ class Worker:
         elif not self._batches.is_current():
             self._batches = _checked(batches_of(self._batches.loader))
         return self._batches
+
+    @property
+    def draws_plainly(self) -> bool:
+        """Whether its batches are there, and are drawn without any code of its own."""
+        reloads = self._trainer is not None and self._trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+        return isinstance(self._batches, IndexedBatches) and self._batches.draws_plainly and not reloads
 
     def _keep_up(self) -> None:
         """Let go of all loaders if the Trainer would ask for new ones: ``reload_dataloaders_every_n_epochs``."""
@@ -288,6 +294,15 @@ class WorkerPool:
             finally:
                 worker.is_unheeded = False
         return worker
+
+    def at_hand(self, name: str) -> Worker | None:
+        """Return a worker if it is set up, and none of its own code has a part in drawing its batches; else None.
+
+        Args:
+            name: The worker's name.
+        """
+        worker = self._built.get(name)
+        return worker if worker is not None and worker.draws_plainly else None
 
     def _build(self, name: str, datamodule: pl.LightningDataModule) -> Worker:
         seed = None if self._draws_nothing else self.seed

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from helpers import Rows, Scalar, fit
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.core.process_settings import ProcessSettings, with_settings_kept
 from lightning_fed.core.watch import EndingError, Watch, counting_signals
+from lightning_fed.engines import Sequential, Vectorized
 
 CHANGES: dict[str, Callable[[], object]] = {
     "torch.set_grad_enabled": lambda: torch.set_grad_enabled(False),
@@ -169,3 +171,25 @@ def test_ctrl_c_ends_a_run_as_lightning_does_though_errors_are_dropped(caplog: p
         signal.signal(signal.SIGINT, before)  # Lightning ignores it from then on
     assert "interrupted in round 1, while worker 'bob' was at work" in caplog.text
     assert federated.module.x.item() == 7.5  # of the first round
+
+
+@pytest.mark.parametrize("engine", [Sequential(), Vectorized()])
+def test_drawing_the_batches_of_torchs_own_loaders_is_not_watched(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at the settings of the process costs more than to draw the order of a small worker's rows."""
+    taken: list[int] = []
+    plain = ProcessSettings.__init__
+
+    def counted(settings: ProcessSettings) -> None:
+        taken[-1] += 1
+        plain(settings)
+
+    class Rounds(pl.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            taken.append(0)
+
+    taken.append(0)
+    monkeypatch.setattr(ProcessSettings, "__init__", counted)
+    data = FederatedDataModule({str(number): Rows([float(number)]) for number in range(10)})
+    fit(FederatedModule(Scalar(), engine=engine), data, max_epochs=3, callbacks=[Rounds()])
+    _, first, second, _ = taken  # the last one has the end of the fit in it
+    assert second == first - 10

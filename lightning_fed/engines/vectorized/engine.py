@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import final
 
@@ -69,12 +70,19 @@ class Vectorized(Engine):
             plans: list[DrawnBatches] = []
             for name in names:
                 try:  # from its own randomness, as the sequential engine does
-                    with self._watch.over(name, job.round):
+                    with nullcontext() if self._draws_plainly(name) else self._watch.over(name, job.round):
                         plans.append(self._fit.draw(self._workers.ready(name), job, derive(job.seed, job.cohort, name)))
                 except Exception as error:
                     yield _failure(job, name, error)
             for alike in _alike(plans) if self._fit.needs_equal_lengths else [plans]:
                 yield from self._train_drawn(job, alike)
+
+    def _draws_plainly(self, name: str) -> bool:
+        """Whether none of a worker's code has a part in drawing its batches, so that there is nothing to watch."""
+        assert self._fit is not None
+        assert self._workers is not None
+        worker = self._workers.at_hand(name)
+        return worker is not None and self._fit.transfers_plainly(worker)
 
     def _train_drawn(self, job: Job, plans: Sequence[DrawnBatches]) -> Iterator[Updates | WorkerError]:
         """Train a chunk; if that fails for all of it together, each worker by itself, to learn who is to blame."""

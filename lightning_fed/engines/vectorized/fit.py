@@ -66,6 +66,10 @@ class StackedFit:
         self._moves_frozen = False
         self._suspects: set[str] = set()  # workers that could not take a step, in any round so far
 
+    def transfers_plainly(self, worker: Worker) -> bool:
+        """Whether a worker's batches need no more than to be moved to the device."""
+        return self._local.transfers_plainly(worker)
+
     def draw(self, worker: Worker, job: Job, seed: int) -> DrawnBatches:
         """Draw a worker's batches, as it would draw them alone.
 
@@ -74,7 +78,7 @@ class StackedFit:
         """
         if job.record_privacy is not None:
             raise UnvectorizableError("record-level privacy takes the gradients of one worker's examples at a time")
-        plainly = self._local.transfers_plainly(worker)
+        plainly = self.transfers_plainly(worker)
         batches = worker.batches
         local = job.local_of(worker.name, batches.num_batches) if job.work else job.local
         transfer = None if plainly else self._local.transfer(worker, batches)
