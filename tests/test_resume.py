@@ -45,6 +45,43 @@ def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object
     assert_same(uninterrupted, run(out, *OPTIONS, "--ckpt", str(checkpoint)))
 
 
+class Evaluations(pl.Callback):
+    """After which rounds there was an evaluation, and in which epoch; saves after every round."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: list[tuple[int, int]] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen.append((trainer.global_step, trainer.current_epoch))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("stops", [(2, 4), (3, 4), (3, 6), (3, 5, 6)], ids=str)
+def test_a_run_that_goes_on_again_and_again_evaluates_when_it_would_have(
+    tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    """Epochs of three rounds. A checkpoint after an epoch's last round is written before the evaluation there."""
+
+    def go_on(rounds: int, first: int | None = None) -> list[tuple[int, int]]:
+        data = FederatedDataModule({"a": Rows([1.0])}, rounds_per_epoch=3, val=EvaluatedRows([1.0]))
+        watch = Evaluations(tmp_path)
+        path = None if first is None else tmp_path / f"{first}.ckpt"
+        run = trainer(max_steps=rounds, callbacks=[watch], num_sanity_val_steps=0)
+        run.fit(FederatedModule(Validated()), data, ckpt_path=path)
+        return watch.seen
+
+    assert go_on(9) == [(3, 0), (6, 1), (9, 2)]
+    first = None
+    for stop in stops:
+        go_on(stop + 1, first)
+        first = stop
+    assert go_on(9, first) == [(step, step // 3 - 1) for step in (3, 6, 9) if step > stops[-1]]
+
+
 @pytest.mark.parametrize("attempt", range(3))
 def test_resuming_after_sigkill_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], attempt: int) -> None:
     assert_same(uninterrupted, killed_and_resumed(tmp_path / "out.pt", OPTIONS, attempt))

@@ -10,7 +10,8 @@ def go_back_to_the_round(loop: dict[str, Any], unfinished: int) -> None:
 
     A checkpoint may be written when gradients have been accumulated over some of a round's cohorts. It does not hold
     them, so these cohorts are to be trained again; Lightning would go on with the next one. Between two epochs it still
-    counts the batches of the last, and from such a checkpoint would skip an epoch, or take one cohort too many.
+    counts the batches of the last, and from such a checkpoint would skip an epoch, or take one cohort too many. After
+    the last batch of an epoch, which is not over yet, it would not count the next epoch as one more.
 
     Args:
         loop: The state of Lightning's ``_FitLoop``, changed in place.
@@ -18,9 +19,11 @@ def go_back_to_the_round(loop: dict[str, Any], unfinished: int) -> None:
     """
     epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     epoch, batch = epochs["current"], batches["current"]
-    is_over = epoch["processed"] == epoch["ready"] and batches["is_last_batch"]
+    has_trained = batch["processed"] == batch["ready"] and not unfinished
+    is_over = batches["is_last_batch"] and (epoch["processed"] == epoch["ready"] or has_trained)
     if is_over:
-        _set(epochs, completed=epoch["processed"])
+        _set(epochs, processed=epoch["ready"], completed=epoch["ready"])
+        _set(batches, completed=batch["ready"])
     if is_over or epoch["ready"] > epoch["started"]:
         batches.update(current=dict.fromkeys(batch, 0), is_last_batch=False)
         return
