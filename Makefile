@@ -20,7 +20,7 @@ oracle: .venv/installed
 
 # Every kind of bad worker with every engine, compiled too, and in processes of their own
 faults: .venv/installed
-	$(BIN)/pytest --numprocesses auto -m 'slow or not slow' tests/engines/test_faults.py
+	$(BIN)/pytest --numprocesses auto -m 'slow or not slow' tests/engines/test_bad_workers.py
 
 # Processes killed at random moments, full disks, checkpoints of every moment: each run ends as if nothing had been
 soak: .venv/installed

@@ -365,6 +365,12 @@ class FederatedModule(Wrapper):
 
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
 
+    def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
+        """Log as every LightningModule does; about a batch of an evaluation, with the size of the user's own."""
+        if options.get("batch_size") is None:
+            options.update(self._evaluation.size())
+        super().log(name, value, *arguments, **options)
+
     def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         """The user's own ``predict_step`` (or ``forward``) on the global model; None if the worker has failed."""
         return self._evaluation.step("predict_step", batch, batch_idx, *rest)

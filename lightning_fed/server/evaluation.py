@@ -84,6 +84,7 @@ class Evaluation:
         self._watch = Watch()
         self._own: list[tuple[Metric, MetricState, int]] = []
         self._alone: NoSync | None = None
+        self._batch: Any = None
         self.report = EvaluationReport()
 
     @property
@@ -108,6 +109,7 @@ class Evaluation:
     def step(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         """Run one of the user's evaluation steps on the user's own batch; None if its worker has failed."""
         step = getattr(self._module, name)
+        self._batch = batch.batch
         with self._telling_others():
             if self.is_out(batch.worker):
                 return None
@@ -134,6 +136,13 @@ class Evaluation:
 
     def _over(self, worker: str | None) -> AbstractContextManager[None]:
         return nullcontext() if worker is None else self._watch.over(worker, self._server.trainer.global_step)
+
+    def size(self) -> dict[str, int]:
+        """Return the option ``batch_size`` of what callbacks log about the batch at hand; empty if there is none.
+
+        Lightning would look for it in all of an :class:`EvaluationBatch`, and take the worker's name for data.
+        """
+        return {} if self._batch is None else {"batch_size": extract_batch_size(self._batch)}
 
     def is_out(self, worker: str | None) -> bool:
         """Whether no more is asked of a worker: it has failed, or another has and that ends the evaluation."""
@@ -197,6 +206,7 @@ class Evaluation:
             WorkerError: If a worker failed and that ends the run.
             RoundError: If all of them did.
         """
+        self._batch = None
         with self._telling_others():
             self._metrics.close()
             shares = self._processes.gather(self._share())
