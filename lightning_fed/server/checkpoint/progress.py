@@ -19,7 +19,7 @@ def go_back_to_the_round(loop: dict[str, Any], unfinished: int) -> None:
     """
     epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     epoch, batch = epochs["current"], batches["current"]
-    has_trained = batch["processed"] == batch["ready"] and not unfinished
+    has_trained = epoch["started"] == epoch["ready"] and batch["processed"] == batch["ready"] and not unfinished
     is_over = batches["is_last_batch"] and (epoch["processed"] == epoch["ready"] or has_trained)
     if is_over:
         _set(epochs, processed=epoch["ready"], completed=epoch["ready"])
