@@ -367,8 +367,7 @@ class FederatedModule(Wrapper):
 
     def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
         """Log as every LightningModule does; about a batch of an evaluation, with the size of the user's own."""
-        if options.get("batch_size") is None:
-            options.update(self._evaluation.size())
+        options = self._evaluation.sized(value, options)
         super().log(name, value, *arguments, **options)
 
     def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:

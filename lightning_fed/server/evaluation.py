@@ -97,19 +97,18 @@ class Evaluation:
         self.finish()
         callbacks: list[pl.Callback] = self._server.trainer.callbacks  # type: ignore[attr-defined]
         # First of all, so that the others find the metrics where they look for them.
-        callbacks[:] = [_Ends(self), *(callback for callback in callbacks if not isinstance(callback, _Ends))]
+        callbacks[:] = [_Progress(self), *(callback for callback in callbacks if not isinstance(callback, _Progress))]
 
     def tear_down(self) -> None:
         """Take no part in the Trainer's evaluations any more."""
         callbacks: list[pl.Callback] = self._server.trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, _Ends)]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, _Progress)]
 
     # ---- batch by batch ----------------------------------------------------------------------------------------------
 
     def step(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
         """Run one of the user's evaluation steps on the user's own batch; None if its worker has failed."""
         step = getattr(self._module, name)
-        self._batch = batch.batch
         with self._telling_others():
             if self.is_out(batch.worker):
                 return None
@@ -127,7 +126,7 @@ class Evaluation:
         infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
         self._metrics.turn_to(batch.worker, infer_size)
         try:
-            with self._over(batch.worker), logging_through(self._module, partial(self._log, batch, infer_size)):
+            with self._over(batch.worker), logging_through(self._module, partial(self._log, batch)):
                 yield
         except Exception as error:
             if batch.worker is None:
@@ -137,12 +136,23 @@ class Evaluation:
     def _over(self, worker: str | None) -> AbstractContextManager[None]:
         return nullcontext() if worker is None else self._watch.over(worker, self._server.trainer.global_step)
 
-    def size(self) -> dict[str, int]:
-        """Return the option ``batch_size`` of what callbacks log about the batch at hand; empty if there is none.
+    def begin_batch(self, batch: EvaluationBatch) -> None:
+        """Take note of the batch that the hooks and steps to come are about."""
+        self._batch = batch.batch
+
+    def sized(self, value: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options of a call of ``log``, with the size of the user's own batch if a mean needs it.
 
         Lightning would look for it in all of an :class:`EvaluationBatch`, and take the worker's name for data.
+
+        Args:
+            value: What is logged.
+            options: As they were given.
         """
-        return {} if self._batch is None else {"batch_size": extract_batch_size(self._batch)}
+        is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean) and not isinstance(value, Metric)
+        if self._batch is None or not is_mean or options.get("batch_size") is not None:
+            return options
+        return {**options, "batch_size": extract_batch_size(self._batch)}
 
     def is_out(self, worker: str | None) -> bool:
         """Whether no more is asked of a worker: it has failed, or another has and that ends the evaluation."""
@@ -165,13 +175,8 @@ class Evaluation:
         if self._raises and self._processes.size == 1:
             raise failure from error
 
-    def _log(
-        self, batch: EvaluationBatch, infer_size: Callable[[], int], name: str, value: Any, **options: Any
-    ) -> None:
+    def _log(self, batch: EvaluationBatch, name: str, value: Any, **options: Any) -> None:
         if batch.worker is None and self._processes.size == 1:
-            is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean)
-            if is_mean and not isinstance(value, Metric) and options.get("batch_size") is None:
-                options["batch_size"] = infer_size()
             self._server.log(name, value, **options)
             return
         shown: dict[str, Any] = {option: options[option] for option in ("prog_bar", "logger") if option in options}
@@ -206,7 +211,6 @@ class Evaluation:
             WorkerError: If a worker failed and that ends the run.
             RoundError: If all of them did.
         """
-        self._batch = None
         with self._telling_others():
             self._metrics.close()
             shares = self._processes.gather(self._share())
@@ -306,6 +310,7 @@ class Evaluation:
         Curves(trainer).draw(per_worker_scalars(self.report.workers, one_by_one), max(step, 0))
 
     def _clear(self) -> None:
+        self._batch = None
         self._failures.clear()
         self._options, self._loaders = {}, {}
         self._metrics.clear()
@@ -326,14 +331,19 @@ class Evaluation:
 
 
 @final
-class _Ends(pl.Callback):
-    """Tells an evaluation that all batches are over, before any other callback asks for metrics."""
+class _Progress(pl.Callback):
+    """Calls an evaluation when a batch begins and when all are over, before other callbacks log or read metrics."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.begin()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: int
+    ) -> None:
+        self._evaluation.begin_batch(batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude("validation_step")
@@ -343,6 +353,9 @@ class _Ends(pl.Callback):
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.begin()
+
+    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: int) -> None:
+        self._evaluation.begin_batch(batch)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude("test_step")

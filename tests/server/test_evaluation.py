@@ -389,6 +389,35 @@ def test_values_logged_around_a_batch_are_weighted_by_the_users_own_batch() -> N
     assert metrics == {"before": 5.0, "after": 5.0}
 
 
+class Logs(pl.Callback):
+    """Logs a number around each batch, as callbacks do."""
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
+        self.log("before", batch.batch[0].mean())
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self.log("after", batch.batch[0].mean())
+
+
+@pytest.mark.parametrize("central", [False, True])
+def test_values_that_callbacks_log_are_weighted_by_the_users_own_batch(central: bool) -> None:
+    """(3 · 3 + 1 · 11) / 4, whatever the length of a worker's name."""
+
+    class Steps(Scalar):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            pass
+
+    class Validated(Rows):
+        def val_dataloader(self) -> Any:
+            return self.train_dataloader()
+
+    workers = {"a long name": Validated([1.0, 2.0, 6.0]), "bob": Validated([11.0])}
+    held_out = {"val": Validated([1.0, 2.0, 6.0, 11.0], batch_size=3)} if central else {}
+    data = FederatedDataModule(workers, **held_out)
+    (metrics,) = trainer(callbacks=[Logs()]).validate(FederatedModule(Steps()), data, verbose=False)
+    assert metrics == {"before": 5.0, "after": 5.0}
+
+
 class Thing:
     """A batch that Lightning cannot measure."""
 
