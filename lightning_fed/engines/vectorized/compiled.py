@@ -93,7 +93,9 @@ def _program(gradients: Callable[..., Any]) -> Callable[..., Any]:
         return gradients(parameters, buffers, batch, index)
 
     own = FunctionType(run.__code__.replace(co_name="step"), run.__globals__, "step", closure=run.__closure__)
-    return torch.compile(own, fullgraph=True, options={"cpp.min_chunk_size": _LEAST_PER_THREAD})
+    # A program is for one shape. By itself torch takes a size for variable that another program has had otherwise, and
+    # then cannot trace all of vmap (BatchNorm).
+    return torch.compile(own, fullgraph=True, dynamic=False, options={"cpp.min_chunk_size": _LEAST_PER_THREAD})
 
 
 def shapes_of(parameters: Tensors, batch: Any) -> object:

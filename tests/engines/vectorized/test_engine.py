@@ -320,6 +320,16 @@ def test_a_compiled_run_gives_the_same(net: str, said: list[str]) -> None:
     assert "compile=True: compiling a step of 4 workers took" in "".join(said)
 
 
+@needs_compiler
+def test_modules_of_other_widths_do_not_make_the_sizes_variable(said: list[str]) -> None:
+    for count, width in ((3, 5), (4, 6)):
+        torch.manual_seed(0)
+        workers = {f"w{i}": Points(i, 8) for i in range(count)}
+        module = Zoo(nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width), nn.Linear(width, 3)))
+        assert_same(module, workers, LocalTraining(epochs=3), Vectorized(compile=True))
+        assert f"compile=True: compiling a step of {count} workers took" in "".join(said)
+
+
 def test_what_draws_random_numbers_runs_uncompiled_and_says_so() -> None:
     torch.manual_seed(0)
     module = Zoo(nn.Sequential(nn.Linear(8, 6), nn.Dropout(0.5), nn.Linear(6, 3)))
