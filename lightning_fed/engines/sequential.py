@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import final
 
 from lightning_fed._lightning import pl
@@ -63,9 +62,10 @@ class Sequential(Engine):
         for name in workers:
             row = first + len(results)
             try:
-                # Where none of the worker's code has a part in it, there is nothing to watch.
-                with nullcontext() if self._workers.at_hand(name) is not None else watch.over(name, job.round):
-                    worker = self._workers.ready(name)
+                worker = self._workers.at_hand(name)
+                if worker is None:
+                    with watch.over(name, job.round):
+                        worker = self._workers.ready(name)
                 rows = {parameter: d[row] for parameter, d in by_name.items()}
                 with watch.over(name, job.round):
                     results.append(self._local_fit.train(job, worker, rows))

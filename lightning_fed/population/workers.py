@@ -302,7 +302,10 @@ class WorkerPool:
             name: The worker's name.
         """
         worker = self._built.get(name)
-        return worker if worker is not None and worker.draws_plainly else None
+        if worker is None or not worker.draws_plainly:
+            return None
+        self._built.move_to_end(name)
+        return worker
 
     def _build(self, name: str, datamodule: pl.LightningDataModule) -> Worker:
         seed = None if self._draws_nothing else self.seed

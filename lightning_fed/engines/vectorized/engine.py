@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import final
 
@@ -70,19 +69,21 @@ class Vectorized(Engine):
             plans: list[DrawnBatches] = []
             for name in names:
                 try:  # from its own randomness, as the sequential engine does
-                    with nullcontext() if self._draws_plainly(name) else self._watch.over(name, job.round):
-                        plans.append(self._fit.draw(self._workers.ready(name), job, derive(job.seed, job.cohort, name)))
+                    plans.append(self._draw(job, name))
                 except Exception as error:
                     yield _failure(job, name, error)
             for alike in _alike(plans) if self._fit.needs_equal_lengths else [plans]:
                 yield from self._train_drawn(job, alike)
 
-    def _draws_plainly(self, name: str) -> bool:
-        """Whether none of a worker's code has a part in drawing its batches, so that there is nothing to watch."""
+    def _draw(self, job: Job, name: str) -> DrawnBatches:
         assert self._fit is not None
         assert self._workers is not None
+        seed = derive(job.seed, job.cohort, name)
         worker = self._workers.at_hand(name)
-        return worker is not None and self._fit.transfers_plainly(worker)
+        if worker is not None and self._fit.transfers_plainly(worker):
+            return self._fit.draw(worker, job, seed)  # none of the worker's code has a part in it: nothing to watch
+        with self._watch.over(name, job.round):
+            return self._fit.draw(self._workers.ready(name), job, seed)
 
     def _train_drawn(self, job: Job, plans: Sequence[DrawnBatches]) -> Iterator[Updates | WorkerError]:
         """Train a chunk; if that fails for all of it together, each worker by itself, to learn who is to blame."""

@@ -160,16 +160,16 @@ class StackedFit:
         gradient = None if corrections is None else corrections.mean_gradient()
         delta = job.model.layout.flatten(stacks, stacked=True)
         torch.sub(job.model.vector, delta, out=delta)
-        said, logged = self._recorder.said(n), self._recorder.finish(n)
+        keep = [position for position in range(n) if position not in failed]
+        examples = torch.tensor(self._examples(plans, keep), dtype=torch.float64)
+        logged = self._recorder.finish(n)
         self._local.note_metrics()
         failures = {names[position]: error for position, error in failed.items()}
         self._suspects.update(failures)
         if failed:
-            keep = [position for position in range(n) if position not in failed]
-            plans, names, said = [plans[row] for row in keep], [names[row] for row in keep], [said[row] for row in keep]
+            plans, names = [plans[row] for row in keep], [names[row] for row in keep]
             logged, delta, gradient = logged.rows(keep), delta[keep], None if gradient is None else gradient[keep]
             buffers = {name: buffer[keep] for name, buffer in buffers.items()}
-        examples = torch.tensor(self._examples(plans, said), dtype=torch.float64)
         steps = torch.tensor([len(p.shapes) for p in plans], dtype=torch.float64)
         updates = [
             Updates(
@@ -188,14 +188,17 @@ class StackedFit:
         ]
         return updates, failures
 
-    def _examples(self, plans: Sequence[DrawnBatches], said: Sequence[list[int | None]]) -> list[float]:
-        """Each worker's number of examples, after its training: user code may have said how many a batch held."""
+    def _examples(self, plans: Sequence[DrawnBatches], keep: Sequence[int]) -> list[float]:
+        """Each trained worker's number of examples: user code may have said how many a batch held."""
         if not any(p.is_counted for p in plans):
-            return [p.examples for p in plans]
-        for counted, own in zip(plans, said, strict=True):
+            return [plans[position].examples for position in keep]
+        said = self._recorder.said(len(plans))
+        examples = []
+        for plan, own in ((plans[position], said[position]) for position in keep):
             if None in own:
-                self._sizes.warn(counted.worker, counted.is_doubtful, counted.shapes[own.index(None)].size)
-        return [p.counted(own) if p.is_counted else p.examples for p, own in zip(plans, said, strict=True)]
+                self._sizes.warn(plan.worker, plan.is_doubtful, plan.shapes[own.index(None)].size)
+            examples.append(plan.counted(own) if plan.is_counted else plan.examples)
+        return examples
 
     def _fit(
         self,
