@@ -116,7 +116,7 @@ class CheckpointIO(LightningCheckpointIO):
 
 
 def refuse_damaged(path: str | Path) -> None:
-    """Refuse a file that is empty, or an archive in which bytes have changed; torch itself would read those.
+    """Refuse an archive in which bytes have changed; torch itself would read it.
 
     Args:
         path: The file. One that is not there, not on a local disk, or no archive is left to torch.
@@ -124,10 +124,6 @@ def refuse_damaged(path: str | Path) -> None:
     Raises:
         ValueError: If it is damaged.
     """
-    if not os.path.isfile(path):
-        return
-    if os.path.getsize(path) == 0:
-        raise damaged(path, "no bytes")
     if zipfile.is_zipfile(path) and torch.serialization.get_crc32_options():
         try:
             with zipfile.ZipFile(path) as archive:
