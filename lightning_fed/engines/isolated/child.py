@@ -158,9 +158,7 @@ class _Child:
             with counting_signals(), torch.no_grad():
                 answer = self._answer(self._trained(worker, data), slot)
         except Exception as error:
-            refusal = str(error) if isinstance(error, ValueError) else None
-            told = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}
-            answer = {**told, "refusal": refusal}, []
+            answer = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}, []
         finally:
             self._let_go()
         fields, parts = answer

@@ -199,8 +199,6 @@ class Isolated(Engine):
                 failure = WorkerError(name, job.round, fields["error"])
                 failure.__cause__ = cause
                 return failure
-            if fields["refusal"] is not None:  # of the algorithm's or the promise's, which is about no single worker
-                raise ValueError(fields["refusal"]) from cause
             raise RuntimeError(f"worker {name!r}, round {job.round}: {fields['error']}") from cause
         for table, row in load_rows(bytes(parts[1])).items():
             self._outbox.own.stage(table, [name], row.unsqueeze(0))
