@@ -89,7 +89,7 @@ class CheckpointIO(LightningCheckpointIO):
         try:
             checkpoint: Any = self._behind.load_checkpoint(path, weights_only=weights_only, **given)
         except (*_DAMAGES, OSError) as error:
-            if isinstance(error, OSError) and error.filename is not None:
+            if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
                 raise  # it cannot be opened; torch's own reader says "Invalid argument" of an archive without an end
             if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error) and zipfile.is_zipfile(path):
                 raise  # it is whole, and has more in it than numbers: torch says what, and how to allow it

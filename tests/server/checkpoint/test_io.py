@@ -75,6 +75,14 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, damage: str, how:
     assert "\n" not in str(raised.value)
 
 
+def test_what_cannot_be_opened_is_not_said_to_be_damaged(tmp_path: Path) -> None:
+    begin = partial(trainer().fit, FederatedModule(Scalar()), FederatedDataModule({"a": Rows([1.0])}))
+    with pytest.raises(FileNotFoundError, match=f"Checkpoint file not found: {tmp_path}/c.ckpt"):
+        begin(ckpt_path=tmp_path / "c.ckpt")
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        begin(ckpt_path=tmp_path)
+
+
 @pytest.mark.parametrize("step", ["torch.save", "os.fsync", "pathlib.Path.replace"])
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
