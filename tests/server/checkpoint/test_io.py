@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_what_cannot_be_opened_is_not_said_to_be_damaged(tmp_path: Path) -> None
         begin(ckpt_path=tmp_path / "c.ckpt")
     with pytest.raises(IsADirectoryError, match=str(tmp_path)):
         begin(ckpt_path=tmp_path)
+
+
+class Note:
+    """An object of a user's class, which a checkpoint may hold."""
+
+
+def test_of_a_whole_checkpoint_with_more_than_numbers_torch_says_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "c.ckpt"
+    fit().save_checkpoint(path)
+    torch.save(torch.load(path) | {"note": Note()}, path)
+    begin = partial(trainer(max_steps=4).fit, FederatedModule(Scalar(0.1)), FederatedDataModule({"a": Rows([1.0])}))
+    with pytest.raises(pickle.UnpicklingError, match=r"weights_only.*\n[\s\S]*Note"):
+        begin(ckpt_path=path)
+    begin(ckpt_path=path, weights_only=False)
 
 
 @pytest.mark.parametrize("step", ["torch.save", "os.fsync", "pathlib.Path.replace"])
