@@ -314,6 +314,27 @@ def _refuse_to_be_read() -> Any:
     raise SystemExit("no such file")
 
 
+class Elsewhere:
+    """What a module may hold, and only its own process can read."""
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _look_for, ("gone",)
+
+
+def _look_for(name: str) -> Any:
+    raise LookupError(name)
+
+
+def test_a_module_that_cannot_be_read_ends_the_run_with_what_to_do(shared: Isolated) -> None:
+    module = Scalar()
+    module.connection = Elsewhere()
+    with pytest.raises(RuntimeError, match=r"could not start: LookupError: gone; .* must lie in a file that it can"):
+        run(set_up(shared, module, {"ann": Rows([1.0])}), job(), ["ann"])
+
+
 class Clinging(Rows):
     """Rows that cannot be let go of."""
 

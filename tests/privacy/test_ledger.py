@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -330,6 +332,13 @@ def without_settings(path: Path) -> Path:
     return file
 
 
+def unreadable(path: Path) -> Path:
+    file = Path(os.path.relpath(path / "a.ckpt"))  # the name of a socket has at most 107 characters
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(file))
+    return file
+
+
 WRONG = {
     nothing: "does not exist",
     empty: "has no ledger",
@@ -337,6 +346,7 @@ WRONG = {
     garbage: "neither a ledger nor a checkpoint that can be read",
     public: "no checkpoint of a run with privacy=",
     newer: "written by a newer lightning_fed",
+    unreadable: "No such device or address",
     without_settings: "it is damaged, or no record of lightning_fed's (KeyError('delta'))",
 }
 

@@ -148,6 +148,18 @@ def test_one_of_the_first_format_without_a_cohort_is_refused(
         trainer(max_epochs=3).fit(FederatedModule(LinearRegression(2, 1)), toy(), ckpt_path=tmp_path / "old.ckpt")
 
 
+def test_one_whose_part_of_ours_is_incomplete_is_refused(saved: tuple[Path, LinearRegression], tmp_path: Path) -> None:
+    path, content = tmp_path / "torn.ckpt", torch.load(saved[0], weights_only=True)
+    del content[KEY]["state"]
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="does not say what the server and the workers remember"):
+        trainer(max_epochs=3).fit(FederatedModule(LinearRegression(2, 1)), toy(), ckpt_path=path)
+    for part in ("text", {"version": 3}, {"algorithm": "FedAvg"}):
+        torch.save(content | {KEY: part}, path)
+        with pytest.raises(ValueError, match="part of lightning_fed is damaged: it does not say what wrote it"):
+            trainer().validate(FederatedModule(LinearRegression(2, 1)), toy(), ckpt_path=path)
+
+
 def test_the_users_own_checkpoint_hooks_see_a_plain_checkpoint(tmp_path: Path) -> None:
     class Keeps(pl.LightningModule):
         seen: list[Any] = []  # noqa: RUF012
