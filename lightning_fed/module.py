@@ -329,16 +329,17 @@ class FederatedModule(Wrapper):
         processes.broadcast_(list(self.module.buffers()))
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._global.begin_fit(self.trainer)
-        self.algorithm.check(self._global.model())
-        if self.trainer.global_step == 0:
-            self._keeper.begin_anew()
-        self.engine.limit(self.worker_timeout)  # again, as several may share an engine
-        self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
-        self._guard.check(self._global.model(), self.module)
-        self._guard.start(datamodule, self.trainer, self.local)
-        self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
-        self._keeper.promise(self._guard.run)
+        with processes.together():
+            self._global.begin_fit(self.trainer)
+            self.algorithm.check(self._global.model())
+            if self.trainer.global_step == 0:
+                self._keeper.begin_anew()
+            self.engine.limit(self.worker_timeout)  # again, as several may share an engine
+            self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
+            self._guard.check(self._global.model(), self.module)
+            self._guard.start(datamodule, self.trainer, self.local)
+            self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
+            self._keeper.promise(self._guard.run)
         self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
         self._loop = FederatedLoop(
             algorithm=self.algorithm,

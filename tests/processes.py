@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
 import socket
+import tempfile
+import time
 import traceback
 import warnings
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -37,29 +41,49 @@ def run_in_processes(work: Callable[[], Any], processes: int = 2, nodes: int = 1
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    started = []
-    for rank in range(processes):
-        ours, theirs = context.Pipe(duplex=False)
-        node, local = divmod(rank, processes // nodes)
-        places = {"NODE_RANK": node, "LOCAL_RANK": local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        process = context.Process(target=_run, args=(work, {k: str(v) for k, v in places.items()}, theirs))
-        process.start()
-        theirs.close()
-        started.append((process, ours))
-    ended: list[Ended] = []
-    try:
-        for _, pipe in started:
-            assert pipe.poll(TIMEOUT), f"a process waits for ever; the others came back with {ended}"
-            ended.append(pipe.recv())
-    finally:
-        for process, pipe in started:
-            process.kill()
-            process.join()
-            pipe.close()
-    return ended
+    with tempfile.TemporaryDirectory() as stacks:
+        started: dict[Connection, Any] = {}
+        for rank in range(processes):
+            ours, theirs = context.Pipe(duplex=False)
+            node, local = divmod(rank, processes // nodes)
+            places = {"NODE_RANK": node, "LOCAL_RANK": local, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment = {k: str(v) for k, v in places.items()}
+            process = context.Process(target=_run, args=(work, environment, theirs, f"{stacks}/{rank}"))
+            process.start()
+            theirs.close()
+            started[ours] = process
+        ended: dict[int, Ended] = {}
+        deadline = time.monotonic() + TIMEOUT
+        try:
+            while len(ended) < processes:
+                ready = wait(
+                    [pipe for rank, pipe in enumerate(started) if rank not in ended], deadline - time.monotonic()
+                )
+                assert ready, _said(ended, started.values(), stacks)
+                ended |= {rank: pipe.recv() for rank, pipe in enumerate(started) if pipe in ready}
+        finally:
+            for pipe, process in started.items():
+                process.kill()
+                process.join()
+                pipe.close()
+    return [ended[rank] for rank in range(processes)]
 
 
-def _run(work: Callable[[], Any], places: dict[str, str], pipe: Connection) -> None:
+def _said(ended: dict[int, Ended], processes: Iterable[Any], stacks: str) -> str:
+    """Say which processes wait for ever, and where."""
+    told = []
+    for rank, process in enumerate(processes):
+        if rank in ended:
+            told.append(f"process {rank} came back with {ended[rank]}")
+        else:
+            os.kill(process.pid, signal.SIGUSR1)
+            time.sleep(1)  # it writes its stack
+            told.append(f"process {rank} waits for ever:\n{Path(stacks, str(rank)).read_text()}")
+    return "\n".join(told)
+
+
+def _run(work: Callable[[], Any], places: dict[str, str], pipe: Connection, stack: str) -> None:
+    faulthandler.register(signal.SIGUSR1, open(stack, "w"))  # noqa: SIM115 (open as long as the process lives)
     os.environ.update(places)
     torch.set_num_threads(1)
     try:

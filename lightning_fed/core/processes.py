@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, NoReturn, TypeVar, final
 
 import torch
@@ -131,3 +132,16 @@ class Processes:
         if self.size > 1 and not isinstance(error, ProcessError):
             dist.all_gather_object([None] * self.size, _Failure(said(error)))
         raise error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Do something on all processes that may fail on one of them: then it fails on all.
+
+        Raises:
+            ProcessError: If another process failed.
+        """
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+        self.gather(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -148,24 +149,19 @@ def refuse_unwritable(folder: Path, what: str) -> None:
     """Refuse a folder in which no file can be made.
 
     Args:
-        folder: The folder; it is made and let go again if it does not exist.
+        folder: The folder. If it does not exist, it is not made: other processes may be asking the same of folders
+            beside it, and one that lets go of a folder above would take it from under another's hands.
         what: What would lie there, and how to choose another folder, for the message.
 
     Raises:
         OSError: If no file can be made there.
     """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe-{os.getpid()}{UNFINISHED}"
-        probe.write_bytes(b"\0")
-        probe.unlink()
+        with tempfile.TemporaryDirectory(prefix="probe-", suffix=UNFINISHED, dir=there) as probe:
+            Path(probe, "file").write_bytes(b"\0")
     except OSError as error:
         raise OSError(f"nothing can be written to {folder} ({error}; {free_space(folder)}): {what}") from error
-    finally:
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
 
 
 def stamp(path: str | Path) -> Any:

@@ -33,7 +33,9 @@ class Wide(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.3)
 
 
-def fit(root: Path, rounds: int, devices: int, nodes: int = 1, ckpt: Path | None = None) -> Any:
+def fit(
+    root: Path, rounds: int, devices: int, nodes: int = 1, ckpt: Path | None = None, state_dir: Path | None = None
+) -> Any:
     module = Wide()
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     run = pl.Trainer(
@@ -47,7 +49,7 @@ def fit(root: Path, rounds: int, devices: int, nodes: int = 1, ckpt: Path | None
         callbacks=[pl.callbacks.ModelCheckpoint(root, "last", every_n_train_steps=3, save_on_train_epoch_end=False)],
         **quiet,  # type: ignore[arg-type]
     )
-    fed = FederatedModule(module, Scaffold(), state_memory_mb=1)
+    fed = FederatedModule(module, Scaffold(), state_memory_mb=1, state_dir=state_dir)
     workers = {f"w{i}": Rows([float(i), i / 2.0], batch_size=1) for i in range(6)}
     run.fit(fed, FederatedDataModule(workers, cohort_size=4, rounds_per_epoch=9), ckpt_path=ckpt)
     (rows,) = fed.own_state.values()
@@ -86,3 +88,17 @@ def test_a_file_that_no_process_has_is_told_by_all(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run" / "lightning_fed_state")
     for ended in run_in_processes(lambda: fit(tmp_path / "run", 6, 2, ckpt=tmp_path / "run" / "last.ckpt")):
         assert str(ended.error).startswith("FileNotFoundError: the state of workers in ")
+
+
+def test_a_folder_in_which_one_process_cannot_write_is_told_by_all(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    states = {"0": tmp_path / "state", "1": file / "state"}
+
+    def work() -> None:
+        fit(tmp_path / "run", 3, 2, state_dir=states[os.environ["LOCAL_RANK"]])
+
+    first, second = run_in_processes(work)
+    assert str(second.error).startswith(f"OSError: nothing can be written to {file}")
+    assert str(first.error).startswith("ProcessError: process 1 of 2 failed: OSError: nothing can be written to ")
+    assert not states["0"].exists()
