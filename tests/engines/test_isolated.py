@@ -610,3 +610,19 @@ def test_loaders_are_asked_for_as_often(shared: Isolated, kind: type[Rows], ever
         fit(federated, data, max_epochs=3, reload_dataloaders_every_n_epochs=every)
         found.append(federated.module.x.item())
     assert found[0] == found[1]
+
+
+def test_a_process_that_is_forked_from_the_parent_leaves_the_children_to_it() -> None:
+    engine, data = Isolated(processes=1, persistent=True), FederatedDataModule({"ann": Rows([1.0])})
+    try:
+        fit(FederatedModule(Scalar(), engine=engine), data)
+        forked = os.fork()
+        if not forked:
+            engine.close()
+            os._exit(0)
+        os.waitpid(forked, 0)
+        (child,) = multiprocessing.active_children()
+        fit(FederatedModule(Scalar(), engine=engine), data)
+        assert multiprocessing.active_children() == [child]
+    finally:
+        engine.close()

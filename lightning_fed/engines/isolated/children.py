@@ -239,13 +239,17 @@ class Child:
         return int(process.exitcode)
 
 
-def stop(children: Sequence[Child], tasks: queue.SimpleQueue[Task | None]) -> None:
+def stop(children: Sequence[Child], tasks: queue.SimpleQueue[Task | None], parent: int) -> None:
     """End children and their threads.
 
     Args:
         children: The children.
         tasks: Where they take their tasks from.
+        parent: The process that has them. In one that was forked from it this does nothing: a connection that is shut
+            down there is shut down in both.
     """
+    if os.getpid() != parent:
+        return
     for child in children:
         tasks.put(None)
         child.hang_up()

@@ -111,7 +111,7 @@ class Isolated(Engine):
         count = self._processes or max(1, (os.cpu_count() or 1) // torch.get_num_threads())
         tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._tasks, self._children = tasks, [Child(tasks) for _ in range(count)]
-        self._stop = weakref.finalize(self, stop, self._children, tasks)
+        self._stop = weakref.finalize(self, stop, self._children, tasks, os.getpid())
         for child in self._children:
             child.set_up(settings)
 
