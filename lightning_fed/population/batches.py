@@ -147,12 +147,26 @@ def end_processes(loader: object) -> None:
     They keep their generators from pass to pass, so what they draw would depend on what ran before; and every worker
     that is kept set up would keep its own.
     """
-    for part in loader.flattened if isinstance(loader, CombinedLoader) else [loader]:
-        running = part._iterator if isinstance(part, DataLoader) else None
-        if isinstance(part, DataLoader) and running is not None:
-            part._iterator = None
-            if isinstance(running, _MultiProcessingDataLoaderIter):
-                running._shutdown_workers()
+    if isinstance(loader, CombinedLoader):
+        loader.reset()
+    elif isinstance(loader, DataLoader) and loader._iterator is not None:
+        end_pass(loader._iterator)
+        loader._iterator = None
+
+
+def end_pass(iterator: object) -> None:
+    """End the processes of a pass over a loader that failed.
+
+    torch's exception holds the pass in a cycle: the garbage collector would come upon it at any later time, and wait
+    five seconds for each of the processes.
+
+    Args:
+        iterator: What iterates over the loader.
+    """
+    combined = iterator._iterator if isinstance(iterator, CombinedLoader) else None
+    for part in [iterator] if combined is None else combined.iterators:
+        if isinstance(part, _MultiProcessingDataLoaderIter):
+            part._shutdown_workers()
 
 
 def examples_per_pass(batches: Sequence[tuple[int, int]], num_batches: int | None, is_whole: bool) -> float:
@@ -395,6 +409,10 @@ class LoadedBatches(Batches):
             except StopIteration as end:
                 _refuse_end_by_an_example(end)
                 return
+            except Exception:
+                end_pass(iterator)
+                self.rest()
+                raise
             # A CombinedLoader gives (batch, batch_idx, dataloader_idx).
             yield (item[0] if isinstance(self.loader, CombinedLoader) else item), None
 

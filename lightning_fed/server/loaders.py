@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, final
 
 from lightning_fed.core.arguments import listed, whole
 from lightning_fed.core.watch import EndingError, Watch
-from lightning_fed.population import EvaluationKind, WorkerPool, end_processes
+from lightning_fed.population import EvaluationKind, WorkerPool, end_pass, end_processes
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import describe
 
@@ -208,6 +208,7 @@ class WorkersLoader:
             if self._is_out(name):
                 continue
             loader: Iterable[Any] = ()
+            batches: Iterator[Any] = iter(())
             try:
                 with self._over(name):
                     loader = self._pool[name].evaluation_loader(self._kind) or ()
@@ -219,6 +220,7 @@ class WorkersLoader:
                         break
                     yield EvaluationBatch(name, batch)
             except Exception as error:
+                end_pass(batches)
                 self._failed(name, what_failed(f"its {self._kind}_dataloader", error), error)
             finally:
                 end_processes(loader)

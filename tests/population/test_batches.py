@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
@@ -339,6 +340,33 @@ def test_processes_that_persist_begin_every_round_anew() -> None:
     (process,) = loader._iterator._workers  # type: ignore[union-attr]
     batches.rest()
     assert not process.is_alive()
+
+
+class Gone(Dataset[Any]):
+    gone = True
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.gone:
+            raise OSError("disk gone")
+        return torch.rand(1)
+
+
+@pytest.mark.parametrize("combined", [False, True])
+@pytest.mark.parametrize("persist", [False, True])
+def test_a_pass_that_failed_leaves_no_process(persist: bool, combined: bool) -> None:
+    loaders = [DataLoader(Gone(), num_workers=1, persistent_workers=persist) for _ in range(2)]
+    batches = batches_of(CombinedLoader(loaders) if combined else loaders[0])
+    with pytest.raises(OSError, match="disk gone"):
+        list(batches)
+    assert multiprocessing.active_children() == []
+    for loader in loaders:
+        loader.dataset.gone = False  # type: ignore[attr-defined]
+    assert len(list(batches)) == 4
+    batches.rest()
+    assert multiprocessing.active_children() == []
 
 
 class Counted(SequentialSampler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from helpers import Rows, Scalar, assert_equal, fit, trainer
 from pytorch_lightning.loggers.logger import DummyLogger, Logger
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 from torchmetrics import MaxMetric, MeanSquaredError, Metric, MetricCollection, R2Score
 from torchmetrics.classification import (
     BinaryAUROC,
@@ -451,3 +452,24 @@ def test_loggers_that_a_trainer_has_are_all_written_to(module: Classifier) -> No
     loggers: list[Logger] = [Memory(), Memory()]
     trainer(logger=loggers).validate(FederatedModule(module), FederatedDataModule(workers({"a": 20})), verbose=False)
     assert all(logger.of("a")["rows"] == 20 for logger in loggers if isinstance(logger, Memory))
+
+
+class Gone(Dataset[Any]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError("disk gone")
+
+
+class Unread(Points):
+    def val_dataloader(self) -> Any:
+        return DataLoader(Gone(), num_workers=2)
+
+
+def test_a_worker_whose_data_cannot_be_read_leaves_no_process(module: Classifier) -> None:
+    data = FederatedDataModule({"bad": Unread(0, 4), **workers()})
+    fed = FederatedModule(module, on_worker_error="drop")
+    with pytest.warns(UserWarning, match=r"worker 'bad' failed in round 0: its val_dataloader raised OSError"):
+        trainer().validate(fed, data, verbose=False)
+    assert multiprocessing.active_children() == []
