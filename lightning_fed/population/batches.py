@@ -155,10 +155,10 @@ def end_processes(loader: object) -> None:
 
 
 def end_pass(iterator: object) -> None:
-    """End the processes of a pass over a loader that failed.
+    """End the processes of a pass over a loader, such as one that failed.
 
-    torch's exception holds the pass in a cycle: the garbage collector would come upon it at any later time, and wait
-    five seconds for each of the processes.
+    Of that one torch's exception holds the iterator in a cycle: the garbage collector would come upon it at any later
+    time, and wait five seconds for each of the processes.
 
     Args:
         iterator: What iterates over the loader.

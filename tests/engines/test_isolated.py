@@ -616,11 +616,10 @@ def test_a_process_that_is_forked_from_the_parent_leaves_the_children_to_it() ->
     engine, data = Isolated(processes=1, persistent=True), FederatedDataModule({"ann": Rows([1.0])})
     try:
         fit(FederatedModule(Scalar(), engine=engine), data)
-        forked = os.fork()
-        if not forked:
-            engine.close()
-            os._exit(0)
-        os.waitpid(forked, 0)
+        forked = multiprocessing.get_context("fork").Process(target=engine.close)
+        forked.start()
+        forked.join()
+        assert forked.exitcode == 0
         children = set(multiprocessing.active_children())
         fit(FederatedModule(Scalar(), engine=engine), data)
         assert set(multiprocessing.active_children()) == children
