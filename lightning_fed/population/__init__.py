@@ -1,7 +1,8 @@
 """The population: every worker by name, built when first needed, and no more of them kept than asked for."""
 
 from lightning_fed.population.base import EvaluationKind, Names, Population
-from lightning_fed.population.batches import Batches, batches_of, end_pass, end_processes, examples_per_pass
+from lightning_fed.population.batches import Batches, batches_of, examples_per_pass
+from lightning_fed.population.loader_processes import end_pass, end_processes
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.quiet_trainer import QuietTrainer
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh

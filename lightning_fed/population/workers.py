@@ -14,7 +14,8 @@ from lightning_fed.core.rng import derive, restored, seed_generators
 from lightning_fed.core.watch import Watch, text_of
 from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind, Population
-from lightning_fed.population.batches import Batches, IndexedBatches, batches_of, end_processes
+from lightning_fed.population.batches import Batches, IndexedBatches, batches_of
+from lightning_fed.population.loader_processes import end_processes
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
 from lightning_fed.wire import describe
