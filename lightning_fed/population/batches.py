@@ -55,6 +55,8 @@ class Batches(ABC):
     """Where all tensors of all batches lie, if that is known."""
     draws_at_once: bool = False
     """Whether all random numbers of a pass are drawn before its first batch."""
+    gives_items: bool = False
+    """Whether each batch is one item of the dataset as a function of the user's made it: a whole graph, for example."""
 
     _epoch = 0
 
@@ -360,6 +362,7 @@ class LoadedBatches(Batches):
         self._carried = [generator for part in loaders for generator in _generators(part)]
         rows = [_length(part.dataset) for part in loaders]
         self.num_rows = rows[0] if len(parts) == 1 and rows else None
+        self.gives_items = any(map(_gives_items, loaders))
         self.num_examples = _num_examples(loader)
         self.num_batches = _num_batches(loader)
 
@@ -422,11 +425,20 @@ def _num_examples(loader: object, batches: int | None = None) -> int | None:
     # only the pass can tell.
     if not isinstance(sampler, BatchSampler) or type(sampler).__iter__ is not BatchSampler.__iter__:
         return None
+    if _gives_items(loader):
+        return None
     drawn = _length(sampler.sampler)
     if drawn is None:
         return None
     given = drawn - drawn % sampler.batch_size if sampler.drop_last else drawn
     return given if batches is None else min(given, batches * sampler.batch_size)
+
+
+def _gives_items(loader: DataLoader[Any]) -> bool:
+    """Whether a batch is an item as the user's own function made it, such as a graph: nodes may be what counts."""
+    batches = loader.batch_sampler
+    is_one = isinstance(batches, BatchSampler) and batches.batch_size == 1
+    return is_one and loader.collate_fn is not default_collate
 
 
 def _num_combined(loader: CombinedLoader) -> int | None:

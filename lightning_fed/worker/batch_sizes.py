@@ -22,20 +22,21 @@ class BatchSizes:
     def __init__(self) -> None:
         self._has_warned = False
 
-    def of(self, worker: str, batch: Any, said: Collection[int]) -> int:
+    def of(self, worker: str, batch: Any, said: Collection[int], is_item: bool = False) -> int:
         """The number of examples of a batch.
 
         Args:
             worker: Whose batch it is.
             batch: The batch.
             said: The sizes that the user's code has said about it; if they differ, they are about other things.
+            is_item: Whether it is a single item of its dataset.
         """
         if len(said) == 1:
             (size,) = said
             return size
         size = examples_in(batch)
         if size not in said:
-            self.warn(worker, is_doubtful(batch), size)
+            self.warn(worker, is_doubtful(batch, is_item), size)
         return size
 
     def warn(self, worker: str, is_doubtful: bool, size: int) -> None:
@@ -55,8 +56,12 @@ class BatchSizes:
             )
 
 
-def is_doubtful(batch: Any) -> bool:
+def is_doubtful(batch: Any, is_item: bool = False) -> bool:
     """Whether the first dimension of a batch's first tensor may be something else than its number of examples.
+
+    Args:
+        batch: The batch.
+        is_item: Whether it is a single item of its dataset, and so one example or, as a graph's nodes, many.
 
     >>> from torch import zeros
     >>> is_doubtful([zeros(3, 2), zeros(3)]), is_doubtful({"steps": zeros(5, 3), "lengths": zeros(3)})
@@ -64,6 +69,8 @@ def is_doubtful(batch: Any) -> bool:
     >>> is_doubtful([{"x": zeros(2)}, {"x": zeros(2)}])
     True
     """
+    if is_item and examples_in(batch) != 1:
+        return True
     leaves = pytree.tree_leaves(batch)
     sizes = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim}
     return len(sizes) > 1 or (not sizes and examples_in(batch) == 1) or _lists_examples(batch)

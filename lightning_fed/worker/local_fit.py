@@ -186,7 +186,7 @@ class LocalFit:
                     break
                 output = take_step(batch, index)
                 if size is None:
-                    size = self._sizes.of(worker.name, batch, self.recorder.said) if is_counted else examples_in(batch)
+                    size = self._size(worker, batch) if is_counted else examples_in(batch)
                 seen.append((index, size))
                 if output:
                     losses.append(output["loss"])
@@ -217,6 +217,9 @@ class LocalFit:
             return math.nan, 0.0, step
         examples = examples_per_pass(seen, own.num_batches, is_whole) if is_counted else float(own.num_examples or 0)
         return loss, examples, step
+
+    def _size(self, worker: Worker, batch: Any) -> int:
+        return self._sizes.of(worker.name, batch, self.recorder.said, worker.batches.gives_items)
 
     def _refuse_to_stop_in_private(self, job: Job) -> None:
         if job.record_privacy is not None:

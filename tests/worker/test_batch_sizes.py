@@ -151,6 +151,65 @@ def test_a_guess_that_may_be_wrong_is_warned_of_once(engine: type[Engine], modul
     assert [result["weight"] for result in results.values()] == [10, 10]
 
 
+# ---- one item at a time ----------------------------------------------------------------------------------------------
+
+
+class Nodes(Scalar):
+    """One graph at a time; says how many nodes it has, or nothing."""
+
+    says: Callable[[Any], Any] = staticmethod(lambda graph: len(graph["values"]))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = ((self.x - batch["values"]) ** 2).mean() / 2
+        self.log("half", loss / 2, batch_size=self.says(batch))
+        return loss
+
+
+class Graphs(Nodes):
+    says = staticmethod(lambda graph: 1)
+
+
+class Unsaid(Scalar):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return ((self.x - batch["values"]) ** 2).mean() / 2
+
+
+def graph(nodes: int, value: float, edges: int | None = None) -> dict[str, Tensor]:
+    return {"values": torch.full((nodes,), value), "edges": torch.zeros(nodes if edges is None else edges, 2)}
+
+
+def graphs(*items: Any) -> Loaded:
+    return Loaded(lambda: DataLoader(Batched(*items), batch_size=1, collate_fn=lambda items: items[0]))
+
+
+@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.parametrize(("module", "examples", "half"), [(Nodes, 10, (7 * 1 + 3 * 4) / 10), (Graphs, 2, (1 + 4) / 2)])
+@pytest.mark.usefixtures("double")
+def test_an_item_alone_counts_as_many_as_user_code_says(
+    engine: type[Engine], module: type[Nodes], examples: int, half: float
+) -> None:
+    data = graphs(graph(7, 2.0), graph(3, 6.0))
+    result = by_worker(engine(), module(), {"bob": data}, LocalTraining())["bob"]
+    assert result["weight"] == examples
+    assert_equal(result["metrics"]["half"], half)  # from 0 the loss is 2, and then from 2 it is 8
+
+
+@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.parametrize("edges", [None, 9])
+@pytest.mark.usefixtures("double")
+def test_an_item_alone_of_which_nothing_is_said_is_warned_of(engine: type[Engine], edges: int | None) -> None:
+    with pytest.warns(UserWarning, match=r"worker 'bob': .* 7 were counted.*self.log\(\.\.\., batch_size="):
+        results = by_worker(engine(), Unsaid(), {"bob": graphs(graph(7, 2.0, edges))}, LocalTraining())
+    assert results["bob"]["weight"] == 7
+
+
+@pytest.mark.parametrize("engine", BOTH)
+@pytest.mark.usefixtures("double")
+def test_an_item_alone_that_is_a_batch_of_one_counts_one(engine: type[Engine]) -> None:
+    results = by_worker(engine(), Unsaid(), {"bob": graphs(graph(1, 2.0), graph(1, 2.0))}, LocalTraining())
+    assert results["bob"]["weight"] == 2
+
+
 # ---- workers without anything to say ---------------------------------------------------------------------------------
 
 

@@ -144,7 +144,7 @@ def draw_batches(
         batches=drawn,
         is_whole=is_whole,
         is_counted=is_counted,
-        is_doubtful=is_counted and any(map(is_doubtful, drawn)),
+        is_doubtful=is_counted and any(is_doubtful(batch, batches.gives_items) for batch in drawn),
     )
 
 
