@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: toy test oracle faults soak test-processors bench bench-peers install clean
+.PHONY: toy test oracle faults soak test-processors bench bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -42,6 +42,23 @@ bench-peers: .venv/installed .peers/pfl/installed .peers/flower/installed .peers
 .peers/%/installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv .peers/$*
 	.peers/$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+# Published libraries, those that install together in one environment, and each of them in a process of its own: the
+# first that is imported decides between pytorch_lightning and lightning.pytorch. `make ecosystem-graphs` runs one.
+LIBRARIES := $(patsubst tests/ecosystem/%/requirements.txt,%,$(wildcard tests/ecosystem/*/requirements.txt))
+
+ecosystem: $(LIBRARIES:%=ecosystem-%)
+
+ecosystem-%: .ecosystem/%/installed
+	set -e; for test in tests/ecosystem/$*/test_*.py; do \
+		OMP_NUM_THREADS=1 .ecosystem/$*/bin/python -m pytest -c tests/ecosystem/pytest.ini $$test; done
+
+# Every package is named there, so nothing is resolved and nothing brings another torch
+.ecosystem/%/installed: tests/ecosystem/%/requirements.txt
+	$(PYTHON) -m venv .ecosystem/$*
+	.ecosystem/$*/bin/python -m pip install --quiet --no-deps --requirement $<
+	.ecosystem/$*/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 install: .venv/installed

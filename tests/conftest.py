@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+collect_ignore = ["ecosystem"]  # libraries that are installed elsewhere: `make ecosystem`
+
 os.environ.pop("LIGHTNING_FED_PL", None)
 sys.path.insert(0, str(Path(__file__).parent))
 # Small tensors: two threads cost more than they bring, and processes share two cores. Results must not depend on it.
