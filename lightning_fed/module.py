@@ -32,7 +32,7 @@ from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
-from lightning_fed.server.checkpoint import Keeper, Settings, wrap
+from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
     is_started_by_another,
     refuse_frozen,
@@ -134,7 +134,6 @@ class FederatedModule(Wrapper):
         refuse_options(server_lr_scheduler, local_lr_schedule, state_dir, privacy)
         warn_of_lost_mean(algorithm, aggregator)
         one_of("on_worker_error", on_worker_error, ("raise", "drop"))
-        self.module = module
         self.algorithm = algorithm
         self.server_optimizer = server_optimizer
         self.server_lr_scheduler = server_lr_scheduler
@@ -164,13 +163,15 @@ class FederatedModule(Wrapper):
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
-        self._guard.check(self._global.model(), self.module)
+        self._guard.check(self._global.model(), module)
         self._one_by_one = True
         self._hands_over = False  # to the process that has started this one
         self.last_report = RoundReport()
         """The report of the last round's workers; for callbacks."""
-        self._evaluation = Evaluation(self, self._model_of, on_worker_error, log_workers_up_to)
+        self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to)
         self._log_hyperparams = True
+        self._ddp_params_and_buffers_to_ignore: list[str] = []
+        self.wrap(module)
         self._mirror(module)
 
     def _mirror(self, module: pl.LightningModule) -> None:
@@ -422,7 +423,7 @@ class FederatedModule(Wrapper):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
-        self._keeper.unwrap(checkpoint)
+        self._keeper.put_in_global_model(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
         position = self._datamodule.position if self._has_data else Position()
         settings = self._settings().state_dict(self._trainer)
@@ -440,7 +441,6 @@ class FederatedModule(Wrapper):
         privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None
         self._guard.load_state_dict(privacy, fitting, self.trainer.ckpt_path)
         self._tell("on_load_checkpoint", checkpoint)
-        wrap(checkpoint)
 
     def _settings(self) -> Settings:
         data = self._datamodule if self._has_data else None
@@ -516,7 +516,7 @@ class FederatedModule(Wrapper):
 
     @property
     def _datamodule(self) -> FederatedDataModule:
-        return cast(FederatedDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+        return cast(FederatedDataModule, self.trainer.datamodule)
 
 
 # The command line reads a default from a lambda in the signature; pickle (strategy="ddp_spawn") looks it up here.

@@ -60,7 +60,8 @@ class Evaluation:
     """Runs the user's evaluation steps.
 
     Args:
-        server: The FederatedModule, whose ``log`` reaches the Trainer; the user's module is its ``module``.
+        server: The FederatedModule, whose ``log`` reaches the Trainer.
+        module: The user's module.
         model_of: Lets the module hold a worker's own model, if it has one.
         on_worker_error: ``"raise"``: a worker that fails ends the run, on all processes; ``"drop"``: it is left out.
         one_by_one_up_to: The largest population in which each worker gets curves of its own.
@@ -69,11 +70,13 @@ class Evaluation:
     def __init__(
         self,
         server: pl.LightningModule,
+        module: pl.LightningModule,
         model_of: Callable[[str | None], AbstractContextManager[None]],
         on_worker_error: Literal["raise", "drop"],
         one_by_one_up_to: int,
     ) -> None:
         self._server = server
+        self._module = module
         self._model_of = model_of
         self._raises = on_worker_error == "raise"
         self._one_by_one_up_to = one_by_one_up_to
@@ -86,10 +89,6 @@ class Evaluation:
         self._alone: NoSync | None = None
         self._batch: Any = None
         self.report = EvaluationReport()
-
-    @property
-    def _module(self) -> pl.LightningModule:
-        return self._server.module  # type: ignore[return-value]
 
     def set_up(self) -> None:
         """Forget what an evaluation has left that did not come to its end, and take part in those of a Trainer."""

@@ -1,49 +1,181 @@
-"""A LightningModule around the user's own, which callbacks, loggers and checkpoints find behind it."""
+"""A LightningModule in the place of the user's own, which callbacks, loggers and checkpoints take for it."""
 
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from typing import Any
+
+from torch import nn
 
 from lightning_fed._lightning import pl
 
+_SHARED = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_non_persistent_buffers_set",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""The dicts in which torch keeps a module's parts, and the hooks around its ``forward``."""
+
 
 class Wrapper(pl.LightningModule, ABC):
-    """Looks up in the user's module what it has not itself."""
+    """Has the layers, parameters and buffers of the user's module under the names that they have there.
+
+    Both keep them in the same dicts, so that whatever torch and Lightning do with layers by name (summaries, state
+    dicts, finetuning, hooks) is done to the user's module. Every other attribute is looked up in the user's module, and
+    set there, if the wrapper has none of that name; :attr:`module` is the user's module itself.
+    """
 
     module: pl.LightningModule
     """The user's module."""
 
+    def wrap(self, module: pl.LightningModule) -> None:
+        """Take the user's module in; what is set on the wrapper before that is the wrapper's own.
+
+        Args:
+            module: The user's module.
+        """
+        own, theirs = vars(self), vars(module)
+        own["module"] = module
+        own.pop("training", None)
+        own.update((name, theirs[name]) for name in _SHARED)
+
+    # ---- attributes ------------------------------------------------------------------------------------------------
+
     def __getattr__(self, name: str) -> Any:
-        """Look up in the user's module what is not here: callbacks ask their ``pl_module`` for its layers."""
+        """Look up in the user's module what is not here."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            module = self.__dict__.get("_modules", {}).get("module")
+            module = vars(self).get("module")
             if module is None or name.startswith("__"):
                 raise
             return getattr(module, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set on the user's module what is an attribute there and not here."""
-        own = self.__dict__
+        """Set on the user's module what is no attribute of the wrapper."""
+        own = vars(self)
         if name in own:
-            # Lightning notes the hook that it calls 48 times a round; torch's way to set it takes 4 % of a small round.
-            if value is None or type(value) is str:
-                own[name] = value
-            else:
-                super().__setattr__(name, value)
-            return
-        module = own.get("_modules", {}).get("module")
-        is_theirs = module is not None and name in vars(module)
-        if is_theirs and not hasattr(type(self), name):
-            setattr(module, name, value)
-        else:
+            own[name] = (
+                value  # torch's way to set it takes 4 % of a small round: Lightning notes each hook that it calls
+            )
+        elif "module" not in own or hasattr(type(self), name):
             super().__setattr__(name, value)
+        else:
+            setattr(own["module"], name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Delete in the user's module what is no attribute of the wrapper."""
+        if name in vars(self) or hasattr(type(self), name):
+            super().__delattr__(name)
+        else:
+            delattr(self.module, name)
+
+    # ---- what torch does to a module as a whole --------------------------------------------------------------------
+
+    @property
+    def training(self) -> bool:
+        """Whether the user's module is in training mode."""
+        module = vars(self).get("module")
+        return True if module is None else bool(module.training)
+
+    @training.setter
+    def training(self, training: bool) -> None:
+        module = vars(self).get("module")
+        if module is not None:
+            module.training = training
+
+    def train(self, mode: bool = True) -> Any:
+        """Do what the user's module does."""
+        self.module.train(mode)
+        return self
+
+    def eval(self) -> Any:
+        """Do what the user's module does."""
+        self.module.eval()
+        return self
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Any:
+        """Apply a function to all parts of the user's module, to itself, and to the wrapper."""
+        self.module.apply(fn)
+        fn(self)
+        return self
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return a part of the user's module, also where its name is one of the wrapper's attributes."""
+        return self.module.get_submodule(target)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.module._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        vars(self.module).update(_device=self._device, _dtype=self._dtype)  # Lightning sets them on what it finds below
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the user's module returns."""
-        return self.module(*args, **kwargs)
+        return self.module.forward(*args, **kwargs)  # the hooks around it have been called: they are in a shared dict
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """Return that of the user's module."""
+        return self.module.state_dict(*args, **options)
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **options: Any) -> Any:
+        """Load it into the user's module."""
+        return self.module.load_state_dict(state_dict, *args, **options)
+
+    # ---- what Lightning does to a module as a whole ----------------------------------------------------------------
+
+    @property
+    def trainer(self) -> Any:
+        """The Trainer."""
+        return pl.LightningModule.trainer.fget(self)  # type: ignore[attr-defined]
+
+    @trainer.setter
+    def trainer(self, trainer: Any) -> None:
+        pl.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+        self.module.trainer = trainer
+
+    @property
+    def fabric(self) -> Any:
+        """The Fabric."""
+        return pl.LightningModule.fabric.fget(self)  # type: ignore[attr-defined]
+
+    @fabric.setter
+    def fabric(self, fabric: Any) -> None:
+        pl.LightningModule.fabric.fset(self, fabric)  # type: ignore[attr-defined]
+        self.module.fabric = fabric
+
+    def freeze(self) -> Any:
+        """Do what the user's module does."""
+        self.module.freeze()
+        return self
+
+    def unfreeze(self) -> Any:
+        """Do what the user's module does."""
+        self.module.unfreeze()
+        return self
+
+    def to_onnx(self, *args: Any, **options: Any) -> Any:
+        """Export the user's module."""
+        return self.module.to_onnx(*args, **options)
+
+    def to_torchscript(self, *args: Any, **options: Any) -> Any:
+        """Export the user's module."""
+        return self.module.to_torchscript(*args, **options)
+
+    @property
+    def example_input_array(self) -> Any:
+        """That of the user's module."""
+        return self.module.example_input_array
+
+    @example_input_array.setter
+    def example_input_array(self, example: Any) -> None:
+        self.module.example_input_array = example
 
     @property
     def hparams(self) -> Any:

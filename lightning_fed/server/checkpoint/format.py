@@ -13,21 +13,11 @@ from typing import Any, cast
 from lightning_fed.server.checkpoint.progress import go_back_to_the_round
 
 KEY = "lightning_fed"
-VERSION = 3
+VERSION = 4
+AVERAGED = "current_model_state"
+"""Where Lightning's callbacks for averaged weights put the model that is trained; ``state_dict`` holds the average."""
 INSTEAD = "To begin with its weights, fit FederatedModule(TheModule.load_from_checkpoint(path)) without ckpt_path"
-_PREFIX = "module."
 _OF_THE_SERVER = ("optimizer_states", "lr_schedulers")
-
-
-def unwrap(checkpoint: dict[str, Any]) -> None:
-    """Turn the wrapper's state dict into that of the user's module, in place."""
-    state = checkpoint["state_dict"]
-    checkpoint["state_dict"] = {name.removeprefix(_PREFIX): value for name, value in state.items()}
-
-
-def wrap(checkpoint: dict[str, Any]) -> None:
-    """Turn the state dict of the user's module into that of the wrapper, in place."""
-    checkpoint["state_dict"] = {_PREFIX + name: value for name, value in checkpoint["state_dict"].items()}
 
 
 def write(checkpoint: dict[str, Any], part: dict[str, Any], unfinished: int) -> None:
@@ -80,6 +70,8 @@ def read(checkpoint: dict[str, Any], fitting: bool) -> dict[str, Any]:
         raise ValueError(f"the checkpoint does not say what the server and the workers remember. {INSTEAD}")
     if part["version"] == 1 and fitting:
         part = {**part, "cohort": _cohort_of_version_1(checkpoint, loaders)}
+    if part["version"] < 4 and AVERAGED in checkpoint:
+        checkpoint[AVERAGED] = {name.removeprefix("module."): value for name, value in checkpoint[AVERAGED].items()}
     checkpoint.update({name: part[name] for name in _OF_THE_SERVER if name in part})
     return cast(dict[str, Any], part)
 

@@ -22,8 +22,6 @@ from lightning_fed.server.loaders import Position
 from lightning_fed.server.round_result import Round
 from lightning_fed.state import OwnState, refuse_unwritable
 
-_PREFIX = "module."
-
 
 @final
 class Keeper:
@@ -158,18 +156,17 @@ class Keeper:
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
-    def unwrap(self, checkpoint: dict[str, Any]) -> None:
-        """Make a checkpoint that Lightning has begun one of the user's module, with the global model in it.
+    def put_in_global_model(self, checkpoint: dict[str, Any]) -> None:
+        """Have a checkpoint that Lightning has begun hold the global model, as after the last round that is over.
 
         Args:
             checkpoint: The checkpoint; changed in place.
         """
-        self.held.write_to(checkpoint, _PREFIX)
+        self.held.write_to(checkpoint, self._module)
         if self._step is not None and not self._step.is_over:
-            self._step.write_to(checkpoint, _PREFIX)
+            self._step.write_to(checkpoint)
         if self._evaluation is not None:
             self._evaluation.write_to(checkpoint)
-        format.unwrap(checkpoint)
 
     def save(
         self,

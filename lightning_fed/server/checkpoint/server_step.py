@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.tree import Tensors, copy_
+from lightning_fed.server.checkpoint.format import AVERAGED
 from lightning_fed.server.checkpoint.server_state import ServerState
 from lightning_fed.worker.module_tensors import put
-
-AVERAGED = "current_model_state"
-"""Where Lightning's callbacks for averaged weights put the model that is trained; ``state_dict`` holds the average."""
 
 
 @final
@@ -69,18 +67,36 @@ class ServerStep:
         for optimizer, state in zip(self._trainer.optimizers, self._optimizers, strict=True):
             optimizer.load_state_dict(state)
 
-    def write_to(self, checkpoint: dict[str, Any], prefix: str) -> None:
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """Have the module's tensors be those of before for a while; they themselves are not written to."""
+        then = {id(b): self._tensors.get(name) for name, b in self._module.named_buffers() if self._has_changed(name)}
+        owners = [(part._buffers, dict(part._buffers)) for part in self._module.modules() if part._buffers]
+        parameters = {name: p for name, p in self._module.named_parameters() if name in self._tensors}
+        now = {name: parameter.data for name, parameter in parameters.items()}
+        try:
+            for name, parameter in parameters.items():
+                parameter.data = self._tensors[name]
+            for owner, buffers in owners:
+                owner.update((key, then[id(b)]) for key, b in buffers.items() if b is not None and id(b) in then)
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = now[name]
+            for owner, buffers in owners:
+                owner.update(buffers)
+
+    def _has_changed(self, buffer: str) -> bool:
+        return buffer in self._tensors or buffer not in self._buffers
+
+    def write_to(self, checkpoint: dict[str, Any]) -> None:
         """Put what was before in place of what a checkpoint has.
 
         Args:
             checkpoint: The checkpoint, as Lightning made it; changed in place.
-            prefix: What the names of the module's tensors begin with there.
         """
-        model = checkpoint.get(AVERAGED, checkpoint["state_dict"])
-        model.update({prefix + name: tensor for name, tensor in self._tensors.items() if prefix + name in model})
-        for name, _ in self._module.named_buffers():
-            if name not in self._buffers:
-                model.pop(prefix + name, None)
+        with self._as_before():
+            _put_state_into(checkpoint, self._module)
         for key, states in (("optimizer_states", self._optimizers), ("lr_schedulers", self._schedulers)):
             if key in checkpoint:
                 checkpoint[key] = states
@@ -155,15 +171,27 @@ class Held:
             copy_(self._tensors, self._values)
             self._values = {}
 
-    def write_to(self, checkpoint: dict[str, Any], prefix: str) -> None:
+    def write_to(self, checkpoint: dict[str, Any], module: nn.Module) -> None:
         """Put the global model in place of a worker's own.
 
         Args:
             checkpoint: The checkpoint, as Lightning made it; changed in place.
-            prefix: What the names of the module's tensors begin with there.
+            module: The module.
         """
-        model = checkpoint.get(AVERAGED, checkpoint["state_dict"])
-        model.update({prefix + name: tensor for name, tensor in self._values.items()})
+        if not self._values:
+            return
+        now = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        try:
+            copy_(self._tensors, self._values)
+            _put_state_into(checkpoint, module)
+        finally:
+            copy_(self._tensors, now)
+
+
+def _put_state_into(checkpoint: dict[str, Any], module: nn.Module) -> None:
+    """Have a checkpoint hold what a module says that its state is, whatever the names there."""
+    name = AVERAGED if AVERAGED in checkpoint else "state_dict"
+    checkpoint[name] = _copied(dict(module.state_dict()))
 
 
 def _copied(state: Any) -> Any:
