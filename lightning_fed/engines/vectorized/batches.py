@@ -203,19 +203,25 @@ class StackedBatch:
     is_guess: bool
     batch: Any
 
-    def part(self, positions: Sequence[int], rows: Sequence[int]) -> StackedBatch:
+    @property
+    def positions(self) -> list[int]:
+        """Which workers of the chunk, one by one."""
+        return list(range(self.rows.stop)[self.rows]) if isinstance(self.rows, slice) else self.rows.tolist()
+
+    def part(self, rows: Sequence[int]) -> StackedBatch:
         """The batches of some of the workers.
 
         Args:
-            positions: Which workers of the chunk.
             rows: Where their batches lie.
         """
-        index = torch.tensor(rows)
+        positions = self.positions
 
         def some(leaf: Any) -> Any:
-            return leaf.index_select(0, index.to(leaf.device)) if isinstance(leaf, Tensor) else leaf
+            return _stack([leaf[row] for row in rows]) if isinstance(leaf, Tensor) else leaf
 
-        return replace(self, rows=torch.tensor(positions), batch=pytree.tree_map(some, self.batch))
+        return replace(
+            self, rows=torch.tensor([positions[row] for row in rows]), batch=pytree.tree_map(some, self.batch)
+        )
 
 
 @final

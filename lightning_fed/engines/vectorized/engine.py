@@ -95,8 +95,8 @@ class Vectorized(Engine):
             with self._watch.over(names, job.round):
                 updates, failures = self._fit.train(job, plans)
         except Exception as error:
-            if len(plans) == 1:
-                yield _failure(job, plans[0].worker, error)
+            if len(plans) == 1 or (isinstance(error, UnvectorizableError) and error.only_together):
+                yield from (_failure(job, plan.worker, error) for plan in plans)
             else:
                 for plan in plans:
                     yield from self._train_drawn(job, [plan])

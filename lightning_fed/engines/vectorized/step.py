@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,27 @@ from lightning_fed.core.watch import text_of
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.engines.vectorized.batches import DrawnBatches, StackedBatch
 from lightning_fed.engines.vectorized.blame import failing_rows
+from lightning_fed.engines.vectorized.branches import Branches, WaysPartError
 from lightning_fed.engines.vectorized.compiled import CompiledStep, shapes_of
 from lightning_fed.engines.vectorized.random_streams import Draw, Draws, OtherDrawsError, RandomStreams, generator_of
-from lightning_fed.engines.vectorized.recorder import StackedRecorder
-from lightning_fed.engines.vectorized.vmap import Outputs, differentiated
+from lightning_fed.engines.vectorized.recorder import Events, StackedRecorder
+from lightning_fed.engines.vectorized.vmap import NotStacked, Outputs, differentiated
 from lightning_fed.wire import describe
 from lightning_fed.worker.module_copy import ModuleCopy, loss_of
 from lightning_fed.worker.snapshot import metrics_in
 
 _Results: TypeAlias = tuple[Tensor, list[Tensor], Tensors, list[Tensor | None]]
 """Losses, what was logged, buffers after the step, and gradients."""
+
+_MOST_WAYS = 4  # through one step: each takes it once, so that one worker after another would be faster than many
+
+
+class _Taken(NamedTuple):
+    """What came of a step of some workers, and what it did."""
+
+    stacked: StackedBatch
+    results: _Results
+    events: Events
 
 
 @final
@@ -47,6 +58,9 @@ class StackedStep:
         self._compiled = CompiledStep(self._traced) if compile else None
         self._is_watched = False  # whether the first step is over
         self._draws = False  # whether a step has been seen to draw random numbers
+        self._reads = (
+            False  # whether a step has been seen to need what torch.vmap does not give, such as a tensor's value
+        )
         self._drawn_alone: dict[object, list[Draw]] = {}
         self._attention: list[SDPBackend] = []
         self._hidden: list[Tensor] = []
@@ -91,38 +105,62 @@ class StackedStep:
         self._hidden = [*self._local.parameters.values(), *self._frozen.values(), *leaves.values()]
         everyone = stacked.rows == slice(0, n) if isinstance(stacked.rows, slice) else False
         own = {name: leaf.detach() if everyone else leaf[stacked.rows] for name, leaf in leaves.items()}
+        drawn = None if self._streams is None else self._streams.states
         try:
-            results = self._compiled_or_not(own, buffers, stacked)
+            try:
+                taken = [_Taken(stacked, self._compiled_or_not(own, buffers, stacked), self._recorder.events)]
+            except WaysPartError as ways:
+                taken = self._each_way(leaves, buffers, [stacked.part(rows) for rows in ways.rows])
         except Exception as error:
-            return self._without_failing(leaves, buffers, stacked, n, suspects, error)
-        self._take(leaves, buffers, stacked, results, everyone)
+            return self._without_failing(leaves, buffers, stacked, suspects, drawn, error)
+        self._take(leaves, buffers, taken, everyone and len(taken) == 1)
         return {}
+
+    def _each_way(self, leaves: Tensors, buffers: Tensors, parts: list[StackedBatch]) -> list[_Taken]:
+        """Run a step of parts of the workers; of smaller parts, where workers go different ways through it."""
+        parts, taken = list(parts), list[_Taken]()
+        while parts:
+            part = parts.pop()
+            try:  # uncompiled: it takes seconds to compile a step of another number of workers
+                results = self._differentiated({k: leaf[part.rows] for k, leaf in leaves.items()}, buffers, part)
+            except WaysPartError as ways:
+                parts += [part.part(rows) for rows in ways.rows]
+                if len(parts) + len(taken) > _MOST_WAYS:
+                    raise UnvectorizableError(
+                        f"numbers in batches lead workers more than {_MOST_WAYS} ways through training_step",
+                        only_together=True,
+                    ) from ways
+            else:
+                taken.append(_Taken(part, results, self._recorder.events))
+        return taken
 
     def _without_failing(
         self,
         leaves: Tensors,
         buffers: Tensors,
         stacked: StackedBatch,
-        n: int,
         suspects: Collection[str],
+        drawn: list[Tensor] | None,
         error: Exception,
     ) -> dict[int, Exception]:
-        """Run a step that has failed with those workers that do not make it fail; returns the errors of the others."""
-        positions = range(n)[stacked.rows] if isinstance(stacked.rows, slice) else stacked.rows.tolist()
+        """Run a step that has failed with those workers that do not make it fail; returns the errors of the others.
+
+        Args:
+            drawn: The states of the workers' generators before the step, if they have some.
+        """
+        positions = stacked.positions
         if len(positions) == 1 or isinstance(error, UnvectorizableError):  # that is not about the numbers in a batch
             return dict.fromkeys(positions, error)
-        taken: tuple[StackedBatch, _Results] | None = None
-        drawn = None if self._streams is None else self._streams.states
+        taken: list[_Taken] = []
 
         def attempt(rows: Sequence[int]) -> Exception | None:
             nonlocal taken
-            part = stacked.part([positions[row] for row in rows], rows)
             if drawn is None or self._streams is None:
                 self._streams = None
             else:
                 self._streams.rewind(list(drawn))  # one that was tried before has drawn
-            try:  # uncompiled: it takes seconds to compile a step of another number of workers
-                taken = part, self._differentiated({k: leaf[part.rows] for k, leaf in leaves.items()}, buffers, part)
+            try:
+                taken = self._each_way(leaves, buffers, [stacked.part(rows)])
             except Exception as error:
                 return error
             return None
@@ -132,28 +170,32 @@ class StackedStep:
         if not failing:
             raise error
         if len(failing) < len(positions):
-            assert taken is not None
-            self._take(leaves, buffers, *taken, everyone=False)
+            self._take(leaves, buffers, taken, everyone=False)
         return {positions[row]: error for row, error in failing.items()}
 
-    def _take(
-        self, leaves: Tensors, buffers: Tensors, stacked: StackedBatch, results: _Results, everyone: bool
-    ) -> None:
+    def _take(self, leaves: Tensors, buffers: Tensors, taken: Sequence[_Taken], everyone: bool) -> None:
         """Write what came of a step to where it belongs."""
-        rows, (loss, outputs, after, gradients) = stacked.rows, results
-        for leaf, gradient in zip(leaves.values(), gradients, strict=True):
-            if everyone:
-                leaf.grad = gradient
-            elif gradient is not None:
-                if leaf.grad is None:
-                    leaf.grad = torch.zeros_like(leaf)
-                leaf.grad[rows] = gradient
-        for name, buffer in after.items():
-            before = buffers[name]
-            if buffer.shape[1:] != before.shape[1:] or buffer.dtype != before.dtype:  # to write it would broadcast
-                raise UnvectorizableError(f"training_step changes the shape or the dtype of the buffer {name!r}")
-            before[rows] = buffer
-        self._recorder.take(rows, stacked.size, loss, outputs, self._recorder.events, stacked.is_guess)
+        for stacked, (loss, outputs, after, gradients), events in taken:
+            rows = stacked.rows
+            if not everyone:
+                had = [leaf.grad is not None for leaf in leaves.values()]
+                if any(had) and had != [gradient is not None for gradient in gradients]:  # an optimizer steps on 0
+                    raise UnvectorizableError(
+                        "a parameter takes part in a step of some workers only", only_together=True
+                    )
+            for leaf, gradient in zip(leaves.values(), gradients, strict=True):
+                if everyone:
+                    leaf.grad = gradient
+                elif gradient is not None:
+                    if leaf.grad is None:
+                        leaf.grad = torch.zeros_like(leaf)
+                    leaf.grad[rows] = gradient
+            for name, buffer in after.items():
+                before = buffers[name]
+                if buffer.shape[1:] != before.shape[1:] or buffer.dtype != before.dtype:  # to write it would broadcast
+                    raise UnvectorizableError(f"training_step changes the shape or the dtype of the buffer {name!r}")
+                before[rows] = buffer
+            self._recorder.take(rows, stacked.size, loss, outputs, events, stacked.is_guess)
 
     def _compiled_or_not(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
         if self._compiled is None:
@@ -175,6 +217,9 @@ class StackedStep:
         except RuntimeError as error:
             if not text_of(error).startswith(_OF_VMAP):
                 raise
+            if not self._reads:
+                self._reads = True
+                return self._differentiated(own, buffers, stacked)
             raise UnvectorizableError(describe(error).partition(". ")[0]) from error  # a page of advice follows
 
     def _run(self, own: Tensors, buffers: Tensors, stacked: StackedBatch) -> _Results:
@@ -267,14 +312,15 @@ class StackedStep:
             # Neither the copy's own parameters nor all workers' may be used in place of one worker's.
             kinds = [type(tensor) for tensor in self._hidden]
             for tensor in self._hidden:
-                tensor.__class__ = _NotStacked
+                tensor.__class__ = NotStacked
             try:
                 return self._one(state, batch, stacked.index)
             finally:
                 for tensor, kind in zip(self._hidden, kinds, strict=True):
                     tensor.__class__ = kind
 
-        results = differentiated(step, n, own, others, stacked.batch)
+        with Branches() if self._reads else nullcontext():
+            results = differentiated(step, n, own, others, stacked.batch)
         if versions != [tensor._version for tensor in own.values()]:
             raise UnvectorizableError("training_step writes to parameters, which have to stay as they are in a step")
         return results
@@ -298,21 +344,6 @@ class StackedStep:
         loss, outputs, after = self._one(parameters | own, batch, index)
         self._recorder.outputs.clear()  # torch.compile lets no tensor out but by the return value
         return loss, (outputs, after)
-
-
-class _NotStacked(nn.Parameter):
-    """A parameter of the workers' copy while stacked ones stand in its place: reached by another way, it is refused."""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **(kwargs or {}))
-        if isinstance(result, (bool, torch.Size, torch.dtype, torch.device)):
-            return result  # of its kind, not of its numbers
-        raise UnvectorizableError(
-            "training_step reaches a parameter by a way that does not lead through its layer (a list of parameters, an "
-            "optimizer's groups); go by self.parameters() or the layer's attribute"
-        )
 
 
 _OF_VMAP = ("vmap: ", "Batching rule not implemented")

@@ -35,6 +35,21 @@ class StackedParameter(nn.Parameter):
         raise UnvectorizableError("training_step reads the gradient that a parameter has from the step before")
 
 
+class NotStacked(nn.Parameter):
+    """A parameter of the workers' copy while stacked ones stand in its place: reached by another way, it is refused."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        if isinstance(result, (bool, torch.Size, torch.dtype, torch.device)):
+            return result  # of its kind, not of its numbers
+        raise UnvectorizableError(
+            "training_step reaches a parameter by a way that does not lead through its layer (a list of parameters, an "
+            "optimizer's groups); go by self.parameters() or the layer's attribute"
+        )
+
+
 def differentiated(
     step: Callable[[Tensors, Any], Outputs], n: int, parameters: Tensors, others: Tensors, batch: Any
 ) -> tuple[Tensor, list[Tensor], Tensors, list[Tensor | None]]:
@@ -63,6 +78,28 @@ def differentiated(
                 _functorch._grad_decrement_nesting()
         finally:
             _functorch._vmap_decrement_nesting()
+
+
+def rows_of(tensor: Tensor) -> Tensor | None:
+    """All workers' values of a tensor that stands for one worker's in :func:`differentiated`.
+
+    Args:
+        tensor: Any tensor.
+
+    Returns:
+        ``[n, ...]``; None if it has the same value for all workers, or if user code has hidden one of its own dims.
+    """
+    while _functorch.is_functorch_wrapped_tensor(tensor):
+        inner = _functorch.get_unwrapped(tensor)
+        if _functorch.is_batchedtensor(tensor):
+            is_ours = _functorch.maybe_get_level(tensor) == _OUTERMOST
+            return inner.movedim(_functorch.maybe_get_bdim(tensor), 0) if is_ours else None
+        tensor = inner
+    return None
+
+
+_OUTERMOST = 1
+"""The level of the only ``vmap`` around user code; those within it have higher ones."""
 
 
 def _of_one(
