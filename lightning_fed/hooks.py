@@ -54,6 +54,9 @@ SERVER_HOOKS = (
 )
 """Called by the Trainer on the server, passed on to the user's module (which then holds the global model)."""
 
+BATCH_HOOKS = frozenset(hook for hook in SERVER_HOOKS if hook.endswith(("_batch_start", "_batch_end")))
+"""Those of them that are about a batch of an evaluation."""
+
 EVALUATION_STEPS = ("validation_step", "test_step")
 """Passed on with the user's own batch; present on the server exactly if the user's module defines them."""
 

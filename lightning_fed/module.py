@@ -29,7 +29,7 @@ from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Engine
 from lightning_fed.engines.names import EngineName, engine_of
-from lightning_fed.hooks import EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
+from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server.checkpoint import Keeper, Settings
@@ -48,7 +48,7 @@ from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
-from lightning_fed.server.loaders import Cohort, EvaluationBatch, Position
+from lightning_fed.server.loaders import Cohort, Position
 from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
@@ -200,6 +200,7 @@ class FederatedModule(Wrapper):
         self.last_report = report
         self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
         self._last_cohort = cohort
+        cohort.end_round(report.examples)
         mean_loss = report.loss
         loss = torch.tensor(mean_loss, dtype=torch.float32, device=self.device)
         if report.examples:  # else there is nothing to average
@@ -372,9 +373,26 @@ class FederatedModule(Wrapper):
         options = self._evaluation.sized(value, options)
         super().log(name, value, *arguments, **options)
 
-    def predict_step(self, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
+    def predict_step(self, batch: Any, batch_idx: int, *rest: int) -> Any:
         """The user's own ``predict_step`` (or ``forward``) on the global model; None if the worker has failed."""
         return self._evaluation.step("predict_step", batch, batch_idx, *rest)
+
+    @property
+    def evaluated_worker(self) -> str | None:
+        """The worker whose batch the hooks and callbacks of an evaluation are about; None: central data's, or none."""
+        return self._evaluation.worker
+
+    @property
+    def predicted_workers(self) -> list[Any]:
+        """The workers to whom the predictions belong that ``Trainer.predict`` has returned last, in the same order.
+
+        A list for each loader if there are several; None stands for central data.
+
+        Example::
+
+            by_worker = zip(fed.predicted_workers, trainer.predict(fed, data))
+        """
+        return self._evaluation.predicted
 
     @property
     def last_evaluation(self) -> EvaluationReport:
@@ -488,15 +506,13 @@ class FederatedModule(Wrapper):
     # ---- talking to the user's module and to the loggers -----------------------------------------------------------
 
     def _tell(self, hook: str, *arguments: Any) -> Any:
-        """Call a hook of the user's module, if it has one, with its own batch and with a ``self.log`` that works."""
+        """Call a hook of the user's module, if it has one, with a ``self.log`` that works."""
         if not overrides(self.module, hook):
             return None
-        own = [a.batch if isinstance(a, EvaluationBatch) else a for a in arguments]
-        batch = next((a for a in arguments if isinstance(a, EvaluationBatch)), None)
-        if batch is not None and self._evaluation.is_out(batch.worker):
-            return None
-        with logging_through(self.module, self.log) if batch is None else self._evaluation.about(batch, hook):
-            return getattr(self.module, hook)(*own)
+        if hook in BATCH_HOOKS:
+            return self._evaluation.call(hook, *arguments)
+        with logging_through(self.module, self.log):
+            return getattr(self.module, hook)(*arguments)
 
     def _state_folder(self) -> Path:
         root = self._root or self._state_dir or Path(self.trainer.default_root_dir).absolute() / "lightning_fed_state"

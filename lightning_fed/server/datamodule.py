@@ -40,7 +40,10 @@ from lightning_fed.wire import WorkerError
 
 
 class Failures(Protocol):
-    """Who is told of workers whose evaluation data raises, and says who is left out for it."""
+    """Who is told of batches and of workers whose evaluation data raises, and says who is left out for it."""
+
+    def begin_batch(self, batch: EvaluationBatch) -> None:
+        """Note whose batch is the next one."""
 
     def fail(self, worker: str, reason: str, error: Exception) -> None:
         """Note a worker, or raise."""
@@ -319,24 +322,37 @@ class FederatedDataModule(pl.LightningDataModule):
         return self._failures is not None and self._failures.is_out(worker)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move."""
+        """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move.
+
+        Returns:
+            The user's batch alone; whose it is, the evaluation notes.
+        """
         if isinstance(batch, Cohort):
             self.position.taken = batch.number + 1  # here and not in the loader, which user code may go through as well
-        if not isinstance(batch, EvaluationBatch):
             return batch
-        assert self._module is not None
+        if self._module is None:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if not isinstance(batch, EvaluationBatch):  # such as the module's example_input_array
+            return place_batch(batch, device, None, self._module, dataloader_idx)
+        placed = self._placed(batch, device, self._module, dataloader_idx)
+        if self._failures is not None:
+            self._failures.begin_batch(placed)
+        return placed.batch
+
+    def _placed(
+        self, batch: EvaluationBatch, device: torch.device, module: pl.LightningModule, dataloader_idx: int
+    ) -> EvaluationBatch:
         if batch.worker is None:
-            return batch._replace(batch=place_batch(batch.batch, device, self.val, self._module, dataloader_idx))
+            return batch._replace(batch=place_batch(batch.batch, device, self.val, module, dataloader_idx))
         try:
             if self._is_out(batch.worker):
-                return batch._replace(batch=None)
+                return batch
             datamodule = self.pool[batch.worker].datamodule
             with Watch().over(batch.worker, self.trainer.global_step if self.trainer is not None else 0):
-                own = place_batch(batch.batch, device, datamodule, self._module, dataloader_idx)
-            return batch._replace(batch=own)
+                return batch._replace(batch=place_batch(batch.batch, device, datamodule, module, dataloader_idx))
         except Exception as error:
             self._failed(batch.worker, what_failed("to transfer its batch", error), error)
-            return batch._replace(batch=None)
+            return batch
 
 
 def _names(workers: object) -> Sequence[str]:

@@ -87,7 +87,8 @@ class Evaluation:
         self._watch = Watch()
         self._own: list[tuple[Metric, MetricState, int]] = []
         self._alone: NoSync | None = None
-        self._batch: Any = None
+        self._now: EvaluationBatch | None = None
+        self._predicted: dict[int | None, list[str | None]] = {}
         self.report = EvaluationReport()
 
     def set_up(self) -> None:
@@ -105,14 +106,23 @@ class Evaluation:
 
     # ---- batch by batch ----------------------------------------------------------------------------------------------
 
-    def step(self, name: str, batch: EvaluationBatch, batch_idx: int, *rest: int) -> Any:
+    def step(self, name: str, batch: Any, batch_idx: int, *rest: int) -> Any:
         """Run one of the user's evaluation steps on the user's own batch; None if its worker has failed."""
         step = getattr(self._module, name)
         with self._telling_others():
-            if self.is_out(batch.worker):
+            if name == "predict_step":
+                self._predicted.setdefault(None if self._now is None else self._now.loader, []).append(self.worker)
+            if self.is_out(self.worker):
                 return None
-            with self._model_of(batch.worker), self.about(batch, name):
-                return step(*step_arguments(step, batch.batch, batch_idx, *rest))
+            with self._model_of(self.worker), self.about(self._now or EvaluationBatch(None, batch), name):
+                return step(*step_arguments(step, batch, batch_idx, *rest))
+
+    def call(self, hook: str, *arguments: Any) -> Any:
+        """Call a hook of the user's module about the batch at hand, unless its worker has failed."""
+        if self.is_out(self.worker):
+            return None
+        with self.about(self._now or EvaluationBatch(None, None), hook):
+            return getattr(self._module, hook)(*arguments)
 
     @contextmanager
     def about(self, batch: EvaluationBatch, hook: str) -> Iterator[None]:
@@ -137,7 +147,18 @@ class Evaluation:
 
     def begin_batch(self, batch: EvaluationBatch) -> None:
         """Take note of the batch that the hooks and steps to come are about."""
-        self._batch = batch.batch
+        self._now = batch
+
+    @property
+    def worker(self) -> str | None:
+        """The worker whose batch is at hand; None: nobody's, as in an evaluation on central data."""
+        return None if self._now is None else self._now.worker
+
+    @property
+    def predicted(self) -> list[Any]:
+        """Whose batches were predicted last, in the form in which the Trainer returns predictions."""
+        loaders = list(self._predicted.values())
+        return loaders if len(loaders) > 1 else [worker for loader in loaders for worker in loader]
 
     def sized(self, value: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options of a call of ``log``, with the size of the user's own batch if a mean needs it.
@@ -149,9 +170,9 @@ class Evaluation:
             options: As they were given.
         """
         is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean) and not isinstance(value, Metric)
-        if self._batch is None or not is_mean or options.get("batch_size") is not None:
+        if self._now is None or not is_mean or options.get("batch_size") is not None:
             return options
-        return {**options, "batch_size": extract_batch_size(self._batch)}
+        return {**options, "batch_size": extract_batch_size(self._now.batch)}
 
     def is_out(self, worker: str | None) -> bool:
         """Whether no more is asked of a worker: it has failed, or another has and that ends the evaluation."""
@@ -233,6 +254,10 @@ class Evaluation:
         self._server._current_fx_name = outer
         self._draw()
 
+    def begin_prediction(self) -> None:
+        """Forget whose batches were predicted before."""
+        self._predicted = {}
+
     def conclude_prediction(self) -> None:
         """Let failures end the run on every process, or say whose predictions are missing."""
         self._settle_failures(self._processes.gather(_Share({}, {}, {}, {}, list(self._failures.values()), {})))
@@ -309,7 +334,7 @@ class Evaluation:
         Curves(trainer).draw(per_worker_scalars(self.report.workers, one_by_one), max(step, 0))
 
     def _clear(self) -> None:
-        self._batch = None
+        self._now = None
         self._failures.clear()
         self._options, self._loaders = {}, {}
         self._metrics.clear()
@@ -331,18 +356,13 @@ class Evaluation:
 
 @final
 class _Progress(pl.Callback):
-    """Calls an evaluation when a batch begins and when all are over, before other callbacks log or read metrics."""
+    """Calls an evaluation when it begins and when all batches are over, before other callbacks log or read metrics."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.begin()
-
-    def on_validation_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: int
-    ) -> None:
-        self._evaluation.begin_batch(batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude("validation_step")
@@ -353,14 +373,14 @@ class _Progress(pl.Callback):
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.begin()
 
-    def on_test_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: int) -> None:
-        self._evaluation.begin_batch(batch)
-
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude("test_step")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.finish()
+
+    def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._evaluation.begin_prediction()
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude_prediction()

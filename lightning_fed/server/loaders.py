@@ -19,7 +19,11 @@ from lightning_fed.wire import describe
 
 @final
 class Cohort:
-    """The workers of one round: the batch of ``FederatedModule.training_step``.
+    """The workers of one round: the batch of ``FederatedModule.training_step``, and of callbacks in training.
+
+    Of a batch of the user's it has the size and nothing else: when its round is over, ``cohort.size(0)``,
+    ``len(cohort)`` and the same of any part of it (``cohort[0].size(0)``) are the number of examples on which its
+    workers have trained, so that what measures throughput needs not tell the two apart.
 
     Neither a tuple nor a dataclass: Lightning walks through those, name by name, several times a round, to look for
     tensors.
@@ -28,25 +32,76 @@ class Cohort:
         number: The running number of the cohort; with ``seed`` and a worker's name it decides all randomness.
         seed: The seed of the run.
         workers: The names.
+
+    >>> cohort = Cohort(0, 0, ("alice", "bob"))
+    >>> cohort.end_round(24)
+    >>> cohort.size(0), cohort.shape, len(cohort[0])
+    (24, (24,), 24)
     """
+
+    __iter__ = None  # else Python would ask for one part after the other
 
     def __init__(self, number: int, seed: int, workers: tuple[str, ...]) -> None:
         self.number = number
         self.seed = seed
         self.workers = workers
+        self._size: int | None = None
+
+    def end_round(self, examples: float) -> None:
+        """Note that the round is over.
+
+        Args:
+            examples: On how many examples its workers have trained; 0 if that is not to be shown: then workers count.
+        """
+        self._size = int(examples) or max(len(self.workers), 1)
+
+    def size(self, dim: int = 0) -> int:
+        """Return the number of examples.
+
+        Raises:
+            RuntimeError: If the round is not over.
+            IndexError: If ``dim`` is another dimension than the first.
+        """
+        return self.shape[dim]
+
+    @property
+    def shape(self) -> tuple[int]:
+        """The number of examples, as the only dimension."""
+        if self._size is None:
+            raise RuntimeError(f"cohort {self.number} has a size when its round is over, as in on_train_batch_end")
+        return (self._size,)
+
+    def __len__(self) -> int:
+        return self.size()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, part: Any) -> Cohort:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"the batch of a round is its cohort, which has no {name!r}: no batch of a worker reaches the server. It "
+            "has .workers, .number, .seed, and when the round is over .size(0), the number of examples"
+        )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Cohort) and vars(self) == vars(other)
+        return isinstance(other, Cohort) and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash((self.number, self.seed, self.workers))
+        return hash(self._key)
 
     def __repr__(self) -> str:
         return f"Cohort(number={self.number}, seed={self.seed}, workers={self.workers})"
 
+    @property
+    def _key(self) -> tuple[int, int, tuple[str, ...]]:
+        return self.number, self.seed, self.workers
+
 
 class EvaluationBatch(NamedTuple):
-    """The user's own batch, and whose it is.
+    """The user's own batch, and whose it is, on its way to the Trainer; hooks and callbacks see the batch alone.
 
     Args:
         worker: The worker's name, or None for central data.

@@ -394,10 +394,10 @@ class Logs(pl.Callback):
     """Logs a number around each batch, as callbacks do."""
 
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *_: Any) -> None:
-        self.log("before", batch.batch[0].mean())
+        self.log("before", batch[0].mean())
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self.log("after", batch.batch[0].mean())
+        self.log("after", batch[0].mean())
 
 
 @pytest.mark.parametrize("central", [False, True])
