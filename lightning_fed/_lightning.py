@@ -39,7 +39,7 @@ def choose() -> str:
     return NAMES[0] if importlib.util.find_spec(NAMES[0]) else NAMES[1]
 
 
-# `_configure_optimizers` and `_configure_schedulers_automatic_opt` are private: they read every form that
+# `_configure_optimizers` and `_configure_schedulers_*_opt` are private: they read every form that
 # `configure_optimizers` may return, and a second reading of our own would drift from the Trainer's.
 if TYPE_CHECKING or choose() == NAMES[0]:
     import pytorch_lightning as pl
@@ -51,7 +51,12 @@ if TYPE_CHECKING or choose() == NAMES[0]:
         OptimizerCallable,
         ReduceLROnPlateau,
     )
-    from pytorch_lightning.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+    from pytorch_lightning.core.optimizer import (
+        LightningOptimizer,
+        _configure_optimizers,
+        _configure_schedulers_automatic_opt,
+        _configure_schedulers_manual_opt,
+    )
     from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
@@ -72,7 +77,12 @@ else:
         OptimizerCallable,
         ReduceLROnPlateau,
     )
-    from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+    from lightning.pytorch.core.optimizer import (
+        LightningOptimizer,
+        _configure_optimizers,
+        _configure_schedulers_automatic_opt,
+        _configure_schedulers_manual_opt,
+    )
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -91,6 +101,7 @@ __all__ = [
     "LRSchedulerCallable",
     "LightningArgumentParser",
     "LightningCLI",
+    "LightningOptimizer",
     "MisconfigurationException",
     "OptimizerCallable",
     "ReduceLROnPlateau",
@@ -100,6 +111,7 @@ __all__ = [
     "_MultiProcessingLauncher",
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",
+    "_configure_schedulers_manual_opt",
     "choose",
     "extract_batch_size",
     "is_overridden",

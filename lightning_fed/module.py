@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -36,6 +37,7 @@ from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
     is_started_by_another,
     refuse_frozen,
+    refuse_manual,
     refuse_no_round,
     refuse_options,
     refuse_parts,
@@ -204,7 +206,8 @@ class FederatedModule(Wrapper):
         mean_loss = report.loss
         loss = torch.tensor(mean_loss, dtype=torch.float32, device=self.device)
         if report.examples:  # else there is nothing to average
-            self._curves.show({"loss": mean_loss, **report.means()}, on_bar="loss")
+            has_loss = self.module.automatic_optimization or not math.isnan(mean_loss)
+            self._curves.show({**({"loss": mean_loss} if has_loss else {}), **report.means()}, on_bar="loss")
         gradients = job.model.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
@@ -303,6 +306,7 @@ class FederatedModule(Wrapper):
                 "it or raise cohort_size"
             )
         if stage == "fit":
+            refuse_manual(self.module, self.aggregator, self.privacy)
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)

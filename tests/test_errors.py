@@ -304,12 +304,6 @@ def test_a_plain_loader_or_nothing_is_refused() -> None:
 # ---- modules, arguments and strategies -------------------------------------------------------------------------------
 
 
-class Manual(Scalar):
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-
 class NoStep(pl.LightningModule):
     configure_optimizers = Scalar.configure_optimizers
 
@@ -327,7 +321,6 @@ class Frozen(Scalar):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (Manual, "Manual uses manual optimization .* return the loss from training_step"),
         (NoStep, r"NoStep has no training_step\(\); local training needs it"),
         (NoOptimizer, r"NoOptimizer has no configure_optimizers\(\); local training needs it"),
         (Frozen, "Frozen has no parameter with requires_grad; there is nothing to train"),

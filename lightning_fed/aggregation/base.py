@@ -25,6 +25,9 @@ class Aggregator(ABC, Generic[Partial]):
     counts_equally: ClassVar[bool] = False
     """Whether every worker counts the same, whatever it says about its number of examples."""
 
+    counts_steps: ClassVar[bool] = False
+    """Whether it goes by numbers of local steps, of which there is one only where one optimizer takes them all."""
+
     def count(self, replies: int) -> float:
         """The number of workers that the aggregate counts as the mean of.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
 
     momentum: float = 0.0
     shrinkage: float = 0.0
+
+    counts_steps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         settle(

@@ -52,17 +52,39 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
             f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) must be at least 1: it is the number "
             "of cohorts whose updates make one step of the server"
         )
-    if not module.automatic_optimization:
-        raise ValueError(
-            f"{name} uses manual optimization (automatic_optimization = False), which local training cannot run: "
-            "return the loss from training_step and let configure_optimizers() give one optimizer"
-        )
     for required in ("training_step", "configure_optimizers"):
         if not overrides(module, required):
             raise ValueError(f"{name} has no {required}(); local training needs it")
     for hook, reason in UNUSED_HOOKS.items():
         if overrides(module, hook):
             rank_zero_warn(f"{name}.{hook}() is not used: {reason}")
+
+
+def refuse_manual(module: pl.LightningModule, aggregator: Aggregator[Any], privacy: Privacy | None) -> None:
+    """Refuse what cannot be right for a module that steps its optimizers itself, as often as it likes.
+
+    Args:
+        module: The user's module.
+        aggregator: How updates become one.
+        privacy: What is promised, if anything.
+
+    Raises:
+        ValueError: If the module optimizes manually, and the aggregator or the promise goes by single local steps.
+    """
+    if module.automatic_optimization:
+        return
+    name = f"{type(module).__name__} optimizes manually (automatic_optimization = False)"
+    if aggregator.counts_steps:
+        raise ValueError(
+            f"{name}, and {type(aggregator).__name__} (FedNova's) needs the number of local steps, which may be "
+            "another for each of its optimizers; use another algorithm, such as FedAvg() or FedProx(mu), or automatic "
+            "optimization"
+        )
+    if privacy is not None and privacy.unit == "example":
+        raise ValueError(
+            f"{name}, and {type(privacy).__name__} has to take the gradient of each example and add noise before every "
+            "step; use a promise about workers, such as CentralDP or LocalDP, or automatic optimization"
+        )
 
 
 def is_started_by_another(trainer: pl.Trainer) -> bool:

@@ -56,10 +56,11 @@ class Curves:
 
         Args:
             scalars: The values by name.
-            on_bar: Which of them goes on the bar.
+            on_bar: Which of them goes on the bar, if it is there.
         """
         self._trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
-        self._trainer.progress_bar_metrics[on_bar] = scalars[on_bar]
+        if on_bar in scalars:
+            self._trainer.progress_bar_metrics[on_bar] = scalars[on_bar]
 
     def show_later(self, name: str, compute: Callable[[], float]) -> None:
         """Show a value to callbacks that is computed only if one of them reads it.

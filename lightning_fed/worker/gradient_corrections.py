@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import final
 
@@ -39,6 +40,7 @@ class GradientCorrections:
         self._sum: Tensor | None = None
         self._sums: Tensors = {}
         self._counts = [0] * len(workers)
+        self._more_counts: Counter[str] = Counter()  # of steps by an optimizer that owns a part of the parameters
         if job.wants_gradient:
             self._sum = job.model.vector.new_zeros(len(workers), job.model.layout.size)
             self._sums = job.model.layout.unflatten(self._sum if stacked else self._sum[0])
@@ -53,14 +55,20 @@ class GradientCorrections:
         """Correct the gradients in place. A parameter without one takes no part in the step and gets none.
 
         Args:
-            parameters: By name; ``[...]``, or ``[k, ...]`` for the first k workers of a stack.
+            parameters: By name; ``[...]``, or ``[k, ...]`` for the first k workers of a stack. Those that the optimizer
+                owns that is about to step: of one worker, if they are a part only.
         """
         with torch.no_grad():
-            for name in self._job.frozen:
+            for name in self._job.frozen & parameters.keys():
                 parameters[name].grad = None
             taking_part = {name: p for name, p in parameters.items() if p.grad is not None}
             if self._sum is not None:
                 self._add_up(taking_part)
+                if len(parameters) < len(self._anchor):
+                    self._more_counts.update(parameters.keys())
+                else:
+                    k = len(next(iter(parameters.values()))) if self._stacked else 1
+                    self._counts[:k] = [count + 1 for count in self._counts[:k]]
             for name, parameter in taking_part.items():
                 assert parameter.grad is not None
                 if parameter.grad.is_sparse and (self._proximal or self._linear):
@@ -74,14 +82,17 @@ class GradientCorrections:
         """The mean over the steps so far, ``[n, size]``; None if the job did not ask for it."""
         if self._sum is None:
             return None
-        counts = self._sum.new_tensor(self._counts).clamp(min=1)
-        return self._sum / counts.unsqueeze(1)
+        counts = self._sum.new_tensor(self._counts).unsqueeze(1)
+        if self._more_counts:
+            more = torch.zeros_like(self._sum)
+            for name, part in self._job.model.layout.unflatten(more[0]).items():
+                part.fill_(self._more_counts[name])
+            counts = counts + more
+        return self._sum / counts.clamp(min=1)
 
     def _add_up(self, parameters: Tensors) -> None:
         for name, parameter in parameters.items():
             self._first(self._sums[name], parameter).add_(parameter.grad)  # type: ignore[arg-type]
-        k = len(next(iter(parameters.values()))) if self._stacked and parameters else len(self._counts)
-        self._counts[:k] = [count + 1 for count in self._counts[:k]]
 
     def _first(self, rows: Tensor, parameter: Tensor) -> Tensor:
         """The rows of the workers that are still training."""

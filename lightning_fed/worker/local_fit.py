@@ -32,9 +32,9 @@ from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
-from lightning_fed.worker.local_step import Changes, HookedStep, LocalStep, PlainStep, PrivateStep
+from lightning_fed.worker.local_optimizers import LocalOptimizers
+from lightning_fed.worker.local_step import HookedStep, LocalStep, ManualStep, PlainStep, PrivateStep
 from lightning_fed.worker.module_copy import ModuleCopy, examples_in
-from lightning_fed.worker.optimizer import LocalOptimizer
 from lightning_fed.worker.poisson import PoissonSamples
 from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
@@ -73,7 +73,7 @@ class LocalFit:
             self._training_step = compiled_or_not(self._local.training_step)
         self.module = self._local.module
         self.trainer = self._local.trainer
-        self._optimizer = LocalOptimizer(self.module, self.trainer, self._local.tensors.spare)
+        self._optimizers = LocalOptimizers(self._local)
         self._compiles = compile
         self._sizes = BatchSizes()
 
@@ -83,9 +83,14 @@ class LocalFit:
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
+        if self._compiles and not self.module.automatic_optimization:
+            raise ValueError(
+                f"{type(self.module).__name__} optimizes manually (automatic_optimization = False), so its "
+                "training_step steps optimizers, and compile=True cannot compile that; leave compile=True out"
+            )
         self.trainer.set_length(LocalTraining(), 1)
         with suppress(NoSingleWorkerError):  # what depends on a worker's data is refused when that worker trains
-            self._optimizer.fresh(cohort=-1)
+            self._optimizers.fresh(cohort=-1)
 
     def train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         """Train on one worker's data, starting from the global model.
@@ -99,7 +104,7 @@ class LocalFit:
             Exception: Whatever the user's code or the worker's data raises.
         """
         if self._local.begin(job):
-            self._optimizer.forget()
+            self._optimizers.forget()
         try:
             self._local.start(job, worker.name)
             return self._train(job, worker, delta)
@@ -129,10 +134,9 @@ class LocalFit:
             seed_generators(seed)
         self.trainer.set_length(job.local, _num_batches(job, batches), job.round, job.epoch, worker)
         corrections = GradientCorrections.of(job, [worker.name], stacked=False)
-        changes = () if corrections is None else (partial(corrections.apply_, self._local.parameters),)
         try:
             with torch.enable_grad():
-                take_step = self._step_for(job, worker.name, batches, changes)
+                take_step = self._step_for(job, worker.name, batches, corrections)
                 loss, examples, steps = self._fit(job, worker, batches, take_step, seed)
         finally:
             batches.rest()
@@ -188,19 +192,20 @@ class LocalFit:
                 if size is None:
                     size = self._size(worker, batch) if is_counted else examples_in(batch)
                 seen.append((index, size))
-                if output:
-                    losses.append(output["loss"])
+                step_loss = take_step.loss(output)
+                if step_loss is not None:
+                    losses.append(step_loss)
                     sizes.append(size)
                 step += 1
-                self._optimizer.step_schedulers("step", step)
+                self._optimizers.step_schedulers("step", step)
                 if is_last:
-                    self._optimizer.step_schedulers("epoch", passes)
+                    self._optimizers.step_schedulers("epoch", passes)
                 call("on_train_batch_end", output, batch, index)
                 if step == local.steps or state["should_stop"]:
                     is_whole = False  # unless the number of batches says otherwise
                     break
             if not state["is_last_batch"]:  # cut short, or of a length that only the pass could tell
-                self._optimizer.step_schedulers("epoch", passes)
+                self._optimizers.step_schedulers("epoch", passes)
             call("on_train_epoch_end")
             if state["should_stop"]:
                 self._refuse_to_stop_in_private(job)
@@ -210,8 +215,8 @@ class LocalFit:
             if step in (before, local.steps):
                 break
         loss = weighted_mean(floats(losses), sizes)
+        take_step.end()
         if isinstance(take_step, PrivateStep):
-            take_step.end()
             return loss, take_step.num_examples, step
         if not losses:  # nothing was learnt: the worker has no loss, and counts nothing in means
             return math.nan, 0.0, step
@@ -228,33 +233,33 @@ class LocalFit:
                 "number of steps tells of examples; leave them out"
             )
 
-    def _step_for(self, job: Job, worker: str, batches: Batches, corrections: Changes) -> LocalStep:
-        """How a worker steps: as its module's hooks, its optimizer, the precision and the job require."""
-        self._optimizer.fresh(job.cohort, job.lr_factor)
-        if self._optimizer.is_new and self._local.configured():
-            self._optimizer.forget()
+    def _step_for(self, job: Job, worker: str, batches: Batches, corrections: GradientCorrections | None) -> LocalStep:
+        """How a worker steps: as its module's hooks, its optimizers, the precision and the job require."""
+        optimizers, local = self._optimizers, self._local
+        optimizers.fresh(job.cohort, job.lr_factor)
+        if optimizers.is_new and local.configured():
+            optimizers.forget()
+        scaler = self._scaler()
+        is_manual = not self.module.automatic_optimization
+        if is_manual and job.record_privacy is None:
+            return ManualStep(local, self._training_step, optimizers, corrections, scaler)
+        changes = () if corrections is None else (partial(corrections.apply_, local.parameters),)
         if job.record_privacy is None:
-            return self._open_step(self._optimizer.zero_grad, corrections)
-        scaled = self._local.precision.precision == "16-mixed"  # examples' gradients would be clipped before unscaling
-        if self._compiles or scaled or self._optimizer.needs_closure or "optimizer_zero_grad" in self._local.hooks:
+            zero_grad = optimizers.zero_grad
+            if local.hooks or scaler is not None or optimizers.needs_closure:
+                return HookedStep(local, self._training_step, optimizers, zero_grad, changes, scaler)
+            return PlainStep(local, self._training_step, optimizers, zero_grad, changes)
+        scaled = scaler is not None  # examples' gradients would be clipped before unscaling
+        if is_manual or self._compiles or scaled or optimizers.needs_closure or "optimizer_zero_grad" in local.hooks:
             raise ValueError(
-                "RecordDP goes with no compile=True, no precision='16-mixed' (take 'bf16-mixed'), no "
-                "optimizer_zero_grad() of the module's own, and with torch's optimizers but LBFGS"
+                "RecordDP goes with no compile=True, no precision='16-mixed' (take 'bf16-mixed'), no manual "
+                "optimization, no optimizer_zero_grad() of the module's own, and with torch's optimizers but LBFGS"
             )
         keys = (job.cohort, worker)
         noise = Noise(job.record_privacy.seed)
         samples = PoissonSamples(batches.loader, job.record_privacy, noise, keys)
-        gradients = PrivateGradients(self._local, job, noise, keys, len(samples))
-        return PrivateStep(
-            self._local, self._training_step, self._optimizer, samples, gradients, corrections, self.recorder
-        )
-
-    def _open_step(self, zero_grad: Callable[[], None], changes: Changes) -> LocalStep:
-        """A step that hides nothing by itself."""
-        scaler = self._scaler()
-        if self._local.hooks or scaler is not None or self._optimizer.needs_closure:
-            return HookedStep(self._local, self._training_step, self._optimizer, zero_grad, changes, scaler)
-        return PlainStep(self._local, self._training_step, self._optimizer, zero_grad, changes)
+        gradients = PrivateGradients(local, job, noise, keys, len(samples))
+        return PrivateStep(local, self._training_step, optimizers, samples, gradients, changes, self.recorder)
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         if self._local.precision.precision != "16-mixed":

@@ -88,6 +88,10 @@ class ModuleCopy:
         self._converts = ours.convert_input is not plain.convert_input
         self._autocasts = ours.forward_context is not plain.forward_context
         self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
+        self.optimizers: Callable[..., Any] = _nothing_yet
+        """What ``self.optimizers()`` on the copy calls."""
+        self.manual_backward: Callable[..., None] = _nothing_yet
+        """What ``self.manual_backward(loss)`` on the copy calls."""
         self._ours = (recorder, self.trainer, self)
         self._shadow(recorder)
 
@@ -100,7 +104,8 @@ class ModuleCopy:
                 part.__dict__["log_dict"] = recorder.log_dict
                 part.__dict__["print"] = partial(self._print, part)
                 part.__dict__["all_gather"] = _no_all_gather
-        self.module.__dict__["optimizers"] = lambda use_pl_optimizer=True: self.trainer.optimizers[0]
+                part.__dict__["manual_backward"] = partial(self._manual_backward, part)
+        self.module.__dict__["optimizers"] = lambda use_pl_optimizer=True: self.optimizers(use_pl_optimizer)
         self.module.__dict__["lr_schedulers"] = self._lr_schedulers
 
     # ---- a worker is closed ----------------------------------------------------------------------------------------
@@ -201,6 +206,10 @@ class ModuleCopy:
             self.trainer.print(*values, **options)
         else:
             type(part).print(part, *values, **options)
+
+    def _manual_backward(self, part: pl.LightningModule, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        part._verify_is_manual_optimization("manual_backward")
+        self.manual_backward(loss, *arguments, **options)
 
     def _lr_schedulers(self) -> Any:
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
@@ -321,6 +330,10 @@ def examples_in(batch: Any) -> int:
             return int(extract_batch_size(batch))
         except Exception:
             return 1
+
+
+def _nothing_yet(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("a worker's optimizers are there once configure_optimizers() has returned them")
 
 
 def _no_all_gather(*_: Any, **__: Any) -> Any:

@@ -161,6 +161,6 @@ class TrainerView:
             should_stop=False,
         )
 
-    def use(self, optimizer: Optimizer, lr_scheduler_configs: Sequence[Any]) -> None:
-        """Take on the worker's optimizer and its schedulers."""
-        vars(self).update(optimizers=[optimizer], lr_scheduler_configs=list(lr_scheduler_configs))
+    def use(self, optimizers: Sequence[Optimizer], lr_scheduler_configs: Sequence[Any]) -> None:
+        """Take on the worker's optimizers and their schedulers."""
+        vars(self).update(optimizers=list(optimizers), lr_scheduler_configs=list(lr_scheduler_configs))

@@ -252,7 +252,7 @@ def plateau(module: pl.LightningModule) -> Any:
 
 
 REFUSED = [
-    (two, "Optimized.configure_optimizers.. returned 2 optimizers; .* parameter groups"),
+    (two, "Optimized.configure_optimizers.. returned 2 optimizers, .* parameter groups"),
     (plateau, "Optimized.configure_optimizers.. returned a ReduceLROnPlateau; .* server_lr_scheduler"),
     (lambda module: None, "Optimized.configure_optimizers.. returned None; local training needs an optimizer"),
 ]

@@ -16,8 +16,9 @@ from zoo import NETS, OPTIMIZERS, Points, Zoo
 
 from lightning_fed.population import Worker
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Penalty, RecordPrivacy
+from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.local_fit import LocalFit
-from lightning_fed.worker.local_step import HookedStep, LocalStep, PlainStep, PrivateStep
+from lightning_fed.worker.local_step import HookedStep, LocalStep, ManualStep, PlainStep, PrivateStep
 
 
 class Hooked(Scalar):
@@ -28,6 +29,10 @@ class Hooked(Scalar):
 class ByLBFGS(Scalar):
     def configure_optimizers(self) -> Any:
         return torch.optim.LBFGS(self.parameters())
+
+
+class ByHand(Scalar):
+    automatic_optimization = False
 
 
 class Layered(pl.LightningModule):
@@ -64,6 +69,7 @@ RECORDS = {"record_privacy": RecordPrivacy(clip=1.0, noise_multiplier=1.0, sampl
         (Scalar, "32-true", {"penalty": Penalty(proximal=1.0)}, PlainStep),
         (Scalar, "16-mixed", {}, HookedStep),
         (Hooked, "32-true", {}, HookedStep),
+        (ByHand, "32-true", {}, ManualStep),
         (ByLBFGS, "32-true", {}, HookedStep),
         (Layered, "32-true", RECORDS, PrivateStep),
     ],
@@ -79,24 +85,18 @@ def test_which_step_is_taken(
     monkeypatch.setattr(run.precision_plugin, "precision", precision)
     fit = LocalFit(module := make(), run)
     batches = Worker("bob", Rows([1.0]), None).batches
-    assert type(fit._step_for(job_for(module, **options), "bob", batches, ())) is kind
+    assert type(fit._step_for(job_for(module, **options), "bob", batches, None)) is kind
 
 
 @pytest.mark.parametrize("make", [Scalar, Hooked])
-def test_changes_of_gradients_come_in_order_between_the_backward_pass_and_the_step(make: Callable[..., Any]) -> None:
-    """The gradient 1 − 4 = −3 is doubled and then grows by 1: x goes from 1 to 1 + 5."""
+def test_gradients_are_corrected_between_the_backward_pass_and_the_step(make: Callable[..., Any]) -> None:
+    """The gradient 1 − 4 = −3 grows by 1: x goes from 1 to 1 + 2."""
     fit = LocalFit(module := make(x=1.0), trainer())
-    x = fit.module.x
-
-    def double() -> None:
-        x.grad.mul_(2.0)
-
-    def grow() -> None:
-        x.grad.add_(1.0)
-
-    step = fit._step_for(job_for(module), "bob", Worker("bob", Rows([4.0]), None).batches, (double, grow))
+    job = job_for(module, penalty=Penalty(linear={"bob": torch.tensor([1.0])}))
+    corrections = GradientCorrections.of(job, ["bob"], stacked=False)
+    step = fit._step_for(job, "bob", Worker("bob", Rows([4.0]), None).batches, corrections)
     assert step([torch.tensor([4.0])], 0)["loss"] == 4.5
-    assert x == 6.0
+    assert fit.module.x == 3.0
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -27,8 +27,8 @@ from lightning_fed.population import Worker
 from lightning_fed.wire import Job, LocalTraining, Updates
 from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.gradient_corrections import GradientCorrections
+from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.module_copy import ModuleCopy
-from lightning_fed.worker.optimizer import LocalOptimizer
 from lightning_fed.worker.trainer_view import NoSingleWorkerError
 
 
@@ -50,13 +50,13 @@ class StackedFit:
     def __init__(self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool, capacity: int) -> None:
         self._recorder = StackedRecorder()
         self._local = ModuleCopy(module, trainer, self._recorder)
-        self._optimizer = LocalOptimizer(self._local.module, self._local.trainer)
+        self._optimizers = LocalOptimizers(self._local)
         self._local.trainer.set_length(LocalTraining(), 1)
         try:
-            self._optimizer.fresh(cohort=-1)
+            self._optimizers.fresh(cohort=-1)
         except NoSingleWorkerError as error:
             raise UnvectorizableError(str(error)) from error
-        refuse_one_by_one(self._local, self._optimizer)
+        refuse_one_by_one(self._local, self._optimizers)
         self.needs_equal_lengths = bool(self._local.trainer.lr_scheduler_configs)
         """Whether all workers of a chunk must have as many batches in a pass: a scheduler steps for all of them."""
         self._store = ExampleCache(self._local.device, most=2 * capacity)
@@ -99,7 +99,7 @@ class StackedFit:
             Exception: Whatever the user's code raises for all of them; then no worker is trained.
         """
         if self._local.begin(job):
-            self._optimizer.forget()
+            self._optimizers.forget()
             self._gradients = StackedStep(self._local, self._recorder, self._compile)
         plans = sorted(plans, key=lambda p: -len(p.shapes))
         try:
@@ -212,11 +212,11 @@ class StackedFit:
         """Train in place; returns what was raised for workers that could not take a step, by their position."""
         failed: dict[int, Exception] = {}
         leaves = {name: stack.detach() for name, stack in stacks.items()}
-        optimizer = self._optimizer.stacked(
+        optimizer = self._optimizers.stacked(
             job.cohort, job.lr_factor, {self._local.parameters[name]: leaf for name, leaf in leaves.items()}
         )
         if self._local.configured():
-            self._optimizer.forget()
+            self._optimizers.forget()
         n = chunk.active(0)
         per_pass = self._local.trainer.num_training_batches
         for step in range(steps):
@@ -237,12 +237,12 @@ class StackedFit:
                 raise UnvectorizableError("training_step sets self.trainer.should_stop, which is about one worker")
             if corrections is not None:
                 corrections.apply_(leaves)
-            self._optimizer.step()
+            self._optimizers.step()
             for leaf in leaves.values():
                 leaf.grad = None
-            self._optimizer.step_schedulers("step", step + 1)
+            self._optimizers.step_schedulers("step", step + 1)
             if (step + 1) % per_pass == 0 or (step + 1 == steps and per_pass != float("inf")):
-                self._optimizer.step_schedulers("epoch", -int(-(step + 1) // per_pass))
+                self._optimizers.step_schedulers("epoch", -int(-(step + 1) // per_pass))
         return failed
 
 
@@ -276,18 +276,20 @@ _MT19937_BYTES = 625 * 4
 _NO_RULE = (nn.RNN, nn.LSTM, nn.GRU)
 
 
-def refuse_one_by_one(local: ModuleCopy, optimizer: LocalOptimizer) -> None:
+def refuse_one_by_one(local: ModuleCopy, optimizers: LocalOptimizers) -> None:
     """Refuse what is known beforehand to need one worker at a time.
 
     Raises:
         UnvectorizableError: Saying what.
     """
     name = type(local.module).__name__
+    if not local.module.automatic_optimization:
+        raise UnvectorizableError(f"{name} optimizes manually, one worker at a time")
     if local.hooks:
         raise UnvectorizableError(f"{name}.{min(local.hooks)}() is called for one worker at a time")
     if local.precision.precision == "16-mixed":
         raise UnvectorizableError("16-mixed scales the loss by what one worker's gradients can bear")
-    if not optimizer.is_elementwise:
+    if not optimizers.is_elementwise:
         kind = type(local.trainer.optimizers[0]).__name__
         raise UnvectorizableError(f"{name}.configure_optimizers() gives a {kind}, which does not go element by element")
     for path, part in local.module.named_modules():

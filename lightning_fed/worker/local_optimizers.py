@@ -1,4 +1,4 @@
-"""The optimizer of a worker's local training: a fresh one for every worker and round."""
+"""The optimizers of a worker's local training: fresh ones for every worker and round."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from lightning_fed._lightning import _configure_optimizers, _configure_schedulers_automatic_opt, pl, rank_zero_warn
-from lightning_fed.worker.trainer_view import TrainerView
+from lightning_fed._lightning import (
+    LightningOptimizer,
+    _configure_optimizers,
+    _configure_schedulers_automatic_opt,
+    _configure_schedulers_manual_opt,
+    pl,
+    rank_zero_warn,
+)
+from lightning_fed.worker.module_copy import ModuleCopy
 
 _ELEMENTWISE = (
     *(torch.optim.ASGD, torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW),
@@ -22,36 +29,36 @@ _ELEMENTWISE = (
 
 
 @final
-class LocalOptimizer:
-    """Gives the user's own optimizer and scheduler, as new.
+class LocalOptimizers:
+    """Gives the user's own optimizers and schedulers, as new: one optimizer, or any number in manual optimization.
 
     Args:
-        module: The worker's copy of the user's module.
-        trainer: The view that the module has of its Trainer; its optimizers are kept up to date.
-        spare: Tensors to be freed with the gradients.
+        local: The workers' copy of the user's module. Its ``self.optimizers()`` and its Trainer's are kept up to date.
     """
 
-    def __init__(
-        self, module: pl.LightningModule, trainer: TrainerView, spare: list[Tensor | None] | None = None
-    ) -> None:
-        self._spare = [] if spare is None else spare
-        self._module = module
-        self._trainer = trainer
+    def __init__(self, local: ModuleCopy) -> None:
+        self._spare = local.tensors.spare  # tensors to be freed with the gradients
+        self._module = local.module
+        self._trainer = local.trainer
         self.needs_closure = True
         """Whether the optimizer may evaluate the loss itself, as LBFGS does; others take a step from the gradients."""
         self.step: Callable[[], Any]
-        """Steps on the gradients."""
+        """Steps on the gradients, with the first optimizer."""
+        self.take: Callable[..., Any] = _take
+        """Steps with an optimizer whose ``step`` user code has called; it gets the optimizer, its closure and more."""
         self.is_new = False
-        """Whether ``configure_optimizers`` was asked for the last one."""
+        """Whether ``configure_optimizers`` was asked for the last ones."""
         self._configured_for: tuple[int, float] | None = None
         self._leaves: list[Tensor] = []
-        self._initial: list[dict[str, Any]] = []
-        self._parts: object = None
-        self._optimizer: Optimizer | None = None
+        self._all: list[Optimizer] = []
+        self._initial: list[list[dict[str, Any]]] = []
+        self._parts: list[object] = []
+        self._wrapped: dict[Optimizer, Any] = {}
         self._told_of_plateau = False
+        local.optimizers = self._optimizers
 
-    def fresh(self, cohort: int, lr_factor: float = 1.0) -> Optimizer:
-        """Return an optimizer without a past.
+    def fresh(self, cohort: int, lr_factor: float = 1.0) -> list[Optimizer]:
+        """Return optimizers without a past.
 
         The user's ``configure_optimizers`` is asked once for every worker. For torch's own optimizers without a
         scheduler once for a cohort is enough: their past is ``state`` and ``param_groups``, and both can be set back,
@@ -59,36 +66,41 @@ class LocalOptimizer:
 
         Args:
             cohort: The cohort's number.
-            lr_factor: By what to multiply the learning rate that the user's code has set, in every step.
+            lr_factor: By what to multiply the learning rates that the user's code has set, in every step.
 
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
-        if self._configured_for == (cohort, lr_factor) and self._optimizer is not None and self._is_whole():
-            optimizer = self._optimizer
-            self._trainer.use(optimizer, [])
-            optimizer.state.clear()
-            for group, initial in zip(optimizer.param_groups, self._initial, strict=True):
-                group.update(initial)
+        self._wrapped.clear()  # to which user code may have set attributes
+        if self._configured_for == (cohort, lr_factor) and self._is_whole():
+            self._trainer.use(self._all, [])
+            for optimizer, groups in zip(self._all, self._initial, strict=True):
+                optimizer.state.clear()
+                for group, initial in zip(optimizer.param_groups, groups, strict=True):
+                    group.update(initial)
             self.is_new = False
-            return optimizer
-        optimizer = self._optimizer = self._configure()
+            return self._all
+        self._all = self._configure()
         self.is_new = True
         if lr_factor != 1.0:
-            _scale_lr(optimizer, lr_factor)
-        self._leaves = [p for group in optimizer.param_groups for p in group["params"]] if _is_torchs(optimizer) else []
-        self.needs_closure = isinstance(optimizer, LBFGS) or not _is_torchs(optimizer)
-        can_be_set_back = _can_be_set_back(optimizer) and not self._trainer.lr_scheduler_configs
+            for optimizer in self._all:
+                _scale_lr(optimizer, lr_factor)
+        can_be_set_back = all(map(_can_be_set_back, self._all)) and not self._trainer.lr_scheduler_configs
         can_be_set_back &= not self._trainer.asked_for_data  # which is another worker's next time
         self._configured_for = (cohort, lr_factor) if can_be_set_back else None
-        self._initial = [dict(group) for group in optimizer.param_groups]
-        self._parts = _parts(optimizer)
-        self.step = _bare_step(optimizer)
-        return optimizer
+        self._initial = [[dict(group) for group in optimizer.param_groups] for optimizer in self._all]
+        self._parts = [_parts(optimizer) for optimizer in self._all]
+        if self._module.automatic_optimization:
+            (optimizer,) = self._all
+            groups = optimizer.param_groups if _is_torchs(optimizer) else []
+            self._leaves = [parameter for group in groups for parameter in group["params"]]
+            self.needs_closure = isinstance(optimizer, LBFGS) or not _is_torchs(optimizer)
+            self.step = _bare_step(optimizer)
+        return self._all
 
     def _is_whole(self) -> bool:
-        """Whether user code has added nothing to the optimizer, and taken nothing away, that a group's values are."""
-        return self._optimizer is not None and _parts(self._optimizer) == self._parts
+        """Whether user code has added nothing to an optimizer, and taken nothing away, that a group's values are."""
+        return [_parts(optimizer) for optimizer in self._all] == self._parts
 
     def forget(self) -> None:
         """Ask ``configure_optimizers`` again for the next worker."""
@@ -105,7 +117,7 @@ class LocalOptimizer:
         Raises:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
-        optimizer = self.fresh(cohort, lr_factor)
+        (optimizer,) = self.fresh(cohort, lr_factor)
         states = {leaves[p]: state for p, state in optimizer.state.items() if p in leaves}
         optimizer.state.clear()
         for group in optimizer.param_groups:
@@ -120,39 +132,59 @@ class LocalOptimizer:
     @property
     def is_elementwise(self) -> bool:
         """Whether the optimizer treats every number by itself, so that it can step on stacks of workers."""
-        return type(self._optimizer) in _ELEMENTWISE
+        return all(type(optimizer) in _ELEMENTWISE for optimizer in self._all)
+
+    def wrapped(self, optimizer: Optimizer) -> Any:
+        """Return an optimizer as user code sees it: a ``LightningOptimizer``, whose step is the worker's.
+
+        Args:
+            optimizer: One of the last :meth:`fresh` ones.
+        """
+        if optimizer not in self._wrapped:
+            wrapped = self._wrapped[optimizer] = LightningOptimizer(optimizer)
+            wrapped._strategy = cast(Any, _Here(self._module, self))
+        return self._wrapped[optimizer]
 
     def zero_grad(self) -> None:
         """Forget the gradients, as the optimizer's own ``zero_grad`` does, which for torch's takes 6 µs to do so."""
-        if not self._leaves and self._optimizer is not None:
-            self._optimizer.zero_grad()
+        if not self._leaves:
+            for optimizer in self._all:
+                optimizer.zero_grad()
         for leaf in self._leaves:
             leaf.grad = None
         self._spare.clear()
 
     def step_schedulers(self, interval: str, count: int) -> None:
-        """Step the schedulers that go by this interval.
+        """Step the schedulers that go by this interval; in manual optimization user code does that.
 
         Args:
             interval: ``"step"`` or ``"epoch"``.
             count: How many steps or epochs the worker has done.
         """
         for config in self._trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau:
+            if config.reduce_on_plateau or not self._module.automatic_optimization:
                 continue
             if config.interval == interval and count % config.frequency == 0:
                 self._module.lr_scheduler_step(config.scheduler, None)
 
-    def _configure(self) -> Optimizer:
+    def _configure(self) -> list[Optimizer]:
         name = type(self._module).__name__
         configured = self._module.configure_optimizers()
+        is_manual = not self._module.automatic_optimization
         if configured is None:
+            if is_manual:  # user code moves the parameters by itself
+                self._trainer.use([], [])
+                return []
             raise ValueError(f"{name}.configure_optimizers() returned None; local training needs an optimizer")
         optimizers, schedulers, monitor = _configure_optimizers(cast(Any, configured))
+        if is_manual:
+            self._trainer.use(optimizers, _configure_schedulers_manual_opt(schedulers))
+            return list(optimizers)
         if len(optimizers) != 1:
             raise ValueError(
-                f"{name}.configure_optimizers() returned {len(optimizers)} optimizers; local training takes one. Put "
-                "the parameters into one optimizer as parameter groups"
+                f"{name}.configure_optimizers() returned {len(optimizers)} optimizers, which automatic optimization "
+                "takes one of: put the parameters into one as parameter groups, or set self.automatic_optimization = "
+                "False and step each by hand in training_step"
             )
         configs = _configure_schedulers_automatic_opt(schedulers, monitor)
         plateaus = [config for config in configs if config.reduce_on_plateau]
@@ -168,9 +200,29 @@ class LocalOptimizer:
                 f"{name}.configure_optimizers() returned a ReduceLROnPlateau on {plateaus[0].monitor!r} with "
                 "strict=False; a worker has no such metric within a round, so it never changes the learning rate there"
             )
-        optimizer = cast(Optimizer, optimizers[0])
-        self._trainer.use(optimizer, configs)
-        return optimizer
+        self._trainer.use(optimizers, configs)
+        return list(optimizers)
+
+    def _optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """Take the place of ``self.optimizers()``."""
+        optimizers = [self.wrapped(one) if use_pl_optimizer else one for one in self._trainer.optimizers]
+        return optimizers[0] if len(optimizers) == 1 else optimizers
+
+
+@final
+class _Here:
+    """Takes the place of a Trainer's strategy behind a LightningOptimizer: the step is taken here, for a worker."""
+
+    def __init__(self, module: pl.LightningModule, optimizers: LocalOptimizers) -> None:
+        self.lightning_module = module
+        self._optimizers = optimizers
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], **options: Any) -> Any:
+        return self._optimizers.take(optimizer, closure, **options)
+
+
+def _take(optimizer: Optimizer, closure: Callable[[], Any], **options: Any) -> Any:
+    return optimizer.step(closure=closure, **options)
 
 
 def _parts(optimizer: Optimizer) -> object:

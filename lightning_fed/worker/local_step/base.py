@@ -1,0 +1,60 @@
+"""One step of a worker's local training: from a batch to parameters that have moved."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from lightning_fed.population.batches import Batches
+
+TrainingStep: TypeAlias = Callable[[Any, int], Any]
+"""The user's ``training_step``, of a batch and its index, compiled or not."""
+
+Transfer: TypeAlias = Callable[[Any], Any]
+"""Brings a batch to the device and into the precision."""
+
+Changes: TypeAlias = Sequence[Callable[[], None]]
+"""Changes of gradients in place, in order: between the backward pass and the optimizer's step."""
+
+
+class LocalStep(ABC):
+    """How one worker steps in one round. An instance serves one worker in one round."""
+
+    @abstractmethod
+    def __call__(self, batch: Any, index: int) -> dict[str, Any]:
+        """Step on a batch.
+
+        Args:
+            batch: The batch, on the device.
+            index: Its place in the pass.
+
+        Returns:
+            What a Trainer passes to ``on_train_batch_end``: a dict with the detached ``loss``; empty if there was none.
+        """
+
+    def batches(self, batches: Batches, transfer: Transfer | None) -> Iterable[tuple[Any, int | None]]:
+        """One pass over a worker's examples: batches, each with its number of examples (None: to be inferred).
+
+        Args:
+            batches: The worker's own batches.
+            transfer: What is to be done with each; None: nothing.
+        """
+        return batches if transfer is None else ((transfer(batch), size) for batch, size in batches)
+
+    def loss(self, outputs: dict[str, Any]) -> Tensor | None:
+        """Return the loss of a step, detached; None if the step was skipped, so that its batch does not count.
+
+        Args:
+            outputs: What the step returned.
+        """
+        return outputs.get("loss")
+
+    def end(self) -> None:  # noqa: B027 - most steps leave nothing behind
+        """End the training.
+
+        Raises:
+            ValueError: If it was not what it had to be.
+        """

@@ -1,0 +1,147 @@
+"""The step of a module that steps its optimizers itself (``automatic_optimization = False``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_fed._lightning import MisconfigurationException
+from lightning_fed.worker.gradient_corrections import GradientCorrections
+from lightning_fed.worker.local_optimizers import LocalOptimizers
+from lightning_fed.worker.local_step.base import LocalStep, TrainingStep
+from lightning_fed.worker.module_copy import ModuleCopy
+
+
+@final
+class ManualStep(LocalStep):
+    """A step that is the user's own, from ``zero_grad`` to the last optimizer's ``step``.
+
+    As in a Trainer, ``self.manual_backward`` calls ``on_before_backward``, ``backward`` and ``on_after_backward``, an
+    optimizer's ``step`` calls ``on_before_optimizer_step`` after its closure, and schedulers are the user's to step.
+    What an algorithm adds to gradients comes last: right before an optimizer moves parameters, on those that it owns.
+
+    The loss is what ``training_step`` returns. If it returns none, it is the mean of what it has passed to
+    ``self.manual_backward``; if there was nothing, it is NaN.
+
+    Args:
+        local: The workers' copy of the module.
+        training_step: Its ``training_step``.
+        optimizers: The worker's optimizers, as new.
+        corrections: What the algorithm does to gradients, if anything.
+        scaler: Scales losses, so that gradients in half precision do not underflow.
+
+    Raises:
+        ValueError: If the algorithm corrects gradients, and there is no optimizer to do so before.
+    """
+
+    def __init__(
+        self,
+        local: ModuleCopy,
+        training_step: TrainingStep,
+        optimizers: LocalOptimizers,
+        corrections: GradientCorrections | None,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self._local = local
+        self._training_step = training_step
+        self._scaler = scaler
+        self._losses: list[Tensor] = []
+        optimizers.take = self._take
+        local.manual_backward = self._backward
+        for parameter in local.module.parameters():  # user code may add to what the worker before has left
+            parameter.grad = None
+        self._names = {parameter: name for name, parameter in local.parameters.items()}
+        self._handles: list[RemovableHandle] = []
+        if corrections is not None:
+            if not local.trainer.optimizers:
+                raise ValueError(
+                    f"{type(local.module).__name__}.configure_optimizers() returned no optimizer, before whose steps "
+                    "the algorithm would correct gradients; return one, or use FedAvg()"
+                )
+            before = partial(self._before_step, corrections)
+            self._handles = [optimizer.register_step_pre_hook(before) for optimizer in local.trainer.optimizers]
+
+    def __call__(self, batch: Any, index: int) -> dict[str, Any]:
+        self._losses.clear()
+        with self._local.forward_context():
+            output = self._training_step(batch, index)
+        if output is None:
+            return {}
+        if isinstance(output, Tensor):
+            output = {"loss": output}
+        elif not isinstance(output, dict):
+            raise MisconfigurationException(
+                "in manual optimization, training_step must return a tensor, a dict, or nothing, not "
+                f"{type(output).__name__}"
+            )
+        return {**output, "loss": output["loss"].detach()} if "loss" in output else dict(output)
+
+    def loss(self, outputs: dict[str, Any]) -> Tensor:
+        if "loss" in outputs:
+            return outputs["loss"].mean()  # type: ignore[no-any-return]
+        return torch.stack(self._losses).mean() if self._losses else torch.tensor(math.nan)
+
+    def _backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
+        """Take the place of ``self.manual_backward``."""
+        call = self._local.call
+        self._losses.append(loss.detach().mean())
+        call("on_before_backward", loss)
+        scaled = loss if self._scaler is None else self._scaler.scale(loss)
+        if "backward" in self._local.hooks:
+            call("backward", scaled, *arguments, **options)
+        else:
+            scaled.backward(*arguments, **options)  # type: ignore[no-untyped-call]
+        call("on_after_backward")
+
+    def _take(self, optimizer: Optimizer, closure: Callable[[], Any], **options: Any) -> Any:
+        """Step with an optimizer, as the Trainer's precision does."""
+        if self._scaler is not None:
+            closure()
+            self._scaler.unscale_(optimizer)
+            self._local.call("on_before_optimizer_step", optimizer)
+            result = self._scaler.step(optimizer, **options)
+            self._scaler.update()
+            return result
+
+        def closed() -> Any:
+            value = closure()
+            self._local.call("on_before_optimizer_step", optimizer)
+            return value
+
+        return optimizer.step(closure=closed, **options)
+
+    def end(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _correct(self, corrections: GradientCorrections, optimizer: Optimizer) -> None:
+        owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        corrections.apply_({self._names[p]: p for p in owned if p in self._names})
+
+    def _before_step(
+        self,
+        corrections: GradientCorrections,
+        optimizer: Optimizer,
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Correct gradients once they are there: now, or after the closure that an optimizer's ``step`` is given."""
+        bound = dict(zip(("self", "closure"), arguments, strict=False)) | options
+        closure = bound.get("closure")
+        if closure is None:
+            self._correct(corrections, optimizer)
+            return None
+
+        def corrected() -> Any:
+            value = closure()
+            self._correct(corrections, optimizer)
+            return value
+
+        return arguments[:1], {**options, "closure": corrected}
