@@ -2,8 +2,8 @@
 
 ``TheirModule.load_from_checkpoint(path)`` works because the state dict and the hyperparameters are those of the user's
 module. What only federated training needs lies under :data:`KEY`: what the algorithm remembers, the number of the next
-cohort, the settings of the run, and the states of the server's optimizer and scheduler, which would otherwise become
-those of the user's own in ``Trainer.fit(their_module, ckpt_path=path)``.
+cohort, the settings of the run, and the states of the server's optimizer and scheduler. Where Lightning looks for these
+there are none, so that ``Trainer.fit(their_module, ckpt_path=path)`` begins with the module's own optimizer, as new.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def write(checkpoint: dict[str, Any], part: dict[str, Any], unfinished: int) -> 
         unfinished: How many cohorts the Trainer has taken whose round is not over.
     """
     part = {"version": VERSION, **part}
-    part |= {name: checkpoint.pop(name) for name in _OF_THE_SERVER if name in checkpoint}
+    for name in _OF_THE_SERVER:
+        if name in checkpoint:  # else only weights are to be saved
+            part[name], checkpoint[name] = checkpoint[name], []
     checkpoint[KEY] = part
     _loaders(checkpoint)
     go_back_to_the_round(checkpoint["loops"]["fit_loop"], unfinished)

@@ -84,21 +84,8 @@ class CheckpointIO(LightningCheckpointIO):
         Raises:
             ValueError: If the file is damaged, or no checkpoint.
         """
-        refuse_damaged(path)
         given = {} if map_location is None else {"map_location": map_location}
-        try:
-            checkpoint: Any = self._behind.load_checkpoint(path, weights_only=weights_only, **given)
-        except (*_DAMAGES, OSError) as error:
-            if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
-                raise  # it cannot be opened; torch's own reader says "Invalid argument" of an archive without an end
-            if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error) and zipfile.is_zipfile(path):
-                raise  # it is whole, and has more in it than numbers: torch says what, and how to allow it
-            raise damaged(path, error) from error
-        if not isinstance(checkpoint, dict):
-            raise damaged(path, f"it holds a {type(checkpoint).__name__}")
-        for key in ("state_dict", "pytorch-lightning_version"):
-            if key not in checkpoint:
-                raise damaged(path, f"it has no {key!r}, so no Trainer wrote it")
+        checkpoint = read_checkpoint(path, self._behind, weights_only=weights_only, **given)
         if isinstance(checkpoint.get(KEY), dict):
             checkpoint[KEY]["found_at"] = os.path.abspath(path)
         return checkpoint
@@ -113,6 +100,41 @@ class CheckpointIO(LightningCheckpointIO):
         """Let the one behind finish."""
         self._behind.teardown()
         self.folder.placed()
+
+
+def read_checkpoint(
+    path: str | Path, behind: LightningCheckpointIO | None = None, *, weights_only: bool | None = None, **options: Any
+) -> dict[str, Any]:
+    """Read a checkpoint, of whichever Trainer.
+
+    Args:
+        path: The file.
+        behind: What reads it; None: Lightning's own, which has all tensors on the CPU.
+        weights_only: Whether to refuse what may run code when it is read; None: what torch does.
+        options: What else the reader takes.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: If the file is damaged, or no checkpoint.
+    """
+    refuse_damaged(path)
+    reader = TorchCheckpointIO() if behind is None else behind
+    try:
+        checkpoint: Any = reader.load_checkpoint(path, weights_only=weights_only, **options)
+    except (*_DAMAGES, OSError) as error:
+        if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
+            raise  # it cannot be opened; torch's own reader says "Invalid argument" of an archive without an end
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error) and zipfile.is_zipfile(path):
+            raise  # it is whole, and has more in it than numbers: torch says what, and how to allow it
+        raise damaged(path, error) from error
+    if not isinstance(checkpoint, dict):
+        raise damaged(path, f"it holds a {type(checkpoint).__name__}")
+    for key in ("state_dict", "pytorch-lightning_version"):
+        if key not in checkpoint:
+            raise damaged(path, f"it has no {key!r}, so no Trainer wrote it")
+    return checkpoint
 
 
 def refuse_damaged(path: str | Path) -> None:

@@ -1,0 +1,43 @@
+"""A federated run that begins with the weights of a checkpoint, and not where that one's run ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_fed._lightning import is_overridden, pl, refuse_foreign
+from lightning_fed.server.checkpoint.io import read_checkpoint
+from lightning_fed.server.wrapper import Wrapper
+
+
+def module_of(
+    path: str | Path, module: type[pl.LightningModule] | pl.LightningModule, weights_only: bool | None
+) -> pl.LightningModule:
+    """Return the user's module with the weights of a checkpoint.
+
+    Args:
+        path: The checkpoint, of a plain Trainer or of a federated one.
+        module: The user's class, to be built with the hyperparameters in the checkpoint; or a module, which is changed
+            in place.
+        weights_only: Whether to refuse what may run code when it is read; None: what torch does.
+
+    Raises:
+        TypeError: If ``module`` is none of the two.
+        ValueError: If the file is damaged, or no checkpoint.
+        RuntimeError: If the weights are not those of such a module.
+    """
+    kind = module if isinstance(module, type) else type(module)
+    if issubclass(kind, Wrapper):
+        raise TypeError(f"module is a {kind.__name__} already: give the LightningModule in it, or its class")
+    checkpoint = read_checkpoint(path, weights_only=weights_only)
+    if isinstance(module, type):
+        if not issubclass(module, pl.LightningModule):
+            raise TypeError(
+                f"module={module.__qualname__} must be a {pl.__name__}.LightningModule, or the class of one"
+            )
+        return module.load_from_checkpoint(path, map_location="cpu", weights_only=weights_only)
+    refuse_foreign(module, "LightningModule", "module")
+    if is_overridden("configure_model", module):
+        module.configure_model()
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
+    return module
