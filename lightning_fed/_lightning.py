@@ -43,7 +43,12 @@ def choose() -> str:
 # `configure_optimizers` may return, and a second reading of our own would drift from the Trainer's.
 if TYPE_CHECKING or choose() == NAMES[0]:
     import pytorch_lightning as pl
-    from pytorch_lightning.callbacks import TQDMProgressBar
+    from pytorch_lightning.callbacks import (
+        BatchSizeFinder,
+        LearningRateFinder,
+        StochasticWeightAveraging,
+        TQDMProgressBar,
+    )
     from pytorch_lightning.cli import (
         LightningArgumentParser,
         LightningCLI,
@@ -60,6 +65,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+    from pytorch_lightning.tuner.lr_finder import _LRCallback
     from pytorch_lightning.utilities import move_data_to_device
     from pytorch_lightning.utilities.combined_loader import CombinedLoader
     from pytorch_lightning.utilities.data import extract_batch_size
@@ -69,7 +75,12 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 else:
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import TQDMProgressBar
+    from lightning.pytorch.callbacks import (
+        BatchSizeFinder,
+        LearningRateFinder,
+        StochasticWeightAveraging,
+        TQDMProgressBar,
+    )
     from lightning.pytorch.cli import (
         LightningArgumentParser,
         LightningCLI,
@@ -86,6 +97,7 @@ else:
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+    from lightning.pytorch.tuner.lr_finder import _LRCallback
     from lightning.pytorch.utilities import move_data_to_device
     from lightning.pytorch.utilities.combined_loader import CombinedLoader
     from lightning.pytorch.utilities.data import extract_batch_size
@@ -95,10 +107,12 @@ else:
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 __all__ = [
+    "BatchSizeFinder",
     "CheckpointIO",
     "CombinedLoader",
     "DDPStrategy",
     "LRSchedulerCallable",
+    "LearningRateFinder",
     "LightningArgumentParser",
     "LightningCLI",
     "LightningOptimizer",
@@ -106,8 +120,10 @@ __all__ = [
     "OptimizerCallable",
     "ReduceLROnPlateau",
     "SingleDeviceStrategy",
+    "StochasticWeightAveraging",
     "TQDMProgressBar",
     "TorchCheckpointIO",
+    "_LRCallback",
     "_MultiProcessingLauncher",
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",

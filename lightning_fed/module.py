@@ -57,6 +57,7 @@ from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
+from lightning_fed.server.tuner import RateSearch, refuse_private_search
 from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
@@ -162,6 +163,7 @@ class FederatedModule(Wrapper):
         )
         self._keeper = Keeper(module, self._outbox.own)
         self._global = GlobalModule(module, self._keeper)
+        self._search = RateSearch()
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
@@ -255,7 +257,7 @@ class FederatedModule(Wrapper):
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
         earlier = len(self._pending)
         with self._keeper.stepping(self._datamodule.position):
-            with self._guard.whole_step(self._trained()):
+            with self._guard.whole_step(self._trained()), self._search.with_servers_own(self.trainer):
                 super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
                 refuse_no_round(len(self._pending) > earlier, step)
             rounds, self._pending = self._pending, []
@@ -295,7 +297,8 @@ class FederatedModule(Wrapper):
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """Return the job of a cohort."""
         self._keeper.refuse_other_layers(self.algorithm, list(parameters))
-        round = self.trainer.global_step
+        round, tried = self.trainer.global_step, self._search.factor()
+        scheduled = 1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round)
         return Job(
             round=round,
             cohort=cohort,
@@ -307,7 +310,7 @@ class FederatedModule(Wrapper):
             epoch=self.trainer.current_epoch,
             attributes=self._global.changed_attributes(),
             population=len(self._datamodule.names),
-            lr_factor=1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round),
+            lr_factor=scheduled if tried is None else tried,
             extra=self.algorithm.extra,
         )
 
@@ -337,6 +340,7 @@ class FederatedModule(Wrapper):
             )
         if stage == "fit":
             refuse_manual(self.module, self.aggregator, self.privacy)
+            refuse_private_search(self.trainer, self.privacy)
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
@@ -353,12 +357,14 @@ class FederatedModule(Wrapper):
 
     def on_fit_start(self) -> None:
         """Compare the server's optimizer with that of the checkpoint, before it takes over the state there."""
+        self._search.end(self.trainer)
         self._tell("on_fit_start")
         self._keeper.check_optimizer(self.trainer)
 
     def on_train_start(self) -> None:
         """Make the workers' copy of the module, once it is placed and its hooks have run."""
         self._tell("on_train_start")
+        self._search.begin(self.trainer, self.module)
         datamodule = self._datamodule
         processes = self._processes()
         refuse_synchronised(self.module, processes.size)
@@ -476,6 +482,7 @@ class FederatedModule(Wrapper):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""
         self._keeper.put_in_global_model(checkpoint)
+        self._search.note(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
         position = self._datamodule.position if self._has_data else Position()
         settings = self._settings().state_dict(self._trainer)

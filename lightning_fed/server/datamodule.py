@@ -36,6 +36,7 @@ from lightning_fed.server.loaders import (
     what_failed,
 )
 from lightning_fed.server.processes import processes_of, sizes_of
+from lightning_fed.server.tuner import refuse_batch_size_search
 from lightning_fed.wire import WorkerError
 
 
@@ -210,6 +211,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Set up the central data; a worker's own is set up when it is first needed."""
+        refuse_batch_size_search(self.trainer)
         processes = processes_of(self.trainer)
         self.pool.prepared = None
         if self._central_error is not None:

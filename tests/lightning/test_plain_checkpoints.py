@@ -158,7 +158,7 @@ def test_what_cannot_be_begun_with_is_refused_in_words(tmp_path: Path) -> None:
         TypeError, match=r"module=dict must be a pytorch_lightning.LightningModule, or the class of one"
     ):
         FederatedModule.from_checkpoint(path, dict)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="module must be a pytorch_lightning.LightningModule, not int"):
+    with pytest.raises(TypeError, match=r"module must be a pytorch_lightning\.LightningModule, not int"):
         FederatedModule.from_checkpoint(path, 3)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt"):
         FederatedModule.from_checkpoint(tmp_path / "none.ckpt", Evaluated)

@@ -50,6 +50,7 @@ class Keeper:
         """Begin with a Trainer, after whatever has ended the last run."""
         self.held.put_back()
         self._step = self._evaluation = None
+        self._loaded = {}
         CheckpointIO.attach(trainer, self._own.folder)
 
     # ---- rounds ----------------------------------------------------------------------------------------------------
