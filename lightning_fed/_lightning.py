@@ -65,6 +65,8 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+    from pytorch_lightning.trainer.connectors.data_connector import _resolve_overfit_batches
+    from pytorch_lightning.trainer.states import RunningStage
     from pytorch_lightning.tuner.lr_finder import _LRCallback
     from pytorch_lightning.utilities import move_data_to_device
     from pytorch_lightning.utilities.combined_loader import CombinedLoader
@@ -97,6 +99,8 @@ else:
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+    from lightning.pytorch.trainer.connectors.data_connector import _resolve_overfit_batches
+    from lightning.pytorch.trainer.states import RunningStage
     from lightning.pytorch.tuner.lr_finder import _LRCallback
     from lightning.pytorch.utilities import move_data_to_device
     from lightning.pytorch.utilities.combined_loader import CombinedLoader
@@ -119,6 +123,7 @@ __all__ = [
     "MisconfigurationException",
     "OptimizerCallable",
     "ReduceLROnPlateau",
+    "RunningStage",
     "SingleDeviceStrategy",
     "StochasticWeightAveraging",
     "TQDMProgressBar",
@@ -128,6 +133,7 @@ __all__ = [
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",
     "_configure_schedulers_manual_opt",
+    "_resolve_overfit_batches",
     "choose",
     "extract_batch_size",
     "is_overridden",

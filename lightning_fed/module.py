@@ -344,8 +344,8 @@ class FederatedModule(Wrapper):
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
-        self._datamodule.attach(self.module, self._evaluation, self.on_worker_error == "drop", self.engine.teardown)
-        self._datamodule.pool.trainer = self._guard.for_data(self.trainer)
+        drops, for_data = self.on_worker_error == "drop", self._guard.for_data(self.trainer)
+        self._datamodule.attach(self.module, self._evaluation, drops, self.engine.teardown, for_data)
         self._evaluation.set_up()
         self._pending.clear()
         self._root = self._state_dir or Path(self.trainer.default_root_dir).absolute() / "lightning_fed_state"

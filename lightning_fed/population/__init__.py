@@ -2,11 +2,14 @@
 
 from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, examples_per_pass
+from lightning_fed.population.combined import batch_in, loaders_in, set_epoch
+from lightning_fed.population.lengths import num_batches
 from lightning_fed.population.loader_processes import end_pass, end_processes
+from lightning_fed.population.pool import WorkerPool
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.quiet_trainer import QuietTrainer
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
-from lightning_fed.population.workers import Worker, WorkerPool, has_loader
+from lightning_fed.population.workers import Worker, has_loader
 
 __all__ = [
     "Batches",
@@ -18,10 +21,14 @@ __all__ = [
     "TrainerOfData",
     "Worker",
     "WorkerPool",
+    "batch_in",
     "batches_of",
     "end_pass",
     "end_processes",
     "examples_per_pass",
     "has_loader",
+    "loaders_in",
+    "num_batches",
+    "set_epoch",
     "starts_afresh",
 ]

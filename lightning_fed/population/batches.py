@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, final
 
@@ -20,7 +20,6 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
-    IterableDataset,
     RandomSampler,
     Sampler,
     SequentialSampler,
@@ -33,6 +32,8 @@ from torch.utils.data import (
 from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
 from lightning_fed._lightning import CombinedLoader
+from lightning_fed.population.combined import batch_in, refuse_sequential, set_epoch
+from lightning_fed.population.lengths import gives_items, length_of, num_batches, num_examples
 from lightning_fed.population.loader_processes import end_pass, end_processes
 from lightning_fed.wire import LocalTraining
 
@@ -100,14 +101,7 @@ class Batches(ABC):
         """Return one pass of batches, each with its number of examples (None: it has to be inferred)."""
 
     def _begin_pass(self) -> None:
-        parts = self.loader.flattened if isinstance(self.loader, CombinedLoader) else [self.loader]
-        for part in parts:
-            batch_sampler = getattr(part, "batch_sampler", None)
-            samplers = [getattr(part, "sampler", None), getattr(batch_sampler, "sampler", None)]
-            for sampler in {id(sampler): sampler for sampler in samplers}.values():  # those that a Trainer looks at
-                set_epoch = getattr(sampler, "set_epoch", None)
-                if callable(set_epoch):
-                    set_epoch(self._epoch)
+        set_epoch(self.loader, self._epoch)
         self._epoch += 1
 
 
@@ -120,9 +114,11 @@ def batches_of(loader: object) -> Batches:
 
     Raises:
         TypeError: If it cannot be iterated.
+        ValueError: If its loaders are combined one after another.
     """
     if isinstance(loader, (dict, list, tuple)):
         loader = CombinedLoader(loader, "max_size_cycle")
+    refuse_sequential(loader)
     if isinstance(loader, DataLoader):
         tensors = _indexable(loader)
         return IndexedBatches(loader, tensors) if tensors is not None else LoadedBatches(loader)
@@ -293,8 +289,8 @@ class IndexedBatches(Batches):
             self.num_examples = self.num_rows - self.num_rows % size if drops else self.num_rows
             self.num_batches = -(-self.num_examples // size)
         else:
-            self._length = len(loader) if self._at_once is None else _length(self._at_once.sampler)
-            self.num_examples = _num_examples(loader)
+            self._length = len(loader) if self._at_once is None else length_of(self._at_once.sampler)
+            self.num_examples = num_examples(loader)
             self.num_batches = len(loader)
 
     def _reseed(self, seed: int) -> None:
@@ -310,7 +306,7 @@ class IndexedBatches(Batches):
         if self._plain is not None:
             return self._plain.tensors is self.tensors and self.tensors[0].size(0) == self.num_rows
         if not self._follows:
-            length = len(self.loader) if self._at_once is None else _length(self._at_once.sampler)
+            length = len(self.loader) if self._at_once is None else length_of(self._at_once.sampler)
             if length != self._length:
                 return False
         return self._source is None or self._source.is_unchanged()
@@ -360,11 +356,11 @@ class LoadedBatches(Batches):
         parts = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
         loaders = [part for part in parts if isinstance(part, DataLoader)]
         self._carried = [generator for part in loaders for generator in _generators(part)]
-        rows = [_length(part.dataset) for part in loaders]
+        rows = [length_of(part.dataset) for part in loaders]
         self.num_rows = rows[0] if len(parts) == 1 and rows else None
-        self.gives_items = any(map(_gives_items, loaders))
-        self.num_examples = _num_examples(loader)
-        self.num_batches = _num_batches(loader)
+        self.gives_items = any(map(gives_items, loaders))
+        self.num_examples = num_examples(loader)
+        self.num_batches = num_batches(loader)
 
     def _reseed(self, seed: int) -> None:
         _reseed(self._carried, seed)
@@ -373,7 +369,7 @@ class LoadedBatches(Batches):
         end_processes(self.loader)
 
     def is_current(self) -> bool:
-        return self.num_batches == _num_batches(self.loader) and self.num_examples == _num_examples(self.loader)
+        return self.num_batches == num_batches(self.loader) and self.num_examples == num_examples(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         self._begin_pass()
@@ -388,8 +384,7 @@ class LoadedBatches(Batches):
                 end_pass(iterator)
                 self.rest()
                 raise
-            # A CombinedLoader gives (batch, batch_idx, dataloader_idx).
-            yield (item[0] if isinstance(self.loader, CombinedLoader) else item), None
+            yield batch_in(self.loader, item), None
 
 
 def _refuse_end_by_an_example(end: StopIteration) -> None:
@@ -407,70 +402,3 @@ def _refuse_end_by_an_example(end: StopIteration) -> None:
 
 _FETCHING = (_MapDatasetFetcher.fetch.__code__, ExceptionWrapper.reraise.__code__)
 """In this process, and for what was fetched in another."""
-
-
-def _num_examples(loader: object, batches: int | None = None) -> int | None:
-    """The number of examples that a pass over a loader gives, if it can be told without one.
-
-    Args:
-        loader: The loader.
-        batches: Of how many batches, if the pass is cut short.
-    """
-    if isinstance(loader, CombinedLoader):
-        return _num_combined(loader)
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return None
-    sampler = loader.batch_sampler
-    # Without one, an item of the dataset is a batch of its own making; and what a batch sampler of the user's gives,
-    # only the pass can tell.
-    if not isinstance(sampler, BatchSampler) or type(sampler).__iter__ is not BatchSampler.__iter__:
-        return None
-    if _gives_items(loader):
-        return None
-    drawn = _length(sampler.sampler)
-    if drawn is None:
-        return None
-    given = drawn - drawn % sampler.batch_size if sampler.drop_last else drawn
-    return given if batches is None else min(given, batches * sampler.batch_size)
-
-
-def _gives_items(loader: DataLoader[Any]) -> bool:
-    """Whether a batch is an item as the user's own function made it, such as a graph: nodes may be what counts."""
-    batches = loader.batch_sampler
-    is_one = isinstance(batches, BatchSampler) and batches.batch_size == 1
-    return is_one and loader.collate_fn is not default_collate
-
-
-def _num_combined(loader: CombinedLoader) -> int | None:
-    """The number of examples of the part that has most of them; a part that begins again counts once."""
-    is_cut = loader._mode == "min_size"
-    batches = _num_batches(loader) if is_cut else None
-    if is_cut and batches is None:
-        return None
-    sizes = [_num_examples(part, batches) for part in loader.flattened]
-    known = [size for size in sizes if size is not None]
-    if not known or len(known) < len(sizes):
-        return None
-    return sum(known) if loader._mode == "sequential" else max(known)
-
-
-def _length(thing: object) -> int | None:
-    if not isinstance(thing, Sized):
-        return None
-    try:
-        return len(thing)
-    except (TypeError, NotImplementedError):  # a loader over an iterable dataset has a __len__ that refuses
-        return None
-
-
-def _num_batches(loader: object) -> int | None:
-    """The number of batches in a pass; a CombinedLoader tells only once it is iterated."""
-    if not isinstance(loader, CombinedLoader):
-        return _length(loader)
-    lengths = [_length(part) for part in loader.flattened]
-    known = [length for length in lengths if length is not None]
-    if not known or len(known) < len(lengths):
-        return None
-    if loader._mode == "sequential":
-        return sum(known)
-    return min(known) if loader._mode == "min_size" else max(known)

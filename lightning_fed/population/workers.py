@@ -1,28 +1,27 @@
-"""Workers that have been built, and no more of them than asked for."""
+"""A worker: its name, and its data, set up when first needed."""
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
+from itertools import chain
 from typing import Any, Literal, TypeAlias, cast, final
 
-from lightning_fed._lightning import CombinedLoader, is_overridden, pl, refuse_foreign
+from lightning_fed._lightning import is_overridden, pl, refuse_foreign
 from lightning_fed.core.rng import derive, restored, seed_generators
-from lightning_fed.core.watch import Watch, text_of
+from lightning_fed.core.watch import text_of
 from lightning_fed.hooks import TRANSFER_HOOKS
-from lightning_fed.population.base import EvaluationKind, Population
+from lightning_fed.population.base import EvaluationKind
 from lightning_fed.population.batches import Batches, IndexedBatches, batches_of
+from lightning_fed.population.combined import loaders_in
 from lightning_fed.population.loader_processes import end_processes
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
-from lightning_fed.wire import describe
 
 Stage: TypeAlias = Literal["fit", "validate", "test", "predict"]
 
-_as_they_are = nullcontext()
+AS_THEY_ARE = nullcontext()
 
 
 @final
@@ -62,7 +61,7 @@ class Worker:
         self._prepared = prepared
         self._stages: set[str] = set()
         self._batches: Batches | None = None
-        self._loaders: dict[str, Iterable[Any] | None] = {}
+        self._loaders: dict[str, Sequence[Iterable[Any]]] = {}
         self._edition = 0
         self.is_unheeded = False
         """Whether nobody heeds what its datamodule does to the global generators: they are about to be seeded."""
@@ -73,7 +72,7 @@ class Worker:
             self._set_up(stage)
 
     def _restored(self) -> AbstractContextManager[None]:
-        return _as_they_are if self._seed is None or self.is_unheeded else restored()
+        return AS_THEY_ARE if self._seed is None or self.is_unheeded else restored()
 
     def _set_up(self, stage: Stage) -> None:
         if not self._stages:
@@ -100,7 +99,7 @@ class Worker:
 
     def teardown(self) -> None:
         """Let go of the data."""
-        for loader in self._loaders.values():
+        for loader in chain(*self._loaders.values()):
             end_processes(loader)
         if self._batches is not None:
             self._batches.rest()
@@ -159,20 +158,13 @@ class Worker:
                 raise ValueError(_EMPTY) from error
             raise
 
-    def evaluation_loader(self, kind: EvaluationKind) -> Iterable[Any] | None:
-        """The worker's own loader for evaluation or prediction, or None if its datamodule defines or gives none.
-
-        Raises:
-            TypeError: If the datamodule gives several.
-        """
+    def evaluation_loaders(self, kind: EvaluationKind) -> Sequence[Iterable[Any]]:
+        """Return the worker's own loaders for evaluation or prediction; none if its datamodule gives none."""
         self._keep_up()
         if kind not in self._loaders:
             if not has_loader(self.datamodule, kind):
-                return None
-            loaders = _all_of(self._asked(f"{kind}_dataloader", stage_of(kind, self._trainer)))
-            if len(loaders) > 1:
-                raise TypeError(f"worker {self.name!r}: {kind}_dataloader() must return one loader, not several")
-            self._loaders[kind] = loaders[0] if loaders else None
+                return ()
+            self._loaders[kind] = loaders_in(self._asked(f"{kind}_dataloader", stage_of(kind, self._trainer)))
         return self._loaders[kind]
 
 
@@ -186,17 +178,6 @@ def data_seed(seed: int, worker: str, edition: int = 0) -> int:
         edition: How often its loaders have been asked for anew.
     """
     return derive(seed, "data", worker, edition)
-
-
-def _all_of(loaders: Any) -> Sequence[Any]:
-    """All loaders in what a datamodule gave, in any of the forms that a Trainer takes."""
-    if isinstance(loaders, CombinedLoader):
-        return loaders.flattened
-    if isinstance(loaders, dict):
-        return list(loaders.values())
-    if isinstance(loaders, (list, tuple)):
-        return loaders
-    return [] if loaders is None else [loaders]
 
 
 def _checked(batches: Batches) -> Batches:
@@ -241,131 +222,3 @@ def stage_of(kind: EvaluationKind, trainer: pl.Trainer | None) -> Stage:
     if kind == "val":
         return "fit" if trainer is not None and trainer.state.fn == "fit" else "validate"
     return kind
-
-
-@final
-class WorkerPool:
-    """Builds workers when they are first asked for and keeps the ``capacity`` most recently used.
-
-    Args:
-        population: Every worker's datamodule by name; lazy or not.
-        capacity: How many built workers to keep.
-        seed: The seed of the run; with a worker's name it decides what its datamodule draws.
-    """
-
-    def __init__(self, population: Mapping[str, pl.LightningDataModule], capacity: int, seed: int = 0) -> None:
-        self._population = population
-        self.seed = seed
-        self.capacity = capacity
-        self._built: OrderedDict[str, Worker] = OrderedDict()
-        self.trainer: pl.Trainer | None = None
-        self.prepared: Prepared | None = None
-        """The workers that other processes have prepared; None: there are no others."""
-        self._draws_nothing = isinstance(population, Population) and population.draws_nothing
-        self._looks_up_plainly = self._draws_nothing or isinstance(population, dict)
-
-    def __getitem__(self, name: str) -> Worker:
-        worker = self._built.get(name)
-        if worker is not None:
-            self._built.move_to_end(name)
-            return worker
-        with _as_they_are if self._looks_up_plainly else restored():
-            return self._build(name, self._looked_up(name))
-
-    def ready(self, name: str) -> Worker:
-        """Return a worker that is set up for training, for an engine that seeds the global generators afterwards.
-
-        They are not restored: to do so twice takes as long as all else, for a worker whose data are at hand (50 µs).
-
-        Args:
-            name: The worker's name.
-
-        Raises:
-            Exception: Whatever the worker's data raises.
-        """
-        worker = self._built.get(name)
-        if worker is None:
-            worker = self._build(name, self._looked_up(name))
-        else:
-            self._built.move_to_end(name)
-        if worker._batches is None:
-            worker.is_unheeded = True
-            try:
-                worker.batches  # noqa: B018
-            finally:
-                worker.is_unheeded = False
-        return worker
-
-    def at_hand(self, name: str) -> Worker | None:
-        """Return a worker if it is set up, and none of its own code has a part in drawing its batches; else None.
-
-        Args:
-            name: The worker's name.
-        """
-        worker = self._built.get(name)
-        if worker is None or not worker.draws_plainly:
-            return None
-        self._built.move_to_end(name)
-        return worker
-
-    def _build(self, name: str, datamodule: pl.LightningDataModule) -> Worker:
-        seed = None if self._draws_nothing else self.seed
-        worker = self._built[name] = Worker(name, datamodule, self.trainer, seed, self.prepared)
-        if len(self._built) > self.capacity:
-            _, oldest = self._built.popitem(last=False)
-            self._let_go(oldest)
-        return worker
-
-    def _looked_up(self, name: str) -> pl.LightningDataModule:
-        """Look a datamodule up, which may build it, and draw; restoring the generators is the caller's."""
-        if not self._looks_up_plainly:
-            seed_generators(data_seed(self.seed, name))
-        return self._population[name]
-
-    @property
-    def is_built(self) -> bool:
-        """Whether every worker's datamodule is there from the beginning."""
-        return isinstance(self._population, dict)
-
-    def prepare(self, trainer: pl.Trainer) -> dict[str, str]:
-        """Call ``prepare_data`` of all workers that have one, if all are there from the beginning.
-
-        Args:
-            trainer: The Trainer, whose machine this may be one of several.
-
-        Returns:
-            What was raised, in words, by worker.
-        """
-        failures: dict[str, str] = {}
-        for name, datamodule in self._population.items() if self.is_built else ():
-            if prepares(datamodule) and (datamodule.prepare_data_per_node or trainer.node_rank == 0):
-                datamodule.trainer = trainer
-                with restored():
-                    seed_generators(data_seed(self.seed, name))
-                    try:
-                        with Watch().over(name, trainer.global_step):
-                            datamodule.prepare_data()
-                    except Exception as error:
-                        failures[name] = describe(error)
-        return failures
-
-    def num_examples(self, name: str) -> int:
-        """Return a worker's number of training examples, building it only if its population cannot tell."""
-        if isinstance(self._population, Population):
-            return self._population.num_examples(name)
-        batches = self[name].batches
-        return (batches.num_rows if batches.num_examples is None else batches.num_examples) or 0
-
-    def clear(self) -> None:
-        """Let go of all built workers."""
-        while self._built:
-            _, worker = self._built.popitem(last=False)
-            self._let_go(worker)
-
-    def _let_go(self, worker: Worker) -> None:
-        """Tear a worker down; an error in that costs nothing, least of all another worker that is about to train."""
-        try:
-            with Watch().over(worker.name, 0 if self.trainer is None else self.trainer.global_step):
-                worker.teardown()
-        except Exception as error:
-            warnings.warn(f"teardown() of worker {worker.name!r} failed: {describe(error)}", stacklevel=2)

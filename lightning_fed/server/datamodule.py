@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Protocol, cast, final, get_args
 
 import torch
 
-from lightning_fed._lightning import pl, rank_zero_warn, refuse_foreign
+from lightning_fed._lightning import is_overridden, pl, rank_zero_warn
 from lightning_fed.core.arguments import instance, whole
 from lightning_fed.core.rng import derive
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import place_batch
 from lightning_fed.population import (
     EvaluationKind,
-    Names,
     Population,
     Prepared,
     TrainerOfData,
     WorkerPool,
+    end_processes,
     has_loader,
+    loaders_in,
     starts_afresh,
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
-from lightning_fed.server.loaders import (
-    CentralLoader,
-    Cohort,
-    CohortLoader,
-    EvaluationBatch,
-    Position,
-    WorkersLoader,
-    what_failed,
-)
-from lightning_fed.server.processes import processes_of, sizes_of
+from lightning_fed.server.central_loader import central_loaders
+from lightning_fed.server.loaders import Cohort, CohortLoader, EvaluationBatch, Position, what_failed
+from lightning_fed.server.offered import Offer, agreed, offer_of
+from lightning_fed.server.population_arguments import names_of, refuse_other, within
+from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
 from lightning_fed.server.tuner import refuse_batch_size_search
+from lightning_fed.server.workers_loader import WorkersLoader
 from lightning_fed.wire import WorkerError
+
+_KINDS: dict[str, EvaluationKind] = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
+_STEP_OF = {"val": "validation_step", "test": "test_step"}
 
 
 class Failures(Protocol):
@@ -92,15 +92,15 @@ class FederatedDataModule(pl.LightningDataModule):
         availability: Availability | None = None,
     ) -> None:
         super().__init__()
-        self.names = _names(workers)
+        self.names = names_of(workers)
         population = len(self.names)
-        cohort_size = _within("cohort_size", cohort_size, population)
-        eval_cohort_size = _within("eval_cohort_size", eval_cohort_size, population)
+        cohort_size = within("cohort_size", cohort_size, population)
+        eval_cohort_size = within("eval_cohort_size", eval_cohort_size, population)
         if rounds_per_epoch is not None:
             rounds_per_epoch = whole("rounds_per_epoch", rounds_per_epoch, least=1)
         cached_workers, seed = whole("cached_workers", cached_workers, least=1), whole("seed", seed, least=0)
         if val is not None:
-            refuse_foreign(val, "LightningDataModule", "val")
+            refuse_other(val, "val")
         if sampler is not None:
             instance("sampler", sampler, CohortSampler, "Uniform()")
         if availability is not None:
@@ -123,11 +123,24 @@ class FederatedDataModule(pl.LightningDataModule):
         self._unprepared: dict[str, str] = {}
         self._central_error: Exception | None = None
         self._on_exception: Callable[[], None] | None = None
+        self._offers: dict[EvaluationKind, Offer] = {}
+        self._central: dict[EvaluationKind, Any] = {}
         for kind in get_args(EvaluationKind):
             if not self._evaluates(kind):
                 # Lightning asks `is_overridden` whether there is such a loader: give it back its own method.
                 name = f"{kind}_dataloader"
                 self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say where the attributes of the workers' datamodules are: code of a plain Trainer looks for them here."""
+        if name.startswith("__") or "names" not in vars(self):  # it is being copied
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        worker = self.names[0]
+        raise AttributeError(
+            f"the server's trainer.datamodule is the FederatedDataModule, which has no {name!r}; a worker's datamodule "
+            f"is trainer.datamodule.workers[{worker!r}], and code that runs on a worker sees its own as "
+            "self.trainer.datamodule"
+        )
 
     def sample_by(self, default: type[CohortSampler], seed: int | None) -> None:
         """Set how cohorts are sampled in the run that begins.
@@ -174,20 +187,40 @@ class FederatedDataModule(pl.LightningDataModule):
         failures: Failures,
         drops: bool,
         on_exception: Callable[[], None] | None = None,
+        trainer: pl.Trainer | None = None,
     ) -> None:
-        """Get to know the server's settings; the FederatedModule calls this when a run starts.
+        """Take on the server's settings; the FederatedModule calls this on all processes when a run starts.
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
             failures: Notes the workers whose evaluation data raises.
             drops: Whether the run goes on without workers whose data raises.
             on_exception: What to do when the run ends by an error, if anything.
+            trainer: The Trainer as the workers' datamodules see it; None: as it is.
+
+        Raises:
+            ValueError: If the evaluation cannot take the part of the workers' batches that it is to take.
         """
         self._module = module
         self._on_exception = on_exception
         self._failures = failures
         self._drops = drops
-        self.pool.trainer = self.trainer
+        self.pool.trainer = trainer or self.trainer
+        self._offers.clear()
+        kind = self._evaluation_to_come(module)
+        if kind is not None:
+            processes = processes_of(self.trainer)
+            self._offers[kind] = agreed(*self._ask(kind, self._evaluated()), kind, processes)
+            tell_prepared(self.pool, processes)
+
+    def _evaluation_to_come(self, module: pl.LightningModule) -> EvaluationKind | None:
+        """Which of the workers' own loaders the run that starts goes through, if any."""
+        if self.trainer is None or self.trainer.state.fn is None:
+            return None
+        kind = _KINDS[self.trainer.state.fn]
+        has_step = kind == "predict" or is_overridden(_STEP_OF[kind], module)
+        goes_through = has_step and getattr(self.trainer, f"limit_{kind}_batches") != 0
+        return kind if goes_through and self.evaluates_workers(kind) else None
 
     def prepare_data(self) -> None:
         """Prepare the central data, and with several processes those of workers that are there from the beginning.
@@ -230,6 +263,10 @@ class FederatedDataModule(pl.LightningDataModule):
         """Let go of all data."""
         self._on_exception = None
         self.pool.clear()
+        for given in self._central.values():
+            for loader in loaders_in(given):
+                end_processes(loader)
+        self._central.clear()
         if self.val is not None:
             self.val.teardown(stage)
 
@@ -268,6 +305,8 @@ class FederatedDataModule(pl.LightningDataModule):
         """Let go of what the run holds, since after an error a Trainer calls no ``teardown``."""
         if self._on_exception is not None:
             self._on_exception()
+        if self.val is not None:
+            self.val.on_exception(exception)
 
     def val_dataloader(self) -> Any:
         """The central data, or the workers' own."""
@@ -283,32 +322,33 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def _evaluation_loader(self, kind: EvaluationKind) -> Any:
         shared = processes_of(self.trainer)
-        rank, processes = shared.rank, shared.size
         if self.val is not None and has_loader(self.val, kind):
-            loaders = getattr(self.val, f"{kind}_dataloader")()
-            if starts_afresh(loaders) and self.trainer is not None:
+            given = self._central[kind] = getattr(self.val, f"{kind}_dataloader")()
+            if starts_afresh(given) and self.trainer is not None:
                 self.val.trainer = cast(pl.Trainer, TrainerOfData(self.trainer))
-            self._refuse_small_part(loaders, kind, processes)
-            if isinstance(loaders, (list, tuple)):
-                several = len(loaders) > 1
-                return [CentralLoader(it, rank, processes, n if several else None) for n, it in enumerate(loaders)]
-            return CentralLoader(loaders, rank, processes)
-        names = self.names
-        if self.eval_cohort_size is not None:
-            chosen = random.Random(derive(self.seed, "evaluation")).sample(range(len(names)), self.eval_cohort_size)
-            names = [names[position] for position in sorted(chosen)]
-        return WorkersLoader(self.pool, names, kind, rank, processes, self._failed, self._is_out)
+            return central_loaders(given, kind, self.trainer, shared)
+        names = self._evaluated()
+        offer = self._offers.get(kind) or self._ask(kind, names)[0]
+        loaders = [
+            WorkersLoader(self.pool, names, kind, shared.rank, shared.size, self._failed, self._is_out, offer, number)
+            for number in range(offer.loaders)
+        ]
+        return loaders[0] if len(loaders) == 1 else loaders
 
-    def _refuse_small_part(self, loaders: Any, kind: EvaluationKind, processes: int) -> None:
-        """Refuse a part of the central data that leaves some processes nothing: Lightning would stop those alone."""
-        limit = 1.0 if processes == 1 else getattr(self.trainer, f"limit_{kind}_batches")
-        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
-            length = len(loader) if isinstance(loader, Sized) else math.inf
-            if isinstance(limit, float) and 0 < limit < 1 and (length // processes) * limit < 1:
-                raise ValueError(
-                    f"limit_{kind}_batches={limit} of {length} batches is less than one for some of {processes} "
-                    "processes; give the number of batches for each process, or use fewer devices"
-                )
+    def _ask(self, kind: EvaluationKind, names: Sequence[str]) -> tuple[Offer, str | None]:
+        """Ask the workers of this process which loaders they have."""
+        shared = processes_of(self.trainer)
+        limit = 1.0 if self.trainer is None else getattr(self.trainer, f"limit_{kind}_batches")
+        part = limit if isinstance(limit, float) and limit < 1 else None
+        round = 0 if self.trainer is None else self.trainer.global_step
+        return offer_of(self.pool, names[shared.rank :: shared.size], kind, part, round)
+
+    def _evaluated(self) -> Sequence[str]:
+        """Return the workers whose own data are evaluated."""
+        if self.eval_cohort_size is None:
+            return self.names
+        chosen = random.Random(derive(self.seed, "evaluation")).sample(range(len(self.names)), self.eval_cohort_size)
+        return [self.names[position] for position in sorted(chosen)]
 
     @property
     def num_evaluated(self) -> int:
@@ -355,28 +395,3 @@ class FederatedDataModule(pl.LightningDataModule):
         except Exception as error:
             self._failed(batch.worker, what_failed("to transfer its batch", error), error)
             return batch
-
-
-def _names(workers: object) -> Sequence[str]:
-    if not isinstance(workers, Mapping):
-        raise TypeError(
-            f"workers must be a mapping from names to LightningDataModules, such as {{'bob': BobData()}}, not a "
-            f"{type(workers).__name__}"
-        )
-    if not len(workers):
-        raise ValueError("workers is empty; federated learning needs at least one worker")
-    if isinstance(workers, Population):
-        return Names(workers)  # too many to go through: each is checked when it is given out
-    names = tuple(cast(Mapping[str, Any], workers))
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"workers: the name {name!r} must be a string that is not empty")
-    if isinstance(workers, dict):
-        for name in names:
-            refuse_foreign(workers[name], "LightningDataModule", f"workers[{name!r}]")
-    return names
-
-
-def _within(argument: str, value: object, population: int) -> int | None:
-    says = f" must lie between 1 and the population of {population} workers"
-    return None if value is None else whole(argument, value, least=1, most=population, says=says)

@@ -20,6 +20,7 @@ from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import logging_through, step_arguments
+from lightning_fed.server.loader_results import LoaderResults
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.server.logs import Curves, per_worker_scalars
 from lightning_fed.server.processes import processes_of, tell_prepared
@@ -84,6 +85,7 @@ class Evaluation:
         self._metrics = WorkerMetrics(self._module, self._failures)
         self._options: dict[str, dict[str, Any]] = {}
         self._loaders: dict[int, int | None] = {}  # by the identity of a torchmetrics object: which one it is about
+        self._results = LoaderResults()
         self._watch = Watch()
         self._own: list[tuple[Metric, MetricState, int]] = []
         self._alone: NoSync | None = None
@@ -133,7 +135,7 @@ class Evaluation:
             hook: What is called.
         """
         infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
-        self._metrics.turn_to(batch.worker, infer_size)
+        self._metrics.turn_to(batch.worker, infer_size, batch.loader)
         try:
             with self._over(batch.worker), logging_through(self._module, partial(self._log, batch)):
                 yield
@@ -202,16 +204,23 @@ class Evaluation:
         shown: dict[str, Any] = {option: options[option] for option in ("prog_bar", "logger") if option in options}
         on_step, on_epoch = options.get("on_step"), options.get("on_epoch") is not False
         if on_step:
-            self._server.log(f"{name}_step" if on_epoch else name, value, on_step=True, on_epoch=False, **shown)
+            # One value is no mean, so no size is looked for.
+            at_once = {**shown, "on_step": True, "on_epoch": False, "batch_size": 1}
+            self._server.log(f"{name}_step" if on_epoch else name, value, **at_once)
         if on_epoch:
-            if batch.loader is not None and options.get("add_dataloader_idx", True):
-                name = f"{name}/dataloader_idx_{batch.loader}"
+            adds = batch.loader is not None and options.get("add_dataloader_idx", True)
+            suffix = f"/dataloader_idx_{batch.loader}" if adds else ""
+            name += suffix
+            if self._options.get(name, {"loader": batch.loader})["loader"] != batch.loader:
+                raise ValueError(
+                    f"self.log({name!r}, add_dataloader_idx=False) is called about several loaders; give each a name"
+                )
             if isinstance(value, Metric) and self._loaders.setdefault(id(value), batch.loader) != batch.loader:
                 raise ValueError(
-                    f"one torchmetrics object is logged as {name!r} and about another loader, which several processes "
-                    "cannot tell apart; use an object for each loader"
+                    f"one torchmetrics object is logged as {name!r} and about another loader, and its value would be "
+                    "about both; use an object for each loader"
                 )
-            self._options[name] = {**shown, "forked": bool(on_step)}
+            self._options[name] = {**shown, "forked": bool(on_step), "suffix": suffix, "loader": batch.loader}
             self._metrics.note(name, value, options)
 
     # ---- all batches are over ----------------------------------------------------------------------------------------
@@ -233,6 +242,7 @@ class Evaluation:
         """
         with self._telling_others():
             self._metrics.close()
+            self._metrics.merge()
             shares = self._processes.gather(self._share())
         self._settle_failures(shares)
         self._merge_states([share.states for share in shares])
@@ -252,6 +262,7 @@ class Evaluation:
         for name, value in values.items():
             self._hand_over(name, value, **options.get(name, {}))
         self._server._current_fx_name = outer
+        self._results.note(self._server.trainer, {name: option["loader"] for name, option in options.items()})
         self._draw()
 
     def begin_prediction(self) -> None:
@@ -263,7 +274,8 @@ class Evaluation:
         self._settle_failures(self._processes.gather(_Share({}, {}, {}, {}, list(self._failures.values()), {})))
 
     def finish(self) -> None:
-        """Leave the torchmetrics objects of each process to it again."""
+        """Leave the torchmetrics objects of each process to it again, and to each loader its own results."""
+        self._results.divide()
         for metric, own, updates in self._own:
             if metric._update_count == updates:  # else the user's code has reset it
                 own.put(metric)
@@ -309,7 +321,9 @@ class Evaluation:
             if merged.updates:
                 self._own.append((metric, own, merged.updates))
 
-    def _hand_over(self, name: str, value: Any, forked: bool = False, **options: Any) -> None:
+    def _hand_over(
+        self, name: str, value: Any, loader: int | None = None, forked: bool = False, suffix: str = "", **options: Any
+    ) -> None:
         # Equal on all processes: nothing is left to be synchronised, which Lightning would otherwise recommend.
         log = partial(
             self._server.log,
@@ -320,7 +334,7 @@ class Evaluation:
             rank_zero_only=True,
         )
         if forked:
-            log(f"{name}_epoch", value, **options)
+            log(f"{name.removesuffix(suffix)}_epoch{suffix}", value, **options)
             options |= {"logger": False, "prog_bar": False}
         log(name, value, **options)
 

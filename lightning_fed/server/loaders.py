@@ -1,18 +1,16 @@
-"""What a Trainer iterates over: cohorts in training, the workers' own batches in evaluation.
+"""What a Trainer iterates over in training: cohorts. And whose a batch of an evaluation is.
 
-Both are plain iterables, not DataLoaders: into a DataLoader Lightning would put a distributed sampler.
+The loaders are plain iterables, not DataLoaders: into a DataLoader Lightning would put a distributed sampler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from lightning_fed.core.arguments import listed, whole
-from lightning_fed.core.watch import EndingError, Watch
-from lightning_fed.population import EvaluationKind, WorkerPool, end_pass, end_processes
+from lightning_fed.core.watch import EndingError
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import describe
 
@@ -180,6 +178,12 @@ class CohortLoader:
         for number in range(first, first + self._length):
             yield Cohort(number, self._seed, self._choose(number))
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"one batch of the server is a cohort, and its loader has no {name!r}; a worker's own loader is that "
+            "of its datamodule, and code that runs on a worker sees its own as self.trainer.train_dataloader"
+        )
+
     def _choose(self, number: int) -> tuple[str, ...]:
         if self._sampler is None:
             return tuple(self._names)
@@ -214,104 +218,3 @@ def what_failed(code: str, error: Exception) -> str:
     "its val_dataloader raised KeyError: 'label'"
     """
     return f"{code}: {error}" if isinstance(error, EndingError) else f"{code} raised {describe(error)}"
-
-
-_END = object()
-
-
-def _never(worker: str) -> bool:
-    return False
-
-
-@final
-class WorkersLoader:
-    """Yields the workers' own evaluation batches, worker by worker; each process takes every n-th worker.
-
-    Args:
-        pool: The workers.
-        names: Which of them, on all processes together.
-        kind: Which of their loaders. A worker without one is passed over.
-        rank: This process.
-        processes: The number of processes.
-        failed: Called with the name of a worker whose loader raises, what happened, and the error; raises, or notes it.
-        is_out: Whether no more batches of a worker are wanted.
-    """
-
-    def __init__(
-        self,
-        pool: WorkerPool,
-        names: Sequence[str],
-        kind: EvaluationKind,
-        rank: int,
-        processes: int,
-        failed: Callable[[str, str, Exception], None],
-        is_out: Callable[[str], bool] = _never,
-    ) -> None:
-        self._pool = pool
-        self._names = names[rank::processes]
-        self._kind = kind
-        self._failed = failed
-        self._is_out = is_out
-        self._watch = Watch()
-
-    def _over(self, name: str) -> AbstractContextManager[None]:
-        trainer = self._pool.trainer
-        return self._watch.over(name, 0 if trainer is None else trainer.global_step)
-
-    def __iter__(self) -> Iterator[EvaluationBatch]:
-        for name in self._names:
-            if self._is_out(name):
-                continue
-            loader: Iterable[Any] = ()
-            batches: Iterator[Any] = iter(())
-            try:
-                with self._over(name):
-                    loader = self._pool[name].evaluation_loader(self._kind) or ()
-                    batches = iter(loader)
-                while not self._is_out(name):
-                    with self._over(name):
-                        batch = next(batches, _END)
-                    if batch is _END:
-                        break
-                    yield EvaluationBatch(name, batch)
-            except Exception as error:
-                end_pass(batches)
-                self._failed(name, what_failed(f"its {self._kind}_dataloader", error), error)
-            finally:
-                end_processes(loader)
-
-
-@final
-class CentralLoader:
-    """Yields the batches of a central loader; each of n processes takes every n-th batch, so that none counts twice.
-
-    Args:
-        loader: The user's loader.
-        rank: This process.
-        processes: The number of processes.
-        number: The number of the loader, if there are several.
-
-    Raises:
-        ValueError: If there are fewer batches than processes.
-    """
-
-    def __init__(self, loader: Iterable[Any], rank: int, processes: int, number: int | None = None) -> None:
-        self._loader = loader
-        self._rank = rank
-        self._processes = processes
-        self._number = number
-        if processes > 1 and isinstance(loader, Sized) and len(loader) < processes:
-            raise ValueError(
-                f"the central evaluation data has {len(loader)} batches for {processes} processes; use a smaller "
-                "batch_size there or fewer devices"
-            )
-
-    def __len__(self) -> int:
-        if not isinstance(self._loader, Sized):
-            raise TypeError(f"{type(self._loader).__name__} has no length")
-        return len(range(self._rank, len(self._loader), self._processes))
-
-    def __iter__(self) -> Iterator[EvaluationBatch]:
-        for index, batch in enumerate(self._loader):
-            if index % self._processes == self._rank:
-                yield EvaluationBatch(None, batch, self._number)

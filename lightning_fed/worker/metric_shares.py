@@ -4,6 +4,10 @@ A worker counts when its last batch is over, or not at all. A plain value is not
 object accumulates over all workers; what one of them added is the difference between its states before and after that
 worker's batches, for states that add up (sums and lists, as in accuracy, F1, MSE, AUROC); a metric with other states
 (minimum, maximum, running mean) has no value per worker. What a worker that failed has added is taken out again.
+
+If workers have several loaders, all first ones come before all second ones, and a worker may fail at its second. Its
+part of a torchmetrics object could then not be taken out: each worker begins with an empty one, and the states of those
+that did not fail are merged when all are through.
 """
 
 from __future__ import annotations
@@ -37,26 +41,50 @@ class WorkerMetrics:
     def clear(self) -> None:
         """Forget everything, for the next evaluation."""
         self._forget_worker()
-        self.workers: dict[str, dict[str, float]] = {}
-        """Logged values by worker and name."""
-        self.pooled: dict[str, Part] = {}
-        """The plain values over all workers, by name."""
+        self._values: dict[str, dict[str, float]] = {}
+        self._parts: dict[str | None, dict[str, Part]] = {}
+        self._states: dict[str | None, list[dict[str, MetricState]]] = {}
         self.objects: dict[str, str] = {}
         """The torchmetrics objects that were logged: the path of each in the module, by the name that it was given."""
 
+    @property
+    def workers(self) -> dict[str, dict[str, float]]:
+        """Logged values by worker and name."""
+        return {worker: values for worker, values in self._values.items() if worker not in self._failed}
+
+    @property
+    def pooled(self) -> dict[str, Part]:
+        """The plain values over all workers, by name."""
+        pooled: dict[str, Part] = {}
+        for worker, parts in self._parts.items():
+            for name, part in parts.items() if worker not in self._failed else ():
+                pooled[name] = pooled[name].merged(part) if name in pooled else part
+        return pooled
+
     def _forget_worker(self) -> None:
         self._worker: str | None = None
+        self._loader: int | None = None
         self._recorder = Recorder()
         self._logged: dict[str, Metric] = {}
         self._before: dict[str, MetricState] = {}
 
-    def turn_to(self, worker: str | None, batch_size: Callable[[], int]) -> None:
-        """The batches from now on are this worker's; None: of central data, or nobody's."""
-        if worker != self._worker:
+    def turn_to(self, worker: str | None, batch_size: Callable[[], int], loader: int | None = None) -> None:
+        """The batches from now on are this worker's; None: of central data, or nobody's.
+
+        Args:
+            worker: Its name.
+            batch_size: Tells the size of a batch.
+            loader: The number of its loader, if it has several.
+        """
+        if (worker, loader) != (self._worker, self._loader):
             self.close()
-            self._worker = worker
+            self._worker, self._loader = worker, loader
             if worker is not None:
-                self._before = {path: MetricState.of(metric) for path, metric in metrics_of(self._module).items()}
+                metrics = metrics_of(self._module)
+                self._before = {path: MetricState.of(metric) for path, metric in metrics.items()}
+                if loader is not None:
+                    for metric in metrics.values():
+                        MetricState.empty(metric).put(metric)
         self._recorder.batch_size = batch_size
 
     def note(self, name: str, value: Any, options: Mapping[str, Any]) -> None:
@@ -73,32 +101,48 @@ class WorkerMetrics:
             ValueError: If a torchmetrics object was logged that is no part of the module.
         """
         metrics = metrics_of(self._module)
-        if self._worker in self._failed:
-            for path, before in self._before.items():
-                if path in metrics:
-                    before.put(metrics[path])
-        else:
-            parts = self._recorder.parts()
-            for name, part in parts.items():
-                self.pooled[name] = self.pooled[name].merged(part) if name in self.pooled else part
-            paths = {id(metric): path for path, metric in metrics.items()}
-            for name, metric in self._logged.items():
-                if id(metric) not in paths:
-                    raise ValueError(
-                        f"the torchmetrics object that is logged as {name!r} is no part of "
-                        f"{type(self._module).__name__}; make it an attribute there"
-                    )
-                self.objects[name] = paths[id(metric)]
-            if self._worker is not None:
-                self._note_worker(self._worker, {name: part.value for name, part in parts.items()}, paths)
+        before = {path: state for path, state in self._before.items() if path in metrics}
+        if self._worker not in self._failed:
+            self._count(metrics)
+        if self._worker in self._failed or self._loader is not None:
+            for path, state in before.items():
+                state.put(metrics[path])
         self._forget_worker()
 
-    def _note_worker(self, worker: str, values: dict[str, float], paths: Mapping[int, str]) -> None:
+    def _count(self, metrics: Mapping[str, Metric]) -> None:
+        worker = self._worker
+        parts = self._recorder.parts()
+        pooled = self._parts.setdefault(worker, {})
+        for name, part in parts.items():
+            pooled[name] = pooled[name].merged(part) if name in pooled else part
+        paths = {id(metric): path for path, metric in metrics.items()}
         for name, metric in self._logged.items():
-            share = _share(metric, self._before.get(paths[id(metric)]))
-            if share is not None:
-                values[name] = share
-        self.workers[worker] = values
+            if id(metric) not in paths:
+                raise ValueError(
+                    f"the torchmetrics object that is logged as {name!r} is no part of "
+                    f"{type(self._module).__name__}; make it an attribute there"
+                )
+            self.objects[name] = paths[id(metric)]
+        if worker is None:
+            return
+        if self._loader is None:
+            shares = {name: _share(m, self._before.get(paths[id(m)])) for name, m in self._logged.items()}
+        else:
+            shares = {name: _value(metric) for name, metric in self._logged.items()}
+            states = {path: MetricState.of(metric) for path, metric in metrics.items() if metric._update_count}
+            self._states.setdefault(worker, []).append(states)
+        values = self._values.setdefault(worker, {})
+        values |= {name: part.value for name, part in parts.items()}
+        values |= {name: share for name, share in shares.items() if share is not None}
+
+    def merge(self) -> None:
+        """Let each torchmetrics object hold what the workers that did not fail have added by their several loaders."""
+        states = [own for worker, theirs in self._states.items() if worker not in self._failed for own in theirs]
+        for path, metric in metrics_of(self._module).items() if states else ():
+            merged = MetricState.merged(metric, [own[path] for own in states if path in own])
+            if merged.updates:
+                merged.put(metric)
+        self._states.clear()
 
 
 def _share(metric: Metric, before: MetricState | None) -> float | None:
@@ -110,19 +154,26 @@ def _share(metric: Metric, before: MetricState | None) -> float | None:
     if not adds_up or before is None or not before.states:
         return None
     whole = {name: getattr(metric, name) for name in before.states}
-    alone, computed = NoSync([metric]), metric._computed  # one worker's value is one process's business
-    metric._computed = None
     try:
         for name, earlier in before.states.items():
             state = whole[name]
             setattr(metric, name, state - earlier if isinstance(earlier, Tensor) else state[len(earlier) :])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return float(metric.compute())
-    except Exception:  # undefined for so few examples, such as R² of one
-        return None
+        return _value(metric)
     finally:
         for name, state in whole.items():
             setattr(metric, name, state)
+
+
+def _value(metric: Metric) -> float | None:
+    """What a metric computes, or None if that is no number, or undefined for so few examples, such as R² of one."""
+    alone, computed = NoSync([metric]), metric._computed  # one worker's value is one process's business
+    metric._computed = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(metric.compute())
+    except Exception:
+        return None
+    finally:
         alone.end()
         metric._computed = computed

@@ -37,6 +37,15 @@ class MetricState(NamedTuple):
             {name: list(s) if isinstance(s, list) else s.detach().clone() for name, s in states.items()},
         )
 
+    @staticmethod
+    def empty(metric: Metric) -> MetricState:
+        """Return the state of an object that was never updated."""
+        device = metric.device
+        defaults = metric._defaults.items()
+        return MetricState(
+            0, {name: [] if isinstance(d, list) else d.detach().clone().to(device) for name, d in defaults}
+        )
+
     def put(self, metric: Metric) -> None:
         """Let an object have this state."""
         for name, state in self.states.items():

@@ -286,7 +286,6 @@ class Named(BatchSampler):
         (lambda data: DataLoader(data, batch_size=2, sampler=[1, 1, 1, 1, 1, 1, 2], drop_last=True), 6),
         (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(dataset(2))], "max_size_cycle"), 5),
         (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(dataset(2))], "min_size"), 4),
-        (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(dataset(2))], "sequential"), 7),
         (lambda data: CombinedLoader([DataLoader(data, 2), DataLoader(Stream())], "max_size_cycle"), None),
     ],
 )

@@ -112,7 +112,7 @@ def test_clear_tears_down_every_stage_and_a_worker_can_be_used_again() -> None:
     pool = WorkerPool({"bob": Noted("bob", calls, [1.0])}, 5)
     for _ in range(2):
         assert pool["bob"].batches
-        assert pool["bob"].evaluation_loader("test") is not None
+        assert len(pool["bob"].evaluation_loaders("test")) == 1
         pool.clear()
     once = ["bob.prepare_data", "bob.setup(fit)", "bob.train_dataloader", "bob.setup(test)"]
     assert calls == [*once, "bob.teardown(fit)", "bob.teardown(test)"] * 2
@@ -184,17 +184,9 @@ def test_another_value_error_of_the_loader_is_left_as_it_is() -> None:
 
 def test_evaluation_loaders_are_the_workers_own_or_none() -> None:
     worker = Worker("bob", EvaluatedRows([1.0]), None)
-    assert worker.evaluation_loader("val") is worker.evaluation_loader("val")
-    assert Worker("alice", Rows([1.0]), None).evaluation_loader("val") is None
-
-
-def test_several_evaluation_loaders_of_a_worker_are_refused() -> None:
-    class Several(Rows):
-        def val_dataloader(self) -> Any:
-            return [self.train_dataloader()] * 2
-
-    with pytest.raises(TypeError, match=r"worker 'bob': val_dataloader\(\) must return one loader, not several"):
-        Worker("bob", Several([1.0]), None).evaluation_loader("val")
+    (loader,) = worker.evaluation_loaders("val")
+    assert worker.evaluation_loaders("val")[0] is loader
+    assert len(Worker("alice", Rows([1.0]), None).evaluation_loaders("val")) == 0
 
 
 def test_what_a_lazy_mapping_builds_must_be_a_datamodule() -> None:
@@ -247,9 +239,9 @@ def drawn(seed: int, name: str, history: int, evaluated_first: bool = False) -> 
     data = Drawing()
     worker = WorkerPool({name: data}, 1, seed)[name]
     if evaluated_first:
-        assert worker.evaluation_loader("val") is not None
+        assert len(worker.evaluation_loaders("val")) == 1
     assert worker.batches.num_examples == 2
-    assert worker.evaluation_loader("val") is not None
+    assert len(worker.evaluation_loaders("val")) == 1
     assert states() == before
     return data.drawn
 
@@ -300,7 +292,7 @@ def test_a_worker_that_an_engine_makes_ready_draws_the_same() -> None:
         ready: Any = WorkerPool(population(), 1, 0).ready("7")
         assert ready.datamodule.drawn == plain.datamodule.drawn != {}
     before = states()
-    assert ready.evaluation_loader("val") is not None
+    assert len(ready.evaluation_loaders("val")) == 1
     assert states() == before
 
 
@@ -331,7 +323,7 @@ def test_loaders_are_asked_for_anew_as_the_trainer_says() -> None:
         assert worker.batches
         assert worker.batches
         asked.append(calls.count("bob.train_dataloader"))
-        assert worker.evaluation_loader("test") is worker.evaluation_loader("test")
+        assert worker.evaluation_loaders("test")[0] is worker.evaluation_loaders("test")[0]
     assert asked == [1, 1, 2, 2, 3]
     assert (calls.count("bob.setup(fit)"), calls.count("bob.prepare_data")) == (1, 1)
 
@@ -430,8 +422,8 @@ def test_a_worker_without_evaluation_data_or_with_one_loader_in_any_form(form: A
         def val_dataloader(self) -> Any:
             return form(self.train_dataloader())
 
-    loader = Worker("bob", Given([1.0]), None).evaluation_loader("val")
-    assert (None if loader is None else len([b for (b,) in loader])) == batches
+    loaders = Worker("bob", Given([1.0]), None).evaluation_loaders("val")
+    assert [len([b for (b,) in loader]) for loader in loaders] == ([] if batches is None else [batches])
 
 
 # ---- processes that start afresh -------------------------------------------------------------------------------------

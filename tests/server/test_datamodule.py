@@ -13,7 +13,9 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_fed import FederatedDataModule, FederatedModule, Population, Uniform
 from lightning_fed.population import EvaluationKind
-from lightning_fed.server.loaders import CentralLoader, Cohort, CohortLoader, Position, WorkersLoader
+from lightning_fed.server.central_loader import CentralLoader
+from lightning_fed.server.loaders import Cohort, CohortLoader, Position
+from lightning_fed.server.workers_loader import WorkersLoader
 
 NAMES = [f"w{i}" for i in range(10)]
 

@@ -1,0 +1,137 @@
+"""Which loaders the workers have for an evaluation: asked before it begins, so that all processes go the same way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import count
+from typing import NamedTuple, final
+
+from lightning_fed.core.processes import Processes
+from lightning_fed.core.watch import Watch
+from lightning_fed.population import EvaluationKind, WorkerPool, num_batches
+
+
+@final
+class Offer(NamedTuple):
+    """What the workers have.
+
+    Args:
+        loaders: How many loaders each of them has; 0: none of them has any.
+        worker: The worker that was asked for it.
+        part: The part of each loader that is to be gone through; None: all of it.
+        lengths: The numbers of batches in the loaders of this process's workers, of all first ones, all second ones
+            and so on; None: they were not asked for.
+    """
+
+    loaders: int = 1
+    worker: str | None = None
+    part: float | None = None
+    lengths: tuple[int, ...] | None = None
+
+    def refuse_other_number(self, loaders: int) -> None:
+        """Refuse a worker that has another number of loaders.
+
+        Args:
+            loaders: Its number.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        if loaders != self.loaders:
+            raise ValueError(
+                f"it gives {loaders} of them and worker {self.worker!r} gives {self.loaders}; let all workers give as "
+                "many, or none"
+            )
+
+    def numbers(self, loader: Iterable[object], kind: EvaluationKind) -> Iterable[int]:
+        """Return the numbers of those of a loader's batches that are to be gone through, as a Trainer counts them.
+
+        Args:
+            loader: One worker's loader.
+            kind: Which of its loaders that is.
+
+        Raises:
+            ValueError: If a part of it is to be gone through, and that is less than one batch, or it has no length.
+        """
+        if self.part is None:
+            return count()
+        limit, batches = f"limit_{kind}_batches={self.part}", num_batches(loader)
+        instead = "give an int, which counts the batches of all workers together"
+        if batches is None:
+            raise ValueError(f"{limit} is a part of its batches, whose number cannot be told; {instead}")
+        if batches and batches * self.part < 1:
+            raise ValueError(
+                f"{limit} of {batches} batches is less than one; give at least {1 / batches}, or {instead}"
+            )
+        return range(int(batches * self.part))
+
+
+def offer_of(
+    pool: WorkerPool, names: Sequence[str], kind: EvaluationKind, part: float | None, round: int
+) -> tuple[Offer, str | None]:
+    """Ask the workers of a process: until one of them has loaders, or if a part of each is to be taken, all of them.
+
+    What a worker raises is left to be raised when its turn comes.
+
+    Args:
+        pool: The workers.
+        names: Those of the process.
+        kind: Which of their loaders.
+        part: The part of each loader that is to be gone through; None: all of it.
+        round: The round, for errors.
+
+    Returns:
+        What they have, and in words why the part cannot be taken, if so.
+    """
+    offer, has_raised, watch = Offer(0, part=part), False, Watch()
+    for name in names:
+        try:
+            with watch.over(name, round):
+                loaders = pool[name].evaluation_loaders(kind)
+                lengths = tuple(num_batches(loader) or 0 for loader in loaders)
+        except Exception:
+            has_raised = True
+            continue
+        if loaders and not offer.loaders:
+            offer = Offer(len(loaders), name, part, None if part is None else (0,) * len(loaders))
+        if offer.loaders and part is None:
+            break
+        if offer.lengths is not None and len(loaders) == offer.loaders:
+            try:
+                for loader in loaders:
+                    offer.numbers(loader, kind)
+            except ValueError as error:
+                return offer, f"worker {name!r}: {error}"
+            offer = offer._replace(lengths=tuple(map(sum, zip(offer.lengths, lengths, strict=True))))
+    if has_raised and not offer.loaders:
+        return Offer(part=part, lengths=None if part is None else (math.ceil(1 / part),)), None
+    return offer, None
+
+
+def agreed(own: Offer, problem: str | None, kind: EvaluationKind, processes: Processes) -> Offer:
+    """Agree with the other processes on how many loaders there are.
+
+    Args:
+        own: What the workers of this process have.
+        problem: Why it cannot be taken.
+        kind: Which of their loaders.
+        processes: The processes.
+
+    Raises:
+        ValueError: On all of them, if there is a problem on one, or one would have nothing to evaluate, and stop.
+    """
+    shares = processes.gather((own, problem))
+    for _, theirs in shares:
+        if theirs is not None:
+            raise ValueError(theirs)
+    first = next((offer for offer, _ in shares if offer.worker is not None), None)
+    if first is None:
+        return max((offer for offer, _ in shares), key=lambda offer: offer.loaders)
+    totals = [offer.lengths or (0,) for offer, _ in shares]
+    if first.part is not None and processes.size > 1 and not all(map(all, totals)):
+        raise ValueError(
+            f"limit_{kind}_batches={first.part}: one of {processes.size} processes has no batches of its workers; give "
+            "an int, which counts the batches of a process, or use fewer devices"
+        )
+    return first._replace(lengths=own.lengths)

@@ -1,0 +1,75 @@
+"""What a FederatedDataModule takes for workers, and for numbers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from torch.utils.data import DataLoader
+
+from lightning_fed._lightning import refuse_foreign
+from lightning_fed.core.arguments import whole
+from lightning_fed.population import Names, Population
+
+
+def names_of(workers: object) -> Sequence[str]:
+    """Return the names of the workers.
+
+    Args:
+        workers: Every worker's datamodule by name.
+
+    Raises:
+        TypeError: If it is no mapping, or a name or a value of a dict is of a wrong type.
+        ValueError: If there is no worker.
+    """
+    if not isinstance(workers, Mapping):
+        raise TypeError(
+            f"workers must be a mapping from names to LightningDataModules, such as {{'bob': BobData()}}, not a "
+            f"{type(workers).__name__}"
+        )
+    if not len(workers):
+        raise ValueError("workers is empty; federated learning needs at least one worker")
+    if isinstance(workers, Population):
+        return Names(workers)  # too many to go through: each is checked when it is given out
+    names = tuple(cast(Mapping[str, Any], workers))
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"workers: the name {name!r} must be a string that is not empty")
+    if isinstance(workers, dict):
+        for name in names:
+            refuse_other(workers[name], f"workers[{name!r}]")
+    return names
+
+
+def refuse_other(thing: object, argument: str) -> None:
+    """Refuse what is no datamodule; of a loader the fix is another one.
+
+    Args:
+        thing: What the user gave.
+        argument: The argument's name, for the message.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if isinstance(thing, DataLoader):
+        raise TypeError(
+            f"{argument} is a DataLoader, which does not say what it is for; give a LightningDataModule, such as "
+            "LightningDataModule.from_datasets(train_dataset=loader.dataset, batch_size=32)"
+        )
+    refuse_foreign(thing, "LightningDataModule", argument)
+
+
+def within(argument: str, value: object, population: int) -> int | None:
+    """Return a number of workers, or None.
+
+    Args:
+        argument: The argument's name, for the message.
+        value: What the user gave.
+        population: The number of all workers.
+
+    Raises:
+        TypeError: If it is no int.
+        ValueError: If it is out of range.
+    """
+    says = f" must lie between 1 and the population of {population} workers"
+    return None if value is None else whole(argument, value, least=1, most=population, says=says)
