@@ -170,6 +170,7 @@ class FederatedModule(Wrapper):
         self._guard.check(self._global.model(), module)
         self._one_by_one = True
         self._hands_over = False  # to the process that has started this one
+        self._last_fit: tuple[Position, dict[str, Any], Sequence[str]] = (Position(), {}, ())
         self.last_report = RoundReport()
         """The report of the last round's workers; for callbacks."""
         self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to)
@@ -333,7 +334,7 @@ class FederatedModule(Wrapper):
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, then set up the user's module."""
         refuse_unsupported(self.module, self.trainer)
-        if self.min_workers > self._datamodule.cohort_size:
+        if stage == "fit" and self.min_workers > self._datamodule.cohort_size:
             raise ValueError(
                 f"min_workers={self.min_workers} can never be met by a cohort of {self._datamodule.cohort_size}; lower "
                 "it or raise cohort_size"
@@ -341,6 +342,7 @@ class FederatedModule(Wrapper):
         if stage == "fit":
             refuse_manual(self.module, self.aggregator, self.privacy)
             refuse_private_search(self.trainer, self.privacy)
+            self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
@@ -484,7 +486,7 @@ class FederatedModule(Wrapper):
         self._keeper.put_in_global_model(checkpoint)
         self._search.note(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        position = self._datamodule.position if self._has_data else Position()
+        position, _, _ = self._facts
         settings = self._settings().state_dict(self._trainer)
         privacy, account = self._guard.state_dict(), self._guard.account()
         self._keeper.save(checkpoint, settings, self.engine.choice, privacy, account, position)
@@ -502,7 +504,7 @@ class FederatedModule(Wrapper):
         self._tell("on_load_checkpoint", checkpoint)
 
     def _settings(self) -> Settings:
-        data = self._datamodule if self._has_data else None
+        _, of_data, names = self._facts
         parts = {
             "algorithm": self.algorithm,
             "aggregator": self.aggregator,
@@ -511,10 +513,10 @@ class FederatedModule(Wrapper):
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
             "local_lr_schedule": self.local_lr_schedule,
-            **({} if data is None else data.settings()),
+            **of_data,
         }
         tables = tables_of(self.algorithm, self.transforms)
-        return Settings(parts, () if data is None else data.names, tables, self.module)
+        return Settings(parts, names, tables, self.module)
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
         """The weights, and from a process that was started for this fit also what it has spent of privacy."""
@@ -560,9 +562,11 @@ class FederatedModule(Wrapper):
         return root / f"process-{self.trainer.global_rank}"
 
     @property
-    def _has_data(self) -> bool:
-        # None: the fit was in processes of its own, and this one has only got the weights and what was spent.
-        return isinstance(getattr(self._trainer, "datamodule", None), FederatedDataModule)
+    def _facts(self) -> tuple[Position, dict[str, Any], Sequence[str]]:
+        datamodule = getattr(self._trainer, "datamodule", None)
+        federation = datamodule.federation if isinstance(datamodule, FederatedDataModule) else None
+        # None: the Trainer has got other data since; or the fit was in processes of its own, and nothing came back.
+        return self._last_fit if federation is None else federation.facts
 
     def _processes(self) -> Processes:
         return processes_of(self.trainer)

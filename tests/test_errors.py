@@ -293,12 +293,10 @@ def test_a_plain_loader_or_nothing_is_refused() -> None:
             return Rows([1.0]).train_dataloader()
 
     needs = r"FederatedModule needs a FederatedDataModule, as in trainer.fit\(fed, FederatedDataModule\(.*"
-    with pytest.raises(TypeError, match=needs + "no datamodule"):
+    with pytest.raises(TypeError, match=needs + "a DataLoader$"):
         trainer().fit(FederatedModule(Scalar()), Rows([1.0]).train_dataloader())
-    with pytest.raises(TypeError, match=needs + "not Rows"):
+    with pytest.raises(TypeError, match=needs + "a Rows$"):
         trainer().fit(FederatedModule(Scalar()), Rows([1.0]))
-    with pytest.raises(TypeError, match=needs + "not EvaluatedRows"):
-        trainer().predict(FederatedModule(Scalar()), EvaluatedRows([1.0]))
 
 
 # ---- modules, arguments and strategies -------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from lightning_fed.core.arguments import instance, number, text
 from lightning_fed.hooks import UNUSED_HOOKS, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
-from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.given_data import admit
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import RoundError
 
@@ -30,16 +30,11 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
         trainer: The Trainer that is about to run.
 
     Raises:
-        TypeError: If the data is no FederatedDataModule.
+        TypeError: If there is no data that it can work with.
         ValueError: If the module or the strategy cannot work; the message says why and what to do.
     """
     name = type(module).__name__
-    datamodule = getattr(trainer, "datamodule", None)
-    if not isinstance(datamodule, FederatedDataModule):
-        raise TypeError(
-            "FederatedModule needs a FederatedDataModule, as in trainer.fit(fed, FederatedDataModule({'bob': ..., "
-            "'alice': ...})), not " + ("no datamodule" if datamodule is None else type(datamodule).__name__)
-        )
+    admit(module, trainer)
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise ValueError(
             f"strategy {type(trainer.strategy).__name__} cannot work: it divides one model over devices, but every "

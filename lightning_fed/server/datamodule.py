@@ -123,6 +123,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self._unprepared: dict[str, str] = {}
         self._central_error: Exception | None = None
         self._on_exception: Callable[[], None] | None = None
+        self._stands_in_for: tuple[pl.LightningDataModule | None] | None = None
         self._offers: dict[EvaluationKind, Offer] = {}
         self._central: dict[EvaluationKind, Any] = {}
         for kind in get_args(EvaluationKind):
@@ -135,6 +136,8 @@ class FederatedDataModule(pl.LightningDataModule):
         """Say where the attributes of the workers' datamodules are: code of a plain Trainer looks for them here."""
         if name.startswith("__") or "names" not in vars(self):  # it is being copied
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if not self.names:
+            return getattr(self.val, name)
         worker = self.names[0]
         raise AttributeError(
             f"the server's trainer.datamodule is the FederatedDataModule, which has no {name!r}; a worker's datamodule "
@@ -167,6 +170,11 @@ class FederatedDataModule(pl.LightningDataModule):
             "seed": self.seed,
             "availability": self.availability,
         }
+
+    @property
+    def facts(self) -> tuple[Position, dict[str, Any], Sequence[str]]:
+        """What a checkpoint is to say of the data: the place in the sequence of cohorts, the settings, the names."""
+        return self.position, self.settings(), self.names
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
@@ -262,6 +270,7 @@ class FederatedDataModule(pl.LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Let go of all data."""
         self._on_exception = None
+        self._step_back("teardown", stage)
         self.pool.clear()
         for given in self._central.values():
             for loader in loaders_in(given):
@@ -307,6 +316,31 @@ class FederatedDataModule(pl.LightningDataModule):
             self._on_exception()
         if self.val is not None:
             self.val.on_exception(exception)
+        self._step_back("on_exception", exception)
+
+    def stand_in_for(self, datamodule: pl.LightningDataModule | None) -> None:
+        """Be the Trainer's datamodule until the run is over.
+
+        Args:
+            datamodule: The one that the Trainer has by then, and again afterwards.
+        """
+        self._stands_in_for = (datamodule,)
+
+    def _step_back(self, hook: str, *arguments: Any) -> None:
+        if self._stands_in_for is None or self.trainer is None:
+            return
+        (datamodule,) = self._stands_in_for
+        self.trainer.datamodule = datamodule  # type: ignore[attr-defined]
+        if datamodule is not None and datamodule is not self.val:
+            getattr(datamodule, hook)(*arguments)
+
+    @property
+    def federation(self) -> FederatedDataModule | None:
+        """The workers' data: these, or those that they stand in for; None: there are no workers' data."""
+        if self._stands_in_for is None:
+            return self
+        (datamodule,) = self._stands_in_for
+        return datamodule if isinstance(datamodule, FederatedDataModule) else None
 
     def val_dataloader(self) -> Any:
         """The central data, or the workers' own."""

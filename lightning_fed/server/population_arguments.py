@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, final
 
 from torch.utils.data import DataLoader
 
-from lightning_fed._lightning import refuse_foreign
+from lightning_fed._lightning import pl, refuse_foreign
 from lightning_fed.core.arguments import whole
-from lightning_fed.population import Names, Population
+from lightning_fed.population import EvaluationKind, Names, Population
 
 
 def names_of(workers: object) -> Sequence[str]:
@@ -27,7 +27,7 @@ def names_of(workers: object) -> Sequence[str]:
             f"workers must be a mapping from names to LightningDataModules, such as {{'bob': BobData()}}, not a "
             f"{type(workers).__name__}"
         )
-    if not len(workers):
+    if not len(workers) and not isinstance(workers, Nobody):
         raise ValueError("workers is empty; federated learning needs at least one worker")
     if isinstance(workers, Population):
         return Names(workers)  # too many to go through: each is checked when it is given out
@@ -39,6 +39,29 @@ def names_of(workers: object) -> Sequence[str]:
         for name in names:
             refuse_other(workers[name], f"workers[{name!r}]")
     return names
+
+
+@final
+class Nobody(Population):
+    """No workers: an evaluation on central data alone has none."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def name(self, position: int) -> str:
+        """Raise an error: there are no names."""
+        raise IndexError(position)
+
+    def __getitem__(self, name: str) -> pl.LightningDataModule:
+        raise KeyError(name)
+
+    def num_examples(self, name: str) -> int:
+        """Raise an error: there are no workers."""
+        raise KeyError(name)
+
+    def has_loader(self, kind: EvaluationKind) -> bool:
+        """Return False."""
+        return False
 
 
 def refuse_other(thing: object, argument: str) -> None:
