@@ -69,8 +69,8 @@ class WorkersLoader:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"the loader of all workers' {self._kind} batches has no {name!r}; the loaders of one worker are those of "
-            f"its own datamodule, such as data.workers[name].{self._kind}_dataloader()"
+            f"the loader of all workers' batches has no {name!r}; the loaders of one worker are those of its own "
+            "datamodule, such as data.workers[name].val_dataloader()"
         )
 
     def _over(self, name: str) -> AbstractContextManager[None]:

@@ -26,11 +26,15 @@ def test_an_attribute_of_the_workers_datamodules_is_looked_for_where_it_is() -> 
     assert getattr(data, "batch_size", None) is None
     for other in (copy.copy(data), copy.deepcopy(data), pickle.loads(pickle.dumps(data))):
         assert list(other.names) == ["bob"]
+        assert len(pickle.loads(pickle.dumps(other.train_dataloader()))) == 1
+    central = FederatedDataModule({"bob": EvaluatedRows([1.0])}, val=EvaluatedRows([1.0]))
+    assert len(copy.copy(central.val_dataloader())) == 1
+    assert len(list(copy.copy(FederatedDataModule({"bob": EvaluatedRows([1.0])}).val_dataloader()))) == 1
 
 
 def test_the_loader_of_all_workers_says_where_that_of_one_is() -> None:
     data = FederatedDataModule({"bob": EvaluatedRows([1.0])})
-    with pytest.raises(AttributeError, match=r"all workers' val batches has no 'dataset'; .*data.workers\[name\]"):
+    with pytest.raises(AttributeError, match=r"all workers' batches has no 'dataset'; .*data.workers\[name\]"):
         data.val_dataloader().dataset  # noqa: B018
     with pytest.raises(
         AttributeError, match=r"one batch of the server is a cohort, .* has no 'dataset'; .*on a worker"
