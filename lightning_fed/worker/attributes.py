@@ -23,7 +23,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import pl
 from lightning_fed.wire.attributes import ABSENT, is_plain
-from lightning_fed.worker.snapshot import FRAMEWORK, HOOKS, Snapshot
+from lightning_fed.worker.snapshot import FRAMEWORK, HOOKS, Snapshot, is_computed
 
 _Path: TypeAlias = tuple[str, ...]
 
@@ -195,7 +195,7 @@ def _children(container: Any) -> Iterator[tuple[str, Any]]:
         for key, value in vars(container).items():
             if key in HOOKS:
                 yield key, _Hooks(value.values())
-            elif key not in FRAMEWORK:
+            elif key not in FRAMEWORK and not is_computed(vars(container), key):
                 yield key, value
     elif isinstance(container, list):
         yield from ((str(i), value) for i, value in enumerate(container))

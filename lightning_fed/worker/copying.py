@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_fed._lightning import pl, rank_zero_warn
-from lightning_fed.worker.snapshot import HOOKS, parts_of
+from lightning_fed.worker.snapshot import HOOKS, is_computed, parts_of
 
 
 @final
@@ -77,6 +77,8 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
     memo.pop(id(module), None)  # a Trainer's own module, where nothing is wrapped
     hooks: list[tuple[OrderedDict[Any, Any], OrderedDict[Any, Any]]] = []
     for part in module.modules():
+        # torch copies no tensor that was computed from others; these are computed anew before they are used.
+        memo.update((id(t), t.detach().clone()) for name, t in vars(part).items() if is_computed(vars(part), name))
         for name in HOOKS:
             registered = vars(part)[name] if isinstance(vars(part).get(name), OrderedDict) else None
             if registered:

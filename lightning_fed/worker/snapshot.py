@@ -12,7 +12,7 @@ import copy
 import random
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias, final
@@ -31,6 +31,23 @@ HOOKS = tuple(name for name in vars(nn.Module()) if name.endswith("_hooks"))
 """The attributes in which a module keeps the hooks that are registered on it."""
 
 _Path: TypeAlias = tuple[str, ...]
+
+
+def is_computed(attributes: Mapping[str, Any], name: str) -> bool:
+    """Whether an attribute of a module is computed anew in every pass, from parameters that are named after it.
+
+    So do ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune`` keep a layer's ``weight``: a hook that runs
+    before the layer computes it from ``weight_g`` and ``weight_v``, or ``weight_orig``.
+
+    Args:
+        attributes: The ``vars`` of the module.
+        name: The attribute's name.
+    """
+    return (
+        isinstance(attributes[name], Tensor)
+        and bool(attributes.get("_forward_pre_hooks"))
+        and any(parameter.startswith(f"{name}_") for parameter in attributes.get("_parameters", ()))
+    )
 
 
 @final
@@ -93,7 +110,8 @@ class Snapshot:
                 keys = [
                     k for k in {**before, **container} if not _same(container.get(k, _NOTHING), before.get(k, _NOTHING))
                 ]
-                names.update(dict.fromkeys(".".join((*path, str(key))) for key in keys if key not in FRAMEWORK))
+                kept = [k for k in keys if k not in FRAMEWORK and not (k in container and is_computed(container, k))]
+                names.update(dict.fromkeys(".".join((*path, str(key))) for key in kept))
             elif not _same(container, before):
                 names[".".join(path)] = None
         for path, thing, before, kind in self._others:
@@ -160,7 +178,8 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
                 yield (*path, key), value
                 yield from (((*path, name), part) for name, part in value.items())
             elif key not in FRAMEWORK or key in HOOKS or key in ("_parameters", "_non_persistent_buffers_set"):
-                yield (*path, key), value
+                if not is_computed(vars(thing), key):
+                    yield (*path, key), value
     elif hasattr(thing, "__dict__"):
         yield from (((*path, key), value) for key, value in vars(thing).items())
     else:
