@@ -33,6 +33,7 @@ from torch.utils.data._utils.fetch import _MapDatasetFetcher
 
 from lightning_fed._lightning import CombinedLoader
 from lightning_fed.population.combined import batch_in, refuse_sequential, set_epoch
+from lightning_fed.population.generators import orders, others_of, reseed
 from lightning_fed.population.lengths import gives_items, length_of, num_batches, num_examples
 from lightning_fed.population.loader_processes import end_pass, end_processes
 from lightning_fed.wire import LocalTraining
@@ -232,20 +233,6 @@ def _order(batches: BatchSampler) -> Tensor:
     return order[: len(order) - len(order) % batches.batch_size] if batches.drop_last else order
 
 
-def _reseed(generators: Iterable[object], seed: int) -> None:
-    for generator in generators:
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(seed)
-
-
-def _generators(loader: DataLoader[Any]) -> list[object]:
-    samplers: list[object] = [loader.sampler]
-    if isinstance(loader.batch_sampler, BatchSampler):
-        samplers.append(loader.batch_sampler.sampler)
-    # Every sampler of torch keeps its generator under this name; one without needs no reseeding.
-    return [loader.generator, *(getattr(sampler, "generator", None) for sampler in samplers)]
-
-
 @final
 class IndexedBatches(Batches):
     """Batches of tensors by indexing: the batches of a plain DataLoader over a TensorDataset or a Subset of one.
@@ -262,7 +249,7 @@ class IndexedBatches(Batches):
         self.tensors = tensors
         devices = {tensor.device for tensor in tensors}
         self.device = devices.pop() if len(devices) == 1 else None
-        self._carried = [g for g in _generators(loader) if isinstance(g, torch.Generator)]
+        self._carried = orders(loader)
         self.carries_generators = bool(self._carried)
         """Whether :meth:`reseed` has something to do before a :meth:`draw`."""
         # A sampler that draws all its randomness before its first row can be read to the end at once; another may draw
@@ -294,7 +281,7 @@ class IndexedBatches(Batches):
             self.num_batches = len(loader)
 
     def _reseed(self, seed: int) -> None:
-        _reseed(self._carried, seed)
+        reseed(self._carried, (), seed)
 
     def rest(self) -> None:
         pass
@@ -355,7 +342,8 @@ class LoadedBatches(Batches):
         self.loader = loader
         parts = loader.flattened if isinstance(loader, CombinedLoader) else [loader]
         loaders = [part for part in parts if isinstance(part, DataLoader)]
-        self._carried = [generator for part in loaders for generator in _generators(part)]
+        self._carried = [generator for part in loaders for generator in orders(part)]
+        self._others = [generator for part in parts for generator in others_of(part)]
         rows = [length_of(part.dataset) for part in loaders]
         self.num_rows = rows[0] if len(parts) == 1 and rows else None
         self.gives_items = any(map(gives_items, loaders))
@@ -363,7 +351,7 @@ class LoadedBatches(Batches):
         self.num_batches = num_batches(loader)
 
     def _reseed(self, seed: int) -> None:
-        _reseed(self._carried, seed)
+        reseed(self._carried, self._others, seed)
 
     def rest(self) -> None:
         end_processes(self.loader)

@@ -177,9 +177,10 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
             if key == "_modules":
                 yield (*path, key), value
                 yield from (((*path, name), part) for name, part in value.items())
-            elif key not in FRAMEWORK or key in HOOKS or key in ("_parameters", "_non_persistent_buffers_set"):
-                if not is_computed(vars(thing), key):
-                    yield (*path, key), value
+            elif key in FRAMEWORK and key not in HOOKS and key not in ("_parameters", "_non_persistent_buffers_set"):
+                continue
+            elif not is_computed(vars(thing), key):
+                yield (*path, key), value
     elif hasattr(thing, "__dict__"):
         yield from (((*path, key), value) for key, value in vars(thing).items())
     else:
