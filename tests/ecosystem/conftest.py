@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a download, and a hub is asked for nothing
 torch.set_num_threads(1)
+
+
+if importlib.util.find_spec("torchvision"):
+    # The wheel of torchvision on PyPI is linked to CUDA, so that beside torch for the CPU its operators are not there;
+    # Python code that describes them to the compiler must find at least their names. No test calls one.
+    DECLARED = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
+        for operator in (name, f"_{name}_backward"):
+            DECLARED.define(f"{operator}(Tensor a) -> Tensor")
 
 
 @pytest.fixture(autouse=True)
