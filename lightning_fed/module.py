@@ -257,6 +257,7 @@ class FederatedModule(Wrapper):
         draw = due and curves.have_loggers
         before = [p.detach().clone() for p in self._trained().values()] if draw else []
         earlier = len(self._pending)
+        self._global.trained_parameters.join(self.trainer.optimizers)
         with self._keeper.stepping(self._datamodule.position):
             with self._guard.whole_step(self._trained()), self._search.with_servers_own(self.trainer):
                 super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
@@ -286,7 +287,7 @@ class FederatedModule(Wrapper):
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
         refuse_frozen(self.module)
-        optimizer = server_optimizer(self.server_optimizer, self._trained())
+        optimizer = self._global.trained_parameters.optimized_by(partial(server_optimizer, self.server_optimizer))
         if self.server_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": server_scheduler(self.server_lr_scheduler, optimizer)}
@@ -361,7 +362,7 @@ class FederatedModule(Wrapper):
         """Compare the server's optimizer with that of the checkpoint, before it takes over the state there."""
         self._search.end(self.trainer)
         self._tell("on_fit_start")
-        self._keeper.check_optimizer(self.trainer)
+        self._keeper.check_optimizer(self.trainer, self._global.trained_parameters)
 
     def on_train_start(self) -> None:
         """Make the workers' copy of the module, once it is placed and its hooks have run."""
@@ -379,7 +380,8 @@ class FederatedModule(Wrapper):
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
-            self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
+            with self._global.trained_parameters.as_at_first():
+                self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
             self._guard.check(self._global.model(), self.module)
             self._guard.start(datamodule, self.trainer, self.local)
             self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
@@ -488,6 +490,8 @@ class FederatedModule(Wrapper):
         self._tell("on_save_checkpoint", checkpoint)
         position, _, _ = self._facts
         settings = self._settings().state_dict(self._trainer)
+        optimizers = [] if self._trainer is None else self._trainer.optimizers
+        settings["trained"] = self._global.trained_parameters.state_dict(optimizers)
         privacy, account = self._guard.state_dict(), self._guard.account()
         self._keeper.save(checkpoint, settings, self.engine.choice, privacy, account, position)
 

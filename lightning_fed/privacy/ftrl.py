@@ -138,8 +138,15 @@ class DPFTRL(Privacy):
 
     def aggregator(self, run: PrivateRun) -> PrivateSum:
         streams: dict[str, NoiseTree | FactoredNoise] = {}
+        sizes: dict[str, int] = {}
 
         def noise(size: int, name: str) -> Tensor:
+            if sizes.setdefault(name, size) != size:
+                raise ValueError(
+                    f"DPFTRL: {sizes[name]} numbers were trained in the rounds before, and now there are {size}, but "
+                    "the noise of a round goes on in later ones: freeze and unfreeze no layers during a fit, or take "
+                    "CentralDP"
+                )
             stream = streams.get(name) or streams.setdefault(name, self._stream(run))
             return stream.increment(size, run.noise_multiplier * run.bound, run.cohort, name)
 

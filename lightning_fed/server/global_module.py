@@ -12,6 +12,7 @@ from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.tree import Tensors
 from lightning_fed.server.checkpoint import Keeper
+from lightning_fed.server.trained import TrainedParameters
 from lightning_fed.state import OwnState
 from lightning_fed.wire import GlobalModel
 from lightning_fed.worker.attributes import Attributes
@@ -31,6 +32,8 @@ class GlobalModule:
     def __init__(self, module: nn.Module, keeper: Keeper) -> None:
         self._module = module
         self._keeper = keeper
+        self.trained_parameters = TrainedParameters(module)
+        """Which parameters are trained."""
         self._marks: dict[str, Mark] = {}  # of all parameters, at the start of the fit
         self._attributes: Attributes | None = None
         self._said: set[str] = set()
@@ -46,7 +49,7 @@ class GlobalModule:
 
     def trained(self) -> Tensors:
         """Return the parameters that are trained now, by name."""
-        return {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        return self.trained_parameters.now()
 
     def model(self, trained: Tensors | None = None) -> GlobalModel:
         """Return the global model, by reference.
@@ -57,7 +60,9 @@ class GlobalModule:
         trained = self.trained() if trained is None else trained
         frozen = {name: p.detach() for name, p in self._module.named_parameters() if name not in trained}
         moved = self._keeper.moved
-        moved.update(name for name, p in frozen.items() if name in self._marks and mark(p) != self._marks[name])
+        ever = self.trained_parameters.ever
+        marks = self._marks
+        moved.update(name for name, p in frozen.items() if name in ever or (name in marks and mark(p) != marks[name]))
         buffers = {**dict(self._module.named_buffers()), **{name: p for name, p in frozen.items() if name in moved}}
         parameters = {name: p.detach() for name, p in trained.items()}
         return GlobalModel(parameters, buffers, frozenset(moved.intersection(frozen)), frozen)

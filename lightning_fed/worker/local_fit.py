@@ -149,6 +149,7 @@ class LocalFit:
                         f"{tuple(sent.shape)}; change values of parameters in place, and leave their shapes"
                     )
                 torch.sub(sent, trained, out=delta[name])
+        self._local.tensors.refuse_unfrozen()
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
         metrics = self.recorder.results()
         self._local.note_metrics()

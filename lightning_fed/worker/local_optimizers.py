@@ -37,6 +37,7 @@ class LocalOptimizers:
     """
 
     def __init__(self, local: ModuleCopy) -> None:
+        self._tensors = local.tensors
         self._spare = local.tensors.spare  # tensors to be freed with the gradients
         self._module = local.module
         self._trainer = local.trainer
@@ -81,6 +82,7 @@ class LocalOptimizers:
             self.is_new = False
             return self._all
         self._all = self._configure()
+        self._take_in(self._tensors.unfrozen)
         self.is_new = True
         if lr_factor != 1.0:
             for optimizer in self._all:
@@ -166,6 +168,17 @@ class LocalOptimizers:
                 continue
             if config.interval == interval and count % config.frequency == 0:
                 self._module.lr_scheduler_step(config.scheduler, None)
+
+    def _take_in(self, unfrozen: list[Tensor]) -> None:
+        """Step on parameters that were unfrozen in a fit, as a callback has it that gives a Trainer's optimizer more.
+
+        At the server they may be in a group with a learning rate of its own; at the workers they go with the first.
+        """
+        groups = [group for optimizer in self._all for group in optimizer.param_groups]
+        there = {id(parameter) for group in groups for parameter in group["params"]}
+        for parameter in unfrozen:
+            if id(parameter) not in there and groups:
+                groups[0]["params"].append(parameter)
 
     def _configure(self) -> list[Optimizer]:
         name = type(self._module).__name__

@@ -17,6 +17,11 @@ from lightning_fed.core.tree import Tensors, copy_
 from lightning_fed.wire import GlobalModel
 
 
+@final
+class UnfrozenError(ValueError):
+    """Code that runs at the workers has unfrozen a layer, which would be trained in no round."""
+
+
 class Place(NamedTuple):
     """Where a module keeps a tensor.
 
@@ -49,6 +54,7 @@ class ModuleTensors:
         self._aliases = _aliases(self._parts)
         self.parameters: Tensors = {name: p for name, p in self._all.items() if p.requires_grad}
         """The parameters that are trained, by name."""
+        self._trained_at_first = frozenset(self.parameters)
         self._model: GlobalModel | None = None
         self.spare: list[Tensor | None] = []
         """Gradients of the worker before, to be freed just before a backward pass."""
@@ -63,6 +69,25 @@ class ModuleTensors:
             for key, buffer in owner.items()
             if buffer is not None and prefix + key not in self._aliases
         }
+
+    @property
+    def unfrozen(self) -> list[Tensor]:
+        """The parameters that are trained now and were not when the run began."""
+        return [parameter for name, parameter in self.parameters.items() if name not in self._trained_at_first]
+
+    def refuse_unfrozen(self) -> None:
+        """Refuse code of a worker that has unfrozen a layer.
+
+        Raises:
+            UnfrozenError: Naming a parameter, and what to do.
+        """
+        for name, parameter in self.frozen.items():
+            if parameter.requires_grad:
+                raise UnfrozenError(
+                    f"code that runs at the workers, such as on_train_epoch_start(), has unfrozen {name!r}, which the "
+                    "server does not train: unfreeze it in a hook of a callback, such as BackboneFinetuning's or one's "
+                    "own on_train_epoch_start(trainer, pl_module), which runs at the server"
+                )
 
     def begin(self, model: GlobalModel) -> bool:
         """Have the parameters trained, and the buffers, that the global model has.

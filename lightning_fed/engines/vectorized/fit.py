@@ -29,6 +29,7 @@ from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.module_copy import ModuleCopy
+from lightning_fed.worker.module_tensors import UnfrozenError
 from lightning_fed.worker.trainer_view import NoSingleWorkerError
 
 
@@ -104,6 +105,8 @@ class StackedFit:
         plans = sorted(plans, key=lambda p: -len(p.shapes))
         try:
             return self._train(job, plans, self._moves_frozen)
+        except UnfrozenError:
+            raise
         except Exception:
             # To write to a parameter that is not stacked is an error. Stacked, frozen ones cost copies in every step,
             # so they are only if it is tried, and if they are no more than the trained ones: a teacher, not a backbone.
@@ -148,6 +151,7 @@ class StackedFit:
         try:
             with self._gradients.training(plans, frozen):
                 failed = self._fit(job, chunk, corrections, stacks, buffers, len(plans[0].shapes))
+                self._local.tensors.refuse_unfrozen()
         finally:
             changed = self._local.set_back()
         if changed:

@@ -20,6 +20,7 @@ from lightning_fed.server.checkpoint.server_step import Evaluation, Held, Server
 from lightning_fed.server.checkpoint.settings import Settings
 from lightning_fed.server.loaders import Position
 from lightning_fed.server.round_result import Round
+from lightning_fed.server.trained import TrainedParameters
 from lightning_fed.state import OwnState, refuse_unwritable
 
 
@@ -234,15 +235,19 @@ class Keeper:
             self._trained = state.get("trained")
         return part
 
-    def check_optimizer(self, trainer: pl.Trainer) -> None:
+    def check_optimizer(self, trainer: pl.Trainer, trained: TrainedParameters) -> None:
         """Compare the server's optimizer with that of the checkpoint, before it takes over the state there.
 
         Args:
             trainer: The Trainer.
+            trained: The parameters that are trained here; they become those of the checkpoint.
 
         Raises:
             ValueError: If it cannot go on with it.
         """
         if self._loaded:
+            saved = self._loaded.get("settings", {}).get("trained")
+            states = self._loaded.get("optimizer_states", ())
+            trained.load_state_dict(saved if isinstance(saved, dict) else None, trainer.optimizers, states)
             Settings.check_optimizer(self._loaded, trainer)
             self._loaded = {}

@@ -55,7 +55,6 @@ class Settings:
             "population": population(self.names),
             "server_optimizer": [] if trainer is None else _optimizers(trainer),
             "server_lr_scheduler": [] if trainer is None else _schedulers(trainer),
-            "trained": [name for name, parameter in self.module.named_parameters() if parameter.requires_grad],
         }
 
     def goes_with(self, part: Mapping[str, Any]) -> bool:

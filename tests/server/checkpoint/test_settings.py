@@ -96,7 +96,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another width": ({}, {"size": 3}, r"another module: 'x' has the shape \[2\] there and \[3\] here"),
     "SGD, Adam": ({"optimizer": sgd}, {"optimizer": adam}, "server_optimizer is SGD, and here it is Adam"),
     "Adam, SGD": ({"optimizer": adam}, {"optimizer": sgd}, "server_optimizer is Adam, and here it is SGD"),
-    "fewer parameters": ({}, {"frozen": True}, "steps on 3 trained parameters, and here on 2: layers were frozen"),
+    "fewer parameters": ({}, {"frozen": True}, "'z' is frozen from the start of this run, and was trained"),
     "another scheduler": (
         {"server_lr_scheduler": step_lr},
         {"server_lr_scheduler": exponential},
