@@ -1,5 +1,6 @@
 """Federated learning for PyTorch Lightning: your LightningModule and your Trainer, unchanged."""
 
+from lightning_fed.cli import attach
 from lightning_fed.module import FederatedModule
 from lightning_fed.population import Population
 from lightning_fed.selection import CohortSampler, RoundRobin, Uniform
@@ -20,3 +21,5 @@ __all__ = [
     "Uniform",
     "WorkerError",
 ]
+
+attach()  # a LightningCLI of the user's needs to be told nothing

@@ -41,6 +41,7 @@ def choose() -> str:
 
 # `_configure_optimizers` and `_configure_schedulers_*_opt` are private: they read every form that
 # `configure_optimizers` may return, and a second reading of our own would drift from the Trainer's.
+# `_given_hyperparameters_context` has `save_hyperparameters()` take what the config of a command line says.
 if TYPE_CHECKING or choose() == NAMES[0]:
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import (
@@ -50,12 +51,15 @@ if TYPE_CHECKING or choose() == NAMES[0]:
         TQDMProgressBar,
     )
     from pytorch_lightning.cli import (
+        ArgsType,
         LightningArgumentParser,
         LightningCLI,
         LRSchedulerCallable,
         OptimizerCallable,
         ReduceLROnPlateau,
+        instantiate_class,
     )
+    from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
     from pytorch_lightning.core.optimizer import (
         LightningOptimizer,
         _configure_optimizers,
@@ -84,12 +88,15 @@ else:
         TQDMProgressBar,
     )
     from lightning.pytorch.cli import (
+        ArgsType,
         LightningArgumentParser,
         LightningCLI,
         LRSchedulerCallable,
         OptimizerCallable,
         ReduceLROnPlateau,
+        instantiate_class,
     )
+    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
     from lightning.pytorch.core.optimizer import (
         LightningOptimizer,
         _configure_optimizers,
@@ -111,6 +118,7 @@ else:
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 __all__ = [
+    "ArgsType",
     "BatchSizeFinder",
     "CheckpointIO",
     "CombinedLoader",
@@ -133,9 +141,11 @@ __all__ = [
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",
     "_configure_schedulers_manual_opt",
+    "_given_hyperparameters_context",
     "_resolve_overfit_batches",
     "choose",
     "extract_batch_size",
+    "instantiate_class",
     "is_overridden",
     "is_param_in_hook_signature",
     "isolate_rng",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, final
+from pathlib import Path
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from lightning_fed._lightning import LightningArgumentParser, LightningCLI, pl, rank_zero_warn
+from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
 from lightning_fed.callbacks import RoundProgressBar
 from lightning_fed.cli.checkpoint_file import read_checkpoint
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
@@ -23,51 +25,56 @@ from lightning_fed.server.datamodule import FederatedDataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
 _PROGRAM = "lightning-fed"
+_USAGE = "{} {} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
+_LOGGER = {
+    "class_path": f"{pl.__name__}.loggers.TensorBoardLogger",
+    "init_args": {"save_dir": "logs", "name": "lightning_fed", "default_hp_metric": False},
+}
 
 
-@final
 class FederatedCLI(LightningCLI):
     """A LightningCLI with a FederatedModule as ``model`` and a FederatedDataModule as ``data``.
 
+    ``--optimizer`` and ``--lr_scheduler`` are the workers', as those of a LightningCLI are the module's; the server's
+    optimizer is ``--model.server_optimizer``. It is a base class for command lines of one's own, as LightningCLI is.
+
     Args:
-        args: The arguments; None: those of the process.
+        args: The arguments: words, or a config as a dict; None: the words of the process.
         run: Whether to run the subcommand, or only to build the trainer, the model and the data.
+        **options: Any other argument of LightningCLI, such as ``seed_everything_default``, ``trainer_defaults``,
+            ``save_config_callback`` or ``parser_kwargs``.
 
     Raises:
         SystemExit: With the status 2, after one sentence on standard error, if the command is wrong.
+
+    Example::
+
+        class OwnCLI(FederatedCLI):
+            def add_arguments_to_parser(self, parser):
+                parser.link_arguments("data.seed", "model.module.init_args.seed")
+
+        if __name__ == "__main__":
+            OwnCLI()
     """
 
-    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:
-        usage = "lightning-fed {} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
+    def __init__(self, args: ArgsType = None, run: bool = True, **options: Any) -> None:
         self._files: list[ConfigFile] = []
-        self._given = list(sys.argv[1:] if args is None else args)
-        self._command = " ".join((_PROGRAM, *(word for word in self._given[:1] if word in COMMANDS)))
+        given = sys.argv[1:] if args is None else args
+        self._given = list(given) if isinstance(given, Sequence) else []
+        parser = {"prog": Path(sys.argv[0]).name, **(options.pop("parser_kwargs", None) or {})}
+        self._command = " ".join((parser["prog"], *(word for word in self._given[:1] if word in COMMANDS)))
         super().__init__(
-            FederatedModule,
-            FederatedDataModule,
-            args=None if args is None else list(args),
+            args=args,
             run=run,
-            seed_everything_default=0,
+            parser_kwargs=_parser_kwargs(parser),
+            trainer_defaults={"logger": _LOGGER, **(options.pop("trainer_defaults", None) or {})},
             # A second run of the same config replaces its record; without this it fails.
-            save_config_kwargs={"overwrite": True},
-            # `--optimizer` would replace the server's configure_optimizers.
-            auto_configure_optimizers=False,
-            # With it every nested module that calls save_hyperparameters() receives the outer ones.
-            load_from_checkpoint_support=False,
-            parser_kwargs={
-                "prog": _PROGRAM,
-                "exit_on_error": False,  # what is wrong is told here
-                "allow_abbrev": False,
-                "description": "Federated learning for PyTorch Lightning: train and evaluate from a YAML file. "
-                "`lightning-fed privacy --help` is about what differential privacy would cost.",
-                **{command: {"usage": usage.format(command), "allow_abbrev": False} for command in COMMANDS},
-            },
-            trainer_defaults={
-                "callbacks": [RoundProgressBar()],
-                "logger": {
-                    "class_path": f"{pl.__name__}.loggers.TensorBoardLogger",
-                    "init_args": {"save_dir": "logs", "name": "lightning_fed", "default_hp_metric": False},
-                },
+            save_config_kwargs={"overwrite": True, **(options.pop("save_config_kwargs", None) or {})},
+            **{
+                "model_class": FederatedModule,
+                "datamodule_class": FederatedDataModule,
+                "seed_everything_default": 0,
+                **options,
             },
         )
 
@@ -75,13 +82,17 @@ class FederatedCLI(LightningCLI):
         """Parse; a config that is no file here but comes with the package is taken from there."""
         try:
             with _one_line(self._command):
-                arguments, self._files, notes = with_files_found(self._given)
-                sys.stderr.writelines(f"{note}\n" for note in notes)
-                self.config = parser.parse_args(arguments)
+                if isinstance(args, (dict, Namespace)):
+                    self.config = parser.parse_object(args)
+                else:
+                    arguments, self._files, notes = with_files_found(self._given)
+                    sys.stderr.writelines(f"{note}\n" for note in notes)
+                    self.config = parser.parse_args(arguments)
         except argparse.ArgumentError as error:
             message = error.message if error.argument_name is None else str(error)
             _refuse(self._explained(parser, message), self._command)
         self._refuse_empty_sections()
+        self._refuse_wrong_checkpoint()
 
     def _explained(self, parser: LightningArgumentParser, message: str) -> str:
         key, sentence = explained(message, _options(parser))
@@ -110,6 +121,16 @@ class FederatedCLI(LightningCLI):
                 key, near = ".".join(keys), nearest(keys[-1], known)
                 _refuse(f"there is no option {key!r}{near} ({file.where(keys)})", self._command)
 
+    def _refuse_wrong_checkpoint(self) -> None:
+        subcommand = self.config.get("subcommand")
+        path = self.config[subcommand].get("ckpt_path") if subcommand else None
+        if subcommand in ("validate", "test", "predict") and not path:
+            reason = f"{subcommand} needs --ckpt_path: without one it is about a model that nobody has trained"
+            _refuse(reason, self._command)
+        if path:
+            with _one_line(self._command):
+                read_checkpoint(str(path), self.config[subcommand].get("weights_only"))
+
     def instantiate_classes(self) -> None:
         """Build trainer, model and data; an argument that one of them refuses is a mistake in the command."""
         with _one_line(self._command):
@@ -123,28 +144,38 @@ class FederatedCLI(LightningCLI):
         with _one_line(self._command):
             super()._run_subcommand(subcommand)
 
-    def _parse_ckpt_path(self) -> None:
-        """Let the config and the command line win over the checkpoint's hyperparameters, and say where they differ.
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the Trainer, with a bar over all rounds unless the user has switched it off or gives another."""
+        trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        callbacks = _listed(trainer.get("callbacks"))
+        extra = [self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys]
+        bars = [*callbacks, *extra, *_listed(self.trainer_defaults.get("callbacks"))]
+        is_bare = trainer.get("barebones")
+        if is_bare and self._get(self.config, "trainer")["logger"] == self._default_logger():
+            kwargs["logger"] = None
+        is_shown = trainer.get("enable_progress_bar") is not False and not is_bare
+        if is_shown and not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in bars):
+            kwargs["callbacks"] = [*callbacks, RoundProgressBar()]
+        return super().instantiate_trainer(**kwargs)
 
-        Lightning lets the checkpoint win, silently, and takes its hyperparameters for those of the outermost module.
-        """
-        subcommand = self.config.get("subcommand")
-        config = self.config[subcommand] if subcommand else self.config
-        path = config.get("ckpt_path")
-        if not path:
-            if subcommand in ("validate", "test", "predict"):
-                reason = f"{subcommand} needs --ckpt_path: without one it is about a model that nobody has trained"
-                _refuse(reason, self._command)
-            return
-        with _one_line(self._command):
-            saved = read_checkpoint(str(path), config.get("weights_only")).get("hyper_parameters", {})
-        now = (config.get("model.module.init_args") or {}) if config.get("model") else {}
-        for name in sorted(set(saved) & set(vars(now) if now else {})):
-            if saved[name] != now[name]:
-                rank_zero_warn(
-                    f"model.module.init_args.{name} is {now[name]!r}, but {path} was written with {saved[name]!r}; "
-                    f"the run goes on with {now[name]!r}"
-                )
+    def _default_logger(self) -> Any:
+        return self._parser(self.subcommand).get_defaults()["trainer"]["logger"]
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    return list(callbacks) if isinstance(callbacks, Sequence) else [] if callbacks is None else [callbacks]
+
+
+def _parser_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the parsers: those that are given, and what makes their messages ours."""
+    common = {"allow_abbrev": False}
+    description = (
+        "Federated learning for PyTorch Lightning: train and evaluate from a YAML file. "
+        "`lightning-fed privacy --help` is about what differential privacy would cost."
+    )
+    each = {name: {"usage": _USAGE.format(given["prog"], name), **common, **given.get(name, {})} for name in COMMANDS}
+    # What is wrong is said here, not by the parser.
+    return {"description": description, **common, **given, **each, "exit_on_error": False}
 
 
 @contextmanager
@@ -222,4 +253,12 @@ def main(args: Sequence[str] | None = None) -> None:
     if given[0] == "privacy":
         privacy_command.main(given[1:])
     else:
-        FederatedCLI(args)
+        _import_from_here()
+        FederatedCLI(None if args is None else list(args), parser_kwargs={"prog": _PROGRAM})
+
+
+def _import_from_here() -> None:
+    """Let a config name modules in the current folder, as ``python -m lightning_fed`` does by itself."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, here)

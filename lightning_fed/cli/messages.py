@@ -107,12 +107,20 @@ def _no_module(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
 
 
 def _no_class(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
+    packages = [module for path, module in sys.modules.items() if path.startswith("lightning_fed.")]
     ours = [
-        vars(module).get("__all__", ()) for path, module in sys.modules.items() if path.startswith("lightning_fed.")
+        [name for name in vars(package).get("__all__", ()) if isinstance(vars(package).get(name), type)]
+        for package in packages
     ]
     theirs = (torch.optim, torch.optim.lr_scheduler, pl.callbacks, pl.loggers, pl.strategies, pl.profilers)
     known = {name for names in (*ours, *map(_public, theirs)) for name in names}
-    return key, f"{key}: there is no class {found.group(1)!r}{nearest(found.group(1), sorted(known))}"
+    near = nearest(found.group(1), sorted(known)) or "; one of your own is given with its module, such as mine.Net"
+    return key, f"{key}: there is no class {found.group(1)!r}{near}"
+
+
+def _relative(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
+    path = found.group(1)
+    return key, f"{key}={path} is no path of a class: begin it with a module of the current folder, such as mine.Net"
 
 
 def _wrong_class(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
@@ -143,6 +151,7 @@ _ABOUT_CLASSES: Sequence[tuple[str, Callable[[re.Match[str], str, str], tuple[st
     (r"Option '(.+)' is not accepted", _no_argument),
     (r"[Tt]he following arguments are required: (.+?)(?:\. Got value.*)?$", _needs),
     (_NO_PATH, _no_class),
+    (r".*Unexpected import path format: (.+)", _relative),
     (r"Expected '(.+)' to be a function that returns ([^.]*(?:\.\w+)*\S*?)\.*(?: Got value.*)?$", _no_function),
 )
 

@@ -47,9 +47,9 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
             f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) must be at least 1: it is the number "
             "of cohorts whose updates make one step of the server"
         )
-    for required in ("training_step", "configure_optimizers"):
+    for required, fix in (("training_step", ""), ("configure_optimizers", ": define it, or give --optimizer to a CLI")):
         if not overrides(module, required):
-            raise ValueError(f"{name} has no {required}(); local training needs it")
+            raise ValueError(f"{name} has no {required}(); local training needs it{fix}")
     for hook, reason in UNUSED_HOOKS.items():
         if overrides(module, hook):
             rank_zero_warn(f"{name}.{hook}() is not used: {reason}")
