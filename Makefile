@@ -1,8 +1,9 @@
 # Everything from nothing: each target makes .venv if needed and installs what it runs.
 PYTHON ?= python3
+PYTHON_3_10 ?= $(lastword python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10))
 BIN := .venv/bin
 
-.PHONY: toy test oracle faults soak test-processors bench bench-peers ecosystem install clean
+.PHONY: toy test oracle faults soak test-processors oldest bench bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -31,6 +32,18 @@ test-processors: .venv/installed
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest --numprocesses auto
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest --numprocesses auto
 	OMP_NUM_THREADS=2 $(BIN)/pytest
+
+# The whole suite with the oldest versions that pyproject.toml allows, among them Python 3.10. From PyPI, torch 2.4 brings
+# 3 GB of CUDA with it; an index of CPU builds, named in PIP_EXTRA_INDEX_URL, has a small one
+oldest: .oldest/installed
+	.oldest/bin/pytest --numprocesses auto
+
+.oldest/installed: pyproject.toml constraints-oldest.txt
+	@$(PYTHON_3_10) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' || \
+		{ echo "make oldest needs Python 3.10; say where it is: make PYTHON_3_10=/usr/bin/python3.10 oldest"; exit 1; }
+	$(PYTHON_3_10) -m venv .oldest
+	.oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	@touch $@
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/rounds.py
@@ -71,4 +84,4 @@ install: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .oldest dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

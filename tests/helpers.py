@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -13,6 +15,13 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_fed._lightning import pl
 from lightning_fed.module import FederatedModule
 from lightning_fed.server.datamodule import FederatedDataModule
+
+# Lightning 2.5 reads checkpoints as torch 2.4 does, and cannot be told which objects to trust.
+_HAS_A_SAY = "weights_only" in inspect.signature(pl.Trainer.fit).parameters
+TRUSTED: dict[str, Any] = {"weights_only": False} if _HAS_A_SAY else {}
+"""How a Trainer is told to read any object in a checkpoint."""
+UNTRUSTED: dict[str, Any] = {"weights_only": True} if _HAS_A_SAY else {}
+"""How it is told to read numbers and plain containers only."""
 
 NARROW = {torch.float32, torch.float16, torch.bfloat16, torch.complex64}
 
@@ -71,6 +80,14 @@ class EvaluatedRows(Rows):
 
     def predict_dataloader(self) -> Any:
         return self.val_dataloader()
+
+
+def averaging(kind: str = "EMAWeightAveraging", **options: Any) -> pl.Callback:
+    """A callback that averages weights; the test is skipped if this Lightning has none (before 2.6)."""
+    if kind not in pl.callbacks.__all__:
+        pytest.skip(f"Lightning {pl.__version__} has no {kind}")
+    callback: pl.Callback = getattr(pl.callbacks, kind)(**options)
+    return callback
 
 
 def trainer(**options: Any) -> pl.Trainer:

@@ -22,6 +22,8 @@ RAGGED = {"a": Points(1, 12), "b": Points(2, 7), "c": Points(3, 12), "d": Points
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler"
 )
+TORCH_2_4 = torch.__version__.startswith("2.4.")
+needs_compiled_stacks = pytest.mark.skipif(TORCH_2_4, reason="torch 2.4 traces no context managers of a module's own")
 
 
 def job_for(module: pl.LightningModule, local: LocalTraining) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
+from helpers import TRUSTED, EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
 from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from pytorch_lightning.trainer.connectors.logger_connector.fx_validator import _FxValidator
 from torch import Tensor
@@ -138,7 +138,7 @@ def run(module: pl.LightningModule, data: Any, tmp_path: Path, **options: Any) -
     run.validate(module, data, verbose=False)
     run.test(module, data, verbose=False)
     run.predict(module, data)
-    trainer(**{**options, "max_epochs": 2}).fit(module, data, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
+    trainer(**{**options, "max_epochs": 2}).fit(module, data, ckpt_path=tmp_path / "a.ckpt", **TRUSTED)
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_checkpoint_hooks_see_a_checkpoint_of_the_users_module(tmp_path: Path) -
 
     fed, data = FederatedModule(Checkpointed()), FederatedDataModule({"bob": Rows(ROWS)})
     fit(fed, data).save_checkpoint(tmp_path / "a.ckpt")
-    trainer(max_epochs=2).fit(fed, data, ckpt_path=tmp_path / "a.ckpt", weights_only=False)
+    trainer(max_epochs=2).fit(fed, data, ckpt_path=tmp_path / "a.ckpt", **TRUSTED)
     assert states == [["x"], ["x"]]
 
 

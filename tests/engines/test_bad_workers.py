@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from faults import FAULTS, Fault, Good
 from helpers import assert_equal, trainer
-from parity import needs_compiler
+from parity import needs_compiled_stacks, needs_compiler
 from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
@@ -39,7 +39,9 @@ _IN_THIS_PROCESS = [name for name, fault in FAULTS.items() if not fault.ends_pro
 _STACKED = [name for name in _IN_THIS_PROCESS if FAULTS[name].stacks]
 MATRIX = [(engine, name) for engine in HERE for name in (_STACKED if engine == "vectorized" else _IN_THIS_PROCESS)]
 COMPILED_MATRIX = [
-    (engine, name) for engine in COMPILED for name in (_STACKED if engine.startswith("vec") else _IN_THIS_PROCESS)
+    pytest.param(engine, name, marks=needs_compiled_stacks if engine.startswith("vec") else ())
+    for engine in COMPILED
+    for name in (_STACKED if engine.startswith("vec") else _IN_THIS_PROCESS)
 ]
 SOME = ["setup exits", "disk gone", "out of range", "NaN", "StopIteration", "step is interrupted", "everything at once"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity import RAGGED, by_worker, needs_compiler
+from parity import RAGGED, by_worker, needs_compiled_stacks, needs_compiler
 from zoo import NETS, Points, Zoo
 
 from lightning_fed.engines import Engine, Sequential, Vectorized
@@ -31,7 +31,11 @@ def test_updates_are_float32_and_close(net: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("engine", [Sequential(compile=True), Vectorized(compile=True)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "engine",
+    [Sequential(compile=True), pytest.param(Vectorized(compile=True), marks=needs_compiled_stacks)],
+    ids=lambda e: type(e).__name__,
+)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from torch.compile
 def test_compiled_too(engine: Engine) -> None:
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import EvaluatedRows, Scalar, fit, trainer
+from helpers import UNTRUSTED, EvaluatedRows, Scalar, averaging, fit, trainer
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -111,7 +111,7 @@ def test_it_is_evaluated_as_by_a_plain_trainer(
     path = write(tmp_path, weights_only=weights_only)
     silent: dict[str, Any] = {} if what == "predict" else {"verbose": False}
     expected = getattr(trainer(), what)(Evaluated(), rows(), ckpt_path=path, **silent)
-    actual = getattr(trainer(), what)(FederatedModule(Evaluated()), data(), ckpt_path=path, weights_only=True, **silent)
+    actual = getattr(trainer(), what)(FederatedModule(Evaluated()), data(), ckpt_path=path, **UNTRUSTED, **silent)
     assert expected == ([torch.tensor([-4.0])] if what == "predict" else [{"distance": 4.0}])
     assert actual == expected
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_begun_with_is_refused_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize("adam", [False, True])
 def test_a_plain_trainer_goes_on_from_it_with_the_modules_own_optimizer(tmp_path: Path, adam: bool) -> None:
     path, notes, module = federated_checkpoint(tmp_path), Notes(), Evaluated(lr=0.25, adam=adam)
-    trainer(max_epochs=2, callbacks=[notes]).fit(module, rows(), ckpt_path=path, weights_only=True)
+    trainer(max_epochs=2, callbacks=[notes]).fit(module, rows(), ckpt_path=path, **UNTRUSTED)
     assert notes.lrs == [0.25]
     assert notes.state == {}
     oracle = Evaluated(lr=0.25, x=4.0, adam=adam)
@@ -184,7 +184,7 @@ def test_a_plain_trainer_goes_on_from_it_with_the_modules_own_optimizer(tmp_path
 
 def test_a_plain_trainer_averages_weights_further_from_it(tmp_path: Path) -> None:
     def average() -> pl.Callback:
-        return pl.callbacks.EMAWeightAveraging(decay=0.5)
+        return averaging(decay=0.5)
 
     run = trainer(max_epochs=2, callbacks=[average(), Saves(tmp_path / "federated.ckpt")])
     run.fit(FederatedModule(Evaluated()), data())
@@ -222,7 +222,7 @@ def as_version_3(content: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_run_goes_on_from_the_format_before(tmp_path: Path) -> None:
     def run(epochs: int, path: Path | None = None, *more: pl.Callback) -> Evaluated:
-        module, average = Evaluated(), pl.callbacks.EMAWeightAveraging(decay=0.5)
+        module, average = Evaluated(), averaging(decay=0.5)
         fed = FederatedModule(module, server_optimizer=momentum)
         trainer(max_epochs=epochs, callbacks=[average, *more]).fit(fed, data(), ckpt_path=path)
         return module

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch._C import _functorch
-from torch._functorch.predispatch import lazy_load_decompositions
+from torch._functorch.vmap import lazy_load_decompositions  # type: ignore[attr-defined]  # there in torch 2.4 too
 from torch.utils import _pytree as pytree
 
 from lightning_fed.core.tree import Tensors

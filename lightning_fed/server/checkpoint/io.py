@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
@@ -121,8 +122,10 @@ def read_checkpoint(
     """
     refuse_damaged(path)
     reader = TorchCheckpointIO() if behind is None else behind
+    if weights_only is not None:  # Lightning 2.5 has no such argument
+        options["weights_only"] = weights_only
     try:
-        checkpoint: Any = reader.load_checkpoint(path, weights_only=weights_only, **options)
+        checkpoint: Any = reader.load_checkpoint(path, **options)
     except (*_DAMAGES, OSError) as error:
         if isinstance(error, FileNotFoundError) or (isinstance(error, OSError) and error.filename is not None):
             raise  # it cannot be opened; torch's own reader says "Invalid argument" of an archive without an end
@@ -146,7 +149,7 @@ def refuse_damaged(path: str | Path) -> None:
     Raises:
         ValueError: If it is damaged.
     """
-    if zipfile.is_zipfile(path) and torch.serialization.get_crc32_options():
+    if zipfile.is_zipfile(path) and _has_checksums():
         try:
             with zipfile.ZipFile(path) as archive:
                 bad = archive.testzip()
@@ -154,6 +157,12 @@ def refuse_damaged(path: str | Path) -> None:
             raise damaged(path, error) from error
         if bad is not None:
             raise damaged(path, f"{bad} in it does not have its checksum")
+
+
+def _has_checksums() -> bool:
+    """Whether torch writes checksums: before torch 2.6 there is no way to leave them out."""
+    asked: Callable[[], bool] = getattr(torch.serialization, "get_crc32_options", lambda: True)
+    return asked()
 
 
 def damaged(path: str | Path, reason: object) -> ValueError:

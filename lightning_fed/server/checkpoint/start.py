@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lightning_fed._lightning import is_overridden, pl, refuse_foreign
 from lightning_fed.server.checkpoint.io import read_checkpoint
@@ -34,7 +35,9 @@ def module_of(
             raise TypeError(
                 f"module={module.__qualname__} must be a {pl.__name__}.LightningModule, or the class of one"
             )
-        return module.load_from_checkpoint(path, map_location="cpu", weights_only=weights_only)
+        # Lightning 2.5 has no such argument
+        given: dict[str, Any] = {} if weights_only is None else {"weights_only": weights_only}
+        return module.load_from_checkpoint(path, map_location="cpu", **given)
     refuse_foreign(module, "LightningModule", "module")
     if is_overridden("configure_model", module):
         module.configure_model()

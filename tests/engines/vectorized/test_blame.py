@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers import assert_equal, trainer
-from parity import job_for, needs_compiler
+from parity import job_for, needs_compiled_stacks, needs_compiler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -157,6 +157,7 @@ def test_rows_of_another_kind_are_not_stacked_with_others(change: str) -> None:
 
 
 @needs_compiler
+@needs_compiled_stacks
 def test_a_bad_worker_does_not_end_compilation() -> None:
     workers = {f"w{i}": Labelled(i, 3 if i == 1 else None) for i in range(4)}
     torch.manual_seed(0)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import Rows, Scalar, fit, trainer
-from parity import RAGGED, assert_same, by_worker, job_for, needs_compiler
+from helpers import TRUSTED, Rows, Scalar, fit, trainer
+from parity import RAGGED, assert_same, by_worker, job_for, needs_compiled_stacks, needs_compiler
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from zoo import NETS, OPTIMIZERS, Points, Recurrent, Zoo
@@ -225,10 +225,10 @@ def test_the_choice_is_in_the_checkpoint_and_comes_back(tmp_path: Any) -> None:
     first = FederatedModule(Reading(nn.Linear(8, 3)))
     run = fit(first, FederatedDataModule(data), max_epochs=1)
     run.save_checkpoint(tmp_path / "run.ckpt")
-    assert torch.load(tmp_path / "run.ckpt", weights_only=False)["lightning_fed"]["engine"] == "sequential"
+    assert torch.load(tmp_path / "run.ckpt", **TRUSTED)["lightning_fed"]["engine"] == "sequential"
     again = FederatedModule(Zoo(nn.Linear(8, 3)))
     resumed = trainer(max_epochs=2)
-    resumed.fit(again, FederatedDataModule(data), ckpt_path=tmp_path / "run.ckpt", weights_only=False)
+    resumed.fit(again, FederatedDataModule(data), ckpt_path=tmp_path / "run.ckpt", **TRUSTED)
     assert again.engine.choice == "sequential"
 
 
@@ -311,6 +311,7 @@ def test_a_chunk_of_nobody_is_refused() -> None:
 
 
 @needs_compiler
+@needs_compiled_stacks
 @pytest.mark.parametrize("net", ["idle layer", "batch norm"])
 def test_a_compiled_run_gives_the_same(net: str, said: list[str]) -> None:
     torch.manual_seed(0)
@@ -321,6 +322,7 @@ def test_a_compiled_run_gives_the_same(net: str, said: list[str]) -> None:
 
 
 @needs_compiler
+@needs_compiled_stacks
 def test_modules_of_other_widths_do_not_make_the_sizes_variable(said: list[str]) -> None:
     for count, width in ((3, 5), (4, 6)):
         torch.manual_seed(0)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers import EvaluatedRows, trainer
+from helpers import EvaluatedRows, averaging, trainer
 from torch import nn
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
@@ -265,7 +265,7 @@ def test_while_gradients_accumulate(tmp_path: Path, algorithm: Callable[[], Algo
 )
 def test_while_weights_are_averaged(tmp_path: Path, hook: str) -> None:
     """In an evaluation the module holds the average, and the callback the model: each is stored as what it is."""
-    average = partial(pl.callbacks.EMAWeightAveraging, decay=0.9)
+    average = partial(averaging, decay=0.9)
     whole = run(Scaffold, average())
     run(Scaffold, average(), at(hook, Saves(tmp_path)))
     for checkpoint in sorted(tmp_path.glob("*.ckpt")):

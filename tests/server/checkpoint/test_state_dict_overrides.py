@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import EvaluatedRows, trainer
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from helpers import EvaluatedRows, averaging, trainer
 from torch import Tensor, nn
 
 from lightning_fed import FederatedDataModule, FederatedModule
@@ -124,18 +123,18 @@ def test_it_holds_what_a_plain_trainers_checkpoint_holds(tmp_path: Path, kind: A
 )
 def test_averaged_weights_go_on_from_it_too(tmp_path: Path, kind: Any, hook: str) -> None:
     saves = Saves(tmp_path / "it.ckpt", hook)
-    run(whole := kind(), saves, EMAWeightAveraging(decay=0.5))
-    run(resumed := kind(), EMAWeightAveraging(decay=0.5), ckpt=tmp_path / "it.ckpt")
+    run(whole := kind(), saves, averaging(decay=0.5))
+    run(resumed := kind(), averaging(decay=0.5), ckpt=tmp_path / "it.ckpt")
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
 def test_averaged_weights_of_an_older_format_are_read(tmp_path: Path) -> None:
     saves = Saves(tmp_path / "it.ckpt", "on_train_batch_start")
-    run(whole := Plain(), saves, EMAWeightAveraging(decay=0.5))
+    run(whole := Plain(), saves, averaging(decay=0.5))
     checkpoint = torch.load(tmp_path / "it.ckpt", weights_only=True)
     checkpoint[KEY]["version"] = 3
     names = checkpoint["current_model_state"]
     checkpoint["current_model_state"] = {f"module.{name}": tensor for name, tensor in names.items()}
     torch.save(checkpoint, tmp_path / "it.ckpt")
-    run(resumed := Plain(), EMAWeightAveraging(decay=0.5), ckpt=tmp_path / "it.ckpt")
+    run(resumed := Plain(), averaging(decay=0.5), ckpt=tmp_path / "it.ckpt")
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
