@@ -66,6 +66,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
         _configure_schedulers_automatic_opt,
         _configure_schedulers_manual_opt,
     )
+    from pytorch_lightning.overrides.distributed import _IndexBatchSamplerWrapper
     from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
@@ -103,6 +104,7 @@ else:
         _configure_schedulers_automatic_opt,
         _configure_schedulers_manual_opt,
     )
+    from lightning.pytorch.overrides.distributed import _IndexBatchSamplerWrapper
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -136,6 +138,7 @@ __all__ = [
     "StochasticWeightAveraging",
     "TQDMProgressBar",
     "TorchCheckpointIO",
+    "_IndexBatchSamplerWrapper",
     "_LRCallback",
     "_MultiProcessingLauncher",
     "_configure_optimizers",

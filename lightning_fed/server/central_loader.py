@@ -10,6 +10,7 @@ from lightning_fed._lightning import CombinedLoader, RunningStage, _resolve_over
 from lightning_fed.core.processes import Processes
 from lightning_fed.population import EvaluationKind, batch_in, loaders_in, num_batches
 from lightning_fed.server.loaders import EvaluationBatch
+from lightning_fed.server.seen_indices import SeenIndices
 
 
 @final
@@ -23,13 +24,24 @@ class CentralLoader:
         rank: This process.
         processes: The number of processes.
         number: The number of the loader, if there are several.
+        kind: Which of the evaluation's loaders it is.
 
     Raises:
         ValueError: If there are fewer batches than processes.
     """
 
-    def __init__(self, loader: Iterable[Any], rank: int, processes: int, number: int | None = None) -> None:
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        rank: int,
+        processes: int,
+        number: int | None = None,
+        kind: EvaluationKind = "val",
+    ) -> None:
         self._loader = loader
+        self._seen = SeenIndices() if kind == "predict" else None
+        if self._seen is not None:
+            self.batch_sampler = self._seen
         self._rank = rank
         self._processes = processes
         self._number = number
@@ -47,8 +59,13 @@ class CentralLoader:
         return len(range(self._rank, length, self._processes))
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
+        if self._seen is not None:
+            self._seen.begin()
+            self._seen.watch(self._loader)
         for index, item in enumerate(self._loader):
             if index % self._processes == self._rank:
+                if self._seen is not None:
+                    self._seen.note(self._loader, index)
                 yield EvaluationBatch(None, batch_in(self._loader, item), self._number)
 
     def __getattr__(self, name: str) -> Any:
@@ -79,7 +96,9 @@ def central_loaders(given: Any, kind: EvaluationKind, trainer: pl.Trainer | None
     for loader in loaders:
         _refuse_small_part(loader, kind, limit, processes.size)
     several = len(loaders) > 1
-    ours = [CentralLoader(it, processes.rank, processes.size, n if several else None) for n, it in enumerate(loaders)]
+    ours = [
+        CentralLoader(it, processes.rank, processes.size, n if several else None, kind) for n, it in enumerate(loaders)
+    ]
     if isinstance(given, CombinedLoader):
         given = given.iterables if given._mode == "sequential" else None
     if not isinstance(given, (list, tuple, dict)):

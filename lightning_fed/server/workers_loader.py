@@ -17,6 +17,7 @@ from lightning_fed.population import (
 )
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.server.offered import Offer
+from lightning_fed.server.seen_indices import SeenIndices
 
 _END = object()
 
@@ -61,6 +62,8 @@ class WorkersLoader:
         self._offer = offer
         self._number = number
         self._watch = Watch()
+        if kind == "predict":
+            self.batch_sampler = SeenIndices()
 
     def __len__(self) -> int:
         if self._offer.lengths is None:
@@ -78,6 +81,9 @@ class WorkersLoader:
         return self._watch.over(name, 0 if trainer is None else trainer.global_step)
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
+        seen = self.batch_sampler if self._kind == "predict" else None
+        if seen is not None:
+            seen.begin()
         number = self._number if self._offer.loaders > 1 else None
         for name in self._names:
             if self._is_out(name):
@@ -88,14 +94,18 @@ class WorkersLoader:
                 with self._over(name):
                     loader = self._loader_of(name)
                     taken = self._offer.numbers(loader, self._kind)
+                    if seen is not None:
+                        seen.watch(loader)
                     batches = iter(loader)
-                for _ in taken:
+                for position in taken:
                     if self._is_out(name):
                         break
                     with self._over(name):
                         item = next(batches, _END)
                     if item is _END:
                         break
+                    if seen is not None:
+                        seen.note(loader, position)
                     yield EvaluationBatch(name, batch_in(loader, item), number)
             except Exception as error:
                 end_pass(batches)

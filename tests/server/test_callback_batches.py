@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import EvaluatedRows, fit, trainer
-from pytorch_lightning.callbacks import ThroughputMonitor
+from helpers import EvaluatedRows, Rows, fit, trainer
+from pytorch_lightning.callbacks import BasePredictionWriter, ThroughputMonitor
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -115,6 +116,52 @@ def test_predictions_are_told_apart_by_worker() -> None:
         predictions: Any = trainer().predict(fed, people())
         pairs = [(name, values.tolist()) for name, values in zip(fed.predicted_workers, predictions, strict=True)]
         assert pairs == [("a", [10.0, 20.0]), ("a", [30.0]), ("b", [40.0]), ("c", [50.0, 60.0])]
+
+
+class Writes(BasePredictionWriter):
+    def __init__(self) -> None:
+        super().__init__("batch_and_epoch")
+        self.batches: list[Any] = []
+        self.epoch: Any = None
+
+    def write_on_batch_end(
+        self, trainer: Any, pl_module: Any, prediction: Any, batch_indices: Any, batch: Any, batch_idx: int, _: int
+    ) -> None:
+        worker = getattr(pl_module, "evaluated_worker", None)
+        self.batches.append((worker, prediction.tolist(), batch_indices, batch_idx))
+
+    def write_on_epoch_end(self, trainer: Any, pl_module: Any, predictions: Any, batch_indices: Any) -> None:
+        self.epoch = batch_indices
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_writer_of_predictions_is_given_the_places_in_the_workers_data(num_workers: int) -> None:
+    class Backwards(EvaluatedRows):
+        def predict_dataloader(self) -> Any:
+            order = list(reversed(range(len(self.values))))
+            return DataLoader(TensorDataset(self.values), batch_size=2, sampler=order, num_workers=num_workers)
+
+    writes = Writes()
+    data = FederatedDataModule({name: Backwards(rows) for name, rows in ROWS.items()})
+    for _ in range(2):  # the second time from the start
+        writes.batches.clear()
+        trainer(callbacks=[writes]).predict(FederatedModule(Net()), data)
+    assert writes.batches == [
+        ("a", [30.0, 20.0], [2, 1], 0),
+        ("a", [10.0], [0], 1),
+        ("b", [40.0], [0], 2),
+        ("c", [60.0, 50.0], [1, 0], 3),
+    ]
+    assert writes.epoch == [[[2, 1], [0], [0], [1, 0]]]
+
+
+def test_so_it_is_for_central_data() -> None:
+    writes, plains = Writes(), Writes()
+    central = EvaluatedRows([7.0, 8.0, 9.0], batch_size=2)
+    trainer(callbacks=[writes]).predict(FederatedModule(Net()), FederatedDataModule({"a": Rows([1.0])}, val=central))
+    trainer(callbacks=[plains]).predict(Net(), EvaluatedRows([7.0, 8.0, 9.0], batch_size=2))
+    assert writes.batches == plains.batches
+    assert writes.epoch == plains.epoch == [[[0, 1], [2]]]
 
 
 def test_a_loader_that_is_one_batch_ahead_gives_each_batch_its_worker() -> None:
