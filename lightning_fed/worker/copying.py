@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, NoReturn, final
@@ -75,8 +76,9 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
             )
     memo: dict[int, Any] = dict(outside_of(trainer))
     memo.pop(id(module), None)  # a Trainer's own module, where nothing is wrapped
+    profilers = _held_by(servers_objects(trainer).get("the profiler"))
     hooks: list[tuple[OrderedDict[Any, Any], OrderedDict[Any, Any]]] = []
-    for part in module.modules():
+    for path, part in module.named_modules():
         # torch copies no tensor that was computed from others; these are computed anew before they are used.
         memo.update((id(t), t.detach().clone()) for name, t in vars(part).items() if is_computed(vars(part), name))
         for name in HOOKS:
@@ -84,16 +86,51 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
             if registered:
                 memo[id(registered)] = OrderedDict()
                 hooks.append((registered, memo[id(registered)]))
+                _say_who_stays(type(module).__name__, path, registered.values(), inside, profilers)
     try:
         copy_ = copy.deepcopy(module, memo)
         for registered, ours in hooks:
             ours.update((key, copy.deepcopy(hook, memo)) for key, hook in registered.items() if _belongs(hook, inside))
     except Exception as error:
+        culprit = _what_cannot_be_copied(inside, memo)
+        what = "" if culprit is None else f": its {_kind_of(culprit)} {culprit!r} cannot be"
         raise ValueError(
-            f"{type(module).__name__} cannot be copied for its workers ({error}); keep what copy.deepcopy cannot copy "
-            "(open files, locks, generators) out of the module's attributes"
+            f"{type(module).__name__} cannot be copied for its workers{what} ({error}); keep what copy.deepcopy cannot "
+            "copy (open files, locks, generators) out of the module's attributes and the objects of its hooks"
         ) from error
     return copy_
+
+
+def _say_who_stays(
+    module: str, path: str, hooks: Iterable[Any], inside: dict[int, tuple[str, Any]], profilers: set[int]
+) -> None:
+    """Name the hooks of objects outside of a module: workers train without them."""
+    for hook in hooks:
+        if not _belongs(hook, inside) and id(_bare(hook).__self__) not in profilers:
+            rank_zero_warn(
+                f"the hook {_bare(hook).__qualname__} on {path or 'the module itself'!r} of {module} is that of an "
+                "object outside of the module, and stays on the server: it is called in evaluations and not in the "
+                "training of workers; log what it is to see there in training_step"
+            )
+
+
+def _held_by(thing: object) -> set[int]:
+    """The ids of an object and of those that it refers to."""
+    return {id(thing), *map(id, vars(thing).values())} if thing is not None else set()
+
+
+def _what_cannot_be_copied(inside: dict[int, tuple[str, Any]], memo: dict[int, Any]) -> str | None:
+    """The path of the innermost object that cannot be copied by itself."""
+    for path, thing in sorted(inside.values(), key=lambda item: item[0].count("."), reverse=True):
+        try:
+            copy.deepcopy(thing, dict(memo))
+        except Exception:
+            return path
+    return None
+
+
+def _kind_of(path: str) -> str:
+    return "hook" if any(name in path for name in HOOKS) else "attribute"
 
 
 def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any]] | None = None) -> None:
@@ -115,11 +152,10 @@ def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any
         cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
         held = [*cells, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
         if any(isinstance(value, (nn.Module, Tensor)) and id(value) in own for value in held):
-            what = "hook" if any(name in path for name in HOOKS) else "attribute"
             raise ValueError(
-                f"{type(module).__name__}: the {what} {path!r} is the function {thing.__qualname__}, which refers to "
-                "the module by other means than its arguments, so a worker's copy would still use the server's module; "
-                "make it a method of the module (self.name = self.method), which is copied with it"
+                f"{type(module).__name__}: the {_kind_of(path)} {path!r} is the function {thing.__qualname__}, "
+                "which refers to the module by other means than its arguments, so a worker's copy would still use the "
+                "server's module; make it a method of the module (self.name = self.method), which is copied with it"
             )
 
 
@@ -144,9 +180,15 @@ _NO_PARTS = (str, bytes, int, float, type(None), type, Tensor, Metric)
 
 def _belongs(hook: Any, inside: dict[int, tuple[str, Any]]) -> bool:
     """Whether a hook is the module's own: a function, or a method of an object that is part of the module."""
+    hook = _bare(hook)
+    return not isinstance(hook, MethodType) or id(hook.__self__) in inside
+
+
+def _bare(hook: Any) -> Any:
+    """What a hook calls in the end."""
     while isinstance(hook, partial):
         hook = hook.func
-    return not isinstance(hook, MethodType) or id(hook.__self__) in inside
+    return hook
 
 
 def _is_filled(cell: Any) -> bool:

@@ -5,6 +5,8 @@ By hand: with lr 1 a step of ``Scalar`` goes to the batch's mean, and a cohort o
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -188,3 +190,46 @@ def test_a_profiler_that_puts_hooks_on_the_module(engine: Any, tmp_path: Path) -
     run.fit(FederatedModule(module, engine=engine), people())
     assert module.x.item() == 3.0
     assert not module.layer._forward_hooks
+
+
+class Extractor:
+    """Keeps what a layer gives; it is no part of the module."""
+
+    def __init__(self, kept: Any = None) -> None:
+        self.kept, self.outputs = kept, 0
+
+    def hook(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.outputs += 1
+
+    def __call__(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.outputs += 1
+
+
+@pytest.mark.parametrize("by_partial", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_hook_of_an_object_outside_is_named_and_stays_on_the_server(engine: Any, by_partial: bool) -> None:
+    """Also where the object itself cannot be copied: it is none of the workers'."""
+    extractor = Extractor(threading.Lock())
+    fed = FederatedModule(module := Scaled(), engine=engine)
+    module.layer.register_forward_hook(partial(extractor.hook) if by_partial else extractor.hook)
+    with pytest.warns(UserWarning, match=r"the hook Extractor.hook on 'layer' of Scaled is that of an object outside"):
+        fit(fed, people())
+    assert module.x == 3.0
+    assert extractor.outputs == 0
+    trainer().validate(fed, people(EvaluatedRows), verbose=False)
+    assert extractor.outputs == 4
+
+
+@pytest.mark.parametrize(
+    "kept", [threading.Lock(), (i for i in range(3)), sys.stdout], ids=["lock", "generator", "file"]
+)
+def test_what_cannot_be_copied_is_named(kept: Any) -> None:
+    module = Scaled()
+    handle = module.layer.register_forward_hook(partial(Extractor(kept)))
+    named = rf"its hook 'layer._forward_hooks.{handle.id}.kept' cannot be \(cannot pickle .*the objects of its hooks"
+    with pytest.raises(ValueError, match=named):
+        fit(FederatedModule(module), people())
+    handle.remove()
+    module.mine = {"of mine": kept}
+    with pytest.raises(ValueError, match=r"its attribute 'mine.of mine' cannot be \(cannot pickle"):
+        fit(FederatedModule(module), people())
