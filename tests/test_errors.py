@@ -316,12 +316,29 @@ class Frozen(Scalar):
         self.x.requires_grad_(False)
 
 
+class Fetches(Scalar):
+    def training_step(self, dataloader_iter: Any) -> Any:
+        batch, batch_idx, _ = next(dataloader_iter)
+        return super().training_step(batch, batch_idx)
+
+
+class FetchesInValidation(Scalar):
+    def validation_step(self, dataloader_iter: Any) -> None:
+        next(dataloader_iter)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 @pytest.mark.parametrize(
     ("module", "message"),
     [
         (NoStep, r"NoStep has no training_step\(\); local training needs it"),
         (NoOptimizer, r"NoOptimizer has no configure_optimizers\(\); local training needs it"),
         (Frozen, "Frozen has no parameter with requires_grad; there is nothing to train"),
+        (
+            Fetches,
+            r"Fetches.training_step\(dataloader_iter\) fetches batches by itself.*training_step\(batch, batch_idx",
+        ),
+        (FetchesInValidation, r"FetchesInValidation.validation_step\(dataloader_iter\) fetches"),
     ],
 )
 def test_a_module_that_cannot_be_trained_is_refused(module: Callable[[], pl.LightningModule], message: str) -> None:

@@ -10,11 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_fed._lightning import DDPStrategy, SingleDeviceStrategy, _MultiProcessingLauncher, pl, rank_zero_warn
+from lightning_fed._lightning import (
+    DDPStrategy,
+    SingleDeviceStrategy,
+    _MultiProcessingLauncher,
+    is_param_in_hook_signature,
+    pl,
+    rank_zero_warn,
+)
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import instance, number, text
-from lightning_fed.hooks import UNUSED_HOOKS, overrides
+from lightning_fed.hooks import EVALUATION_STEPS, UNUSED_HOOKS, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
 from lightning_fed.server.given_data import admit
@@ -40,6 +47,12 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
             f"strategy {type(trainer.strategy).__name__} cannot work: it divides one model over devices, but every "
             "process here holds the whole global model and trains its own workers. Use strategy='auto' or 'ddp'"
         )
+    for step in ("training_step", *EVALUATION_STEPS, "predict_step"):
+        if is_param_in_hook_signature(getattr(module, step), "dataloader_iter", explicit=True):
+            raise ValueError(
+                f"{name}.{step}(dataloader_iter) fetches batches by itself, and here each is fetched for it, together "
+                f"with whose it is: define {step}(batch, batch_idx)"
+            )
     if trainer.state.fn != "fit":
         return
     if trainer.accumulate_grad_batches < 1:

@@ -101,7 +101,13 @@ class TrainerView:
         return getattr(self._trainer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "should_stop" and name not in self._said and hasattr(self._trainer, name):
+        if name == "should_stop" and value and name not in self._said:
+            self._said.add(name)
+            rank_zero_warn(
+                "self.trainer.should_stop = True on a worker ends its training in this round, and not the run; to end "
+                "that, set it in a callback, such as EarlyStopping"
+            )
+        elif name != "should_stop" and name not in self._said and hasattr(self._trainer, name):
             self._said.add(name)
             rank_zero_warn(
                 f"self.trainer.{name} = ... on a worker does not change its training, nor the server's Trainer; of a "

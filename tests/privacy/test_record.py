@@ -243,7 +243,7 @@ def test_auto_trains_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:self.trainer.should_stop = True on a worker")
 def test_to_stop_by_what_examples_say_is_refused() -> None:
     class Stops(Line):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

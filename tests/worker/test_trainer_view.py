@@ -45,6 +45,7 @@ MOMENTS = {"on_train_epoch_start": 3, "on_train_batch_start": 4, "on_before_back
 MOMENTS |= {"on_train_epoch_end": 3}
 
 
+@pytest.mark.filterwarnings("ignore:self.trainer.should_stop = True on a worker ends its training")
 @pytest.mark.parametrize(("moment", "steps"), MOMENTS.items())
 def test_should_stop_ends_the_training_when_a_plain_trainer_would(moment: str, steps: int) -> None:
     """Set from the third step on, in passes of three: after the batch that is trained, or before the next pass."""
@@ -94,11 +95,17 @@ def people() -> FederatedDataModule:
 @pytest.mark.parametrize("engine", ["auto", "sequential"])
 @pytest.mark.parametrize(("kind", "ends"), [(StopsAt2, [2, 5, 3, 6]), (StopsSecond, [2, 4, 1, 5])])
 def test_should_stop_ends_the_training_of_one_worker_alone(engine: Any, kind: type[Scalar], ends: list[int]) -> None:
-    run = fit(FederatedModule(model := kind(), engine=engine), people(), max_epochs=3)
+    with pytest.warns(
+        UserWarning, match=r"should_stop = True on a worker ends its training in this round, and"
+    ) as told:
+        run = fit(FederatedModule(model := kind(), engine=engine), people(), max_epochs=3)
+    count = len([warning for warning in told if "should_stop" in str(warning.message)])
+    assert count <= 2, "once for each copy of the module, and not in each round"
     assert model.x.item() == sum(ends) / 4
     assert (run.global_step, run.should_stop) == (3, False)
 
 
+@pytest.mark.filterwarnings("ignore:self.trainer.should_stop = True on a worker ends its training")
 def test_workers_that_train_together_cannot_stop() -> None:
     with pytest.raises(
         WorkerError, match=r"cannot be trained together.*sets self\.trainer\.should_stop.*engine='auto'"
