@@ -41,12 +41,12 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
         ValueError: If the module or the strategy cannot work; the message says why and what to do.
     """
     name = type(module).__name__
-    admit(module, trainer)
     if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
         raise ValueError(
             f"strategy {type(trainer.strategy).__name__} cannot work: it divides one model over devices, but every "
             "process here holds the whole global model and trains its own workers. Use strategy='auto' or 'ddp'"
         )
+    admit(module, trainer)
     for step in ("training_step", *EVALUATION_STEPS, "predict_step"):
         if is_param_in_hook_signature(getattr(module, step), "dataloader_iter", explicit=True):
             raise ValueError(
