@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -37,6 +38,7 @@ from lightning_fed.server.checkpoint import Keeper, Settings, module_of
 from lightning_fed.server.checks import (
     is_started_by_another,
     refuse_frozen,
+    refuse_kept,
     refuse_manual,
     refuse_no_round,
     refuse_options,
@@ -56,6 +58,7 @@ from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
+from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.tuner import RateSearch, refuse_private_search
 from lightning_fed.server.wrapper import Wrapper
@@ -63,6 +66,7 @@ from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import Job, LocalTraining
 from lightning_fed.wire.report import RoundReport
+from lightning_fed.worker.local_memory import LocalMemory
 from lightning_fed.worker.module_tensors import put
 from lightning_fed.worker.outbox import Outbox, tables_of
 
@@ -90,6 +94,11 @@ class FederatedModule(Wrapper):
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``;
             beyond it there are curves of the distribution, ``workers/<metric>/{min,p10,median,p90,max}``.
         local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
+        local_optimizer_state: ``"fresh"``: workers begin each round with new optimizers; ``"kept"``: with what theirs
+            remembered after their last round (momenta, moments), which is own state.
+        local_schedule: ``"restart"``: the schedulers of workers begin anew in each round; ``"continue"``: they go on by
+            each worker's own total of steps and epochs, and ``self.trainer.max_epochs``, ``max_steps`` and
+            ``estimated_stepping_batches`` are those that a worker can expect of the whole run.
         state_memory_mb: How many MB of what the algorithm remembers about workers (SCAFFOLD, FedDyn, Ditto, personal
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
@@ -124,6 +133,8 @@ class FederatedModule(Wrapper):
         min_workers: int = 1,
         log_workers_up_to: int = 20,
         local_lr_schedule: LocalLRSchedule | None = None,
+        local_optimizer_state: Literal["fresh", "kept"] = "fresh",
+        local_schedule: Literal["restart", "continue"] = "restart",
         state_memory_mb: int = 256,
         state_dir: str | Path | None = None,
         privacy: Privacy | None = None,
@@ -154,11 +165,14 @@ class FederatedModule(Wrapper):
         self.local_lr_schedule = local_lr_schedule
         self._state_dir = None if state_dir is None else Path(state_dir).expanduser().absolute()
         self._root: Path | None = None
-        tables = tables_of(algorithm, self.transforms)
+        memory = LocalMemory(local_optimizer_state, local_schedule)
+        refuse_kept(memory, algorithm)
+        tables = tables_of(algorithm, self.transforms, memory)
         self._outbox = Outbox(
             algorithm,
             self.transforms,
             promise=privacy,
+            memory=memory,
             own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._state_folder),
         )
         self._keeper = Keeper(module, self._outbox.own)
@@ -380,6 +394,7 @@ class FederatedModule(Wrapper):
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
+            self._outbox = replace(self._outbox, memory=over_the_run(self._outbox.memory, self.trainer, datamodule))
             with self._global.trained_parameters.as_at_first():
                 self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
             self._guard.check(self._global.model(), self.module)
@@ -517,9 +532,11 @@ class FederatedModule(Wrapper):
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
             "local_lr_schedule": self.local_lr_schedule,
+            "local_optimizer_state": self._outbox.memory.optimizer_state,
+            "local_schedule": self._outbox.memory.schedule,
             **of_data,
         }
-        tables = tables_of(self.algorithm, self.transforms)
+        tables = tables_of(self.algorithm, self.transforms, self._outbox.memory)
         return Settings(parts, names, tables, self.module)
 
     def state_dict(self, *args: Any, **options: Any) -> Any:

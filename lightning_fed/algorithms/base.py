@@ -46,6 +46,9 @@ class Algorithm(ABC):
     """In words, how a worker is trained more than once in a round, and what to use in place of that; None: it is not.
     A promise about examples counts one training in a round."""
 
+    trainings: ClassVar[int] = 1
+    """How often :meth:`at_worker` trains a worker in a round."""
+
     extra: ClassVar[tuple[str, ...]] = ()
     """The names of what its workers send besides their updates."""
 

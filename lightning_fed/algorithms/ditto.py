@@ -36,6 +36,7 @@ class Ditto(Algorithm):
 
     lam: float
 
+    trainings: ClassVar[int] = 2
     tables: ClassVar[tuple[str, ...]] = (PARAMETERS, BUFFERS)
 
     def __post_init__(self) -> None:

@@ -35,6 +35,7 @@ class FedRep(PersonalLayers):
     personal: Sequence[str]
     head_epochs: int = 1
 
+    trainings: ClassVar[int] = 2
     trains_again: ClassVar[str | None] = "trains the head before the rest; use FedPer, which trains them together"
 
     def __post_init__(self) -> None:

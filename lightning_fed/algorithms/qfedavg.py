@@ -43,6 +43,7 @@ class QFedAvg(Algorithm):
     q: float
     lr: float
 
+    trainings: ClassVar[int] = 2
     is_mean: ClassVar[bool] = False
     lies_in_its_mean: ClassVar[bool] = True
 

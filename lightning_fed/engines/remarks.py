@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Any, final
 
-from lightning_fed._lightning import rank_zero_warn
+from lightning_fed._lightning import rank_zero_info, rank_zero_warn
 
 
 class Remark(UserWarning):
@@ -43,6 +43,24 @@ class Remarks:
                 f"local training updates the metric {name!r} and neither logs nor computes it; each worker has its "
                 f"own, and the server's stays empty: self.log('{name}', self.{name}) gives the cohort's mean"
             )
+
+    def restarted(self, scheduler: Sequence[Any] | None) -> None:
+        """Say of a scheduler of the workers that it begins anew in each round, and whether it therefore does nothing.
+
+        Args:
+            scheduler: Its class, and whether a step so far was taken at another rate than the first; None: there
+                is none.
+        """
+        if scheduler is None:
+            return
+        name, acts = scheduler
+        anew = f"the workers' {name} begins anew in each round"
+        way_out = "FederatedModule(local_schedule='continue') lets it go on by each worker's own steps"
+        if not acts:
+            self.say(f"{anew}, and no step so far was taken at another learning rate than the first; {way_out}", name)
+        elif name not in self._said and not self.silent:
+            self._said.add(name)
+            rank_zero_info(f"{anew[0].upper()}{anew[1:]}; {way_out}")
 
     def settings(self, changed: Mapping[str, str]) -> None:
         """Warn of settings of the whole process that a worker's code has changed, and that were set back.

@@ -39,7 +39,8 @@ class Sequential(Engine):
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
-        self._local_fit = LocalFit(module, trainer, self._compile, self._channels_last)
+        own = outbox.own.scope()
+        self._local_fit = LocalFit(module, trainer, self._compile, self._channels_last, outbox.memory, own)
         self._local_fit.check()
         self._workers = workers
         self._outbox = outbox
@@ -78,6 +79,7 @@ class Sequential(Engine):
         self._remarks.changed(self._local_fit.changed)
         self._remarks.unread(self._local_fit.unread)
         self._remarks.settings(watch.changed)
+        self._remarks.restarted(self._local_fit.restarted)
         yield from stacked(job.cohort, results, delta[first : first + len(results)])
 
     @property
@@ -89,6 +91,11 @@ class Sequential(Engine):
     def unread(self) -> Sequence[str]:
         """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
         return () if self._local_fit is None else self._local_fit.unread
+
+    @property
+    def restarted(self) -> tuple[str, bool] | None:
+        """The scheduler that begins anew in each round, and whether a step was taken at another rate than the first."""
+        return None if self._local_fit is None else self._local_fit.restarted
 
     @property
     def changed_settings(self) -> Mapping[str, str]:

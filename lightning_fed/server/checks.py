@@ -27,6 +27,7 @@ from lightning_fed.privacy import Privacy
 from lightning_fed.server.given_data import admit
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import RoundError
+from lightning_fed.worker.local_memory import LocalMemory
 
 
 def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
@@ -92,6 +93,23 @@ def refuse_manual(module: pl.LightningModule, aggregator: Aggregator[Any], priva
         raise ValueError(
             f"{name}, and {type(privacy).__name__} has to take the gradient of each example and add noise before every "
             "step; use a promise about workers, such as CentralDP or LocalDP, or automatic optimization"
+        )
+
+
+def refuse_kept(memory: LocalMemory, algorithm: Algorithm) -> None:
+    """Refuse to keep the optimizers of workers that are trained more than once in a round, each time by others.
+
+    Args:
+        memory: What is kept of optimizers and schedulers.
+        algorithm: What a round computes.
+
+    Raises:
+        ValueError: If something is kept, and the algorithm trains a worker several times.
+    """
+    if memory.keeps is not None and algorithm.trainings > 1:
+        raise ValueError(
+            f"{memory.keeps}: {type(algorithm).__name__} trains a worker {algorithm.trainings} times in a round, and "
+            "one optimizer cannot go on from all of them; leave it out, or use an algorithm that trains once"
         )
 
 

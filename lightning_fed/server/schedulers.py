@@ -1,12 +1,15 @@
-"""The server optimizer's learning rate over rounds, in the form that Lightning wants."""
+"""Learning rates over rounds: the server optimizer's, in the form that Lightning wants, and how long workers' go on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch.optim import lr_scheduler
 
-from lightning_fed._lightning import ReduceLROnPlateau
+from lightning_fed._lightning import ReduceLROnPlateau, pl
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.worker.local_memory import LocalMemory
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
@@ -26,3 +29,17 @@ def scheduler_config(scheduler: Any) -> dict[str, Any]:
             f"{ReduceLROnPlateau.__module__}.ReduceLROnPlateau(optimizer, monitor='val_loss')"
         )
     return {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
+
+
+def over_the_run(memory: LocalMemory, trainer: pl.Trainer, datamodule: FederatedDataModule) -> LocalMemory:
+    """Return what workers remember, with the number of rounds in which each can expect to take part.
+
+    Args:
+        memory: What workers remember.
+        trainer: The Trainer that is about to train.
+        datamodule: The workers.
+    """
+    if memory.schedule != "continue":
+        return memory
+    cohorts = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+    return replace(memory, rounds=max(1.0, cohorts * datamodule.cohort_size / len(datamodule.names)))

@@ -27,11 +27,13 @@ from lightning_fed.core.tree import Tensors
 from lightning_fed.core.watch import Watch
 from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.privacy import Noise
+from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.wire import Job, LocalTraining
 from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
+from lightning_fed.worker.local_memory import LocalMemory, Recollection
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.local_step import HookedStep, LocalStep, ManualStep, PlainStep, PrivateStep
 from lightning_fed.worker.module_copy import ModuleCopy, examples_in
@@ -55,13 +57,21 @@ class LocalFit:
         trainer: The server's Trainer.
         compile: Whether to compile ``training_step``.
         channels_last: Whether images and convolutions lie in memory with their channels last.
+        memory: What of a worker's optimizers and schedulers is kept from round to round.
+        own: The workers' own state, in which it is kept.
 
     Raises:
         ValueError: If the module cannot be trained locally.
     """
 
     def __init__(
-        self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool = False, channels_last: bool = False
+        self,
+        module: pl.LightningModule,
+        trainer: pl.Trainer,
+        compile: bool = False,
+        channels_last: bool = False,
+        memory: LocalMemory = LocalMemory(),
+        own: OwnTables = OwnState().scope(),
     ) -> None:
         self.recorder = Recorder()
         self.watch = Watch()
@@ -74,6 +84,11 @@ class LocalFit:
         self.module = self._local.module
         self.trainer = self._local.trainer
         self._optimizers = LocalOptimizers(self._local)
+        self._recollection = Recollection(memory, own)
+        self._epochs_before = 0
+        self._continues = memory.schedule == "continue"
+        if self._continues:
+            self.trainer.expect(memory.rounds)
         self._compiles = compile
         self._sizes = BatchSizes()
 
@@ -90,7 +105,7 @@ class LocalFit:
             )
         self.trainer.set_length(LocalTraining(), 1)
         with suppress(NoSingleWorkerError):  # what depends on a worker's data is refused when that worker trains
-            self._optimizers.fresh(cohort=-1)
+            self._fresh(cohort=-1)
 
     def train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         """Train on one worker's data, starting from the global model.
@@ -117,6 +132,11 @@ class LocalFit:
         return self._local.changed
 
     @property
+    def restarted(self) -> tuple[str, bool] | None:
+        """The scheduler that begins anew in each round, and whether a step was taken at another rate than the first."""
+        return None if self._continues else self._optimizers.restarted
+
+    @property
     def unread(self) -> Sequence[str]:
         """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
         return self._local.unread
@@ -137,7 +157,7 @@ class LocalFit:
         try:
             with torch.enable_grad():
                 take_step = self._step_for(job, worker.name, batches, corrections)
-                loss, examples, steps = self._fit(job, worker, batches, take_step, seed)
+                loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)
         finally:
             batches.rest()
         with torch.no_grad():
@@ -150,6 +170,7 @@ class LocalFit:
                     )
                 torch.sub(sent, trained, out=delta[name])
         self._local.tensors.refuse_unfrozen()
+        self._recollection.stage(worker.name, self._optimizers.all, self._optimizers.schedulers, passes)
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
         metrics = self.recorder.results()
         self._local.note_metrics()
@@ -163,8 +184,10 @@ class LocalFit:
             gradient=None if corrections is None else corrections.mean_gradient(),
         )
 
-    def _fit(self, job: Job, worker: Worker, own: Batches, take_step: LocalStep, seed: int) -> tuple[float, float, int]:
-        """Pass over the worker's batches; returns the mean loss, the worker's number of examples and the steps."""
+    def _fit(
+        self, job: Job, worker: Worker, own: Batches, take_step: LocalStep, seed: int
+    ) -> tuple[float, float, int, int]:
+        """Pass over the worker's batches; returns the mean loss, the worker's number of examples, steps and passes."""
         local = job.local_of(worker.name, _num_batches(job, own))
         call, transfer = self._local.call, self._local.transfer(worker, own)
         losses: list[Tensor] = []
@@ -198,15 +221,15 @@ class LocalFit:
                     losses.append(step_loss)
                     sizes.append(size)
                 step += 1
-                self._optimizers.step_schedulers("step", step)
+                self._optimizers.step_schedulers("step", index + 1)
                 if is_last:
-                    self._optimizers.step_schedulers("epoch", passes)
+                    self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
                 call("on_train_batch_end", output, batch, index)
                 if step == local.steps or state["should_stop"]:
                     is_whole = False  # unless the number of batches says otherwise
                     break
             if not state["is_last_batch"]:  # cut short, or of a length that only the pass could tell
-                self._optimizers.step_schedulers("epoch", passes)
+                self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
             call("on_train_epoch_end")
             if state["should_stop"]:
                 self._refuse_to_stop_in_private(job)
@@ -218,11 +241,11 @@ class LocalFit:
         loss = weighted_mean(floats(losses), sizes)
         take_step.end()
         if isinstance(take_step, PrivateStep):
-            return loss, take_step.num_examples, step
+            return loss, take_step.num_examples, step, passes
         if not losses:  # nothing was learnt: the worker has no loss, and counts nothing in means
-            return math.nan, 0.0, step
+            return math.nan, 0.0, step, passes
         examples = examples_per_pass(seen, own.num_batches, is_whole) if is_counted else float(own.num_examples or 0)
-        return loss, examples, step
+        return loss, examples, step, passes
 
     def _size(self, worker: Worker, batch: Any) -> int:
         return self._sizes.of(worker.name, batch, self.recorder.said, worker.batches.gives_items)
@@ -237,9 +260,10 @@ class LocalFit:
     def _step_for(self, job: Job, worker: str, batches: Batches, corrections: GradientCorrections | None) -> LocalStep:
         """How a worker steps: as its module's hooks, its optimizers, the precision and the job require."""
         optimizers, local = self._optimizers, self._local
-        optimizers.fresh(job.cohort, job.lr_factor)
+        self._fresh(job.cohort, job.lr_factor)
         if optimizers.is_new and local.configured():
             optimizers.forget()
+        self._epochs_before = self._recollection.recall(job.cohort, worker, optimizers.all, optimizers.schedulers)
         scaler = self._scaler()
         is_manual = not self.module.automatic_optimization
         if is_manual and job.record_privacy is None:
@@ -261,6 +285,14 @@ class LocalFit:
         samples = PoissonSamples(batches.loader, job.record_privacy, noise, keys)
         gradients = PrivateGradients(local, job, noise, keys, len(samples))
         return PrivateStep(local, self._training_step, optimizers, samples, gradients, changes, self.recorder)
+
+    def _fresh(self, cohort: int, lr_factor: float = 1.0) -> None:
+        """Have optimizers without a past."""
+        self._optimizers.fresh(cohort, lr_factor)
+        if not self._recollection.is_prepared:
+            self._recollection.prepare(self._optimizers.all)
+            self._optimizers.forget()  # they have taken a step
+            self._optimizers.fresh(cohort, lr_factor)
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         if self._local.precision.precision != "16-mixed":

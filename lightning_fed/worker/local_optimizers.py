@@ -51,11 +51,15 @@ class LocalOptimizers:
         """Whether ``configure_optimizers`` was asked for the last ones."""
         self._configured_for: tuple[int, float] | None = None
         self._leaves: list[Tensor] = []
-        self._all: list[Optimizer] = []
+        self.all: list[Optimizer] = []
+        """The optimizers of the last :meth:`fresh`."""
         self._initial: list[list[dict[str, Any]]] = []
         self._parts: list[object] = []
         self._wrapped: dict[Optimizer, Any] = {}
         self._told_of_plateau = False
+        self._first_rates: list[float] = []
+        self._has_stepped_at_another_rate = False
+        self._has_been_scheduled = ""  # the class of the first scheduler that was stepped
         local.optimizers = self._optimizers
 
     def fresh(self, cohort: int, lr_factor: float = 1.0) -> list[Optimizer]:
@@ -74,35 +78,55 @@ class LocalOptimizers:
         """
         self._wrapped.clear()  # to which user code may have set attributes
         if self._configured_for == (cohort, lr_factor) and self._is_whole():
-            self._trainer.use(self._all, [])
-            for optimizer, groups in zip(self._all, self._initial, strict=True):
+            self._trainer.use(self.all, [])
+            for optimizer, groups in zip(self.all, self._initial, strict=True):
                 optimizer.state.clear()
                 for group, initial in zip(optimizer.param_groups, groups, strict=True):
                     group.update(initial)
             self.is_new = False
-            return self._all
-        self._all = self._configure()
+            return self.all
+        self.all = self._configure()
         self._take_in(self._tensors.unfrozen)
         self.is_new = True
         if lr_factor != 1.0:
-            for optimizer in self._all:
+            for optimizer in self.all:
                 _scale_lr(optimizer, lr_factor)
-        can_be_set_back = all(map(_can_be_set_back, self._all)) and not self._trainer.lr_scheduler_configs
+        can_be_set_back = all(map(_can_be_set_back, self.all)) and not self._trainer.lr_scheduler_configs
         can_be_set_back &= not self._trainer.asked_for_data  # which is another worker's next time
         self._configured_for = (cohort, lr_factor) if can_be_set_back else None
-        self._initial = [[dict(group) for group in optimizer.param_groups] for optimizer in self._all]
-        self._parts = [_parts(optimizer) for optimizer in self._all]
+        self._initial = [[dict(group) for group in optimizer.param_groups] for optimizer in self.all]
+        self._parts = [_parts(optimizer) for optimizer in self.all]
+        if self._trainer.lr_scheduler_configs:
+            self._first_rates = self._rates()
         if self._module.automatic_optimization:
-            (optimizer,) = self._all
+            (optimizer,) = self.all
             groups = optimizer.param_groups if _is_torchs(optimizer) else []
             self._leaves = [parameter for group in groups for parameter in group["params"]]
             self.needs_closure = isinstance(optimizer, LBFGS) or not _is_torchs(optimizer)
             self.step = _bare_step(optimizer)
-        return self._all
+        return self.all
+
+    def _rates(self) -> list[float]:
+        return [group["lr"] for optimizer in self.all for group in optimizer.param_groups if "lr" in group]
 
     def _is_whole(self) -> bool:
         """Whether user code has added nothing to an optimizer, and taken nothing away, that a group's values are."""
-        return [_parts(optimizer) for optimizer in self._all] == self._parts
+        return [_parts(optimizer) for optimizer in self.all] == self._parts
+
+    @property
+    def schedulers(self) -> list[Any]:
+        """The schedulers of the last :meth:`fresh`."""
+        return [config.scheduler for config in self._trainer.lr_scheduler_configs]
+
+    @property
+    def restarted(self) -> tuple[str, bool] | None:
+        """The kind of the first scheduler, and whether any step so far was taken at another rate than the first.
+
+        None if there is none, or if user code steps it.
+        """
+        if not self._has_been_scheduled:
+            return None
+        return self._has_been_scheduled, self._has_stepped_at_another_rate
 
     def forget(self) -> None:
         """Ask ``configure_optimizers`` again for the next worker."""
@@ -134,7 +158,7 @@ class LocalOptimizers:
     @property
     def is_elementwise(self) -> bool:
         """Whether the optimizer treats every number by itself, so that it can step on stacks of workers."""
-        return all(type(optimizer) in _ELEMENTWISE for optimizer in self._all)
+        return all(type(optimizer) in _ELEMENTWISE for optimizer in self.all)
 
     def wrapped(self, optimizer: Optimizer) -> Any:
         """Return an optimizer as user code sees it: a ``LightningOptimizer``, whose step is the worker's.
@@ -150,7 +174,7 @@ class LocalOptimizers:
     def zero_grad(self) -> None:
         """Forget the gradients, as the optimizer's own ``zero_grad`` does, which for torch's takes 6 µs to do so."""
         if not self._leaves:
-            for optimizer in self._all:
+            for optimizer in self.all:
                 optimizer.zero_grad()
         for leaf in self._leaves:
             leaf.grad = None
@@ -161,11 +185,17 @@ class LocalOptimizers:
 
         Args:
             interval: ``"step"`` or ``"epoch"``.
-            count: How many steps or epochs the worker has done.
+            count: How many steps the worker has taken in this epoch, or how many epochs it has trained.
         """
-        for config in self._trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau or not self._module.automatic_optimization:
+        configs = self._trainer.lr_scheduler_configs
+        if not configs or not self._module.automatic_optimization:
+            return
+        for config in configs:
+            if config.reduce_on_plateau:
                 continue
+            if not self._has_stepped_at_another_rate:
+                self._has_been_scheduled = self._has_been_scheduled or type(config.scheduler).__name__
+                self._has_stepped_at_another_rate = self._rates() != self._first_rates
             if config.interval == interval and count % config.frequency == 0:
                 self._module.lr_scheduler_step(config.scheduler, None)
 
@@ -174,7 +204,7 @@ class LocalOptimizers:
 
         At the server they may be in a group with a learning rate of its own; at the workers they go with the first.
         """
-        groups = [group for optimizer in self._all for group in optimizer.param_groups]
+        groups = [group for optimizer in self.all for group in optimizer.param_groups]
         there = {id(parameter) for group in groups for parameter in group["params"]}
         for parameter in unfrozen:
             if id(parameter) not in there and groups:

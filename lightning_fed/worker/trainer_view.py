@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -62,13 +63,14 @@ class TrainerView:
     should_stop: bool
     asked_for_data: bool
     """Whether code has asked for the worker's data since :meth:`set_length`."""
+    _rounds: float
     _trainer: pl.Trainer | QuietTrainer
     _module: pl.LightningModule
     _said: set[str]
     _worker: Worker | None
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        vars(self).update(_trainer=trainer, _server=trainer, _module=module, _said=set())
+        vars(self).update(_trainer=trainer, _server=trainer, _module=module, _said=set(), _rounds=1.0)
         self.set_length(LocalTraining(), None)
 
     @property
@@ -130,6 +132,14 @@ class TrainerView:
         if quiet != self.is_quiet:
             own["_trainer"] = QuietTrainer(own["_server"]) if quiet else own["_server"]
 
+    def expect(self, rounds: float) -> None:
+        """Have the limits of the fit be those of a worker's training in all of the run.
+
+        Args:
+            rounds: In how many rounds it is expected to take part.
+        """
+        vars(self)["_rounds"] = rounds
+
     def set_length(
         self,
         local: LocalTraining,
@@ -148,20 +158,21 @@ class TrainerView:
             worker: The worker; None: several train together.
         """
         batches = float("inf") if num_batches is None else num_batches
+        epochs, steps = local.epochs * self._rounds, (local.steps or 0) * self._rounds
         own = vars(self)
-        kept = {name: own[name] for name in ("_trainer", "_server", "_module", "_said")}
+        kept = {name: own[name] for name in ("_trainer", "_server", "_module", "_said", "_rounds")}
         own.clear()
         own.update(
             **kept,
             _worker=worker,
             asked_for_data=False,
             current_epoch=epoch,
-            estimated_stepping_batches=batches * local.epochs if local.steps is None else local.steps,
+            estimated_stepping_batches=_whole(batches * epochs if local.steps is None else steps),
             global_step=round,
             is_last_batch=False,
             lr_scheduler_configs=[],
-            max_epochs=local.epochs if local.steps is None else -1,
-            max_steps=-1 if local.steps is None else local.steps,
+            max_epochs=_limit(epochs) if local.steps is None else -1,
+            max_steps=-1 if local.steps is None else _limit(steps),
             num_training_batches=batches,
             optimizers=[],
             should_stop=False,
@@ -170,3 +181,11 @@ class TrainerView:
     def use(self, optimizers: Sequence[Optimizer], lr_scheduler_configs: Sequence[Any]) -> None:
         """Take on the worker's optimizers and their schedulers."""
         vars(self).update(optimizers=list(optimizers), lr_scheduler_configs=list(lr_scheduler_configs))
+
+
+def _whole(number: float) -> int | float:
+    return number if math.isinf(number) else math.ceil(number)
+
+
+def _limit(number: float) -> int:
+    return -1 if math.isinf(number) else math.ceil(number)

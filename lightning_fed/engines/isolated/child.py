@@ -166,6 +166,7 @@ class _Child:
             **fields,
             "changed": list(self._engine.changed),
             "unread": list(self._engine.unread),
+            "restarted": self._engine.restarted,
             "settings": {**self._engine.changed_settings, **self._watch.changed},
             "warnings": list(self._warnings),
         }, parts

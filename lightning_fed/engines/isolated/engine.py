@@ -91,7 +91,7 @@ class Isolated(Engine):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         self.teardown()
-        LocalFit(module, trainer).check()
+        LocalFit(module, trainer, memory=outbox.memory).check()
         self._outbox, self._workers, self._trainer = outbox, workers, trainer
         self._remarks.silent = not outbox.may_tell
         settings = settings_for(module, trainer, outbox, self._options, workers.seed)
@@ -190,6 +190,7 @@ class Isolated(Engine):
             )
         self._remarks.changed(fields["changed"])
         self._remarks.unread(fields["unread"])
+        self._remarks.restarted(fields["restarted"])
         self._remarks.settings({**fields["settings"], **self._watch.changed})
         for text in fields["warnings"]:
             self._remarks.say(text)

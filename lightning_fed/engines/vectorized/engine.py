@@ -52,6 +52,8 @@ class Vectorized(Engine):
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
+        if outbox.memory.keeps is not None:
+            raise UnvectorizableError(f"with {outbox.memory.keeps} each worker goes on from where it was")
         self._fit = StackedFit(module, trainer, self._compile, workers.capacity)
         self._workers = workers
         self._outbox = outbox
@@ -102,6 +104,7 @@ class Vectorized(Engine):
                     yield from self._train_drawn(job, [plan])
         else:
             self._remarks.unread(self._fit.unread)
+            self._remarks.restarted(self._fit.restarted)
             self._remarks.settings(self._watch.changed)
             yield from updates
             yield from (_failure(job, name, error) for name, error in failures.items())

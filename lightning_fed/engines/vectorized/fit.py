@@ -67,6 +67,11 @@ class StackedFit:
         self._moves_frozen = False
         self._suspects: set[str] = set()  # workers that could not take a step, in any round so far
 
+    @property
+    def restarted(self) -> tuple[str, bool] | None:
+        """The scheduler that begins anew in each round, and whether a step was taken at another rate than the first."""
+        return self._optimizers.restarted
+
     def transfers_plainly(self, worker: Worker) -> bool:
         """Whether a worker's batches need no more than to be moved to the device."""
         return self._local.transfers_plainly(worker)
@@ -244,7 +249,8 @@ class StackedFit:
             self._optimizers.step()
             for leaf in leaves.values():
                 leaf.grad = None
-            self._optimizers.step_schedulers("step", step + 1)
+            in_pass = step if per_pass == float("inf") else int(step % per_pass)
+            self._optimizers.step_schedulers("step", in_pass + 1)
             if (step + 1) % per_pass == 0 or (step + 1 == steps and per_pass != float("inf")):
                 self._optimizers.step_schedulers("epoch", -int(-(step + 1) // per_pass))
         return failed

@@ -1,0 +1,164 @@
+"""What a worker's own optimizers and schedulers remember from round to round.
+
+By default nothing, as in FedAvg's paper: clients of a phone's kind cannot keep state (Reddi et al., *Adaptive Federated
+Optimization*, 2021). A worker that takes part often, such as a hospital, may keep the state of its optimizers (momenta,
+moments), and its schedulers may go on by its own total of steps. Either is own state: it lies with the worker, and a
+round that fails does not change it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch.optim import Optimizer
+
+from lightning_fed.core.arguments import one_of
+from lightning_fed.state import OwnTables
+from lightning_fed.worker.optimizer_rows import Slot, dtype_of, put, row_of, slots_of
+from lightning_fed.worker.schedule_changes import changed, changes_of, room_for, settings_of
+
+OPTIMIZER, SCHEDULE = "local.optimizer", "local.schedule"
+
+
+@final
+@dataclass(frozen=True)
+class LocalMemory:
+    """What of a worker's optimizers and schedulers is kept.
+
+    Args:
+        optimizer_state: ``"fresh"``: a round begins without momenta; ``"kept"``: with those of the worker's last round.
+        schedule: ``"restart"``: schedulers, and settings such as learning rates that user code changes, begin anew in
+            each round; ``"continue"``: they go on by the worker's own total of steps and epochs.
+        rounds: In how many rounds a worker is expected to take part; for what ``"continue"`` tells user code of the
+            length of its training.
+
+    Raises:
+        TypeError: If one of the two is no string.
+        ValueError: If one of the two is another one.
+    """
+
+    optimizer_state: str = "fresh"
+    schedule: str = "restart"
+    rounds: float = 1.0
+
+    def __post_init__(self) -> None:
+        one_of("local_optimizer_state", self.optimizer_state, ("fresh", "kept"))
+        one_of("local_schedule", self.schedule, ("restart", "continue"))
+
+    @property
+    def keeps(self) -> str | None:
+        """The argument that has something kept; None if nothing is."""
+        if self.optimizer_state == "kept":
+            return "local_optimizer_state='kept'"
+        return "local_schedule='continue'" if self.schedule == "continue" else None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the tables of own state."""
+        kept = (OPTIMIZER,) if self.optimizer_state == "kept" else ()
+        return (*kept, SCHEDULE) if self.schedule == "continue" else kept
+
+
+class Recollection:
+    """Brings optimizers and schedulers of one worker to where they were, and takes down where they are.
+
+    Args:
+        memory: What is kept.
+        own: The workers' own state.
+    """
+
+    def __init__(self, memory: LocalMemory, own: OwnTables) -> None:
+        self._memory = memory
+        self._own = own
+        self._slots: list[Slot] | None = None
+        self._fresh: dict[str, Any] = {}
+        self._epochs = 0
+        self._seen: tuple[int, set[str]] = -1, set()  # the cohort, and its workers so far
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether :meth:`prepare` has been called, or need not be."""
+        return self._slots is not None or self._memory.optimizer_state == "fresh"
+
+    def prepare(self, optimizers: Sequence[Optimizer]) -> None:
+        """Find out what state optimizers have, by a step of optimizers that are used for nothing else.
+
+        Args:
+            optimizers: They are not fresh afterwards; parameters are as they were.
+
+        Raises:
+            ValueError: If their state is something else than numbers for each parameter.
+        """
+        self._slots = slots_of(optimizers)
+
+    def recall(self, cohort: int, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> int:
+        """Bring fresh optimizers and schedulers to where those of a worker were.
+
+        Args:
+            cohort: The cohort's number.
+            worker: The worker's name.
+            optimizers: As ``configure_optimizers`` gives them.
+            schedulers: As well.
+
+        Returns:
+            How many epochs the worker has trained in rounds before; none if schedules restart.
+
+        Raises:
+            ValueError: If what is kept is of other optimizers or schedulers, or the worker is trained twice.
+        """
+        if self._memory.keeps is None:
+            return 0
+        if self._seen[0] != cohort:
+            self._seen = cohort, set()
+        if worker in self._seen[1]:
+            raise ValueError(f"{self._memory.keeps} goes with one training of a worker in a round, and this is another")
+        self._seen[1].add(worker)
+        if self._slots is not None and self._slots:
+            size = sum(slot.size for slot in self._slots)
+            (row,) = self._own.rows(OPTIMIZER, [worker], torch.zeros(size, dtype=dtype_of(self._slots)))
+            put(row, self._slots, optimizers)
+        if self._memory.schedule != "continue":
+            return 0
+        self._fresh = settings_of(optimizers, schedulers)
+        (row,) = self._own.rows(SCHEDULE, [worker], torch.zeros(room_for(self._fresh), dtype=torch.uint8))
+        text = bytes(row.tolist()).rstrip(b"\0").decode()
+        kept: dict[str, Any] = json.loads(text) if text else {"epochs": 0, "changes": {}}
+        now = changed(self._fresh, kept["changes"])
+        for scheduler, state in zip(schedulers, now["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        for optimizer, groups in zip(optimizers, now["groups"], strict=True):
+            for group, settings in zip(optimizer.param_groups, groups, strict=True):
+                group.update(settings)
+        self._epochs = kept["epochs"]
+        return self._epochs
+
+    def stage(self, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any], epochs: int) -> None:
+        """Take down where a worker's optimizers and schedulers are, to be kept if the round succeeds.
+
+        Args:
+            worker: The worker's name.
+            optimizers: After the worker's training.
+            schedulers: As well.
+            epochs: How many passes over its data the worker has begun in this round.
+
+        Raises:
+            ValueError: If a scheduler remembers what cannot be written as JSON.
+        """
+        if self._slots is not None and self._slots:
+            self._own.stage(OPTIMIZER, [worker], row_of(self._slots, optimizers).unsqueeze(0))
+        if self._memory.schedule != "continue":
+            return
+        changes = changes_of(self._fresh, settings_of(optimizers, schedulers))
+        text = json.dumps({"epochs": self._epochs + epochs, "changes": changes}).encode()
+        row = torch.zeros(room_for(self._fresh), dtype=torch.uint8)
+        if len(text) > len(row):
+            raise ValueError(
+                "local_schedule='continue': a scheduler remembers more and more, and there is room for what a fresh "
+                "one does; take local_schedule='restart', or a scheduler whose state does not grow"
+            )
+        row[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        self._own.stage(SCHEDULE, [worker], row.unsqueeze(0))

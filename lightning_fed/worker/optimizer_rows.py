@@ -1,0 +1,115 @@
+"""The state of a worker's optimizers as one vector of fixed length, which can be kept with others of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Slot(NamedTuple):
+    """What an optimizer remembers about one parameter: whether it does, and then the values in order."""
+
+    optimizer: int
+    group: int
+    position: int
+    values: dict[str, Any]  # as in the state of an optimizer that has taken a step
+
+    @property
+    def size(self) -> int:
+        return 1 + sum(value.numel() if isinstance(value, Tensor) else 1 for value in self.values.values())
+
+
+def slots_of(optimizers: Sequence[Optimizer]) -> list[Slot]:
+    """Find out what optimizers remember about each parameter, by a step on gradients of 0.
+
+    Args:
+        optimizers: They have taken a step afterwards; parameters and their gradients are as they were.
+
+    Raises:
+        ValueError: If it is something else than numbers for each parameter.
+    """
+    slots: list[Slot] = []
+    for number, optimizer in enumerate(optimizers):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        before = [(p.detach().clone(), p.grad) for p in parameters]
+        try:
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+            type(optimizer).step(optimizer)
+        except Exception as error:
+            raise ValueError(_no_numbers(optimizer)) from error
+        finally:
+            with torch.no_grad():
+                for parameter, (value, gradient) in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+                    parameter.grad = gradient
+        if set(optimizer.state) - set(parameters):
+            raise ValueError(_no_numbers(optimizer))
+        for place, group in enumerate(optimizer.param_groups):
+            for position, parameter in enumerate(group["params"]):
+                values = {name: v for name, v in optimizer.state.get(parameter, {}).items() if v is not None}
+                if not all(isinstance(value, (Tensor, int, float)) for value in values.values()):
+                    raise ValueError(_no_numbers(optimizer))
+                if values:
+                    slots.append(Slot(number, place, position, values))
+    return slots
+
+
+def _no_numbers(optimizer: Optimizer) -> str:
+    return (
+        f"local_optimizer_state='kept': what a {type(optimizer).__name__} remembers is not a few numbers for each "
+        "parameter, so it cannot be kept; take local_optimizer_state='fresh', or an optimizer such as SGD or Adam"
+    )
+
+
+def dtype_of(slots: Sequence[Slot]) -> torch.dtype:
+    """Return the dtype in which nothing of what is remembered is rounded."""
+    tensors = [value for slot in slots for value in slot.values.values() if isinstance(value, Tensor)]
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def row_of(slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> Tensor:
+    """Return what optimizers remember, ``[size]``, on the CPU.
+
+    Args:
+        slots: What optimizers of their kind remember.
+        optimizers: The optimizers.
+    """
+    parts: list[Tensor] = []
+    dtype = dtype_of(slots)
+    for slot in slots:
+        optimizer = optimizers[slot.optimizer]
+        state = optimizer.state.get(optimizer.param_groups[slot.group]["params"][slot.position], {})
+        has_state = all(state.get(name) is not None for name in slot.values)
+        parts.append(torch.tensor([float(has_state)], dtype=dtype))
+        for name, like in slot.values.items():
+            value = state[name] if has_state else torch.zeros_like(torch.as_tensor(like))
+            parts.append(torch.as_tensor(value).detach().to("cpu", dtype).reshape(-1))
+    return torch.cat(parts)
+
+
+def put(row: Tensor, slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> None:
+    """Have fresh optimizers remember what others did.
+
+    Args:
+        row: Their row, ``[size]``; where it is 0 throughout, nothing is remembered.
+        slots: What optimizers of their kind remember.
+        optimizers: The fresh ones.
+    """
+    for slot, part in zip(slots, torch.split(row, [slot.size for slot in slots]), strict=True):
+        if not part[0]:
+            continue
+        optimizer, start = optimizers[slot.optimizer], 1
+        state = optimizer.state[optimizer.param_groups[slot.group]["params"][slot.position]]
+        for name, like in slot.values.items():
+            size = like.numel() if isinstance(like, Tensor) else 1
+            values = part[start : start + size]
+            start += size
+            if isinstance(like, Tensor):
+                state[name] = values.to(like.device, like.dtype).reshape(like.shape).clone()
+            else:
+                state[name] = type(like)(values.item())
