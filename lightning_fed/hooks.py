@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
-from lightning_fed._lightning import is_overridden, is_param_in_hook_signature, pl
+from lightning_fed._lightning import is_overridden, is_param_in_hook_signature, pl, rank_zero_warn
 
 SERVER_HOOKS = (
     "configure_callbacks",
@@ -106,7 +107,8 @@ _KNOWN = frozenset(dir(pl.LightningModule))  # of another version of Lightning, 
 def logging_through(module: pl.LightningModule, log: Callable[..., None]) -> Iterator[None]:
     """Let ``self.log`` in the user's module (and its parts) call ``log(name, value, **options)`` for a while.
 
-    Lightning lets only the outermost module log, so a wrapped one would raise. ``log_dict`` calls ``log``.
+    Lightning lets only the outermost module log, so a wrapped one would raise. ``log_dict`` calls ``log``. And what
+    ``self.optimizers()`` and ``self.lr_schedulers()`` give is said to be the server's.
     """
 
     def positional(name: str, value: Any, *places: Any, **options: Any) -> None:
@@ -115,11 +117,26 @@ def logging_through(module: pl.LightningModule, log: Callable[..., None]) -> Ite
     parts = [part for part in module.modules() if isinstance(part, pl.LightningModule)]
     for part in parts:
         part.__dict__["log"] = positional
+    module.__dict__.update({name: partial(_servers, module, name) for name in _OF_THE_SERVER})
     try:
         yield
     finally:
+        for name in _OF_THE_SERVER:
+            del module.__dict__[name]
         for part in parts:
             del part.__dict__["log"]
+
+
+_OF_THE_SERVER = ("optimizers", "lr_schedulers")
+
+
+def _servers(module: pl.LightningModule, name: str, *arguments: Any, **options: Any) -> Any:
+    rank_zero_warn(
+        f"self.{name}() in a hook or step of {type(module).__name__} that runs on the server gives the server's, which "
+        "take the aggregated update; a worker's own are there in its local training, as in training_step() or "
+        "on_train_epoch_end()"
+    )
+    return getattr(type(module), name)(module, *arguments, **options)
 
 
 _LOG_OPTIONS = tuple(inspect.signature(pl.LightningModule.log).parameters)[3:]

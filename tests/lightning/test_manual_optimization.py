@@ -233,6 +233,21 @@ def test_optimizers_are_lightnings_in_manual_and_in_automatic_optimization() -> 
     assert len(seen) == 2
 
 
+def test_in_a_hook_of_the_server_they_are_the_servers_and_that_is_said() -> None:
+    seen = []
+
+    class Asks(Manual):
+        def on_train_epoch_end(self) -> None:
+            seen.append(self.optimizers().param_groups[0]["lr"])
+
+        def on_train_end(self) -> None:
+            seen.append(self.optimizers().param_groups[0]["lr"])
+
+    with pytest.warns(UserWarning, match=r"self.optimizers\(\) in a hook or step of Asks .* gives the server's"):
+        fit(FederatedModule(Asks()), FederatedDataModule({"ann": Pairs(1)}))
+    assert seen == [0.05, 1.0]
+
+
 def test_gradients_of_the_worker_before_are_gone() -> None:
     """Three batches: the third one's gradients are left over, and nobody forgets them."""
     module, workers = Accumulating(), {"ann": Pairs(1, rows=9), "bob": Pairs(1, rows=9)}
