@@ -42,6 +42,7 @@ def choose() -> str:
 # `_configure_optimizers` and `_configure_schedulers_*_opt` are private: they read every form that
 # `configure_optimizers` may return, and a second reading of our own would drift from the Trainer's.
 # `_given_hyperparameters_context` has `save_hyperparameters()` take what the config of a command line says.
+# `_FxValidator` says in which hooks `self.log` may be called, and whether about a step or an epoch.
 if TYPE_CHECKING or choose() == NAMES[0]:
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import (
@@ -71,6 +72,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
     from pytorch_lightning.trainer.connectors.data_connector import _resolve_overfit_batches
+    from pytorch_lightning.trainer.connectors.logger_connector.fx_validator import _FxValidator
     from pytorch_lightning.trainer.states import RunningStage
     from pytorch_lightning.tuner.lr_finder import _LRCallback
     from pytorch_lightning.utilities import move_data_to_device
@@ -109,6 +111,7 @@ else:
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
     from lightning.pytorch.trainer.connectors.data_connector import _resolve_overfit_batches
+    from lightning.pytorch.trainer.connectors.logger_connector.fx_validator import _FxValidator
     from lightning.pytorch.trainer.states import RunningStage
     from lightning.pytorch.tuner.lr_finder import _LRCallback
     from lightning.pytorch.utilities import move_data_to_device
@@ -138,6 +141,7 @@ __all__ = [
     "StochasticWeightAveraging",
     "TQDMProgressBar",
     "TorchCheckpointIO",
+    "_FxValidator",
     "_IndexBatchSamplerWrapper",
     "_LRCallback",
     "_MultiProcessingLauncher",

@@ -61,6 +61,7 @@ from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.tuner import RateSearch, refuse_private_search
+from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
@@ -176,6 +177,7 @@ class FederatedModule(Wrapper):
             own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._state_folder),
         )
         self._keeper = Keeper(module, self._outbox.own)
+        self._log = TrainingLog(self._keeper)
         self._global = GlobalModule(module, self._keeper)
         self._search = RateSearch()
         self._loop: FederatedLoop | None = None
@@ -250,11 +252,12 @@ class FederatedModule(Wrapper):
         self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
         self._last_cohort = cohort
         cohort.end_round(report.examples)
+        self._log.batch_size = len(cohort)
         mean_loss = report.loss
         loss = torch.tensor(mean_loss, dtype=torch.float32, device=self.device)
         if report.examples:  # else there is nothing to average
             has_loss = self.module.automatic_optimization or not math.isnan(mean_loss)
-            self._curves.show({**({"loss": mean_loss} if has_loss else {}), **report.means()}, on_bar="loss")
+            self._curves.show_round(mean_loss if has_loss else None, self._pending[-1].logged)
         gradients = job.model.layout.unflatten(aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
 
@@ -284,7 +287,8 @@ class FederatedModule(Wrapper):
                 norm = float(torch.stack(steps).norm())
                 scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
                 curves.draw({**scalars, "server/update_norm": norm}, step)
-            self._keeper.after(rounds, self._guard.run)
+            self._keeper.after(rounds, self._guard.run, self.trainer.current_epoch)
+            self._log.take_in(self.module, rounds)
             self._datamodule.complete(cast(Cohort, self._last_cohort))
 
     def _heard(self, closure: Callable[[], Any] | None) -> Any:
@@ -340,6 +344,11 @@ class FederatedModule(Wrapper):
     def on_train_batch_end(self, *_: Any) -> None:
         """Let go of the way back: the round is over."""
         self._keeper.end_step()
+        self._log.batch_size = None
+
+    def on_train_epoch_end(self) -> None:
+        """Empty torchmetrics objects that were logged; the user's own hook is called at the workers."""
+        self._log.end_epoch(self.module)
 
     def _trained(self) -> Tensors:
         return self._global.trained()
@@ -364,6 +373,7 @@ class FederatedModule(Wrapper):
         drops, for_data = self.on_worker_error == "drop", self._guard.for_data(self.trainer)
         self._datamodule.attach(self.module, self._evaluation, drops, self.engine.teardown, for_data)
         self._evaluation.set_up()
+        self._log.set_up(self.trainer)
         self._pending.clear()
         self._root = self._state_dir or Path(self.trainer.default_root_dir).absolute() / "lightning_fed_state"
         self._keeper.attach(self.trainer)
@@ -419,6 +429,7 @@ class FederatedModule(Wrapper):
         """Let go of the workers' copy."""
         self._tell("teardown", stage)
         self._evaluation.tear_down()
+        self._log.tear_down(self.trainer)
         self.engine.teardown()
         self._loop = None
         if stage == "fit":
@@ -428,8 +439,8 @@ class FederatedModule(Wrapper):
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
 
     def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
-        """Log as every LightningModule does; about a batch of an evaluation, with the size of the user's own."""
-        options = self._evaluation.sized(value, options)
+        """Log as every LightningModule does; about a batch, with the size of the user's own, or of the round."""
+        options = self._log.sized(self._evaluation.sized(value, options), arguments)
         super().log(name, value, *arguments, **options)
 
     def predict_step(self, batch: Any, batch_idx: int, *rest: int) -> Any:

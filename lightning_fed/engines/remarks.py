@@ -33,15 +33,16 @@ class Remarks:
             )
 
     def unread(self, names: Sequence[str]) -> None:
-        """Warn of torchmetrics objects that local training fills, and of which nobody reads a value.
+        """Warn of torchmetrics objects that local training fills, and of which nobody can read a value.
 
         Args:
             names: The objects.
         """
         for name in names:
             self.say(
-                f"local training updates the metric {name!r} and neither logs nor computes it; each worker has its "
-                f"own, and the server's stays empty: self.log('{name}', self.{name}) gives the cohort's mean"
+                f"local training updates the metric {name!r} and neither logs nor computes it; what it holds (a list "
+                "of examples, or no sum, minimum or maximum) stays with each worker, and the server's is empty: "
+                f"self.log('{name}', self.{name}) gives the cohort's mean"
             )
 
     def restarted(self, scheduler: Sequence[Any] | None) -> None:

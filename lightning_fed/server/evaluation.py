@@ -7,7 +7,7 @@ nothing at all, do not wait for each other: they meet once, at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -22,12 +22,12 @@ from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import logging_through, step_arguments
 from lightning_fed.server.loader_results import LoaderResults
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
-from lightning_fed.server.logs import Curves, per_worker_scalars
+from lightning_fed.server.logs import Curves, per_worker_scalars, without
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.wire import RoundError, WorkerError
+from lightning_fed.wire.logged import Part
 from lightning_fed.worker.metric_shares import WorkerMetrics
 from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
-from lightning_fed.worker.recorder import Part
 
 
 @final
@@ -263,7 +263,7 @@ class Evaluation:
             self._hand_over(name, value, **options.get(name, {}))
         self._server._current_fx_name = outer
         self._results.note(self._server.trainer, {name: option["loader"] for name, option in options.items()})
-        self._draw()
+        self._draw([name for name, option in options.items() if option.get("logger") is False])
 
     def begin_prediction(self) -> None:
         """Forget whose batches were predicted before."""
@@ -338,14 +338,15 @@ class Evaluation:
             options |= {"logger": False, "prog_bar": False}
         log(name, value, **options)
 
-    def _draw(self) -> None:
+    def _draw(self, hidden: Collection[str]) -> None:
         trainer = self._server.trainer
         if not self.report.workers or trainer.sanity_checking:
             return
         one_by_one = len(trainer.datamodule.names) <= self._one_by_one_up_to  # type: ignore[attr-defined]
         # The pooled values of an evaluation within a fit stand on the step of the round before it.
         step = trainer.global_step - (1 if trainer.state.fn == "fit" else 0)
-        Curves(trainer).draw(per_worker_scalars(self.report.workers, one_by_one), max(step, 0))
+        drawn = {worker: without(hidden, metrics) for worker, metrics in self.report.workers.items()}
+        Curves(trainer).draw(per_worker_scalars(drawn, one_by_one), max(step, 0))
 
     def _clear(self) -> None:
         self._now = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -12,6 +12,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.later import Later
 from lightning_fed.core.means import weighted_mean
 from lightning_fed.server.round_result import Round
+from lightning_fed.wire.logged import Logged, merged
 from lightning_fed.wire.report import RoundReport
 
 
@@ -31,9 +32,20 @@ class Curves:
 
     @property
     def are_due(self) -> bool:
-        """Whether this round's curves are drawn: every ``log_every_n_steps`` rounds, and at the end of an epoch."""
-        every = self._trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return bool(self._trainer.is_last_batch or (every > 0 and (self._trainer.global_step + 1) % every == 0))
+        """Whether this round's curves are drawn: as Lightning draws a step, every ``log_every_n_steps`` rounds.
+
+        Where an epoch has fewer rounds than that, its last one is drawn too: else a run of one round an epoch would
+        show nothing.
+        """
+        trainer, step = self._trainer, self._trainer.global_step + 1
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every <= 0:
+            return False
+        return bool(
+            step % every == 0
+            or trainer.should_stop
+            or (trainer.is_last_batch and trainer.num_training_batches < every * trainer.accumulate_grad_batches)
+        )
 
     @property
     def have_loggers(self) -> bool:
@@ -41,14 +53,14 @@ class Curves:
         return bool(self._trainer.loggers)
 
     def draw(self, scalars: Mapping[str, float], step: int) -> None:
-        """Draw a point of each curve.
+        """Draw a point of each curve, with the epoch beside it as Lightning does.
 
         Args:
             scalars: The values by name.
             step: The round that they are about.
         """
         for logger in self._trainer.loggers:
-            logger.log_metrics(dict(scalars), step=step)
+            logger.log_metrics({"epoch": self._trainer.current_epoch, **scalars}, step=step)
             logger.save()
 
     def show(self, scalars: Mapping[str, float], on_bar: str) -> None:
@@ -61,6 +73,50 @@ class Curves:
         self._trainer.callback_metrics.update({name: torch.tensor(value) for name, value in scalars.items()})
         if on_bar in scalars:
             self._trainer.progress_bar_metrics[on_bar] = scalars[on_bar]
+
+    def show_round(self, loss: float | None, logged: Mapping[str, Logged]) -> None:
+        """Show what a cohort logged as Lightning shows what a step logged, and its loss.
+
+        The loss is for callbacks, and for the progress bar where the module puts nothing there itself.
+
+        Args:
+            loss: The mean loss; None: there is none.
+            logged: What the cohort logged.
+        """
+        trainer = self._trainer
+        callbacks, bar = trainer.callback_metrics, trainer.progress_bar_metrics
+        if loss is not None:
+            callbacks["loss"] = torch.tensor(loss)
+            if not any(shown.prog_bar for shown, _ in logged.values()):
+                bar["loss"] = loss
+        for shown, part in logged.values():
+            if shown.on_step:
+                name, value = shown.step_name, torch.tensor(part.value)
+                callbacks[shown.name] = callbacks[name] = value
+                if shown.logger:
+                    trainer.logged_metrics[name] = value
+                if shown.prog_bar:
+                    bar[name] = part.value
+
+    def show_epoch(self, logged: Mapping[str, Logged], step: int) -> None:
+        """Show and draw what was logged in an epoch, as Lightning does at its end.
+
+        Args:
+            logged: What was logged.
+            step: The epoch's last round.
+        """
+        trainer, drawn = self._trainer, {}
+        for shown, part in logged.values():
+            if shown.on_epoch:
+                name, value = shown.epoch_name, torch.tensor(part.value)
+                trainer.callback_metrics.update({shown.name: value, name: value})
+                if shown.logger:
+                    trainer.logged_metrics[name] = value
+                    drawn[name] = part.value
+                if shown.prog_bar:
+                    trainer.progress_bar_metrics[name] = part.value
+        if drawn:
+            self.draw(drawn, step)
 
     def show_later(self, name: str, compute: Callable[[], float]) -> None:
         """Show a value to callbacks that is computed only if one of them reads it.
@@ -80,14 +136,22 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
         one_by_one: Whether each worker gets curves of its own.
 
     Returns:
-        The cohort's weighted means under the user's own names (``loss`` where the module logs nothing), what
-        :func:`per_worker_scalars` gives, ``round/...``, ``comm/...`` and ``update/norm``.
+        What the cohort logged about a step, under Lightning's names (``loss`` where the module logs nothing), what
+        :func:`per_worker_scalars` gives, ``round/...``, ``comm/...`` and ``update/norm``. Nothing of what was logged
+        with ``logger=False``.
     """
     report = RoundReport.merged([r.report for r in rounds])
     norms = [r.aggregate.norm for r in rounds]
-    workers = {name: r.metrics or {"loss": r.loss} for name, r in report.workers.items() if r.examples}
+    logged = merged([r.logged for r in rounds])
+    hidden = {name for name, (shown, _) in logged.items() if not shown.logger}
+    workers = {
+        worker: without(hidden, record.metrics) if record.metrics else {"loss": record.loss}
+        for worker, record in report.workers.items()
+        if record.examples
+    }
+    own = {shown.step_name: part.value for shown, part in logged.values() if shown.on_step and shown.logger}
     return {
-        **(report.means() or ({"loss": report.loss} if report.examples else {})),
+        **({"loss": report.loss} if report.examples and not logged else own),
         **per_worker_scalars(workers, one_by_one),
         "round/cohort_size": len(report),
         "round/dropped": len(report.failures) + len(report.dropped),
@@ -98,6 +162,16 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
         "comm/bytes_up": report.bytes_up,
         "update/norm": weighted_mean(norms, [1] * len(norms)),
     }
+
+
+def without(hidden: Collection[str], metrics: Mapping[str, float]) -> Mapping[str, float]:
+    """Leave out metrics that no logger draws.
+
+    Args:
+        hidden: Their names.
+        metrics: The values by name.
+    """
+    return {name: value for name, value in metrics.items() if name not in hidden} if hidden else metrics
 
 
 def by_metric(workers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from lightning_fed.core.tree import Tensors
 from lightning_fed.server.round import Outcome
 from lightning_fed.wire import Aggregate
+from lightning_fed.wire.logged import Logged
 from lightning_fed.wire.report import RoundReport
 
 
@@ -35,6 +37,11 @@ class Round:
     def aggregate(self) -> Aggregate:
         """The pseudo-gradient and the new buffers."""
         return self.outcome.aggregate
+
+    @cached_property
+    def logged(self) -> dict[str, Logged]:
+        """What the cohort logged, by name."""
+        return self.report.logged()
 
 
 def merged_buffers(rounds: Sequence[Round]) -> Tensors:

@@ -23,6 +23,7 @@ from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.header import VERSION, Fields, Numbers
 from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
 from lightning_fed.wire.layout import Layout
+from lightning_fed.wire.metric_states import MERGE
 from lightning_fed.wire.updates import Updates
 
 _JOB = "job"
@@ -194,6 +195,11 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
         loss=numbers[2],
         steps=numbers[3],
         metrics=dict(zip(metrics, numbers[4:], strict=True)),
+        shown=fields.shown("shown"),
+        metric_states={
+            kind: _take_all(packed, f"metric_states/{kind}", own)
+            for kind, own in fields.names_by_name("metric_states").items()
+        },
         gradient=packed.take("gradient") if fields.flag("gradient") else None,
         extra=_take_all(packed, "extra", fields.names("extra")),
         stays=stays,
@@ -270,6 +276,10 @@ def updates_bytes(updates: Updates, job: Job) -> list[int]:
         updates.delta.shape[1],
         None if updates.gradient is None else (updates.gradient.dtype, updates.gradient.shape[1]),
         tuple(updates.metrics),
+        tuple(updates.shown.items()),
+        tuple(
+            (kind, name, t.dtype, t.shape[1:]) for kind, own in updates.metric_states.items() for name, t in own.items()
+        ),
         tuple(updates.buffers),
         tuple((t.dtype, t.shape[1:]) for t in travel.values()),
         tuple((name, t.dtype, t.shape[1:]) for name, t in updates.extra.items()),
@@ -366,6 +376,8 @@ def _updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tenso
         tensors["gradient"] = updates.gradient
     tensors |= _prefixed("extra", updates.extra)
     tensors |= _prefixed("buffers", {name: b for name, b in updates.buffers.items() if name not in staying})
+    for kind, own in updates.metric_states.items():
+        tensors |= _prefixed(f"metric_states/{kind}", own)
     columns = [updates.examples, updates.weight, updates.loss, updates.steps, *updates.metrics.values()]
     tensors["numbers"] = torch.stack([column.detach().to("cpu", torch.float64) for column in columns])
     header: dict[str, object] = {
@@ -374,6 +386,8 @@ def _updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tenso
         "cohort": int(updates.cohort),
         "workers": list(updates.workers),
         "metrics": list(updates.metrics),
+        "shown": {name: list(shown) for name, shown in updates.shown.items()},
+        "metric_states": {kind: list(own) for kind, own in updates.metric_states.items()},
         "buffers": list(updates.buffers),
         "extra": list(updates.extra),
         "gradient": updates.gradient is not None,
@@ -414,6 +428,11 @@ def _check_updates(updates: Updates, job: Job) -> None:
     numbers = {"examples": updates.examples, "weight": updates.weight, "loss": updates.loss, "steps": updates.steps}
     for name, column in {**numbers, **updates.metrics}.items():
         _check_shape(f"{who}: {name}", column, (n,))
+    for kind, own in updates.metric_states.items():
+        if kind not in MERGE:
+            raise WireError(f"{who}: states of metrics that merge by {kind!r}: they can merge by {', '.join(MERGE)}")
+        for name, state in own.items():
+            _check_shape(f"{who}: the state {name!r} of a metric", state, (n, *state.shape[1:]))
     for name, buffer in updates.buffers.items():
         # In shape a buffer may differ from the global one, or be new: it grew at the worker.
         _check_shape(f"{who}: buffer {name!r}", buffer, (n, *buffer.shape[1:]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor
 
 from lightning_fed.wire.errors import WireError
+from lightning_fed.wire.logged import REDUCTIONS, Shown
 
 VERSION = 1
 """The version of the format: another for every change of it."""
@@ -79,6 +80,22 @@ class Fields:
 
     def names_by_name(self, name: str) -> dict[str, tuple[str, ...]]:
         return {key: self._unique(name, value) for key, value in self._take(name, dict).items()}
+
+    def shown(self, name: str) -> dict[str, Shown]:
+        return {key: self._shown(name, value) for key, value in self._take(name, dict).items()}
+
+    def _shown(self, name: str, value: object) -> Shown:
+        parts = self._typed(name, value, list)
+        kinds = (str, str, bool, bool, bool, bool, type(None) if parts[-1:] == [None] else str)
+        if len(parts) != len(kinds):
+            raise WireError(f"the header's field {name!r} holds {len(parts)} values, not {len(kinds)}: send it again")
+        checked: list[Any] = [self._typed(name, part, kind) for part, kind in zip(parts, kinds, strict=True)]
+        shown = Shown(*checked)
+        if shown.reduction not in REDUCTIONS:
+            raise WireError(
+                f"the header's field {name!r} reduces by {shown.reduction[:20]!r}: it can be {', '.join(REDUCTIONS)}"
+            )
+        return shown
 
     def _unique(self, name: str, value: object) -> tuple[str, ...]:
         names = tuple(self._typed(name, each, str) for each in self._typed(name, value, list))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple, final
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from lightning_fed.core.means import weighted_mean
 from lightning_fed.wire.codec import job_bytes, updates_bytes
 from lightning_fed.wire.errors import WorkerError
 from lightning_fed.wire.job import Job
+from lightning_fed.wire.logged import Logged, Part, Shown
+from lightning_fed.wire.metric_states import States, merged_rows, merged_states
 from lightning_fed.wire.updates import Updates
 
 
@@ -40,12 +43,14 @@ class Replies(NamedTuple):
         examples: The number of training examples of each, its weight in means; float64 ``[n]``.
         loss: The mean loss over the local steps; float64 ``[n]``.
         metrics: What the workers logged; ``{name: float64 [n]}``.
+        shown: How it is shown, where that is not ``Shown(name)``.
     """
 
     workers: tuple[str, ...]
     examples: Tensor
     loss: Tensor
     metrics: Mapping[str, Tensor]
+    shown: Mapping[str, Shown] = {}
 
 
 @final
@@ -64,6 +69,7 @@ class RoundReport:
         stragglers: The workers that did only a part of their work.
         bytes_down: What travelled to the workers.
         bytes_up: What travelled back.
+        metric_states: What the workers' torchmetrics objects hold together, as far as it has left them.
     """
 
     replies: list[Replies] = field(default_factory=list)
@@ -73,10 +79,13 @@ class RoundReport:
     stragglers: tuple[str, ...] = ()
     bytes_down: int = 0
     bytes_up: int = 0
+    metric_states: States = field(default_factory=dict)
 
     def note(self, updates: Updates, job: Job) -> None:
         """Write down what came back from some workers."""
-        self.replies.append(Replies(updates.workers, updates.examples, updates.loss, updates.metrics))
+        self.replies.append(Replies(updates.workers, updates.examples, updates.loss, updates.metrics, updates.shown))
+        if updates.metric_states:
+            self.metric_states = merged_states(self.metric_states, merged_rows(updates.metric_states))
         self.bytes_up += sum(updates_bytes(updates, job))
         if job.of(updates.workers[0]) is job:  # nothing in it is one worker's alone
             self.bytes_down += job_bytes(job) * len(updates.workers)
@@ -103,6 +112,7 @@ class RoundReport:
             stragglers=tuple(worker for report in reports for worker in report.stragglers),
             bytes_down=sum(report.bytes_down for report in reports),
             bytes_up=sum(report.bytes_up for report in reports),
+            metric_states=reduce(merged_states, [report.metric_states for report in reports], {}),
         )
 
     def __len__(self) -> int:
@@ -133,18 +143,35 @@ class RoundReport:
         return _mean([(reply.loss, reply.examples) for reply in self.replies])
 
     def means(self) -> dict[str, float]:
-        """The cohort's mean of every metric, weighted by numbers of examples, over the workers that logged it."""
+        """What the cohort logged, by name: see :meth:`logged`."""
+        return {name: logged.part.value for name, logged in self.logged().items()}
+
+    def logged(self) -> dict[str, Logged]:
+        """What the cohort logged, over the workers that logged it: means are weighted by numbers of examples.
+
+        A name that was logged with another ``reduce_fx`` is the sum, the minimum or the maximum over the workers.
+        """
         counting = [reply for reply in self.replies if reply.examples.any()]  # others have nothing to say
-        names = dict.fromkeys(name for reply in counting for name in reply.metrics)
-        return {name: _mean([(r.metrics[name], r.examples) for r in counting if name in r.metrics]) for name in names}
+        table: dict[str, Logged] = {}
+        for name in dict.fromkeys(name for reply in counting for name in reply.metrics):
+            there = [reply for reply in counting if name in reply.metrics]
+            shown = there[0].shown.get(name) or Shown(name)
+            values, weights = _counting([(reply.metrics[name], reply.examples) for reply in there])
+            table[name] = Logged(shown, Part.of(shown.reduction, values, weights))
+        return table
 
 
 def _mean(stacks: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """The mean of stacks of values with stacks of weights; a value that weighs nothing may be NaN."""
+    """The mean of stacks of values with stacks of weights."""
+    return weighted_mean(*_counting(stacks))
+
+
+def _counting(stacks: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[float], list[float]]:
+    """Values and their weights, without those that weigh nothing: such a value may be NaN."""
     values: list[float] = []
     weights: list[float] = []
     for some, theirs in stacks:
         pairs = [(value, weight) for value, weight in zip(some.tolist(), theirs.tolist(), strict=True) if weight]
         values += [value for value, _ in pairs]
         weights += [weight for _, weight in pairs]
-    return weighted_mean(values, weights)
+    return values, weights

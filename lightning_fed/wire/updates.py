@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire.global_model import GlobalModel
+from lightning_fed.wire.logged import Shown
+from lightning_fed.wire.metric_states import States
 
 
 @final
@@ -28,6 +30,9 @@ class Updates:
         loss: The mean loss over the local steps; float64 ``[n]``.
         steps: The number of local steps; float64 ``[n]``.
         metrics: What the workers logged, each worker's own reduction; ``{name: float64 [n]}``.
+        shown: How it is shown, by the same names, where that is not ``Shown(name)``.
+        metric_states: What the workers' torchmetrics objects hold, as far as it leaves them: states by the operation
+            that merges them, ``{"sum" | "min" | "max": {name: [n, ...]}}``.
         gradient: The mean of the gradients of the worker's loss over its local steps, before anything was added to
             them; ``[n, size]``, or None if the job did not ask for it. It stays with the worker.
         extra: What an algorithm has its workers send besides; aggregated by the same rule as ``delta``.
@@ -45,6 +50,8 @@ class Updates:
     loss: Tensor
     steps: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+    metric_states: States = field(default_factory=dict)
     gradient: Tensor | None = None
     extra: Tensors = field(default_factory=dict)
     stays: frozenset[str] = frozenset()
@@ -70,6 +77,8 @@ class Updates:
             loss=self.loss[keep],
             steps=self.steps[keep],
             metrics=pick(self.metrics),
+            shown=self.shown,
+            metric_states={kind: pick(own) for kind, own in self.metric_states.items()},
             gradient=None if self.gradient is None else self.gradient[index.to(self.gradient.device)],
             extra=pick(self.extra),
             stays=self.stays,

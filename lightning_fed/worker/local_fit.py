@@ -172,7 +172,7 @@ class LocalFit:
         self._local.tensors.refuse_unfrozen()
         self._recollection.stage(worker.name, self._optimizers.all, self._optimizers.schedulers, passes)
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
-        metrics = self.recorder.results()
+        metrics, states = self.recorder.results(), self._local.metric_states()
         self._local.note_metrics()
         return LocalResult(
             worker=worker.name,
@@ -181,6 +181,8 @@ class LocalFit:
             steps=steps,
             metrics=metrics,
             buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
+            shown=self.recorder.shown(),
+            metric_states=states,
             gradient=None if corrections is None else corrections.mean_gradient(),
         )
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
+from lightning_fed.wire.logged import Part
 from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
-from lightning_fed.worker.recorder import Part, Recorder
+from lightning_fed.worker.recorder import Recorder
 
 
 @final
@@ -65,6 +66,7 @@ class WorkerMetrics:
         self._worker: str | None = None
         self._loader: int | None = None
         self._recorder = Recorder()
+        self._recorder.hook = "validation_step"  # about an epoch, if nothing else is said; so is a test
         self._logged: dict[str, Metric] = {}
         self._before: dict[str, MetricState] = {}
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +18,14 @@ from lightning_fed.core.tree import Tensors
 from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
 from lightning_fed.population import Batches, Worker
 from lightning_fed.wire import Job
+from lightning_fed.wire.metric_states import States
 from lightning_fed.worker.attributes import set_attributes
 from lightning_fed.worker.copying import copied
+from lightning_fed.worker.log_calls import LogCalls
 from lightning_fed.worker.module_tensors import ModuleTensors
+from lightning_fed.worker.sent_metrics import SentMetrics
 from lightning_fed.worker.snapshot import Snapshot, metrics_in
 from lightning_fed.worker.trainer_view import TrainerView
-
-
-class Log(Protocol):
-    """What takes the place of ``self.log`` and ``self.log_dict``."""
-
-    def log(self, name: str, value: Any, /) -> None:
-        """Take a value."""
-
-    def log_dict(self, dictionary: Any, /) -> None:
-        """Take several values."""
 
 
 @final
@@ -53,7 +46,7 @@ class ModuleCopy:
     """
 
     def __init__(
-        self, module: pl.LightningModule, trainer: pl.Trainer, recorder: Log, channels_last: bool = False
+        self, module: pl.LightningModule, trainer: pl.Trainer, recorder: LogCalls, channels_last: bool = False
     ) -> None:
         self.module = copied(module, trainer)
         self._channels_last = channels_last
@@ -73,9 +66,11 @@ class ModuleCopy:
         """The attributes that training has changed, in any worker so far, and that were set back."""
         self.metrics = [m for m in metrics_in(self.module) if isinstance(m, Metric)]
         paths = {id(part): path for path, part in self.module.named_modules()}
-        self._metric_names = [paths.get(id(metric), type(metric).__name__) for metric in self.metrics]
+        recorder.paths = {id(metric): paths.get(id(metric)) for metric in self.metrics}
+        self._recorder = recorder
+        self._sent = SentMetrics(self.module)
         self.unread: list[str] = []
-        """The torchmetrics objects that a worker has filled and nobody has read, by name."""
+        """The torchmetrics objects that a worker has filled and nobody can read, by name."""
         for metric in self.metrics:  # a worker's metric is its own: never wait for other processes
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
         self.hooks: dict[str, Callable[..., Any]] = {
@@ -95,7 +90,7 @@ class ModuleCopy:
         self._ours = (recorder, self.trainer, self)
         self._shadow(recorder)
 
-    def _shadow(self, recorder: Log) -> None:
+    def _shadow(self, recorder: LogCalls) -> None:
         """Give the copy what a worker must use in place of the server's: its own log, trainer and optimizers."""
         for part in self.module.modules():
             if isinstance(part, pl.LightningModule):
@@ -181,12 +176,19 @@ class ModuleCopy:
         self.changed.extend(name for name in changed if name not in self.changed)
         return changed
 
+    def metric_states(self) -> States:
+        """Return what the worker's torchmetrics objects hold, as far as it may leave the worker."""
+        return {} if self.trainer.is_quiet else self._sent.states()
+
     def note_metrics(self) -> None:
-        """Note torchmetrics objects that a worker has updated, and of which it has not logged or computed a value."""
-        for name, metric in zip(self._metric_names, self.metrics, strict=True):
+        """Note torchmetrics objects that a worker has updated, and of which nothing is logged, computed, or sent."""
+        for metric in self.metrics:
             is_read = metric._forward_cache is not None or metric._computed is not None
-            if metric._update_count and not is_read and name not in self.unread:
-                self.unread.append(name)
+            if metric._update_count and not is_read:
+                path = self._recorder.paths and self._recorder.paths.get(id(metric))
+                name = path or type(metric).__name__
+                if name not in self.unread and not self._sent.leaves(name):
+                    self.unread.append(name)
 
     def configured(self) -> bool:
         """Note what ``configure_optimizers`` has set on the module; returns whether there is such a thing."""
@@ -264,9 +266,13 @@ class ModuleCopy:
             arguments: Its arguments.
             default: What Lightning's own hook does, if it does anything.
         """
-        if hook in self.hooks:
+        if hook not in self.hooks:
+            return None if default is None else default()
+        outer, self._recorder.hook = self._recorder.hook, hook
+        try:
             return self.hooks[hook](*arguments)
-        return None if default is None else default()
+        finally:
+            self._recorder.hook = outer
 
     def forward_context(self) -> AbstractContextManager[Any]:
         """Autocast in mixed precision, else nothing."""

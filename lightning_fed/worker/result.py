@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import final
 
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import Updates
+from lightning_fed.wire.logged import Shown
+from lightning_fed.wire.metric_states import States
 
 
 @final
@@ -26,6 +28,8 @@ class LocalResult:
         steps: The number of local steps.
         metrics: What it logged, by name.
         buffers: The buffers after local training.
+        shown: How what it logged is shown, where that is not ``Shown(name)``.
+        metric_states: What its torchmetrics objects hold, as far as it leaves.
         gradient: The mean gradient over the local steps, ``[1, size]``, if it was asked for.
     """
 
@@ -35,6 +39,8 @@ class LocalResult:
     steps: int
     metrics: dict[str, float]
     buffers: Tensors
+    shown: dict[str, Shown] = field(default_factory=dict)
+    metric_states: States = field(default_factory=dict)
     gradient: Tensor | None = None
 
 
@@ -50,7 +56,7 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
         One stack, or several if workers logged under different names, or have different buffers.
     """
     start = 0
-    for (names, _), group in groupby(results, key=_kind):
+    for (names, *_), group in groupby(results, key=_kind):
         part = list(group)
         numbers = torch.tensor([[r.examples, r.loss, r.steps, *r.metrics.values()] for r in part], dtype=torch.float64)
         examples, loss, steps, *metrics = numbers.unbind(dim=1)
@@ -65,11 +71,18 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
             loss=loss,
             steps=steps,
             metrics=dict(zip(names, metrics, strict=True)),
+            shown=part[0].shown,
+            metric_states={
+                kind: {name: torch.stack([result.metric_states[kind][name] for result in part]) for name in own}
+                for kind, own in part[0].metric_states.items()
+            },
             gradient=torch.cat(gradients) if gradients else None,
         )
         start += len(part)
 
 
-def _kind(result: LocalResult) -> tuple[tuple[str, ...], tuple[object, ...]]:
+def _kind(result: LocalResult) -> tuple[tuple[str, ...], object, object, object]:
     """What the results of a stack have in common."""
-    return tuple(result.metrics), tuple((name, b.shape, b.dtype) for name, b in result.buffers.items())
+    buffers = tuple((name, b.shape, b.dtype) for name, b in result.buffers.items())
+    states = [(kind, list(own)) for kind, own in result.metric_states.items()]
+    return tuple(result.metrics), result.shown, states, buffers

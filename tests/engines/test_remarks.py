@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import Rows, Scalar, fit
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import CatMetric, MeanMetric
 
 from lightning_fed import FederatedDataModule, FederatedModule
 
@@ -18,10 +18,10 @@ engines = pytest.mark.parametrize("engine", ["sequential", "vectorized", "auto"]
 class Metered(Scalar):
     """Feeds a metric, and reads it in one of the ways that there are."""
 
-    def __init__(self, way: Literal["nobody", "object", "value"]) -> None:
+    def __init__(self, way: Literal["nobody", "list", "object", "value"]) -> None:
         super().__init__()
         self.way = way
-        self.mean = MeanMetric()
+        self.mean = CatMetric() if way == "list" else MeanMetric()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss: Tensor = super().training_step(batch, batch_idx)
@@ -40,9 +40,9 @@ def run(way: Any, engine: Any) -> pl.Trainer:
 
 
 @engines
-def test_a_metric_that_is_filled_and_never_read_is_named_once(engine: str) -> None:
+def test_a_metric_that_lists_examples_and_is_never_read_is_named_once(engine: str) -> None:
     with pytest.warns(UserWarning, match=r"updates the metric 'mean' and neither logs nor computes it") as said:
-        run("nobody", engine)
+        run("list", engine)
     assert sum("the metric 'mean'" in str(warning.message) for warning in said) == 1
 
 
@@ -53,3 +53,11 @@ def test_one_that_is_logged_is_not(engine: str, way: str) -> None:
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "`isinstance")
         assert torch.isfinite(run(way, engine).callback_metrics["mean"])
+
+
+@engines
+def test_one_that_can_be_read_on_the_server_is_not(engine: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "`isinstance")
+        assert "mean" not in run("nobody", engine).callback_metrics

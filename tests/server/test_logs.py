@@ -80,10 +80,23 @@ def test_log_workers_up_to_moves_the_border(tmp_path: Path) -> None:
     assert [name for name in drawn if name.startswith("workers/")]
 
 
-def test_log_every_n_steps_thins_the_curves_but_an_epochs_last_round_is_drawn(tmp_path: Path) -> None:
+def test_log_every_n_steps_thins_the_curves_as_in_lightning(tmp_path: Path) -> None:
     data = FederatedDataModule({"a": Rows([1.0])}, rounds_per_epoch=5)
     drawn = logged(tmp_path, FederatedModule(Scalar()), data, max_epochs=2, log_every_n_steps=3)
-    assert [step for step, _ in drawn["round/cohort_size"]] == [2, 4, 5, 8, 9]
+    assert [step for step, _ in drawn["round/cohort_size"]] == [2, 5, 8]
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_an_epochs_last_round_is_drawn_if_it_has_fewer_rounds_than_that(tmp_path: Path) -> None:
+    data = FederatedDataModule({"a": Rows([1.0])}, rounds_per_epoch=2)
+    drawn = logged(tmp_path, FederatedModule(Scalar()), data, max_epochs=3, log_every_n_steps=50)
+    assert [step for step, _ in drawn["round/cohort_size"]] == [1, 3, 5]
+
+
+def test_no_round_is_drawn_every_0_rounds(tmp_path: Path) -> None:
+    data = FederatedDataModule({"a": Rows([1.0])}, rounds_per_epoch=2)
+    drawn = logged(tmp_path, FederatedModule(Scalar()), data, max_epochs=3, log_every_n_steps=0)
+    assert not drawn
 
 
 def test_the_cohorts_mean_is_in_callback_metrics_under_the_users_own_name() -> None:

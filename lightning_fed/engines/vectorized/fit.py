@@ -51,6 +51,7 @@ class StackedFit:
     def __init__(self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool, capacity: int) -> None:
         self._recorder = StackedRecorder()
         self._local = ModuleCopy(module, trainer, self._recorder)
+        self._recorder.states = self._local.metric_states
         self._optimizers = LocalOptimizers(self._local)
         self._local.trainer.set_length(LocalTraining(), 1)
         try:
@@ -191,6 +192,10 @@ class StackedFit:
                 steps=steps[start:stop],
                 loss=torch.from_numpy(logged.loss[start:stop]),
                 metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in logged_names},
+                shown={name: logged.shown[name] for name in logged_names if name in logged.shown},
+                metric_states={
+                    kind: {name: rows[start:stop] for name, rows in own.items()} for kind, own in logged.states.items()
+                },
                 gradient=None if gradient is None else gradient[start:stop],
             )
             for start, stop, logged_names in logged.groups()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeAlias, cast, final
 
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torchmetrics import Metric, MetricCollection
 
-from lightning_fed.worker.recorder import Recorder, reduction_of
+from lightning_fed.wire.logged import Shown
+from lightning_fed.wire.metric_states import States
+from lightning_fed.worker.log_calls import Key, LogCalls
+from lightning_fed.worker.recorder import Recorder
 
 Rows: TypeAlias = "slice | Tensor"
 """Some of the workers: a range, or int64 positions."""
@@ -57,9 +60,8 @@ class _Value:
 class _Call:
     """A call of ``self.log``: of an output (by its place), of a metric's value on the batch, or of a metric."""
 
-    name: str
+    shown: Shown
     value: int | _Value | Metric
-    reduction: str
     batch_size: int | None
 
 
@@ -95,11 +97,15 @@ class Logged:
         loss: The mean loss over the local steps; ``[n]``.
         values: ``[n]`` for each name.
         present: Which workers logged under it; bool ``[n]``.
+        shown: How it is shown, where that is not ``Shown(name)``.
+        states: The workers' own states of torchmetrics objects; ``{reduction: {name: [n, ...]}}``.
     """
 
     loss: NDArray[np.float64]
     values: dict[str, NDArray[np.float64]]
     present: dict[str, NDArray[np.bool_]]
+    shown: dict[str, Shown]
+    states: States = field(default_factory=dict)
 
     def rows(self, keep: Sequence[int]) -> Logged:
         """Return the logged values of some of the workers."""
@@ -107,6 +113,8 @@ class Logged:
             loss=self.loss[keep],
             values={name: values[keep] for name, values in self.values.items()},
             present={name: present[keep] for name, present in self.present.items()},
+            shown=self.shown,
+            states={kind: {name: rows[keep] for name, rows in own.items()} for kind, own in self.states.items()},
         )
 
     def groups(self) -> list[tuple[int, int, list[str]]]:
@@ -120,43 +128,20 @@ class Logged:
 
 
 @final
-class StackedRecorder:
+class StackedRecorder(LogCalls):
     """Takes the place of ``self.log``, ``self.log_dict`` and torchmetrics objects while n workers train in lockstep."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.outputs: list[Tensor] = []
         """What has to leave the step that is running."""
         self.events: Events = []
         """What the step did, in order."""
         self._steps: list[_Step] = []
+        self.states: Callable[[], States] = dict
+        """Returns what one worker's torchmetrics objects hold, as far as it may leave."""
 
-    def log(
-        self,
-        name: str,
-        value: Any,
-        prog_bar: bool = False,
-        logger: bool | None = None,
-        on_step: bool | None = None,
-        on_epoch: bool | None = None,
-        reduce_fx: Any = "mean",
-        enable_graph: bool = False,
-        sync_dist: bool = False,
-        sync_dist_group: Any = None,
-        add_dataloader_idx: bool = True,
-        batch_size: int | None = None,
-        metric_attribute: str | None = None,
-        rank_zero_only: bool = False,
-    ) -> None:
-        """Note a value; takes the arguments of ``LightningModule.log``, as :meth:`Recorder.log` does.
-
-        Raises:
-            TypeError: If the value is no number, one-element tensor, torchmetrics object, or dict of those.
-            ValueError: If the reduction is unknown.
-        """
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                self.log(f"{name}.{key}", item, reduce_fx=reduce_fx, batch_size=batch_size)
-            return
+    def _take(self, key: Key, shown: Shown, value: Any, batch_size: int | None) -> None:
         noted: int | _Value | Metric
         if isinstance(value, _Value):
             value.feed.value_is_logged = True
@@ -165,24 +150,19 @@ class StackedRecorder:
             noted = value
         elif isinstance(value, Tensor):
             if value.numel() != 1:
-                raise TypeError(f"self.log({name!r}, ...): a tensor must have one element, not the shape {value.shape}")
+                raise TypeError(
+                    f"self.log({shown.name!r}, ...): a tensor must have one element, not the shape {value.shape}"
+                )
             noted = self._output(value.detach().reshape(()))
         elif isinstance(value, numbers.Number):
             noted = self._output(torch.tensor(float(cast(float, value))))
         else:
-            raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")
-        reduction = "mean" if isinstance(value, Metric) else reduction_of(name, reduce_fx)
-        self.events.append(_Call(name, noted, reduction, batch_size))
+            raise TypeError(f"self.log({shown.name!r}, ...): cannot log a {type(value).__name__}")
+        self.events.append(_Call(shown, noted, batch_size))
 
-    def log_dict(self, dictionary: Mapping[str, Any] | MetricCollection, *places: Any, **options: Any) -> None:
-        """Note several values; takes the arguments of ``LightningModule.log_dict``."""
-        items = (
-            dictionary.items(keep_base=False, copy_state=False)
-            if isinstance(dictionary, MetricCollection)
-            else dictionary.items()
-        )
-        for name, value in items:
-            self.log(str(name), value, *places, **options)
+    def _has_taken(self, key: Key) -> bool:
+        events = [self.events, *(step.events for step in self._steps)]
+        return any(isinstance(event, _Call) and event.shown.name == key[1] for some in events for event in some)
 
     def _output(self, tensor: Tensor) -> int:
         self.outputs.append(tensor)
@@ -270,14 +250,31 @@ class StackedRecorder:
         steps, self._steps = self._steps, []
         logged = _reduced(steps, n)
         if any(isinstance(event, _Feed) for step in steps for event in step.events):
+            states: dict[int, States] = {}
             for worker in range(n):
-                for name, value in _replayed(steps, worker, n).items():
+                recorder = _replayed(steps, worker, n)
+                states[worker] = self.states()
+                logged.shown |= recorder.shown()
+                for name, value in recorder.results().items():
                     if name not in logged.values:
                         logged.values[name] = np.full(n, np.nan)
                         logged.present[name] = np.zeros(n, dtype=bool)
                     logged.values[name][worker] = value
                     logged.present[name][worker] = True
+            logged.states = _stacked(states)
         return logged
+
+
+def _stacked(states: Mapping[int, States]) -> States:
+    """Stack the states of n workers; those that have taken no step, and therefore have none, get zeros."""
+    kinds = {kind: tensors for own in states.values() for kind, tensors in own.items()}
+    return {
+        kind: {
+            name: torch.stack([own.get(kind, {}).get(name, torch.zeros_like(like)) for own in states.values()])
+            for name, like in tensors.items()
+        }
+        for kind, tensors in kinds.items()
+    }
 
 
 class _Column:
@@ -302,11 +299,13 @@ def _reduced(steps: list[_Step], n: int) -> Logged:
     """The losses, and the numbers that were logged, for all workers at once."""
     losses = _Column(n, "mean")
     columns: dict[str, _Column] = {}
+    shown: dict[str, Shown] = {}
     found = [(step, losses, step.loss, step.batch_size if step.said is None else step.said) for step in steps]
     for step in steps:
         for event in step.events:
             if isinstance(event, _Call) and isinstance(event.value, int):
-                column = columns.setdefault(event.name, _Column(n, event.reduction))
+                column = columns.setdefault(event.shown.name, _Column(n, event.shown.reduction))
+                shown[event.shown.name] = event.shown
                 size = step.batch_size if event.batch_size is None else event.batch_size
                 found.append((step, column, step.outputs[event.value], size))
     # One copy from an accelerator, not one per value.
@@ -319,10 +318,11 @@ def _reduced(steps: list[_Step], n: int) -> Logged:
         loss=losses.result(),
         values={name: column.result() for name, column in columns.items()},
         present={name: column.weight > 0 for name, column in columns.items()},
+        shown={name: own for name, own in shown.items() if own != Shown(name)},
     )
 
 
-def _replayed(steps: list[_Step], worker: int, n: int) -> dict[str, float]:
+def _replayed(steps: list[_Step], worker: int, n: int) -> Recorder:
     """One worker's metrics: fed and logged as the steps did."""
     recorder = Recorder()
     values: dict[int, Any] = {}
@@ -348,10 +348,10 @@ def _replayed(steps: list[_Step], worker: int, n: int) -> dict[str, float]:
                 value = values[id(event.value.feed)]
                 value = value if event.value.key is None else value[event.value.key]
                 size = step.batch_size if event.batch_size is None else event.batch_size
-                recorder.log(event.name, value, reduce_fx=event.reduction, batch_size=size)
+                recorder.take(event.shown, value, size)
             elif isinstance(event.value, Metric):
-                recorder.log(event.name, event.value)
-    return recorder.results()
+                recorder.take(event.shown, event.value)
+    return recorder
 
 
 def _position(rows: Rows, worker: int, n: int) -> int | None:

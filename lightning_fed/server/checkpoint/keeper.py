@@ -135,14 +135,15 @@ class Keeper:
         if self._step is None:
             self._step = ServerStep(trainer, self._module, names, self.state, position.next)
 
-    def after(self, rounds: Sequence[Round], run: PrivateRun | None) -> None:
+    def after(self, rounds: Sequence[Round], run: PrivateRun | None, epoch: int) -> None:
         """Remember what came of a server step.
 
         Args:
             rounds: Its one cohort, or several whose gradients were accumulated.
             run: The private side of the run, if there is one.
+            epoch: The Trainer's epoch.
         """
-        self.state = self.state.after(rounds, None if run is None else run.bound)
+        self.state = self.state.after(rounds, None if run is None else run.bound, epoch)
 
     def end_step(self) -> None:
         """Let go of the way back: Lightning has noted the step."""

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors
+from lightning_fed.server.epoch_values import EpochValues
 from lightning_fed.server.round_result import Round
 from lightning_fed.server.state_files import share_files
 from lightning_fed.state import OwnState
@@ -24,27 +25,31 @@ class ServerState:
         last: The number of the last cohort whose workers keep what they staged.
         failed: The numbers of earlier ones whose workers do not.
         bound: The clipping bound of the round to come, if one is promised.
+        logged: What the workers have logged in the epoch that is running.
     """
 
     tensors: Tensors = field(default_factory=dict)
     last: int | None = None
     failed: tuple[int, ...] = ()
     bound: float | None = None
+    logged: EpochValues = field(default_factory=EpochValues)
 
-    def after(self, rounds: Sequence[Round], bound: float | None) -> ServerState:
+    def after(self, rounds: Sequence[Round], bound: float | None, epoch: int) -> ServerState:
         """Return what is remembered after a server step.
 
         Args:
             rounds: What came of its one cohort, or of several whose gradients were accumulated.
             bound: The clipping bound of the round to come.
+            epoch: The Trainer's epoch.
         """
-        last, failed = self.last, self.failed
+        last, failed, logged = self.last, self.failed, self.logged
         for past in rounds:
+            logged = logged.after(epoch, past.logged)
             if past.outcome.succeeded:
                 last = past.cohort
             elif len(past.outcome.report):  # workers have staged something
                 failed += (past.cohort,)
-        return ServerState(rounds[-1].outcome.server, last, failed, bound)
+        return ServerState(rounds[-1].outcome.server, last, failed, bound, logged)
 
     def state_dict(self, own: OwnState) -> dict[str, Any]:
         """Return what a checkpoint holds of it, and of what the workers remember.
@@ -57,6 +62,7 @@ class ServerState:
             "workers": own.state_dict(self.last),
             "last_cohort": self.last,
             "failed_cohorts": list(self.failed),
+            "logged": self.logged.state_dict(),
         }
         if own.files:
             state["files"] = {"run": own.folder.run, "root": str(own.folder.path.parent)}
@@ -71,7 +77,11 @@ class ServerState:
             bound: The clipping bound there.
         """
         return ServerState(
-            dict(state["server"]), state.get("last_cohort"), tuple(state.get("failed_cohorts", ())), bound
+            dict(state["server"]),
+            state.get("last_cohort"),
+            tuple(state.get("failed_cohorts", ())),
+            bound,
+            EpochValues.of(state.get("logged", {})),
         )
 
 

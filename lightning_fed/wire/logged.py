@@ -1,0 +1,111 @@
+"""What a worker logs: how ``self.log`` was told to show it, and numbers that reduce with others of their name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, final
+
+from lightning_fed.core.means import weighted_mean
+
+REDUCTIONS: Final[Mapping[str, Callable[[Sequence[float], Sequence[float]], float]]] = {
+    "mean": weighted_mean,
+    "sum": lambda values, _: math.fsum(values) if all(map(math.isfinite, values)) else sum(values),
+    "min": lambda values, _: min(values),
+    "max": lambda values, _: max(values),
+}
+"""How values with weights become one, by the word that ``self.log(..., reduce_fx=...)`` takes."""
+
+
+@final
+class Shown(NamedTuple):
+    """How a value is shown, as the arguments of ``self.log`` say; by default as in ``training_step``.
+
+    Args:
+        name: Its name.
+        reduction: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``: how it reduces over steps, workers and rounds.
+        on_step: Whether it is shown after each round.
+        on_epoch: Whether it is shown at the end of the Trainer's epoch, reduced over the rounds.
+        prog_bar: Whether it goes on the progress bar.
+        logger: Whether loggers draw it.
+        metric: The path in the module of the torchmetrics object that was logged; None: a plain value.
+    """
+
+    name: str
+    reduction: str = "mean"
+    on_step: bool = True
+    on_epoch: bool = False
+    prog_bar: bool = False
+    logger: bool = True
+    metric: str | None = None
+
+    @property
+    def step_name(self) -> str:
+        """The name after a round, as Lightning forks it."""
+        return f"{self.name}_step" if self.on_epoch else self.name
+
+    @property
+    def epoch_name(self) -> str:
+        """The name at the end of an epoch, as Lightning forks it."""
+        return f"{self.name}_epoch" if self.on_step else self.name
+
+
+@final
+class Part(NamedTuple):
+    """A part of what was logged under one name, to be reduced with other parts.
+
+    Args:
+        reduction: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``.
+        value: Its own values, reduced.
+        weight: The sum of their weights, which only a mean asks for.
+    """
+
+    reduction: str
+    value: float
+    weight: float
+
+    @staticmethod
+    def of(reduction: str, values: Sequence[float], weights: Sequence[float]) -> Part:
+        """Reduce some values.
+
+        Args:
+            reduction: How.
+            values: At least one.
+            weights: Their weights.
+        """
+        return Part(reduction, REDUCTIONS[reduction](values, weights), sum(weights))
+
+    def merged(self, other: Part) -> Part:
+        """Reduce two parts; the first one's reduction counts."""
+        if self.reduction == "mean" and not (self.weight and other.weight):  # the mean of nothing is NaN
+            return self if self.weight else other
+        return Part.of(self.reduction, [self.value, other.value], [self.weight, other.weight])
+
+
+@final
+class Logged(NamedTuple):
+    """What was logged under one name, and how it is shown."""
+
+    shown: Shown
+    part: Part
+
+    def merged(self, other: Logged) -> Logged:
+        """Reduce two; the first one decides how they are shown."""
+        return Logged(self.shown, self.part.merged(other.part))
+
+
+def merged(several: Sequence[Mapping[str, Logged]]) -> dict[str, Logged]:
+    """Reduce what several have logged, name by name.
+
+    Args:
+        several: Of workers, processes or rounds, in order.
+
+    >>> one, other = Logged(Shown("loss"), Part("mean", 1.0, 3)), Logged(Shown("loss"), Part("mean", 5.0, 1))
+    >>> merged([{"loss": one}, {"loss": other}])["loss"].part.value
+    2.0
+    """
+    table: dict[str, Logged] = {}
+    for some in several:
+        for name, logged in some.items():
+            table[name] = table[name].merged(logged) if name in table else logged
+    return table

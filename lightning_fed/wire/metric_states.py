@@ -1,0 +1,54 @@
+"""States of torchmetrics objects that leave workers, and how those of several workers become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_fed.core.tree import Tensors
+
+States: TypeAlias = "Mapping[str, Tensors]"
+"""``{"sum" | "min" | "max": {name: tensor}}``: each state under the operation by which it merges."""
+
+MERGE: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "sum": torch.add,
+    "min": torch.minimum,
+    "max": torch.maximum,
+}
+"""How two states become one."""
+
+
+def merged_rows(states: States) -> States:
+    """Merge the states of n workers. Sums of float ones are in float64, so that the order of workers hardly shows.
+
+    Args:
+        states: ``[n, ...]`` each.
+
+    >>> merged_rows({"sum": {"total": torch.tensor([1, 2])}, "max": {"most": torch.tensor([1, 2])}})
+    {'sum': {'total': tensor(3)}, 'max': {'most': tensor(2)}}
+    """
+    return {kind: {name: _over_rows(kind, rows) for name, rows in own.items()} for kind, own in states.items()}
+
+
+def merged_states(states: States, others: States) -> States:
+    """Merge two; what only one has stays as it is there.
+
+    Args:
+        states: Some.
+        others: Some more.
+    """
+    table = {kind: dict(own) for kind, own in states.items()}
+    for kind, theirs in others.items():
+        own = table.setdefault(kind, {})
+        for name, tensor in theirs.items():
+            own[name] = MERGE[kind](own[name], tensor) if name in own else tensor
+    return table
+
+
+def _over_rows(kind: str, rows: Tensor) -> Tensor:
+    if kind == "sum":
+        return rows.sum(dim=0, dtype=torch.float64 if rows.is_floating_point() else None)
+    return rows.amin(dim=0) if kind == "min" else rows.amax(dim=0)
