@@ -60,8 +60,8 @@ from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
-from lightning_fed.server.tuner import RateSearch, refuse_private_search
 from lightning_fed.server.training_log import TrainingLog
+from lightning_fed.server.tuner import RateSearch, refuse_private_search
 from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform

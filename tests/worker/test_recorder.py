@@ -98,8 +98,9 @@ def test_dictionaries() -> None:
     recorder = Recorder()
     recorder.log_dict({"a": 1.0, "b": torch.tensor(2.0)}, True, batch_size=4)
     recorder.log_dict({"a": 6.0}, True, batch_size=1)
-    recorder.log("c", {"x": 3.0, "y": MeanMetric()}, reduce_fx="max")
-    recorder._metrics["c.y"].update(7.0)
+    metric = MeanMetric()
+    recorder.log("c", {"x": 3.0, "y": metric}, reduce_fx="max")
+    metric.update(7.0)
     assert recorder.results() == {"a": 2.0, "b": 2.0, "c.x": 3.0, "c.y": 7.0}
 
 
