@@ -52,6 +52,7 @@ from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
+from lightning_fed.server.hyperparameters import with_ours
 from lightning_fed.server.loaders import Cohort, Position
 from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
@@ -372,6 +373,7 @@ class FederatedModule(Wrapper):
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         drops, for_data = self.on_worker_error == "drop", self._guard.for_data(self.trainer)
         self._datamodule.attach(self.module, self._evaluation, drops, self.engine.teardown, for_data)
+        self._datamodule.hides_workers = not self._guard.shows_metrics
         self._evaluation.set_up()
         self._log.set_up(self.trainer)
         self._pending.clear()
@@ -500,14 +502,17 @@ class FederatedModule(Wrapper):
     @property
     def hparams_initial(self) -> Any:
         """Hyperparameters for loggers: those of the user's module, and those of the federated training."""
-        return {
-            **self.module.hparams_initial,
+        data = self._datamodule if self._has_data else None
+        ours = {
             "algorithm": type(self.algorithm).__name__,
             "aggregator": type(self.aggregator).__name__,
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
+            **({} if data is None else data.hyperparameters()),
             **self._guard.hyperparameters(),
         }
+        theirs = self.module.hparams_initial if self.module._log_hyperparams else {}
+        return with_ours(theirs, ours, () if data is None else data.hparams_initial)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""

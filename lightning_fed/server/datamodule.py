@@ -28,6 +28,7 @@ from lightning_fed.population import (
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.central_loader import central_loaders
+from lightning_fed.server.hyperparameters import agreed
 from lightning_fed.server.loaders import Cohort, CohortLoader, EvaluationBatch, Position, what_failed
 from lightning_fed.server.offered import Offer, agreed, offer_of
 from lightning_fed.server.population_arguments import names_of, refuse_other, within
@@ -114,6 +115,9 @@ class FederatedDataModule(pl.LightningDataModule):
         self.val = val
         self.seed = seed
         self.eval_cohort_size = eval_cohort_size
+        self.hides_workers = False
+        """Whether nothing of the workers' hyperparameters may be logged."""
+        self._log_hyperparams = any(datamodule._log_hyperparams for datamodule in self._at_hand())
         self._sampling_seed: int | None = None
         self.pool = WorkerPool(workers, cached_workers, seed)
         self.position = Position()
@@ -161,6 +165,18 @@ class FederatedDataModule(pl.LightningDataModule):
         """After how many rounds a worker may take part again; 1: already in the next one."""
         return 1 if self.sampler is None else self.sampler.separation(len(self.names), self.cohort_size)
 
+    @property
+    def hparams_initial(self) -> Any:
+        """Hyperparameters for loggers: those on which the central datamodule and the workers' agree."""
+        return agreed(self._at_hand())
+
+    def _at_hand(self) -> list[pl.LightningDataModule]:
+        """The datamodules that there are before a worker is asked for."""
+        central = [] if self.val is None else [self.val]
+        return (
+            central if self.hides_workers or not isinstance(self.workers, dict) else [*central, *self.workers.values()]
+        )
+
     def settings(self) -> dict[str, Any]:
         """Return what decides which workers train when, for checkpoints."""
         return {
@@ -175,6 +191,16 @@ class FederatedDataModule(pl.LightningDataModule):
     def facts(self) -> tuple[Position, dict[str, Any], Sequence[str]]:
         """What a checkpoint is to say of the data: the place in the sequence of cohorts, the settings, the names."""
         return self.position, self.settings(), self.names
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return what loggers show of it."""
+        return {
+            "workers": len(self.names),
+            "cohort_size": self.cohort_size,
+            "rounds_per_epoch": self.rounds_per_epoch,
+            "sampler": None if self.sampler is None else type(self.sampler).__name__,
+            "seed": self.seed,
+        }
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
