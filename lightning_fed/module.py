@@ -508,7 +508,7 @@ class FederatedModule(Wrapper):
             "aggregator": type(self.aggregator).__name__,
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
-            **({} if data is None else data.hyperparameters()),
+            **(data.hyperparameters() if data is not None and self._guard.shows_metrics else {}),
             **self._guard.hyperparameters(),
         }
         theirs = self.module.hparams_initial if self.module._log_hyperparams else {}

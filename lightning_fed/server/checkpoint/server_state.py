@@ -62,8 +62,9 @@ class ServerState:
             "workers": own.state_dict(self.last),
             "last_cohort": self.last,
             "failed_cohorts": list(self.failed),
-            "logged": self.logged.state_dict(),
         }
+        if self.logged.values:
+            state["logged"] = self.logged.state_dict()
         if own.files:
             state["files"] = {"run": own.folder.run, "root": str(own.folder.path.parent)}
         return state
