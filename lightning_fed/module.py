@@ -502,7 +502,8 @@ class FederatedModule(Wrapper):
     @property
     def hparams_initial(self) -> Any:
         """Hyperparameters for loggers: those of the user's module, and those of the federated training."""
-        data = self._datamodule if self._has_data else None
+        data = getattr(self._trainer, "datamodule", None)
+        data = data if isinstance(data, FederatedDataModule) else None
         ours = {
             "algorithm": type(self.algorithm).__name__,
             "aggregator": type(self.aggregator).__name__,

@@ -28,7 +28,7 @@ from lightning_fed.population import (
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.central_loader import central_loaders
-from lightning_fed.server.hyperparameters import agreed
+from lightning_fed.server.hyperparameters import agreeing
 from lightning_fed.server.loaders import Cohort, CohortLoader, EvaluationBatch, Position, what_failed
 from lightning_fed.server.offered import Offer, agreed, offer_of
 from lightning_fed.server.population_arguments import names_of, refuse_other, within
@@ -168,7 +168,7 @@ class FederatedDataModule(pl.LightningDataModule):
     @property
     def hparams_initial(self) -> Any:
         """Hyperparameters for loggers: those on which the central datamodule and the workers' agree."""
-        return agreed(self._at_hand())
+        return agreeing(self._at_hand())
 
     def _at_hand(self) -> list[pl.LightningDataModule]:
         """The datamodules that there are before a worker is asked for."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_fed._lightning import pl
 
 
-def agreed(datamodules: Iterable[pl.LightningDataModule]) -> dict[str, Any]:
+def agreeing(datamodules: Iterable[pl.LightningDataModule]) -> dict[str, Any]:
     """Return the hyperparameters on which all datamodules agree that log them.
 
     Args:

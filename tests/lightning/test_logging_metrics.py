@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-import torch
 from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
 from torch import Tensor
 from torchmetrics import CatMetric, MaxMetric, MeanMetric, Metric, MetricCollection, MinMetric, SumMetric
@@ -190,12 +189,3 @@ class Foreign(Scalar):
 def test_an_object_that_is_no_part_of_the_module_is_refused_as_in_lightning() -> None:
     with pytest.raises(Exception, match=r"worker 'a' failed in round 0: .*'it' is no part of the module"):
         fit(FederatedModule(Foreign(), engine="sequential"), FederatedDataModule({"a": Rows([1.0])}))
-
-
-def test_states_in_half_precision_and_of_many_workers_do_not_overflow() -> None:
-    module = Filled()
-    data = FederatedDataModule({f"w{i}": Rows([100.0] * 8) for i in range(90)})
-    fit(FederatedModule(module, engine="sequential"), data, precision="16-true")
-    assert module.total.compute() == 72000.0
-    assert module.mean.compute() == 100.0
-    assert module.total.sum_value.dtype == torch.float32
