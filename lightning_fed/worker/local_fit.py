@@ -171,9 +171,9 @@ class LocalFit:
                 torch.sub(sent, trained, out=delta[name])
         self._local.tensors.refuse_unfrozen()
         self._recollection.stage(worker.name, self._optimizers.all, self._optimizers.schedulers, passes)
-        buffers = {**self._local.buffers, **self._local.tensors.moved()}
         metrics, states = self.recorder.results(), self._local.metric_states()
         self._local.note_metrics()
+        buffers = {**self._local.buffers, **self._local.tensors.moved()}
         return LocalResult(
             worker=worker.name,
             examples=examples,

@@ -145,6 +145,7 @@ class ModuleTensors:
         self.frozen: Tensors = {name: p for name, p in self._all.items() if name not in self.parameters}
         """The parameters that are not trained, by name."""
         self._marks = {name: mark(p) for name, p in self.frozen.items()}
+        self._found: dict[str, Mark] = {}
         self.places = _places(self._module, {**self.parameters, **self.frozen, **self._sent})
         """Where the module keeps its tensors."""
 
@@ -177,15 +178,19 @@ class ModuleTensors:
     def moved(self) -> Tensors:
         """Return frozen parameters that do not have their first value: moved since :meth:`start`, or in a round before.
 
+        No code of the user's may run from here to :meth:`set_back`, which takes what is found here for what there is:
+        to look through a large frozen model once more would take as long as a forward pass of a few examples.
+
         Returns:
             The module's own tensors, by name.
         """
         assert self._model is not None
+        self._found = {name: mark(parameter) for name, parameter in self.frozen.items()}
         return {
             name: parameter.detach()
             for name, parameter in self.frozen.items()
             if name in self._model.buffers
-            or (mark(parameter) != self._marks[name] and not _equal(parameter.detach(), self.fixed(name)))
+            or (self._found[name] != self._marks[name] and not _equal(parameter.detach(), self.fixed(name)))
         }
 
     def set_back(self) -> None:
@@ -199,8 +204,9 @@ class ModuleTensors:
         self.spare[:] = [parameter.grad for parameter in self.parameters.values()]
         for kept in self._kept:
             kept.set_back()
+        found, self._found = self._found, {}
         for name, parameter in self.frozen.items():
-            if mark(parameter) != self._marks[name]:
+            if (found[name] if found else mark(parameter)) != self._marks[name]:
                 copy_({name: parameter}, {name: self.fixed(name)})
                 self._marks[name] = mark(parameter)
 
