@@ -70,7 +70,7 @@ def is_a_plain_epoch(
     worst = max(found, key=lambda name: found[name])
     assert found[worst] <= tolerance, f"{worst} differs by {found[worst]}"
     # From here on both hold the same model; what draws in evaluation draws the same.
-    wrapped.load_state_dict(plain.state_dict())
+    wrapped.load_state_dict(plain.state_dict(), strict=plain.strict_loading)
     (expected,) = seeded(lambda: trainer().validate(plain, seeded(worker), verbose=False))
     (metrics,) = seeded(lambda: trainer().validate(FederatedModule(wrapped, **federated), data, verbose=False))
     assert expected
