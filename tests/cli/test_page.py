@@ -19,21 +19,14 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTAL
 COMMANDS = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the reader, with the page's files; what one command leaves is there for the next."""
-    folder = tmp_path_factory.mktemp("reader")
+@pytest.fixture(autouse=True)
+def _there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder with the page's files."""
     for language, block in BLOCKS:
         if language != "sh":
-            name = block.splitlines()[0].removeprefix("# ")
-            (folder / name).write_text(block)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
+            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     with quiet_and_restored():
         yield
 
@@ -47,28 +40,30 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     "ignore:Net.configure_optimizers\\(\\) is not used",
     "ignore:.*JSONARGPARSE",
 )
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_page_runs(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one test, as what a command leaves is there for the next."""
+    said = {command: _said(command, monkeypatch, capsys) for command in COMMANDS}
+    assert len(said) > 15
+    assert "mine.Net" in said["lightning-fed fit -c mine.yaml --print_config"]
+    assert "workers: bob alice" in said["python own.py fit -c mine.yaml --rate 0.2"]
+    assert "rounds: 2" in said["python build.py"]
+
+
+def _said(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command in this process, as the shell would in its own; return what it printed."""
     words = shlex.split(command)
-    while "=" in words[0]:
-        monkeypatch.setenv(*words.pop(0).split("=", 1))
     status: object = 0
-    try:
-        if words[0] == "lightning-fed":
-            monkeypatch.setattr(sys, "argv", ["lightning-fed"])
-            main(words[1:])
-        else:
-            monkeypatch.setattr(sys, "argv", words[1:])
-            runpy.run_path(words[1], run_name="__main__")
-    except SystemExit as left:  # as after --print_config
-        status = left.code
+    with monkeypatch.context() as patched:
+        while "=" in words[0]:
+            patched.setenv(*words.pop(0).split("=", 1))
+        patched.setattr(sys, "argv", words[:1] if words[0] == "lightning-fed" else words[1:])
+        try:
+            if words[0] == "lightning-fed":
+                main(words[1:])
+            else:
+                runpy.run_path(words[1], run_name="__main__")
+        except SystemExit as left:  # as after --print_config
+            status = left.code
     said, errors = capsys.readouterr()
-    assert status == 0, errors
-    if words[1] == "own.py":
-        assert "workers: bob alice" in said
-    if words[1] == "build.py":
-        assert "rounds: 2" in said
-
-
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 15
+    assert status == 0, f"{command}: {errors}"
+    return said
