@@ -77,6 +77,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     from pytorch_lightning.tuner.lr_finder import _LRCallback
     from pytorch_lightning.utilities import move_data_to_device
     from pytorch_lightning.utilities.combined_loader import CombinedLoader
+    from pytorch_lightning.utilities.compile import to_uncompiled
     from pytorch_lightning.utilities.data import extract_batch_size
     from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
     from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -116,6 +117,7 @@ else:
     from lightning.pytorch.tuner.lr_finder import _LRCallback
     from lightning.pytorch.utilities import move_data_to_device
     from lightning.pytorch.utilities.combined_loader import CombinedLoader
+    from lightning.pytorch.utilities.compile import to_uncompiled
     from lightning.pytorch.utilities.data import extract_batch_size
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -161,6 +163,7 @@ __all__ = [
     "rank_zero_info",
     "rank_zero_warn",
     "refuse_foreign",
+    "to_uncompiled",
 ]
 
 
@@ -177,6 +180,12 @@ def refuse_foreign(thing: object, base: str, argument: str) -> None:
     """
     if isinstance(thing, getattr(pl, base)):
         return
+    if isinstance(getattr(thing, "_orig_mod", None), getattr(pl, base)):
+        raise TypeError(
+            f"{argument} is compiled as a whole, and a copy of it could not be trained on a worker: give the {base} "
+            "that was compiled, and have the workers' steps compiled by FederatedModule(module, "
+            "engine=Sequential(compile=True))"
+        )
     other = next(name for name in NAMES if name != pl.__name__)
     theirs = getattr(sys.modules.get(other), base, None)
     if theirs is not None and isinstance(thing, theirs):

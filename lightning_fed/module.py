@@ -36,9 +36,12 @@ from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server.checkpoint import Keeper, Settings, module_of
 from lightning_fed.server.checks import (
+    has_lazy,
     is_started_by_another,
+    leave_uncompiled,
     refuse_frozen,
     refuse_kept,
+    refuse_lazy,
     refuse_manual,
     refuse_no_round,
     refuse_options,
@@ -184,7 +187,8 @@ class FederatedModule(Wrapper):
         self._loop: FederatedLoop | None = None
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
-        self._guard.check(self._global.model(), module)
+        if not has_lazy(module):
+            self._guard.check(self._global.model(), module)
         self._one_by_one = True
         self._hands_over = False  # to the process that has started this one
         self._last_fit: tuple[Position, dict[str, Any], Sequence[str]] = (Position(), {}, ())
@@ -358,6 +362,7 @@ class FederatedModule(Wrapper):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, then set up the user's module."""
+        leave_uncompiled(self)
         refuse_unsupported(self.module, self.trainer)
         if stage == "fit" and self.min_workers > self._datamodule.cohort_size:
             raise ValueError(
@@ -393,6 +398,7 @@ class FederatedModule(Wrapper):
     def on_train_start(self) -> None:
         """Make the workers' copy of the module, once it is placed and its hooks have run."""
         self._tell("on_train_start")
+        refuse_lazy(self.module)
         self._search.begin(self.trainer, self.module)
         datamodule = self._datamodule
         processes = self._processes()

@@ -23,7 +23,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import pl
 from lightning_fed.wire.attributes import ABSENT, is_plain
-from lightning_fed.worker.snapshot import FRAMEWORK, HOOKS, Snapshot, is_computed
+from lightning_fed.worker.snapshot import FRAMEWORK, HOOKS, Snapshot, is_compiled, is_computed
 
 _Path: TypeAlias = tuple[str, ...]
 
@@ -192,7 +192,7 @@ def _entries(container: Any) -> Any:
 def _children(container: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(container, nn.Module):
         yield from container._modules.items()
-        for key, value in vars(container).items():
+        for key, value in vars(container).items() if not is_compiled(container) else ():
             if key in HOOKS:
                 yield key, _Hooks(value.values())
             elif key not in FRAMEWORK and not is_computed(vars(container), key):

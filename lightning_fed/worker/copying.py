@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any, NoReturn, final
+from typing import Any, NoReturn, cast, final
 
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -77,6 +77,8 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
     memo: dict[int, Any] = dict(outside_of(trainer))
     memo.pop(id(module), None)  # a Trainer's own module, where nothing is wrapped
     profilers = _held_by(servers_objects(trainer).get("the profiler"))
+    # A worker has no use for a result's history, which torch does not copy.
+    memo.update((id(t), t.detach().clone()) for _, t in inside.values() if isinstance(t, Tensor) and not t.is_leaf)
     hooks: list[tuple[OrderedDict[Any, Any], OrderedDict[Any, Any]]] = []
     for path, part in module.named_modules():
         # torch copies no tensor that was computed from others; these are computed anew before they are used.
@@ -149,13 +151,12 @@ def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any
     for path, thing in inside.values():
         if not isinstance(thing, FunctionType):
             continue
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
-        held = [*cells, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
-        if any(isinstance(value, (nn.Module, Tensor)) and id(value) in own for value in held):
+        if any(id(value) in own for value in _held(thing)):
             raise ValueError(
                 f"{type(module).__name__}: the {_kind_of(path)} {path!r} is the function {thing.__qualname__}, "
                 "which refers to the module by other means than its arguments, so a worker's copy would still use the "
                 "server's module; make it a method of the module (self.name = self.method), which is copied with it"
+                + (_COMPILED if hasattr(thing, "_torchdynamo_orig_callable") else "")
             )
 
 
@@ -168,14 +169,51 @@ def _inside(module: pl.LightningModule) -> dict[int, tuple[str, Any]]:
         if id(thing) in found or isinstance(thing, _NO_PARTS):
             continue
         found[id(thing)] = (".".join(path), thing)
-        if not (isinstance(thing, MethodType) and any(name in path for name in HOOKS)):
-            # Whoever has put a hook of his own on the module is no part of it for that alone.
+        if isinstance(thing, nn.Module):
+            pending.extend(_copied_with(path, thing))
+        elif isinstance(thing, MethodType) and any(name in path for name in HOOKS):
+            pass  # whoever has put a hook of his own on the module is no part of it for that alone
+        elif not isinstance(thing, Tensor):
             pending.extend(parts_of(path, thing))
     return found
 
 
+_COMPILED = (
+    "; torch.compile such a method's layers in its place (self.net = torch.compile(net)), or the workers' whole steps: "
+    "engine=Sequential(compile=True)"
+)
+
 # A torchmetrics object wraps its own methods, and wraps them anew when it is copied.
-_NO_PARTS = (str, bytes, int, float, type(None), type, Tensor, Metric)
+_NO_PARTS = (str, bytes, int, float, type(None), type, Metric)
+
+
+def _copied_with(path: tuple[str, ...], module: nn.Module) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Go through what is copied with a module, each with its path: what has been compiled is compiled anew."""
+    left_out: Set[str] = set()
+    if getattr(module, "__deepcopy__", None) is None:
+        state = cast(Any, module).__getstate__()
+        left_out = vars(module).keys() - state.keys() if isinstance(state, dict) else set()
+    yield from ((place, value) for place, value in parts_of(path, module) if left_out.isdisjoint(place[len(path) :]))
+
+
+def _held(function: FunctionType) -> Iterator[Any]:
+    """Go through what a function refers to by other means than its arguments, also by functions of its own."""
+    seen, pending = {id(function)}, [function]
+    while pending:
+        thing: Any = pending.pop()
+        values: list[Any] = []
+        if isinstance(thing, FunctionType):
+            values = [cell.cell_contents for cell in thing.__closure__ or () if _is_filled(cell)]
+            values += [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        elif isinstance(thing, MethodType):
+            values = [thing.__self__]
+        elif isinstance(thing, partial):
+            values = [thing.func, *thing.args, *thing.keywords.values()]
+        for value in values:
+            if id(value) not in seen:
+                seen.add(id(value))
+                pending.append(value)
+                yield value
 
 
 def _belongs(hook: Any, inside: dict[int, tuple[str, Any]]) -> bool:

@@ -70,13 +70,17 @@ class GradientCorrections:
                     k = len(next(iter(parameters.values()))) if self._stacked else 1
                     self._counts[:k] = [count + 1 for count in self._counts[:k]]
             for name, parameter in taking_part.items():
-                assert parameter.grad is not None
-                if parameter.grad.is_sparse and (self._proximal or self._linear):
-                    parameter.grad = parameter.grad.to_dense()  # as what is added to it
+                gradient = parameter.grad
+                assert gradient is not None
+                rows = gradient.sparse_dim() if gradient.is_sparse and (self._proximal or self._linear) else None
+                if rows is not None:
+                    gradient = gradient.to_dense()  # as what is added to it
                 if self._proximal:
-                    parameter.grad.add_(parameter - self._anchor[name], alpha=self._proximal)
+                    gradient.add_(parameter - self._anchor[name], alpha=self._proximal)
                 if self._linear:
-                    parameter.grad.add_(self._first(self._linear[name], parameter))
+                    gradient.add_(self._first(self._linear[name], parameter))
+                if rows is not None:
+                    parameter.grad = gradient.to_sparse(rows)  # as SparseAdam asks for
 
     def mean_gradient(self) -> Tensor | None:
         """The mean over the steps so far, ``[n, size]``; None if the job did not ask for it."""

@@ -155,6 +155,15 @@ def metrics_in(module: nn.Module) -> list[Metric | MetricCollection]:
     return list(found.values())
 
 
+def is_compiled(part: nn.Module) -> bool:
+    """Whether a layer is what ``torch.compile`` makes of another one: all else that it holds is the compiler's.
+
+    Args:
+        part: The layer.
+    """
+    return "_orig_mod" in part._modules
+
+
 def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
     """Go through the objects that an object refers to, each with its path.
 
@@ -173,7 +182,7 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
     elif isinstance(thing, (Metric, MetricCollection)):
         yield from ((path, part) for part in thing.modules() if part is not thing)
     elif isinstance(thing, nn.Module):
-        for key, value in vars(thing).items():
+        for key, value in {"_modules": thing._modules}.items() if is_compiled(thing) else vars(thing).items():
             if key == "_modules":
                 yield (*path, key), value
                 yield from (((*path, name), part) for name, part in value.items())

@@ -310,6 +310,8 @@ def refuse_one_by_one(local: ModuleCopy, optimizers: LocalOptimizers) -> None:
     for path, part in local.module.named_modules():
         if isinstance(part, _NO_RULE):
             raise UnvectorizableError(f"{name}.{path} is a {type(part).__name__}, which torch.vmap cannot run")
+        if isinstance(part, (nn.Embedding, nn.EmbeddingBag)) and part.sparse:
+            raise UnvectorizableError(f"{name}.{path} has sparse gradients, which torch.vmap cannot stack")
 
 
 def _other_generators() -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.tree import Tensors, copy_
@@ -137,8 +138,9 @@ class Evaluation:
             checkpoint["state_dict"], checkpoint[AVERAGED] = average, model
 
     def _now(self) -> Tensor:
-        numbers = [p.detach() for p in self._module.parameters() if p.is_floating_point() or p.is_complex()]
-        return torch.stack([norm.cpu() for norm in torch._foreach_norm(numbers)])
+        tensors = [p for p in self._module.parameters() if not is_lazy(p)]  # else the sanity check gives them shapes
+        numbers = [p.detach() for p in tensors if p.is_floating_point() or p.is_complex()]
+        return torch.tensor([float(norm) for norm in torch._foreach_norm(numbers)] if numbers else [])
 
 
 @final
