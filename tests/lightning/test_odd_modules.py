@@ -18,18 +18,11 @@ from lightning_fed.algorithms import FedAvg, FedDyn, FedProx, Scaffold
 from lightning_fed.engines.errors import UnvectorizableError
 
 pytestmark = [
-    pytest.mark.usefixtures("float64"),
+    pytest.mark.usefixtures("double"),
     pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet implemented"),
     pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled"),  # as by plain Lightning
     pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated"),
 ]
-
-
-@pytest.fixture
-def float64() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 class Data(pl.LightningDataModule):

@@ -17,14 +17,7 @@ from lightning_fed.optim import ExponentialDecay
 from lightning_fed.privacy import CentralDP
 from lightning_fed.server import tuner
 
-pytestmark = pytest.mark.usefixtures("float64")
-
-
-@pytest.fixture
-def float64() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 class Two(Scalar):
