@@ -36,12 +36,9 @@ from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server.checkpoint import Keeper, Settings, module_of
 from lightning_fed.server.checks import (
-    has_lazy,
     is_started_by_another,
-    leave_uncompiled,
     refuse_frozen,
     refuse_kept,
-    refuse_lazy,
     refuse_manual,
     refuse_no_round,
     refuse_options,
@@ -60,6 +57,7 @@ from lightning_fed.server.loaders import Cohort, Position
 from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
+from lightning_fed.server.readiness import has_lazy, leave_uncompiled, refuse_lazy
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import over_the_run
