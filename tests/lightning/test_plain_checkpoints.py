@@ -17,6 +17,7 @@ from lightning_fed.server.checkpoint import KEY
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:the workers' StepLR begins anew in each round"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
