@@ -27,6 +27,7 @@ from lightning_fed.population import (
     starts_afresh,
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
+from lightning_fed.server.batch_trainer import about_data
 from lightning_fed.server.central_loader import central_loaders
 from lightning_fed.server.hyperparameters import agreeing
 from lightning_fed.server.loaders import Cohort, CohortLoader, EvaluationBatch, Position, what_failed
@@ -444,13 +445,15 @@ class FederatedDataModule(pl.LightningDataModule):
     def _placed(
         self, batch: EvaluationBatch, device: torch.device, module: pl.LightningModule, dataloader_idx: int
     ) -> EvaluationBatch:
+        assert self.trainer is not None
         if batch.worker is None:
-            return batch._replace(batch=place_batch(batch.batch, device, self.val, module, dataloader_idx))
+            with about_data(self.trainer, module, None):
+                return batch._replace(batch=place_batch(batch.batch, device, self.val, module, dataloader_idx))
         try:
             if self._is_out(batch.worker):
                 return batch
             datamodule = self.pool[batch.worker].datamodule
-            with Watch().over(batch.worker, self.trainer.global_step if self.trainer is not None else 0):
+            with Watch().over(batch.worker, self.trainer.global_step), about_data(self.trainer, module, batch.worker):
                 return batch._replace(batch=place_batch(batch.batch, device, datamodule, module, dataloader_idx))
         except Exception as error:
             self._failed(batch.worker, what_failed("to transfer its batch", error), error)

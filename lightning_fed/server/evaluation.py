@@ -20,6 +20,7 @@ from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import logging_through, step_arguments
+from lightning_fed.server.batch_trainer import about_data
 from lightning_fed.server.loader_results import LoaderResults
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.server.logs import Curves, per_worker_scalars, without
@@ -137,7 +138,11 @@ class Evaluation:
         infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
         self._metrics.turn_to(batch.worker, infer_size, batch.loader)
         try:
-            with self._over(batch.worker), logging_through(self._module, partial(self._log, batch)):
+            with (
+                self._over(batch.worker),
+                about_data(self._server.trainer, self._module, batch.worker),
+                logging_through(self._module, partial(self._log, batch)),
+            ):
                 yield
         except Exception as error:
             if batch.worker is None:

@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader
@@ -80,3 +81,95 @@ def test_training_on_loaders_one_after_another_is_refused_as_by_lightning() -> N
         RuntimeError, match=r"'bob' .* CombinedLoader\(mode=\"sequential\"\), which no Trainer trains on"
     ):
         fit(FederatedModule(Scalar()), FederatedDataModule({"bob": Sequential([1.0])}))
+
+
+# ---- on a worker -----------------------------------------------------------------------------------------------------
+
+
+FOUND: list[Any] = []
+
+
+class Named(EvaluatedRows):
+    """Rows that have a name."""
+
+    def __init__(self, name: str, values: Any) -> None:
+        super().__init__(values, batch_size=1)
+        self.name = name
+
+
+class Part(pl.LightningModule):
+    def look(self, where: str) -> None:
+        trainer: Any = self.trainer
+        FOUND.append((where, trainer.datamodule.name))
+
+
+class Looking(Scalar):
+    """Notes which datamodule it finds on its Trainer, from where it is; so do its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Part()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert len(self.trainer.train_dataloader.dataset) == len(datamodule.train_dataloader().dataset)
+        return ((self.x - batch[0]) ** 2).mean() + 0 * datamodule.values.sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.part.look("step")
+        trainer: Any = self.trainer
+        loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
+        assert len(trainer.datamodule.val_dataloader()) == len(loaders) == len(loaders.dataset)
+        assert trainer.lightning_module is self
+        self.log("rows", float(len(loaders.dataset)), reduce_fx="max")
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        self.part.look("step")
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if not self.trainer.training:
+            self.part.look("transfer")
+        return batch
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.part.look("end")
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("engine", ["sequential", "isolated"])
+def test_code_about_a_workers_batch_finds_its_datamodule(stage: str, engine: Any) -> None:
+    module = Looking()
+    data = FederatedDataModule({"bob": Named("bob", [1.0, 2.0]), "ann": Named("ann", [3.0])})
+    run = trainer(num_sanity_val_steps=0)
+    FOUND.clear()
+    getattr(run, stage)(FederatedModule(module, engine=engine), data)
+    about = ["transfer", "step", *(["end"] if stage in ("fit", "validate") else [])]
+    assert {name for _, name in FOUND} == {"bob", "ann"}
+    # The Trainer takes a batch before it needs it.
+    assert sorted(FOUND) == sorted((where, name) for name in ("bob", "bob", "ann") for where in about)
+    assert module.part._trainer is not None
+    assert getattr(module.part.trainer, "datamodule", data) is data
+
+
+def test_code_about_a_central_batch_finds_the_central_datamodule() -> None:
+    FOUND.clear()
+    data = FederatedDataModule({"bob": Named("bob", [1.0, 2.0])}, val=Named("central", [3.0, 4.0, 5.0]))
+    trainer().validate(FederatedModule(Looking()), data, verbose=False)
+    assert [(where, "central") for _ in range(3) for where in ("transfer", "step", "end")] == FOUND
+
+
+def test_what_a_step_sets_on_the_trainer_reaches_it() -> None:
+    class Stopping(Scalar):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.trainer.should_stop = True
+
+    run = fit(
+        FederatedModule(Stopping()),
+        FederatedDataModule({"bob": EvaluatedRows([1.0])}),
+        max_epochs=5,
+        num_sanity_val_steps=0,
+    )
+    assert run.current_epoch == 1
