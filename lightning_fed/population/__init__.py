@@ -2,7 +2,7 @@
 
 from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, examples_per_pass
-from lightning_fed.population.combined import batch_in, loaders_in, set_epoch
+from lightning_fed.population.combined import batch_in, loaders_in, set_epoch, unshuffled
 from lightning_fed.population.lengths import num_batches
 from lightning_fed.population.loader_processes import end_pass, end_processes
 from lightning_fed.population.pool import WorkerPool
@@ -31,4 +31,5 @@ __all__ = [
     "num_batches",
     "set_epoch",
     "starts_afresh",
+    "unshuffled",
 ]

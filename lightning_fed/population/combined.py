@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_fed._lightning import CombinedLoader
+from lightning_fed._lightning import CombinedLoader, RunningStage, _resolve_overfit_batches
 
 
 def loaders_in(given: Any) -> list[Any]:
@@ -46,6 +46,18 @@ def set_epoch(loader: object, epoch: int) -> None:
             set_epoch = getattr(sampler, "set_epoch", None)
             if callable(set_epoch):
                 set_epoch(epoch)
+
+
+def unshuffled(given: Any, stage: RunningStage) -> Any:
+    """Return loaders that do not shuffle, as ``Trainer(overfit_batches=...)`` has them; a warning says so.
+
+    Args:
+        given: What a datamodule gave.
+        stage: What it is for.
+    """
+    combined = given if isinstance(given, CombinedLoader) else CombinedLoader(given, "max_size_cycle")
+    _resolve_overfit_batches(combined, stage)
+    return given if isinstance(given, CombinedLoader) else combined.iterables
 
 
 def refuse_sequential(loader: object) -> None:

@@ -8,13 +8,13 @@ from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias, cast, final
 
-from lightning_fed._lightning import is_overridden, pl, refuse_foreign
+from lightning_fed._lightning import RunningStage, is_overridden, pl, refuse_foreign
 from lightning_fed.core.rng import derive, restored, seed_generators
 from lightning_fed.core.watch import text_of
 from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind
 from lightning_fed.population.batches import Batches, IndexedBatches, batches_of
-from lightning_fed.population.combined import loaders_in
+from lightning_fed.population.combined import loaders_in, unshuffled
 from lightning_fed.population.loader_processes import end_processes
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
@@ -151,7 +151,8 @@ class Worker:
 
     def _train_dataloader(self) -> object:
         try:
-            return self._asked("train_dataloader", "fit")
+            asked = self._asked("train_dataloader", "fit")
+            return unshuffled(asked, RunningStage.TRAINING) if self._overfits else asked
         except ValueError as error:
             # A shuffling DataLoader refuses an empty dataset itself, in words that name neither the data nor a fix.
             if "num_samples should be a positive integer" in text_of(error):
@@ -164,8 +165,15 @@ class Worker:
         if kind not in self._loaders:
             if not has_loader(self.datamodule, kind):
                 return ()
-            self._loaders[kind] = loaders_in(self._asked(f"{kind}_dataloader", stage_of(kind, self._trainer)))
+            loaders = loaders_in(self._asked(f"{kind}_dataloader", stage_of(kind, self._trainer)))
+            overfits = bool(loaders) and self._overfits and stage_of(kind, self._trainer) == "fit"
+            self._loaders[kind] = unshuffled(loaders, RunningStage.VALIDATING) if overfits else loaders
         return self._loaders[kind]
+
+    @property
+    def _overfits(self) -> bool:
+        """Whether the Trainer is to see the same batches in every epoch."""
+        return self._trainer is not None and self._trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=1)  # asked for twice when a worker is built

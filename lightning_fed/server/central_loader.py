@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, final
 
-from lightning_fed._lightning import CombinedLoader, RunningStage, _resolve_overfit_batches, pl
+from lightning_fed._lightning import CombinedLoader, RunningStage, pl
 from lightning_fed.core.processes import Processes
-from lightning_fed.population import EvaluationKind, batch_in, loaders_in, num_batches
+from lightning_fed.population import EvaluationKind, batch_in, loaders_in, num_batches, unshuffled
 from lightning_fed.server.loaders import EvaluationBatch
 from lightning_fed.server.seen_indices import SeenIndices
 
@@ -91,7 +91,7 @@ def central_loaders(given: Any, kind: EvaluationKind, trainer: pl.Trainer | None
     if not loaders:
         return []
     if trainer is not None and trainer.state.fn == "fit" and trainer.overfit_batches > 0:  # type: ignore[attr-defined]
-        loaders = _without_shuffling(loaders)
+        loaders = unshuffled(loaders, RunningStage.VALIDATING)
     limit = 1.0 if trainer is None or processes.size == 1 else getattr(trainer, f"limit_{kind}_batches")
     for loader in loaders:
         _refuse_small_part(loader, kind, limit, processes.size)
@@ -106,13 +106,6 @@ def central_loaders(given: Any, kind: EvaluationKind, trainer: pl.Trainer | None
     combined = CombinedLoader(given, "sequential")
     combined.flattened = ours
     return combined
-
-
-def _without_shuffling(loaders: list[Any]) -> list[Any]:
-    """``Trainer(overfit_batches=...)`` is to see the same batches every time."""
-    combined = CombinedLoader(loaders, "sequential")
-    _resolve_overfit_batches(combined, RunningStage.VALIDATING)
-    return combined.flattened
 
 
 def _refuse_small_part(loader: object, kind: EvaluationKind, limit: int | float, processes: int) -> None:

@@ -16,6 +16,7 @@ from lightning_fed._lightning import (
     _MultiProcessingLauncher,
     is_param_in_hook_signature,
     pl,
+    rank_zero_info,
     rank_zero_warn,
 )
 from lightning_fed.aggregation import Aggregator
@@ -60,6 +61,13 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
         raise ValueError(
             f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) must be at least 1: it is the number "
             "of cohorts whose updates make one step of the server"
+        )
+    limit = trainer.limit_train_batches
+    is_set_alone = not trainer.overfit_batches and not trainer.fast_dev_run  # type: ignore[attr-defined]
+    if is_set_alone and (isinstance(limit, int) or limit < 1):
+        rank_zero_info(
+            f"Trainer(limit_train_batches={limit}) counts rounds, and no batches of workers; what one of them trains "
+            "in a round is FederatedModule(local_steps=...)"
         )
     for required, fix in (("training_step", ""), ("configure_optimizers", ": define it, or give --optimizer to a CLI")):
         if not overrides(module, required):

@@ -307,7 +307,9 @@ class FederatedDataModule(pl.LightningDataModule):
             self.val.teardown(stage)
 
     def train_dataloader(self) -> CohortLoader:
-        """One batch is one cohort."""
+        """One batch is one cohort; with ``Trainer(overfit_batches=...)`` the same workers in every epoch."""
+        overfit = 0.0 if self.trainer is None else self.trainer.overfit_batches  # type: ignore[attr-defined]
+        part = overfit if isinstance(overfit, int) else int(overfit * self.rounds_per_epoch)
         if self.sampler is not None:
             self.sampler.prepare(self._sizes)
         return CohortLoader(
@@ -318,6 +320,7 @@ class FederatedDataModule(pl.LightningDataModule):
             self.rounds_per_epoch,
             self.position,
             self._sampling_seed,
+            repeats=min(part, self.rounds_per_epoch) or None,
         )
 
     @cached_property

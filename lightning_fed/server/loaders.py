@@ -150,6 +150,7 @@ class CohortLoader:
         length: The number of cohorts in an epoch.
         position: The place in the sequence of cohorts at which an iteration begins.
         sampling_seed: Decides who is chosen, if that is not to follow from the seed of the run.
+        repeats: After how many cohorts the same workers come again, with other numbers; None: they are drawn anew.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class CohortLoader:
         length: int,
         position: Position,
         sampling_seed: int | None = None,
+        repeats: int | None = None,
     ) -> None:
         self._names = names
         self._cohort_size = cohort_size
@@ -169,6 +171,7 @@ class CohortLoader:
         self._length = length
         self._position = position
         self._sampling_seed = seed if sampling_seed is None else sampling_seed
+        self._repeats = repeats
 
     def __len__(self) -> int:
         return self._length
@@ -176,7 +179,7 @@ class CohortLoader:
     def __iter__(self) -> Iterator[Cohort]:
         first = self._position.next
         for number in range(first, first + self._length):
-            yield Cohort(number, self._seed, self._choose(number))
+            yield Cohort(number, self._seed, self._choose(number % self._repeats if self._repeats else number))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(

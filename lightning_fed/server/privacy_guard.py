@@ -107,6 +107,11 @@ class Private(Guard):
             )
 
     def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
+        if trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"Trainer(overfit_batches={trainer.overfit_batches}) has the same workers in every epoch, and "  # type: ignore[attr-defined]
+                f"{type(self.privacy).__name__} promises that they are drawn anew; leave out one of the two"
+            )
         steps = trainer.estimated_stepping_batches
         setting = Setting(
             population=len(datamodule.names),

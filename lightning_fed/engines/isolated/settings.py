@@ -75,6 +75,7 @@ def settings_for(
                     "max_epochs": -1 if trainer.max_epochs is None else trainer.max_epochs,
                     "max_steps": trainer.max_steps,
                     "default_root_dir": trainer.default_root_dir,
+                    "overfit_batches": trainer.overfit_batches,  # type: ignore[attr-defined]
                     "reload_dataloaders_every_n_epochs": trainer.reload_dataloaders_every_n_epochs,  # type: ignore[attr-defined]
                     "logger": False,
                     "enable_checkpointing": False,
