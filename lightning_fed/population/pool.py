@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.rng import restored, seed_generators
 from lightning_fed.core.watch import Watch
 from lightning_fed.population.base import Population
+from lightning_fed.population.datamodule_states import DatamoduleStates
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.workers import AS_THEY_ARE, Worker, data_seed, prepares
 from lightning_fed.wire import describe
@@ -34,6 +35,8 @@ class WorkerPool:
         self.trainer: pl.Trainer | None = None
         self.prepared: Prepared | None = None
         """The workers that other processes have prepared; None: there are no others."""
+        self.states = DatamoduleStates()
+        """What the datamodules want to have kept, as far as it is not in them."""
         self._draws_nothing = isinstance(population, Population) and population.draws_nothing
         self._looks_up_plainly = self._draws_nothing or isinstance(population, dict)
 
@@ -83,7 +86,7 @@ class WorkerPool:
 
     def _build(self, name: str, datamodule: pl.LightningDataModule) -> Worker:
         seed = None if self._draws_nothing else self.seed
-        worker = self._built[name] = Worker(name, datamodule, self.trainer, seed, self.prepared)
+        worker = self._built[name] = Worker(name, datamodule, self.trainer, seed, self.prepared, self.states)
         if len(self._built) > self.capacity:
             _, oldest = self._built.popitem(last=False)
             self._let_go(oldest)
@@ -129,6 +132,27 @@ class WorkerPool:
         batches = self[name].batches
         return (batches.num_rows if batches.num_examples is None else batches.num_examples) or 0
 
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Return what the workers' datamodules want to have kept in a checkpoint, by worker.
+
+        Raises:
+            WorkerError: If one of them fails at it.
+        """
+        there = self._population.items() if self.is_built else [(n, w.datamodule) for n, w in self._built.items()]
+        states = {name: self.states.of(name, datamodule, self._round) for name, datamodule in there}
+        return {name: state for name, state in {**states, **self.states.state_dict()}.items() if state}
+
+    def load_state_dict(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Let the workers' datamodules have back what a checkpoint holds, at once or when they are set up."""
+        self.states.load_state_dict(states)
+        for name, worker in self._built.items():
+            if worker.is_set_up:
+                self.states.give(name, worker.datamodule)
+
+    @property
+    def _round(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_step
+
     def clear(self) -> None:
         """Let go of all built workers."""
         while self._built:
@@ -138,7 +162,9 @@ class WorkerPool:
     def _let_go(self, worker: Worker) -> None:
         """Tear a worker down; an error in that costs nothing, least of all another worker that is about to train."""
         try:
-            with Watch().over(worker.name, 0 if self.trainer is None else self.trainer.global_step):
+            if not self.is_built:  # else it is there all the time
+                self.states.hold(worker.name, self.states.of(worker.name, worker.datamodule, self._round))
+            with Watch().over(worker.name, self._round):
                 worker.teardown()
         except Exception as error:
             warnings.warn(f"teardown() of worker {worker.name!r} failed: {describe(error)}", stacklevel=2)

@@ -15,6 +15,7 @@ from lightning_fed.hooks import TRANSFER_HOOKS
 from lightning_fed.population.base import EvaluationKind
 from lightning_fed.population.batches import Batches, IndexedBatches, batches_of
 from lightning_fed.population.combined import loaders_in, unshuffled
+from lightning_fed.population.datamodule_states import DatamoduleStates
 from lightning_fed.population.loader_processes import end_processes
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
@@ -38,6 +39,7 @@ class Worker:
         trainer: The Trainer that the datamodule is to see.
         seed: The seed of the run; None: the datamodule draws nothing.
         prepared: The workers that other processes have prepared; None: there are no others.
+        states: The states that datamodules are to have back.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Worker:
         trainer: pl.Trainer | None,
         seed: int | None = 0,
         prepared: Prepared | None = None,
+        states: DatamoduleStates | None = None,
     ) -> None:
         refuse_foreign(datamodule, "LightningDataModule", f"workers[{name!r}]")
         self.name = name
@@ -59,6 +62,7 @@ class Worker:
         self._trainer = trainer
         self._seed = seed
         self._prepared = prepared
+        self._states = states
         self._stages: set[str] = set()
         self._batches: Batches | None = None
         self._loaders: dict[str, Sequence[Iterable[Any]]] = {}
@@ -75,11 +79,19 @@ class Worker:
         return AS_THEY_ARE if self._seed is None or self.is_unheeded else restored()
 
     def _set_up(self, stage: Stage) -> None:
-        if not self._stages:
+        is_first = not self._stages
+        if is_first:
             self._prepare()
         if stage not in self._stages:
             self._call("setup", stage)
             self._stages.add(stage)
+        if is_first and self._states is not None:
+            self._states.give(self.name, self.datamodule)
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether its data have been set up for any stage."""
+        return bool(self._stages)
 
     def _prepare(self) -> None:
         if self._prepared is None:

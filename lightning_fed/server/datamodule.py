@@ -19,6 +19,7 @@ from lightning_fed.population import (
     EvaluationKind,
     Population,
     Prepared,
+    QuietTrainer,
     TrainerOfData,
     WorkerPool,
     end_processes,
@@ -241,12 +242,20 @@ class FederatedDataModule(pl.LightningDataModule):
         self._failures = failures
         self._drops = drops
         self.pool.trainer = trainer or self.trainer
+        self.pool.states.lose(self._why_states_are_lost())
         self._offers.clear()
         kind = self._evaluation_to_come(module)
         if kind is not None:
             processes = processes_of(self.trainer)
             self._offers[kind] = agreed(*self._ask(kind, self._evaluated()), kind, processes)
             tell_prepared(self.pool, processes)
+
+    def _why_states_are_lost(self) -> str | None:
+        if processes_of(self.trainer).size > 1:
+            return "with several processes, each has a datamodule of it"
+        if isinstance(self.pool.trainer, QuietTrainer):
+            return "no noise covers what they say; release_metrics=True accepts that"
+        return None
 
     def _evaluation_to_come(self, module: pl.LightningModule) -> EvaluationKind | None:
         """Which of the workers' own loaders the run that starts goes through, if any."""
@@ -290,6 +299,8 @@ class FederatedDataModule(pl.LightningDataModule):
         if stage == "fit":
             begins = self.trainer is not None and self.trainer.global_step == 0
             self.position.move(0 if begins else self.position.next)
+            if begins:
+                self.pool.states.clear()
         if self.val is not None:
             self.val.trainer = self.trainer
             self.val.setup(stage)
@@ -305,6 +316,17 @@ class FederatedDataModule(pl.LightningDataModule):
         self._central.clear()
         if self.val is not None:
             self.val.teardown(stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the datamodules want to have kept in checkpoints: the workers', and the central one."""
+        central = {} if self.val is None else self.val.state_dict()
+        return {part: state for part, state in (("workers", self.pool.state_dict()), ("val", central)) if state}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the datamodules have back what :meth:`state_dict` returned."""
+        self.pool.load_state_dict(state_dict.get("workers", {}))
+        if self.val is not None and "val" in state_dict:
+            self.val.load_state_dict(state_dict["val"])
 
     def train_dataloader(self) -> CohortLoader:
         """One batch is one cohort; with ``Trainer(overfit_batches=...)`` the same workers in every epoch."""

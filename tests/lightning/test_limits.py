@@ -249,9 +249,7 @@ def test_overfit_batches_goes_on_with_the_same_workers(tmp_path: Any) -> None:
 
 
 def test_overfit_batches_and_a_promise_are_refused_together() -> None:
-    fed = FederatedModule(
-        Sums(), privacy=CentralDP(clip=1.0, noise_multiplier=1.0, insecure_deterministic_noise=True)
-    )
+    fed = FederatedModule(Sums(), privacy=CentralDP(clip=1.0, noise_multiplier=1.0, insecure_deterministic_noise=True))
     with pytest.raises(
         ValueError, match=r"overfit_batches=1\) has the same workers in every epoch, and CentralDP promis"
     ):

@@ -316,7 +316,9 @@ def test_a_worker_that_is_made_ready_is_the_most_recently_used() -> None:
 
 def test_loaders_are_asked_for_anew_as_the_trainer_says() -> None:
     calls: list[str] = []
-    run: Any = SimpleNamespace(reload_dataloaders_every_n_epochs=2, current_epoch=0, state=SimpleNamespace(fn="fit"))
+    run: Any = SimpleNamespace(
+        overfit_batches=0.0, reload_dataloaders_every_n_epochs=2, current_epoch=0, state=SimpleNamespace(fn="fit")
+    )
     worker = Worker("bob", Noted("bob", calls, [1.0]), run)
     asked = []
     for run.current_epoch in range(5):
@@ -329,7 +331,9 @@ def test_loaders_are_asked_for_anew_as_the_trainer_says() -> None:
 
 
 def test_what_is_drawn_for_a_loader_that_is_asked_for_anew_depends_on_the_epoch_alone() -> None:
-    run: Any = SimpleNamespace(reload_dataloaders_every_n_epochs=1, current_epoch=0, state=SimpleNamespace(fn="fit"))
+    run: Any = SimpleNamespace(
+        overfit_batches=0.0, reload_dataloaders_every_n_epochs=1, current_epoch=0, state=SimpleNamespace(fn="fit")
+    )
     data = Drawing()
     worker = Worker("bob", data, run)
     assert worker.batches

@@ -94,6 +94,7 @@ class Isolated(Engine):
         LocalFit(module, trainer, memory=outbox.memory).check()
         self._outbox, self._workers, self._trainer = outbox, workers, trainer
         self._remarks.silent = not outbox.may_tell
+        workers.states.lose("with engine='isolated', it is another process that trains with the datamodule")
         settings = settings_for(module, trainer, outbox, self._options, workers.seed)
         try:
             if self._children:
