@@ -275,18 +275,19 @@ class FederatedModule(Wrapper):
         step, curves = self.trainer.global_step, self._curves
         due = curves.are_due
         draw = due and curves.have_loggers
-        before = [p.detach().clone() for p in self._trained().values()] if draw else []
+        trained = self._trained()
+        before = [p.detach().clone() for p in trained.values()] if draw else []
         earlier = len(self._pending)
-        self._global.trained_parameters.join(self.trainer.optimizers)
+        self._global.trained_parameters.join(trained, self.trainer.optimizers)
         with self._keeper.stepping(self._datamodule.position):
-            with self._guard.whole_step(self._trained()), self._search.with_servers_own(self.trainer):
+            with self._guard.whole_step(trained), self._search.with_servers_own(self.trainer):
                 super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
                 refuse_no_round(len(self._pending) > earlier, step)
             rounds, self._pending = self._pending, []
             put(self.module, merged_buffers(rounds))
             self._guard.after_round(self.trainer, curves, step, due)
             if draw:
-                steps = [(a - b.detach()).norm() for a, b in zip(before, self._trained().values(), strict=True)]
+                steps = [(a - b.detach()).norm() for a, b in zip(before, trained.values(), strict=True)]
                 norm = float(torch.stack(steps).norm())
                 scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
                 curves.draw({**scalars, "server/update_norm": norm}, step)
@@ -319,6 +320,7 @@ class FederatedModule(Wrapper):
 
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """Return the job of a cohort."""
+        self._global.refuse_new(parameters)
         self._keeper.refuse_other_layers(self.algorithm, list(parameters))
         round, tried = self.trainer.global_step, self._search.factor()
         scheduled = 1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round)

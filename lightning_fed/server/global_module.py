@@ -58,7 +58,6 @@ class GlobalModule:
             trained: The result of :meth:`trained`, if it is at hand.
         """
         trained = self.trained() if trained is None else trained
-        self._refuse_new(trained)
         frozen = {name: p.detach() for name, p in self._module.named_parameters() if name not in trained}
         moved = self._keeper.moved
         ever = self.trained_parameters.ever
@@ -68,10 +67,17 @@ class GlobalModule:
         parameters = {name: p.detach() for name, p in trained.items()}
         return GlobalModel(parameters, buffers, frozenset(moved.intersection(frozen)), frozen)
 
-    def _refuse_new(self, trained: Tensors) -> None:
-        """Refuse parameters that were put into the module during the fit: workers have none of that name."""
+    def refuse_new(self, trained: Tensors) -> None:
+        """Refuse parameters that were put into the module during the fit: workers have none of that name.
+
+        Args:
+            trained: The result of :meth:`trained`.
+
+        Raises:
+            ValueError: Naming one of them.
+        """
         new = trained.keys() - self._marks.keys()
-        if self._marks and new:
+        if new:
             raise ValueError(
                 f"the parameter {min(new)!r} was put into {type(self._module).__name__} during the fit, by pruning "
                 "(ModelPruning), a parametrization or another layer, and workers have the module as it was when the "

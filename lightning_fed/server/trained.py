@@ -54,13 +54,13 @@ class TrainedParameters:
         self._groups = len(optimizer.param_groups)
         return optimizer
 
-    def join(self, optimizers: Sequence[Optimizer]) -> None:
+    def join(self, trained: Tensors, optimizers: Sequence[Optimizer]) -> None:
         """Have the server optimizer step on all parameters that are trained now.
 
         Args:
+            trained: The result of :meth:`now`.
             optimizers: The server optimizer, as the Trainer has it.
         """
-        trained = self.now()
         names = list(trained)
         if names == self._seen:
             return

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, fit
+from helpers import EvaluatedRows, Rows, fit, trainer
 from pytorch_lightning.callbacks import ModelPruning
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
+from lightning_fed.algorithms import Algorithm, FedAvg, FedPer
 
 pytestmark = pytest.mark.filterwarnings("ignore:the attribute .* of Net was changed on the server")
 
@@ -29,6 +30,11 @@ class Net(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Evaluated(Net):
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("mean", self.net(batch[0].unsqueeze(1)).mean())
 
 
 class Changes(pl.Callback):
@@ -73,3 +79,15 @@ def test_a_module_that_is_pruned_before_is_trained_where_it_is_not(engine: Any) 
     with torch.no_grad():
         assert module.net(torch.zeros(1, 1)).item() == 0.0
     assert module.net.weight.item() == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`")
+@pytest.mark.parametrize("algorithm", [FedAvg(), FedPer(["net.bias"])], ids=["FedAvg", "FedPer"])
+def test_a_module_may_be_changed_after_a_fit(algorithm: Algorithm) -> None:
+    data = FederatedDataModule({"a": EvaluatedRows([1.0, 2.0]), "b": EvaluatedRows([3.0])})
+    fed = FederatedModule(module := Evaluated(), algorithm)
+    fit(fed, data)
+    module.head = nn.Linear(1, 1)
+    trainer().test(fed, data, verbose=False)
+    if not algorithm.tables:  # else what workers remember is about the module as it was
+        fit(fed, data)
