@@ -370,18 +370,9 @@ def two(module: pl.LightningModule) -> Any:
     return [torch.optim.SGD(module.parameters(), lr=1.0) for _ in range(2)]
 
 
-def plateau(module: pl.LightningModule) -> Any:
-    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
-        "monitor": "x",
-    }
-
-
 @pytest.mark.parametrize(
     ("configure", "message"),
-    [(two, "returned 2 optimizers"), (plateau, "ReduceLROnPlateau"), (lambda module: None, "returned None")],
+    [(two, "returned 2 optimizers"), (lambda module: None, "returned None")],
 )
 def test_optimizers_that_no_worker_can_use_are_refused_even_with_drop(configure: Any, message: str) -> None:
     module = type("Own", (Scalar,), {"configure_optimizers": configure})()

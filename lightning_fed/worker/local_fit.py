@@ -198,11 +198,14 @@ class LocalFit:
         is_counted = own.num_examples is None and job.record_privacy is None
         is_whole = True
         step = passes = 0
+        plateaus = self._optimizers.follows_metrics
         streams, state = Streams(seed), vars(self.trainer)
         at_once = own.draws_at_once and self._local.transfers_plainly(worker) and job.record_privacy is None
         while local.steps is not None or passes < local.epochs:
             passes += 1
             before, index = step, -1
+            if plateaus:
+                self.recorder.begin_pass()
             call("on_train_epoch_start")
             drawn = streams.apart(take_step.batches(own, transfer), at_once)
             if not at_once:  # the data's code runs between the steps
@@ -227,12 +230,16 @@ class LocalFit:
                 if is_last:
                     self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
                 call("on_train_batch_end", output, batch, index)
+                if plateaus:
+                    self._optimizers.step_plateaus("step", index + 1, self.recorder.value_of)
                 if step == local.steps or state["should_stop"]:
                     is_whole = False  # unless the number of batches says otherwise
                     break
             if not state["is_last_batch"]:  # cut short, or of a length that only the pass could tell
                 self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
             call("on_train_epoch_end")
+            if plateaus:
+                self._optimizers.step_plateaus("epoch", self._epochs_before + passes, self.recorder.value_of)
             if state["should_stop"]:
                 self._refuse_to_stop_in_private(job)
                 break
@@ -276,6 +283,11 @@ class LocalFit:
             if local.hooks or scaler is not None or optimizers.needs_closure:
                 return HookedStep(local, self._training_step, optimizers, zero_grad, changes, scaler)
             return PlainStep(local, self._training_step, optimizers, zero_grad, changes)
+        if optimizers.follows_metrics:
+            raise ValueError(
+                "RecordDP goes with no ReduceLROnPlateau in local training: it follows what the worker logs, which no "
+                "noise covers; use a scheduler that counts steps, or use it as server_lr_scheduler"
+            )
         scaled = scaler is not None  # examples' gradients would be clipped before unscaling
         if is_manual or self._compiles or scaled or optimizers.needs_closure or "optimizer_zero_grad" in local.hooks:
             raise ValueError(

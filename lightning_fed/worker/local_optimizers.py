@@ -119,6 +119,12 @@ class LocalOptimizers:
         return [config.scheduler for config in self._trainer.lr_scheduler_configs]
 
     @property
+    def follows_metrics(self) -> bool:
+        """Whether a scheduler goes by what the worker logs."""
+        configs = self._trainer.lr_scheduler_configs if self._module.automatic_optimization else []
+        return any(config.reduce_on_plateau for config in configs)
+
+    @property
     def restarted(self) -> tuple[str, bool] | None:
         """The kind of the first scheduler, and whether any step so far was taken at another rate than the first.
 
@@ -191,13 +197,43 @@ class LocalOptimizers:
         if not configs or not self._module.automatic_optimization:
             return
         for config in configs:
-            if config.reduce_on_plateau:
-                continue
-            if not self._has_stepped_at_another_rate:
-                self._has_been_scheduled = self._has_been_scheduled or type(config.scheduler).__name__
-                self._has_stepped_at_another_rate = self._rates() != self._first_rates
-            if config.interval == interval and count % config.frequency == 0:
-                self._module.lr_scheduler_step(config.scheduler, None)
+            if not config.reduce_on_plateau and config.interval == interval and count % config.frequency == 0:
+                self._step_scheduler(config, None)
+
+    def step_plateaus(self, interval: str, count: int, value_of: Callable[[str, bool], float | None]) -> None:
+        """Step the schedulers that go by this interval and by a metric, after the hooks that may log it.
+
+        Args:
+            interval: See :meth:`step_schedulers`.
+            count: See there.
+            value_of: Returns what the worker has logged under a name, reduced at the end of an epoch; None: nothing.
+
+        Raises:
+            ValueError: If it has logged nothing, and the scheduler is strict about that.
+        """
+        for config in self._trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and config.interval == interval and count % config.frequency == 0:
+                value = value_of(str(config.monitor), interval == "epoch")
+                if value is not None:
+                    self._step_scheduler(config, torch.tensor(value))
+                elif config.strict:
+                    raise ValueError(self._not_logged(config.monitor, "set 'strict': False beside it to hold the rate"))
+                elif not self._told_of_plateau:
+                    self._told_of_plateau = True
+                    rank_zero_warn(self._not_logged(config.monitor, "as strict=False asks, the rate is held there"))
+
+    def _step_scheduler(self, config: Any, metric: Tensor | None) -> None:
+        if not self._has_stepped_at_another_rate:
+            self._has_been_scheduled = self._has_been_scheduled or type(config.scheduler).__name__
+            self._has_stepped_at_another_rate = self._rates() != self._first_rates
+        self._module.lr_scheduler_step(config.scheduler, metric)
+
+    def _not_logged(self, monitor: str | None, remedy: str) -> str:
+        return (
+            f"{type(self._module).__name__}.configure_optimizers() returned a ReduceLROnPlateau on {monitor!r}, which "
+            f"workers do not log in their training (validation comes after a round); {remedy}, monitor what "
+            "training_step logs, or use it as server_lr_scheduler"
+        )
 
     def _take_in(self, unfrozen: list[Tensor]) -> None:
         """Step on parameters that were unfrozen in a fit, as a callback has it that gives a Trainer's optimizer more.
@@ -230,19 +266,6 @@ class LocalOptimizers:
                 "False and step each by hand in training_step"
             )
         configs = _configure_schedulers_automatic_opt(schedulers, monitor)
-        plateaus = [config for config in configs if config.reduce_on_plateau]
-        if any(config.strict for config in plateaus):
-            raise ValueError(
-                f"{name}.configure_optimizers() returned a ReduceLROnPlateau; a worker has no validation metric within "
-                "a round. Use it as server_lr_scheduler, or another local scheduler, or set 'strict': False beside its "
-                "'monitor', and workers leave it alone"
-            )
-        if plateaus and not self._told_of_plateau:
-            self._told_of_plateau = True
-            rank_zero_warn(
-                f"{name}.configure_optimizers() returned a ReduceLROnPlateau on {plateaus[0].monitor!r} with "
-                "strict=False; a worker has no such metric within a round, so it never changes the learning rate there"
-            )
         self._trainer.use(optimizers, configs)
         return list(optimizers)
 

@@ -29,6 +29,7 @@ class Recorder(LogCalls):
         self._values: dict[Key, list[tuple[float | Tensor, int]]] = {}
         self._metrics: dict[Key, Metric] = {}
         self._shown: dict[Key, Shown] = {}
+        self._lengths: dict[Key, int] = {}  # of the values, at the beginning of the pass
         self.batch_size: Callable[[], int] = _one
         """Returns the number of examples in the batch at hand."""
         self.said: set[int] = set()
@@ -39,7 +40,12 @@ class Recorder(LogCalls):
         self._values.clear()
         self._metrics.clear()
         self._shown.clear()
+        self._lengths.clear()
         self.batch_size = _one
+
+    def begin_pass(self) -> None:
+        """Begin a pass over the worker's data, of which :meth:`value_of` returns values."""
+        self._lengths = {key: len(values) for key, values in self._values.items()}
 
     def take(self, shown: Shown, value: Any, batch_size: int | None = None) -> None:
         """Take a value of ``training_step`` whose arguments have been read.
@@ -78,6 +84,36 @@ class Recorder(LogCalls):
                 return self.batch_size()
             except MisconfigurationException:
                 return 1
+
+    def value_of(self, name: str, at_end: bool) -> float | None:
+        """Return what was logged in this pass, as a Trainer's callbacks find it where a pass is an epoch.
+
+        Args:
+            name: The name, also with ``_step`` or ``_epoch`` where Lightning forks it.
+            at_end: Whether the pass is over, so that what was logged with ``on_epoch`` is reduced; else there are only
+                values of the last step.
+
+        Returns:
+            The value; None: there is none.
+        """
+        for key, shown in self._shown.items():
+            forked = shown.on_step and shown.on_epoch
+            if name not in ((shown.name, shown.step_name, shown.epoch_name) if forked else (shown.name,)):
+                continue
+            is_reduced = shown.on_epoch and name != shown.step_name
+            if forked and name == shown.name:
+                is_reduced = at_end
+            if is_reduced and not at_end:
+                continue
+            if key in self._metrics:
+                return float(self._metrics[key].compute())
+            pairs = self._values[key][self._lengths.get(key, 0) :]
+            if pairs and is_reduced:
+                values, sizes = zip(*pairs, strict=True)
+                return Part.of(shown.reduction, floats(values), sizes).value
+            if pairs:
+                return float(pairs[-1][0])
+        return None
 
     def results(self) -> dict[str, float]:
         """Reduce everything that was logged to one number per name."""

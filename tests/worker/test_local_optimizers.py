@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar, fit, trainer
+from helpers import Rows, Scalar, trainer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.population import Worker
 from lightning_fed.wire import GlobalModel, Job, LocalTraining
 from lightning_fed.worker.local_fit import LocalFit
@@ -95,32 +94,3 @@ def test_an_optimizer_with_a_past_from_the_start_is_made_anew_for_every_worker()
         replica.train(job, Worker("bob", Rows([8.0]), None), {"x": end})
     # Steps of lr * g / sqrt(sum of g²): 0.5, then 0.5 * 7.5 / sqrt(8² + 7.5²).
     assert [-end.item() for end in ends] == pytest.approx([0.5 + 3.75 / (64 + 56.25) ** 0.5] * 2)
-
-
-class OnPlateau(Scalar):
-    """A scheduler with patience 0, which would divide the learning rate by 10 after each step without a better x."""
-
-    strict = False
-
-    def configure_optimizers(self) -> Any:
-        optimizer = super().configure_optimizers()
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
-        plateau = {"scheduler": scheduler, "monitor": "val_loss", "strict": self.strict, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": plateau}
-
-
-@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
-def test_a_plateau_that_is_not_strict_leaves_the_learning_rate_alone_on_workers(engine: Any) -> None:
-    """Two rounds of two steps towards 8, each half of the way; a plain Trainer without the metric does the same."""
-    model, workers = OnPlateau(lr=0.5), {name: Rows([8.0]) for name in "abcd"}
-    with pytest.warns(UserWarning, match=r"ReduceLROnPlateau on 'val_loss' with strict=False; a worker has no") as told:
-        fit(FederatedModule(model, local_steps=2, engine=engine), FederatedDataModule(workers), max_epochs=2)
-    assert model.x.item() == 7.5
-    assert len([warning for warning in told if "ReduceLROnPlateau" in str(warning.message)]) == 1
-
-
-def test_a_strict_plateau_is_refused_with_both_fixes() -> None:
-    module = OnPlateau()
-    module.strict = True
-    with pytest.raises(ValueError, match=r"a ReduceLROnPlateau; .* server_lr_scheduler, .* set 'strict': False"):
-        fit(FederatedModule(module), FederatedDataModule({"bob": Rows([8.0])}))
