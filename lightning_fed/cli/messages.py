@@ -88,7 +88,7 @@ def _missing(names: str, options: Collection[str]) -> tuple[str, str]:
 
 _ABOUT_OPTIONS: Sequence[tuple[str, Callable[[str, Collection[str]], tuple[str, str]]]] = (
     (r"^Subcommand '.+' does not accept option '(.+)'$", _no_option),
-    (r"^unrecognized arguments: (\S+)", _no_option),
+    (r"^[Uu]nrecognized arguments: (\S+)", _no_option),
     (r"^Key '(.+)' is not expected", _no_option),
     (r'^expected "subcommand" to be one of {(.+)}', _no_command),
     (r"^the following arguments are required: (.+)$", _missing),

@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from commands import HERE, MODULE, WORKERS, Data, Injected, Net, NoOptimizer, config, quiet_and_restored
+from commands import HERE, WORKERS, Data, Injected, Net, NoOptimizer, config, quiet_and_restored
 from pytorch_lightning.cli import LightningCLI
 
 from lightning_fed import FederatedDataModule, FederatedModule
@@ -271,9 +271,3 @@ def test_a_command_line_without_a_federated_module_is_lightnings() -> None:
     with pytest.warns(UserWarning, match=r"`Net.configure_optimizers` will be overridden by `LightningCLI"):
         plain = LightningCLI(Net, Data, **options)
     assert plain.model.hparams["_instantiator"] == "pytorch_lightning.cli.instantiate_module"
-    (path,) = Path("run").glob("**/*.ckpt")
-    # there the checkpoint's hyperparameters win over the command line
-    evaluated = LightningCLI(
-        Net, Data, args=["validate", "-c", "plain.yaml", "--ckpt_path", str(path), "--model.lr=0.7"]
-    )
-    assert evaluated.model.hparams["lr"] == MODULE["init_args"]["lr"]  # type: ignore[index]
