@@ -58,6 +58,7 @@ from lightning_fed.server.logs import Curves, round_scalars
 from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.readiness import has_lazy, leave_uncompiled, refuse_lazy
+from lightning_fed.server.remarks import say_what_acts_on_rounds
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import over_the_run
@@ -322,8 +323,10 @@ class FederatedModule(Wrapper):
         """Return the job of a cohort."""
         self._global.refuse_new(parameters)
         self._keeper.refuse_other_layers(self.algorithm, list(parameters))
-        round, tried = self.trainer.global_step, self._search.factor()
+        round = self.trainer.global_step
         scheduled = 1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round)
+        # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.
+        is_for_statistics = self.trainer.fit_loop._skip_backward
         return Job(
             round=round,
             cohort=cohort,
@@ -335,7 +338,7 @@ class FederatedModule(Wrapper):
             epoch=self.trainer.current_epoch,
             attributes=self._global.changed_attributes(),
             population=len(self._datamodule.names),
-            lr_factor=scheduled if tried is None else tried,
+            lr_factor=0.0 if is_for_statistics else self._search.factor(scheduled),
             extra=self.algorithm.extra,
         )
 
@@ -394,6 +397,7 @@ class FederatedModule(Wrapper):
         self._search.end(self.trainer)
         self._tell("on_fit_start")
         self._keeper.check_optimizer(self.trainer, self._global.trained_parameters)
+        say_what_acts_on_rounds(self.trainer, self.module)
 
     def on_train_start(self) -> None:
         """Make the workers' copy of the module, once it is placed and its hooks have run."""

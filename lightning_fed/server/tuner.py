@@ -70,10 +70,14 @@ class RateSearch:
             self._set(self._saved)
             self._callback, self._optimizers = None, []
 
-    def factor(self) -> float | None:
-        """Return by what to multiply the workers' rates in this round; None if it is none of a search."""
+    def factor(self, scheduled: float) -> float:
+        """Return by what to multiply the workers' rates in this round.
+
+        Args:
+            scheduled: The answer where nothing is searched for.
+        """
         if self._callback is None:
-            return None
+            return scheduled
         rates = _rates(self._optimizers) if self._tried is None else self._tried
         return float(rates[0][0]) / self._base
 

@@ -1,0 +1,46 @@
+"""Options of the Trainer that act on whole rounds here, said once when a fit begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lightning_fed._lightning import StochasticWeightAveraging, pl, rank_zero_info, rank_zero_warn
+from lightning_fed.hooks import overrides
+
+
+def say_what_acts_on_rounds(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Say of clipping and of learning rates for averaged weights that they are the server's, and what the workers' are.
+
+    Args:
+        trainer: The Trainer, with the server's optimizer.
+        module: The user's module.
+    """
+    if trainer.gradient_clip_val:
+        rank_zero_info(_of_clipping(trainer, module))
+    for remark in _of_averaging(trainer):
+        rank_zero_warn(remark)
+
+
+def _of_clipping(trainer: pl.Trainer, module: pl.LightningModule) -> str:
+    name, value, kind = type(module).__name__, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+    algorithm = "norm" if kind is None else kind.value
+    call = f"self.clip_gradients(optimizer, gradient_clip_val={value}, gradient_clip_algorithm={algorithm!r})"
+    says = f"Trainer(gradient_clip_val={value}) clips the aggregated update of each round, and no local step"
+    if not module.automatic_optimization:
+        return f"{says}; to clip those, call {call} in {name}.training_step()"
+    if overrides(module, "configure_gradient_clipping"):
+        return f"{says}: a worker's {name}.configure_gradient_clipping() is given None; let it call {call}"
+    return f"{says}; to clip those, let {name}.configure_gradient_clipping() call {call}"
+
+
+def _of_averaging(trainer: pl.Trainer) -> Iterator[str]:
+    servers = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging):
+            given = callback._swa_lrs
+            rates = [float(rate) for rate in given] if isinstance(given, list) else [float(given)] * len(servers)
+            if rates != servers:
+                yield (
+                    f"StochasticWeightAveraging(swa_lrs={given}) anneals the server's learning rate, which is "
+                    f"{servers[0]:g}, and not the workers' own; swa_lrs={servers[0]} keeps the size of rounds"
+                )
