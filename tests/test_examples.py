@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,10 @@ def test_fedprox_is_smoother_than_fedavg_under_stragglers(tmp_path: Path) -> Non
     assert loss["FedProx, mu=1"] < loss["FedAvg"]
     assert rises["FedProx, mu=1"] < rises["FedAvg"]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(find_spec("peft") is not None and find_spec("transformers") is not None, reason="both are there")
+def test_lora_says_what_is_missing() -> None:
+    """With both, it is run by ``make ecosystem``."""
+    assert "needs transformers and peft" in (said := example("lora.py", status=1))
+    assert 'pip install "lightning_fed[lora]"' in said

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +94,19 @@ def test_peft_reads_the_global_adapters(tmp_path: Path) -> None:
     read = dict(PeftModel.from_pretrained(base, tmp_path).named_parameters())
     for name, tensor in adapters(fed.module.model).items():
         assert torch.equal(read[name], tensor), name
+
+
+def test_the_example_prints_what_travels_and_what_is_learned() -> None:
+    options = ["--rounds", "2", "--base-steps", "60", "--bytes", "6144", "--accelerator", "cpu"]
+    command = [sys.executable, str(ROOT / "examples" / "lora.py"), *options]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = re.findall(r"^(full model|LoRA) +([\d,]+) +([\d,]+) +([\d,]+)  [\d.]+ s$", done.stdout, re.M)
+    sent = {name: [int(figure.replace(",", "")) for figure in figures] for name, *figures in rows}
+    for trained, down, up in sent.values():  # six workers, 4 bytes a number, and names
+        assert 24 * trained < up < down < 24 * trained + 6 * 8192
+    assert sent["LoRA"][1] < sent["full model"][1] / 10
+    losses = re.findall(r"^.{16} +([\d.]+) +([\d.]+) +([\d.]+)$", done.stdout, re.M)
+    assert len(losses) == 6
+    base, full, lora = (sum(float(row[i]) for row in losses) for i in range(3))
+    assert full < lora < base
