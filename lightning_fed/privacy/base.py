@@ -108,7 +108,7 @@ class Privacy(ABC):
             nothing = torch.full((n,), math.nan, dtype=torch.float64)
             examples = updates.examples if self.needs_examples else torch.ones_like(nothing)
             updates = replace(updates, loss=nothing, steps=torch.ones_like(nothing), examples=examples)
-            updates = replace(updates, metrics={}, shown={}, metric_states={})
+            updates = replace(updates, metrics={}, shown={}, metric_states={}, rates={})
         return self.worker(updates, job)
 
     def check_module(self, module: nn.Module) -> None:  # noqa: B027 - most promises hold for every module

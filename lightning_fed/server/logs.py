@@ -137,8 +137,8 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
 
     Returns:
         What the cohort logged about a step, under Lightning's names (``loss`` where the module logs nothing), what
-        :func:`per_worker_scalars` gives, ``round/...``, ``comm/...`` and ``update/norm``. Nothing of what was logged
-        with ``logger=False``.
+        :func:`per_worker_scalars` gives, ``local/lr-...``, ``round/...``, ``comm/...`` and ``update/norm``. Nothing of
+        what was logged with ``logger=False``.
     """
     report = RoundReport.merged([r.report for r in rounds])
     norms = [r.aggregate.norm for r in rounds]
@@ -153,6 +153,7 @@ def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]
     return {
         **({"loss": report.loss} if report.examples and not logged else own),
         **per_worker_scalars(workers, one_by_one),
+        **{f"local/{name}": rate for name, rate in report.rates.items()},
         "round/cohort_size": len(report),
         "round/dropped": len(report.failures) + len(report.dropped),
         "round/stragglers": len(report.stragglers),

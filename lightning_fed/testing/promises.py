@@ -143,6 +143,7 @@ def nothing_else_leaves(make: MakePromise) -> None:
     assert bool(left.loss.isnan().all()), "losses leave the workers"
     assert not left.metrics, f"the metrics {sorted(left.metrics)} leave the workers"
     assert not left.shown, f"how the metrics {sorted(left.shown)} are shown leaves the workers"
+    assert not left.rates, f"the learning rates {sorted(left.rates)} leave the workers"
     assert not left.metric_states, "states of torchmetrics objects leave the workers"
     for name in ("steps", "weight", *(() if promise.needs_examples else ("examples",))):
         assert bool((getattr(left, name) == 1).all()), f"{name} leave the workers"

@@ -189,7 +189,7 @@ def made_up(job: Job, names: Sequence[str], seed: int = 0) -> Updates:
 
 def numbers(updates: Updates) -> dict[str, Any]:
     """The tensors of updates, by name."""
-    names = ("delta", "buffers", "examples", "weight", "loss", "steps", "metrics", "metric_states", "extra")
+    names = ("delta", "buffers", "examples", "weight", "loss", "steps", "metrics", "metric_states", "rates", "extra")
     return {name: getattr(updates, name) for name in names}
 
 

@@ -174,8 +174,9 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
     stays = frozenset(fields.names("stays"))
     _check_stays(stays, job)
     n = len(names)
-    numbers, metrics = packed.take("numbers", copy=True), fields.names("metrics")
-    if numbers.dtype != torch.float64 or numbers.shape != (4 + len(metrics), n):
+    numbers, metrics, rates = packed.take("numbers", copy=True), fields.names("metrics"), fields.names("rates")
+    count = 4 + len(metrics) + len(rates)
+    if numbers.dtype != torch.float64 or numbers.shape != (count, n):
         raise WireError(
             f"there are numbers of shape {list(numbers.shape)} in {numbers.dtype} for {n} workers and {len(metrics)} "
             f"metrics: they must be of shape {[4 + len(metrics), n]} in float64"
@@ -194,7 +195,8 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
         weight=numbers[1],
         loss=numbers[2],
         steps=numbers[3],
-        metrics=dict(zip(metrics, numbers[4:], strict=True)),
+        metrics=dict(zip(metrics, numbers[4:], strict=False)),
+        rates=dict(zip(rates, numbers[4 + len(metrics) :], strict=True)),
         shown=fields.shown("shown"),
         metric_states={
             kind: _take_all(packed, f"metric_states/{kind}", own)
@@ -276,6 +278,7 @@ def updates_bytes(updates: Updates, job: Job) -> list[int]:
         updates.delta.shape[1],
         None if updates.gradient is None else (updates.gradient.dtype, updates.gradient.shape[1]),
         tuple(updates.metrics),
+        tuple(updates.rates),
         tuple(updates.shown.items()),
         tuple(
             (kind, name, t.dtype, t.shape[1:]) for kind, own in updates.metric_states.items() for name, t in own.items()
@@ -379,6 +382,7 @@ def _updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tenso
     for kind, own in updates.metric_states.items():
         tensors |= _prefixed(f"metric_states/{kind}", own)
     columns = [updates.examples, updates.weight, updates.loss, updates.steps, *updates.metrics.values()]
+    columns += updates.rates.values()
     tensors["numbers"] = torch.stack([column.detach().to("cpu", torch.float64) for column in columns])
     header: dict[str, object] = {
         "version": VERSION,
@@ -386,6 +390,7 @@ def _updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tenso
         "cohort": int(updates.cohort),
         "workers": list(updates.workers),
         "metrics": list(updates.metrics),
+        "rates": list(updates.rates),
         "shown": {name: list(shown) for name, shown in updates.shown.items()},
         "metric_states": {kind: list(own) for kind, own in updates.metric_states.items()},
         "buffers": list(updates.buffers),
@@ -426,7 +431,7 @@ def _check_updates(updates: Updates, job: Job) -> None:
     if updates.extra.keys() != set(job.extra):
         raise WireError(f"{who} have the extra {sorted(updates.extra)}, and the job asks for {sorted(job.extra)}")
     numbers = {"examples": updates.examples, "weight": updates.weight, "loss": updates.loss, "steps": updates.steps}
-    for name, column in {**numbers, **updates.metrics}.items():
+    for name, column in {**numbers, **updates.metrics, **updates.rates}.items():
         _check_shape(f"{who}: {name}", column, (n,))
     for kind, own in updates.metric_states.items():
         if kind not in MERGE:

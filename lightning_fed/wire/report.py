@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple, final
 
+import torch
 from torch import Tensor
 
 from lightning_fed.core.means import weighted_mean
@@ -44,6 +45,7 @@ class Replies(NamedTuple):
         loss: The mean loss over the local steps; float64 ``[n]``.
         metrics: What the workers logged; ``{name: float64 [n]}``.
         shown: How it is shown, where that is not ``Shown(name)``.
+        rates: The learning rates that the workers began with; ``{name: float64 [n]}``.
     """
 
     workers: tuple[str, ...]
@@ -51,6 +53,7 @@ class Replies(NamedTuple):
     loss: Tensor
     metrics: Mapping[str, Tensor]
     shown: Mapping[str, Shown] = {}
+    rates: Mapping[str, Tensor] = {}
 
 
 @final
@@ -83,7 +86,9 @@ class RoundReport:
 
     def note(self, updates: Updates, job: Job) -> None:
         """Write down what came back from some workers."""
-        self.replies.append(Replies(updates.workers, updates.examples, updates.loss, updates.metrics, updates.shown))
+        self.replies.append(
+            Replies(updates.workers, updates.examples, updates.loss, updates.metrics, updates.shown, updates.rates)
+        )
         if updates.metric_states:
             self.metric_states = merged_states(self.metric_states, merged_rows(updates.metric_states))
         self.bytes_up += sum(updates_bytes(updates, job))
@@ -141,6 +146,13 @@ class RoundReport:
     def loss(self) -> float:
         """The cohort's mean loss, weighted by numbers of examples."""
         return _mean([(reply.loss, reply.examples) for reply in self.replies])
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The mean of each learning rate that the workers began with, by name, over the workers that have it."""
+        names = dict.fromkeys(name for reply in self.replies for name in reply.rates)
+        there = {name: torch.cat([r.rates[name] for r in self.replies if name in r.rates]) for name in names}
+        return {name: float(values.mean()) for name, values in there.items()}
 
     def means(self) -> dict[str, float]:
         """What the cohort logged, by name: see :meth:`logged`."""

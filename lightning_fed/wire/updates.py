@@ -33,6 +33,7 @@ class Updates:
         shown: How it is shown, by the same names, where that is not ``Shown(name)``.
         metric_states: What the workers' torchmetrics objects hold, as far as it leaves them: states by the operation
             that merges them, ``{"sum" | "min" | "max": {name: [n, ...]}}``.
+        rates: The learning rates that the workers began with, as their optimizers have them; ``{name: float64 [n]}``.
         gradient: The mean of the gradients of the worker's loss over its local steps, before anything was added to
             them; ``[n, size]``, or None if the job did not ask for it. It stays with the worker.
         extra: What an algorithm has its workers send besides; aggregated by the same rule as ``delta``.
@@ -52,6 +53,7 @@ class Updates:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     shown: Mapping[str, Shown] = field(default_factory=dict)
     metric_states: States = field(default_factory=dict)
+    rates: Mapping[str, Tensor] = field(default_factory=dict)
     gradient: Tensor | None = None
     extra: Tensors = field(default_factory=dict)
     stays: frozenset[str] = frozenset()
@@ -78,6 +80,7 @@ class Updates:
             steps=self.steps[keep],
             metrics=pick(self.metrics),
             shown=self.shown,
+            rates=pick(self.rates),
             metric_states={kind: pick(own) for kind, own in self.metric_states.items()},
             gradient=None if self.gradient is None else self.gradient[index.to(self.gradient.device)],
             extra=pick(self.extra),

@@ -33,6 +33,7 @@ from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
+from lightning_fed.worker.learning_rates import learning_rates
 from lightning_fed.worker.local_memory import LocalMemory, Recollection
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.local_step import HookedStep, LocalStep, ManualStep, PlainStep, PrivateStep
@@ -157,6 +158,7 @@ class LocalFit:
         try:
             with torch.enable_grad():
                 take_step = self._step_for(job, worker.name, batches, corrections)
+                rates = learning_rates(self.trainer.optimizers, job.lr_factor)
                 loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)
         finally:
             batches.rest()
@@ -183,6 +185,7 @@ class LocalFit:
             buffers={name: buffer.detach().clone() for name, buffer in buffers.items()},
             shown=self.recorder.shown(),
             metric_states=states,
+            rates=rates,
             gradient=None if corrections is None else corrections.mean_gradient(),
         )
 

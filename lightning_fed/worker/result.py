@@ -30,6 +30,7 @@ class LocalResult:
         buffers: The buffers after local training.
         shown: How what it logged is shown, where that is not ``Shown(name)``.
         metric_states: What its torchmetrics objects hold, as far as it leaves.
+        rates: The learning rates that it began with.
         gradient: The mean gradient over the local steps, ``[1, size]``, if it was asked for.
     """
 
@@ -41,6 +42,7 @@ class LocalResult:
     buffers: Tensors
     shown: dict[str, Shown] = field(default_factory=dict)
     metric_states: States = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
     gradient: Tensor | None = None
 
 
@@ -58,8 +60,8 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
     start = 0
     for (names, *_), group in groupby(results, key=_kind):
         part = list(group)
-        numbers = torch.tensor([[r.examples, r.loss, r.steps, *r.metrics.values()] for r in part], dtype=torch.float64)
-        examples, loss, steps, *metrics = numbers.unbind(dim=1)
+        rows = [[r.examples, r.loss, r.steps, *r.metrics.values(), *r.rates.values()] for r in part]
+        examples, loss, steps, *columns = torch.tensor(rows, dtype=torch.float64).unbind(dim=1)
         gradients = [result.gradient for result in part if result.gradient is not None]
         yield Updates(
             cohort=cohort,
@@ -70,7 +72,8 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
             weight=examples,
             loss=loss,
             steps=steps,
-            metrics=dict(zip(names, metrics, strict=True)),
+            metrics=dict(zip(names, columns, strict=False)),
+            rates=dict(zip(part[0].rates, columns[len(names) :], strict=True)),
             shown=part[0].shown,
             metric_states={
                 kind: {name: torch.stack([result.metric_states[kind][name] for result in part]) for name in own}
@@ -81,8 +84,8 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
         start += len(part)
 
 
-def _kind(result: LocalResult) -> tuple[tuple[str, ...], object, object, object]:
+def _kind(result: LocalResult) -> tuple[tuple[str, ...], object, object, object, object]:
     """What the results of a stack have in common."""
     buffers = tuple((name, b.shape, b.dtype) for name, b in result.buffers.items())
     states = [(kind, list(own)) for kind, own in result.metric_states.items()]
-    return tuple(result.metrics), result.shown, states, buffers
+    return tuple(result.metrics), result.shown, tuple(result.rates), states, buffers

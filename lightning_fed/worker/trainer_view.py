@@ -40,10 +40,14 @@ class TrainerView:
     accumulate_grad_batches = 1
     gradient_clip_algorithm = None
     gradient_clip_val = None
+    global_rank = 0
+    is_global_zero = True
     limit_train_batches = 1.0
+    local_rank = 0
     min_epochs = 0
     min_steps = None
     num_devices = 1
+    node_rank = 0
     num_nodes = 1
     overfit_batches = 0.0
     predict_dataloaders = None

@@ -45,6 +45,7 @@ def test_every_curve_and_its_first_values_by_hand(tmp_path: Path) -> None:
         loss: (0, pytest.approx(6.0)),
         f"worker/a/{loss}": (0, pytest.approx(2.0)),
         f"worker/b/{loss}": (0, pytest.approx(8.0)),
+        "local/lr-SGD": (0, 0.5),
         "round/cohort_size": (0, 2),
         "round/dropped": (0, 0),
         "round/stragglers": (0, 0),

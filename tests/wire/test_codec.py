@@ -35,6 +35,7 @@ from lightning_fed.wire import (
     job_bytes,
     updates_bytes,
 )
+from lightning_fed.wire.logged import Shown
 
 DTYPES = [
     torch.bfloat16,
@@ -163,6 +164,9 @@ def full_updates(workers: tuple[str, ...] = ("anna", 'b"ob'), **changes: Any) ->
         loss=numbers * math.nan,
         steps=numbers + 2,
         metrics={"z": numbers + 3, "acc": -numbers},
+        shown={"z": Shown("y", "sum", False, True, True, False, "net.z"), "acc": Shown("acc", on_epoch=True)},
+        metric_states={"sum": {"net.z.total": torch.ones(n, 2)}, "max": {"net.z.most": torch.arange(n)}},
+        rates={"lr-SGD": numbers + 0.5},
         gradient=-torch.arange(4.0 * n).reshape(n, 4),
         extra={"momentum": torch.ones(n, 4), "z": torch.zeros(n, 4)},
     )
@@ -206,6 +210,7 @@ def test_every_field_of_updates_arrives() -> None:
 def test_updates_without_what_is_optional_arrive() -> None:
     job = plain_job()
     updates = replace(full_updates(), cohort=0, buffers={}, metrics={}, gradient=None, extra={})
+    updates = replace(updates, shown={}, metric_states={}, rates={})
     same(decode_updates(encode_updates(updates, job), job), updates)
 
 
@@ -565,6 +570,9 @@ def test_another_version_or_kind_is_refused() -> None:
         ({"buffers": {"new": torch.tensor(1)}}, "buffer 'new'"),
         ({"examples": torch.zeros(3)}, r"examples has the shape \[3\], not \[2\]"),
         ({"metrics": {"acc": torch.zeros(1)}}, r"acc has the shape \[1\]"),
+        ({"rates": {"lr-SGD": torch.zeros(1)}}, r"lr-SGD has the shape \[1\]"),
+        ({"metric_states": {"mean": {}}}, "merge by 'mean': they can merge by sum, min, max"),
+        ({"metric_states": {"sum": {"a.b": torch.zeros(3)}}}, r"the state 'a.b' of a metric has the shape \[3\]"),
         ({"workers": ("a", "a")}, "'a', 'a' name a worker twice"),
         ({"stays": frozenset({"head"})}, "'head' is to stay"),
     ],
@@ -765,6 +773,16 @@ def test_a_bool_is_0_or_1() -> None:
         (lambda h: h.update(buffers=["count", "mean"]), "'buffers/new'"),
         (lambda h: h["buffers"].append("old"), "'buffers/old' is missing"),
         (lambda h: h.update(metrics=["z"]), "1 metrics"),
+        (lambda h: h.update(rates=[]), "numbers of shape"),
+        (lambda h: h.pop("shown"), "'shown' is missing"),
+        (lambda h: h["shown"].update(z="y"), "'shown' holds a str, not a list"),
+        (lambda h: h["shown"].update(z=[]), "'shown' holds 0 values, not 7"),
+        (lambda h: h["shown"]["z"].__setitem__(1, "median"), "reduces by 'median'"),
+        (lambda h: h["shown"]["z"].__setitem__(1, ["sum"]), "'shown' holds a list, not a str"),
+        (lambda h: h["shown"]["z"].__setitem__(2, 1), "'shown' holds a int, not a bool"),
+        (lambda h: h["shown"]["z"].__setitem__(6, 1), "'shown' holds a int, not a str"),
+        (lambda h: h["metric_states"].update(mean=["a"]), "'metric_states/mean/a' is missing"),
+        (lambda h: h["metric_states"].update(max=[]), "net.z.most"),
         (lambda h: h.update(stays=["weight"]), r"not \[2, 2\]"),
         (lambda h: h.update(stays=["count"]), "'buffers/count'"),
         (lambda h: h.update(stays=["head"]), "'head' is to stay"),

@@ -252,6 +252,7 @@ def _together(updates: Sequence[Updates]) -> Iterator[Updates]:
             loss=cat([update.loss for update in alike]),
             steps=cat([update.steps for update in alike]),
             metrics={name: cat([update.metrics[name] for update in alike]) for name in first.metrics},
+            rates={name: cat([update.rates[name] for update in alike]) for name in first.rates},
             metric_states={
                 kind: {name: cat([update.metric_states[kind][name] for update in alike]) for name in own}
                 for kind, own in first.metric_states.items()
@@ -263,4 +264,12 @@ def _together(updates: Sequence[Updates]) -> Iterator[Updates]:
 def _kind(updates: Updates) -> object:
     buffers = tuple((name, buffer.shape, buffer.dtype) for name, buffer in updates.buffers.items())
     states = [(kind, list(own)) for kind, own in updates.metric_states.items()]
-    return tuple(updates.metrics), updates.shown, states, buffers, tuple(updates.extra), updates.stays
+    return (
+        tuple(updates.metrics),
+        tuple(updates.rates),
+        updates.shown,
+        states,
+        buffers,
+        tuple(updates.extra),
+        updates.stays,
+    )

@@ -27,6 +27,7 @@ from lightning_fed.population import Worker
 from lightning_fed.wire import Job, LocalTraining, Updates
 from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.gradient_corrections import GradientCorrections
+from lightning_fed.worker.learning_rates import learning_rates
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.module_copy import ModuleCopy
 from lightning_fed.worker.module_tensors import UnfrozenError
@@ -66,6 +67,7 @@ class StackedFit:
         self._compile = compile
         self._gradients = StackedStep(self._local, self._recorder, compile)
         self._moves_frozen = False
+        self._rates: dict[str, float] = {}
         self._suspects: set[str] = set()  # workers that could not take a step, in any round so far
 
     @property
@@ -193,6 +195,9 @@ class StackedFit:
                 loss=torch.from_numpy(logged.loss[start:stop]),
                 metrics={name: torch.from_numpy(logged.values[name][start:stop]) for name in logged_names},
                 shown={name: logged.shown[name] for name in logged_names if name in logged.shown},
+                rates={
+                    name: torch.full((stop - start,), rate, dtype=torch.float64) for name, rate in self._rates.items()
+                },
                 metric_states={
                     kind: {name: rows[start:stop] for name, rows in own.items()} for kind, own in logged.states.items()
                 },
@@ -231,6 +236,7 @@ class StackedFit:
         )
         if self._local.configured():
             self._optimizers.forget()
+        self._rates = learning_rates([optimizer], job.lr_factor)
         n = chunk.active(0)
         per_pass = self._local.trainer.num_training_batches
         for step in range(steps):
