@@ -34,7 +34,7 @@ from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
-from lightning_fed.server.checkpoint import Keeper, Settings, module_of
+from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
     is_started_by_another,
     refuse_frozen,
@@ -198,36 +198,6 @@ class FederatedModule(Wrapper):
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         self.wrap(module)
         self._mirror(module)
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        path: str | Path,
-        module: type[pl.LightningModule] | pl.LightningModule,
-        *,
-        weights_only: bool | None = None,
-        **arguments: Any,
-    ) -> FederatedModule:
-        """Wrap a module that begins with the weights of a checkpoint, of a plain Trainer or of a federated one.
-
-        Nothing else in the checkpoint is taken up: the run begins with round 0. To go on with a federated run, give
-        its checkpoint to ``Trainer.fit(ckpt_path=...)``.
-
-        Args:
-            path: The checkpoint.
-            module: The user's class, to be built with the hyperparameters in the checkpoint, or a module, which takes
-                the weights.
-            weights_only: See ``torch.load``.
-            arguments: The other arguments of :class:`FederatedModule`.
-
-        Raises:
-            ValueError: If the file is damaged, or no checkpoint.
-
-        Example::
-
-            fed = FederatedModule.from_checkpoint("plain.ckpt", LinearRegression, algorithm=FedProx(mu=0.1))
-        """
-        return cls(module_of(path, module, weights_only), **arguments)
 
     def _mirror(self, module: pl.LightningModule) -> None:
         """Have exactly the hooks and evaluation steps that the user's module has, as Lightning sees it."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import nn
 
 from lightning_fed._lightning import pl
+from lightning_fed.server.checkpoint.start import module_of
+
+_W = TypeVar("_W", bound="Wrapper")
 
 _SHARED = (
     "_parameters",
@@ -34,6 +38,40 @@ class Wrapper(pl.LightningModule, ABC):
 
     module: pl.LightningModule
     """The user's module."""
+
+    @classmethod
+    def from_checkpoint(
+        cls: type[_W],
+        path: str | Path,
+        module: type[pl.LightningModule] | pl.LightningModule,
+        *,
+        weights_only: bool | None = None,
+        **arguments: Any,
+    ) -> _W:
+        """Wrap a module that begins with the weights of a checkpoint, of a plain Trainer or of a federated one.
+
+        Nothing else in the checkpoint is taken up: the run begins with round 0. To go on with a federated run, give
+        its checkpoint to ``Trainer.fit(ckpt_path=...)``.
+
+        Args:
+            path: The checkpoint.
+            module: The user's class, to be built with the hyperparameters in the checkpoint, or a module, which takes
+                the weights.
+            weights_only: See ``torch.load``.
+            arguments: The other arguments of :class:`FederatedModule`.
+
+        Raises:
+            TypeError: If ``module`` is wrapped already, or none of the two.
+            ValueError: If the file is damaged, or no checkpoint.
+
+        Example::
+
+            fed = FederatedModule.from_checkpoint("plain.ckpt", LinearRegression, algorithm=FedProx(mu=0.1))
+        """
+        kind = module if isinstance(module, type) else type(module)
+        if issubclass(kind, Wrapper):
+            raise TypeError(f"module is a {kind.__name__} already: give the LightningModule in it, or its class")
+        return cls(module_of(path, module, weights_only), **arguments)
 
     def wrap(self, module: pl.LightningModule) -> None:
         """Take the user's module in; what is set on the wrapper before that is the wrapper's own.

@@ -6,6 +6,5 @@ Whenever it is written, it holds one round: that of the last server step that is
 from lightning_fed.server.checkpoint.format import KEY, VERSION
 from lightning_fed.server.checkpoint.keeper import Keeper
 from lightning_fed.server.checkpoint.settings import Settings
-from lightning_fed.server.checkpoint.start import module_of
 
-__all__ = ["KEY", "VERSION", "Keeper", "Settings", "module_of"]
+__all__ = ["KEY", "VERSION", "Keeper", "Settings"]

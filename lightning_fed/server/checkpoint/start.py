@@ -7,7 +7,6 @@ from typing import Any
 
 from lightning_fed._lightning import is_overridden, pl, refuse_foreign
 from lightning_fed.server.checkpoint.io import read_checkpoint
-from lightning_fed.server.wrapper import Wrapper
 
 
 def module_of(
@@ -26,9 +25,6 @@ def module_of(
         ValueError: If the file is damaged, or no checkpoint.
         RuntimeError: If the weights are not those of such a module.
     """
-    kind = module if isinstance(module, type) else type(module)
-    if issubclass(kind, Wrapper):
-        raise TypeError(f"module is a {kind.__name__} already: give the LightningModule in it, or its class")
     checkpoint = read_checkpoint(path, weights_only=weights_only)
     if isinstance(module, type):
         if not issubclass(module, pl.LightningModule):
