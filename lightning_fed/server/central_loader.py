@@ -9,7 +9,7 @@ from typing import Any, final
 from lightning_fed._lightning import CombinedLoader, RunningStage, pl
 from lightning_fed.core.processes import Processes
 from lightning_fed.population import EvaluationKind, batch_in, loaders_in, num_batches, unshuffled
-from lightning_fed.server.loaders import EvaluationBatch
+from lightning_fed.server.loaders import EvaluationBatch, goes_through
 from lightning_fed.server.seen_indices import SeenIndices
 
 
@@ -25,6 +25,7 @@ class CentralLoader:
         processes: The number of processes.
         number: The number of the loader, if there are several.
         kind: Which of the evaluation's loaders it is.
+        trainer: The Trainer, if there is one.
 
     Raises:
         ValueError: If there are fewer batches than processes.
@@ -37,6 +38,7 @@ class CentralLoader:
         processes: int,
         number: int | None = None,
         kind: EvaluationKind = "val",
+        trainer: pl.Trainer | None = None,
     ) -> None:
         self._loader = loader
         self._seen = SeenIndices() if kind == "predict" else None
@@ -45,6 +47,7 @@ class CentralLoader:
         self._rank = rank
         self._processes = processes
         self._number = number
+        self._trainer = trainer
         length = num_batches(loader)
         if processes > 1 and length is not None and length < processes:
             raise ValueError(
@@ -58,7 +61,9 @@ class CentralLoader:
             raise TypeError(f"{type(self._loader).__name__} has no length")
         return len(range(self._rank, length, self._processes))
 
-    def __iter__(self) -> Iterator[EvaluationBatch]:
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the batches, with the loader's number if it is the Trainer that does."""
+        named = goes_through(self._trainer, self)
         if self._seen is not None:
             self._seen.begin()
             self._seen.watch(self._loader)
@@ -66,7 +71,8 @@ class CentralLoader:
             if index % self._processes == self._rank:
                 if self._seen is not None:
                     self._seen.note(self._loader, index)
-                yield EvaluationBatch(None, batch_in(self._loader, item), self._number)
+                batch = batch_in(self._loader, item)
+                yield EvaluationBatch(None, batch, self._number) if named else batch
 
     def __getattr__(self, name: str) -> Any:
         # What a CombinedLoader says about its parts has the form of these, which Lightning does not expect of a loader.
@@ -97,7 +103,8 @@ def central_loaders(given: Any, kind: EvaluationKind, trainer: pl.Trainer | None
         _refuse_small_part(loader, kind, limit, processes.size)
     several = len(loaders) > 1
     ours = [
-        CentralLoader(it, processes.rank, processes.size, n if several else None, kind) for n, it in enumerate(loaders)
+        CentralLoader(it, processes.rank, processes.size, n if several else None, kind, trainer)
+        for n, it in enumerate(loaders)
     ]
     if isinstance(given, CombinedLoader):
         given = given.iterables if given._mode == "sequential" else None

@@ -15,7 +15,7 @@ from lightning_fed.population import (
     end_processes,
     set_epoch,
 )
-from lightning_fed.server.loaders import EvaluationBatch, what_failed
+from lightning_fed.server.loaders import EvaluationBatch, goes_through, what_failed
 from lightning_fed.server.offered import Offer
 from lightning_fed.server.seen_indices import SeenIndices
 
@@ -80,7 +80,9 @@ class WorkersLoader:
         trainer = self._pool.trainer
         return self._watch.over(name, 0 if trainer is None else trainer.global_step)
 
-    def __iter__(self) -> Iterator[EvaluationBatch]:
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the batches, with whose they are if it is the Trainer that does."""
+        named = goes_through(self._pool.trainer, self)
         seen = self.batch_sampler if self._kind == "predict" else None
         if seen is not None:
             seen.begin()
@@ -106,7 +108,8 @@ class WorkersLoader:
                         break
                     if seen is not None:
                         seen.note(loader, position)
-                    yield EvaluationBatch(name, batch_in(loader, item), number)
+                    batch = batch_in(loader, item)
+                    yield EvaluationBatch(name, batch, number) if named else batch
             except Exception as error:
                 end_pass(batches)
                 self._failed(name, what_failed(f"its {self._kind}_dataloader", error), error)

@@ -56,6 +56,21 @@ class Evaluated(Scalar):
         self.log("mean", batch[0].mean())
 
 
+@pytest.mark.parametrize("central", [False, True])
+def test_user_code_that_goes_through_a_loader_gets_its_own_batches(central: bool) -> None:
+    seen: list[float] = []
+
+    class Going(pl.Callback):
+        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.extend(float(values) for (values,) in trainer.datamodule.val_dataloader())
+
+    values = EvaluatedRows([1.0, 2.0], batch_size=1)
+    data = FederatedDataModule({"bob": Rows([1.0]) if central else values}, val=values if central else None)
+    run = trainer(callbacks=[Going()])
+    assert run.validate(FederatedModule(Evaluated()), data, verbose=False) == [{"mean": 1.5}]
+    assert seen == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("argument", ["workers", "val"])
 def test_a_loader_in_place_of_a_datamodule_is_refused_with_the_fix(argument: str) -> None:
     loader = Rows([1.0]).train_dataloader()
