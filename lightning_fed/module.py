@@ -64,7 +64,7 @@ from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.training_log import TrainingLog
-from lightning_fed.server.tuner import RateSearch, refuse_private_search
+from lightning_fed.server.tuner import RateSearch, refuse_search
 from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
@@ -344,7 +344,7 @@ class FederatedModule(Wrapper):
             )
         if stage == "fit":
             refuse_manual(self.module, self.aggregator, self.privacy)
-            refuse_private_search(self.trainer, self.privacy)
+            refuse_search(self.trainer, self.privacy, self._outbox.memory)
             self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lightning_fed._lightning import BatchSizeFinder, LearningRateFinder, _LRCallback, pl, rank_zero_info
 from lightning_fed.privacy import Privacy
 from lightning_fed.worker.local_fit import LocalFit
+from lightning_fed.worker.local_memory import LocalMemory
 
 
 @final
@@ -152,18 +153,26 @@ def refuse_batch_size_search(trainer: pl.Trainer | None) -> None:
         )
 
 
-def refuse_private_search(trainer: pl.Trainer, privacy: Privacy | None) -> None:
-    """Refuse Lightning's search for a learning rate where something is promised to the workers.
+def refuse_search(trainer: pl.Trainer, privacy: Privacy | None, memory: LocalMemory) -> None:
+    """Refuse Lightning's search for a learning rate where it would break a promise, or find another one's rate.
 
     Args:
         trainer: The Trainer.
-        privacy: What is promised.
+        privacy: What is promised to the workers.
+        memory: What is kept of the workers' schedulers.
 
     Raises:
-        ValueError: If there is a promise and such a callback.
+        ValueError: If there is such a callback, and a promise or schedulers that go on from round to round.
     """
-    if privacy is not None and any(isinstance(callback, LearningRateFinder) for callback in _callbacks(trainer)):
+    if not any(isinstance(callback, LearningRateFinder) for callback in _callbacks(trainer)):
+        return
+    if privacy is not None:
         raise ValueError(
             "Tuner.lr_find and LearningRateFinder would train on the workers' data in rounds that no account of "
             f"{type(privacy).__name__} covers; search without privacy=, on data that need no promise"
+        )
+    if memory.schedule == "continue":
+        raise ValueError(
+            "Tuner.lr_find and LearningRateFinder would try each rate at another place of the workers' schedules, "
+            "which go on from round to round with local_schedule='continue'; search without it, and then train with it"
         )

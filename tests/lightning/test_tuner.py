@@ -202,6 +202,24 @@ def test_a_search_under_a_promise_is_refused() -> None:
     assert fed.private_run is None
 
 
+def test_a_search_while_schedules_go_on_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"local_schedule='continue'; search without it, and then train with it"):
+        found(trainer(max_epochs=99), FederatedModule(Scalar(0.5), local_schedule="continue"), one())
+
+
+def test_a_search_needs_one_optimizer() -> None:
+    class Manual(Scalar):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def configure_optimizers(self) -> Any:
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+    with pytest.raises(ValueError, match=r"needs one optimizer, and Manual\.configure_optimizers\(\) gives 2"):
+        found(trainer(max_epochs=99), FederatedModule(Manual()), one())
+
+
 def test_a_module_without_a_rate_to_multiply_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the learning rate that Scalar\.configure_optimizers\(\) sets, which is 0;"):
         found(trainer(max_epochs=99), FederatedModule(Scalar(0.0)), one())
