@@ -184,7 +184,8 @@ class ModuleCopy:
         """Note torchmetrics objects that a worker has updated, and of which nothing is logged, computed, or sent."""
         for metric in self.metrics:
             is_read = metric._forward_cache is not None or metric._computed is not None
-            if metric._update_count and not is_read:
+            # One without states is computed from others (CompositionalMetric), and notes of no value that it was read.
+            if metric._defaults and metric._update_count and not is_read:
                 path = self._recorder.paths and self._recorder.paths.get(id(metric))
                 name = path or type(metric).__name__
                 if name not in self.unread and not self._sent.leaves(name):

@@ -46,6 +46,30 @@ def test_a_metric_that_lists_examples_and_is_never_read_is_named_once(engine: st
     assert sum("the metric 'mean'" in str(warning.message) for warning in said) == 1
 
 
+class Composed(Scalar):
+    """Logs a sum of metrics, as scvi-tools does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = MeanMetric(), MeanMetric()
+        self.both = self.one + 0.5 * self.two
+        self.unused = self.two + 1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.both.update(batch[0])
+        self.log("both", self.both)
+        return super().training_step(batch, batch_idx)  # type: ignore[no-any-return]
+
+
+@engines
+def test_a_metric_that_is_computed_from_others_is_not_said_to_be_unread(engine: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "`isinstance")
+        data = FederatedDataModule({name: Rows([1.0, 3.0]) for name in "abcde"})
+        assert fit(FederatedModule(Composed(), engine=engine), data, max_steps=2).callback_metrics["both"] == 3
+
+
 @engines
 @pytest.mark.parametrize("way", ["object", "value"])
 def test_one_that_is_logged_is_not(engine: str, way: str) -> None:
