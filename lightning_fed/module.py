@@ -34,6 +34,7 @@ from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
+from lightning_fed.server.callback_logs import lend_logs
 from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
     is_started_by_another,
@@ -337,6 +338,7 @@ class FederatedModule(Wrapper):
         """Refuse what cannot work, then set up the user's module."""
         leave_uncompiled(self)
         refuse_unsupported(self.module, self.trainer)
+        lend_logs(self.trainer.callbacks)
         if stage == "fit" and self.min_workers > self._datamodule.cohort_size:
             raise ValueError(
                 f"min_workers={self.min_workers} can never be met by a cohort of {self._datamodule.cohort_size}; lower "
