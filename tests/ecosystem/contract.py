@@ -100,12 +100,8 @@ def learns(
     """
     fed = FederatedModule(seeded(module), **federated)
     losses: list[float] = []
-
-    class Losses(pl.Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            losses.append(fed.last_report.loss)
-
-    run = trainer(max_epochs=rounds, callbacks=[Losses()])
+    note = pl.callbacks.LambdaCallback(on_train_batch_end=lambda *_: losses.append(fed.last_report.loss))
+    run = trainer(max_epochs=rounds, callbacks=[note])
     with caplog.at_level(logging.INFO):
         run.fit(fed, FederatedDataModule(dict(workers), cohort_size=len(workers)))
     assert len(losses) == rounds

@@ -82,11 +82,12 @@ def test_clinics_learn_together(caplog: pytest.LogCaptureFixture, tmp_path: Path
 
 def test_nodes_count_where_a_worker_has_one_graph(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     fed, run = learns(
-        "torch_geometric", RECIPE.Nodes, {f"bank {n}": network_of(n) for n in (9, 30, 60)}, caplog, rounds=8
+        "torch_geometric", RECIPE.Nodes, {f"bank {n}": network_of(n) for n in (9, 30, 45, 60)}, caplog, rounds=8
     )
     assert {name: record.examples for name, record in fed.last_report.workers.items()} == {
         "bank 9": 6,
         "bank 30": 20,
+        "bank 45": 30,
         "bank 60": 40,
     }
     opens(fed, run, tmp_path)
