@@ -423,8 +423,8 @@ class FederatedModule(Wrapper):
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
 
     def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
-        """Log as every LightningModule does; about a batch, with the size of the user's own, or of the round."""
-        options = self._log.sized(self._evaluation.sized(value, options), arguments)
+        """Log as every LightningModule does; about a round, with its number of examples as the size of the batch."""
+        options = self._log.sized(options, arguments)
         super().log(name, value, *arguments, **options)
 
     def predict_step(self, batch: Any, batch_idx: int, *rest: int) -> Any:

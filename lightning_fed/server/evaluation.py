@@ -167,20 +167,6 @@ class Evaluation:
         loaders = list(self._predicted.values())
         return loaders if len(loaders) > 1 else [worker for loader in loaders for worker in loader]
 
-    def sized(self, value: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """Return the options of a call of ``log``, with the size of the user's own batch if a mean needs it.
-
-        Lightning would look for it in all of an :class:`EvaluationBatch`, and take the worker's name for data.
-
-        Args:
-            value: What is logged.
-            options: As they were given.
-        """
-        is_mean = options.get("reduce_fx", "mean") in ("mean", "avg", torch.mean) and not isinstance(value, Metric)
-        if self._now is None or not is_mean or options.get("batch_size") is not None:
-            return options
-        return {**options, "batch_size": extract_batch_size(self._now.batch)}
-
     def is_out(self, worker: str | None) -> bool:
         """Whether no more is asked of a worker: it has failed, or another has and that ends the evaluation."""
         return worker is not None and (worker in self._failures or (self._raises and bool(self._failures)))
