@@ -511,14 +511,15 @@ class FederatedModule(Wrapper):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read a checkpoint of this run; for an evaluation, also one of the user's module alone."""
-        fitting = self.trainer.state.fn == "fit"
+        trainer = self._trainer  # None: load_from_checkpoint, of the whole FederatedModule
+        fitting = trainer is not None and trainer.state.fn == "fit"
         part = self._keeper.load(checkpoint, self._settings(), self._processes(), fitting=fitting)
         if fitting:
             self._datamodule.position.move(part["cohort"])
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
         privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None
-        self._guard.load_state_dict(privacy, fitting, self.trainer.ckpt_path)
+        self._guard.load_state_dict(privacy, fitting, None if trainer is None else trainer.ckpt_path)
         self._tell("on_load_checkpoint", checkpoint)
 
     def _settings(self) -> Settings:
@@ -578,8 +579,9 @@ class FederatedModule(Wrapper):
             return getattr(self.module, hook)(*arguments)
 
     def _state_folder(self) -> Path:
-        root = self._root or self._state_dir or Path(self.trainer.default_root_dir).absolute() / "lightning_fed_state"
-        return root / f"process-{self.trainer.global_rank}"
+        own = "" if self._trainer is None else self._trainer.default_root_dir
+        root = self._root or self._state_dir or Path(own).absolute() / "lightning_fed_state"
+        return root / f"process-{self._processes().rank}"
 
     @property
     def _facts(self) -> tuple[Position, dict[str, Any], Sequence[str]]:
@@ -589,7 +591,7 @@ class FederatedModule(Wrapper):
         return self._last_fit if federation is None else federation.facts
 
     def _processes(self) -> Processes:
-        return processes_of(self.trainer)
+        return processes_of(self._trainer)
 
     @property
     def _curves(self) -> Curves:

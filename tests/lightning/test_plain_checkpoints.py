@@ -12,7 +12,7 @@ from helpers import UNTRUSTED, EvaluatedRows, Scalar, averaging, fit, trainer
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
-from lightning_fed.algorithms import FedProx
+from lightning_fed.algorithms import FedPer, FedProx
 from lightning_fed.server.checkpoint import KEY
 
 pytestmark = [
@@ -233,3 +233,29 @@ def test_a_run_goes_on_from_the_format_before(tmp_path: Path) -> None:
     straight = run(4)
     for name in ("new", "old"):
         assert run(4, tmp_path / f"{name}.ckpt").x.item() == straight.x.item()
+
+
+class Personal(Scalar):
+    """Its x stays with the worker; y is everybody's."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.5)
+        self.y = torch.nn.Parameter(torch.tensor(0.0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) + self.y**2
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("x", self.x)
+
+
+def test_load_from_checkpoint_of_the_whole_gives_the_weights_and_what_workers_keep(tmp_path: Path) -> None:
+    data = FederatedDataModule({"ann": EvaluatedRows([8.0]), "bob": EvaluatedRows([-4.0])})
+    run = fit(FederatedModule(Personal(), algorithm=FedPer(["x"])), data)
+    run.save_checkpoint(tmp_path / "whole.ckpt")
+    loaded = FederatedModule.load_from_checkpoint(
+        tmp_path / "whole.ckpt", module=Personal(), algorithm=FedPer(["x"]), weights_only=False
+    )
+    assert loaded.own_state["personal"].keys() == {"ann", "bob"}
+    trainer().validate(loaded, data, verbose=False)
+    assert [values["x"] for values in loaded.last_evaluation.workers.values()] == [4.0, -2.0]
