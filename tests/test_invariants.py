@@ -180,7 +180,7 @@ def test_only_what_requires_grad_travels_and_changes() -> None:
     for worker, job in spy.jobs(1).items():
         assert list(decode_job(job).model.parameters) == ["net.1.weight", "net.1.bias"]
         assert tensor_bytes(job) == travels + 8  # the learning rate's factor
-        assert tensor_bytes(spy.updates(1)[worker]) == travels + 8 * 5  # four numbers, and the metric
+        assert tensor_bytes(spy.updates(1)[worker]) == travels + 8 * 6  # four numbers, the metric, the learning rate
     assert federated.last_report.bytes_down == length(spy.jobs(1))
     assert federated.last_report.bytes_up == length(spy.updates(1))
 
