@@ -355,6 +355,7 @@ def test_barebones_trains_the_same() -> None:
     assert_equal(module.x.item(), after(3))
 
 
+@pytest.mark.skipif(pl.__version__ < "2.6", reason="new in Lightning 2.6")
 def test_enable_autolog_hparams(tmp_path: Path) -> None:
     for number, value in enumerate((True, False)):
         logger = CSVLogger(tmp_path, version=number)

@@ -12,6 +12,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.overrides import TorchFunctionMode
 
 from lightning_fed.engines.errors import UnvectorizableError
@@ -44,9 +45,10 @@ class Branches(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in _READS and args and isinstance(args[0], Tensor):
-            rows = rows_of(args[0])
-            if rows is not None and (rows[0].numel() == 1 or func is Tensor.tolist):
-                return _common(func, rows)
+            with temporarily_clear_interpreter_stack():  # or torch 2.4 would give rows without values
+                rows = rows_of(args[0])
+                if rows is not None and (rows[0].numel() == 1 or func is Tensor.tolist):
+                    return _common(func, rows)
         return func(*args, **(kwargs or {}))
 
 
