@@ -147,7 +147,8 @@ def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any
     """
     inside = _inside(module) if inside is None else inside
     own = {id(part) for part in module.modules()}
-    own |= {id(t) for part in module.modules() for kept in (part._parameters, part._buffers) for t in kept.values()}
+    kept = [t for part in module.modules() for by_name in (part._parameters, part._buffers) for t in by_name.values()]
+    own |= {id(tensor) for tensor in kept if tensor is not None}  # as a layer's bias=False is
     for path, thing in inside.values():
         if not isinstance(thing, FunctionType):
             continue

@@ -123,6 +123,18 @@ def test_hooks_that_are_methods_or_functions_of_their_arguments_alone_work(engin
     assert module.x.item() == 6.0
 
 
+def of_nothing(x: Tensor, scale: Any = None) -> Tensor:
+    return x
+
+
+def test_a_default_of_none_is_no_reference_to_a_layer_without_a_bias() -> None:
+    module: Any = Scaled()
+    module.linear = nn.Linear(1, 1, bias=False)
+    module.head = of_nothing
+    copy: Any = copied(module, trainer())
+    assert copy.head is of_nothing
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_method_as_an_attribute_is_the_copys_own(engine: Any) -> None:
     class Headed(Scaled):
