@@ -19,6 +19,7 @@ from lightning_fed._lightning import (
     pl,
     rank_zero_warn,
 )
+from lightning_fed.hooks import overrides
 from lightning_fed.worker.module_copy import ModuleCopy
 
 _ELEMENTWISE = (
@@ -209,18 +210,19 @@ class LocalOptimizers:
             value_of: Returns what the worker has logged under a name, reduced at the end of an epoch; None: nothing.
 
         Raises:
-            ValueError: If it has logged nothing, and the scheduler is strict about that.
+            ValueError: If it has logged nothing, the scheduler is strict about that, and there is no validation that
+                could log it at the server.
         """
         for config in self._trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.interval == interval and count % config.frequency == 0:
                 value = value_of(str(config.monitor), interval == "epoch")
                 if value is not None:
                     self._step_scheduler(config, torch.tensor(value))
-                elif config.strict:
+                elif config.strict and not overrides(self._module, "validation_step"):
                     raise ValueError(self._not_logged(config.monitor, "set 'strict': False beside it to hold the rate"))
                 elif not self._told_of_plateau:
                     self._told_of_plateau = True
-                    rank_zero_warn(self._not_logged(config.monitor, "as strict=False asks, the rate is held there"))
+                    rank_zero_warn(self._not_logged(config.monitor, "the rate is held there: to have it fall"))
 
     def _step_scheduler(self, config: Any, metric: Tensor | None) -> None:
         if not self._has_stepped_at_another_rate:

@@ -119,14 +119,11 @@ def test_a_process_of_its_own_and_auto_do_the_same() -> None:
         fit(FederatedModule(OnItsLoss(), engine=Vectorized()), FederatedDataModule({"ann": Rows([8.0])}))
 
 
-class OnValidation(Scalar):
+class Unlogged(Scalar):
     """A scheduler with patience 0, which would divide the rate by 10 after each step without a better x."""
 
-    strict = False
+    strict = True
     interval = "step"
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", (self.x - batch[0]).abs().mean())
 
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
@@ -135,12 +132,21 @@ class OnValidation(Scalar):
         return {"optimizer": optimizer, "lr_scheduler": plateau}
 
 
+class OnValidation(Unlogged):
+    """The same, and the metric is there on the server, after a round."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", (self.x - batch[0]).abs().mean())
+
+
 @pytest.mark.parametrize("interval", ["step", "epoch"])
 @pytest.mark.parametrize("engine", ["sequential", "auto"])
-def test_without_the_metric_a_scheduler_that_is_not_strict_holds_the_rate(engine: Any, interval: str) -> None:
+@pytest.mark.parametrize(("kind", "strict"), [(OnValidation, True), (OnValidation, False), (Unlogged, False)])
+def test_without_the_metric_the_rate_is_held(engine: Any, interval: str, kind: Any, strict: bool) -> None:
     """Two rounds of two steps towards 8, each half of the way; a plain Trainer without the metric does the same."""
-    module, workers = OnValidation(lr=0.5), {name: EvaluatedRows([8.0]) for name in "abcd"}
-    module.interval = interval
+    data = EvaluatedRows if kind is OnValidation else Rows
+    module, workers = kind(lr=0.5), {name: data([8.0]) for name in "abcd"}
+    module.interval, module.strict = interval, strict
     says = r"a ReduceLROnPlateau on 'val_loss', which workers do not log in their training .* the rate is held there"
     with pytest.warns(UserWarning, match=says) as told:
         fit(FederatedModule(module, local_steps=2, engine=engine), FederatedDataModule(workers), max_epochs=2)
@@ -148,16 +154,15 @@ def test_without_the_metric_a_scheduler_that_is_not_strict_holds_the_rate(engine
     assert len([warning for warning in told if "ReduceLROnPlateau" in str(warning.message)]) == 1
 
 
-def test_without_the_metric_a_strict_one_is_refused_with_the_ways_out() -> None:
-    module = OnValidation()
-    module.strict = True
+def test_a_strict_one_on_what_nobody_logs_is_refused_with_the_ways_out() -> None:
+    module = Unlogged()
     says = (
-        r"worker 'bob' failed in round 0: .*OnValidation.configure_optimizers\(\) returned a ReduceLROnPlateau on "
+        r"worker 'bob' failed in round 0: .*Unlogged.configure_optimizers\(\) returned a ReduceLROnPlateau on "
         r"'val_loss', .* set 'strict': False beside it to hold the rate, monitor what training_step logs, or use it as "
         "server_lr_scheduler"
     )
     with pytest.raises(RuntimeError, match=says):
-        fit(FederatedModule(module), FederatedDataModule({"bob": EvaluatedRows([8.0])}))
+        fit(FederatedModule(module), FederatedDataModule({"bob": Rows([8.0])}))
     assert module.x.item() == 0.0
 
 
