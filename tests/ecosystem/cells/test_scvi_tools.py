@@ -13,8 +13,10 @@ from page import recipe
 
 RECIPE = recipe("scvi-tools")
 
-from contract import is_a_plain_epoch, learns, opens
+from contract import is_a_plain_epoch, learns, opens, trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
+
+from lightning_fed import FederatedDataModule, FederatedModule
 
 
 def cells(which: int = 0, n: int = 80) -> anndata.AnnData:
@@ -61,7 +63,7 @@ def test_the_rate_that_follows_the_validation_is_the_servers(caplog: pytest.LogC
     workers = {f"laboratory {n}": RECIPE.laboratory(cells(n)) for n in range(4)}
     plateau = {"reduce_lr_on_plateau": True}
     with pytest.warns(UserWarning, match="a ReduceLROnPlateau on 'elbo_validation', .* the rate is held there"):
-        learns("scvi-tools", lambda: RECIPE.module(cells(), **plateau), workers, caplog)
+        trainer(max_epochs=2).fit(FederatedModule(RECIPE.module(cells(), **plateau)), FederatedDataModule(workers))
     _, run = learns(
         "scvi-tools",
         lambda: RECIPE.module(cells()),
