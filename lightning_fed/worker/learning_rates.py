@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 
 def learning_rates(optimizers: Sequence[Optimizer], factor: float) -> dict[str, float]:
-    """Return the learning rates by the names that Lightning's LearningRateMonitor would give them.
+    """Return the learning rates by the names that Lightning's LearningRateMonitor would give them, if there are some.
 
     Args:
         optimizers: The worker's optimizers.
@@ -27,6 +27,6 @@ def learning_rates(optimizers: Sequence[Optimizer], factor: float) -> dict[str, 
         name = f"lr-{kind}-{number}" if number else f"lr-{kind}"
         groups = optimizer.param_groups
         for place, group in enumerate(groups, start=1):
-            if "lr" in group:
+            if group.get("lr") is not None:  # an optimizer such as Adafactor may find its rate by itself
                 rates[f"{name}/pg{place}" if len(groups) > 1 else name] = float(group["lr"]) * factor
     return rates

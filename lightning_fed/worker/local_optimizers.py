@@ -319,8 +319,17 @@ def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
 
 
 def _scale_lr(optimizer: Optimizer, factor: float) -> None:
-    """Multiply the learning rate while a step is taken; schedulers see and set the one without the factor."""
+    """Multiply the learning rate while a step is taken; schedulers see and set the one without the factor.
+
+    Raises:
+        ValueError: If there is none.
+    """
     own: list[Any] = []
+    if any(group.get("lr") is None for group in optimizer.param_groups):
+        raise ValueError(
+            f"the learning rate of {type(optimizer).__name__} is None, which cannot be multiplied in a round: give it "
+            "one in configure_optimizers(), or leave out local_lr_schedule"
+        )
 
     def before(*_: Any) -> None:
         own[:] = [group["lr"] for group in optimizer.param_groups]

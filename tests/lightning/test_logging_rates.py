@@ -15,6 +15,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.engines import Isolated
 from lightning_fed.optim import ExponentialDecay
 from lightning_fed.privacy import CentralDP
+from lightning_fed.wire import WorkerError
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,26 @@ def drawn(module: Any, **options: Any) -> dict[str, list[float]]:
     return rates.drawn
 
 
+class Relative(torch.optim.Optimizer):
+    """As transformers' Adafactor: by default it has no learning rate, and finds one by itself."""
+
+    def __init__(self, parameters: Any, lr: float | None = None) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter -= 0.5 * parameter.grad
+        return loss
+
+
+class WithoutRate(Scalar):
+    def configure_optimizers(self) -> Any:
+        return Relative(self.parameters())
+
+
 def test_beside_the_servers(engine: Any) -> None:
     rates = drawn(Scalar(lr=0.5), engine=engine, local_lr_schedule=ExponentialDecay(0.5))
     assert rates == {"lr-SGD": [1.0, 1.0, 1.0], "local/lr-SGD": [0.5, 0.25, 0.125]}
@@ -84,3 +105,12 @@ def test_each_parameter_group(engine: Any) -> None:
 def test_under_a_promise_they_stay_with_the_workers(release: bool) -> None:
     promise = CentralDP(clip=1.0, noise_multiplier=1.0, delta=0.1, release_metrics=release)
     assert ("local/lr-SGD" in drawn(Scalar(), privacy=promise)) is release
+
+
+def test_of_an_optimizer_without_a_rate_nothing_is_drawn() -> None:
+    assert drawn(WithoutRate(), engine="sequential") == {"lr-SGD": [1.0] * 3}
+
+
+def test_a_schedule_of_the_rate_needs_one() -> None:
+    with pytest.raises(WorkerError, match="the learning rate of Relative is None.*leave out local_lr_schedule"):
+        drawn(WithoutRate(), engine="sequential", local_lr_schedule=ExponentialDecay(0.5))
