@@ -16,10 +16,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from lightning_fed._lightning import (
-    extract_batch_size,
-    pl,
-)
+from lightning_fed._lightning import pl
 from lightning_fed.core.means import weighted_mean
 from lightning_fed.core.process_settings import with_settings_kept
 from lightning_fed.core.rng import derive, seed_generators
@@ -215,8 +212,7 @@ class LocalFit:
                 drawn = with_settings_kept(drawn, partial(self.watch.note, worker.name))
             for index, (batch, size) in enumerate(() if state["should_stop"] else drawn):
                 state["is_last_batch"] = is_last = index + 1 == state["num_training_batches"]
-                self.recorder.batch_size = lambda b=batch, n=size: extract_batch_size(b) if n is None else n  # type: ignore[misc]
-                self.recorder.said.clear()
+                self.recorder.begin_batch(batch, size)
                 if call("on_train_batch_start", batch, index) == -1:
                     self._refuse_to_stop_in_private(job)
                     break

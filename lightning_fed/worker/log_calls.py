@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_fed._lightning import _FxValidator
@@ -68,7 +69,7 @@ class LogCalls(ABC):
             ValueError: If the reduction is unknown, or a torchmetrics object is no part of the module.
             MisconfigurationException: Where Lightning refuses the hook or the arguments.
         """
-        if isinstance(value, Mapping):
+        if not isinstance(value, Tensor) and isinstance(value, Mapping):  # an abstract class takes its time to ask
             for key, item in value.items():
                 self.log(
                     f"{name}.{key}",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast, final
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_fed._lightning import MisconfigurationException
+from lightning_fed._lightning import MisconfigurationException, extract_batch_size
 from lightning_fed.wire.logged import Part, Shown
 from lightning_fed.worker.log_calls import EPOCH_HOOKS, Key, LogCalls
 
@@ -29,9 +30,11 @@ class Recorder(LogCalls):
         self._values: dict[Key, list[tuple[float | Tensor, int]]] = {}
         self._metrics: dict[Key, Metric] = {}
         self._shown: dict[Key, Shown] = {}
+        self._names: dict[Key, str] = {}  # the user's own; of what another hook logs under it, one more
         self._lengths: dict[Key, int] = {}  # of the values, at the beginning of the pass
         self.batch_size: Callable[[], int] = _one
-        """Returns the number of examples in the batch at hand."""
+        """Returns the number of examples in the batch at hand, where it has to be inferred."""
+        self._known_size: int | None = None  # of the batch at hand
         self.said: set[int] = set()
         """The sizes that the user's code has given since this was cleared."""
 
@@ -40,8 +43,21 @@ class Recorder(LogCalls):
         self._values.clear()
         self._metrics.clear()
         self._shown.clear()
+        self._names.clear()
         self._lengths.clear()
-        self.batch_size = _one
+        self.batch_size, self._known_size = _one, None
+
+    def begin_batch(self, batch: Any, size: int | None) -> None:
+        """Take what is logged from now on as about a batch.
+
+        Args:
+            batch: The batch.
+            size: Its number of examples; None: it is inferred as Lightning does, if a value needs it.
+        """
+        self._known_size = size
+        if size is None:
+            self.batch_size = partial(extract_batch_size, batch)
+        self.said.clear()
 
     def begin_pass(self) -> None:
         """Begin a pass over the worker's data, of which :meth:`value_of` returns values."""
@@ -60,7 +76,7 @@ class Recorder(LogCalls):
     def _take(self, key: Key, shown: Shown, value: Any, batch_size: int | None) -> None:
         if batch_size is not None:
             self.said.add(batch_size)
-        if isinstance(value, Metric):
+        if not isinstance(value, Tensor) and isinstance(value, Metric):  # an abstract class takes its time to ask
             self._metrics[key] = value
         else:
             number = _number(shown.name, value)
@@ -68,6 +84,8 @@ class Recorder(LogCalls):
                 batch_size = self._size(shown) if shown.reduction == "mean" else 1
             self._values.setdefault(key, []).append((number, batch_size))
         self._shown[key] = shown
+        if key not in self._names:
+            self._names[key] = ".".join(key) if key[1] in self._names.values() else key[1]
 
     def _has_taken(self, key: Key) -> bool:
         return key in self._shown
@@ -76,6 +94,8 @@ class Recorder(LogCalls):
         """The weight of a value: the number of examples of its batch, if Lightning would ask for it, else if it can."""
         if self.hook in EPOCH_HOOKS:
             return 1
+        if self._known_size is not None:
+            return self._known_size
         if shown.on_epoch:
             return self.batch_size()
         with warnings.catch_warnings():
@@ -117,29 +137,22 @@ class Recorder(LogCalls):
 
     def results(self) -> dict[str, float]:
         """Reduce everything that was logged to one number per name."""
-        names = self._names()
-        metrics = {names[key]: float(metric.compute()) for key, metric in self._metrics.items()}
+        metrics = {self._names[key]: float(metric.compute()) for key, metric in self._metrics.items()}
         return {name: part.value for name, part in self.parts().items()} | metrics
 
     def shown(self) -> dict[str, Shown]:
         """Return how it is to be shown, by the same names, where that is not ``Shown(name)``."""
-        names = self._names()
-        return {names[key]: shown for key, shown in self._shown.items() if shown != (names[key], *_AS_BY_DEFAULT)}
+        named = ((self._names[key], shown) for key, shown in self._shown.items())
+        return {name: shown for name, shown in named if shown != (name, *_AS_BY_DEFAULT)}
 
     def parts(self) -> dict[str, Part]:
         """Reduce every value that was logged, and keep what it takes to reduce it with others of its name."""
-        names = self._names()
         return {
-            names[key]: Part.of(self._shown[key].reduction, floats([v for v, _ in pairs]), [size for _, size in pairs])
+            self._names[key]: Part.of(
+                self._shown[key].reduction, floats([v for v, _ in pairs]), [size for _, size in pairs]
+            )
             for key, pairs in self._values.items()
         }
-
-    def _names(self) -> dict[Key, str]:
-        """A name for everything that was logged: the user's own, and for what another hook logs under it one more."""
-        taken: dict[str, Key] = {}
-        for key in self._shown:
-            taken.setdefault(key[1], key)
-        return {key: key[1] if taken[key[1]] == key else ".".join(key) for key in self._shown}
 
 
 _AS_BY_DEFAULT = Shown("")[1:]

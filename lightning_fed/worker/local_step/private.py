@@ -67,7 +67,7 @@ class PrivateStep(LocalStep):
             yield (sample if transfer is None else [transfer(example) for example in sample]), len(sample)
 
     def __call__(self, batch: list[Any], index: int) -> dict[str, Any]:
-        self._recorder.batch_size = lambda: 1
+        self._recorder.begin_batch(batch, 1)  # of the values of each example
         self._is_called = False
         released = self._gradients.releases
         losses: list[Tensor] = []
