@@ -178,8 +178,8 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
     count = 4 + len(metrics) + len(rates)
     if numbers.dtype != torch.float64 or numbers.shape != (count, n):
         raise WireError(
-            f"there are numbers of shape {list(numbers.shape)} in {numbers.dtype} for {n} workers and {len(metrics)} "
-            f"metrics: they must be of shape {[4 + len(metrics), n]} in float64"
+            f"there are numbers of shape {list(numbers.shape)} in {numbers.dtype} for {n} workers, {len(metrics)} "
+            f"metrics and {len(rates)} learning rates: they must be of shape {[count, n]} in float64"
         )
     buffers = {}
     for name in fields.names("buffers"):

@@ -773,7 +773,7 @@ def test_a_bool_is_0_or_1() -> None:
         (lambda h: h.update(buffers=["count", "mean"]), "'buffers/new'"),
         (lambda h: h["buffers"].append("old"), "'buffers/old' is missing"),
         (lambda h: h.update(metrics=["z"]), "1 metrics"),
-        (lambda h: h.update(rates=[]), "numbers of shape"),
+        (lambda h: h.update(rates=[]), r"numbers of shape \[7, 2\].* they must be of shape \[6, 2\]"),
         (lambda h: h.pop("shown"), "'shown' is missing"),
         (lambda h: h["shown"].update(z="y"), "'shown' holds a str, not a list"),
         (lambda h: h["shown"].update(z=[]), "'shown' holds 0 values, not 7"),
