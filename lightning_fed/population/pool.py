@@ -64,12 +64,7 @@ class WorkerPool:
             worker = self._build(name, self._looked_up(name))
         else:
             self._built.move_to_end(name)
-        if worker._batches is None:
-            worker.is_unheeded = True
-            try:
-                worker.batches  # noqa: B018
-            finally:
-                worker.is_unheeded = False
+        worker.make_ready()
         return worker
 
     def at_hand(self, name: str) -> Worker | None:

@@ -67,7 +67,7 @@ class Worker:
         self._batches: Batches | None = None
         self._loaders: dict[str, Sequence[Iterable[Any]]] = {}
         self._edition = 0
-        self.is_unheeded = False
+        self._is_unheeded = False
         """Whether nobody heeds what its datamodule does to the global generators: they are about to be seeded."""
 
     def setup(self, stage: Stage) -> None:
@@ -76,7 +76,7 @@ class Worker:
             self._set_up(stage)
 
     def _restored(self) -> AbstractContextManager[None]:
-        return AS_THEY_ARE if self._seed is None or self.is_unheeded else restored()
+        return AS_THEY_ARE if self._seed is None or self._is_unheeded else restored()
 
     def _set_up(self, stage: Stage) -> None:
         is_first = not self._stages
@@ -134,6 +134,15 @@ class Worker:
         elif not self._batches.is_current():
             self._batches = _checked(batches_of(self._batches.loader))
         return self._batches
+
+    def make_ready(self) -> None:
+        """Set it up for training if it is not, and leave the global generators as that leaves them."""
+        if self._batches is None:
+            self._is_unheeded = True
+            try:
+                self.batches  # noqa: B018
+            finally:
+                self._is_unheeded = False
 
     @property
     def draws_plainly(self) -> bool:
