@@ -79,7 +79,15 @@ def changes_of(fresh: Any, now: Any) -> dict[str, Any]:
 
 
 def changed(fresh: Any, changes: dict[str, Any]) -> Any:
-    """The inverse of :func:`_changes`."""
+    """Return a tree with what has changed in it: the inverse of :func:`changes_of`.
+
+    Args:
+        fresh: The tree as it was.
+        changes: The result of :func:`changes_of`.
+
+    Raises:
+        ValueError: If something has changed that is not in the tree.
+    """
     if "=" in changes:
         value = changes["="]
         if isinstance(fresh, Tensor):

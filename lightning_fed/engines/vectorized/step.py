@@ -58,9 +58,7 @@ class StackedStep:
         self._compiled = CompiledStep(self._traced) if compile else None
         self._is_watched = False  # whether the first step is over
         self._draws = False  # whether a step has been seen to draw random numbers
-        self._reads = (
-            False  # whether a step has been seen to need what torch.vmap does not give, such as a tensor's value
-        )
+        self._reads = False  # whether a step has been seen to need what vmap does not give, such as a tensor's value
         self._drawn_alone: dict[object, list[Draw]] = {}
         self._attention: list[SDPBackend] = []
         self._hidden: list[Tensor] = []
