@@ -91,8 +91,8 @@ UNUSED_HOOKS = {
     "test_dataloader": "evaluation data comes from FederatedDataModule(val=...) or from the workers",
     "predict_dataloader": "prediction data comes from FederatedDataModule(val=...) or from the workers",
 }
-"""Never called in a fit, and why: a user's module that defines one is told so. An evaluation that is given no data goes
-through those of the module, as a Trainer does."""
+"""Never called in a fit, and why, as a warning says if a user's module defines one. An evaluation without
+data goes through those of the module, as a Trainer does."""
 
 
 def overrides(module: pl.LightningModule, hook: str) -> bool:

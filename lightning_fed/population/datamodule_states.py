@@ -1,4 +1,4 @@
-"""What workers' datamodules want to have kept in checkpoints: their ``state_dict()``, as with a Trainer."""
+"""What checkpoints keep of the workers' datamodules: their ``state_dict()``, as with a Trainer."""
 
 from __future__ import annotations
 

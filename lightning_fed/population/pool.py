@@ -36,7 +36,7 @@ class WorkerPool:
         self.prepared: Prepared | None = None
         """The workers that other processes have prepared; None: there are no others."""
         self.states = DatamoduleStates()
-        """What the datamodules want to have kept, as far as it is not in them."""
+        """The states of datamodules that are not there now."""
         self._draws_nothing = isinstance(population, Population) and population.draws_nothing
         self._looks_up_plainly = self._draws_nothing or isinstance(population, dict)
 
@@ -128,7 +128,7 @@ class WorkerPool:
         return (batches.num_rows if batches.num_examples is None else batches.num_examples) or 0
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """Return what the workers' datamodules want to have kept in a checkpoint, by worker.
+        """Return the states of the workers' datamodules for a checkpoint, by worker.
 
         Raises:
             WorkerError: If one of them fails at it.
@@ -138,7 +138,11 @@ class WorkerPool:
         return {name: state for name, state in {**states, **self.states.state_dict()}.items() if state}
 
     def load_state_dict(self, states: Mapping[str, dict[str, Any]]) -> None:
-        """Let the workers' datamodules have back what a checkpoint holds, at once or when they are set up."""
+        """Give the workers' datamodules their states in a checkpoint, at once or when they are set up.
+
+        Args:
+            states: The result of :meth:`state_dict`.
+        """
         self.states.load_state_dict(states)
         for name, worker in self._built.items():
             if worker.is_set_up:

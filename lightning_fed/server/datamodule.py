@@ -44,7 +44,7 @@ _STEP_OF = {"val": "validation_step", "test": "test_step"}
 
 
 class Failures(Protocol):
-    """Who is told of batches and of workers whose evaluation data raises, and says who is left out for it."""
+    """Notes batches of an evaluation, and workers whose data raises, and says who is left out for it."""
 
     def begin_batch(self, batch: EvaluationBatch) -> None:
         """Note whose batch is the next one."""
@@ -318,12 +318,12 @@ class FederatedDataModule(pl.LightningDataModule):
             self.val.teardown(stage)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the datamodules want to have kept in checkpoints: the workers', and the central one."""
+        """Return the states of the datamodules for checkpoints: the workers', and the central one's."""
         central = {} if self.val is None else self.val.state_dict()
         return {part: state for part, state in (("workers", self.pool.state_dict()), ("val", central)) if state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the datamodules have back what :meth:`state_dict` returned."""
+        """Give the datamodules what :meth:`state_dict` returned."""
         self.pool.load_state_dict(state_dict.get("workers", {}))
         if self.val is not None and "val" in state_dict:
             self.val.load_state_dict(state_dict["val"])

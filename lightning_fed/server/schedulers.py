@@ -1,4 +1,4 @@
-"""Learning rates over rounds: the server optimizer's, in the form that Lightning wants, and how long workers' go on."""
+"""Learning rates over rounds: the server optimizer's, in the form that Lightning takes, and how long workers' go on."""
 
 from __future__ import annotations
 

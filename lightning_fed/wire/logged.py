@@ -1,4 +1,4 @@
-"""What a worker logs: how ``self.log`` was told to show it, and numbers that reduce with others of their name."""
+"""What a worker logs: how it is shown, and numbers that reduce with others of their name."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class LocalMemory:
         optimizer_state: ``"fresh"``: a round begins without momenta; ``"kept"``: with those of the worker's last round.
         schedule: ``"restart"``: schedulers, and settings such as learning rates that user code changes, begin anew in
             each round; ``"continue"``: they go on by the worker's own total of steps and epochs.
-        rounds: In how many rounds a worker is expected to take part; for what ``"continue"`` tells user code of the
-            length of its training.
+        rounds: In how many rounds a worker is expected to take part; for the length of its training that
+            user code finds on ``self.trainer`` with ``"continue"``.
 
     Raises:
         TypeError: If one of the two is no string.

@@ -23,7 +23,7 @@ Key: TypeAlias = "tuple[str, str]"
 
 
 class _Call(NamedTuple):
-    """What a call of ``log`` was told about showing, and how its value is shown therefore."""
+    """The arguments of a call of ``log`` that are about showing, and how its value is shown therefore."""
 
     arguments: tuple[Any, ...]
     shown: Shown

@@ -112,5 +112,5 @@ def test_of_an_optimizer_without_a_rate_nothing_is_drawn() -> None:
 
 
 def test_a_schedule_of_the_rate_needs_one() -> None:
-    with pytest.raises(WorkerError, match="the learning rate of Relative is None.*leave out local_lr_schedule"):
+    with pytest.raises(WorkerError, match=r"the learning rate of Relative is None.*leave out local_lr_schedule"):
         drawn(WithoutRate(), engine="sequential", local_lr_schedule=ExponentialDecay(0.5))
