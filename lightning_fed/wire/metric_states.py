@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
@@ -19,6 +20,26 @@ MERGE: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "max": torch.maximum,
 }
 """How two states become one."""
+
+
+def neutral(kind: str, like: Tensor) -> Tensor:
+    """Return the state that changes none when it is merged with another.
+
+    Args:
+        kind: The operation by which it merges.
+        like: A state of its shape and dtype.
+
+    >>> neutral("sum", torch.ones(1)), neutral("max", torch.ones(1)), neutral("min", torch.ones(1, dtype=torch.uint8))
+    (tensor([0.]), tensor([-inf]), tensor([255], dtype=torch.uint8))
+    """
+    if kind == "sum":
+        return torch.zeros_like(like)
+    if like.dtype == torch.bool:
+        return torch.full_like(like, kind == "min")
+    if like.is_floating_point():
+        return torch.full_like(like, math.inf if kind == "min" else -math.inf)
+    limits = torch.iinfo(like.dtype)
+    return torch.full_like(like, limits.max if kind == "min" else limits.min)
 
 
 def merged_rows(states: States) -> States:

@@ -189,3 +189,23 @@ class Foreign(Scalar):
 def test_an_object_that_is_no_part_of_the_module_is_refused_as_in_lightning() -> None:
     with pytest.raises(Exception, match=r"worker 'a' failed in round 0: .*'it' is no part of the module"):
         fit(FederatedModule(Foreign(), engine="sequential"), FederatedDataModule({"a": Rows([1.0])}))
+
+
+class OfSome(Scalar):
+    """Fills its object for some workers only, with numbers of which none is 0 or more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = MaxMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch[0].mean() < 3.0:
+            self.most.update(-batch[0])
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_extreme_is_that_of_the_workers_that_have_one(engine: Any) -> None:
+    module = OfSome()
+    fit(FederatedModule(module, engine=engine), FederatedDataModule({n: Rows(v) for n, v in WORKERS.items()}))
+    assert module.most.compute() == -1.0
+    assert module.most._update_count == 1

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from torchmetrics import Metric, MetricCollection
 
 from lightning_fed.wire.logged import Shown
-from lightning_fed.wire.metric_states import States
+from lightning_fed.wire.metric_states import States, neutral
 from lightning_fed.worker.log_calls import Key, LogCalls
 from lightning_fed.worker.recorder import Recorder
 
@@ -266,11 +266,11 @@ class StackedRecorder(LogCalls):
 
 
 def _stacked(states: Mapping[int, States]) -> States:
-    """Stack the states of n workers; those that have taken no step, and therefore have none, get zeros."""
+    """Stack the states of n workers; those that have updated nothing get states that change none of the others'."""
     kinds = {kind: tensors for own in states.values() for kind, tensors in own.items()}
     return {
         kind: {
-            name: torch.stack([own.get(kind, {}).get(name, torch.zeros_like(like)) for own in states.values()])
+            name: torch.stack([own.get(kind, {}).get(name, neutral(kind, like)) for own in states.values()])
             for name, like in tensors.items()
         }
         for kind, tensors in kinds.items()
