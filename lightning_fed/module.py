@@ -293,7 +293,7 @@ class FederatedModule(Wrapper):
     def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
         """Return the job of a cohort."""
         self._global.refuse_new(parameters)
-        self._keeper.refuse_other_layers(self.algorithm, list(parameters))
+        self._keeper.refuse_other_layers(self.algorithm, self._outbox.memory, list(parameters))
         round = self.trainer.global_step
         scheduled = 1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round)
         # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.

@@ -50,16 +50,21 @@ class LocalMemory:
         one_of("local_schedule", self.schedule, ("restart", "continue"))
 
     @property
+    def keeps_optimizers(self) -> bool:
+        """Whether what optimizers remember about each parameter is kept."""
+        return self.optimizer_state == "kept"
+
+    @property
     def keeps(self) -> str | None:
         """The argument that has something kept; None if nothing is."""
-        if self.optimizer_state == "kept":
+        if self.keeps_optimizers:
             return "local_optimizer_state='kept'"
         return "local_schedule='continue'" if self.schedule == "continue" else None
 
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of the tables of own state."""
-        kept = (OPTIMIZER,) if self.optimizer_state == "kept" else ()
+        kept = (OPTIMIZER,) if self.keeps_optimizers else ()
         return (*kept, SCHEDULE) if self.schedule == "continue" else kept
 
 
@@ -82,7 +87,7 @@ class Recollection:
     @property
     def is_prepared(self) -> bool:
         """Whether :meth:`prepare` has been called, or need not be."""
-        return self._slots is not None or self._memory.optimizer_state == "fresh"
+        return self._slots is not None or not self._memory.keeps_optimizers
 
     def prepare(self, optimizers: Sequence[Optimizer]) -> None:
         """Find out what state optimizers have, by a step of optimizers that are used for nothing else.

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import Rows, Scalar, assert_equal, fit, trainer
 from manual_modules import Manual, Pairs, Scheduled
 from torch import optim
+from torch.nn import Parameter
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -333,3 +335,34 @@ def test_workers_that_remember_go_one_by_one_and_auto_says_why() -> None:
     engine = Auto()
     fit(FederatedModule(Momentum(), engine=engine, local_schedule="continue"), data)
     assert engine.choice == "sequential"
+
+
+class Halves(Scalar):
+    """Trains what requires gradients, as BackboneFinetuning asks for: first x alone."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.1)
+        self.first = Parameter(torch.tensor(0.0), requires_grad=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) + self.first
+
+    def configure_optimizers(self) -> Any:
+        return optim.SGD([p for p in self.parameters() if p.requires_grad], lr=self.lr, momentum=0.5)
+
+
+class Unfreeze(pl.Callback):
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.first.requires_grad_(trainer.current_epoch > 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"local_schedule": "continue"}, {"local_optimizer_state": "kept"}])
+def test_a_layer_that_is_unfrozen_takes_no_momentum_of_another(options: dict[str, Any]) -> None:
+    data = FederatedDataModule({"a": Rows([1.0])})
+    fed = FederatedModule(Halves(), **options)
+    if "local_optimizer_state" not in options:
+        fit(fed, data, max_epochs=2, callbacks=[Unfreeze()])
+        assert fed.module.first.item() == pytest.approx(-0.1)
+        return
+    with pytest.raises(ValueError, match=r"local_optimizer_state='kept' remembers .*'first' was frozen or unfrozen"):
+        fit(fed, data, max_epochs=2, callbacks=[Unfreeze()])
