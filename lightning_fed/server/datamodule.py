@@ -6,15 +6,13 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Protocol, cast, final, get_args
+from typing import Any, cast, final, get_args
 
 import torch
 
 from lightning_fed._lightning import is_overridden, pl, rank_zero_warn
 from lightning_fed.core.arguments import instance, whole
 from lightning_fed.core.rng import derive
-from lightning_fed.core.watch import Watch
-from lightning_fed.hooks import place_batch
 from lightning_fed.population import (
     EvaluationKind,
     Population,
@@ -28,32 +26,18 @@ from lightning_fed.population import (
     starts_afresh,
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
-from lightning_fed.server.batch_trainer import about_data
 from lightning_fed.server.central_loader import central_loaders
+from lightning_fed.server.evaluation_batches import EvaluationBatches, Failures
 from lightning_fed.server.hyperparameters import agreeing
-from lightning_fed.server.loaders import Cohort, CohortLoader, EvaluationBatch, Position, what_failed
+from lightning_fed.server.loaders import Cohort, CohortLoader, Position
 from lightning_fed.server.offered import Offer, agreed, offer_of
 from lightning_fed.server.population_arguments import names_of, refuse_other, within
 from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
 from lightning_fed.server.tuner import refuse_batch_size_search
 from lightning_fed.server.workers_loader import WorkersLoader
-from lightning_fed.wire import WorkerError
 
 _KINDS: dict[str, EvaluationKind] = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
 _STEP_OF = {"val": "validation_step", "test": "test_step"}
-
-
-class Failures(Protocol):
-    """Notes batches of an evaluation, and workers whose data raises, and says who is left out for it."""
-
-    def begin_batch(self, batch: EvaluationBatch) -> None:
-        """Note whose batch is the next one."""
-
-    def fail(self, worker: str, reason: str, error: Exception) -> None:
-        """Note a worker, or raise."""
-
-    def is_out(self, worker: str | None) -> bool:
-        """Whether no more is asked of a worker."""
 
 
 @final
@@ -123,8 +107,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self._sampling_seed: int | None = None
         self.pool = WorkerPool(workers, cached_workers, seed)
         self.position = Position()
-        self._module: pl.LightningModule | None = None
-        self._failures: Failures | None = None
+        self._batches = EvaluationBatches(self.pool)
         self._drops = False
         self._unprepared: dict[str, str] = {}
         self._central_error: Exception | None = None
@@ -237,9 +220,8 @@ class FederatedDataModule(pl.LightningDataModule):
         Raises:
             ValueError: If the evaluation cannot take the part of the workers' batches that it is to take.
         """
-        self._module = module
         self._on_exception = on_exception
-        self._failures = failures
+        self._batches.attach(module, failures)
         self._drops = drops
         self.pool.trainer = trainer or self.trainer
         self.pool.states.lose(self._why_states_are_lost())
@@ -414,9 +396,9 @@ class FederatedDataModule(pl.LightningDataModule):
                 self.val.trainer = cast(pl.Trainer, TrainerOfData(self.trainer))
             return central_loaders(given, kind, self.trainer, shared)
         names = self._evaluated()
-        offer = self._offers.get(kind) or self._ask(kind, names)[0]
+        offer, own = self._offers.get(kind) or self._ask(kind, names)[0], self._batches
         loaders = [
-            WorkersLoader(self.pool, names, kind, shared.rank, shared.size, self._failed, self._is_out, offer, number)
+            WorkersLoader(self.pool, names, kind, shared.rank, shared.size, own.fail, own.is_out, offer, number)
             for number in range(offer.loaders)
         ]
         return loaders[0] if len(loaders) == 1 else loaders
@@ -441,14 +423,6 @@ class FederatedDataModule(pl.LightningDataModule):
         """How many workers an evaluation of their own data is about."""
         return len(self.names) if self.eval_cohort_size is None else self.eval_cohort_size
 
-    def _failed(self, worker: str, reason: str, error: Exception) -> None:
-        if self._failures is None:  # no run: user code goes through a loader
-            raise WorkerError(worker, 0, reason) from error
-        self._failures.fail(worker, reason, error)
-
-    def _is_out(self, worker: str) -> bool:
-        return self._failures is not None and self._failures.is_out(worker)
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move.
 
@@ -458,28 +432,6 @@ class FederatedDataModule(pl.LightningDataModule):
         if isinstance(batch, Cohort):
             self.position.taken = batch.number + 1  # here and not in the loader, which user code may go through as well
             return batch
-        if self._module is None:
+        if self._batches.module is None:  # no run: user code moves a batch
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        if not isinstance(batch, EvaluationBatch):  # such as the module's example_input_array
-            return place_batch(batch, device, None, self._module, dataloader_idx)
-        placed = self._placed(batch, device, self._module, dataloader_idx)
-        if self._failures is not None:
-            self._failures.begin_batch(placed)
-        return placed.batch
-
-    def _placed(
-        self, batch: EvaluationBatch, device: torch.device, module: pl.LightningModule, dataloader_idx: int
-    ) -> EvaluationBatch:
-        assert self.trainer is not None
-        if batch.worker is None:
-            with about_data(self.trainer, module, None):
-                return batch._replace(batch=place_batch(batch.batch, device, self.val, module, dataloader_idx))
-        try:
-            if self._is_out(batch.worker):
-                return batch
-            datamodule = self.pool[batch.worker].datamodule
-            with Watch().over(batch.worker, self.trainer.global_step), about_data(self.trainer, module, batch.worker):
-                return batch._replace(batch=place_batch(batch.batch, device, datamodule, module, dataloader_idx))
-        except Exception as error:
-            self._failed(batch.worker, what_failed("to transfer its batch", error), error)
-            return batch
+        return self._batches.placed(batch, device, self.val, self.trainer, dataloader_idx)

@@ -1,0 +1,122 @@
+"""The batches of an evaluation on their way to the Trainer: to the device, and whose they are noted."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, final
+
+import torch
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.watch import Watch
+from lightning_fed.hooks import place_batch
+from lightning_fed.population import WorkerPool
+from lightning_fed.server.batch_trainer import about_data
+from lightning_fed.server.loaders import EvaluationBatch, what_failed
+from lightning_fed.wire import WorkerError
+
+
+class Failures(Protocol):
+    """Notes batches of an evaluation, and workers whose data raises, and says who is left out for it."""
+
+    def begin_batch(self, batch: EvaluationBatch) -> None:
+        """Note whose batch is the next one."""
+
+    def fail(self, worker: str, reason: str, error: Exception) -> None:
+        """Note a worker, or raise."""
+
+    def is_out(self, worker: str | None) -> bool:
+        """Whether no more is asked of a worker."""
+
+
+@final
+class EvaluationBatches:
+    """Brings batches to the device through the hooks of their datamodule or of the user's module.
+
+    Args:
+        pool: The workers.
+    """
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
+        self.module: pl.LightningModule | None = None
+        """The user's module; None before the first run."""
+        self._failures: Failures | None = None
+
+    def attach(self, module: pl.LightningModule, failures: Failures) -> None:
+        """Serve a run.
+
+        Args:
+            module: The user's module, whose transfer hooks the batches pass.
+            failures: Notes the workers whose evaluation data raises.
+        """
+        self.module, self._failures = module, failures
+
+    def fail(self, worker: str, reason: str, error: Exception) -> None:
+        """Note that a worker's data has raised.
+
+        Args:
+            worker: Its name.
+            reason: What happened, in words.
+            error: The cause.
+
+        Raises:
+            WorkerError: If that ends the run, or there is none.
+        """
+        if self._failures is None:  # no run: user code goes through a loader
+            raise WorkerError(worker, 0, reason) from error
+        self._failures.fail(worker, reason, error)
+
+    def is_out(self, worker: str) -> bool:
+        """Whether no more batches of a worker are wanted."""
+        return self._failures is not None and self._failures.is_out(worker)
+
+    def placed(
+        self,
+        batch: Any,
+        device: torch.device,
+        central: pl.LightningDataModule | None,
+        trainer: pl.Trainer | None,
+        dataloader_idx: int,
+    ) -> Any:
+        """Return the user's own batch, on the device, once a run has been attached.
+
+        Args:
+            batch: The batch, and whose it is; or another that Lightning moves, such as the ``example_input_array``.
+            device: Where it is to go.
+            central: The central datamodule, if there is one.
+            trainer: The Trainer.
+            dataloader_idx: The loader's index.
+
+        Raises:
+            WorkerError: If a hook raises, and that ends the run.
+        """
+        assert self.module is not None
+        if not isinstance(batch, EvaluationBatch):
+            return place_batch(batch, device, None, self.module, dataloader_idx)
+        own = self._own(batch, device, self.module, central, trainer, dataloader_idx)
+        if self._failures is not None:
+            self._failures.begin_batch(own)
+        return own.batch
+
+    def _own(
+        self,
+        batch: EvaluationBatch,
+        device: torch.device,
+        module: pl.LightningModule,
+        central: pl.LightningDataModule | None,
+        trainer: pl.Trainer | None,
+        dataloader_idx: int,
+    ) -> EvaluationBatch:
+        assert trainer is not None
+        if batch.worker is None:
+            with about_data(trainer, module, None):
+                return batch._replace(batch=place_batch(batch.batch, device, central, module, dataloader_idx))
+        try:
+            if self.is_out(batch.worker):
+                return batch
+            datamodule = self._pool[batch.worker].datamodule
+            with Watch().over(batch.worker, trainer.global_step), about_data(trainer, module, batch.worker):
+                return batch._replace(batch=place_batch(batch.batch, device, datamodule, module, dataloader_idx))
+        except Exception as error:
+            self.fail(batch.worker, what_failed("to transfer its batch", error), error)
+            return batch
