@@ -193,4 +193,9 @@ def refuse_foreign(thing: object, base: str, argument: str) -> None:
             f"{argument} is a {base} of {other}, but lightning_fed runs on {pl.__name__}, and the two do not mix: "
             f"import {other} before lightning_fed, or set the environment variable {ENVIRONMENT_VARIABLE}={other}"
         )
+    if isinstance(thing, type):
+        raise TypeError(
+            f"{argument} must be a {pl.__name__}.{base}, not the class {thing.__name__}: give an object of it, "
+            f"such as {thing.__name__}()"
+        )
     raise TypeError(f"{argument} must be a {pl.__name__}.{base}, not {type(thing).__name__}")

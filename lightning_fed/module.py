@@ -170,7 +170,7 @@ class FederatedModule(Wrapper):
         self.local_lr_schedule = local_lr_schedule
         self._state_dir = None if state_dir is None else Path(state_dir).expanduser().absolute()
         self._root: Path | None = None
-        memory = LocalMemory(local_optimizer_state, local_schedule)
+        memory = LocalMemory(local_optimizer_state, local_schedule, training=self.local)
         refuse_kept(memory, algorithm)
         tables = tables_of(algorithm, self.transforms, memory)
         self._outbox = Outbox(
@@ -375,7 +375,7 @@ class FederatedModule(Wrapper):
         """Make the workers' copy of the module, once it is placed and its hooks have run."""
         self._tell("on_train_start")
         refuse_lazy(self.module)
-        self._search.begin(self.trainer, self.module)
+        self._search.begin(self.trainer, self.module, self.local)
         datamodule = self._datamodule
         processes = self._processes()
         refuse_synchronised(self.module, processes.size)

@@ -282,6 +282,11 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
         ({"transforms": [FedAvg()]}, "transforms must be an UpdateTransform, such as ClipNorm"),
         ({"transforms": "clip"}, r"transforms='clip' must be a list of UpdateTransforms, such as \[ClipNorm"),
         ({"module": FederatedModule(Scalar())}, "module is a FederatedModule already"),
+        ({"module": Scalar}, r"module must be a .*LightningModule, not the class Scalar: .* such as Scalar\(\)"),
+        (
+            {"server_optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))])},
+            r"server_optimizer=SGD\(\.\.\.\) must be a function that makes an optimizer",
+        ),
     ],
 )
 def test_what_a_federated_module_refuses(arguments: dict[str, Any], message: str) -> None:

@@ -174,9 +174,11 @@ def refuse_parts(algorithm: object, aggregator: object, transforms: object, serv
         raise TypeError(f"transforms={transforms!r} must be a list of UpdateTransforms, such as [ClipNorm(1.0)]")
     for transform in transforms:
         instance("transforms", transform, UpdateTransform, "ClipNorm(1.0)")
-    if isinstance(server_optimizer, torch.optim.Optimizer) or not callable(server_optimizer):
+    made = isinstance(server_optimizer, torch.optim.Optimizer)
+    if made or not callable(server_optimizer):
+        shown = f"{type(server_optimizer).__name__}(...)" if made else repr(server_optimizer)
         raise TypeError(
-            f"server_optimizer={server_optimizer!r} must be a function that makes an optimizer from the global "
+            f"server_optimizer={shown} must be a function that makes an optimizer from the global "
             "parameters, such as lambda parameters: torch.optim.Adam(parameters, lr=0.01)"
         )
 

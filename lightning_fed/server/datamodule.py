@@ -29,9 +29,9 @@ from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.central_loader import central_loaders
 from lightning_fed.server.evaluation_batches import EvaluationBatches, Failures
 from lightning_fed.server.hyperparameters import agreeing
-from lightning_fed.server.loaders import Cohort, CohortLoader, Position
+from lightning_fed.server.loaders import Cohort, CohortLoader, EvaluationBatch, Position
 from lightning_fed.server.offered import Offer, agreed, offer_of
-from lightning_fed.server.population_arguments import names_of, refuse_other, within
+from lightning_fed.server.population_arguments import names_of, refuse_other, refuse_unwrapped, within
 from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
 from lightning_fed.server.tuner import refuse_batch_size_search
 from lightning_fed.server.workers_loader import WorkersLoader
@@ -273,6 +273,8 @@ class FederatedDataModule(pl.LightningDataModule):
         refuse_batch_size_search(self.trainer)
         processes = processes_of(self.trainer)
         self.pool.prepared = None
+        self._batches.detach()  # until a FederatedModule attaches itself
+        self.pool.trainer = self.trainer
         if self._central_error is not None:
             processes.fail(self._central_error)
         if processes.size > 1:
@@ -428,7 +430,12 @@ class FederatedDataModule(pl.LightningDataModule):
 
         Returns:
             The user's batch alone; whose it is, the evaluation notes.
+
+        Raises:
+            TypeError: If the Trainer has a module that is no FederatedModule.
         """
+        if self._batches.module is None and isinstance(batch, (Cohort, EvaluationBatch)):
+            refuse_unwrapped(self.trainer)
         if isinstance(batch, Cohort):
             self.position.taken = batch.number + 1  # here and not in the loader, which user code may go through as well
             return batch

@@ -39,7 +39,7 @@ class EvaluationBatches:
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
         self.module: pl.LightningModule | None = None
-        """The user's module; None before the first run."""
+        """The user's module; None outside of runs."""
         self._failures: Failures | None = None
 
     def attach(self, module: pl.LightningModule, failures: Failures) -> None:
@@ -50,6 +50,10 @@ class EvaluationBatches:
             failures: Notes the workers whose evaluation data raises.
         """
         self.module, self._failures = module, failures
+
+    def detach(self) -> None:
+        """Serve no run."""
+        self.module = self._failures = None
 
     def fail(self, worker: str, reason: str, error: Exception) -> None:
         """Note that a worker's data has raised.

@@ -15,6 +15,11 @@ from lightning_fed.core.watch import EndingError
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import describe
 
+_HAS = (
+    "no batch of a worker reaches the server. It has .workers, .number, .seed, and when the round is over .size(0), "
+    "the number of examples; code about batches belongs into hooks of the module, which run on workers"
+)
+
 
 @final
 class Cohort:
@@ -37,8 +42,6 @@ class Cohort:
     >>> cohort.size(0), cohort.shape, len(cohort[0])
     (24, (24,), 24)
     """
-
-    __iter__ = None  # else Python would ask for one part after the other
 
     def __init__(self, number: int, seed: int, workers: tuple[str, ...]) -> None:
         self.number = number
@@ -79,11 +82,12 @@ class Cohort:
     def __getitem__(self, part: Any) -> Cohort:
         return self
 
+    def __iter__(self) -> Iterator[Any]:
+        # else Python would ask for one part after the other
+        raise TypeError(f"the batch of a round is its cohort, which cannot be unpacked: {_HAS}")
+
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"the batch of a round is its cohort, which has no {name!r}: no batch of a worker reaches the server. It "
-            "has .workers, .number, .seed, and when the round is over .size(0), the number of examples"
-        )
+        raise AttributeError(f"the batch of a round is its cohort, which has no {name!r}: {_HAS}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Cohort) and self._key == other._key

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, final
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_fed._lightning import pl, refuse_foreign
-from lightning_fed.core.arguments import whole
+from lightning_fed.core.arguments import article, whole
 from lightning_fed.population import EvaluationKind, Names, Population
 
 
@@ -74,12 +74,30 @@ def refuse_other(thing: object, argument: str) -> None:
     Raises:
         TypeError: If it is none.
     """
-    if isinstance(thing, DataLoader):
+    if isinstance(thing, (DataLoader, Dataset)):
+        of = "loader.dataset" if isinstance(thing, DataLoader) else "dataset"
         raise TypeError(
-            f"{argument} is a DataLoader, which does not say what it is for; give a LightningDataModule, such as "
-            "LightningDataModule.from_datasets(train_dataset=loader.dataset, batch_size=32)"
+            f"{argument} is a {type(thing).__name__}, which does not say what it is for; give a LightningDataModule, "
+            f"such as LightningDataModule.from_datasets(train_dataset={of}, batch_size=32)"
         )
     refuse_foreign(thing, "LightningDataModule", argument)
+
+
+def refuse_unwrapped(trainer: pl.Trainer | None) -> None:
+    """Refuse the module of a Trainer that was given the workers' data, and not a FederatedModule.
+
+    Args:
+        trainer: The Trainer; None: there is none, and nothing to refuse.
+
+    Raises:
+        TypeError: If there is one.
+    """
+    if trainer is not None:
+        name = type(trainer.lightning_module).__name__
+        raise TypeError(
+            f"a FederatedDataModule needs a FederatedModule, and was given {article(name)}: wrap it, as in "
+            "trainer.fit(FederatedModule(net), data), or give it the datamodule of one worker"
+        )
 
 
 def within(argument: str, value: object, population: int) -> int | None:

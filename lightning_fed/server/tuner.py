@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_fed._lightning import BatchSizeFinder, LearningRateFinder, _LRCallback, pl, rank_zero_info
 from lightning_fed.privacy import Privacy
+from lightning_fed.wire import LocalTraining
 from lightning_fed.worker.local_fit import LocalFit
 from lightning_fed.worker.local_memory import LocalMemory
 
@@ -40,12 +41,13 @@ class RateSearch:
         if self._callback is None and checkpoint.get("optimizer_states"):
             self._saved = [[group["lr"] for group in s["param_groups"]] for s in checkpoint["optimizer_states"]]
 
-    def begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def begin(self, trainer: pl.Trainer, module: pl.LightningModule, training: LocalTraining) -> None:
         """Look whether the rounds to come are a search.
 
         Args:
             trainer: The Trainer.
             module: The user's module.
+            training: How long a worker trains in a round.
 
         Raises:
             ValueError: If they are, and the module's rate cannot be varied.
@@ -54,7 +56,7 @@ class RateSearch:
         self._callback = next((c for c in _callbacks(trainer) if isinstance(c, _LRCallback)), None)
         if self._callback is None:
             return
-        self._base = _local_rate(module, trainer)
+        self._base = _local_rate(module, trainer, training)
         self._optimizers = list(trainer.optimizers)
         rank_zero_info(
             f"searching for the workers' own learning rate, which is {self._base:g} in {type(module).__name__}; the "
@@ -117,9 +119,9 @@ def _rates(optimizers: list[Optimizer]) -> list[list[Any]]:
     return [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
 
 
-def _local_rate(module: pl.LightningModule, trainer: pl.Trainer) -> float:
+def _local_rate(module: pl.LightningModule, trainer: pl.Trainer, training: LocalTraining) -> float:
     """Return the learning rate of a worker's optimizer, as ``configure_optimizers`` sets it; of groups, the first's."""
-    fit, name = LocalFit(module, trainer), type(module).__name__
+    fit, name = LocalFit(module, trainer, memory=LocalMemory(training=training)), type(module).__name__
     fit.check()
     optimizers = fit.trainer.optimizers
     if len(optimizers) != 1:

@@ -25,7 +25,7 @@ from lightning_fed.core.watch import Watch
 from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.privacy import Noise
 from lightning_fed.state import OwnState, OwnTables
-from lightning_fed.wire import Job, LocalTraining
+from lightning_fed.wire import Job
 from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import PrivateGradients
@@ -84,6 +84,7 @@ class LocalFit:
         self._optimizers = LocalOptimizers(self._local)
         self._recollection = Recollection(memory, own)
         self._epochs_before = 0
+        self._training = memory.training
         self._continues = memory.schedule == "continue"
         if self._continues:
             self.trainer.expect(memory.rounds)
@@ -101,7 +102,7 @@ class LocalFit:
                 f"{type(self.module).__name__} optimizes manually (automatic_optimization = False), so its "
                 "training_step steps optimizers, and compile=True cannot compile that; leave compile=True out"
             )
-        self.trainer.set_length(LocalTraining(), 1)
+        self.trainer.expect_someone(self._training)
         with suppress(NoSingleWorkerError):  # what depends on a worker's data is refused when that worker trains
             self._fresh(cohort=-1)
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lightning_fed.core.arguments import one_of
 from lightning_fed.state import OwnTables
+from lightning_fed.wire import LocalTraining
 from lightning_fed.worker.optimizer_rows import Slot, dtype_of, put, row_of, slots_of
 from lightning_fed.worker.schedule_changes import changed, changes_of, room_for, settings_of
 
@@ -35,6 +36,7 @@ class LocalMemory:
             each round; ``"continue"``: they go on by the worker's own total of steps and epochs.
         rounds: In how many rounds a worker is expected to take part; for the length of its training that
             user code finds on ``self.trainer`` with ``"continue"``.
+        training: How long a worker trains in a round; for what user code is told of that before there is a worker.
 
     Raises:
         TypeError: If one of the two is no string.
@@ -44,6 +46,7 @@ class LocalMemory:
     optimizer_state: str = "fresh"
     schedule: str = "restart"
     rounds: float = 1.0
+    training: LocalTraining = LocalTraining()  # noqa: RUF009 - it is frozen
 
     def __post_init__(self) -> None:
         one_of("local_optimizer_state", self.optimizer_state, ("fresh", "kept"))

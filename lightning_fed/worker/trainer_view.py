@@ -12,6 +12,9 @@ from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.population import QuietTrainer, Worker
 from lightning_fed.wire import LocalTraining
 
+_SOMEONES_BATCHES = 1000
+"""Enough that a small part of it, such as a warm-up of a hundredth, is not nothing."""
+
 
 @final
 class NoSingleWorkerError(RuntimeError):
@@ -143,6 +146,14 @@ class TrainerView:
             rounds: In how many rounds it is expected to take part.
         """
         vars(self)["_rounds"] = rounds
+
+    def expect_someone(self, local: LocalTraining) -> None:
+        """Take on the length that a worker's training may have, before there is a worker whose batches can be counted.
+
+        Args:
+            local: Epochs or steps.
+        """
+        self.set_length(local, _SOMEONES_BATCHES)
 
     def set_length(
         self,

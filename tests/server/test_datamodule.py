@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.utils.data import TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, Population, Uniform
 from lightning_fed.population import EvaluationKind
@@ -39,8 +40,17 @@ def cohorts(data: FederatedDataModule) -> list[Cohort]:
         ({"workers": Rows([1.0])}, TypeError, "workers must be a mapping .*, not a Rows"),
         ({"workers": {1: Rows([1.0])}}, TypeError, "workers: the name 1 must be a string"),
         ({"workers": {"": Rows([1.0])}}, TypeError, "workers: the name '' must be a string that is not empty"),
+        (
+            {"workers": {"bob": Rows}},
+            TypeError,
+            r"workers\['bob'\] must be .*, not the class Rows: .* such as Rows\(\)",
+        ),
         ({"workers": {"bob": [1.0]}}, TypeError, r"workers\['bob'\] must be a .*LightningDataModule, not list"),
-        ({"workers": {"bob": Rows}}, TypeError, r"workers\['bob'\] must be a .*LightningDataModule, not "),
+        (
+            {"workers": {"bob": TensorDataset(torch.ones(1))}},
+            TypeError,
+            "is a TensorDataset, .*from_datasets.train_dataset=dataset,",
+        ),
         ({"cohort_size": 0}, ValueError, "cohort_size=0 must lie between 1 and the population of 10"),
         ({"cohort_size": 11}, ValueError, "cohort_size=11 must lie between 1 and the population of 10 workers"),
         ({"eval_cohort_size": 0}, ValueError, "eval_cohort_size=0 must lie between 1 and"),
@@ -56,6 +66,37 @@ def cohorts(data: FederatedDataModule) -> list[Cohort]:
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         FederatedDataModule(**{"workers": rows(), **arguments})
+
+
+class Evaluates(Scalar):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.training_step(batch, batch_idx)
+
+
+NEEDS = r"a FederatedDataModule needs a FederatedModule, and was given an Evaluates: wrap it, as in trainer.fit\(Fed"
+
+
+@pytest.mark.parametrize("loop", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("after_a_run", [False, True])
+def test_a_module_that_is_not_wrapped_is_refused(loop: str, after_a_run: bool) -> None:
+    data = FederatedDataModule(rows(["bob", "alice"], EvaluatedRows))
+    if after_a_run:
+        fit(FederatedModule(Evaluates()), data)
+    with pytest.raises(TypeError, match=NEEDS):
+        getattr(trainer(), loop)(Evaluates(), datamodule=data)
+
+
+def test_a_module_that_is_not_wrapped_and_does_not_evaluate_is_refused_too() -> None:
+    module = Scalar()
+    with pytest.raises(TypeError, match="was given a Scalar: wrap it"):
+        trainer(max_epochs=1).fit(module, FederatedDataModule(rows(["bob", "alice"])))
+    assert module.x.item() == 0.0
 
 
 # ---- cohorts ---------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class Vectorized(Engine):
     ) -> None:
         if outbox.memory.keeps is not None:
             raise UnvectorizableError(f"with {outbox.memory.keeps} each worker goes on from where it was")
-        self._fit = StackedFit(module, trainer, self._compile, workers.capacity)
+        self._fit = StackedFit(module, trainer, self._compile, workers.capacity, outbox.memory.training)
         self._workers = workers
         self._outbox = outbox
         self._remarks.silent = not outbox.may_tell

@@ -43,18 +43,21 @@ class StackedFit:
         trainer: The server's Trainer.
         compile: Whether to compile the step.
         capacity: How many workers are kept set up.
+        training: How long a worker trains in a round.
 
     Raises:
         UnvectorizableError: If the module, its optimizer or the precision needs one worker at a time.
         ValueError: If the module cannot be trained locally at all.
     """
 
-    def __init__(self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool, capacity: int) -> None:
+    def __init__(
+        self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool, capacity: int, training: LocalTraining
+    ) -> None:
         self._recorder = StackedRecorder()
         self._local = ModuleCopy(module, trainer, self._recorder)
         self._recorder.states = self._local.metric_states
         self._optimizers = LocalOptimizers(self._local)
-        self._local.trainer.set_length(LocalTraining(), 1)
+        self._local.trainer.expect_someone(training)
         try:
             self._optimizers.fresh(cohort=-1)
         except NoSingleWorkerError as error:
