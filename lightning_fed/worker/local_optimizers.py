@@ -129,7 +129,7 @@ class LocalOptimizers:
     def restarted(self) -> tuple[str, bool] | None:
         """The kind of the first scheduler, and whether any step so far was taken at another rate than the first.
 
-        None if there is none, or if user code steps it.
+        None if there is none.
         """
         if not self._has_been_scheduled:
             return None
@@ -225,10 +225,15 @@ class LocalOptimizers:
                     rank_zero_warn(self._not_logged(config.monitor, "the rate is held there: to have it fall"))
 
     def _step_scheduler(self, config: Any, metric: Tensor | None) -> None:
-        if not self._has_stepped_at_another_rate:
-            self._has_been_scheduled = self._has_been_scheduled or type(config.scheduler).__name__
-            self._has_stepped_at_another_rate = self._rates() != self._first_rates
+        self.note_rates()
         self._module.lr_scheduler_step(config.scheduler, metric)
+
+    def note_rates(self) -> None:
+        """Note whether a step is taken at another rate than the first, if there is a scheduler."""
+        configs = self._trainer.lr_scheduler_configs
+        if configs and not self._has_stepped_at_another_rate:
+            self._has_been_scheduled = self._has_been_scheduled or type(configs[0].scheduler).__name__
+            self._has_stepped_at_another_rate = self._rates() != self._first_rates
 
     def _not_logged(self, monitor: str | None, remedy: str) -> str:
         return (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Rows, Scalar, assert_equal, fit, trainer
-from manual_modules import Manual, Pairs, Scheduled
+from manual_modules import Adversarial, Manual, Pairs, Scheduled
 from torch import optim
 from torch.nn import Parameter
 from torch.optim import lr_scheduler
@@ -252,6 +252,22 @@ def test_a_scheduler_that_never_acts_is_said_once(engine: str) -> None:
 class Stepped(Configured):
     def __init__(self) -> None:
         super().__init__(_stepped)
+
+
+class SteppedByHand(Scheduled):
+    """Its rates fall at the end of an epoch, when the round is over."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        Adversarial.training_step(self, batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        for scheduler in self.lr_schedulers():
+            scheduler.step()
+
+
+def test_so_is_one_that_user_code_steps() -> None:
+    with pytest.warns(Remark, match="workers' ExponentialLR begins anew in each round, and no step"):
+        fit(FederatedModule(SteppedByHand()), FederatedDataModule({"ann": Pairs(1)}), max_epochs=2)
 
 
 def _stepped(module: Any) -> Any:

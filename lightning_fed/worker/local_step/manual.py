@@ -52,6 +52,7 @@ class ManualStep(LocalStep):
         self._local = local
         self._training_step = training_step
         self._scaler = scaler
+        self._optimizers = optimizers
         self._losses: list[Tensor] = []
         optimizers.take = self._take
         local.manual_backward = self._backward
@@ -102,6 +103,7 @@ class ManualStep(LocalStep):
 
     def _take(self, optimizer: Optimizer, closure: Callable[[], Any], **options: Any) -> Any:
         """Step with an optimizer, as the Trainer's precision does."""
+        self._optimizers.note_rates()
         if self._scaler is not None:
             closure()
             self._scaler.unscale_(optimizer)
