@@ -228,7 +228,54 @@ class AlternatingDirections(Manual):
         return [torch.optim.SGD(self.net.parameters(), lr=0.05), torch.optim.SGD([self.split], lr=0.02)]
 
 
+class OfParts(Manual):
+    """Leaves the step to a part of it, which asks for its optimizer and scheduler itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+        self.part = Manual()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.part.training_step(batch, batch_idx)
+        self.part.lr_schedulers().step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.part.configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)]
+
+
+class ThroughStrategy(Manual):
+    """Finds its optimizer where Lightning keeps it."""
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        return self.trainer.strategy.optimizers[0]
+
+
+class OnPlateaus(Manual):
+    """Steps a ReduceLROnPlateau on what it has logged, as Lightning's documentation of manual optimization does."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("mean", loss, on_step=False, on_epoch=True)
+        self.log("last", loss)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.lr_schedulers().step(self.trainer.callback_metrics["last"])
+
+    def on_train_epoch_end(self) -> None:
+        metrics = self.trainer.callback_metrics
+        self.lr_schedulers().step(metrics["mean"] + metrics["last"])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0, factor=0.5)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
 KINDS = (
     *(Manual, Adversarial, Scheduled, InDicts, Accumulating, ByClosure, Hooked, Unwrapped, ByHand, WithTeacher),
-    AlternatingDirections,
+    *(AlternatingDirections, OfParts, ThroughStrategy, OnPlateaus),
 )

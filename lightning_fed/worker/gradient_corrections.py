@@ -51,6 +51,11 @@ class GradientCorrections:
         nothing = job.penalty is None and not job.frozen and not job.wants_gradient
         return None if nothing else GradientCorrections(job, workers, stacked)
 
+    @property
+    def add_something(self) -> bool:
+        """Whether they add something to gradients, and do not only take them down or away."""
+        return bool(self._proximal or self._linear)
+
     def apply_(self, parameters: Tensors) -> None:
         """Correct the gradients in place. A parameter without one takes no part in the step and gets none.
 

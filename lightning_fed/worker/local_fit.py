@@ -81,6 +81,7 @@ class LocalFit:
             self._training_step = compiled_or_not(self._local.training_step)
         self.module = self._local.module
         self.trainer = self._local.trainer
+        self.trainer.show(self.recorder.current)
         self._optimizers = LocalOptimizers(self._local)
         self._recollection = Recollection(memory, own)
         self._epochs_before = 0
@@ -157,7 +158,10 @@ class LocalFit:
             with torch.enable_grad():
                 take_step = self._step_for(job, worker.name, batches, corrections)
                 rates = learning_rates(self.trainer.optimizers, job.lr_factor)
-                loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)
+                try:
+                    loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)
+                finally:
+                    take_step.leave()
         finally:
             batches.rest()
         with torch.no_grad():
@@ -205,8 +209,7 @@ class LocalFit:
         while local.steps is not None or passes < local.epochs:
             passes += 1
             before, index = step, -1
-            if plateaus:
-                self.recorder.begin_pass()
+            self.recorder.begin_pass()
             call("on_train_epoch_start")
             drawn = streams.apart(take_step.batches(own, transfer), at_once)
             if not at_once:  # the data's code runs between the steps
@@ -237,6 +240,7 @@ class LocalFit:
                     break
             if not state["is_last_batch"]:  # cut short, or of a length that only the pass could tell
                 self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
+            self.recorder.pass_is_over = True
             call("on_train_epoch_end")
             if plateaus:
                 self._optimizers.step_plateaus("epoch", self._epochs_before + passes, self.recorder.value_of)

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from lightning_fed.core.arguments import one_of
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import LocalTraining
-from lightning_fed.worker.optimizer_rows import Slot, dtype_of, put, row_of, slots_of
+from lightning_fed.worker import optimizer_rows, schedule_changes
+from lightning_fed.worker.optimizer_rows import Slot, dtype_of, put, row_of, size_of, slots_of
 from lightning_fed.worker.schedule_changes import changed, changes_of, room_for, settings_of
 
 OPTIMIZER, SCHEDULE = "local.optimizer", "local.schedule"
@@ -85,6 +86,7 @@ class Recollection:
         self._slots: list[Slot] | None = None
         self._fresh: dict[str, Any] = {}
         self._epochs = 0
+        self._sizes: list[list[int]] = []
         self._seen: tuple[int, set[str]] = -1, set()  # the cohort, and its workers so far
 
     @property
@@ -101,7 +103,7 @@ class Recollection:
         Raises:
             ValueError: If their state is something else than numbers for each parameter.
         """
-        self._slots = slots_of(optimizers)
+        self._slots = slots_of(optimizers, self._memory.schedule == "continue")
 
     def recall(self, cohort: int, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> int:
         """Bring fresh optimizers and schedulers to where those of a worker were.
@@ -125,14 +127,16 @@ class Recollection:
         if worker in self._seen[1]:
             raise ValueError(f"{self._memory.keeps} goes with one training of a worker in a round, and this is another")
         self._seen[1].add(worker)
+        self._sizes = _sizes(optimizers)
         if self._slots is not None and self._slots:
-            size = sum(slot.size for slot in self._slots)
-            (row,) = self._own.rows(OPTIMIZER, [worker], torch.zeros(size, dtype=dtype_of(self._slots)))
+            nothing = torch.zeros(size_of(self._slots), dtype=dtype_of(self._slots))
+            row = self._row(OPTIMIZER, worker, nothing, optimizer_rows.OTHERS)
             put(row, self._slots, optimizers)
         if self._memory.schedule != "continue":
             return 0
         self._fresh = settings_of(optimizers, schedulers)
-        (row,) = self._own.rows(SCHEDULE, [worker], torch.zeros(room_for(self._fresh), dtype=torch.uint8))
+        nothing = torch.zeros(room_for(self._fresh), dtype=torch.uint8)
+        row = self._row(SCHEDULE, worker, nothing, schedule_changes.OTHERS)
         text = bytes(row.tolist()).rstrip(b"\0").decode()
         kept: dict[str, Any] = json.loads(text) if text else {"epochs": 0, "changes": {}}
         now = changed(self._fresh, kept["changes"])
@@ -144,6 +148,12 @@ class Recollection:
         self._epochs = kept["epochs"]
         return self._epochs
 
+    def _row(self, table: str, worker: str, nothing: torch.Tensor, others: str) -> torch.Tensor:
+        try:
+            return self._own.rows(table, [worker], nothing)[0]
+        except ValueError as error:  # there are more or fewer numbers
+            raise ValueError(others) from error
+
     def stage(self, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any], epochs: int) -> None:
         """Take down where a worker's optimizers and schedulers are, to be kept if the round succeeds.
 
@@ -154,8 +164,15 @@ class Recollection:
             epochs: How many passes over its data the worker has begun in this round.
 
         Raises:
-            ValueError: If a scheduler remembers what cannot be written as JSON.
+            ValueError: If a scheduler remembers what cannot be written as JSON, or optimizers step on parameters that
+                fresh ones do not.
         """
+        if self._memory.keeps is not None and _sizes(optimizers) != self._sizes:
+            raise ValueError(
+                f"{self._memory.keeps}: training gave an optimizer a parameter group or parameters that "
+                "configure_optimizers() does not, so that the worker's next round begins without; give it all of them "
+                "there (a learning rate of 0 or requires_grad=False holds them), or keep nothing"
+            )
         if self._slots is not None and self._slots:
             self._own.stage(OPTIMIZER, [worker], row_of(self._slots, optimizers).unsqueeze(0))
         if self._memory.schedule != "continue":
@@ -170,3 +187,7 @@ class Recollection:
             )
         row[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         self._own.stage(SCHEDULE, [worker], row.unsqueeze(0))
+
+
+def _sizes(optimizers: Sequence[Optimizer]) -> list[list[int]]:
+    return [[len(group["params"]) for group in optimizer.param_groups] for optimizer in optimizers]

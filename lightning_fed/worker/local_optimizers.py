@@ -61,7 +61,7 @@ class LocalOptimizers:
         self._first_rates: list[float] = []
         self._has_stepped_at_another_rate = False
         self._has_been_scheduled = ""  # the class of the first scheduler that was stepped
-        local.optimizers = self._optimizers
+        local.trainer.wrap(self.wrapped)
 
     def fresh(self, cohort: int, lr_factor: float = 1.0) -> list[Optimizer]:
         """Return optimizers without a past.
@@ -134,6 +134,12 @@ class LocalOptimizers:
         if not self._has_been_scheduled:
             return None
         return self._has_been_scheduled, self._has_stepped_at_another_rate
+
+    def note_rates(self) -> None:
+        """Note at which learning rates the next steps are taken, where user code steps schedulers."""
+        if self.schedulers:
+            self._has_been_scheduled = self._has_been_scheduled or type(self.schedulers[0]).__name__
+            self._has_stepped_at_another_rate |= self._rates() != self._first_rates
 
     def forget(self) -> None:
         """Ask ``configure_optimizers`` again for the next worker."""
@@ -275,11 +281,6 @@ class LocalOptimizers:
         configs = _configure_schedulers_automatic_opt(schedulers, monitor)
         self._trainer.use(optimizers, configs)
         return list(optimizers)
-
-    def _optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """Take the place of ``self.optimizers()``."""
-        optimizers = [self.wrapped(one) if use_pl_optimizer else one for one in self._trainer.optimizers]
-        return optimizers[0] if len(optimizers) == 1 else optimizers
 
 
 @final

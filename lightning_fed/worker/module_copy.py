@@ -83,15 +83,13 @@ class ModuleCopy:
         self._converts = ours.convert_input is not plain.convert_input
         self._autocasts = ours.forward_context is not plain.forward_context
         self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
-        self.optimizers: Callable[..., Any] = _nothing_yet
-        """What ``self.optimizers()`` on the copy calls."""
         self.manual_backward: Callable[..., None] = _nothing_yet
         """What ``self.manual_backward(loss)`` on the copy calls."""
         self._ours = (recorder, self.trainer, self)
         self._shadow(recorder)
 
     def _shadow(self, recorder: LogCalls) -> None:
-        """Give the copy what a worker must use in place of the server's: its own log, trainer and optimizers."""
+        """Give the copy and its parts what a worker must use in place of the server's: its own log and Trainer."""
         for part in self.module.modules():
             if isinstance(part, pl.LightningModule):
                 part.__dict__["_trainer"] = self.trainer
@@ -100,8 +98,6 @@ class ModuleCopy:
                 part.__dict__["print"] = partial(self._print, part)
                 part.__dict__["all_gather"] = _no_all_gather
                 part.__dict__["manual_backward"] = partial(self._manual_backward, part)
-        self.module.__dict__["optimizers"] = lambda use_pl_optimizer=True: self.optimizers(use_pl_optimizer)
-        self.module.__dict__["lr_schedulers"] = self._lr_schedulers
 
     # ---- a worker is closed ----------------------------------------------------------------------------------------
 
@@ -213,10 +209,6 @@ class ModuleCopy:
     def _manual_backward(self, part: pl.LightningModule, loss: Tensor, *arguments: Any, **options: Any) -> None:
         part._verify_is_manual_optimization("manual_backward")
         self.manual_backward(loss, *arguments, **options)
-
-    def _lr_schedulers(self) -> Any:
-        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        return schedulers[0] if len(schedulers) == 1 else (schedulers or None)
 
     def keep_from_compilation(self) -> None:
         """Let ``torch.compile`` step around what it is no good for.

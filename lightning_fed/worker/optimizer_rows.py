@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+OTHERS = (
+    "local_optimizer_state='kept': what is kept of the workers is of other optimizers than configure_optimizers() "
+    "returns, or of other layers; go on with those of the run before, or with local_optimizer_state='fresh'"
+)
 
 
 class Slot(NamedTuple):
@@ -23,11 +29,12 @@ class Slot(NamedTuple):
         return 1 + sum(value.numel() if isinstance(value, Tensor) else 1 for value in self.values.values())
 
 
-def slots_of(optimizers: Sequence[Optimizer]) -> list[Slot]:
+def slots_of(optimizers: Sequence[Optimizer], with_settings: bool) -> list[Slot]:
     """Find out what optimizers remember about each parameter, by a step on gradients of 0.
 
     Args:
         optimizers: They have taken a step afterwards; parameters and their gradients are as they were.
+        with_settings: Whether the settings of their groups, which some change in a step, are kept elsewhere.
 
     Raises:
         ValueError: If it is something else than numbers for each parameter.
@@ -36,6 +43,7 @@ def slots_of(optimizers: Sequence[Optimizer]) -> list[Slot]:
     for number, optimizer in enumerate(optimizers):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         before = [(p.detach().clone(), p.grad) for p in parameters]
+        counts, settings = _numbers_in(vars(optimizer)), [_numbers_in(group) for group in optimizer.param_groups]
         try:
             for parameter in parameters:
                 parameter.grad = torch.zeros_like(parameter)
@@ -47,16 +55,30 @@ def slots_of(optimizers: Sequence[Optimizer]) -> list[Slot]:
                 for parameter, (value, gradient) in zip(parameters, before, strict=True):
                     parameter.copy_(value)
                     parameter.grad = gradient
-        if set(optimizer.state) - set(parameters):
+        wraps_another = any(isinstance(value, Optimizer) for value in vars(optimizer).values())
+        if wraps_another or set(optimizer.state) - set(parameters) or counts != _numbers_in(vars(optimizer)):
             raise ValueError(_no_numbers(optimizer))
+        if not with_settings and settings != [_numbers_in(group) for group in optimizer.param_groups]:
+            raise ValueError(
+                f"local_optimizer_state='kept': a {type(optimizer).__name__} remembers something in the settings of "
+                "its parameter groups, which local_schedule='restart' begins anew; take local_schedule='continue' too"
+            )
         for place, group in enumerate(optimizer.param_groups):
             for position, parameter in enumerate(group["params"]):
                 values = {name: v for name, v in optimizer.state.get(parameter, {}).items() if v is not None}
-                if not all(isinstance(value, (Tensor, int, float)) for value in values.values()):
+                if not all(map(_is_real, values.values())):
                     raise ValueError(_no_numbers(optimizer))
                 if values:
                     slots.append(Slot(number, place, position, values))
     return slots
+
+
+def _numbers_in(values: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and not value.is_complex())
 
 
 def _no_numbers(optimizer: Optimizer) -> str:
@@ -72,15 +94,30 @@ def dtype_of(slots: Sequence[Slot]) -> torch.dtype:
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
+def size_of(slots: Sequence[Slot]) -> int:
+    """Return how long the vector is."""
+    return 1 + sum(slot.size for slot in slots)
+
+
+def _mark(slots: Sequence[Slot]) -> float:
+    """A number, exact in float32, by which a vector tells that it is one of these slots: no two kinds have the same."""
+    names = [(*slot[:3], [(k, tuple(torch.as_tensor(v).shape)) for k, v in slot.values.items()]) for slot in slots]
+    return float(1 + zlib.crc32(repr(names).encode()) % 2**23)
+
+
 def row_of(slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> Tensor:
     """Return what optimizers remember, ``[size]``, on the CPU.
 
     Args:
         slots: What optimizers of their kind remember.
         optimizers: The optimizers.
+
+    Raises:
+        ValueError: If they remember more than they did after their first step.
     """
-    parts: list[Tensor] = []
     dtype = dtype_of(slots)
+    parts = [torch.tensor([_mark(slots)], dtype=dtype)]
+    _refuse_more(slots, optimizers)
     for slot in slots:
         optimizer = optimizers[slot.optimizer]
         state = optimizer.state.get(optimizer.param_groups[slot.group]["params"][slot.position], {})
@@ -92,6 +129,22 @@ def row_of(slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> Tensor:
     return torch.cat(parts)
 
 
+def _refuse_more(slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> None:
+    for number, optimizer in enumerate(optimizers):
+        groups = optimizer.param_groups
+        sizes = {
+            id(groups[slot.group]["params"][slot.position]): {
+                n: torch.as_tensor(v).numel() for n, v in slot.values.items()
+            }
+            for slot in slots
+            if slot.optimizer == number
+        }
+        for parameter, state in optimizer.state.items():
+            known = sizes.get(id(parameter), {})
+            if any(v is not None and torch.as_tensor(v).numel() != known.get(name) for name, v in state.items()):
+                raise ValueError(_no_numbers(optimizer))
+
+
 def put(row: Tensor, slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> None:
     """Have fresh optimizers remember what others did.
 
@@ -99,8 +152,15 @@ def put(row: Tensor, slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> 
         row: Their row, ``[size]``; where it is 0 throughout, nothing is remembered.
         slots: What optimizers of their kind remember.
         optimizers: The fresh ones.
+
+    Raises:
+        ValueError: If the row is one of other optimizers.
     """
-    for slot, part in zip(slots, torch.split(row, [slot.size for slot in slots]), strict=True):
+    if not row[0]:
+        return
+    if row[0] != _mark(slots):
+        raise ValueError(OTHERS)
+    for slot, part in zip(slots, torch.split(row[1:], [slot.size for slot in slots]), strict=True):
         if not part[0]:
             continue
         optimizer, start = optimizers[slot.optimizer], 1

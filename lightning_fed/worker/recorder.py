@@ -32,6 +32,8 @@ class Recorder(LogCalls):
         self._shown: dict[Key, Shown] = {}
         self._names: dict[Key, str] = {}  # the user's own; of what another hook logs under it, one more
         self._lengths: dict[Key, int] = {}  # of the values, at the beginning of the pass
+        self.pass_is_over = False
+        """Whether what is logged in a pass over the data can be reduced."""
         self.batch_size: Callable[[], int] = _one
         """Returns the number of examples in the batch at hand, where it has to be inferred."""
         self._known_size: int | None = None  # of the batch at hand
@@ -45,6 +47,7 @@ class Recorder(LogCalls):
         self._shown.clear()
         self._names.clear()
         self._lengths.clear()
+        self.pass_is_over = False
         self.batch_size, self._known_size = _one, None
 
     def begin_batch(self, batch: Any, size: int | None) -> None:
@@ -62,6 +65,7 @@ class Recorder(LogCalls):
     def begin_pass(self) -> None:
         """Begin a pass over the worker's data, of which :meth:`value_of` returns values."""
         self._lengths = {key: len(values) for key, values in self._values.items()}
+        self.pass_is_over = False
 
     def take(self, shown: Shown, value: Any, batch_size: int | None = None) -> None:
         """Take a value of ``training_step`` whose arguments have been read.
@@ -105,6 +109,15 @@ class Recorder(LogCalls):
             except MisconfigurationException:
                 return 1
 
+    def current(self) -> dict[str, Tensor]:
+        """Return all that was logged in this pass, under the names that a Trainer's ``callback_metrics`` has."""
+        values = {
+            name: self.value_of(name, self.pass_is_over)
+            for shown in self._shown.values()
+            for name in (shown.name, shown.step_name, shown.epoch_name)
+        }
+        return {name: torch.tensor(value) for name, value in values.items() if value is not None}
+
     def value_of(self, name: str, at_end: bool) -> float | None:
         """Return what was logged in this pass, as a Trainer's callbacks find it where a pass is an epoch.
 
@@ -126,7 +139,9 @@ class Recorder(LogCalls):
             if is_reduced and not at_end:
                 continue
             if key in self._metrics:
-                return float(self._metrics[key].compute())
+                metric = self._metrics[key]
+                value = metric.compute() if is_reduced else metric._forward_cache  # as Lightning takes the last step's
+                return None if value is None else float(torch.as_tensor(value).detach())
             pairs = self._values[key][self._lengths.get(key, 0) :]
             if pairs and is_reduced:
                 values, sizes = zip(*pairs, strict=True)

@@ -5,7 +5,9 @@ So functions, and all else in their state that does not change, need no bytes.
 
 from __future__ import annotations
 
+import copy
 import json
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +19,14 @@ _DIGITS = 32
 """As many characters as a number may grow by."""
 
 
+OTHERS = (
+    "local_schedule='continue': what is kept of the workers is of other schedulers or optimizers than "
+    "configure_optimizers() returns; go on with those of the run before, or with local_schedule='restart'"
+)
+
+
 def settings_of(optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> dict[str, Any]:
-    """Return the settings of optimizers and the states of schedulers.
+    """Return the settings of optimizers and the states of schedulers, as they are now, whatever is done to them later.
 
     Args:
         optimizers: The optimizers.
@@ -28,7 +36,7 @@ def settings_of(optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> d
         [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
         for optimizer in optimizers
     ]
-    return {"groups": groups, "schedulers": [scheduler.state_dict() for scheduler in schedulers]}
+    return _copied({"groups": groups, "schedulers": [scheduler.state_dict() for scheduler in schedulers]})  # type: ignore[no-any-return]
 
 
 def room_for(fresh: dict[str, Any]) -> int:
@@ -79,7 +87,7 @@ def changes_of(fresh: Any, now: Any) -> dict[str, Any]:
 
 
 def changed(fresh: Any, changes: dict[str, Any]) -> Any:
-    """Return a tree with what has changed in it: the inverse of :func:`changes_of`.
+    """Return a tree with what has changed in it, no part of the other: the inverse of :func:`changes_of`.
 
     Args:
         fresh: The tree as it was.
@@ -95,14 +103,25 @@ def changed(fresh: Any, changes: dict[str, Any]) -> Any:
         return tuple(value) if isinstance(fresh, tuple) else value
     keys = _keys(fresh)
     if keys is None or not changes:
-        return fresh
+        return _copied(fresh)
     if set(changes) - {str(key) for key in keys}:
-        raise ValueError(
-            "local_schedule='continue': what is kept of the workers is of other schedulers than configure_optimizers() "
-            "returns; go on with the one of the run before, or begin a new run"
-        )
+        raise ValueError(OTHERS)
     items = {key: changed(fresh[key], changes.get(str(key), {})) for key in keys}
     return items if isinstance(fresh, dict) else type(fresh)(items.values())
+
+
+def _copied(value: Any) -> Any:
+    """Copy all that schedulers change in place: their lists, dicts and tensors, such as a learning rate that is one."""
+    if isinstance(value, dict):
+        like = copy.copy(value)  # a Counter, for instance
+        for key, item in value.items():
+            like[key] = _copied(item)
+        return like
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item) for item in value)
+    if isinstance(value, Tensor):
+        return value.clone()
+    return copy.copy(value) if isinstance(value, (set, deque)) else value
 
 
 def _keys(value: Any) -> list[Any] | None:

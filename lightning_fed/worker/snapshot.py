@@ -111,7 +111,7 @@ class Snapshot:
                     k for k in {**before, **container} if not _same(container.get(k, _NOTHING), before.get(k, _NOTHING))
                 ]
                 kept = [k for k in keys if k not in FRAMEWORK and not (k in container and is_computed(container, k))]
-                names.update(dict.fromkeys(".".join((*path, str(key))) for key in kept))
+                names.update(dict.fromkeys(".".join((*path, _named(key))) for key in kept))
             elif not _same(container, before):
                 names[".".join(path)] = None
         for path, thing, before, kind in self._others:
@@ -172,7 +172,7 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
         thing: The object. Of functions what they close over is left out.
     """
     if isinstance(thing, dict):
-        yield from (((*path, str(key)), value) for key, value in thing.items())
+        yield from (((*path, _named(key)), value) for key, value in thing.items())
     elif isinstance(thing, (list, tuple, set, frozenset, deque)):
         yield from ((path, value) for value in thing)
     elif isinstance(thing, partial):
@@ -194,6 +194,11 @@ def parts_of(path: _Path, thing: Any) -> Iterator[tuple[_Path, Any]]:
         yield from (((*path, key), value) for key, value in vars(thing).items())
     else:
         yield from (((*path, key), value) for key, value in _slots_of(thing).items())
+
+
+def _named(key: Any) -> str:
+    """The name of a key in a path: of a tensor, by which optimizers keep their state, no numbers."""
+    return str(key) if isinstance(key, (str, int, float, tuple)) else type(key).__name__
 
 
 def _slots_of(thing: Any) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_fed._lightning import pl, rank_zero_warn
@@ -30,7 +31,8 @@ class TrainerView:
     round to round.
 
     ``datamodule``, ``train_dataloader`` and ``lightning_module`` are the worker's own: the server's would show it the
-    other workers' data, and a module that is not trained here.
+    other workers' data, and a module that is not trained here. So are the optimizers of ``strategy``, and the metrics:
+    ``callback_metrics`` and its like hold what this worker has logged in this pass, and nothing of the server's.
 
     An attribute that user code sets is the worker's own, and gone before the next worker trains. Of the Trainer's, only
     ``should_stop`` has an effect: it ends this worker's training after the current batch.
@@ -75,9 +77,12 @@ class TrainerView:
     _module: pl.LightningModule
     _said: set[str]
     _worker: Worker | None
+    _logged: Callable[[], dict[str, Tensor]] | None
+    _wrap: Callable[[Optimizer], Any]
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        vars(self).update(_trainer=trainer, _server=trainer, _module=module, _said=set(), _rounds=1.0)
+        vars(self).update(_trainer=trainer, _server=trainer, _module=module, _said=set(), _rounds=1.0, _logged=None)
+        self.wrap(_as_it_is)
         self.set_length(LocalTraining(), None)
 
     @property
@@ -97,13 +102,25 @@ class TrainerView:
 
     model = lightning_module
 
+    @property
+    def strategy(self) -> StrategyView:
+        """The server's strategy, with the worker's module and optimizers."""
+        return StrategyView(self)
+
+    @property
+    def callback_metrics(self) -> LoggedHere:
+        """What the worker has logged in this pass, and at its end also what is reduced over it."""
+        if self._logged is None:
+            raise _no_single_worker("callback_metrics")
+        return LoggedHere(self._logged())
+
+    logged_metrics = callback_metrics
+    progress_bar_metrics = callback_metrics
+
     def _single(self, name: str) -> Worker:
         vars(self)["asked_for_data"] = True
         if self._worker is None:
-            raise NoSingleWorkerError(
-                f"self.trainer.{name} is one worker's, and here workers train together; use engine='auto' or "
-                "'sequential'"
-            )
+            raise _no_single_worker(name)
         return self._worker
 
     def __getattr__(self, name: str) -> Any:
@@ -155,6 +172,22 @@ class TrainerView:
         """
         self.set_length(local, _SOMEONES_BATCHES)
 
+    def show(self, logged: Callable[[], dict[str, Tensor]]) -> None:
+        """Show user code what the worker logs.
+
+        Args:
+            logged: Returns what it has logged so far, by name.
+        """
+        vars(self)["_logged"] = logged
+
+    def wrap(self, wrapped: Callable[[Optimizer], Any]) -> None:
+        """Take on how user code sees optimizers.
+
+        Args:
+            wrapped: Returns a ``LightningOptimizer``.
+        """
+        vars(self)["_wrap"] = wrapped
+
     def set_length(
         self,
         local: LocalTraining,
@@ -175,7 +208,7 @@ class TrainerView:
         batches = float("inf") if num_batches is None else num_batches
         epochs, steps = local.epochs * self._rounds, (local.steps or 0) * self._rounds
         own = vars(self)
-        kept = {name: own[name] for name in ("_trainer", "_server", "_module", "_said", "_rounds")}
+        kept = {name: own[name] for name in ("_trainer", "_server", "_module", "_said", "_rounds", "_logged", "_wrap")}
         own.clear()
         own.update(
             **kept,
@@ -196,6 +229,65 @@ class TrainerView:
     def use(self, optimizers: Sequence[Optimizer], lr_scheduler_configs: Sequence[Any]) -> None:
         """Take on the worker's optimizers and their schedulers."""
         vars(self).update(optimizers=list(optimizers), lr_scheduler_configs=list(lr_scheduler_configs))
+
+
+@final
+class StrategyView:
+    """The server's strategy, with the module and the optimizers of a worker.
+
+    Args:
+        trainer: The worker's view of the Trainer.
+    """
+
+    def __init__(self, trainer: TrainerView) -> None:
+        self._view = trainer
+
+    @property
+    def lightning_module(self) -> pl.LightningModule:
+        """The workers' copy of the user's module."""
+        return self._view.lightning_module
+
+    model = lightning_module
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The worker's optimizers."""
+        return self._view.optimizers
+
+    @property
+    def _lightning_optimizers(self) -> list[Any]:
+        """As ``self.optimizers()`` looks for them."""
+        return [self._view._wrap(optimizer) for optimizer in self._view.optimizers]
+
+    @property
+    def lr_scheduler_configs(self) -> list[Any]:
+        """The worker's schedulers."""
+        return self._view.lr_scheduler_configs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_view"]._trainer.strategy, name)
+
+
+@final
+class LoggedHere(dict[str, Tensor]):
+    """What a worker has logged, by name; of what it has not, a sentence says where it is to be found."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise KeyError(
+            f"self.trainer.callback_metrics[{name!r}] on a worker: it holds what the worker has logged in this pass "
+            f"({', '.join(map(repr, self)) or 'nothing yet'}), and nothing of the server's or of evaluations; log it "
+            "in local training, or read it in a callback, on the server"
+        )
+
+
+def _as_it_is(optimizer: Optimizer) -> Any:
+    return optimizer
+
+
+def _no_single_worker(name: str) -> NoSingleWorkerError:
+    return NoSingleWorkerError(
+        f"self.trainer.{name} is one worker's, and here workers train together; use engine='auto' or 'sequential'"
+    )
 
 
 def _whole(number: float) -> int | float:

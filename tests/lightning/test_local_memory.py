@@ -61,8 +61,37 @@ def by_step(scheduler: Any) -> dict[str, Any]:
     return {"optimizer": scheduler.optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def sgd(module: Any, lr: float = 0.05) -> optim.SGD:
+def sgd(module: Any, lr: Any = 0.05) -> optim.SGD:
     return optim.SGD(module.parameters(), lr=lr, momentum=0.5)
+
+
+class OnePerCall:
+    """A factor that falls with every call, whatever it is called with."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, step: int) -> float:
+        self.calls += 1
+        return 0.9**self.calls  # type: ignore[no-any-return]
+
+
+class Listing(lr_scheduler.LRScheduler):
+    """Keeps its last rates in a list, changed in place."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.past = [1.0, 1.0]
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        self.past[:] = [self.past[1], sum(self.past) / 2 * 0.9]
+        return [rate * self.past[1] for rate in self.base_lrs]
+
+
+def in_turns(module: Any) -> Any:
+    optimizer = sgd(module)
+    cyclic = lr_scheduler.CyclicLR(optimizer, 0.001, 0.05, step_size_up=3)
+    return by_step(lr_scheduler.ChainedScheduler([cyclic, LambdaLR(optimizer, OnePerCall())]))
 
 
 def noam(module: Any) -> Any:
@@ -97,6 +126,9 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
     "OneCycle": one_cycle,
     "cosine over max_epochs": cosine,
     "one after the other": in_a_row,
+    "cycles, and a factor that counts": in_turns,
+    "a list that is changed in place": lambda m: by_step(Listing(sgd(m))),
+    "a rate that is a tensor": lambda m: by_step(lr_scheduler.ExponentialLR(sgd(m, lr=torch.tensor(0.05)), 0.8)),
 }
 
 
@@ -148,7 +180,8 @@ def test_what_is_kept_is_own_state() -> None:
     fed = FederatedModule(Momentum(), local_optimizer_state="kept")
     fit(fed, FederatedDataModule({"ann": Rows([8.0]), "bob": Rows([-4.0])}))
     kept = fed.own_state["local.optimizer"]
-    assert {worker: row.tolist() for worker, row in kept.items()} == {"ann": [1.0, -8.0], "bob": [1.0, 4.0]}
+    kind = kept["ann"][0].item()  # which optimizers they are
+    assert {worker: row.tolist() for worker, row in kept.items()} == {"ann": [kind, 1.0, -8.0], "bob": [kind, 1.0, 4.0]}
 
 
 def test_a_worker_that_fails_keeps_what_it_remembered_before() -> None:
@@ -160,8 +193,8 @@ def test_a_worker_that_fails_keeps_what_it_remembered_before() -> None:
     fed = FederatedModule(Falters(), local_optimizer_state="kept", on_worker_error="drop")
     fit(fed, FederatedDataModule({"ann": Rows([8.0]), "bob": Rows([-4.0])}), max_epochs=2)
     assert [failure.worker for failure in fed.last_report.failures] == ["ann"]
-    assert fed.own_state["local.optimizer"]["ann"].tolist() == [1.0, -8.0]
-    assert fed.own_state["local.optimizer"]["bob"].tolist() == [1.0, 8.0]
+    assert fed.own_state["local.optimizer"]["ann"].tolist()[1:] == [1.0, -8.0]
+    assert fed.own_state["local.optimizer"]["bob"].tolist()[1:] == [1.0, 8.0]
 
 
 @pytest.mark.parametrize("kind", ["Adam", "OneCycle", "optimized manually"])
@@ -275,6 +308,23 @@ def _stepped(module: Any) -> Any:
     return [optimizer], [lr_scheduler.StepLR(optimizer, 1)]
 
 
+class SteppedByHand(Manual):
+    """A StepLR that is stepped at the end of each local epoch, of which there is one in a round."""
+
+    def on_train_epoch_end(self) -> None:
+        self.lr_schedulers().step()
+
+    def configure_optimizers(self) -> Any:
+        return _stepped(self)
+
+
+def test_one_that_user_code_steps_and_that_never_acts_is_said_once_too() -> None:
+    fed = FederatedModule(SteppedByHand())
+    with pytest.warns(Remark, match="the workers' StepLR begins anew in each round, and no step") as said:
+        fit(fed, FederatedDataModule({"ann": Pairs(1), "bob": Pairs(2)}), max_epochs=3)
+    assert len([one for one in said if issubclass(one.category, Remark)]) == 1
+
+
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
@@ -324,6 +374,80 @@ def test_an_optimizer_that_remembers_no_numbers_for_each_parameter_is_refused_at
     fed = FederatedModule(ByLBFGS(), local_optimizer_state="kept")
     with pytest.raises(ValueError, match=r"what a LBFGS remembers is not a few numbers .*='fresh'"):
         fit(fed, FederatedDataModule({"ann": Rows([1.0])}))
+
+
+class Odd(optim.SGD):
+    """Remembers something elsewhere than in a few numbers for each parameter."""
+
+    def __init__(self, parameters: Any, where: str) -> None:
+        super().__init__(parameters, lr=0.01, momentum=0.9)
+        self.where, self.count = where, 0
+        self.inner = optim.Adam(self.param_groups) if where == "in another optimizer" else None
+
+    def step(self, closure: Any = None) -> Any:
+        value = super().step(closure)
+        if self.where == "in an attribute":
+            self.count += 1
+        for group in self.param_groups:
+            if self.where == "in a group":
+                group["count"] = group.get("count", 0) + 1
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["steps"] = state.get("steps", 0) + 1
+                if self.where == "from its second step on" and state["steps"] > 1:
+                    state["slow"] = parameter.detach().clone()
+        return value
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("in an attribute", "what a Odd remembers is not a few numbers for each parameter"),
+        ("in another optimizer", "what a Odd remembers is not a few numbers for each parameter"),
+        ("from its second step on", "what a Odd remembers is not a few numbers for each parameter"),
+        ("in a group", "a Odd remembers something in the settings .* take local_schedule='continue' too"),
+    ],
+)
+def test_nothing_that_an_optimizer_remembers_is_left_out_in_silence(where: str, message: str) -> None:
+    fed = FederatedModule(Configured(lambda m: Odd(m.parameters(), where)), local_optimizer_state="kept")
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        fit(fed, FederatedDataModule({"ann": Pairs(1)}))
+
+
+@pytest.mark.parametrize("option", [{"local_optimizer_state": "kept"}, {"local_schedule": "continue"}])
+def test_a_parameter_group_that_comes_in_training_is_refused(option: dict[str, Any]) -> None:
+    class Grows(Configured):
+        def __init__(self) -> None:
+            super().__init__(lambda m: sgd(m.net))
+            self.more = torch.nn.Linear(3, 1)
+
+        def on_train_epoch_start(self) -> None:
+            self.optimizers().add_param_group({"params": list(self.more.parameters()), "lr": 0.1})
+
+    fit(FederatedModule(Grows()), FederatedDataModule({"ann": Pairs(1)}), max_epochs=2)
+    fed = FederatedModule(Grows(), **option)
+    with pytest.raises(RuntimeError, match=r"training gave an optimizer a parameter group .* keep nothing"):
+        fit(fed, FederatedDataModule({"ann": Pairs(1)}))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ("RMSprop", "Adagrad", "is of other optimizers .* or with local_optimizer_state='fresh'"),
+        ("Adam", "momentum", "is of other optimizers .* or with local_optimizer_state='fresh'"),
+        ("StepLR", "MultiStepLR", "is of other schedulers or optimizers .* or with local_schedule='restart'"),
+    ],
+)
+def test_what_is_kept_goes_to_no_other_optimizers_and_schedulers(
+    before: str, now: str, message: str, tmp_path: Path
+) -> None:
+    options: Any = {"local_optimizer_state": "kept", "local_schedule": "continue"}
+    kinds = {"RMSprop": lambda m: optim.RMSprop(m.parameters(), lr=0.1), **OPTIMIZERS, **SCHEDULES}
+    data = FederatedDataModule({"ann": Pairs(1)})
+    fit(FederatedModule(Configured(kinds[before]), **options), data).save_checkpoint(tmp_path / "a.ckpt")
+    fed = FederatedModule(Configured(kinds[now]), **options)
+    with pytest.raises(RuntimeError, match=f"worker 'ann' failed in round 1: .*{message}"):
+        trainer(max_epochs=2).fit(fed, data, ckpt_path=tmp_path / "a.ckpt")
 
 
 def test_a_scheduler_whose_state_is_no_numbers_is_refused() -> None:

@@ -14,12 +14,14 @@ import torch
 from helpers import Rows, Scalar, assert_equal, fit, trainer
 from manual_modules import KINDS, Accumulating, Adversarial, ByHand, Manual, Pairs
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import LightningOptimizer, MisconfigurationException, pl
 from lightning_fed.aggregation import NormalizedMean
 from lightning_fed.algorithms import Ditto, FedAvg, FedBN, FedDyn, FedNova, FedProx, QFedAvg, Scaffold
 from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
+from lightning_fed.engines.remarks import Remark
 from lightning_fed.optim import ExponentialDecay
 from lightning_fed.privacy import CentralDP, RecordDP
 
@@ -140,6 +142,138 @@ def test_by_hand_feddyn_corrects_in_the_second_round(way: str) -> None:
     automatic = X(lr=0.5)
     fit(FederatedModule(automatic, algorithm=FedDyn(0.5)), FederatedDataModule({"ann": Rows([8.0])}), max_epochs=2)
     assert alone.x.item() == automatic.x.item()
+
+
+class OwnOptimizer(Two):
+    """Steps on y with an optimizer that the Trainer has never seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = torch.optim.SGD([self.y], lr=0.5)
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        return super().optimizers(), self.own
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([self.x], lr=0.5)
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Steps by another optimizer's steps, of which the first may be in a method of another name, as SAM's are."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.inner = torch.optim.SGD(self.param_groups, lr=lr)
+
+    def second_step(self) -> None:
+        self.inner.step()
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        value = None if closure is None else closure()
+        self.second_step()
+        return value
+
+
+class Wrapped(Two):
+    def configure_optimizers(self) -> Any:
+        return Wrapper([self.x], lr=0.5), Wrapper([self.y], lr=0.5)
+
+
+class ByAnotherName(Wrapped):
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        wrappers = super().optimizers(use_pl_optimizer=False)
+        for wrapper in wrappers:
+            wrapper.step = wrapper.second_step
+        return wrappers
+
+
+class OnTheSameGradient(Two):
+    """Two optimizers of one number, which step on one gradient; and one that is not forgotten before it grows."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()
+        self.manual_backward(((self.x - batch[0]) ** 2).mean() / 2)
+        first.step()
+        second.step()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([self.x], lr=0.5), torch.optim.SGD([self.x, self.y], lr=0.5)
+
+
+@pytest.mark.parametrize("kind", [OwnOptimizer, Wrapped, ByAnotherName])
+def test_by_hand_fedprox_pulls_whatever_optimizer_steps(kind: type[Two]) -> None:
+    """As above: x is 4, and y is 4 and then 2."""
+    module = kind()
+    fit(FederatedModule(module, algorithm=FedProx(2.0)), FederatedDataModule({"ann": Rows([8.0])}))
+    assert (module.x.item(), module.y.item()) == (4.0, 2.0)
+
+
+@pytest.mark.filterwarnings("ignore:local training changes the module's attribute")
+@pytest.mark.parametrize("kind", [OwnOptimizer, Wrapped, ByAnotherName])
+def test_by_hand_the_control_variates_are_means_over_whatever_steps(kind: type[Two]) -> None:
+    fed = FederatedModule(kind(), algorithm=Scaffold())
+    fit(fed, FederatedDataModule({"ann": Rows([8.0])}))
+    assert fed.own_state["control"]["ann"].tolist() == [-8.0, -6.0]
+
+
+def test_by_hand_what_is_added_to_gradients_is_gone_after_the_step() -> None:
+    """Two passes. The first one's gradient is -8 for both steps: x is 4, and by -8 + 4 then 6. In the second one -2 is
+    added to it, so -10: by -10 + 6 x is 8, and by -10 + 8 then 9."""
+    module = OnTheSameGradient()
+    fit(FederatedModule(module, algorithm=FedProx(1.0), local_epochs=2), FederatedDataModule({"ann": Rows([8.0])}))
+    assert module.x.item() == 9.0
+
+
+def test_a_worker_that_fails_leaves_nothing_behind_in_the_process() -> None:
+    class Fails(Manual):
+        def on_train_batch_end(self, *_: Any) -> None:
+            raise RuntimeError("out of power")
+
+    with pytest.raises(RuntimeError, match="out of power"):
+        fit(FederatedModule(Fails(), algorithm=FedProx(1.0)), FederatedDataModule({"ann": Pairs(1)}))
+    assert not _global_optimizer_pre_hooks
+    assert not _global_optimizer_post_hooks
+
+
+def test_on_a_worker_there_are_its_own_metrics_and_no_others() -> None:
+    """Neither the server's of the round before, nor what is logged only at the end."""
+
+    class Asks(Manual):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            before = dict(self.trainer.callback_metrics)
+            self.log("index", float(batch_idx))
+            self.log("later", 1.0, on_step=False, on_epoch=True)
+            seen.append((before, dict(self.trainer.callback_metrics)))
+            return super().training_step(batch, batch_idx)
+
+    seen: list[Any] = []
+    fit(FederatedModule(Asks()), FederatedDataModule({"ann": Pairs(1, rows=6)}), max_epochs=2)
+    assert seen == 2 * [({}, {"index": 0.0}), ({"index": 0.0}, {"index": 1.0})]
+
+
+def test_of_a_metric_that_a_worker_has_not_logged_the_error_says_what_there_is() -> None:
+    class Asks(Manual):
+        def on_train_epoch_end(self) -> None:
+            self.log("size", 1.0)
+            self.trainer.callback_metrics["val_loss"]
+
+    says = r"worker 'ann' failed in round 0: .*callback_metrics\['val_loss'\] on a worker: .* this pass \('size'\), and"
+    with pytest.raises(RuntimeError, match=says):
+        fit(FederatedModule(Asks()), FederatedDataModule({"ann": Pairs(1)}))
+
+
+def test_of_an_optimizer_in_an_attribute_no_numbers_are_shown(recwarn: pytest.WarningsRecorder) -> None:
+    class Keeps(Manual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = super().configure_optimizers()
+
+        def configure_optimizers(self) -> Any:
+            return self.own
+
+    with pytest.warns(Remark, match="attribute 'own.state.Parameter', which is set back") as said:
+        fit(FederatedModule(Keeps()), FederatedDataModule({"ann": Pairs(1), "bob": Pairs(2)}), max_epochs=3)
+    assert len([one for one in said if issubclass(one.category, Remark)]) == 1
 
 
 def test_by_hand_the_loss_is_what_is_returned_or_else_the_mean_of_what_went_backward() -> None:

@@ -39,6 +39,9 @@ class Watches(pl.LightningModule):
         if self.config["monitor"] == "error":
             self.error(output, batch[1])
             self.log("error", self.error, on_step=False, on_epoch=True)
+        if self.config["monitor"] == "error_here":
+            self.error(output, batch[1])
+            self.log("error_here", self.error)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -64,6 +67,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "every second epoch": {"frequency": 2},
     "logged at the end of an epoch": {"monitor": "size", "mode": "min"},
     "a torchmetrics object": {"monitor": "error"},
+    "its value on the last batch": {"monitor": "error_here"},
+    "its value on each batch": {"monitor": "error_here", "interval": "step"},
 }
 
 

@@ -52,7 +52,10 @@ class LocalStep(ABC):
         """
         return outputs.get("loss")
 
-    def end(self) -> None:  # noqa: B027 - most steps leave nothing behind
+    def leave(self) -> None:  # noqa: B027 - most steps leave nothing behind
+        """Leave nothing behind in the process, be it that the training has ended or that it has failed."""
+
+    def end(self) -> None:  # noqa: B027 - most steps may end at any time
         """End the training.
 
         Raises:

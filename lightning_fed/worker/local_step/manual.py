@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from lightning_fed._lightning import MisconfigurationException
@@ -25,7 +27,10 @@ class ManualStep(LocalStep):
 
     As in a Trainer, ``self.manual_backward`` calls ``on_before_backward``, ``backward`` and ``on_after_backward``, an
     optimizer's ``step`` calls ``on_before_optimizer_step`` after its closure, and schedulers are the user's to step.
-    What an algorithm adds to gradients comes last: right before an optimizer moves parameters, on those that it owns.
+    What an algorithm adds to gradients comes last: right before an optimizer moves parameters, on those that it owns,
+    also if user code has built that optimizer elsewhere than in ``configure_optimizers``. It is gone after the step, so
+    that neither another optimizer nor a second step on the same gradients adds it again. Steps within a step, as of the
+    optimizer that a SAM or a Lookahead wraps, are parts of that one.
 
     The loss is what ``training_step`` returns. If it returns none, it is the mean of what it has passed to
     ``self.manual_backward``; if there was nothing, it is NaN.
@@ -54,11 +59,15 @@ class ManualStep(LocalStep):
         self._scaler = scaler
         self._optimizers = optimizers
         self._losses: list[Tensor] = []
+        self._optimizers = optimizers
+        self._is_scheduled = bool(optimizers.schedulers)
         optimizers.take = self._take
         local.manual_backward = self._backward
         for parameter in local.module.parameters():  # user code may add to what the worker before has left
             parameter.grad = None
         self._names = {parameter: name for name, parameter in local.parameters.items()}
+        self._stepping: Optimizer | None = None
+        self._replaced: list[tuple[Tensor, Tensor, Tensor]] = []  # parameters, their own gradients, and the corrected
         self._handles: list[RemovableHandle] = []
         if corrections is not None:
             if not local.trainer.optimizers:
@@ -66,10 +75,15 @@ class ManualStep(LocalStep):
                     f"{type(local.module).__name__}.configure_optimizers() returned no optimizer, before whose steps "
                     "the algorithm would correct gradients; return one, or use FedAvg()"
                 )
-            before = partial(self._before_step, corrections)
-            self._handles = [optimizer.register_step_pre_hook(before) for optimizer in local.trainer.optimizers]
+            self._handles = [
+                register_optimizer_step_pre_hook(partial(self._before_step, corrections)),
+                register_optimizer_step_post_hook(self._after_step),
+            ]
 
     def __call__(self, batch: Any, index: int) -> dict[str, Any]:
+        self._stepping = None
+        if self._is_scheduled:
+            self._optimizers.note_rates()
         self._losses.clear()
         with self._local.forward_context():
             output = self._training_step(batch, index)
@@ -119,13 +133,29 @@ class ManualStep(LocalStep):
 
         return optimizer.step(closure=closed, **options)
 
-    def end(self) -> None:
+    def leave(self) -> None:
         for handle in self._handles:
             handle.remove()
 
     def _correct(self, corrections: GradientCorrections, optimizer: Optimizer) -> None:
         owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        corrections.apply_({self._names[p]: p for p in owned if p in self._names})
+        parameters = {self._names[p]: p for p in owned if p in self._names}
+        if not parameters:
+            return
+        if corrections.add_something:
+            for parameter in parameters.values():
+                own = parameter.grad
+                if own is not None:
+                    parameter.grad = own.clone()
+                    self._replaced.append((parameter, own, parameter.grad))
+        corrections.apply_(parameters)
+
+    def _put_back(self) -> None:
+        """Give parameters the gradients back that user code has computed, if it has computed no others since."""
+        for parameter, own, corrected in self._replaced:
+            if parameter.grad is corrected:
+                parameter.grad = own
+        self._replaced.clear()
 
     def _before_step(
         self,
@@ -135,15 +165,28 @@ class ManualStep(LocalStep):
         options: dict[str, Any],
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Correct gradients once they are there: now, or after the closure that an optimizer's ``step`` is given."""
-        bound = dict(zip(("self", "closure"), arguments, strict=False)) | options
-        closure = bound.get("closure")
+        if self._stepping is not None and self._stepping is not optimizer:
+            return None
+        self._stepping = optimizer
+        step: Any = type(optimizer).step
+        bound = inspect.signature(step).bind(*arguments, **options) if len(arguments) > 1 else None
+        closure = options.get("closure") if bound is None else bound.arguments.get("closure")
         if closure is None:
             self._correct(corrections, optimizer)
             return None
 
         def corrected() -> Any:
+            self._put_back()
             value = closure()
             self._correct(corrections, optimizer)
             return value
 
-        return arguments[:1], {**options, "closure": corrected}
+        if bound is None:
+            return arguments, {**options, "closure": corrected}
+        bound.arguments["closure"] = corrected
+        return bound.args, bound.kwargs
+
+    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._stepping is optimizer:
+            self._put_back()
+            self._stepping = None
