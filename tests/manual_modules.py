@@ -249,8 +249,11 @@ class OfParts(Manual):
 class ThroughStrategy(Manual):
     """Finds its optimizer where Lightning keeps it."""
 
-    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        return self.trainer.strategy.optimizers[0]
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (optimizer,) = self.trainer.strategy.optimizers
+        optimizer.zero_grad()
+        self.manual_backward(self.error(batch))
+        optimizer.step()
 
 
 class OnPlateaus(Manual):

@@ -10,7 +10,7 @@ from helpers import EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
 from manual_modules import Pairs
 from torch import nn
 from torch.nn.functional import mse_loss
-from torchmetrics import MeanSquaredError
+from torchmetrics import MeanMetric, MeanSquaredError
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -39,9 +39,6 @@ class Watches(pl.LightningModule):
         if self.config["monitor"] == "error":
             self.error(output, batch[1])
             self.log("error", self.error, on_step=False, on_epoch=True)
-        if self.config["monitor"] == "error_here":
-            self.error(output, batch[1])
-            self.log("error_here", self.error)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -67,8 +64,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "every second epoch": {"frequency": 2},
     "logged at the end of an epoch": {"monitor": "size", "mode": "min"},
     "a torchmetrics object": {"monitor": "error"},
-    "its value on the last batch": {"monitor": "error_here"},
-    "its value on each batch": {"monitor": "error_here", "interval": "step"},
 }
 
 
@@ -83,6 +78,28 @@ def test_over_local_epochs_and_over_rounds_a_worker_does_what_a_trainer_does(way
         fit(FederatedModule(local, local_epochs=6), FederatedDataModule({"ann": Pairs(1)}))
         assert_equal(local.state_dict(), plain.state_dict())
     fit(FederatedModule(rounds, local_schedule="continue"), FederatedDataModule({"ann": Pairs(1)}), max_epochs=6)
+    assert_equal(rounds.state_dict(), plain.state_dict())
+
+
+class OnTheLastStep(Watches):
+    """Logs a torchmetrics object per step: its value on the last batch of an epoch grows, that of the epoch falls."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(monitor="growing", **options)
+        self.growing = MeanMetric()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.growing(float(self.current_epoch) if batch_idx == 3 else -10.0 * self.current_epoch)
+        self.log("growing", self.growing)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.usefixtures("double")
+def test_of_a_torchmetrics_object_that_is_logged_per_step_the_last_steps_value_counts(mode: str) -> None:
+    plain, rounds = OnTheLastStep(mode=mode), OnTheLastStep(mode=mode)
+    trainer(max_epochs=4).fit(plain, Pairs(1))
+    fit(FederatedModule(rounds, local_schedule="continue"), FederatedDataModule({"ann": Pairs(1)}), max_epochs=4)
     assert_equal(rounds.state_dict(), plain.state_dict())
 
 
