@@ -36,6 +36,7 @@ def _nothing_seen() -> None:
 
 
 OF_A_WORKER = {
+    *("callback_metrics", "logged_metrics", "progress_bar_metrics", "strategy"),
     "current_epoch", "estimated_stepping_batches", "global_step", "is_global_zero", "is_last_batch", "lightning_module",
     "lr_scheduler_configs", "max_epochs", "max_steps", "min_epochs", "min_steps", "model", "num_devices", "num_nodes",
     "num_training_batches", "optimizers", "predict_dataloaders", "test_dataloaders", "train_dataloader",
