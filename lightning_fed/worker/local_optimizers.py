@@ -135,12 +135,6 @@ class LocalOptimizers:
             return None
         return self._has_been_scheduled, self._has_stepped_at_another_rate
 
-    def note_rates(self) -> None:
-        """Note at which learning rates the next steps are taken, where user code steps schedulers."""
-        if self.schedulers:
-            self._has_been_scheduled = self._has_been_scheduled or type(self.schedulers[0]).__name__
-            self._has_stepped_at_another_rate |= self._rates() != self._first_rates
-
     def forget(self) -> None:
         """Ask ``configure_optimizers`` again for the next worker."""
         self._configured_for = None

@@ -308,23 +308,6 @@ def _stepped(module: Any) -> Any:
     return [optimizer], [lr_scheduler.StepLR(optimizer, 1)]
 
 
-class SteppedByHand(Manual):
-    """A StepLR that is stepped at the end of each local epoch, of which there is one in a round."""
-
-    def on_train_epoch_end(self) -> None:
-        self.lr_schedulers().step()
-
-    def configure_optimizers(self) -> Any:
-        return _stepped(self)
-
-
-def test_one_that_user_code_steps_and_that_never_acts_is_said_once_too() -> None:
-    fed = FederatedModule(SteppedByHand())
-    with pytest.warns(Remark, match="the workers' StepLR begins anew in each round, and no step") as said:
-        fit(fed, FederatedDataModule({"ann": Pairs(1), "bob": Pairs(2)}), max_epochs=3)
-    assert len([one for one in said if issubclass(one.category, Remark)]) == 1
-
-
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []

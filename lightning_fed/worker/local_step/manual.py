@@ -59,8 +59,6 @@ class ManualStep(LocalStep):
         self._scaler = scaler
         self._optimizers = optimizers
         self._losses: list[Tensor] = []
-        self._optimizers = optimizers
-        self._is_scheduled = bool(optimizers.schedulers)
         optimizers.take = self._take
         local.manual_backward = self._backward
         for parameter in local.module.parameters():  # user code may add to what the worker before has left
@@ -82,8 +80,6 @@ class ManualStep(LocalStep):
 
     def __call__(self, batch: Any, index: int) -> dict[str, Any]:
         self._stepping = None
-        if self._is_scheduled:
-            self._optimizers.note_rates()
         self._losses.clear()
         with self._local.forward_context():
             output = self._training_step(batch, index)
