@@ -457,8 +457,8 @@ def test_what_stays_is_not_counted_as_traffic() -> None:
         assert federated.last_report.bytes_down == length(spy.jobs())
         spies[type(algorithm)] = spy
     for worker in ("a", "b"):  # one double less: the body's comes, the head's does not
-        assert tensor_bytes(spies[FedAvg].updates()[worker]) == 8 * (2 + 4)  # and four numbers
-        assert tensor_bytes(spies[FedPer].updates()[worker]) == 8 * (1 + 4)
+        assert tensor_bytes(spies[FedAvg].updates()[worker]) == 8 * (2 + 5)  # and four numbers and the learning rate
+        assert tensor_bytes(spies[FedPer].updates()[worker]) == 8 * (1 + 5)
 
 
 def test_a_workers_module_can_be_taken_away() -> None:

@@ -300,7 +300,7 @@ def test_without_the_extra_it_says_what_to_install(
 
 
 def test_lightnings_parser_is_not_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def asked(*_: object) -> None:
+    def asked(*_: object, **__: object) -> None:
         raise AssertionError("a FederatedCLI was built")
 
     monkeypatch.setattr("lightning_fed.cli.command.FederatedCLI", asked)
