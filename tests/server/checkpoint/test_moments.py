@@ -58,7 +58,7 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05)
 
 
-class Adam(torch.optim.Adam):
+class WatchedAdam(torch.optim.Adam):
     """One that something interrupts when it has changed a part of the model."""
 
     do: ClassVar[Any] = None
@@ -73,7 +73,7 @@ class Adam(torch.optim.Adam):
         return super().step(lambda: loss)
 
 
-class StepLR(torch.optim.lr_scheduler.StepLR):
+class WatchedStepLR(torch.optim.lr_scheduler.StepLR):
     """One that something interrupts before its step."""
 
     do: ClassVar[Any] = None
@@ -213,8 +213,8 @@ def test_in_the_middle_of_something(
         saves.now(trainers[0])
 
     own: dict[str, Any] = {
-        "optimizer": {"optimizer": Adam},
-        "scheduler": {"scheduler": StepLR},
+        "optimizer": {"optimizer": WatchedAdam},
+        "scheduler": {"scheduler": WatchedStepLR},
         "logger": {"logger": Draws(now)},
         "validation": {"net": Net(at_validation=now)},
         "training": {"net": Net(at_training=now)},
@@ -241,9 +241,11 @@ def test_what_is_left_in_memory_after_an_error_is_one_round_too(monkeypatch: pyt
     models = []
     for rounds in (AT, ROUNDS):
         torch.manual_seed(0)
-        fed = FederatedModule(Net(), algorithm=Scaffold(), server_optimizer=lambda p: Adam(p, lr=0.02), local_steps=2)
+        fed = FederatedModule(
+            Net(), algorithm=Scaffold(), server_optimizer=lambda p: WatchedAdam(p, lr=0.02), local_steps=2
+        )
         workers = {f"w{i}": EvaluatedRows([i, i + 1.0, i + 2.0, i + 3.0]) for i in range(3)}
-        monkeypatch.setattr(Adam, "do", stop)
+        monkeypatch.setattr(WatchedAdam, "do", stop)
         try:
             trainer(max_steps=rounds, limit_val_batches=0).fit(fed, FederatedDataModule(workers))
         except Stopped:
