@@ -83,7 +83,7 @@ class LocalFit:
         self.trainer = self._local.trainer
         self.trainer.show(self.recorder.current)
         self._optimizers = LocalOptimizers(self._local)
-        self._recollection = Recollection(memory, own)
+        self._recollection = None if memory.keeps is None else Recollection(memory, own)
         self._epochs_before = 0
         self._training = memory.training
         self._continues = memory.schedule == "continue"
@@ -174,7 +174,8 @@ class LocalFit:
                     )
                 torch.sub(sent, trained, out=delta[name])
         self._local.tensors.refuse_unfrozen()
-        self._recollection.stage(worker.name, self._optimizers.all, self._optimizers.schedulers, passes)
+        if self._recollection is not None:
+            self._recollection.stage(worker.name, self._optimizers.all, self._optimizers.schedulers, passes)
         metrics, states = self.recorder.results(), self._local.metric_states()
         self._local.note_metrics()
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
@@ -276,7 +277,9 @@ class LocalFit:
         self._fresh(job.cohort, job.lr_factor)
         if optimizers.is_new and local.configured():
             optimizers.forget()
-        self._epochs_before = self._recollection.recall(job.cohort, worker, optimizers.all, optimizers.schedulers)
+        if self._recollection is not None:
+            past = self._recollection.recall(job.cohort, worker, optimizers.all, optimizers.schedulers)
+            self._epochs_before = past
         scaler = self._scaler()
         is_manual = not self.module.automatic_optimization
         if is_manual and job.record_privacy is None:
@@ -307,7 +310,7 @@ class LocalFit:
     def _fresh(self, cohort: int, lr_factor: float = 1.0) -> None:
         """Have optimizers without a past."""
         self._optimizers.fresh(cohort, lr_factor)
-        if not self._recollection.is_prepared:
+        if self._recollection is not None and not self._recollection.is_prepared:
             self._recollection.prepare(self._optimizers.all)
             self._optimizers.forget()  # they have taken a step
             self._optimizers.fresh(cohort, lr_factor)

@@ -120,8 +120,6 @@ class Recollection:
         Raises:
             ValueError: If what is kept is of other optimizers or schedulers, or the worker is trained twice.
         """
-        if self._memory.keeps is None:
-            return 0
         if self._seen[0] != cohort:
             self._seen = cohort, set()
         if worker in self._seen[1]:
