@@ -23,6 +23,22 @@ TRUSTED: dict[str, Any] = {"weights_only": False} if _HAS_A_SAY else {}
 UNTRUSTED: dict[str, Any] = {"weights_only": True} if _HAS_A_SAY else {}
 """How it is told to read numbers and plain containers only."""
 
+OVERRIDABLE = {
+    "backward",
+    "configure_callbacks",
+    "configure_gradient_clipping",
+    "configure_optimizers",
+    "forward",
+    "lr_scheduler_step",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "predict_step",
+    "test_step",
+    "training_step",
+    "validation_step",
+}
+"""Methods of LightningModule itself that a Trainer calls and a user overrides."""
+
 NARROW = {torch.float32, torch.float16, torch.bfloat16, torch.complex64}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import TRUSTED, EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
+from helpers import OVERRIDABLE, TRUSTED, EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
 from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from pytorch_lightning.trainer.connectors.logger_connector.fx_validator import _FxValidator
 from torch import Tensor
@@ -30,22 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `.*transfer.
 TABLES = (SERVER_HOOKS, EVALUATION_STEPS, LOCAL_HOOKS, TRANSFER_HOOKS, CHECKPOINT_HOOKS, tuple(UNUSED_HOOKS))
 OF_ITS_OWN = {"training_step", "predict_step", "configure_optimizers", "forward"}
 """What the package calls by name, because it is more than a hook."""
-
-OVERRIDABLE = {
-    "backward",
-    "configure_callbacks",
-    "configure_gradient_clipping",
-    "configure_optimizers",
-    "forward",
-    "lr_scheduler_step",
-    "optimizer_step",
-    "optimizer_zero_grad",
-    "predict_step",
-    "test_step",
-    "training_step",
-    "validation_step",
-}
-"""Methods of LightningModule itself that a Trainer calls and a user overrides."""
 
 LIGHTNINGS = OVERRIDABLE | {
     name

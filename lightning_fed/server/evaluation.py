@@ -250,9 +250,11 @@ class Evaluation:
         values |= {name: objects[path] for share in shares for name, path in share.objects.items()}
         outer = self._server._current_fx_name
         self._server._current_fx_name = step
-        for name, value in values.items():
-            self._hand_over(name, value, **options.get(name, {}))
-        self._server._current_fx_name = outer
+        try:
+            for name, value in values.items():
+                self._hand_over(name, value, **options.get(name, {}))
+        finally:
+            self._server._current_fx_name = outer
         self._results.note(self._server.trainer, {name: option["loader"] for name, option in options.items()})
         self._draw([name for name, option in options.items() if option.get("logger") is False])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,6 @@ from pytorch_lightning.loggers.logger import Logger
 from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule
-from lightning_fed.engines import Isolated
-
-
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[Isolated]:
-    engine = Isolated(processes=1, persistent=True)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(params=["sequential", "vectorized", "isolated"])
-def engine(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue("isolated") if request.param == "isolated" else request.param
 
 
 class Logging(Scalar):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,22 +12,9 @@ from torchmetrics import CatMetric, MaxMetric, MeanMetric, Metric, MetricCollect
 from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 
 from lightning_fed import FederatedDataModule, FederatedModule
-from lightning_fed.engines import Isolated
 from lightning_fed.privacy import CentralDP
 
 WORKERS = {"a": [1.0, 2.0, 3.0], "b": [5.0], "c": [4.0, 6.0]}
-
-
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[Isolated]:
-    engine = Isolated(processes=1, persistent=True)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(params=["sequential", "vectorized", "isolated"])
-def engine(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue("isolated") if request.param == "isolated" else request.param
 
 
 class Filled(Scalar):

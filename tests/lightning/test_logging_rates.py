@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,22 +11,9 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_fed import FederatedDataModule, FederatedModule
-from lightning_fed.engines import Isolated
 from lightning_fed.optim import ExponentialDecay
 from lightning_fed.privacy import CentralDP
 from lightning_fed.wire import WorkerError
-
-
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[Isolated]:
-    engine = Isolated(processes=1, persistent=True)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(params=["sequential", "vectorized", "isolated"])
-def engine(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue("isolated") if request.param == "isolated" else request.param
 
 
 class Rates(Logger):

@@ -6,7 +6,6 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
 from lightning_fed.engines.remarks import Remark
 from lightning_fed.optim import ExponentialDecay
 from lightning_fed.privacy import CentralDP, RecordDP
-
-
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[Isolated]:
-    engine = Isolated(processes=1, persistent=True)
-    yield engine
-    engine.close()
 
 
 def plainly(kind: type[pl.LightningModule], seed: int, epochs: int = 1) -> dict[str, Tensor]:

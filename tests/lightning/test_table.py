@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+from helpers import OVERRIDABLE
 from lightning_fabric.utilities.device_dtype_mixin import _DeviceDtypeModuleMixin
 from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from pytorch_lightning.core.mixins import HyperparametersMixin
@@ -71,22 +72,6 @@ def is_called(member: Any) -> bool:
 
 
 HOOKS = public(ModelHooks) | public(DataHooks) | public(CheckpointHooks)
-OVERRIDDEN = {
-    "backward",
-    "configure_callbacks",
-    "configure_gradient_clipping",
-    "configure_optimizers",
-    "forward",
-    "lr_scheduler_step",
-    "optimizer_step",
-    "optimizer_zero_grad",
-    "predict_step",
-    "test_step",
-    "training_step",
-    "validation_step",
-}
-"""Methods of LightningModule itself that a Trainer calls and a user overrides."""
-
 OF_MODULES = (pl.LightningModule, HyperparametersMixin, _DeviceDtypeModuleMixin)
 KEYS = {name for name in vars(pl.LightningModule) if name.startswith("CHECKPOINT_")}
 
@@ -96,8 +81,8 @@ LIGHTNINGS: dict[str, set[str]] = {
     "`self.trainer` on a worker": public(pl.Trainer, where=is_property),
     "Callbacks": set(pl.callbacks.__all__),
     "Hooks of callbacks": public(pl.Callback),
-    "Hooks of your module": HOOKS | OVERRIDDEN,
-    "Your module's other methods": set().union(*map(public, OF_MODULES)) - OVERRIDDEN - KEYS,
+    "Hooks of your module": HOOKS | OVERRIDABLE,
+    "Your module's other methods": set().union(*map(public, OF_MODULES)) - OVERRIDABLE - KEYS,
     "Options of `self.log`": set(inspect.signature(pl.LightningModule.log).parameters) - {"self"},
     "Datamodules": (public(pl.LightningDataModule) | public(DataHooks) | public(HyperparametersMixin)) - KEYS,
     "Loggers": set(pl.loggers.__all__),
