@@ -61,8 +61,7 @@ class ManualStep(LocalStep):
         self._losses: list[Tensor] = []
         optimizers.take = self._take
         local.manual_backward = self._backward
-        for parameter in local.module.parameters():  # user code may add to what the worker before has left
-            parameter.grad = None
+        local.tensors.spare.clear()  # gradients of the worker before, which a step of ours would free
         self._names = {parameter: name for name, parameter in local.parameters.items()}
         self._stepping: Optimizer | None = None
         self._replaced: list[tuple[Tensor, Tensor, Tensor]] = []  # parameters, their own gradients, and the corrected
