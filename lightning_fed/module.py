@@ -45,6 +45,7 @@ from lightning_fed.server.checks import (
     refuse_options,
     refuse_parts,
     refuse_synchronised,
+    refuse_two_lengths,
     refuse_unsupported,
     require_seconds,
     warn_of_lost_mean,
@@ -90,7 +91,8 @@ class FederatedModule(Wrapper):
         server_optimizer: Makes the optimizer that steps on the aggregated update; SGD with lr 1 is plain averaging.
         server_lr_scheduler: Makes its scheduler, stepped once a round.
         local_epochs: Passes over a worker's training data in one round.
-        local_steps: If given, exactly this many batches instead, cycling over the data.
+        local_steps: If given, exactly this many batches instead, cycling over the data; more than one of
+            ``local_epochs`` beside it is refused.
         aggregator: How updates become one; None: the algorithm's own.
         transforms: Steps on updates before they leave the workers, such as clipping.
         engine: How workers are trained.
@@ -156,7 +158,7 @@ class FederatedModule(Wrapper):
         self.algorithm = algorithm
         self.server_optimizer = server_optimizer
         self.server_lr_scheduler = server_lr_scheduler
-        self.local = LocalTraining(local_epochs, local_steps)
+        self.local = refuse_two_lengths(LocalTraining(local_epochs, local_steps))
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
         self.engine = engine_of(engine)

@@ -256,6 +256,11 @@ class NoLoader(Rows):
     train_dataloader = pl.LightningDataModule.train_dataloader
 
 
+class Absent(Rows):
+    def train_dataloader(self) -> Any:
+        return None
+
+
 class Number(Rows):
     def train_dataloader(self) -> Any:
         return 3
@@ -268,10 +273,14 @@ class Number(Rows):
         (Rows([], shuffle=True), "it has no training examples; give it data or leave it out of `workers`"),
         (Dropping([1.0]), "gives no batch from 1 examples; give it a smaller batch_size or drop_last=False"),
         (Nothing([1.0]), "its train_dataloader gave no batch in pass 1"),
-        (NoLoader([1.0]), "train_dataloader"),
-        (Number([1.0]), "returned a int, which is no iterable of batches"),
+        (
+            NoLoader([1.0]),
+            r"its NoLoader gives no train_dataloader\(\); let it return a DataLoader, or leave it out of",
+        ),
+        (Absent([1.0]), r"its Absent gives no train_dataloader\(\); let it return a DataLoader, or leave it out of"),
+        (Number([1.0]), "returned a int, which is no iterable of batches; return a DataLoader, another iterable"),
     ],
-    ids=["empty", "empty shuffled", "drop_last", "empty iterator", "no loader", "no iterable"],
+    ids=["empty", "empty shuffled", "drop_last", "empty iterator", "no loader", "None", "no iterable"],
 )
 def test_a_worker_without_batches_is_named(data: Rows, message: str) -> None:
     with pytest.raises(WorkerError, match=f"worker 'poor' failed in round 0: .*{message}"):

@@ -274,6 +274,7 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
     ("arguments", "message"),
     [
         ({"local_epochs": 1.5}, "local_epochs=1.5: a worker must train for at least one epoch, and a whole number"),
+        ({"local_epochs": 2, "local_steps": 5}, "local_epochs=2 and local_steps=5 both say how long"),
         ({"local_steps": 2.5}, "local_steps=2.5: a worker must train for at least one step, and a whole number"),
         ({"engine": "sequental"}, "engine='sequental' must be one of .*; did you mean 'sequential'"),
         ({"engine": Sequential}, "engine must be an Engine, such as Sequential"),

@@ -63,6 +63,19 @@ class Remarks:
             self._said.add(name)
             rank_zero_info(f"{anew[0].upper()}{anew[1:]}; {way_out}")
 
+    def skipped(self, worker: str | None) -> None:
+        """Warn of a ``training_step`` that returns None, beginning as Lightning does.
+
+        Args:
+            worker: The first worker on which it did; None: it has not.
+        """
+        if worker is not None:
+            self.say(
+                f"`training_step` returned `None` on worker {worker!r}, whose step was skipped. If this was on "
+                "purpose, ignore this warning",
+                about="skipped",
+            )
+
     def settings(self, changed: Mapping[str, str]) -> None:
         """Warn of settings of the whole process that a worker's code has changed, and that were set back.
 

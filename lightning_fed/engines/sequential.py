@@ -78,6 +78,7 @@ class Sequential(Engine):
                 yield failure
         self._remarks.changed(self._local_fit.changed)
         self._remarks.unread(self._local_fit.unread)
+        self._remarks.skipped(self._local_fit.skipped)
         self._remarks.settings(watch.changed)
         self._remarks.restarted(self._local_fit.restarted)
         yield from stacked(job.cohort, results, delta[first : first + len(results)])
@@ -91,6 +92,11 @@ class Sequential(Engine):
     def unread(self) -> Sequence[str]:
         """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
         return () if self._local_fit is None else self._local_fit.unread
+
+    @property
+    def skipped(self) -> str | None:
+        """The first worker so far whose ``training_step`` returned None; None: there is none."""
+        return None if self._local_fit is None else self._local_fit.skipped
 
     @property
     def restarted(self) -> tuple[str, bool] | None:

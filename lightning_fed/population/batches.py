@@ -125,7 +125,10 @@ def batches_of(loader: object) -> Batches:
         return IndexedBatches(loader, tensors) if tensors is not None else LoadedBatches(loader)
     if isinstance(loader, Iterable):
         return LoadedBatches(loader)
-    raise TypeError(f"train_dataloader() returned a {type(loader).__name__}, which is no iterable of batches")
+    raise TypeError(
+        f"train_dataloader() returned a {type(loader).__name__}, which is no iterable of batches; return a DataLoader, "
+        "another iterable of batches, or a dict or list of them"
+    )
 
 
 def _indexable(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:

@@ -173,6 +173,11 @@ class Worker:
     def _train_dataloader(self) -> object:
         try:
             asked = self._asked("train_dataloader", "fit")
+            if asked is None:
+                raise TypeError(
+                    f"its {type(self.datamodule).__name__} gives no train_dataloader(); let it return a DataLoader, or "
+                    "leave it out of `workers` (data for evaluation alone is FederatedDataModule(val=...))"
+                )
             return unshuffled(asked, RunningStage.TRAINING) if self._overfits else asked
         except ValueError as error:
             # A shuffling DataLoader refuses an empty dataset itself, in words that name neither the data nor a fix.

@@ -27,7 +27,7 @@ from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
 from lightning_fed.server.given_data import admit
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import RoundError
+from lightning_fed.wire import LocalTraining, RoundError
 from lightning_fed.worker.local_memory import LocalMemory
 
 
@@ -102,6 +102,23 @@ def refuse_manual(module: pl.LightningModule, aggregator: Aggregator[Any], priva
             f"{name}, and {type(privacy).__name__} has to take the gradient of each example and add noise before every "
             "step; use a promise about workers, such as CentralDP or LocalDP, or automatic optimization"
         )
+
+
+def refuse_two_lengths(local: LocalTraining) -> LocalTraining:
+    """Return how long a worker trains in a round; refuse epochs, more than the default, where steps take their place.
+
+    Args:
+        local: As the user says it.
+
+    Raises:
+        ValueError: If the user says both.
+    """
+    if local.steps is not None and local.epochs > 1:
+        raise ValueError(
+            f"local_epochs={local.epochs} and local_steps={local.steps} both say how long a worker trains in a round: "
+            "give one of them (local_epochs=1 is as good as none)"
+        )
+    return local
 
 
 def refuse_kept(memory: LocalMemory, algorithm: Algorithm) -> None:

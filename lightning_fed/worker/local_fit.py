@@ -74,6 +74,8 @@ class LocalFit:
         self.recorder = Recorder()
         self.watch = Watch()
         """Watches over the code of the workers."""
+        self.skipped: str | None = None
+        """The first worker so far whose ``training_step`` returned None, so that a step was skipped."""
         self._local = ModuleCopy(module, trainer, self.recorder, channels_last)
         self._training_step: Callable[[Any, int], Any] = self._local.training_step
         if compile:
@@ -229,6 +231,8 @@ class LocalFit:
                 if step_loss is not None:
                     losses.append(step_loss)
                     sizes.append(size)
+                elif self.skipped is None and job.record_privacy is None:  # which hides whether examples are skipped
+                    self.skipped = worker.name
                 step += 1
                 self._optimizers.step_schedulers("step", index + 1)
                 if is_last:

@@ -167,6 +167,7 @@ class _Child:
             "changed": list(self._engine.changed),
             "unread": list(self._engine.unread),
             "restarted": self._engine.restarted,
+            "skipped": self._engine.skipped,
             "settings": {**self._engine.changed_settings, **self._watch.changed},
             "warnings": list(self._warnings),
         }, parts

@@ -192,6 +192,7 @@ class Isolated(Engine):
         self._remarks.changed(fields["changed"])
         self._remarks.unread(fields["unread"])
         self._remarks.restarted(fields["restarted"])
+        self._remarks.skipped(fields["skipped"])
         self._remarks.settings({**fields["settings"], **self._watch.changed})
         for text in fields["warnings"]:
             self._remarks.say(text)

@@ -138,6 +138,7 @@ def test_a_normal_number_that_numpy_has_left_over_is_a_draw_as_well() -> None:
     assert all("draws from Python's or NumPy's generator" in str(result) for result in results)
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned")
 @pytest.mark.parametrize("kind", FAILING)
 def test_auto_goes_on_one_by_one_and_says_why(kind: str, said: list[str]) -> None:
     module = FAILING[kind][0]()
