@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -27,7 +25,6 @@ from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.arguments import one_of, whole
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Engine
 from lightning_fed.engines.names import EngineName, engine_of
@@ -41,10 +38,10 @@ from lightning_fed.server.checks import (
     refuse_frozen,
     refuse_kept,
     refuse_manual,
-    refuse_no_round,
     refuse_options,
     refuse_parts,
     refuse_synchronised,
+    refuse_too_few,
     refuse_two_lengths,
     refuse_unsupported,
     require_seconds,
@@ -55,25 +52,24 @@ from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.hyperparameters import with_ours
-from lightning_fed.server.loaders import Cohort, Position
-from lightning_fed.server.logs import Curves, round_scalars
+from lightning_fed.server.loaders import Cohort, DataFacts, Position
 from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.readiness import has_lazy, leave_uncompiled, refuse_lazy
 from lightning_fed.server.remarks import say_what_acts_on_rounds
 from lightning_fed.server.round import FederatedLoop
-from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
+from lightning_fed.server.state_folder import StateFolder
+from lightning_fed.server.training import Training
 from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch, refuse_search
 from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Job, LocalTraining
+from lightning_fed.wire import LocalTraining
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.local_memory import LocalMemory
-from lightning_fed.worker.module_tensors import put
 from lightning_fed.worker.outbox import Outbox, tables_of
 
 
@@ -170,8 +166,7 @@ class FederatedModule(Wrapper):
         self.privacy = privacy
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
-        self._state_dir = None if state_dir is None else Path(state_dir).expanduser().absolute()
-        self._root: Path | None = None
+        self._state_folder = StateFolder(state_dir)
         memory = LocalMemory(local_optimizer_state, local_schedule, training=self.local)
         refuse_kept(memory, algorithm)
         tables = tables_of(algorithm, self.transforms, memory)
@@ -180,20 +175,17 @@ class FederatedModule(Wrapper):
             self.transforms,
             promise=privacy,
             memory=memory,
-            own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._state_folder),
+            own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._own_folder),
         )
         self._keeper = Keeper(module, self._outbox.own)
         self._log = TrainingLog(self._keeper)
         self._global = GlobalModule(module, self._keeper)
         self._search = RateSearch()
-        self._loop: FederatedLoop | None = None
-        self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
-        self._last_cohort: Cohort | None = None
+        self._training: Training | None = None
         if not has_lazy(module):
             self._guard.check(self._global.model(), module)
-        self._one_by_one = True
         self._hands_over = False  # to the process that has started this one
-        self._last_fit: tuple[Position, dict[str, Any], Sequence[str]] = (Position(), {}, ())
+        self._last_fit = DataFacts(Position(), {}, ())
         self.last_report = RoundReport()
         """The report of the last round's workers; for callbacks."""
         self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to)
@@ -215,28 +207,9 @@ class FederatedModule(Wrapper):
 
     def training_step(self, cohort: Cohort, batch_idx: int) -> Tensor:
         """Run one round; the returned loss has the cohort's mean loss as value and the aggregate as gradient."""
-        assert self._loop is not None
-        started = time.perf_counter()
-        parameters = self._trained()
-        job = self._job(cohort.number, cohort.seed, parameters)
-        job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
-        with torch.autocast(self.device.type, enabled=False):  # the workers' forward passes enter their own
-            outcome = self._loop.run(job, cohort.workers, self._pending_state())
-        aggregate, report = outcome.aggregate, outcome.report
-        if not self._guard.shows_metrics:
-            report = RoundReport()
-        self.last_report = report
-        self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
-        self._last_cohort = cohort
-        cohort.end_round(report.examples)
-        self._log.batch_size = len(cohort)
-        mean_loss = report.loss
-        loss = torch.tensor(mean_loss, dtype=torch.float32, device=self.device)
-        if report.examples:  # else there is nothing to average
-            has_loss = self.module.automatic_optimization or not math.isnan(mean_loss)
-            self._curves.show_round(mean_loss if has_loss else None, self._pending[-1].logged)
-        gradients = job.model.layout.unflatten(aggregate.delta)
-        return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters])
+        assert self._training is not None
+        loss, self.last_report = self._training.run(cohort, self.local, self.local_lr_schedule)
+        return loss
 
     def optimizer_step(
         self,
@@ -246,39 +219,8 @@ class FederatedModule(Wrapper):
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Let the server optimizer step (the closure runs the round), then take over buffers and log the round."""
-        step, curves = self.trainer.global_step, self._curves
-        due = curves.are_due
-        draw = due and curves.have_loggers
-        trained = self._trained()
-        before = [p.detach().clone() for p in trained.values()] if draw else []
-        earlier = len(self._pending)
-        self._global.trained_parameters.join(trained, self.trainer.optimizers)
-        with self._keeper.stepping(self._datamodule.position):
-            with self._guard.whole_step(trained), self._search.with_servers_own(self.trainer):
-                super().optimizer_step(epoch, batch_idx, optimizer, partial(self._heard, optimizer_closure))
-                refuse_no_round(len(self._pending) > earlier, step)
-            rounds, self._pending = self._pending, []
-            put(self.module, merged_buffers(rounds))
-            self._guard.after_round(self.trainer, curves, step, due)
-            if draw:
-                steps = [(a - b.detach()).norm() for a, b in zip(before, trained.values(), strict=True)]
-                norm = float(torch.stack(steps).norm())
-                scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
-                curves.draw({**scalars, "server/update_norm": norm}, step)
-            self._keeper.after(rounds, self._guard.run, self.trainer.current_epoch)
-            self._log.take_in(self.module, rounds)
-            self._datamodule.complete(cast(Cohort, self._last_cohort))
-
-    def _heard(self, closure: Callable[[], Any] | None) -> Any:
-        """Run the round; if nobody answered, the optimizer finds no gradient, and not even its momentum moves."""
-        loss = None if closure is None else closure()
-        changes = {*self._trained(), *self._pending[-1].aggregate.buffers}
-        self._keeper.begin_step(self.trainer, changes, self._datamodule.position)
-        if any(r.aggregate.changes for r in self._pending):
-            return loss
-        for parameter in self._trained().values():
-            parameter.grad = None
-        return None
+        assert self._training is not None
+        self._training.step(partial(super().optimizer_step, epoch, batch_idx, optimizer), optimizer_closure)
 
     def configure_optimizers(self) -> Any:
         """The server optimizer over the global parameters, and its scheduler, stepped once a round."""
@@ -287,33 +229,6 @@ class FederatedModule(Wrapper):
         if self.server_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": server_scheduler(self.server_lr_scheduler, optimizer)}
-
-    def _pending_state(self) -> Tensors:
-        """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""
-        return self._pending[-1].outcome.server if self._pending else self._keeper.state.tensors
-
-    def _job(self, cohort: int, seed: int, parameters: Tensors) -> Job:
-        """Return the job of a cohort."""
-        self._global.refuse_new(parameters)
-        self._keeper.refuse_other_layers(self.algorithm, self._outbox.memory, list(parameters))
-        round = self.trainer.global_step
-        scheduled = 1.0 if self.local_lr_schedule is None else self.local_lr_schedule.factor(round)
-        # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.
-        is_for_statistics = self.trainer.fit_loop._skip_backward
-        return Job(
-            round=round,
-            cohort=cohort,
-            seed=seed,
-            model=self._global.model(parameters),
-            local=self.local,
-            last=self._keeper.state.last,
-            failed=self._keeper.state.failed,
-            epoch=self.trainer.current_epoch,
-            attributes=self._global.changed_attributes(),
-            population=len(self._datamodule.names),
-            lr_factor=0.0 if is_for_statistics else self._search.factor(scheduled),
-            extra=self.algorithm.extra,
-        )
 
     def on_train_batch_start(self, batch: Cohort, batch_idx: int) -> int | None:
         """Stop before a round that would exceed the budget of privacy."""
@@ -331,9 +246,6 @@ class FederatedModule(Wrapper):
         """Empty torchmetrics objects that were logged; the user's own hook is called at the workers."""
         self._log.end_epoch(self.module)
 
-    def _trained(self) -> Tensors:
-        return self._global.trained()
-
     # ---- a run starts and ends -------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -341,12 +253,8 @@ class FederatedModule(Wrapper):
         leave_uncompiled(self)
         refuse_unsupported(self.module, self.trainer)
         lend_logs(self.trainer.callbacks)
-        if stage == "fit" and self.min_workers > self._datamodule.cohort_size:
-            raise ValueError(
-                f"min_workers={self.min_workers} can never be met by a cohort of {self._datamodule.cohort_size}; lower "
-                "it or raise cohort_size"
-            )
         if stage == "fit":
+            refuse_too_few(self.min_workers, self._datamodule.cohort_size)
             refuse_manual(self.module, self.aggregator, self.privacy)
             refuse_search(self.trainer, self.privacy, self._outbox.memory)
             self._last_fit = self._datamodule.facts
@@ -358,8 +266,7 @@ class FederatedModule(Wrapper):
         self._datamodule.hides_workers = not self._guard.shows_metrics
         self._evaluation.set_up()
         self._log.set_up(self.trainer)
-        self._pending.clear()
-        self._root = self._state_dir or Path(self.trainer.default_root_dir).absolute() / "lightning_fed_state"
+        self._state_folder.begin(self.trainer)
         self._keeper.attach(self.trainer)
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
         # processes with different numbers of evaluation batches wait for each other for ever.
@@ -397,8 +304,7 @@ class FederatedModule(Wrapper):
             self._guard.start(datamodule, self.trainer, self.local)
             self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
             self._keeper.promise(self._guard.run)
-        self._one_by_one = len(datamodule.names) <= self.log_workers_up_to
-        self._loop = FederatedLoop(
+        loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
             aggregator=self._guard.aggregator(self.aggregator),
@@ -410,6 +316,17 @@ class FederatedModule(Wrapper):
             availability=datamodule.availability,
             tell_prepared=partial(tell_prepared, datamodule.pool, processes),
         )
+        self._training = Training(
+            self,
+            self.module,
+            loop,
+            global_module=self._global,
+            keeper=self._keeper,
+            guard=self._guard,
+            search=self._search,
+            log=self._log,
+            one_by_one=len(datamodule.names) <= self.log_workers_up_to,
+        )
 
     def teardown(self, stage: str) -> None:
         """Let go of the workers' copy."""
@@ -417,7 +334,7 @@ class FederatedModule(Wrapper):
         self._evaluation.tear_down()
         self._log.tear_down(self.trainer)
         self.engine.teardown()
-        self._loop = None
+        self._training = None
         if stage == "fit":
             self._guard.end()
             self._hands_over = is_started_by_another(self.trainer)
@@ -486,8 +403,7 @@ class FederatedModule(Wrapper):
     @property
     def hparams_initial(self) -> Any:
         """Hyperparameters for loggers: those of the user's module, and those of the federated training."""
-        data = getattr(self._trainer, "datamodule", None)
-        data = data if isinstance(data, FederatedDataModule) else None
+        data = self._given_data
         ours = {
             "algorithm": type(self.algorithm).__name__,
             "aggregator": type(self.aggregator).__name__,
@@ -504,12 +420,11 @@ class FederatedModule(Wrapper):
         self._keeper.put_in_global_model(checkpoint)
         self._search.note(checkpoint)
         self._tell("on_save_checkpoint", checkpoint)
-        position, _, _ = self._facts
         settings = self._settings().state_dict(self._trainer)
         optimizers = [] if self._trainer is None else self._trainer.optimizers
         settings["trained"] = self._global.trained_parameters.state_dict(optimizers)
         privacy, account = self._guard.state_dict(), self._guard.account()
-        self._keeper.save(checkpoint, settings, self.engine.choice, privacy, account, position)
+        self._keeper.save(checkpoint, settings, self.engine.choice, privacy, account, self._facts.position)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read a checkpoint of this run; for an evaluation, also one of the user's module alone."""
@@ -525,7 +440,7 @@ class FederatedModule(Wrapper):
         self._tell("on_load_checkpoint", checkpoint)
 
     def _settings(self) -> Settings:
-        _, of_data, names = self._facts
+        facts = self._facts
         parts = {
             "algorithm": self.algorithm,
             "aggregator": self.aggregator,
@@ -536,10 +451,10 @@ class FederatedModule(Wrapper):
             "local_lr_schedule": self.local_lr_schedule,
             "local_optimizer_state": self._outbox.memory.optimizer_state,
             "local_schedule": self._outbox.memory.schedule,
-            **of_data,
+            **facts.settings,
         }
         tables = tables_of(self.algorithm, self.transforms, self._outbox.memory)
-        return Settings(parts, names, tables, self.module)
+        return Settings(parts, facts.names, tables, self.module)
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
         """The weights, and from a process that was started for this fit also what it has spent of privacy."""
@@ -580,15 +495,13 @@ class FederatedModule(Wrapper):
         with logging_through(self.module, self.log):
             return getattr(self.module, hook)(*arguments)
 
-    def _state_folder(self) -> Path:
-        own = "" if self._trainer is None else self._trainer.default_root_dir
-        root = self._root or self._state_dir or Path(own).absolute() / "lightning_fed_state"
-        return root / f"process-{self._processes().rank}"
+    def _own_folder(self) -> Path:
+        return self._state_folder.of_process(self._trainer)
 
     @property
-    def _facts(self) -> tuple[Position, dict[str, Any], Sequence[str]]:
-        datamodule = getattr(self._trainer, "datamodule", None)
-        federation = datamodule.federation if isinstance(datamodule, FederatedDataModule) else None
+    def _facts(self) -> DataFacts:
+        data = self._given_data
+        federation = None if data is None else data.federation
         # None: the Trainer has got other data since; or the fit was in processes of its own, and nothing came back.
         return self._last_fit if federation is None else federation.facts
 
@@ -596,12 +509,14 @@ class FederatedModule(Wrapper):
         return processes_of(self._trainer)
 
     @property
-    def _curves(self) -> Curves:
-        return Curves(self.trainer)
-
-    @property
     def _datamodule(self) -> FederatedDataModule:
         return cast(FederatedDataModule, self.trainer.datamodule)
+
+    @property
+    def _given_data(self) -> FederatedDataModule | None:
+        """The Trainer's datamodule, if it has one of this kind."""
+        data = getattr(self._trainer, "datamodule", None)
+        return data if isinstance(data, FederatedDataModule) else None
 
 
 # The command line reads a default from a lambda in the signature; pickle (strategy="ddp_spawn") looks it up here.

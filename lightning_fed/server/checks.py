@@ -243,6 +243,22 @@ def require_seconds(argument: str, value: object) -> float | None:
     return None if value is None else float(number(argument, value, above=0, says=says))
 
 
+def refuse_too_few(min_workers: int, cohort_size: int) -> None:
+    """Refuse to wait for more workers than a cohort has.
+
+    Args:
+        min_workers: The number of workers below which a round fails.
+        cohort_size: The number of workers in a cohort.
+
+    Raises:
+        ValueError: If no cohort can be enough.
+    """
+    if min_workers > cohort_size:
+        raise ValueError(
+            f"min_workers={min_workers} can never be met by a cohort of {cohort_size}; lower it or raise cohort_size"
+        )
+
+
 def refuse_no_round(has_run: bool, round: int) -> None:
     """Refuse a server optimizer that steps without having asked for the round.
 

@@ -29,7 +29,7 @@ from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.central_loader import central_loaders
 from lightning_fed.server.evaluation_batches import EvaluationBatches, Failures
 from lightning_fed.server.hyperparameters import agreeing
-from lightning_fed.server.loaders import Cohort, CohortLoader, EvaluationBatch, Position
+from lightning_fed.server.loaders import Cohort, CohortLoader, DataFacts, EvaluationBatch, Position
 from lightning_fed.server.offered import Offer, agreed, offer_of
 from lightning_fed.server.population_arguments import names_of, refuse_other, refuse_unwrapped, within
 from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
@@ -173,9 +173,9 @@ class FederatedDataModule(pl.LightningDataModule):
         }
 
     @property
-    def facts(self) -> tuple[Position, dict[str, Any], Sequence[str]]:
-        """What a checkpoint is to say of the data: the place in the sequence of cohorts, the settings, the names."""
-        return self.position, self.settings(), self.names
+    def facts(self) -> DataFacts:
+        """What a checkpoint is to say of the data."""
+        return DataFacts(self.position, self.settings(), self.names)
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return what loggers show of it."""

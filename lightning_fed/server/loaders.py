@@ -140,6 +140,20 @@ class Position:
         self.next = self.taken = number
 
 
+class DataFacts(NamedTuple):
+    """The part of a checkpoint that is about data.
+
+    Args:
+        position: The place of the run in its sequence of cohorts.
+        settings: Which workers train when, by the names of FederatedDataModule's arguments.
+        names: All workers.
+    """
+
+    position: Position
+    settings: dict[str, Any]
+    names: Sequence[str]
+
+
 @final
 class CohortLoader:
     """Yields one epoch of cohorts at a time, going on where the last epoch (or the checkpoint) ended.

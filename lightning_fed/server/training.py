@@ -1,0 +1,189 @@
+"""The fit at the server: a batch of its Trainer runs a round, a step of its optimizer applies what comes of rounds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast, final
+
+import torch
+from torch import Tensor
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.pseudo_gradient import pseudo_gradient
+from lightning_fed.core.tree import Tensors
+from lightning_fed.optim import LocalLRSchedule
+from lightning_fed.server.checkpoint import Keeper
+from lightning_fed.server.checks import refuse_no_round
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.global_module import GlobalModule
+from lightning_fed.server.guard import Guard
+from lightning_fed.server.loaders import Cohort
+from lightning_fed.server.logs import Curves, round_scalars
+from lightning_fed.server.round import FederatedLoop
+from lightning_fed.server.round_result import Round, merged_buffers
+from lightning_fed.server.training_log import TrainingLog
+from lightning_fed.server.tuner import RateSearch
+from lightning_fed.wire import Job, LocalTraining
+from lightning_fed.wire.report import RoundReport
+from lightning_fed.worker.module_tensors import put
+
+
+@final
+class Training:
+    """Runs the rounds of one fit, and has the server optimizer step on what comes of them.
+
+    Args:
+        server: The FederatedModule, whose Trainer fits.
+        module: The user's module.
+        loop: Runs a round.
+        global_module: Reads the global model off the user's module.
+        keeper: Remembers the rounds that are over.
+        guard: Is asked before, in and after a round.
+        search: Sets the workers' learning rates in a search for one.
+        log: Shows what is logged.
+        one_by_one: Whether each worker gets curves of its own.
+    """
+
+    def __init__(
+        self,
+        server: pl.LightningModule,
+        module: pl.LightningModule,
+        loop: FederatedLoop,
+        global_module: GlobalModule,
+        keeper: Keeper,
+        guard: Guard,
+        search: RateSearch,
+        log: TrainingLog,
+        one_by_one: bool,
+    ) -> None:
+        self._server = server
+        self._module = module
+        self._loop = loop
+        self._global = global_module
+        self._keeper = keeper
+        self._guard = guard
+        self._search = search
+        self._log = log
+        self._one_by_one = one_by_one
+        self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
+        self._last_cohort: Cohort | None = None
+
+    def run(self, cohort: Cohort, local: LocalTraining, schedule: LocalLRSchedule | None) -> tuple[Tensor, RoundReport]:
+        """Run one round.
+
+        Args:
+            cohort: Its workers.
+            local: How long each trains.
+            schedule: By what the workers' learning rates are multiplied; None: by nothing.
+
+        Returns:
+            A loss with the cohort's mean loss as value and the aggregate as gradient; and what the workers reported, as
+            far as it may be shown.
+        """
+        started = time.perf_counter()
+        parameters = self._global.trained()
+        job = self._job(cohort, parameters, local, schedule)
+        job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
+        device = self._server.device
+        with torch.autocast(device.type, enabled=False):  # the workers' forward passes enter their own
+            outcome = self._loop.run(job, cohort.workers, self._pending_state())
+        report = outcome.report if self._guard.shows_metrics else RoundReport()
+        self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
+        self._last_cohort = cohort
+        cohort.end_round(report.examples)
+        self._log.batch_size = len(cohort)
+        mean_loss = report.loss
+        loss = torch.tensor(mean_loss, dtype=torch.float32, device=device)
+        if report.examples:  # else there is nothing to average
+            has_loss = self._module.automatic_optimization or not math.isnan(mean_loss)
+            self._curves.show_round(mean_loss if has_loss else None, self._pending[-1].logged)
+        gradients = job.model.layout.unflatten(outcome.aggregate.delta)
+        return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters]), report
+
+    def step(self, take: Callable[[Callable[[], Any]], None], closure: Callable[[], Any] | None) -> None:
+        """Let the server optimizer step, then take over buffers, and log and remember the rounds.
+
+        Args:
+            take: Steps; it is given the closure to call, which runs the round.
+            closure: Lightning's own.
+
+        Raises:
+            RoundError: If the optimizer did not call the closure.
+        """
+        trainer, position = self._trainer, self._datamodule.position
+        step, curves = trainer.global_step, self._curves
+        due = curves.are_due
+        draw = due and curves.have_loggers
+        trained = self._global.trained()
+        before = [p.detach().clone() for p in trained.values()] if draw else []
+        earlier = len(self._pending)
+        self._global.trained_parameters.join(trained, trainer.optimizers)
+        with self._keeper.stepping(position):
+            with self._guard.whole_step(trained), self._search.with_servers_own(trainer):
+                take(partial(self._heard, closure))
+                refuse_no_round(len(self._pending) > earlier, step)
+            rounds, self._pending = self._pending, []
+            put(self._module, merged_buffers(rounds))
+            self._guard.after_round(trainer, curves, step, due)
+            if draw:
+                steps = [(a - b.detach()).norm() for a, b in zip(before, trained.values(), strict=True)]
+                norm = float(torch.stack(steps).norm())
+                scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
+                curves.draw({**scalars, "server/update_norm": norm}, step)
+            self._keeper.after(rounds, self._guard.run, trainer.current_epoch)
+            self._log.take_in(self._module, rounds)
+            self._datamodule.complete(cast(Cohort, self._last_cohort))
+
+    def _heard(self, closure: Callable[[], Any] | None) -> Any:
+        """Run the round; if nobody answered, the optimizer finds no gradient, and not even its momentum moves."""
+        loss = None if closure is None else closure()
+        changes = {*self._global.trained(), *self._pending[-1].aggregate.buffers}
+        self._keeper.begin_step(self._trainer, changes, self._datamodule.position)
+        if any(r.aggregate.changes for r in self._pending):
+            return loss
+        for parameter in self._global.trained().values():
+            parameter.grad = None
+        return None
+
+    def _pending_state(self) -> Tensors:
+        """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""
+        return self._pending[-1].outcome.server if self._pending else self._keeper.state.tensors
+
+    def _job(self, cohort: Cohort, parameters: Tensors, local: LocalTraining, schedule: LocalLRSchedule | None) -> Job:
+        """Return the job of a cohort."""
+        self._global.refuse_new(parameters)
+        algorithm, trainer = self._loop.algorithm, self._trainer
+        self._keeper.refuse_other_layers(algorithm, self._loop.outbox.memory, list(parameters))
+        round = trainer.global_step
+        scheduled = 1.0 if schedule is None else schedule.factor(round)
+        # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.
+        is_for_statistics = trainer.fit_loop._skip_backward
+        return Job(
+            round=round,
+            cohort=cohort.number,
+            seed=cohort.seed,
+            model=self._global.model(parameters),
+            local=local,
+            last=self._keeper.state.last,
+            failed=self._keeper.state.failed,
+            epoch=trainer.current_epoch,
+            attributes=self._global.changed_attributes(),
+            population=len(self._datamodule.names),
+            lr_factor=0.0 if is_for_statistics else self._search.factor(scheduled),
+            extra=algorithm.extra,
+        )
+
+    @property
+    def _trainer(self) -> pl.Trainer:
+        return self._server.trainer
+
+    @property
+    def _curves(self) -> Curves:
+        return Curves(self._trainer)
+
+    @property
+    def _datamodule(self) -> FederatedDataModule:
+        return cast(FederatedDataModule, self._trainer.datamodule)  # type: ignore[attr-defined]
