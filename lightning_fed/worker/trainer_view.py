@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.population import QuietTrainer, Worker
 from lightning_fed.wire import LocalTraining
+from lightning_fed.worker.loop_view import refuse_to_set, seen
 
 _SOMEONES_BATCHES = 1000
 """Enough that a small part of it, such as a warm-up of a hundredth, is not nothing."""
@@ -34,8 +35,9 @@ class TrainerView:
     other workers' data, and a module that is not trained here. So are the optimizers of ``strategy``, and the metrics:
     ``callback_metrics`` and its like hold what this worker has logged in this pass, and nothing of the server's.
 
-    An attribute that user code sets is the worker's own, and gone before the next worker trains. Of the Trainer's, only
-    ``should_stop`` has an effect: it ends this worker's training after the current batch.
+    Its loops and its strategy can be read only. An attribute that user code sets is the worker's own, and gone before
+    the next worker trains. Of the Trainer's, only ``should_stop`` has an effect: it ends this worker's training after
+    the current batch.
 
     Args:
         trainer: The server's Trainer, which answers everything else.
@@ -124,7 +126,7 @@ class TrainerView:
         return self._worker
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._trainer, name)
+        return seen(self, getattr(self._trainer, name), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "should_stop" and value and name not in self._said:
@@ -239,8 +241,13 @@ class StrategyView:
         trainer: The worker's view of the Trainer.
     """
 
+    _view: TrainerView
+
     def __init__(self, trainer: TrainerView) -> None:
-        self._view = trainer
+        vars(self)["_view"] = trainer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_to_set(f"strategy.{name}")
 
     @property
     def lightning_module(self) -> pl.LightningModule:

@@ -195,3 +195,53 @@ def test_workers_that_train_together_have_no_data_of_their_own(kind: type[Scalar
     workers = {"a": Weighted([4.0], 0.5), "b": Weighted([8.0], 1.0)}
     with pytest.raises(Exception, match=r"self\.trainer\.datamodule is one worker's.*engine='auto' or 'sequential'"):
         fit(FederatedModule(kind(), engine="vectorized"), FederatedDataModule(workers))
+
+
+# ---- what is the server's --------------------------------------------------------------------------------------------
+
+
+class Setting(Scalar):
+    """Sets something on the Trainer, from where a path leads."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        *parts, last = self.path.split(".")
+        place: Any = self.trainer
+        for part in parts:
+            place = getattr(place, part)
+        setattr(place, last, 1)
+        return super().training_step(batch, batch_idx)
+
+
+NOT_ITS_OWN = ["fit_loop.max_epochs", "fit_loop.epoch_loop.max_steps", "fit_loop.epoch_progress.current.completed"]
+NOT_ITS_OWN += ["validate_loop.verbose", "strategy.parallel_devices"]
+
+
+@pytest.mark.parametrize("path", NOT_ITS_OWN)
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_what_would_reach_the_servers_run_cannot_be_set(engine: Any, path: str) -> None:
+    run = trainer(max_epochs=3)
+    with pytest.raises(
+        WorkerError, match=rf"'ann' .* self\.trainer\.{path} = \.\.\. on a worker would reach the server"
+    ):
+        run.fit(FederatedModule(Setting(path), engine=engine), FederatedDataModule({"ann": Rows([1.0])}))
+    assert (run.max_epochs, run.max_steps) == (3, -1)
+
+
+def test_loops_say_what_the_trainer_says_and_refuse_to_count_batches() -> None:
+    read: list[Any] = []
+
+    class Reading(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loop: Any = self.trainer.fit_loop
+            read.append((loop.max_epochs, loop.min_epochs, loop.epoch_loop.max_steps, loop.epoch_loop.global_step))
+            with pytest.raises(AttributeError, match=r"take batch_idx from the arguments of training_step"):
+                loop.epoch_loop.batch_idx  # noqa: B018
+            return super().training_step(batch, batch_idx)
+
+    data = FederatedDataModule({"ann": Rows([1.0])})
+    fit(FederatedModule(Reading(), engine="sequential", local_epochs=2), data, max_epochs=3, min_epochs=3)
+    assert read == [(2, 0, -1, round) for round in (0, 0, 1, 1, 2, 2)]
