@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, final
 
@@ -30,7 +30,7 @@ from lightning_fed.worker.batch_sizes import BatchSizes
 from lightning_fed.worker.compiled import compiled_or_not
 from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
-from lightning_fed.worker.learning_rates import learning_rates
+from lightning_fed.worker.learning_rates import learning_rates, scaled_elsewhere
 from lightning_fed.worker.local_memory import LocalMemory, Recollection
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.local_step import HookedStep, LocalStep, ManualStep, PlainStep, PrivateStep
@@ -44,6 +44,8 @@ from lightning_fed.worker.trainer_view import NoSingleWorkerError
 # The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
 # worker may have few.
 _FIRST_SCALE = 2.0**10
+
+_AS_THEY_ARE = nullcontext()
 
 
 @final
@@ -161,7 +163,8 @@ class LocalFit:
                 take_step = self._step_for(job, worker.name, batches, corrections)
                 rates = learning_rates(self.trainer.optimizers, job.lr_factor)
                 try:
-                    loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)
+                    with _AS_THEY_ARE if job.lr_factor == 1 else scaled_elsewhere(job.lr_factor, self._optimizers.all):
+                        loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)
                 finally:
                     take_step.leave()
         finally:

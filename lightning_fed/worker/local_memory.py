@@ -101,8 +101,13 @@ class Recollection:
             optimizers: They are not fresh afterwards; parameters are as they were.
 
         Raises:
-            ValueError: If their state is something else than numbers for each parameter.
+            ValueError: If their state is something else than numbers for each parameter, or there are none.
         """
+        if not optimizers:
+            raise ValueError(
+                "local_optimizer_state='kept': configure_optimizers() returned no optimizer to keep; return those that "
+                "training_step steps, wherever they are made, or take local_optimizer_state='fresh'"
+            )
         self._slots = slots_of(optimizers, self._memory.schedule == "continue")
 
     def recall(self, cohort: int, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any]) -> int:

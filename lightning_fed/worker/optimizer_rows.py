@@ -45,9 +45,7 @@ def slots_of(optimizers: Sequence[Optimizer], with_settings: bool) -> list[Slot]
         before = [(p.detach().clone(), p.grad) for p in parameters]
         counts, settings = _numbers_in(vars(optimizer)), [_numbers_in(group) for group in optimizer.param_groups]
         try:
-            for parameter in parameters:
-                parameter.grad = torch.zeros_like(parameter)
-            type(optimizer).step(optimizer)
+            _step_on_zeros(optimizer, parameters)
         except Exception as error:
             raise ValueError(_no_numbers(optimizer)) from error
         finally:
@@ -71,6 +69,21 @@ def slots_of(optimizers: Sequence[Optimizer], with_settings: bool) -> list[Slot]
                 if values:
                     slots.append(Slot(number, place, position, values))
     return slots
+
+
+def _step_on_zeros(optimizer: Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Take a step on gradients of 0: dense ones, or if the optimizer refuses these, as SparseAdam does, sparse ones."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        type(optimizer).step(optimizer)
+    except Exception as error:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter).to_sparse()
+        try:
+            type(optimizer).step(optimizer)
+        except Exception:
+            raise error from None
 
 
 def _numbers_in(values: dict[str, Any]) -> dict[str, float]:

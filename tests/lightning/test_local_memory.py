@@ -161,6 +161,29 @@ def test_a_worker_that_remembers_all_does_what_a_trainer_does(kind: str) -> None
     assert_equal(module.state_dict(), plain.state_dict())
 
 
+class Sparse(pl.LightningModule):
+    """An embedding of the rows' numbers, whose gradients are sparse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.table = torch.nn.Embedding(5, 2, sparse=True)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return (self.table(batch[0].long()) - 1).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return optim.SparseAdam(list(self.parameters()), lr=0.1)
+
+
+@pytest.mark.usefixtures("double")
+def test_an_optimizer_that_takes_sparse_gradients_only_remembers_too() -> None:
+    module, plain, rows = Sparse(), Sparse(), Rows([0.0, 1.0, 1.0, 4.0], batch_size=2)
+    trainer(max_epochs=ROUNDS).fit(plain, rows)
+    fit(FederatedModule(module, local_optimizer_state="kept"), FederatedDataModule({"ann": rows}), max_epochs=ROUNDS)
+    assert_equal(module.state_dict(), plain.state_dict())
+
+
 def test_by_hand_momenta_are_each_workers_own() -> None:
     """With momentum 0.5 and lr 1, from 0: ann goes to 8 and bob to -4, so both begin at 2; then ann's velocity is
     (2 - 8) + 0.5 * (-8) = -10, and bob's (2 + 4) + 0.5 * 4 = 8; without memory it is -6 and 6."""
@@ -356,6 +379,22 @@ def test_an_optimizer_that_remembers_no_numbers_for_each_parameter_is_refused_at
 
     fed = FederatedModule(ByLBFGS(), local_optimizer_state="kept")
     with pytest.raises(ValueError, match=r"what a LBFGS remembers is not a few numbers .*='fresh'"):
+        fit(fed, FederatedDataModule({"ann": Rows([1.0])}))
+
+
+def test_optimizers_that_are_made_elsewhere_are_not_kept_and_that_is_said_at_the_start() -> None:
+    class MakesItsOwn(Scalar):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def configure_optimizers(self) -> Any:
+            return None
+
+    fed = FederatedModule(MakesItsOwn(), local_optimizer_state="kept")
+    with pytest.raises(
+        ValueError, match=r"^local_optimizer_state='kept': configure_optimizers\(\) returned no optimizer"
+    ):
         fit(fed, FederatedDataModule({"ann": Rows([1.0])}))
 
 

@@ -71,6 +71,50 @@ def test_by_hand(engine: Any) -> None:
     assert way("sgd", engine, 1.0, 0.5, 3.0) == pytest.approx([0.3, 0.15, 0.9])
 
 
+class ByHand(Slope):
+    """Steps an optimizer that it has made elsewhere than in ``configure_optimizers``."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.way = way
+        self.own = torch.optim.SGD([self.x], lr=self.lr)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        made = {"made in the step": lambda: torch.optim.SGD([self.x], lr=self.lr), "wrapped": lambda: Around([self.x])}
+        own: Any = made[self.way]() if self.way in made else self.own
+        own.zero_grad()
+        if self.way == "fails first" and batch_idx == 0:
+            with pytest.raises(ZeroDivisionError):
+                own.step(lambda: 1 / 0)  # the pre-hook has been called, and no post-hook will be
+        self.manual_backward(super().training_step(batch, batch_idx))
+        own.step()
+
+    def configure_optimizers(self) -> Any:
+        return self.own if self.way == "returned" else None
+
+
+class Around(torch.optim.Optimizer):
+    """Lets an SGD step on its own groups, as optimizers that look ahead do."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.1})
+        self.inner = torch.optim.SGD(self.param_groups)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+@pytest.mark.parametrize("way", ["made in __init__", "made in the step", "wrapped", "returned", "fails first"])
+def test_of_optimizers_that_user_code_makes_elsewhere(way: str) -> None:
+    for factors, distance in (((1.0, 0.5), 0.45), ((1.0, 0.0), 0.3), ((3.0,), 0.9)):
+        module = ByHand(way)
+        fed = FederatedModule(module, local_lr_schedule=Of(*factors))
+        fit(fed, FederatedDataModule({"ann": Rows([0.0] * 3, batch_size=1)}), max_steps=len(factors))
+        assert -module.x.item() == pytest.approx(distance)
+        assert module.own.param_groups[0]["lr"] == 0.1
+
+
 @engines
 def test_with_momentum_whose_past_does_not_last_beyond_a_round(engine: Any) -> None:
     # The buffer goes 1, 1.5, 1.75

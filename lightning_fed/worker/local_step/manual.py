@@ -70,7 +70,8 @@ class ManualStep(LocalStep):
             if not local.trainer.optimizers:
                 raise ValueError(
                     f"{type(local.module).__name__}.configure_optimizers() returned no optimizer, before whose steps "
-                    "the algorithm would correct gradients; return one, or use FedAvg()"
+                    "the algorithm would correct gradients; return those that training_step steps, wherever they are "
+                    "made, or use FedAvg()"
                 )
             self._handles = [
                 register_optimizer_step_pre_hook(partial(self._before_step, corrections)),
