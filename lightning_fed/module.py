@@ -522,3 +522,7 @@ class FederatedModule(Wrapper):
 # The command line reads a default from a lambda in the signature; pickle (strategy="ddp_spawn") looks it up here.
 _plain_averaging = signature(FederatedModule).parameters["server_optimizer"].default
 _plain_averaging.__qualname__ = "_plain_averaging"
+
+# Where Lightning finds `optimizer_step` overridden, its GradientAccumulationScheduler warns that it is called on some
+# batches only. That is about a user's own, which workers call on all of theirs.
+cast(Any, FederatedModule.optimizer_step).__wrapped__ = pl.LightningModule.optimizer_step

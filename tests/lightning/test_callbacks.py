@@ -250,13 +250,24 @@ def test_a_checkpoint_callback_of_ones_own(tmp_path: Path) -> None:
 # ---- the server's step -----------------------------------------------------------------------------------------------
 
 
-# Lightning warns of the FederatedModule's own optimizer_step, which is called once for all cohorts of a step.
-@pytest.mark.filterwarnings("ignore:When using `Trainer\\(accumulate_grad_batches != 1\\)` and overriding")
 def test_gradient_accumulation_scheduler_changes_the_number_of_cohorts_to_a_step() -> None:
     schedule = callbacks.GradientAccumulationScheduler({0: 1, 1: 2})
     module, started = run(schedule, rounds_per_epoch=2, max_epochs=3)
     assert started.global_step == 2 + 1 + 1
     assert_equal(module.x.item(), after(4))
+
+
+def test_it_does_not_say_that_hooks_around_local_steps_are_called_less_often() -> None:
+    called: list[int] = []
+
+    class Hooked(Evaluated):
+        def optimizer_step(self, epoch: int, batch_idx: int, *rest: Any, **options: Any) -> None:
+            called.append(batch_idx)
+            super().optimizer_step(epoch, batch_idx, *rest, **options)
+
+    schedule = callbacks.GradientAccumulationScheduler({0: 2})
+    run(schedule, module=Hooked(), rounds_per_epoch=4, max_epochs=1)
+    assert len(called) == 8  # two workers in each of four cohorts
 
 
 def test_ema_weight_averaging_averages_global_models(tmp_path: Path) -> None:

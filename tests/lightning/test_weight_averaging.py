@@ -173,7 +173,6 @@ def test_the_average_is_evaluated_kept_and_left_as_in_plain_lightning(name: str,
 # ---- accumulation and clipping ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:When using `Trainer.accumulate_grad_batches != 1.` and overriding")
 def test_accumulation_is_scheduled_over_cohorts() -> None:
     """Two rounds alone, and then one step on the mean of two; each worker by itself moves x to its own value."""
     values, seen = {"a": 2.0, "b": 6.0}, []
