@@ -259,6 +259,7 @@ class LocalFit:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
             if step in (before, local.steps):
                 break
+        self.recorder.end_passes()
         loss = weighted_mean(floats(losses), sizes)
         take_step.end()
         if isinstance(take_step, PrivateStep):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
 _SYNC = ("sync_on_compute", "dist_sync_on_step", "_to_sync")
 
@@ -77,6 +78,15 @@ class MetricState(NamedTuple):
             if is_list and isinstance(states[name], Tensor):
                 states[name] = [states[name]]
         return MetricState(sum(part.updates for part in parts), states)
+
+
+def merges(metric: Metric) -> bool:
+    """Whether an object that has seen two sets of data holds what two objects do together that have seen one each."""
+    is_made_of_others = any(isinstance(part, Metric) for part in metric.children())
+    return bool(metric._defaults) and not is_made_of_others and set(metric._reductions.values()) <= _MERGING
+
+
+_MERGING = {dim_zero_sum, dim_zero_cat, dim_zero_min, dim_zero_max}
 
 
 def metrics_of(module: nn.Module) -> dict[str, Metric]:

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from lightning_fed._lightning import MisconfigurationException, extract_batch_size
 from lightning_fed.wire.logged import Part, Shown
 from lightning_fed.worker.log_calls import EPOCH_HOOKS, Key, LogCalls
+from lightning_fed.worker.metric_states import MetricState, merges
 
 
 @final
@@ -22,13 +23,16 @@ class Recorder(LogCalls):
     """Takes the place of ``self.log`` and ``self.log_dict`` on a worker's copy of the user's module.
 
     A value logged several times is reduced as its ``reduce_fx`` says; means are weighted by batch sizes. A torchmetrics
-    object is computed once, at the end of local training.
+    object begins each pass empty, as in Lightning each epoch, and is computed at the end of local training, over all
+    passes; one whose states do not merge goes on from pass to pass.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._values: dict[Key, list[tuple[float | Tensor, int]]] = {}
         self._metrics: dict[Key, Metric] = {}
+        # By identity, as the hash of an object changes with its state: what it held at the ends of the passes before.
+        self._earlier: dict[int, tuple[Metric, list[MetricState]]] = {}
         self._shown: dict[Key, Shown] = {}
         self._names: dict[Key, str] = {}  # the user's own; of what another hook logs under it, one more
         self._lengths: dict[Key, int] = {}  # of the values, at the beginning of the pass
@@ -44,6 +48,7 @@ class Recorder(LogCalls):
         """Forget everything that was logged."""
         self._values.clear()
         self._metrics.clear()
+        self._earlier.clear()
         self._shown.clear()
         self._names.clear()
         self._lengths.clear()
@@ -66,6 +71,16 @@ class Recorder(LogCalls):
         """Begin a pass over the worker's data, of which :meth:`value_of` returns values."""
         self._lengths = {key: len(values) for key, values in self._values.items()}
         self.pass_is_over = False
+        for metric in {id(metric): metric for metric in self._metrics.values()}.values():
+            if merges(metric):
+                self._earlier.setdefault(id(metric), (metric, []))[1].append(MetricState.of(metric))
+                metric.reset()
+
+    def end_passes(self) -> None:
+        """Let torchmetrics objects hold what they did in all passes together."""
+        for metric, earlier in self._earlier.values():
+            MetricState.merged(metric, [*earlier, MetricState.of(metric)]).put(metric)
+        self._earlier.clear()
 
     def take(self, shown: Shown, value: Any, batch_size: int | None = None) -> None:
         """Take a value of ``training_step`` whose arguments have been read.

@@ -195,3 +195,47 @@ def test_an_extreme_is_that_of_the_workers_that_have_one(engine: Any) -> None:
     fit(FederatedModule(module, engine=engine), FederatedDataModule({n: Rows(v) for n, v in WORKERS.items()}))
     assert module.most.compute() == -1.0
     assert module.most._update_count == 1
+
+
+# ---- passes over a worker's data -------------------------------------------------------------------------------------
+
+
+class OverPasses(Scalar):
+    """Logs objects whose values in each pass differ, and reads them where a pass ends."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.5)
+        self.mean = MeanMetric()
+        self.both = MetricCollection([BinaryAccuracy(), BinaryF1Score()])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        (values,) = batch
+        error = (values - self.x.detach()).abs()
+        self.mean.update(error)
+        self.both.update((error < 2).float(), (values > 2.5).int())
+        self.log("error", self.mean, on_step=False, on_epoch=True)
+        self.log_dict(self.both, on_step=False, on_epoch=True)
+        loss: Tensor = super().training_step(batch, batch_idx)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        READ.append([metric.compute().item() for metric in (self.mean, *self.both.values())])
+
+
+READ: list[list[float]] = []
+
+
+def test_each_pass_has_objects_of_its_own_and_the_round_those_of_all_passes() -> None:
+    rows, sizes = Rows([1.0, 2.0, 5.0], batch_size=1), 3
+    READ.clear()
+    trainer(max_epochs=3).fit(OverPasses(), rows)
+    plain = READ.copy()
+    assert len({tuple(values) for values in plain}) == 3
+    READ.clear()
+    module = OverPasses()
+    run = fit(FederatedModule(module, engine="sequential", local_epochs=3), FederatedDataModule({"ann": rows}))
+    assert plain == READ
+    assert run.callback_metrics["error"].item() == pytest.approx(sum(values[0] for values in plain) / 3)
+    accuracy = run.callback_metrics["BinaryAccuracy"].item()
+    assert accuracy == pytest.approx(sum(values[1] for values in plain) / 3)
+    assert module.mean._update_count in (0, 3 * sizes)  # what Lightning has not reset yet is the cohort's
