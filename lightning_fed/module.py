@@ -101,7 +101,8 @@ class FederatedModule(Wrapper):
             remembered after their last round (momenta, moments), which is own state.
         local_schedule: ``"restart"``: the schedulers of workers begin anew in each round; ``"continue"``: they go on by
             each worker's own total of steps and epochs, and ``self.trainer.max_epochs``, ``max_steps`` and
-            ``estimated_stepping_batches`` are those that a worker can expect of the whole run.
+            ``estimated_stepping_batches`` are those that a worker can expect of the whole run. A ReduceLROnPlateau then
+            also follows the server's validations: each acts when a worker's next round begins.
         state_memory_mb: How many MB of what the algorithm remembers about workers (SCAFFOLD, FedDyn, Ditto, personal
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
@@ -375,10 +376,10 @@ class FederatedModule(Wrapper):
     def on_validation_start(self) -> None:
         """Note the model, for checkpoints that are written while another is in its place."""
         self._tell("on_validation_start")
-        self._keeper.begin_evaluation()
+        self._keeper.begin_evaluation(self.trainer)
 
     def on_validation_end(self) -> None:
-        """The model is in its place again."""
+        """The validation is over: its model is in its place again, and what it has logged goes to the workers."""
         self._tell("on_validation_end")
         self._keeper.end_evaluation()
 

@@ -170,6 +170,7 @@ class Training:
             last=self._keeper.state.last,
             failed=self._keeper.state.failed,
             epoch=trainer.current_epoch,
+            validated=self._keeper.state.validated,
             attributes=self._global.changed_attributes(),
             population=len(self._datamodule.names),
             lr_factor=0.0 if is_for_statistics else self._search.factor(scheduled),

@@ -81,6 +81,7 @@ def decode_job(data: Buffer, *, copy: bool = True) -> Job:
     if fields.flag("record_privacy"):
         record_privacy = RecordPrivacy(numbers.next(), numbers.next(), numbers.next(), record_seed)
     promise = {name: numbers.next() for name in fields.names("promise")}
+    validated = {name: numbers.next() for name in fields.names("validated")}
     job = Job(
         round=fields.integer("round"),
         cohort=fields.integer("cohort"),
@@ -90,6 +91,7 @@ def decode_job(data: Buffer, *, copy: bool = True) -> Job:
         last=fields.optional("last"),
         failed=fields.integers("failed"),
         epoch=fields.integer("epoch"),
+        validated=validated,
         population=fields.integer("population"),
         work=work,
         lr_factor=lr_factor,
@@ -231,6 +233,7 @@ def job_bytes(job: Job) -> int:
         job.extra,
         job.record_privacy is None,
         tuple(job.promise),
+        tuple(job.validated),
         len(attributes.numbers),
         tuple((t.dtype, t.shape) for t in attributes.tensors),
     )
@@ -320,7 +323,7 @@ def _job_parts(job: Job, attributes: Attributes) -> tuple[dict[str, object], Ten
     tensors |= {f"attributes/{i}": tensor for i, tensor in enumerate(attributes.tensors)}
     if private is not None:
         numbers += [private.clip, private.noise_multiplier, private.sampling_rate]
-    numbers += [*job.promise.values(), *attributes.numbers]
+    numbers += [*job.promise.values(), *job.validated.values(), *attributes.numbers]
     tensors["numbers"] = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
     header: dict[str, object] = {
         "version": VERSION,
@@ -331,6 +334,7 @@ def _job_parts(job: Job, attributes: Attributes) -> tuple[dict[str, object], Ten
         "last": None if job.last is None else int(job.last),
         "failed": [int(number) for number in job.failed],
         "epoch": int(job.epoch),
+        "validated": list(job.validated),
         "population": int(job.population),
         "epochs": int(job.local.epochs),
         "steps": None if job.local.steps is None else int(job.local.steps),

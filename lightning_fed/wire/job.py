@@ -114,6 +114,7 @@ class Job:
             before it, they keep.
         failed: The numbers of cohorts before it whose rounds did not succeed: what workers staged in them, they drop.
         epoch: The server's epoch, ``trainer.current_epoch``.
+        validated: What the last validation of this fit has logged at the server, by name.
         population: The number of all workers.
         work: For workers that do only a part of their local training, which fraction of its steps.
         lr_factor: By what to multiply the learning rate of the workers' own optimizers.
@@ -137,6 +138,7 @@ class Job:
     last: int | None = None
     failed: tuple[int, ...] = ()
     epoch: int = 0
+    validated: Mapping[str, float] = field(default_factory=dict)
     population: int = 1
     work: Mapping[str, float] = field(default_factory=dict)
     lr_factor: float = 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, final
@@ -85,7 +85,8 @@ class LocalFit:
             self._training_step = compiled_or_not(self._local.training_step)
         self.module = self._local.module
         self.trainer = self._local.trainer
-        self.trainer.show(self.recorder.current)
+        self._validated: Mapping[str, float] = {}
+        self.trainer.show(self._logged)
         self._optimizers = LocalOptimizers(self._local)
         self._recollection = None if memory.keeps is None else Recollection(memory, own)
         self._epochs_before = 0
@@ -145,7 +146,12 @@ class LocalFit:
         """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
         return self._local.unread
 
+    def _logged(self) -> dict[str, Tensor]:
+        """What user code finds: the values of the last validation, as in a Trainer, and those of this training."""
+        return {**{name: torch.tensor(value) for name, value in self._validated.items()}, **self.recorder.current()}
+
     def _train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
+        self._validated = job.validated
         self.recorder.clear()
         seed = derive(job.seed, job.cohort, worker.name)
         seed_generators(seed)
@@ -209,7 +215,8 @@ class LocalFit:
         is_counted = own.num_examples is None and job.record_privacy is None
         is_whole = True
         step = passes = 0
-        plateaus = self._optimizers.follows_metrics
+        plateaus = self._optimizers.plateaus
+        has_plateaus = bool(plateaus)
         streams, state = Streams(seed), vars(self.trainer)
         at_once = own.draws_at_once and self._local.transfers_plainly(worker) and job.record_privacy is None
         while local.steps is not None or passes < local.epochs:
@@ -241,8 +248,8 @@ class LocalFit:
                 if is_last:
                     self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
                 call("on_train_batch_end", output, batch, index)
-                if plateaus:
-                    self._optimizers.step_plateaus("step", index + 1, self.recorder.value_of)
+                if has_plateaus:
+                    plateaus.step("step", index + 1, self.recorder.value_of)
                 if step == local.steps or state["should_stop"]:
                     is_whole = False  # unless the number of batches says otherwise
                     break
@@ -250,8 +257,8 @@ class LocalFit:
                 self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
             self.recorder.pass_is_over = True
             call("on_train_epoch_end")
-            if plateaus:
-                self._optimizers.step_plateaus("epoch", self._epochs_before + passes, self.recorder.value_of)
+            if has_plateaus:
+                plateaus.step("epoch", self._epochs_before + passes, self.recorder.value_of)
             if state["should_stop"]:
                 self._refuse_to_stop_in_private(job)
                 break
@@ -286,8 +293,10 @@ class LocalFit:
         if optimizers.is_new and local.configured():
             optimizers.forget()
         if self._recollection is not None:
-            past = self._recollection.recall(job.cohort, worker, optimizers.all, optimizers.schedulers)
+            past, last = self._recollection.recall(job.cohort, worker, optimizers.all, optimizers.schedulers)
             self._epochs_before = past
+            if self._continues:
+                optimizers.plateaus.go_on(job.validated, past, last)
         scaler = self._scaler()
         is_manual = not self.module.automatic_optimization
         if is_manual and job.record_privacy is None:
@@ -298,7 +307,7 @@ class LocalFit:
             if local.hooks or scaler is not None or optimizers.needs_closure:
                 return HookedStep(local, self._training_step, optimizers, zero_grad, changes, scaler)
             return PlainStep(local, self._training_step, optimizers, zero_grad, changes)
-        if optimizers.follows_metrics:
+        if optimizers.plateaus:
             raise ValueError(
                 "RecordDP goes with no ReduceLROnPlateau in local training: it follows what the worker logs, which no "
                 "noise covers; use a scheduler that counts steps, or use it as server_lr_scheduler"

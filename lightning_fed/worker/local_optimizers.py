@@ -17,10 +17,9 @@ from lightning_fed._lightning import (
     _configure_schedulers_automatic_opt,
     _configure_schedulers_manual_opt,
     pl,
-    rank_zero_warn,
 )
-from lightning_fed.hooks import overrides
 from lightning_fed.worker.module_copy import ModuleCopy
+from lightning_fed.worker.plateaus import Plateaus
 
 _ELEMENTWISE = (
     *(torch.optim.ASGD, torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW),
@@ -57,7 +56,8 @@ class LocalOptimizers:
         self._initial: list[list[dict[str, Any]]] = []
         self._parts: list[object] = []
         self._wrapped: dict[Optimizer, Any] = {}
-        self._told_of_plateau = False
+        self.plateaus = Plateaus(local.module, local.trainer, self._step_scheduler)
+        """Steps the schedulers that go by a metric."""
         self._first_rates: list[float] = []
         self._has_stepped_at_another_rate = False
         self._has_been_scheduled = ""  # the class of the first scheduler that was stepped
@@ -118,12 +118,6 @@ class LocalOptimizers:
     def schedulers(self) -> list[Any]:
         """The schedulers of the last :meth:`fresh`."""
         return [config.scheduler for config in self._trainer.lr_scheduler_configs]
-
-    @property
-    def follows_metrics(self) -> bool:
-        """Whether a scheduler goes by what the worker logs."""
-        configs = self._trainer.lr_scheduler_configs if self._module.automatic_optimization else []
-        return any(config.reduce_on_plateau for config in configs)
 
     @property
     def restarted(self) -> tuple[str, bool] | None:
@@ -201,29 +195,6 @@ class LocalOptimizers:
             if not config.reduce_on_plateau and config.interval == interval and count % config.frequency == 0:
                 self._step_scheduler(config, None)
 
-    def step_plateaus(self, interval: str, count: int, value_of: Callable[[str, bool], float | None]) -> None:
-        """Step the schedulers that go by this interval and by a metric, after the hooks that may log it.
-
-        Args:
-            interval: See :meth:`step_schedulers`.
-            count: See there.
-            value_of: Returns what the worker has logged under a name, reduced at the end of an epoch; None: nothing.
-
-        Raises:
-            ValueError: If it has logged nothing, the scheduler is strict about that, and there is no validation that
-                could log it at the server.
-        """
-        for config in self._trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and config.interval == interval and count % config.frequency == 0:
-                value = value_of(str(config.monitor), interval == "epoch")
-                if value is not None:
-                    self._step_scheduler(config, torch.tensor(value))
-                elif config.strict and not overrides(self._module, "validation_step"):
-                    raise ValueError(self._not_logged(config.monitor, "set 'strict': False beside it to hold the rate"))
-                elif not self._told_of_plateau:
-                    self._told_of_plateau = True
-                    rank_zero_warn(self._not_logged(config.monitor, "the rate is held there: to have it fall"))
-
     def _step_scheduler(self, config: Any, metric: Tensor | None) -> None:
         self.note_rates()
         self._module.lr_scheduler_step(config.scheduler, metric)
@@ -234,13 +205,6 @@ class LocalOptimizers:
         if configs and not self._has_stepped_at_another_rate:
             self._has_been_scheduled = self._has_been_scheduled or type(configs[0].scheduler).__name__
             self._has_stepped_at_another_rate = self._rates() != self._first_rates
-
-    def _not_logged(self, monitor: str | None, remedy: str) -> str:
-        return (
-            f"{type(self._module).__name__}.configure_optimizers() returned a ReduceLROnPlateau on {monitor!r}, which "
-            f"workers do not log in their training (validation comes after a round); {remedy}, monitor what "
-            "training_step logs, or use it as server_lr_scheduler"
-        )
 
     def _take_in(self, unfrozen: list[Tensor]) -> None:
         """Step on parameters that were unfrozen in a fit, as a callback has it that gives a Trainer's optimizer more.

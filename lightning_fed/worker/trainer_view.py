@@ -33,7 +33,8 @@ class TrainerView:
 
     ``datamodule``, ``train_dataloader`` and ``lightning_module`` are the worker's own: the server's would show it the
     other workers' data, and a module that is not trained here. So are the optimizers of ``strategy``, and the metrics:
-    ``callback_metrics`` and its like hold what this worker has logged in this pass, and nothing of the server's.
+    ``callback_metrics`` and its like hold what this worker has logged in this pass and what the last validation has, as
+    in a Trainer's fit, and nothing else of the server's.
 
     Its loops and its strategy can be read only. An attribute that user code sets is the worker's own, and gone before
     the next worker trains. Of the Trainer's, only ``should_stop`` has an effect: it ends this worker's training after
@@ -111,7 +112,10 @@ class TrainerView:
 
     @property
     def callback_metrics(self) -> LoggedHere:
-        """What the worker has logged in this pass, and at its end also what is reduced over it."""
+        """What the last validation has logged, at the server, and what the worker has logged in this pass.
+
+        At the end of the pass also what is reduced over it.
+        """
         if self._logged is None:
             raise _no_single_worker("callback_metrics")
         return LoggedHere(self._logged())
@@ -277,13 +281,13 @@ class StrategyView:
 
 @final
 class LoggedHere(dict[str, Tensor]):
-    """What a worker has logged, by name; of what it has not, a sentence says where it is to be found."""
+    """What is logged where a worker trains, by name; of what is not, a sentence says where it is to be found."""
 
     def __missing__(self, name: str) -> Tensor:
         raise KeyError(
             f"self.trainer.callback_metrics[{name!r}] on a worker: it holds what the worker has logged in this pass "
-            f"({', '.join(map(repr, self)) or 'nothing yet'}), and nothing of the server's or of evaluations; log it "
-            "in local training, or read it in a callback, on the server"
+            f"and what the server's last validation has ({', '.join(map(repr, self)) or 'nothing yet'}), and nothing "
+            "else of the server's; log it in local training, or read it in a callback, on the server"
         )
 
 

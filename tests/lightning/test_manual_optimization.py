@@ -249,7 +249,9 @@ def test_of_a_metric_that_a_worker_has_not_logged_the_error_says_what_there_is()
             self.log("size", 1.0)
             self.trainer.callback_metrics["val_loss"]
 
-    says = r"worker 'ann' failed in round 0: .*callback_metrics\['val_loss'\] on a worker: .* this pass \('size'\), and"
+    says = (
+        r"worker 'ann' failed in round 0: .*callback_metrics\['val_loss'\] on a worker: .* this pass .* \('size'\), and"
+    )
     with pytest.raises(RuntimeError, match=says):
         fit(FederatedModule(Asks()), FederatedDataModule({"ann": Pairs(1)}))
 

@@ -169,6 +169,8 @@ def test_without_the_metric_the_rate_is_held(engine: Any, interval: str, kind: A
     module, workers = kind(lr=0.5), {name: data([8.0]) for name in "abcd"}
     module.interval, module.strict = interval, strict
     says = r"a ReduceLROnPlateau on 'val_loss', which workers do not log in their training .* the rate is held there"
+    if kind is OnValidation:
+        says += ".* take local_schedule='continue' and interval 'epoch', which follow the server's validation"
     with pytest.warns(UserWarning, match=says) as told:
         fit(FederatedModule(module, local_steps=2, engine=engine), FederatedDataModule(workers), max_epochs=2)
     assert module.x.item() == 7.5

@@ -313,7 +313,7 @@ def refuse_one_by_one(local: ModuleCopy, optimizers: LocalOptimizers) -> None:
         raise UnvectorizableError(f"{name}.{min(local.hooks)}() is called for one worker at a time")
     if local.precision.precision == "16-mixed":
         raise UnvectorizableError("16-mixed scales the loss by what one worker's gradients can bear")
-    if optimizers.follows_metrics:
+    if optimizers.plateaus:
         raise UnvectorizableError("a ReduceLROnPlateau follows what one worker logs")
     if not optimizers.is_elementwise:
         kind = type(local.trainer.optimizers[0]).__name__

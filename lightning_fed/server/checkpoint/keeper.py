@@ -46,12 +46,13 @@ class Keeper:
         self._trained: list[str] | None = None  # the names of the trained parameters that state is about
         self._step: ServerStep | None = None  # as long as there may be need of the way back
         self._evaluation: Evaluation | None = None
+        self._validating: pl.Trainer | None = None  # while a fit validates
         self._loaded: dict[str, Any] = {}  # the federated part of the checkpoint that the fit goes on from
 
     def attach(self, trainer: pl.Trainer) -> None:
         """Begin with a Trainer, after whatever has ended the last run."""
         self.held.put_back()
-        self._step = self._evaluation = None
+        self._step = self._evaluation = self._validating = None
         self._loaded = {}
         CheckpointIO.attach(trainer, self._own.folder)
 
@@ -153,13 +154,28 @@ class Keeper:
         """Let go of the way back: Lightning has noted the step."""
         self._step = None
 
-    def begin_evaluation(self) -> None:
-        """Note the model, for checkpoints that are written while another is in its place."""
+    def begin_evaluation(self, trainer: pl.Trainer) -> None:
+        """Note the model, for checkpoints that are written while another is in its place.
+
+        Args:
+            trainer: The Trainer.
+        """
         self._evaluation = Evaluation(self._module)
+        self._validating = trainer if trainer.state.fn == "fit" and not trainer.sanity_checking else None
 
     def end_evaluation(self) -> None:
-        """The model is in its place again."""
-        self._evaluation = None
+        """Take down what a fit's validation has logged; the model is in its place again."""
+        self.state = self._validated()
+        self._evaluation = self._validating = None
+
+    def _validated(self) -> ServerState:
+        if self._validating is None:
+            return self.state
+        connector = self._validating._logger_connector
+        if connector._first_loop_iter is not None:  # it has not passed over all its batches
+            return self.state
+        logged = connector.metrics["callback"]  # of the loop that is running, and of no other
+        return replace(self.state, validated={name: float(value) for name, value in logged.items()})
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -194,7 +210,7 @@ class Keeper:
             account: Of that the account, stretch by stretch.
             position: The place of the run in its sequence of cohorts.
         """
-        state, cohort = self.state, position.next
+        state, cohort = self._validated(), position.next
         if self._step is not None and not self._step.is_over:
             state, cohort = self._step.state, self._step.cohort
         part: dict[str, Any] = {

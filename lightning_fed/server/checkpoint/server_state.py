@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -26,6 +26,7 @@ class ServerState:
         failed: The numbers of earlier ones whose workers do not.
         bound: The clipping bound of the round to come, if one is promised.
         logged: What the workers have logged in the epoch that is running.
+        validated: What the last validation has logged.
     """
 
     tensors: Tensors = field(default_factory=dict)
@@ -33,6 +34,7 @@ class ServerState:
     failed: tuple[int, ...] = ()
     bound: float | None = None
     logged: EpochValues = field(default_factory=EpochValues)
+    validated: Mapping[str, float] = field(default_factory=dict)
 
     def after(self, rounds: Sequence[Round], bound: float | None, epoch: int) -> ServerState:
         """Return what is remembered after a server step.
@@ -49,7 +51,8 @@ class ServerState:
                 last = past.cohort
             elif len(past.outcome.report):  # workers have staged something
                 failed += (past.cohort,)
-        return ServerState(rounds[-1].outcome.server, last, failed, bound, logged)
+        server = rounds[-1].outcome.server
+        return replace(self, tensors=server, last=last, failed=failed, bound=bound, logged=logged)
 
     def state_dict(self, own: OwnState) -> dict[str, Any]:
         """Return what a checkpoint holds of it, and of what the workers remember.
@@ -65,6 +68,8 @@ class ServerState:
         }
         if self.logged.values:
             state["logged"] = self.logged.state_dict()
+        if self.validated:
+            state["validated"] = dict(self.validated)
         if own.files:
             state["files"] = {"run": own.folder.run, "root": str(own.folder.path.parent)}
         return state
@@ -83,6 +88,7 @@ class ServerState:
             tuple(state.get("failed_cohorts", ())),
             bound,
             EpochValues.of(state.get("logged", {})),
+            state.get("validated", {}),
         )
 
 
