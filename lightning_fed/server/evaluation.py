@@ -13,22 +13,20 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, final
 
-import torch
-from torchmetrics import Metric
-
 from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import logging_through, step_arguments
 from lightning_fed.server.batch_trainer import about_data
+from lightning_fed.server.evaluation_log import EvaluationLog, LoggedShare
 from lightning_fed.server.loader_results import LoaderResults
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.server.logs import Curves, per_worker_scalars, without
+from lightning_fed.server.metric_objects import MetricObjects
+from lightning_fed.server.own_callbacks import put_first, take_out
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.wire import RoundError, WorkerError
-from lightning_fed.wire.logged import Part
-from lightning_fed.worker.metric_shares import WorkerMetrics
-from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
+from lightning_fed.worker.metric_states import MetricState
 
 
 @final
@@ -49,10 +47,7 @@ class EvaluationReport:
 class _Share(NamedTuple):
     """The part of one process in the end of an evaluation."""
 
-    workers: dict[str, dict[str, float]]
-    pooled: dict[str, Part]
-    objects: dict[str, str]
-    options: dict[str, dict[str, Any]]
+    logged: LoggedShare
     failures: list[WorkerError]
     states: dict[str, MetricState]
 
@@ -83,13 +78,10 @@ class Evaluation:
         self._raises = on_worker_error == "raise"
         self._one_by_one_up_to = one_by_one_up_to
         self._failures: dict[str | None, WorkerError] = {}
-        self._metrics = WorkerMetrics(self._module, self._failures)
-        self._options: dict[str, dict[str, Any]] = {}
-        self._loaders: dict[int, int | None] = {}  # by the identity of a torchmetrics object: which one it is about
+        self._log = EvaluationLog(server, module, self._failures)
+        self._objects = MetricObjects(module)
         self._results = LoaderResults()
         self._watch = Watch()
-        self._own: list[tuple[Metric, MetricState, int]] = []
-        self._alone: NoSync | None = None
         self._now: EvaluationBatch | None = None
         self._predicted: dict[int | None, list[str | None]] = {}
         self.report = EvaluationReport()
@@ -98,14 +90,11 @@ class Evaluation:
         """Forget what an evaluation has left that did not come to its end, and take part in those of a Trainer."""
         self._clear()
         self.finish()
-        callbacks: list[pl.Callback] = self._server.trainer.callbacks  # type: ignore[attr-defined]
-        # First of all, so that the others find the metrics where they look for them.
-        callbacks[:] = [_Progress(self), *(callback for callback in callbacks if not isinstance(callback, _Progress))]
+        put_first(self._server.trainer, _Progress(self))
 
     def tear_down(self) -> None:
         """Take no part in the Trainer's evaluations any more."""
-        callbacks: list[pl.Callback] = self._server.trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, _Progress)]
+        take_out(self._server.trainer, _Progress)
 
     # ---- batch by batch ----------------------------------------------------------------------------------------------
 
@@ -135,13 +124,12 @@ class Evaluation:
             batch: The batch.
             hook: What is called.
         """
-        infer_size = lru_cache(lambda: extract_batch_size(batch.batch))
-        self._metrics.turn_to(batch.worker, infer_size, batch.loader)
+        self._log.turn_to(batch, lru_cache(lambda: extract_batch_size(batch.batch)))
         try:
             with (
                 self._over(batch.worker),
                 about_data(self._server.trainer, self._module, batch.worker),
-                logging_through(self._module, partial(self._log, batch)),
+                logging_through(self._module, partial(self._log.log, batch)),
             ):
                 yield
         except Exception as error:
@@ -188,38 +176,12 @@ class Evaluation:
         if self._raises and self._processes.size == 1:
             raise failure from error
 
-    def _log(self, batch: EvaluationBatch, name: str, value: Any, **options: Any) -> None:
-        if batch.worker is None and self._processes.size == 1:
-            self._server.log(name, value, **options)
-            return
-        shown: dict[str, Any] = {option: options[option] for option in ("prog_bar", "logger") if option in options}
-        on_step, on_epoch = options.get("on_step"), options.get("on_epoch") is not False
-        if on_step:
-            # One value is no mean, so no size is looked for.
-            at_once = {**shown, "on_step": True, "on_epoch": False, "batch_size": 1}
-            self._server.log(f"{name}_step" if on_epoch else name, value, **at_once)
-        if on_epoch:
-            adds = batch.loader is not None and options.get("add_dataloader_idx", True)
-            suffix = f"/dataloader_idx_{batch.loader}" if adds else ""
-            name += suffix
-            if self._options.get(name, {"loader": batch.loader})["loader"] != batch.loader:
-                raise ValueError(
-                    f"self.log({name!r}, add_dataloader_idx=False) is called about several loaders; give each a name"
-                )
-            if isinstance(value, Metric) and self._loaders.setdefault(id(value), batch.loader) != batch.loader:
-                raise ValueError(
-                    f"one torchmetrics object is logged as {name!r} and about another loader, and its value would be "
-                    "about both; use an object for each loader"
-                )
-            self._options[name] = {**shown, "forked": bool(on_step), "suffix": suffix, "loader": batch.loader}
-            self._metrics.note(name, value, options)
-
     # ---- all batches are over ----------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Keep torchmetrics objects from waiting for processes that have other numbers of batches."""
         if self._processes.size > 1:
-            self._alone = NoSync(list(metrics_of(self._module).values()))
+            self._objects.begin()
 
     def conclude(self, step: str) -> None:
         """Hand what was logged to the Trainer, the same on every process, and draw the metrics of single workers.
@@ -232,31 +194,15 @@ class Evaluation:
             RoundError: If all of them did.
         """
         with self._telling_others():
-            self._metrics.close()
-            self._metrics.merge()
-            shares = self._processes.gather(self._share())
+            logged = self._log.share()
+            states = self._objects.states() if self._processes.size > 1 else {}
+            shares = self._processes.gather(_Share(logged, list(self._failures.values()), states))
         self._settle_failures(shares)
-        self._merge_states([share.states for share in shares])
-        options = {name: option for share in shares for name, option in share.options.items()}
-        pooled: dict[str, Part] = {}
-        for share in shares:
-            for name, part in share.pooled.items():
-                pooled[name] = pooled[name].merged(part) if name in pooled else part
-        values: dict[str, Any] = {
-            name: torch.tensor(part.value, dtype=torch.get_default_dtype(), device=self._server.device)
-            for name, part in pooled.items()
-        }
-        objects = metrics_of(self._module)
-        values |= {name: objects[path] for share in shares for name, path in share.objects.items()}
-        outer = self._server._current_fx_name
-        self._server._current_fx_name = step
-        try:
-            for name, value in values.items():
-                self._hand_over(name, value, **options.get(name, {}))
-        finally:
-            self._server._current_fx_name = outer
-        self._results.note(self._server.trainer, {name: option["loader"] for name, option in options.items()})
-        self._draw([name for name, option in options.items() if option.get("logger") is False])
+        if len(shares) > 1:
+            self._objects.merge([share.states for share in shares])
+        options = self._log.hand_over([share.logged for share in shares], step)
+        self._results.note(self._server.trainer, {name: option.loader for name, option in options.items()})
+        self._draw([name for name, option in options.items() if not option.is_drawn])
 
     def begin_prediction(self) -> None:
         """Forget whose batches were predicted before."""
@@ -264,34 +210,20 @@ class Evaluation:
 
     def conclude_prediction(self) -> None:
         """Let failures end the run on every process, or say whose predictions are missing."""
-        self._settle_failures(self._processes.gather(_Share({}, {}, {}, {}, list(self._failures.values()), {})))
+        self._settle_failures(
+            self._processes.gather(_Share(LoggedShare({}, {}, {}, {}), list(self._failures.values()), {}))
+        )
 
     def finish(self) -> None:
         """Leave the torchmetrics objects of each process to it again, and to each loader its own results."""
         self._results.divide()
-        for metric, own, updates in self._own:
-            if metric._update_count == updates:  # else the user's code has reset it
-                own.put(metric)
-        self._own.clear()
-        if self._alone is not None:
-            self._alone.end()
-            self._alone = None
-
-    def _share(self) -> _Share:
-        states = {}
-        if self._processes.size > 1:
-            updated = {path: metric for path, metric in metrics_of(self._module).items() if metric._update_count}
-            states = {path: MetricState.of(metric).on(torch.device("cpu")) for path, metric in updated.items()}
-        metrics = self._metrics
-        return _Share(
-            metrics.workers, metrics.pooled, metrics.objects, self._options, list(self._failures.values()), states
-        )
+        self._objects.end()
 
     def _settle_failures(self, shares: Sequence[_Share]) -> None:
         tell_prepared(self._server.trainer.datamodule.pool, self._processes)  # type: ignore[attr-defined]
         own = dict(self._failures)
         failures = tuple(failure for share in shares for failure in share.failures)
-        workers = {worker: metrics for share in shares for worker, metrics in share.workers.items()}
+        workers = {worker: metrics for share in shares for worker, metrics in share.logged.workers.items()}
         self.report = EvaluationReport(workers, failures)
         self._clear()
         if failures and self._raises:
@@ -302,34 +234,6 @@ class Evaluation:
         if failures and len(failures) >= self._server.trainer.datamodule.num_evaluated:  # type: ignore[attr-defined]
             listed = "".join(f"\n  {failure}" for failure in failures)
             raise RoundError(f"no worker is left whose data could be evaluated. What failed:{listed}")
-
-    def _merge_states(self, states: Sequence[Mapping[str, MetricState]]) -> None:
-        if len(states) == 1:
-            return
-        for path, metric in metrics_of(self._module).items():
-            parts = [theirs[path].on(metric.device) for theirs in states if path in theirs]
-            own = MetricState.of(metric)
-            merged = MetricState.merged(metric, parts)
-            merged.put(metric)
-            if merged.updates:
-                self._own.append((metric, own, merged.updates))
-
-    def _hand_over(
-        self, name: str, value: Any, loader: int | None = None, forked: bool = False, suffix: str = "", **options: Any
-    ) -> None:
-        # Equal on all processes: nothing is left to be synchronised, which Lightning would otherwise recommend.
-        log = partial(
-            self._server.log,
-            on_epoch=True,
-            add_dataloader_idx=False,
-            batch_size=1,
-            sync_dist=not isinstance(value, Metric),
-            rank_zero_only=True,
-        )
-        if forked:
-            log(f"{name.removesuffix(suffix)}_epoch{suffix}", value, **options)
-            options |= {"logger": False, "prog_bar": False}
-        log(name, value, **options)
 
     def _draw(self, hidden: Collection[str]) -> None:
         trainer = self._server.trainer
@@ -344,8 +248,7 @@ class Evaluation:
     def _clear(self) -> None:
         self._now = None
         self._failures.clear()
-        self._options, self._loaders = {}, {}
-        self._metrics.clear()
+        self._log.clear()
 
     @contextmanager
     def _telling_others(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lightning_fed._lightning import StochasticWeightAveraging, pl, rank_zero_info, rank_zero_warn
 from lightning_fed.hooks import overrides
+from lightning_fed.server.own_callbacks import callbacks_of
 
 
 def say_what_acts_on_rounds(trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -35,7 +36,7 @@ def _of_clipping(trainer: pl.Trainer, module: pl.LightningModule) -> str:
 
 def _of_averaging(trainer: pl.Trainer) -> Iterator[str]:
     servers = [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, StochasticWeightAveraging):
             given = callback._swa_lrs
             rates = [float(rate) for rate in given] if isinstance(given, list) else [float(given)] * len(servers)

@@ -11,6 +11,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.server.checkpoint import Keeper
 from lightning_fed.server.loaders import Cohort
 from lightning_fed.server.logs import Curves
+from lightning_fed.server.own_callbacks import put_first, take_out
 from lightning_fed.server.round_result import Round
 from lightning_fed.wire.metric_states import States, merged_states
 from lightning_fed.worker.metric_states import metrics_of
@@ -37,13 +38,11 @@ class TrainingLog(pl.Callback):
     def set_up(self, trainer: pl.Trainer) -> None:
         """Take part in a fit."""
         self.batch_size = None
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:] = [self, *(callback for callback in callbacks if not isinstance(callback, TrainingLog))]
+        put_first(trainer, self)
 
     def tear_down(self, trainer: pl.Trainer) -> None:
         """Take part no more."""
-        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, TrainingLog)]
+        take_out(trainer, TrainingLog)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: int) -> None:
         """Note the cohort."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast, final
+from typing import Any, final
 
 from torch.optim import Optimizer
 
 from lightning_fed._lightning import BatchSizeFinder, LearningRateFinder, _LRCallback, pl, rank_zero_info
 from lightning_fed.privacy import Privacy
+from lightning_fed.server.own_callbacks import callbacks_of
 from lightning_fed.wire import LocalTraining
 from lightning_fed.worker.local_fit import LocalFit
 from lightning_fed.worker.local_memory import LocalMemory
@@ -53,7 +54,7 @@ class RateSearch:
             ValueError: If they are, and the module's rate cannot be varied.
         """
         self.end(trainer)
-        self._callback = next((c for c in _callbacks(trainer) if isinstance(c, _LRCallback)), None)
+        self._callback = next((c for c in callbacks_of(trainer) if isinstance(c, _LRCallback)), None)
         if self._callback is None:
             return
         self._base = _local_rate(module, trainer, training)
@@ -69,7 +70,7 @@ class RateSearch:
         Args:
             trainer: The Trainer.
         """
-        if self._callback is not None and self._callback not in _callbacks(trainer):
+        if self._callback is not None and self._callback not in callbacks_of(trainer):
             self._set(self._saved)
             self._callback, self._optimizers = None, []
 
@@ -111,10 +112,6 @@ class RateSearch:
                 group["lr"] = rate
 
 
-def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
-    return cast(list[pl.Callback], trainer.callbacks)  # type: ignore[attr-defined]
-
-
 def _rates(optimizers: list[Optimizer]) -> list[list[Any]]:
     return [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
 
@@ -147,7 +144,7 @@ def refuse_batch_size_search(trainer: pl.Trainer | None) -> None:
     Raises:
         ValueError: If it has such a callback.
     """
-    if trainer is not None and any(isinstance(callback, BatchSizeFinder) for callback in _callbacks(trainer)):
+    if trainer is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks_of(trainer)):
         raise ValueError(
             "Tuner.scale_batch_size and BatchSizeFinder cannot find a batch size here: the Trainer's batch is a "
             "round's cohort, and each worker's datamodule has a batch size of its own; search with a plain Trainer on "
@@ -166,7 +163,7 @@ def refuse_search(trainer: pl.Trainer, privacy: Privacy | None, memory: LocalMem
     Raises:
         ValueError: If there is such a callback, and a promise or schedulers that go on from round to round.
     """
-    if not any(isinstance(callback, LearningRateFinder) for callback in _callbacks(trainer)):
+    if not any(isinstance(callback, LearningRateFinder) for callback in callbacks_of(trainer)):
         return
     if privacy is not None:
         raise ValueError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple, final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar, final
 
 from lightning_fed.core.means import weighted_mean
 
@@ -94,7 +94,10 @@ class Logged(NamedTuple):
         return Logged(self.shown, self.part.merged(other.part))
 
 
-def merged(several: Sequence[Mapping[str, Logged]]) -> dict[str, Logged]:
+_Reducible = TypeVar("_Reducible", Part, Logged)
+
+
+def merged(several: Iterable[Mapping[str, _Reducible]]) -> dict[str, _Reducible]:
     """Reduce what several have logged, name by name.
 
     Args:
@@ -104,8 +107,8 @@ def merged(several: Sequence[Mapping[str, Logged]]) -> dict[str, Logged]:
     >>> merged([{"loss": one}, {"loss": other}])["loss"].part.value
     2.0
     """
-    table: dict[str, Logged] = {}
+    table: dict[str, _Reducible] = {}
     for some in several:
-        for name, logged in some.items():
-            table[name] = table[name].merged(logged) if name in table else logged
+        for name, part in some.items():
+            table[name] = table[name].merged(part) if name in table else part
     return table

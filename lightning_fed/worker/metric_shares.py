@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
-from lightning_fed.wire.logged import Part
+from lightning_fed.wire.logged import Part, merged
 from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
 from lightning_fed.worker.recorder import Recorder
 
@@ -56,11 +56,7 @@ class WorkerMetrics:
     @property
     def pooled(self) -> dict[str, Part]:
         """The plain values over all workers, by name."""
-        pooled: dict[str, Part] = {}
-        for worker, parts in self._parts.items():
-            for name, part in parts.items() if worker not in self._failed else ():
-                pooled[name] = pooled[name].merged(part) if name in pooled else part
-        return pooled
+        return merged(parts for worker, parts in self._parts.items() if worker not in self._failed)
 
     def _forget_worker(self) -> None:
         self._worker: str | None = None
@@ -114,9 +110,7 @@ class WorkerMetrics:
     def _count(self, metrics: Mapping[str, Metric]) -> None:
         worker = self._worker
         parts = self._recorder.parts()
-        pooled = self._parts.setdefault(worker, {})
-        for name, part in parts.items():
-            pooled[name] = pooled[name].merged(part) if name in pooled else part
+        self._parts[worker] = merged([self._parts.get(worker, {}), parts])
         paths = {id(metric): path for path, metric in metrics.items()}
         for name, metric in self._logged.items():
             if id(metric) not in paths:
@@ -141,9 +135,9 @@ class WorkerMetrics:
         """Let each torchmetrics object hold what the workers that did not fail have added by their several loaders."""
         states = [own for worker, theirs in self._states.items() if worker not in self._failed for own in theirs]
         for path, metric in metrics_of(self._module).items() if states else ():
-            merged = MetricState.merged(metric, [own[path] for own in states if path in own])
-            if merged.updates:
-                merged.put(metric)
+            state = MetricState.merged(metric, [own[path] for own in states if path in own])
+            if state.updates:
+                state.put(metric)
         self._states.clear()
 
 

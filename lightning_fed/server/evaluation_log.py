@@ -1,0 +1,178 @@
+"""What the user's steps log in an evaluation: noted batch by batch, and handed to the Trainer when all are over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, final
+
+import torch
+from torchmetrics import Metric
+
+from lightning_fed._lightning import pl
+from lightning_fed.server.loaders import EvaluationBatch
+from lightning_fed.server.processes import processes_of
+from lightning_fed.wire.logged import Part, merged
+from lightning_fed.worker.metric_shares import WorkerMetrics
+from lightning_fed.worker.metric_states import metrics_of
+
+
+@final
+class Options(NamedTuple):
+    """How a value is handed over.
+
+    Args:
+        shown: The arguments of ``self.log`` that say where it is shown, as far as they were given.
+        forked: Whether each step has shown a value of its own.
+        suffix: The end of its name that says which loader it is about.
+        loader: The number of that loader, if there are several.
+    """
+
+    shown: dict[str, Any]
+    forked: bool = False
+    suffix: str = ""
+    loader: int | None = None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether loggers draw it."""
+        return self.shown.get("logger") is not False
+
+
+@final
+class LoggedShare(NamedTuple):
+    """What one process has to hand over.
+
+    Args:
+        workers: Values by worker and name.
+        pooled: The plain values over all of its workers, by name.
+        objects: The path of each torchmetrics object, by the name that it was given.
+        options: How each is handed over, by name.
+    """
+
+    workers: dict[str, dict[str, float]]
+    pooled: dict[str, Part]
+    objects: dict[str, str]
+    options: dict[str, Options]
+
+
+@final
+class EvaluationLog:
+    """Notes what is logged about each batch, and hands it over, the same on every process.
+
+    Args:
+        server: The FederatedModule, whose ``log`` reaches the Trainer.
+        module: The user's module.
+        failed: The workers that do not count.
+    """
+
+    def __init__(self, server: pl.LightningModule, module: pl.LightningModule, failed: Container[str | None]) -> None:
+        self._server = server
+        self._module = module
+        self._metrics = WorkerMetrics(module, failed)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, for the next evaluation."""
+        self._options: dict[str, Options] = {}
+        self._loaders: dict[int, int | None] = {}  # by the identity of a torchmetrics object: which one it is about
+        self._metrics.clear()
+
+    def turn_to(self, batch: EvaluationBatch, size: Callable[[], int]) -> None:
+        """Note that what is logged from now on is about a batch.
+
+        Args:
+            batch: The batch.
+            size: Returns its number of examples.
+        """
+        self._metrics.turn_to(batch.worker, size, batch.loader)
+
+    def log(self, batch: EvaluationBatch, name: str, value: Any, **options: Any) -> None:
+        """Take the place of the user's ``self.log``.
+
+        Args:
+            batch: The batch that it is called about.
+            name: See ``LightningModule.log``.
+            value: See there.
+            options: See there.
+
+        Raises:
+            ValueError: If one name, or one torchmetrics object, is logged about several loaders.
+        """
+        if batch.worker is None and processes_of(self._server.trainer).size == 1:
+            self._server.log(name, value, **options)
+            return
+        shown: dict[str, Any] = {option: options[option] for option in ("prog_bar", "logger") if option in options}
+        on_step, on_epoch = options.get("on_step"), options.get("on_epoch") is not False
+        if on_step:
+            # One value is no mean, so no size is looked for.
+            at_once = {**shown, "on_step": True, "on_epoch": False, "batch_size": 1}
+            self._server.log(f"{name}_step" if on_epoch else name, value, **at_once)
+        if on_epoch:
+            adds = batch.loader is not None and options.get("add_dataloader_idx", True)
+            suffix = f"/dataloader_idx_{batch.loader}" if adds else ""
+            name += suffix
+            if name in self._options and self._options[name].loader != batch.loader:
+                raise ValueError(
+                    f"self.log({name!r}, add_dataloader_idx=False) is called about several loaders; give each a name"
+                )
+            if isinstance(value, Metric) and self._loaders.setdefault(id(value), batch.loader) != batch.loader:
+                raise ValueError(
+                    f"one torchmetrics object is logged as {name!r} and about another loader, and its value would be "
+                    "about both; use an object for each loader"
+                )
+            self._options[name] = Options(shown, bool(on_step), suffix, batch.loader)
+            self._metrics.note(name, value, options)
+
+    def share(self) -> LoggedShare:
+        """End the last worker's batches, and return what this process has noted.
+
+        Raises:
+            ValueError: If a torchmetrics object was logged that is no part of the module.
+        """
+        metrics = self._metrics
+        metrics.close()
+        metrics.merge()
+        return LoggedShare(metrics.workers, metrics.pooled, metrics.objects, self._options)
+
+    def hand_over(self, shares: Sequence[LoggedShare], step: str) -> Mapping[str, Options]:
+        """Hand to the Trainer what all processes have noted.
+
+        Args:
+            shares: Those of the processes, in order of rank.
+            step: The name of the user's step, under which Lightning has it logged.
+
+        Returns:
+            How each value was handed over, by name.
+        """
+        options = {name: option for share in shares for name, option in share.options.items()}
+        values: dict[str, Any] = {
+            name: torch.tensor(part.value, dtype=torch.get_default_dtype(), device=self._server.device)
+            for name, part in merged([share.pooled for share in shares]).items()
+        }
+        objects = metrics_of(self._module)
+        values |= {name: objects[path] for share in shares for name, path in share.objects.items()}
+        outer = self._server._current_fx_name
+        self._server._current_fx_name = step
+        try:
+            for name, value in values.items():
+                self._hand_over(name, value, options.get(name, Options({})))
+        finally:
+            self._server._current_fx_name = outer
+        return options
+
+    def _hand_over(self, name: str, value: Any, options: Options) -> None:
+        # Equal on all processes: nothing is left to be synchronised, which Lightning would otherwise recommend.
+        log = partial(
+            self._server.log,
+            on_epoch=True,
+            add_dataloader_idx=False,
+            batch_size=1,
+            sync_dist=not isinstance(value, Metric),
+            rank_zero_only=True,
+        )
+        shown = options.shown
+        if options.forked:
+            log(f"{name.removesuffix(options.suffix)}_epoch{options.suffix}", value, **shown)
+            shown = {**shown, "logger": False, "prog_bar": False}
+        log(name, value, **shown)

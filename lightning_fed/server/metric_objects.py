@@ -1,0 +1,59 @@
+"""The torchmetrics objects of the user's module in an evaluation on several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import torch
+from torch import nn
+from torchmetrics import Metric
+
+from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
+
+
+@final
+class MetricObjects:
+    """Has the objects of each process hold what those of all of them were fed, until the evaluation is over.
+
+    Args:
+        module: The user's module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._own: list[tuple[Metric, MetricState, int]] = []
+        self._alone: NoSync | None = None
+
+    def begin(self) -> None:
+        """Keep the objects from waiting for processes that have other numbers of batches."""
+        self._alone = NoSync(list(metrics_of(self._module).values()))
+
+    def states(self) -> dict[str, MetricState]:
+        """Return what the objects of this process hold that were updated, by path and on the CPU."""
+        updated = {path: metric for path, metric in metrics_of(self._module).items() if metric._update_count}
+        return {path: MetricState.of(metric).on(torch.device("cpu")) for path, metric in updated.items()}
+
+    def merge(self, states: Sequence[Mapping[str, MetricState]]) -> None:
+        """Let each object hold what all processes have fed theirs.
+
+        Args:
+            states: Those of each process, in order of rank.
+        """
+        for path, metric in metrics_of(self._module).items():
+            parts = [theirs[path].on(metric.device) for theirs in states if path in theirs]
+            own = MetricState.of(metric)
+            merged = MetricState.merged(metric, parts)
+            merged.put(metric)
+            if merged.updates:
+                self._own.append((metric, own, merged.updates))
+
+    def end(self) -> None:
+        """Leave its own objects to each process again."""
+        for metric, own, updates in self._own:
+            if metric._update_count == updates:  # else the user's code has reset it
+                own.put(metric)
+        self._own.clear()
+        if self._alone is not None:
+            self._alone.end()
+            self._alone = None
