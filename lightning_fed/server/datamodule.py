@@ -10,13 +10,12 @@ from typing import Any, cast, final, get_args
 
 import torch
 
-from lightning_fed._lightning import is_overridden, pl, rank_zero_warn
+from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.core.arguments import instance, whole
 from lightning_fed.core.rng import derive
 from lightning_fed.population import (
     EvaluationKind,
     Population,
-    Prepared,
     QuietTrainer,
     TrainerOfData,
     WorkerPool,
@@ -28,16 +27,15 @@ from lightning_fed.population import (
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.central_loader import central_loaders
 from lightning_fed.server.evaluation_batches import EvaluationBatches, Failures
+from lightning_fed.server.evaluation_kinds import kind_to_come, workers_have
 from lightning_fed.server.hyperparameters import agreeing
 from lightning_fed.server.loaders import Cohort, CohortLoader, DataFacts, EvaluationBatch, Position
 from lightning_fed.server.offered import Offer, agreed, offer_of
 from lightning_fed.server.population_arguments import names_of, refuse_other, refuse_unwrapped, within
+from lightning_fed.server.preparation import Preparation
 from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
 from lightning_fed.server.tuner import refuse_batch_size_search
-from lightning_fed.server.workers_loader import WorkersLoader
-
-_KINDS: dict[str, EvaluationKind] = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
-_STEP_OF = {"val": "validation_step", "test": "test_step"}
+from lightning_fed.server.workers_loader import workers_loaders
 
 
 @final
@@ -107,16 +105,15 @@ class FederatedDataModule(pl.LightningDataModule):
         self._sampling_seed: int | None = None
         self.pool = WorkerPool(workers, cached_workers, seed)
         self.position = Position()
+        self._preparation = Preparation(self.pool)
         self._batches = EvaluationBatches(self.pool)
         self._drops = False
-        self._unprepared: dict[str, str] = {}
-        self._central_error: Exception | None = None
         self._on_exception: Callable[[], None] | None = None
         self._stands_in_for: tuple[pl.LightningDataModule | None] | None = None
         self._offers: dict[EvaluationKind, Offer] = {}
         self._central: dict[EvaluationKind, Any] = {}
         for kind in get_args(EvaluationKind):
-            if not self._evaluates(kind):
+            if not (self._has_central(kind) or workers_have(kind, self.workers)):
                 # Lightning asks `is_overridden` whether there is such a loader: give it back its own method.
                 name = f"{kind}_dataloader"
                 self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
@@ -189,16 +186,10 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
-        return self._evaluates(kind) and not (self.val is not None and has_loader(self.val, kind))
+        return not self._has_central(kind) and workers_have(kind, self.workers)
 
-    def _evaluates(self, kind: EvaluationKind) -> bool:
-        if self.val is not None and has_loader(self.val, kind):
-            return True
-        if isinstance(self.workers, Population):
-            return self.workers.has_loader(kind)
-        if isinstance(self.workers, dict):
-            return any(has_loader(datamodule, kind) for datamodule in self.workers.values())
-        return True
+    def _has_central(self, kind: EvaluationKind) -> bool:
+        return self.val is not None and has_loader(self.val, kind)
 
     def attach(
         self,
@@ -226,10 +217,10 @@ class FederatedDataModule(pl.LightningDataModule):
         self.pool.trainer = trainer or self.trainer
         self.pool.states.lose(self._why_states_are_lost())
         self._offers.clear()
-        kind = self._evaluation_to_come(module)
-        if kind is not None:
+        kind = kind_to_come(self.trainer, module)
+        if kind is not None and self.evaluates_workers(kind):
             processes = processes_of(self.trainer)
-            self._offers[kind] = agreed(*self._ask(kind, self._evaluated()), kind, processes)
+            self._offers[kind] = agreed(*offer_of(self.pool, self._evaluated(), kind, self.trainer), kind, processes)
             tell_prepared(self.pool, processes)
 
     def _why_states_are_lost(self) -> str | None:
@@ -239,47 +230,16 @@ class FederatedDataModule(pl.LightningDataModule):
             return "no noise covers what they say; release_metrics=True accepts that"
         return None
 
-    def _evaluation_to_come(self, module: pl.LightningModule) -> EvaluationKind | None:
-        """Which of the workers' own loaders the run that starts goes through, if any."""
-        if self.trainer is None or self.trainer.state.fn is None:
-            return None
-        kind = _KINDS[self.trainer.state.fn]
-        has_step = kind == "predict" or is_overridden(_STEP_OF[kind], module)
-        goes_through = has_step and getattr(self.trainer, f"limit_{kind}_batches") != 0
-        return kind if goes_through and self.evaluates_workers(kind) else None
-
     def prepare_data(self) -> None:
-        """Prepare the central data, and with several processes those of workers that are there from the beginning.
-
-        The Trainer calls this in the first process of each machine, while the others wait. Else a worker's data are
-        prepared where they are first needed.
-        """
-        processes = processes_of(self.trainer)
-        self._unprepared, self._central_error = {}, None
-        if self.val is not None and (self.val.prepare_data_per_node or processes.node == 0):
-            if self.trainer is not None:
-                self.val.trainer = self.trainer
-            try:
-                self.val.prepare_data()
-            except Exception as error:
-                if processes.size == 1:
-                    raise
-                self._central_error = error  # to be raised where the others do not wait for this process
-        if self.trainer is not None and processes.size > 1:
-            self._unprepared = self.pool.prepare(self.trainer)
+        """Prepare the data that one process of a machine prepares for all; the Trainer calls this there."""
+        self._preparation.prepare(self.val, self.trainer)
 
     def setup(self, stage: str) -> None:
         """Set up the central data; a worker's own is set up when it is first needed."""
         refuse_batch_size_search(self.trainer)
-        processes = processes_of(self.trainer)
-        self.pool.prepared = None
         self._batches.detach()  # until a FederatedModule attaches itself
         self.pool.trainer = self.trainer
-        if self._central_error is not None:
-            processes.fail(self._central_error)
-        if processes.size > 1:
-            failures = {n: reason for theirs in processes.gather(self._unprepared) for n, reason in theirs.items()}
-            self.pool.prepared = Prepared(processes.node, self.pool.is_built, failures)
+        self._preparation.conclude(self.trainer)
         if stage == "fit":
             begins = self.trainer is not None and self.trainer.global_step == 0
             self.position.move(0 if begins else self.position.next)
@@ -391,27 +351,15 @@ class FederatedDataModule(pl.LightningDataModule):
         return self._evaluation_loader("predict")
 
     def _evaluation_loader(self, kind: EvaluationKind) -> Any:
-        shared = processes_of(self.trainer)
+        processes = processes_of(self.trainer)
         if self.val is not None and has_loader(self.val, kind):
             given = self._central[kind] = getattr(self.val, f"{kind}_dataloader")()
             if starts_afresh(given) and self.trainer is not None:
                 self.val.trainer = cast(pl.Trainer, TrainerOfData(self.trainer))
-            return central_loaders(given, kind, self.trainer, shared)
+            return central_loaders(given, kind, self.trainer, processes)
         names = self._evaluated()
-        offer, own = self._offers.get(kind) or self._ask(kind, names)[0], self._batches
-        loaders = [
-            WorkersLoader(self.pool, names, kind, shared.rank, shared.size, own.fail, own.is_out, offer, number)
-            for number in range(offer.loaders)
-        ]
-        return loaders[0] if len(loaders) == 1 else loaders
-
-    def _ask(self, kind: EvaluationKind, names: Sequence[str]) -> tuple[Offer, str | None]:
-        """Ask the workers of this process which loaders they have."""
-        shared = processes_of(self.trainer)
-        limit = 1.0 if self.trainer is None else getattr(self.trainer, f"limit_{kind}_batches")
-        part = limit if isinstance(limit, float) and limit < 1 else None
-        round = 0 if self.trainer is None else self.trainer.global_step
-        return offer_of(self.pool, names[shared.rank :: shared.size], kind, part, round)
+        offer = self._offers.get(kind) or offer_of(self.pool, names, kind, self.trainer)[0]
+        return workers_loaders(self.pool, names, kind, processes, self._batches, offer)
 
     def _evaluated(self) -> Sequence[str]:
         """Return the workers whose own data are evaluated."""

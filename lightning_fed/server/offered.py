@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import NamedTuple, final
 
+from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.population import EvaluationKind, WorkerPool, num_batches
+from lightning_fed.server.processes import processes_of
 
 
 @final
@@ -68,24 +70,27 @@ class Offer(NamedTuple):
 
 
 def offer_of(
-    pool: WorkerPool, names: Sequence[str], kind: EvaluationKind, part: float | None, round: int
+    pool: WorkerPool, names: Sequence[str], kind: EvaluationKind, trainer: pl.Trainer | None
 ) -> tuple[Offer, str | None]:
-    """Ask the workers of a process: until one of them has loaders, or if a part of each is to be taken, all of them.
+    """Ask the workers of this process: until one of them has loaders, or if a part of each is to be taken, all of them.
 
     What a worker raises is left to be raised when its turn comes.
 
     Args:
         pool: The workers.
-        names: Those of the process.
+        names: Those that are evaluated, on all processes together.
         kind: Which of their loaders.
-        part: The part of each loader that is to be gone through; None: all of it.
-        round: The round, for errors.
+        trainer: The Trainer, which may be told to go through a part of each loader; None: there is none.
 
     Returns:
         What they have, and in words why the part cannot be taken, if so.
     """
+    processes = processes_of(trainer)
+    limit = 1.0 if trainer is None else getattr(trainer, f"limit_{kind}_batches")
+    part = limit if isinstance(limit, float) and limit < 1 else None
+    round = 0 if trainer is None else trainer.global_step
     offer, has_raised, watch = Offer(0, part=part), False, Watch()
-    for name in names:
+    for name in names[processes.rank :: processes.size]:
         try:
             with watch.over(name, round):
                 loaders = pool[name].evaluation_loaders(kind)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, final
 
+from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.population import (
     EvaluationKind,
@@ -15,6 +16,7 @@ from lightning_fed.population import (
     end_processes,
     set_epoch,
 )
+from lightning_fed.server.evaluation_batches import EvaluationBatches
 from lightning_fed.server.loaders import EvaluationBatch, goes_through, what_failed
 from lightning_fed.server.offered import Offer
 from lightning_fed.server.seen_indices import SeenIndices
@@ -125,3 +127,29 @@ class WorkersLoader:
             progress: Any = self._pool.trainer.fit_loop.epoch_progress.current
             set_epoch(loaders[self._number], progress.processed)  # some want the order to follow the training
         return loaders[self._number]
+
+
+def workers_loaders(
+    pool: WorkerPool,
+    names: Sequence[str],
+    kind: EvaluationKind,
+    processes: Processes,
+    batches: EvaluationBatches,
+    offer: Offer,
+) -> WorkersLoader | list[WorkersLoader]:
+    """Return the loader of an evaluation; or if each worker has several, or none, the list of them.
+
+    Args:
+        pool: The workers.
+        names: Those that are evaluated, on all processes together.
+        kind: Which of their loaders.
+        processes: The processes.
+        batches: Notes whose loaders raise.
+        offer: What the workers have.
+    """
+    rank, size = processes.rank, processes.size
+    loaders = [
+        WorkersLoader(pool, names, kind, rank, size, batches.fail, batches.is_out, offer, number)
+        for number in range(offer.loaders)
+    ]
+    return loaders[0] if len(loaders) == 1 else loaders
