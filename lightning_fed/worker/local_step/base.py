@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from lightning_fed.population.batches import Batches
+from lightning_fed.worker.local_optimizers import LocalOptimizers
+from lightning_fed.worker.module_copy import ModuleCopy
 
 TrainingStep: TypeAlias = Callable[[Any, int], Any]
 """The user's ``training_step``, of a batch and its index, compiled or not."""
@@ -21,7 +23,18 @@ Changes: TypeAlias = Sequence[Callable[[], None]]
 
 
 class LocalStep(ABC):
-    """How one worker steps in one round. An instance serves one worker in one round."""
+    """How one worker steps in one round. An instance serves one worker in one round.
+
+    Args:
+        local: The workers' copy of the module.
+        training_step: Its ``training_step``.
+        optimizers: The worker's optimizers, as new.
+    """
+
+    def __init__(self, local: ModuleCopy, training_step: TrainingStep, optimizers: LocalOptimizers) -> None:
+        self._local = local
+        self._training_step = training_step
+        self._optimizers = optimizers
 
     @abstractmethod
     def __call__(self, batch: Any, index: int) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_fed.worker.local_optimizers import LocalOptimizers
-from lightning_fed.worker.local_step.base import Changes, LocalStep, TrainingStep
+from lightning_fed.worker.local_step.automatic import AutomaticStep
+from lightning_fed.worker.local_step.base import Changes, TrainingStep
 from lightning_fed.worker.module_copy import ModuleCopy, loss_of
 
 
 @final
-class HookedStep(LocalStep):
+class HookedStep(AutomaticStep):
     """A step with all of Lightning's hooks in a Trainer's order, optimizers that need a closure, and loss scaling.
 
     Args:
@@ -36,13 +37,8 @@ class HookedStep(LocalStep):
         changes: Changes,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        self._local = local
-        self._training_step = training_step
-        self._optimizers = optimizers
-        self._optimizer = local.trainer.optimizers[0]
-        self._seen = optimizers.wrapped(self._optimizer)
+        super().__init__(local, training_step, optimizers, changes)
         self._zero_grad = zero_grad
-        self._changes = changes
         self._scaler = scaler
 
     def __call__(self, batch: Any, index: int) -> dict[str, Any]:
@@ -54,8 +50,7 @@ class HookedStep(LocalStep):
                 self._scaler.update()
         elif "optimizer_step" in self._local.hooks or self._optimizers.needs_closure:
             default = partial(self._optimizer.step, cast(Any, closure))
-            epoch = self._local.module.current_epoch
-            self._local.call("optimizer_step", epoch, index, self._seen, closure, default=default)
+            self._step_by_hook(index, closure, default)
         elif closure() is not None:
             self._optimizers.step()
         return outputs
@@ -70,15 +65,9 @@ class HookedStep(LocalStep):
         call("optimizer_zero_grad", self._local.module.current_epoch, index, optimizer, default=self._zero_grad)
         if loss is None:
             return None
-        call("on_before_backward", loss)
-        scaled = loss if self._scaler is None else self._scaler.scale(loss)
-        call("backward", scaled, default=scaled.backward)
-        call("on_after_backward")
+        self._backward(loss, self._scaler)
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
-        for change in self._changes:
-            change()
-        call("on_before_optimizer_step", optimizer)
-        call("configure_gradient_clipping", optimizer, None, None)
+        self._change_gradients()
         outputs.update(output if isinstance(output, dict) else {}, loss=loss.detach())
         return outputs["loss"]  # type: ignore[no-any-return]

@@ -54,10 +54,8 @@ class ManualStep(LocalStep):
         corrections: GradientCorrections | None,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        self._local = local
-        self._training_step = training_step
+        super().__init__(local, training_step, optimizers)
         self._scaler = scaler
-        self._optimizers = optimizers
         self._losses: list[Tensor] = []
         optimizers.take = self._take
         local.manual_backward = self._backward

@@ -32,8 +32,8 @@ class PlainStep(LocalStep):
         zero_grad: Callable[[], None],
         changes: Changes,
     ) -> None:
+        super().__init__(local, training_step, optimizers)
         self._forward_context = local.forward_context
-        self._training_step = training_step
         self._zero_grad = zero_grad
         self._changes = changes
         self._step = optimizers.step

@@ -12,14 +12,15 @@ from torch import Tensor
 from lightning_fed.population.batches import Batches
 from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.local_optimizers import LocalOptimizers
-from lightning_fed.worker.local_step.base import Changes, LocalStep, TrainingStep, Transfer
+from lightning_fed.worker.local_step.automatic import AutomaticStep
+from lightning_fed.worker.local_step.base import Changes, TrainingStep, Transfer
 from lightning_fed.worker.module_copy import ModuleCopy, loss_of
 from lightning_fed.worker.poisson import PoissonSamples
 from lightning_fed.worker.recorder import Recorder
 
 
 @final
-class PrivateStep(LocalStep):
+class PrivateStep(AutomaticStep):
     """A step of DP-SGD: ``training_step`` and the hooks up to the backward pass for each example of a sample alone.
 
     What comes before the noise is called once for each example, with a batch of that one; hooks that come after it see
@@ -46,14 +47,9 @@ class PrivateStep(LocalStep):
         changes: Changes,
         recorder: Recorder,
     ) -> None:
-        self._local = local
-        self._training_step = training_step
-        self._optimizers = optimizers
-        self._optimizer = local.trainer.optimizers[0]
-        self._seen = optimizers.wrapped(self._optimizer)
+        super().__init__(local, training_step, optimizers, changes)
         self._samples = samples
         self._gradients = gradients
-        self._changes = changes
         self._recorder = recorder
         self._is_called = False
 
@@ -73,7 +69,7 @@ class PrivateStep(LocalStep):
         losses: list[Tensor] = []
         closure = partial(self._closure, batch, index, losses)
         if "optimizer_step" in self._local.hooks:
-            self._local.call("optimizer_step", self._local.module.current_epoch, index, self._seen, closure)
+            self._step_by_hook(index, closure)
         else:
             closure()
             self._optimizers.step()
@@ -90,14 +86,14 @@ class PrivateStep(LocalStep):
 
     def _closure(self, batch: list[Any], index: int, losses: list[Tensor]) -> None:
         """Leave noised gradients for the optimizer; no loss, which no noise hides."""
-        call, optimizer = self._local.call, self._optimizer
+        optimizer = self._optimizer
         if self._is_called:
             raise ValueError(
                 "RecordDP: optimizer_step() calls its closure twice in a step, and each call would release gradients "
                 "that are charged once; let it call optimizer.step(closure=optimizer_closure) once"
             )
         self._is_called = True
-        call("on_before_zero_grad", optimizer)
+        self._local.call("on_before_zero_grad", optimizer)
         self._gradients.begin()
         settings = _settings(optimizer)
         with torch.enable_grad():
@@ -110,13 +106,9 @@ class PrivateStep(LocalStep):
                 "on_train_batch_start() by the number of the step"
             )
         self._gradients.release_()
-        for change in self._changes:
-            change()
-        call("on_before_optimizer_step", optimizer)
-        call("configure_gradient_clipping", optimizer, None, None)
+        self._change_gradients()
 
     def _add(self, example: Any, index: int, losses: list[Tensor]) -> None:
-        call = self._local.call
         if self._local.trainer.is_quiet:  # what metrics hold is not shown, and must not get into the next one's loss
             for metric in self._local.metrics:
                 metric.reset()
@@ -125,9 +117,7 @@ class PrivateStep(LocalStep):
         if loss is None:
             return
         self._gradients.zero_grad()
-        call("on_before_backward", loss)
-        call("backward", loss, default=loss.backward)
-        call("on_after_backward")
+        self._backward(loss)
         self._gradients.add()
         losses.append(loss.detach())
 
