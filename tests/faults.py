@@ -358,7 +358,7 @@ FAULTS: dict[str, Fault] = {
     "train_dataloader": Fault(partial(Failing, "train_dataloader", KeyError("file")), "KeyError: 'file'"),
     "loader exits": Fault(partial(Failing, "train_dataloader", SystemExit()), "its code raised SystemExit, as if"),
     "transfer": Fault(partial(Failing, "transfer_batch_to_device", ValueError("no")), "ValueError: no"),
-    "no loader": Fault(partial(Giving, _nothing), r"train_dataloader\(\) returned a NoneType"),
+    "no loader": Fault(partial(Giving, _nothing), r"gives no train_dataloader\(\)"),
     "a number": Fault(partial(Giving, _a_number), r"train_dataloader\(\) returned a int"),
     "empty": Fault(partial(Giving, _empty), "it has no training examples"),
     "empty shuffled": Fault(partial(Giving, _empty_shuffled), "it has no training examples"),
