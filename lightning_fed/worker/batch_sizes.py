@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any, final
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lightning_fed._lightning import rank_zero_warn
-from lightning_fed.worker.module_copy import examples_in
+from lightning_fed._lightning import extract_batch_size, rank_zero_warn
 
 
 @final
@@ -54,6 +54,16 @@ class BatchSizes:
                 f"read in several ways; {size} were counted, by the first dimension of the first tensor. What a worker "
                 "weighs follows from it: say it by self.log(..., batch_size=...) in training_step"
             )
+
+
+def examples_in(batch: Any) -> int:
+    """The number of examples in a batch, or 1 if Lightning cannot find it: a weight in means, no reason to stop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return int(extract_batch_size(batch))
+        except Exception:
+            return 1
 
 
 def is_doubtful(batch: Any, is_item: bool = False) -> bool:

@@ -26,15 +26,15 @@ from lightning_fed.population import Batches, Worker, examples_per_pass
 from lightning_fed.privacy import Noise
 from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.wire import Job
-from lightning_fed.worker.batch_sizes import BatchSizes
-from lightning_fed.worker.compiled import compiled_or_not
+from lightning_fed.worker.batch_sizes import BatchSizes, examples_in
+from lightning_fed.worker.compiled import compiled_or_not, keep_from_compilation
 from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.learning_rates import learning_rates, scaled_elsewhere
 from lightning_fed.worker.local_memory import LocalMemory, Recollection
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.local_step import HookedStep, LocalStep, ManualStep, PlainStep, PrivateStep
-from lightning_fed.worker.module_copy import ModuleCopy, examples_in
+from lightning_fed.worker.module_copy import ModuleCopy
 from lightning_fed.worker.poisson import PoissonSamples
 from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
@@ -81,7 +81,7 @@ class LocalFit:
         self._local = ModuleCopy(module, trainer, self.recorder, channels_last)
         self._training_step: Callable[[Any, int], Any] = self._local.training_step
         if compile:
-            self._local.keep_from_compilation()
+            keep_from_compilation(self._local.module, self._local.device)
             self._training_step = compiled_or_not(self._local.training_step)
         self.module = self._local.module
         self.trainer = self._local.trainer
@@ -144,7 +144,7 @@ class LocalFit:
     @property
     def unread(self) -> Sequence[str]:
         """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
-        return self._local.unread
+        return self._local.metrics.unread
 
     def _logged(self) -> dict[str, Tensor]:
         """What user code finds: the values of the last validation, as in a Trainer, and those of this training."""
@@ -188,7 +188,7 @@ class LocalFit:
         if self._recollection is not None:
             self._recollection.stage(worker.name, self._optimizers.all, self._optimizers.schedulers, passes)
         metrics, states = self.recorder.results(), self._local.metric_states()
-        self._local.note_metrics()
+        self._local.metrics.note()
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
         return LocalResult(
             worker=worker.name,
@@ -208,7 +208,7 @@ class LocalFit:
     ) -> tuple[float, float, int, int]:
         """Pass over the worker's batches; returns the mean loss, the worker's number of examples, steps and passes."""
         local = job.local_of(worker.name, _num_batches(job, own))
-        call, transfer = self._local.call, self._local.transfer(worker, own)
+        call, transfer = self._local.call, self._local.transfers.of(worker, own)
         losses: list[Tensor] = []
         sizes: list[int] = []
         seen: list[tuple[int, int]] = []
@@ -218,7 +218,7 @@ class LocalFit:
         plateaus = self._optimizers.plateaus
         has_plateaus = bool(plateaus)
         streams, state = Streams(seed), vars(self.trainer)
-        at_once = own.draws_at_once and self._local.transfers_plainly(worker) and job.record_privacy is None
+        at_once = own.draws_at_once and self._local.transfers.are_plain(worker) and job.record_privacy is None
         while local.steps is not None or passes < local.epochs:
             passes += 1
             before, index = step, -1

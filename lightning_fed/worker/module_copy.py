@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torchmetrics import Metric, MetricCollection
+from torch import Tensor
 
-from lightning_fed._lightning import extract_batch_size, is_param_in_hook_signature, move_data_to_device, pl
+from lightning_fed._lightning import is_param_in_hook_signature, pl
 from lightning_fed.core.tree import Tensors
-from lightning_fed.hooks import LOCAL_HOOKS, TRANSFER_HOOKS, overrides, place_batch
-from lightning_fed.population import Batches, Worker
+from lightning_fed.hooks import LOCAL_HOOKS, overrides
 from lightning_fed.wire import Job
 from lightning_fed.wire.metric_states import States
 from lightning_fed.worker.attributes import set_attributes
 from lightning_fed.worker.copying import copied
 from lightning_fed.worker.log_calls import LogCalls
 from lightning_fed.worker.module_tensors import ModuleTensors
-from lightning_fed.worker.sent_metrics import SentMetrics
-from lightning_fed.worker.snapshot import Snapshot, metrics_in
+from lightning_fed.worker.own_methods import OwnMethods
+from lightning_fed.worker.own_metrics import OwnMetrics
+from lightning_fed.worker.snapshot import Snapshot
 from lightning_fed.worker.trainer_view import TrainerView
+from lightning_fed.worker.transfers import Transfers
 
 
 @final
@@ -49,7 +46,6 @@ class ModuleCopy:
         self, module: pl.LightningModule, trainer: pl.Trainer, recorder: LogCalls, channels_last: bool = False
     ) -> None:
         self.module = copied(module, trainer)
-        self._channels_last = channels_last
         if channels_last:
             self.module.to(memory_format=torch.channels_last)
         self.trainer = TrainerView(trainer, self.module)
@@ -64,40 +60,21 @@ class ModuleCopy:
         self._configured: set[str] = set()
         self.changed: list[str] = []
         """The attributes that training has changed, in any worker so far, and that were set back."""
-        self.metrics = [m for m in metrics_in(self.module) if isinstance(m, Metric)]
-        paths = {id(part): path for path, part in self.module.named_modules()}
-        recorder.paths = {id(metric): paths.get(id(metric)) for metric in self.metrics}
         self._recorder = recorder
-        self._sent = SentMetrics(self.module)
-        self.unread: list[str] = []
-        """The torchmetrics objects that a worker has filled and nobody can read, by name."""
-        for metric in self.metrics:  # a worker's metric is its own: never wait for other processes
-            metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
+        self.metrics = OwnMetrics(self.module, recorder)
+        """Its torchmetrics objects."""
         self.hooks: dict[str, Callable[..., Any]] = {
             name: getattr(self.module, name) for name in LOCAL_HOOKS if overrides(self.module, name)
         }
         """The user's own hooks around a batch and an optimizer step."""
-        self._transfers_plainly = not any(overrides(self.module, name) for name in TRANSFER_HOOKS)
-        # With plain precision both do nothing, which takes 10 µs a step.
-        plain, ours = pl.plugins.precision.Precision, type(self.precision)
-        self._converts = ours.convert_input is not plain.convert_input
-        self._autocasts = ours.forward_context is not plain.forward_context
+        self.transfers = Transfers(self.module, trainer, channels_last)
+        """How batches come to the device."""
+        # With plain precision it does nothing, which takes 10 µs a step.
+        self._autocasts = type(self.precision).forward_context is not pl.plugins.precision.Precision.forward_context
         self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
-        self.manual_backward: Callable[..., None] = _nothing_yet
-        """What ``self.manual_backward(loss)`` on the copy calls."""
-        self._ours = (recorder, self.trainer, self)
-        self._shadow(recorder)
-
-    def _shadow(self, recorder: LogCalls) -> None:
-        """Give the copy and its parts what a worker must use in place of the server's: its own log and Trainer."""
-        for part in self.module.modules():
-            if isinstance(part, pl.LightningModule):
-                part.__dict__["_trainer"] = self.trainer
-                part.__dict__["log"] = recorder.log
-                part.__dict__["log_dict"] = recorder.log_dict
-                part.__dict__["print"] = partial(self._print, part)
-                part.__dict__["all_gather"] = _no_all_gather
-                part.__dict__["manual_backward"] = partial(self._manual_backward, part)
+        self.methods = OwnMethods(self.module, recorder, self.trainer)
+        """What it has in place of the server's methods."""
+        self._ours = (recorder, self.trainer, self.methods)
 
     # ---- a worker is closed ----------------------------------------------------------------------------------------
 
@@ -147,8 +124,7 @@ class ModuleCopy:
         else:
             parameters = job.model.layout.unflatten(own.parameters)
             self.tensors.start(parameters, {**job.model.buffers, **own.buffers})
-        for metric in self.metrics:
-            metric.reset()
+        self.metrics.reset()
 
     def set_back(self) -> list[str]:
         """End a worker's training: make the module what it was, but for the values of trained parameters and buffers.
@@ -174,18 +150,7 @@ class ModuleCopy:
 
     def metric_states(self) -> States:
         """Return what the worker's torchmetrics objects hold, as far as it may leave the worker."""
-        return {} if self.trainer.is_quiet else self._sent.states()
-
-    def note_metrics(self) -> None:
-        """Note torchmetrics objects that a worker has updated, and of which nothing is logged, computed, or sent."""
-        for metric in self.metrics:
-            is_read = metric._forward_cache is not None or metric._computed is not None
-            # One without states is computed from others (CompositionalMetric), and notes of no value that it was read.
-            if metric._defaults and metric._update_count and not is_read:
-                path = self._recorder.paths and self._recorder.paths.get(id(metric))
-                name = path or type(metric).__name__
-                if name not in self.unread and not self._sent.leaves(name):
-                    self.unread.append(name)
+        return {} if self.trainer.is_quiet else self.metrics.states()
 
     def configured(self) -> bool:
         """Note what ``configure_optimizers`` has set on the module; returns whether there is such a thing."""
@@ -198,35 +163,6 @@ class ModuleCopy:
         """Take the module as it is now for what it is to be set back to."""
         self._snapshot = Snapshot(self.module, self._ours)
         self.tensors.keep()
-
-    def _print(self, part: pl.LightningModule, *values: Any, **options: Any) -> None:
-        """Print as the module does, or nowhere where the Trainer keeps quiet: Lightning's own asks for its bar only."""
-        if self.trainer.is_quiet:
-            self.trainer.print(*values, **options)
-        else:
-            type(part).print(part, *values, **options)
-
-    def _manual_backward(self, part: pl.LightningModule, loss: Tensor, *arguments: Any, **options: Any) -> None:
-        part._verify_is_manual_optimization("manual_backward")
-        self.manual_backward(loss, *arguments, **options)
-
-    def keep_from_compilation(self) -> None:
-        """Let ``torch.compile`` step around what it is no good for.
-
-        Logging and metrics: their Python would be traced anew for every count. Max pooling on a CPU: torch's own takes
-        a fifth of the time (for a small convolutional net, a step of 15 ms becomes one of 11).
-        """
-        slow = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d) if self.device.type == "cpu" else ()
-        for part in self.module.modules():
-            names: tuple[str, ...] = ()
-            if isinstance(part, pl.LightningModule):
-                names = ("log", "log_dict")
-            elif isinstance(part, (Metric, MetricCollection)):
-                names = ("forward", "update", "compute")
-            elif isinstance(part, slow):
-                names = ("forward",)
-            for name in names:
-                part.__dict__[name] = torch.compiler.disable(getattr(part, name))  # type: ignore[no-untyped-call]
 
     @contextmanager
     def in_place(self, tensors: Tensors) -> Iterator[None]:
@@ -271,35 +207,6 @@ class ModuleCopy:
         """Autocast in mixed precision, else nothing."""
         return self.precision.forward_context() if self._autocasts else nullcontext()
 
-    def transfers_plainly(self, worker: Worker) -> bool:
-        """Whether a worker's batches need no more than to be moved to the device."""
-        return self._transfers_plainly and worker.transfers_plainly and not self._converts
-
-    def transfer(self, worker: Worker, batches: Batches) -> Callable[[Any], Any] | None:
-        """How a worker's batches come to the device and into the precision; None: there is nothing to do.
-
-        Args:
-            worker: The worker.
-            batches: Its batches.
-        """
-        move = self._move(worker, batches)
-        if not self._channels_last:
-            return move
-        return lambda batch: pytree.tree_map(_with_channels_last, batch if move is None else move(batch))
-
-    def _move(self, worker: Worker, batches: Batches) -> Callable[[Any], Any] | None:
-        convert = self.precision.convert_input
-        if not (self._transfers_plainly and worker.transfers_plainly):
-            return lambda batch: place_batch(convert(batch), self.device, worker.datamodule, self.module, 0)
-        if batches.device == self.device and not self._converts:
-            return None
-        return lambda batch: move_data_to_device(convert(batch), self.device)
-
-
-def _with_channels_last(leaf: Any) -> Any:
-    is_image = isinstance(leaf, Tensor) and leaf.dim() == 4
-    return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
-
 
 def loss_of(output: Any) -> Tensor | None:
     """The loss in what ``training_step`` returned: a tensor, a dict with a ``loss``, or None to skip the step.
@@ -319,21 +226,3 @@ def loss_of(output: Any) -> Tensor | None:
     if output.numel() != 1:
         raise ValueError(f"training_step returned a loss of shape {tuple(output.shape)}; reduce it to a scalar")
     return output.reshape(()) if output.ndim else output
-
-
-def examples_in(batch: Any) -> int:
-    """The number of examples in a batch, or 1 if Lightning cannot find it: a weight in means, no reason to stop."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return int(extract_batch_size(batch))
-        except Exception:
-            return 1
-
-
-def _nothing_yet(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("a worker's optimizers are there once configure_optimizers() has returned them")
-
-
-def _no_all_gather(*_: Any, **__: Any) -> Any:
-    raise RuntimeError("self.all_gather() in local training: a worker has no other processes to gather from")

@@ -23,8 +23,7 @@ from lightning_fed.engines.vectorized.recorder import Rows
 from lightning_fed.population import Worker, examples_per_pass
 from lightning_fed.population.batches import Batches, IndexedBatches
 from lightning_fed.wire import Job, LocalTraining
-from lightning_fed.worker.batch_sizes import is_doubtful
-from lightning_fed.worker.module_copy import examples_in
+from lightning_fed.worker.batch_sizes import examples_in, is_doubtful
 from lightning_fed.worker.streams import training_seed
 
 _WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand

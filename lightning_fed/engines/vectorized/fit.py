@@ -80,7 +80,7 @@ class StackedFit:
 
     def transfers_plainly(self, worker: Worker) -> bool:
         """Whether a worker's batches need no more than to be moved to the device."""
-        return self._local.transfers_plainly(worker)
+        return self._local.transfers.are_plain(worker)
 
     def draw(self, worker: Worker, job: Job, seed: int) -> DrawnBatches:
         """Draw a worker's batches, as it would draw them alone.
@@ -93,7 +93,7 @@ class StackedFit:
         plainly = self.transfers_plainly(worker)
         batches = worker.batches
         local = job.local_of(worker.name, batches.num_batches) if job.work else job.local
-        transfer = None if plainly else self._local.transfer(worker, batches)
+        transfer = None if plainly else self._local.transfers.of(worker, batches)
         return draw_batches(worker, batches, seed, local, transfer, job)
 
     def train(self, job: Job, plans: Sequence[DrawnBatches]) -> tuple[list[Updates], dict[str, Exception]]:
@@ -130,7 +130,7 @@ class StackedFit:
     @property
     def unread(self) -> Sequence[str]:
         """The torchmetrics objects that a worker has filled so far, and of which nobody has read a value."""
-        return self._local.unread
+        return self._local.metrics.unread
 
     def _has_few_frozen(self) -> bool:
         trained, frozen = (
@@ -144,8 +144,7 @@ class StackedFit:
         n, names = len(plans), [p.worker for p in plans]
         lengths = {p.num_batches for p in plans}
         self._local.trainer.set_length(job.local, lengths.pop() if len(lengths) == 1 else None, job.round, job.epoch)
-        for metric in self._local.metrics:
-            metric.reset()
+        self._local.metrics.reset()
         own = {name for worker in names if worker in job.start for name in job.start[worker].buffers}
         frozen = {
             name: parameter
@@ -178,7 +177,7 @@ class StackedFit:
         keep = [position for position in range(n) if position not in failed]
         examples = torch.tensor(self._examples(plans, keep), dtype=torch.float64)
         logged = self._recorder.finish(n)
-        self._local.note_metrics()
+        self._local.metrics.note()
         failures = {names[position]: error for position, error in failed.items()}
         self._suspects.update(failures)
         if failed:

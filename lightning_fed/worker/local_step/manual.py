@@ -58,7 +58,7 @@ class ManualStep(LocalStep):
         self._scaler = scaler
         self._losses: list[Tensor] = []
         optimizers.take = self._take
-        local.manual_backward = self._backward
+        local.methods.backward = self._backward
         local.tensors.spare.clear()  # gradients of the worker before, which a step of ours would free
         self._names = {parameter: name for name, parameter in local.parameters.items()}
         self._stepping: Optimizer | None = None

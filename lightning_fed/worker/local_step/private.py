@@ -110,8 +110,7 @@ class PrivateStep(AutomaticStep):
 
     def _add(self, example: Any, index: int, losses: list[Tensor]) -> None:
         if self._local.trainer.is_quiet:  # what metrics hold is not shown, and must not get into the next one's loss
-            for metric in self._local.metrics:
-                metric.reset()
+            self._local.metrics.reset()
         with self._local.forward_context():
             loss = loss_of(self._training_step(example, index))
         if loss is None:
