@@ -148,6 +148,15 @@ class Hooked(Manual):
         super().__init__()
         self.register_buffer("scale", torch.tensor(1.0))
 
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = self.error(batch)
+        self.manual_backward(loss, retain_graph=True)
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
     def backward(self, loss: Tensor, *arguments: Any, **options: Any) -> None:
         (2 * loss).backward(*arguments, **options)
 

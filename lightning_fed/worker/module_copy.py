@@ -187,19 +187,20 @@ class ModuleCopy:
         """The user's ``training_step``, with the arguments that it takes."""
         return self.module.training_step(batch, index) if self._takes_index else self.module.training_step(batch)
 
-    def call(self, hook: str, *arguments: Any, default: Callable[[], Any] | None = None) -> Any:
+    def call(self, hook: str, *arguments: Any, default: Callable[[], Any] | None = None, **options: Any) -> Any:
         """Call the user's own hook, or else do what Lightning's would do.
 
         Args:
             hook: Its name.
             arguments: Its arguments.
             default: What Lightning's own hook does, if it does anything.
+            options: Its arguments by name.
         """
         if hook not in self.hooks:
             return None if default is None else default()
         outer, self._recorder.hook = self._recorder.hook, hook
         try:
-            return self.hooks[hook](*arguments)
+            return self.hooks[hook](*arguments, **options)
         finally:
             self._recorder.hook = outer
 

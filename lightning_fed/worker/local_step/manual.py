@@ -103,10 +103,7 @@ class ManualStep(LocalStep):
         self._losses.append(loss.detach().mean())
         call("on_before_backward", loss)
         scaled = loss if self._scaler is None else self._scaler.scale(loss)
-        if "backward" in self._local.hooks:
-            call("backward", scaled, *arguments, **options)
-        else:
-            scaled.backward(*arguments, **options)  # type: ignore[no-untyped-call]
+        call("backward", scaled, *arguments, default=partial(scaled.backward, *arguments, **options), **options)
         call("on_after_backward")
 
     def _take(self, optimizer: Optimizer, closure: Callable[[], Any], **options: Any) -> Any:
