@@ -221,6 +221,7 @@ class Skipping(Scalar):
         return super().training_step(batch, batch_idx) if bool((batch[0] <= 50).all()) else None
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned")
 def test_a_worker_that_skips_every_step_counts_nothing() -> None:
     fed = FederatedModule(Skipping())
     run = fit(fed, FederatedDataModule({"bob": Rows([2.0]), "alice": Rows([6.0]), "idle": Rows([100.0] * 6)}))
@@ -234,6 +235,7 @@ def test_a_worker_that_skips_every_step_counts_nothing() -> None:
     assert values == {"loss": (2 + 18) / 2, "seen": 4}
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned")
 def test_a_cohort_in_which_nobody_learnt_changes_nothing() -> None:
     fed = FederatedModule(Skipping(x=3.0), server_optimizer=lambda p: torch.optim.Adam(p, lr=1.0, weight_decay=1.0))
     run = fit(fed, FederatedDataModule({"bob": Rows([60.0]), "alice": Rows([70.0])}), max_epochs=3)
