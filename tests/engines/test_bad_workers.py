@@ -134,6 +134,7 @@ def hold(engine: Engine, kind: str, name: str) -> None:
         hold_dropped(engine, kind, name)
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned")
 @pytest.mark.parametrize(("kind", "name"), MATRIX)
 def test_it_is_named_or_dropped(kind: str, name: str) -> None:
     hold(HERE[kind](), kind, name)
