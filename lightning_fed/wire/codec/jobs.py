@@ -1,0 +1,170 @@
+"""Jobs as bytes, and back."""
+
+from __future__ import annotations
+
+import torch
+
+from lightning_fed.core.tree import Tensors
+from lightning_fed.wire import container
+from lightning_fed.wire.attributes import Attributes, attributes_from
+from lightning_fed.wire.codec.tensors import prefixed, take_all
+from lightning_fed.wire.container import Buffer, Packed
+from lightning_fed.wire.errors import WireError
+from lightning_fed.wire.global_model import GlobalModel
+from lightning_fed.wire.header import VERSION, Fields, Numbers
+from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
+
+_KIND = "job"
+
+
+def encode_job(job: Job) -> bytes:
+    """Write a job as bytes.
+
+    Args:
+        job: Any; for one worker, ``job.of(worker)``.
+
+    Raises:
+        TypeError: If one of ``job.attributes`` is no plain value, tensor, or list, tuple or dict of them.
+        WireError: If its parts do not fit together, such as a start of another length than the layout's.
+
+    >>> model = GlobalModel({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
+    >>> data = encode_job(Job(7, 7, 42, model, LocalTraining(epochs=2)))
+    >>> decode_job(data).local, list(decode_job(data).model.parameters)
+    (LocalTraining(epochs=2, steps=None), ['weight', 'bias'])
+    """
+    _check_job(job)
+    return container.pack(*job_parts(job, Attributes(job.attributes)))
+
+
+def decode_job(data: Buffer, *, copy: bool = True) -> Job:
+    """Read what :func:`encode_job` wrote. The tensors are on the CPU.
+
+    Args:
+        data: The bytes, from anyone: nothing in them is run.
+        copy: Whether tensors are copies; else they are views of ``data``, which must be writable and stay as it is for
+            as long as the job is used. A tensor that does not lie at a multiple of its items' size is a copy even then.
+
+    Raises:
+        WireError: If the bytes are not a whole job of this version.
+    """
+    packed = Packed(data, copy)
+    fields = Fields(packed.header, _KIND)
+    numbers = Numbers(packed.take("numbers", copy=True))
+    parameters = take_all(packed, "parameters", fields.names("parameters"))
+    buffers = take_all(packed, "buffers", fields.names("buffers"))
+    lr_factor = numbers.next()
+    work = {worker: numbers.next() for worker in fields.names("work")}
+    penalty = None
+    corrected = fields.optional_names("penalty")
+    if corrected is not None:
+        linear = {worker: packed.take(f"linear/{i}") for i, worker in enumerate(corrected)}
+        penalty = Penalty(numbers.next(), linear)
+    start = {
+        worker: Model(packed.take(f"start/{i}"), take_all(packed, f"start/{i}/buffers", names))
+        for i, (worker, names) in enumerate(fields.names_by_name("start").items())
+    }
+    record_privacy, record_seed = None, fields.optional("record_seed")
+    if fields.flag("record_privacy"):
+        record_privacy = RecordPrivacy(numbers.next(), numbers.next(), numbers.next(), record_seed)
+    promise = {name: numbers.next() for name in fields.names("promise")}
+    validated = {name: numbers.next() for name in fields.names("validated")}
+    job = Job(
+        round=fields.integer("round"),
+        cohort=fields.integer("cohort"),
+        seed=fields.integer("seed"),
+        model=GlobalModel(parameters, buffers, frozenset(fields.names("moved"))),
+        local=_local(fields.integer("epochs"), fields.optional("steps")),
+        last=fields.optional("last"),
+        failed=fields.integers("failed"),
+        epoch=fields.integer("epoch"),
+        validated=validated,
+        population=fields.integer("population"),
+        work=work,
+        lr_factor=lr_factor,
+        penalty=penalty,
+        start=start,
+        frozen=frozenset(fields.names("frozen")),
+        wants_gradient=fields.flag("wants_gradient"),
+        sent=take_all(packed, "sent", fields.names("sent")),
+        extra=fields.names("extra"),
+        record_privacy=record_privacy,
+        promise=promise,
+        attributes=attributes_from(fields.any("attributes"), packed, numbers),
+    )
+    for rest in (fields, numbers, packed):
+        rest.close()
+    _check_job(job)
+    return job
+
+
+def job_parts(job: Job, attributes: Attributes) -> tuple[dict[str, object], Tensors]:
+    """A job's header and tensors."""
+    private = job.record_privacy
+    numbers = [job.lr_factor, *job.work.values()]
+    # Vectors first: the complex parameters in them can then be viewed in place.
+    tensors: Tensors = {}
+    if job.penalty is not None:
+        numbers.append(job.penalty.proximal)
+        tensors |= {f"linear/{i}": vector for i, vector in enumerate(job.penalty.linear.values())}
+    tensors |= {f"start/{i}": own.parameters for i, own in enumerate(job.start.values())}
+    tensors |= prefixed("sent", job.sent)
+    tensors |= prefixed("parameters", job.model.parameters)
+    tensors |= prefixed("buffers", job.model.buffers)
+    for i, own in enumerate(job.start.values()):
+        tensors |= prefixed(f"start/{i}/buffers", own.buffers)
+    tensors |= {f"attributes/{i}": tensor for i, tensor in enumerate(attributes.tensors)}
+    if private is not None:
+        numbers += [private.clip, private.noise_multiplier, private.sampling_rate]
+    numbers += [*job.promise.values(), *job.validated.values(), *attributes.numbers]
+    tensors["numbers"] = torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+    header: dict[str, object] = {
+        "version": VERSION,
+        "kind": _KIND,
+        "round": int(job.round),
+        "cohort": int(job.cohort),
+        "seed": int(job.seed),
+        "last": None if job.last is None else int(job.last),
+        "failed": [int(number) for number in job.failed],
+        "epoch": int(job.epoch),
+        "validated": list(job.validated),
+        "population": int(job.population),
+        "epochs": int(job.local.epochs),
+        "steps": None if job.local.steps is None else int(job.local.steps),
+        "parameters": list(job.model.parameters),
+        "buffers": list(job.model.buffers),
+        "moved": sorted(job.model.moved),
+        "work": list(job.work),
+        "penalty": None if job.penalty is None else list(job.penalty.linear),
+        "start": {worker: list(own.buffers) for worker, own in job.start.items()},
+        "frozen": sorted(job.frozen),
+        "wants_gradient": job.wants_gradient,
+        "sent": list(job.sent),
+        "extra": list(job.extra),
+        "record_privacy": private is not None,
+        "record_seed": None if private is None or private.seed is None else int(private.seed),
+        "promise": list(job.promise),
+        "attributes": attributes.tree,
+    }
+    return header, tensors
+
+
+def _check_job(job: Job) -> None:
+    """Refuse a job whose parts do not fit together."""
+    for name, parameter in job.model.parameters.items():
+        if not (parameter.is_complex() or (parameter.is_floating_point() and parameter.dtype.itemsize > 1)):
+            raise WireError(f"the parameter {name!r} is {parameter.dtype}: only float and complex ones can be trained")
+    size = job.model.layout.size
+    vectors = {f"what is sent as {name!r}": vector for name, vector in job.sent.items()}
+    vectors |= {f"the start of worker {worker!r}": own.parameters for worker, own in job.start.items()}
+    if job.penalty is not None:
+        vectors |= {f"the linear penalty of worker {name!r}": vector for name, vector in job.penalty.linear.items()}
+    for name, vector in vectors.items():
+        if vector.shape != (size,):
+            raise WireError(f"{name} has the shape {list(vector.shape)}, and the parameters make a vector of {[size]}")
+
+
+def _local(epochs: int, steps: int | None) -> LocalTraining:
+    try:
+        return LocalTraining(epochs, steps)
+    except ValueError as error:
+        raise WireError(f"{error}; the message was altered, send it again") from error
