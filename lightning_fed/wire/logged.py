@@ -39,6 +39,21 @@ class Shown(NamedTuple):
     logger: bool = True
     metric: str | None = None
 
+    def merged(self, other: Shown) -> Shown:
+        """Return how what two have logged under one name is shown, in whatever order they come.
+
+        It is shown where either is, but for loggers: what one of them keeps from these is not drawn. The first one's
+        reduction counts.
+        """
+        if self == other:
+            return self
+        return self._replace(
+            on_step=self.on_step or other.on_step,
+            on_epoch=self.on_epoch or other.on_epoch,
+            prog_bar=self.prog_bar or other.prog_bar,
+            logger=self.logger and other.logger,
+        )
+
     @property
     def step_name(self) -> str:
         """The name after a round, as Lightning forks it."""
@@ -90,8 +105,8 @@ class Logged(NamedTuple):
     part: Part
 
     def merged(self, other: Logged) -> Logged:
-        """Reduce two; the first one decides how they are shown."""
-        return Logged(self.shown, self.part.merged(other.part))
+        """Reduce two."""
+        return Logged(self.shown.merged(other.shown), self.part.merged(other.part))
 
 
 _Reducible = TypeVar("_Reducible", Part, Logged)

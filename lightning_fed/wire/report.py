@@ -167,7 +167,7 @@ class RoundReport:
         table: dict[str, Logged] = {}
         for name in dict.fromkeys(name for reply in counting for name in reply.metrics):
             there = [reply for reply in counting if name in reply.metrics]
-            shown = there[0].shown.get(name) or Shown(name)
+            shown = reduce(Shown.merged, [reply.shown.get(name) or Shown(name) for reply in there])
             values, weights = _counting([(reply.metrics[name], reply.examples) for reply in there])
             table[name] = Logged(shown, Part.of(shown.reduction, values, weights))
         return table

@@ -205,6 +205,31 @@ class Validated(Rows):
         return self.train_dataloader()
 
 
+class Differing(Scalar):
+    """Shows the values of large numbers in other places than those of small ones."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        value = batch[0].mean()
+        is_large = bool(value > 2)
+        self.log("bar", value, prog_bar=is_large)
+        self.log("hidden", value, logger=not is_large)
+        self.log("forked", value, on_epoch=is_large)
+        loss: Tensor = super().training_step(batch, batch_idx)
+        return loss
+
+
+@pytest.mark.parametrize("values", [(1.0, 3.0), (3.0, 1.0)])
+def test_where_workers_differ_their_order_does_not_matter(values: tuple[float, float]) -> None:
+    memory = Memory()
+    data = FederatedDataModule({f"w{value}": Rows([value]) for value in values})
+    run = fit(FederatedModule(Differing()), data, logger=memory)
+    names = {name for _, metrics in memory.rows for name in metrics}
+    assert set(run.progress_bar_metrics) == {"bar"}
+    assert not [name for name in names if "hidden" in name]
+    assert {"forked_step", "forked_epoch"} <= names
+    assert run.callback_metrics["forked_epoch"] == run.callback_metrics["hidden"] == 2.0
+
+
 @pytest.mark.parametrize("up_to", [20, 1])
 def test_what_is_not_for_loggers_is_drawn_nowhere(up_to: int) -> None:
     memory = Memory()
