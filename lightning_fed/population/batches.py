@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import count, islice
 from operator import attrgetter
 from typing import Any, final
 
@@ -139,8 +140,15 @@ def _indexable(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:
         and loader.collate_fn is default_collate
         and isinstance(loader.batch_sampler, BatchSampler)
         and not loader.pin_memory
+        and (_drawn_at_once(loader) is not None or length_of(loader) is not None)
     )
     return _rows(loader.dataset) if plain else None
+
+
+def _drawn_at_once(loader: DataLoader[Any]) -> BatchSampler | None:
+    """The batch sampler of a loader if it draws all its randomness before its first row; else None."""
+    sampler = loader.batch_sampler
+    return sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
 
 
 def examples_per_pass(batches: Sequence[tuple[int, int]], num_batches: int | None, is_whole: bool) -> float:
@@ -257,8 +265,7 @@ class IndexedBatches(Batches):
         """Whether :meth:`reseed` has something to do before a :meth:`draw`."""
         # A sampler that draws all its randomness before its first row can be read to the end at once; another may draw
         # between batches, in turn with the training itself.
-        sampler = loader.batch_sampler
-        self._at_once = sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
+        self._at_once = _drawn_at_once(loader)
         dataset, order = loader.dataset, getattr(self._at_once, "sampler", None)
         takes_all = type(order) is SequentialSampler or (type(order) is RandomSampler and order._num_samples is None)
         self._follows = takes_all and getattr(order, "data_source", None) is dataset  # a pass is as long as its dataset
@@ -317,7 +324,7 @@ class IndexedBatches(Batches):
         if self._at_once is None:
             self._begin_pass()
             self._draw_base_seed()
-            for rows in self._batch_sampler:
+            for rows in islice(self._batch_sampler, self.num_batches):  # a sampler may well have no end
                 yield self._rows(torch.tensor(rows)), len(rows)
             return
         order, size = self.draw(), self._at_once.batch_size
@@ -365,7 +372,8 @@ class LoadedBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         self._begin_pass()
         iterator = iter(self.loader)
-        while True:
+        # A pass is as long as the loader says, as a Trainer has it: over a stream it may well have no end.
+        for _ in count() if self.num_batches is None else range(self.num_batches):
             try:
                 item = next(iterator)
             except StopIteration as end:

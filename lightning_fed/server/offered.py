@@ -56,9 +56,10 @@ class Offer(NamedTuple):
         Raises:
             ValueError: If a part of it is to be gone through, and that is less than one batch, or it has no length.
         """
+        batches = num_batches(loader)
         if self.part is None:
-            return count()
-        limit, batches = f"limit_{kind}_batches={self.part}", num_batches(loader)
+            return count() if batches is None else range(batches)
+        limit = f"limit_{kind}_batches={self.part}"
         instead = "give an int, which counts the batches of all workers together"
         if batches is None:
             raise ValueError(f"{limit} is a part of its batches, whose number cannot be told; {instead}")
