@@ -31,6 +31,7 @@ class TrainedParameters:
         self._ever: set[str] = set()
         self._seen: list[str] = []
         self._groups = 0
+        self._names: dict[int, str] = {}  # of those that the optimizer has: a hook may put another in place of one
 
     def now(self) -> Tensors:
         """Return the parameters that are trained now, by name."""
@@ -51,6 +52,7 @@ class TrainedParameters:
         self._first = self._seen = list(trained)
         self._ever = set(trained)
         optimizer = make(trained)
+        self._names = {id(parameter): name for name, parameter in trained.items()}
         self._groups = len(optimizer.param_groups)
         return optimizer
 
@@ -67,8 +69,10 @@ class TrainedParameters:
         self._seen = names
         self._ever.update(names)
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        there = {id(parameter) for group in groups for parameter in group["params"]}
-        groups[0]["params"].extend(p for p in trained.values() if id(p) not in there)
+        names_of = self._names_of()
+        there = {names_of.get(id(parameter)) for group in groups for parameter in group["params"]}
+        groups[0]["params"].extend(p for name, p in trained.items() if name not in there)
+        self._names = names_of
 
     @contextmanager
     def as_at_first(self) -> Iterator[None]:
@@ -91,7 +95,7 @@ class TrainedParameters:
         Args:
             optimizers: The server optimizer, as the Trainer has it.
         """
-        names = {id(parameter): name for name, parameter in self._module.named_parameters()}
+        names = self._names_of()
         return {
             "first": self._first,
             "now": list(self.now()),
@@ -134,6 +138,10 @@ class TrainedParameters:
             ]
         self._ever = set(state["ever"])
         self._require(set(state["now"]))
+
+    def _names_of(self) -> dict[int, str]:
+        """The names of the module's parameters, and of those in whose place others are now, by id."""
+        return {**self._names, **{id(parameter): name for name, parameter in self._module.named_parameters()}}
 
     def _require(self, names: set[str]) -> None:
         for name, parameter in self._module.named_parameters():

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import Rows, assert_equal, fit, trainer
+from helpers import EvaluatedRows, Rows, assert_equal, fit, trainer
 from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning
 from torch import Tensor, nn
 
@@ -274,3 +274,45 @@ def test_under_a_promise_a_layer_that_is_frozen_stays_as_it_is() -> None:
     fit(fed, data, max_epochs=4, callbacks=[Switch(lambda epoch: epoch < 2), Watch()])
     assert not torch.equal(states[0], states[1])
     assert torch.equal(states[1], states[3])
+
+
+# ---- parameters in place of others -----------------------------------------------------------------------------------
+
+
+class Thresholds(Net):
+    """Puts another parameter in place of one before each validation, as ``ParameterDict.update()`` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = nn.ParameterDict({"high": torch.zeros(())})
+
+    def on_validation_start(self) -> None:
+        self.limits.update({"high": self.head.weight.detach().max()})
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("high", self.limits["high"])
+
+
+class Late(pl.Callback):
+    """Trains the backbone from epoch 2 on."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.backbone.requires_grad_(trainer.current_epoch >= 2)
+
+
+def thresholds(epochs: int, ckpt_path: Path | None = None) -> tuple[FederatedModule, pl.Trainer]:
+    fed, run = FederatedModule(Thresholds()), trainer(max_epochs=epochs, callbacks=[Late()])
+    run.fit(fed, FederatedDataModule({"ann": EvaluatedRows([1.0, 2.0])}), ckpt_path=ckpt_path)
+    return fed, run
+
+
+def test_a_hook_may_put_another_parameter_in_place_of_one(tmp_path: Path) -> None:
+    plain = Thresholds()
+    trainer(max_epochs=4, callbacks=[Late()]).fit(plain, EvaluatedRows([1.0, 2.0]))
+    fed, _ = thresholds(4)
+    assert plain.limits["high"] != 0
+    assert_equal(fed.module.state_dict(), plain.state_dict())
+    _, half = thresholds(3)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, _ = thresholds(4, tmp_path / "half.ckpt")
+    assert_equal(resumed.module.state_dict(), plain.state_dict())
