@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -22,6 +23,13 @@ if importlib.util.find_spec("torchvision"):
     for name in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"):
         for operator in (name, f"_{name}_backward"):
             DECLARED.define(f"{operator}(Tensor a) -> Tensor")
+
+if importlib.util.find_spec("torchaudio"):
+    # So is the wheel of torchaudio, which is not imported then; it goes without where the library is not in the wheel.
+    EXTENSION = ModuleType("torchaudio._extension")
+    EXTENSION.__dict__.update(_IS_TORCHAUDIO_EXT_AVAILABLE=False, fail_if_no_align=lambda function: function)
+    sys.modules[EXTENSION.__name__] = EXTENSION
+    os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")  # else pyannote.audio reports its use to a server
 
 
 @pytest.fixture(autouse=True)
