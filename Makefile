@@ -68,6 +68,7 @@ ecosystem-%: .ecosystem/%/installed
 		OMP_NUM_THREADS=1 .ecosystem/$*/bin/python -m pytest -c tests/ecosystem/pytest.ini $$test; done
 
 # Every package is named there, so nothing is resolved and nothing brings another torch
+.PRECIOUS: .ecosystem/%/installed
 .ecosystem/%/installed: tests/ecosystem/%/requirements.txt
 	$(PYTHON) -m venv .ecosystem/$*
 	.ecosystem/$*/bin/python -m pip install --quiet --no-deps --requirement $<
