@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,22 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
 def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # where a Trainer without a default_root_dir leaves the ledger of a private run
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def isolated() -> Iterator[Any]:
+    """One engine for all tests: to start its child takes seconds."""
+    from lightning_fed.engines import Isolated
+
+    engine = Isolated(processes=1, persistent=True)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["sequential", "vectorized", "isolated"])
+def engine(request: pytest.FixtureRequest) -> Any:
+    """Each engine in turn, or those that a test names: ``parametrize("engine", [...], indirect=True)``."""
+    return request.getfixturevalue("isolated") if request.param == "isolated" else request.param
 
 
 @pytest.fixture

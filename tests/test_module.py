@@ -73,7 +73,7 @@ def test_callbacks_reach_the_users_module() -> None:
     assert module.mine == 1, "as in a plain Trainer, whose callbacks have the module itself"
 
 
-every_engine = pytest.mark.parametrize("engine", ["auto", "sequential", "vectorized", "isolated"])
+every_engine = pytest.mark.parametrize("engine", ["auto", "sequential", "vectorized", "isolated"], indirect=True)
 
 
 @every_engine

@@ -66,13 +66,6 @@ def nothing_of_the_process_has_changed() -> Iterator[None]:
     assert settings() == before
 
 
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[Isolated]:
-    engine = Isolated(processes=1, persistent=True)
-    yield engine
-    engine.close()
-
-
 def workers(bad: Good | None) -> dict[str, pl.LightningDataModule]:
     """Four good ones, and a bad one in their midst."""
     every = {"ann": Good(1), "bob": Good(2), "evil": bad, "cyd": Good(3), "dee": Good(4)}

@@ -15,7 +15,6 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.wire import decode_job
 from lightning_fed.worker import module_tensors
 
-ENGINES = ["sequential", "vectorized", "isolated"]
 WIDTH = 512
 
 
@@ -33,7 +32,6 @@ def workers(n: int = 4) -> FederatedDataModule:
     return FederatedDataModule({f"w{i}": Examples(i, 8) for i in range(n)})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_only_what_is_trained_travels(engine: str) -> None:
     spy, adapter = Spy(), 4 * (WIDTH * CLASSES + CLASSES)
     fed = FederatedModule(Adapted(), aggregator=spy, engine=engine)

@@ -154,7 +154,7 @@ class Looking(Scalar):
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
-@pytest.mark.parametrize("engine", ["sequential", "isolated"])
+@pytest.mark.parametrize("engine", ["sequential", "isolated"], indirect=True)
 def test_code_about_a_workers_batch_finds_its_datamodule(stage: str, engine: Any) -> None:
     module = Looking()
     data = FederatedDataModule({"bob": Named("bob", [1.0, 2.0]), "ann": Named("ann", [3.0])})

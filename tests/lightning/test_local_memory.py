@@ -247,24 +247,20 @@ class StopAfter(pl.Callback):
         trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
 
 
-def test_a_process_of_its_own_remembers_the_same() -> None:
-    engine = Isolated(processes=1, persistent=True)
-    try:
-        for kind in (Adaptive, Scheduled):
-            results = []
-            for each in ("sequential", engine):
-                module = kind()
-                options: Any = {"local_optimizer_state": "kept", "local_schedule": "continue"}
-                fed = FederatedModule(module, engine=each, **options)
-                fit(fed, FederatedDataModule({"ann": Pairs(1), "bob": Pairs(2)}), max_epochs=3)
-                results.append((module.state_dict(), fed.own_state))
-            (one, of_one), (other, of_other) = results
-            assert all(tensor.equal(other[name]) for name, tensor in one.items())
-            assert of_one.keys() == of_other.keys() == {"local.optimizer", "local.schedule"}
-            for table, rows in of_one.items():
-                assert all(row.equal(of_other[table][worker]) for worker, row in rows.items())
-    finally:
-        engine.close()
+def test_a_process_of_its_own_remembers_the_same(isolated: Isolated) -> None:
+    for kind in (Adaptive, Scheduled):
+        results = []
+        for engine in ("sequential", isolated):
+            module = kind()
+            options: Any = {"local_optimizer_state": "kept", "local_schedule": "continue"}
+            fed = FederatedModule(module, engine=engine, **options)
+            fit(fed, FederatedDataModule({"ann": Pairs(1), "bob": Pairs(2)}), max_epochs=3)
+            results.append((module.state_dict(), fed.own_state))
+        (one, of_one), (other, of_other) = results
+        assert all(tensor.equal(other[name]) for name, tensor in one.items())
+        assert of_one.keys() == of_other.keys() == {"local.optimizer", "local.schedule"}
+        for table, rows in of_one.items():
+            assert all(row.equal(of_other[table][worker]) for worker, row in rows.items())
 
 
 class Adaptive(Configured):
@@ -295,7 +291,6 @@ def test_with_a_cohort_a_worker_counts_the_rounds_in_which_it_takes_part() -> No
 # ---- what is said of schedulers that begin anew ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["sequential", "vectorized", "isolated"])
 def test_a_scheduler_that_never_acts_is_said_once(engine: str) -> None:
     module = Stepped()
     fed = FederatedModule(module, engine=engine)

@@ -129,9 +129,9 @@ def test_by_hand_each_worker_follows_its_own_loss() -> None:
     assert module.x.item() == 7.5 / 2
 
 
-def test_a_process_of_its_own_and_auto_do_the_same() -> None:
+def test_a_process_of_its_own_and_auto_do_the_same(isolated: Isolated) -> None:
     ends = []
-    for engine in ("sequential", Isolated(processes=1), Auto()):
+    for engine in ("sequential", isolated, Auto()):
         module = OnItsLoss("max")
         fit(FederatedModule(module, engine=engine, local_epochs=3), FederatedDataModule({"ann": Rows([8.0])}))
         ends.append(module.x.item())

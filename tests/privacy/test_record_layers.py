@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -181,13 +180,6 @@ def test_what_is_released_lies_on_a_grid() -> None:
 
 
 # ---- every engine ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[Isolated]:
-    engine = Isolated(processes=1, persistent=True)
-    yield engine
-    engine.close()
 
 
 @pytest.mark.parametrize("name", ["sequences flattened into the batch", "batch second", "two views"])

@@ -33,7 +33,7 @@ class Evaluated(Scalar):
 
 
 @pytest.mark.filterwarnings("ignore:Attribute 'evaluator' is an instance of `nn.Module`")
-@pytest.mark.parametrize("engine", ["sequential", "isolated"])
+@pytest.mark.parametrize("engine", ["sequential", "isolated"], indirect=True)
 def test_it_logs_and_its_checkpoint_holds_nothing_of_the_server(engine: Any, tmp_path: Path) -> None:
     class Unpicklable(pl.Callback):  # of a class that only this function has
         pass

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import BackboneFinetuning, BaseFinetuning
 from torch import Tensor, nn
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
+from lightning_fed.engines import Isolated
 from lightning_fed.privacy import DPFTRL, BufferedToeplitz, CentralDP
 
 pytestmark = [
@@ -125,7 +126,7 @@ def run(
     return fit
 
 
-def assert_one_worker_is_a_plain_fit(engine: str, callback: Any, optimized: Any) -> None:
+def assert_one_worker_is_a_plain_fit(engine: Any, callback: Any, optimized: Any) -> None:
     plain = Net(optimized)
     trainer(max_epochs=5, callbacks=[callback()]).fit(plain, Rows(ROWS))
     run(module := Net(optimized), callback(), engine)
@@ -140,8 +141,8 @@ def test_one_worker_is_a_plain_fit(engine: str, callback: Any, optimized: Any) -
     assert_one_worker_is_a_plain_fit(engine, callback, optimized)
 
 
-def test_so_it_is_in_a_process_of_its_own() -> None:
-    assert_one_worker_is_a_plain_fit("isolated", backbone_finetuning, head)
+def test_so_it_is_in_a_process_of_its_own(isolated: Isolated) -> None:
+    assert_one_worker_is_a_plain_fit(isolated, backbone_finetuning, head)
 
 
 @pytest.mark.parametrize("server_optimizer", [sgd, adam])

@@ -58,7 +58,7 @@ def test_one_that_a_hook_on_the_server_changes_is_as_with_a_plain_trainer() -> N
     assert Annealed.seen == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, "isolated"])
+@pytest.mark.parametrize("engine", [*ENGINES, "isolated"], indirect=True)
 def test_it_has_an_effect_with_every_engine(engine: Any) -> None:
     """With lr 0.25 and beta 0, 1 and 2, x goes from 0 to 0, 1/4, and half of the rest to 5/8."""
 
@@ -166,7 +166,7 @@ class Keeps(Scalar):
             self.away = 0.0
 
 
-@pytest.mark.parametrize("engine", [*ENGINES, "isolated"])
+@pytest.mark.parametrize("engine", [*ENGINES, "isolated"], indirect=True)
 def test_those_in_objects_arrays_and_hyperparameters_cross_and_so_does_that_one_is_gone(engine: Any) -> None:
     seen: list[dict[str, float]] = []
 

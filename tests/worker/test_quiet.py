@@ -158,7 +158,7 @@ def test_whatever_is_promised(privacy: Any, capsys: Any) -> None:
     assert not shown(Loud(by_logger, "training_step"), FederatedDataModule(people(2)), capsys, privacy=privacy)
 
 
-@pytest.mark.parametrize("engine", ["sequential", "auto", "isolated"])
+@pytest.mark.parametrize("engine", ["sequential", "auto", "isolated"], indirect=True)
 def test_on_every_engine(engine: Any, capsys: Any) -> None:
     module = Loud(by_logger, "training_step")
     assert not shown(module, FederatedDataModule(people(4)), capsys, privacy=SECRET, engine=engine)

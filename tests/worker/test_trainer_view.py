@@ -13,7 +13,7 @@ from helpers import Rows, Scalar, fit, trainer
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
-from lightning_fed.engines import Vectorized
+from lightning_fed.engines import Isolated, Vectorized
 from lightning_fed.wire import WorkerError
 
 OF_THE_FIT = ("accumulate_grad_batches", "estimated_stepping_batches", "gradient_clip_algorithm", "gradient_clip_val")
@@ -182,9 +182,9 @@ class InStep(Scalar):
         return super().training_step(batch, batch_idx) * self.trainer.datamodule.factor
 
 
-def test_the_data_is_asked_for_in_a_step_only() -> None:
+def test_the_data_is_asked_for_in_a_step_only(isolated: Isolated) -> None:
     """From 0 by factors of 0.5 and 0.25 towards 4; with engine="auto" after an attempt to train both together."""
-    for engine in ("auto", "sequential", "isolated"):
+    for engine in ("auto", "sequential", isolated):
         workers = {"a": Weighted([4.0], 0.5), "b": Weighted([4.0], 0.25), "c": Weighted([4.0], 0.75)}
         fit(FederatedModule(model := InStep(), engine=engine), FederatedDataModule(workers))
         assert model.x.item() == 2.0
