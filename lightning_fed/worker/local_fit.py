@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, final
@@ -23,27 +23,20 @@ from lightning_fed.core.rng import derive, seed_generators
 from lightning_fed.core.tree import Tensors
 from lightning_fed.core.watch import Watch
 from lightning_fed.population import Batches, Worker, examples_per_pass
-from lightning_fed.privacy import Noise
 from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.wire import Job
 from lightning_fed.worker.batch_sizes import BatchSizes, examples_in
 from lightning_fed.worker.compiled import compiled_or_not, keep_from_compilation
-from lightning_fed.worker.dp_sgd import PrivateGradients
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.learning_rates import learning_rates, scaled_elsewhere
 from lightning_fed.worker.local_memory import LocalMemory, Recollection
 from lightning_fed.worker.local_optimizers import LocalOptimizers
-from lightning_fed.worker.local_step import HookedStep, LocalStep, ManualStep, PlainStep, PrivateStep
+from lightning_fed.worker.local_step import LocalStep, LocalSteps, PrivateStep, TrainingStep
 from lightning_fed.worker.module_copy import ModuleCopy
-from lightning_fed.worker.poisson import PoissonSamples
 from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
 from lightning_fed.worker.streams import Streams
 from lightning_fed.worker.trainer_view import NoSingleWorkerError
-
-# The scale that a fresh GradScaler starts from: torch's own 2**16 would skip a worker's first steps on overflow, and a
-# worker may have few.
-_FIRST_SCALE = 2.0**10
 
 _AS_THEY_ARE = nullcontext()
 
@@ -79,15 +72,16 @@ class LocalFit:
         self.skipped: str | None = None
         """The first worker so far whose ``training_step`` returned None, so that a step was skipped."""
         self._local = ModuleCopy(module, trainer, self.recorder, channels_last)
-        self._training_step: Callable[[Any, int], Any] = self._local.training_step
+        training_step: TrainingStep = self._local.training_step
         if compile:
             keep_from_compilation(self._local.module, self._local.device)
-            self._training_step = compiled_or_not(self._local.training_step)
+            training_step = compiled_or_not(training_step)
         self.module = self._local.module
         self.trainer = self._local.trainer
         self._validated: Mapping[str, float] = {}
         self.trainer.show(self._logged)
         self._optimizers = LocalOptimizers(self._local)
+        self._steps = LocalSteps(self._local, training_step, self._optimizers, self.recorder, compile)
         self._recollection = None if memory.keeps is None else Recollection(memory, own)
         self._epochs_before = 0
         self._training = memory.training
@@ -287,7 +281,7 @@ class LocalFit:
             )
 
     def _step_for(self, job: Job, worker: str, batches: Batches, corrections: GradientCorrections | None) -> LocalStep:
-        """How a worker steps: as its module's hooks, its optimizers, the precision and the job require."""
+        """How a worker steps, with the optimizers that it begins with."""
         optimizers, local = self._optimizers, self._local
         self._fresh(job.cohort, job.lr_factor)
         if optimizers.is_new and local.configured():
@@ -297,32 +291,7 @@ class LocalFit:
             self._epochs_before = past
             if self._continues:
                 optimizers.plateaus.go_on(job.validated, past, last)
-        scaler = self._scaler()
-        is_manual = not self.module.automatic_optimization
-        if is_manual and job.record_privacy is None:
-            return ManualStep(local, self._training_step, optimizers, corrections, scaler)
-        changes = () if corrections is None else (partial(corrections.apply_, local.parameters),)
-        if job.record_privacy is None:
-            zero_grad = optimizers.zero_grad
-            if local.hooks or scaler is not None or optimizers.needs_closure:
-                return HookedStep(local, self._training_step, optimizers, zero_grad, changes, scaler)
-            return PlainStep(local, self._training_step, optimizers, zero_grad, changes)
-        if optimizers.plateaus:
-            raise ValueError(
-                "RecordDP goes with no ReduceLROnPlateau in local training: it follows what the worker logs, which no "
-                "noise covers; use a scheduler that counts steps, or use it as server_lr_scheduler"
-            )
-        scaled = scaler is not None  # examples' gradients would be clipped before unscaling
-        if is_manual or self._compiles or scaled or optimizers.needs_closure or "optimizer_zero_grad" in local.hooks:
-            raise ValueError(
-                "RecordDP goes with no compile=True, no precision='16-mixed' (take 'bf16-mixed'), no manual "
-                "optimization, no optimizer_zero_grad() of the module's own, and with torch's optimizers but LBFGS"
-            )
-        keys = (job.cohort, worker)
-        noise = Noise(job.record_privacy.seed)
-        samples = PoissonSamples(batches.loader, job.record_privacy, noise, keys)
-        gradients = PrivateGradients(local, job, noise, keys, len(samples))
-        return PrivateStep(local, self._training_step, optimizers, samples, gradients, changes, self.recorder)
+        return self._steps.of(job, worker, batches, corrections)
 
     def _fresh(self, cohort: int, lr_factor: float = 1.0) -> None:
         """Have optimizers without a past."""
@@ -331,11 +300,6 @@ class LocalFit:
             self._recollection.prepare(self._optimizers.all)
             self._optimizers.forget()  # they have taken a step
             self._optimizers.fresh(cohort, lr_factor)
-
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        if self._local.precision.precision != "16-mixed":
-            return None
-        return torch.amp.GradScaler(self._local.device.type, init_scale=_FIRST_SCALE)
 
 
 def _num_batches(job: Job, batches: Batches) -> int | None:
