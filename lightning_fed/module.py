@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -69,6 +68,7 @@ from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import LocalTraining
 from lightning_fed.wire.report import RoundReport
+from lightning_fed.worker.copying import deep_copy
 from lightning_fed.worker.local_memory import LocalMemory
 from lightning_fed.worker.outbox import Outbox, tables_of
 
@@ -394,7 +394,7 @@ class FederatedModule(Wrapper):
             bobs = fed.personal_module("bob")
         """
         with self._model_of(worker):
-            return copy.deepcopy(self.module)
+            return deep_copy(self.module)
 
     def _model_of(self, worker: str | None) -> AbstractContextManager[None]:
         return self._global.holding_that_of(worker, self.algorithm, self._outbox.own)

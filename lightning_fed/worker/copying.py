@@ -77,12 +77,9 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
     memo: dict[int, Any] = dict(outside_of(trainer))
     memo.pop(id(module), None)  # a Trainer's own module, where nothing is wrapped
     profilers = _held_by(servers_objects(trainer).get("the profiler"))
-    # A worker has no use for a result's history, which torch does not copy.
-    memo.update((id(t), t.detach().clone()) for _, t in inside.values() if isinstance(t, Tensor) and not t.is_leaf)
+    memo.update(_without_history(module, inside))
     hooks: list[tuple[OrderedDict[Any, Any], OrderedDict[Any, Any]]] = []
     for path, part in module.named_modules():
-        # torch copies no tensor that was computed from others; these are computed anew before they are used.
-        memo.update((id(t), t.detach().clone()) for name, t in vars(part).items() if is_computed(vars(part), name))
         for name in HOOKS:
             registered = vars(part)[name] if isinstance(vars(part).get(name), OrderedDict) else None
             if registered:
@@ -101,6 +98,25 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
             "copy (open files, locks, generators) out of the module's attributes and the objects of its hooks"
         ) from error
     return copy_
+
+
+def deep_copy(module: pl.LightningModule) -> pl.LightningModule:
+    """Copy a module for the user, also where it holds tensors that were computed from others, as of a weight_norm.
+
+    Args:
+        module: The user's module.
+    """
+    return copy.deepcopy(module, _without_history(module, _inside(module)))
+
+
+def _without_history(module: nn.Module, inside: dict[int, tuple[str, Any]]) -> dict[int, Any]:
+    """What stands in a copy for tensors that were computed from others, by their ids: torch copies none of those.
+
+    Layers compute theirs anew before they are used, and for a result of the user's a copy has no use for its history.
+    """
+    tensors = [t for part in module.modules() for name, t in vars(part).items() if is_computed(vars(part), name)]
+    tensors += [thing for _, thing in inside.values() if isinstance(thing, Tensor) and not thing.is_leaf]
+    return {id(tensor): tensor.detach().clone() for tensor in tensors}
 
 
 def _say_who_stays(

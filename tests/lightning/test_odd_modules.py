@@ -174,6 +174,17 @@ def test_a_result_of_a_computation_is_copied_without_its_history() -> None:
     assert_as_plain(KeepsLast, "sequential")
 
 
+@pytest.mark.parametrize("make", [*STACKED, old_spectral_norm, KeepsLast])
+def test_what_a_worker_has_of_it_can_be_taken_and_trained(make: Callable[[], nn.Module]) -> None:
+    module: Any = KeepsLast() if make is KeepsLast else Net(make)
+    fed, x = FederatedModule(module), torch.ones(1, 3)
+    fit(fed, two())
+    own: Any = fed.personal_module("a").eval()
+    assert_equal(own(x), module.eval()(x))
+    trainer().fit(own.train(), Data())
+    assert not torch.equal(own(x), module(x))
+
+
 # ---- sparse gradients ------------------------------------------------------------------------------------------------
 
 
