@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
@@ -424,7 +425,7 @@ class Code:
         return os.mkdir, ("unpickled",)
 
 
-KEYS = {"global_step": 0, "epoch": 0, "pytorch-lightning_version": "2.6.0", "loops": {}, "optimizer_states": []}
+KEYS = {"global_step": 0, "epoch": 0, "pytorch-lightning_version": pl.__version__, "loops": {}, "optimizer_states": []}
 PLAIN = {"state_dict": LinearRegression(2, 1).state_dict(), **KEYS, "lr_schedulers": [], "callbacks": {}}
 
 

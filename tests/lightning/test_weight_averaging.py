@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
+from helpers import EvaluatedRows, Rows, Scalar, assert_equal, averaging, fit, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -124,17 +124,18 @@ class Evaluated(Scalar):
         self.log("x", self.x.clone(), batch_size=len(batch[0]))
 
 
-class MeanOfLast(pl.callbacks.WeightAveraging):
-    """Averages evenly, from the second step on."""
+def mean_of_last() -> pl.Callback:
+    """Average evenly, from the second step on."""
+    kind: Any = type(averaging("WeightAveraging"))
 
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and step_idx >= 1
+    class MeanOfLast(kind):  # type: ignore[misc]
+        def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+            return step_idx is not None and step_idx >= 1
+
+    return MeanOfLast()  # type: ignore[no-any-return]
 
 
-AVERAGES: dict[str, Callable[[], pl.Callback]] = {
-    "EMA": lambda: pl.callbacks.EMAWeightAveraging(decay=0.5),
-    "mean": MeanOfLast,
-}
+AVERAGES: dict[str, Callable[[], pl.Callback]] = {"EMA": lambda: averaging(decay=0.5), "mean": mean_of_last}
 
 
 class Notes(pl.Callback):
