@@ -378,14 +378,25 @@ def test_precision(precision: Any) -> None:
         assert not torch.equal(parameters(model), parameters(full)), "autocast did nothing"
 
 
-def test_mixed_precision_equals_a_hand_written_autocast_loop() -> None:
+class Autocasting(Net):
+    """Enters an autocast of its own in each step."""
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = self.net(batch[0])
+        return nn.functional.cross_entropy(logits.float(), batch[1])
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+@pytest.mark.parametrize(("kind", "precision"), [(Net, "bf16-mixed"), (Autocasting, "32-true")])
+def test_mixed_precision_equals_a_hand_written_autocast_loop(kind: type[Net], precision: Any, engine: Any) -> None:
     """Weights change between steps; a cache of their bfloat16 copies that outlived a step would show here."""
     pl.seed_everything(0, verbose=False)
-    model = Net(nn.ReLU())
+    model = kind(nn.ReLU())
     plain = copy.deepcopy(model)
     worker = Points(0, n=24, batch_size=24)
     data = FederatedDataModule({"a": worker})
-    fit(FederatedModule(model, local_epochs=5), data, max_epochs=1, precision="bf16-mixed")
+    fit(FederatedModule(model, local_epochs=5, engine=engine), data, max_epochs=1, precision=precision)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     x, y = worker.set.tensors
     for _ in range(5):

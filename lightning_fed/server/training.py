@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.autocast import outside_autocast
 from lightning_fed.core.pseudo_gradient import pseudo_gradient
 from lightning_fed.core.tree import Tensors
 from lightning_fed.optim import LocalLRSchedule
@@ -88,7 +89,7 @@ class Training:
         job = self._job(cohort, parameters, local, schedule)
         job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
         device = self._server.device
-        with torch.autocast(device.type, enabled=False):  # the workers' forward passes enter their own
+        with outside_autocast(device.type):  # the workers' forward passes enter their own
             outcome = self._loop.run(job, cohort.workers, self._pending_state())
         report = outcome.report if self._guard.shows_metrics else RoundReport()
         self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
