@@ -7,7 +7,7 @@ evaluation of workers that may never happen: some of them log other things than 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -71,9 +71,9 @@ class MetricState(NamedTuple):
             return parts[0] if parts else MetricState.of(metric)
         states: dict[str, Any] = {}
         for name, reduce in metric._reductions.items():
-            values = [part.states[name] for part in parts]
-            is_list = isinstance(metric._defaults[name], list)
-            joined: Any = [item for value in values for item in value] if is_list else torch.stack(values)
+            values, default = [part.states[name] for part in parts], cast(Any, metric._defaults[name])
+            is_list = isinstance(default, list)
+            joined: Any = [item for value in values for item in value] if is_list else _stacked(values, default)
             states[name] = reduce(joined) if callable(reduce) and len(joined) else joined
             if is_list and isinstance(states[name], Tensor):
                 states[name] = [states[name]]
@@ -116,6 +116,12 @@ class NoSync:
         for metric, settings in self._before:
             for name, value in settings.items():
                 setattr(metric, name, value)
+
+
+def _stacked(values: Sequence[Tensor], default: Tensor) -> Tensor:
+    """Stack states; one of a single number may have lost its dimension (``PearsonCorrCoef`` of torchmetrics 1.3)."""
+    shape, n = default.shape, default.numel()
+    return torch.stack([value.reshape(shape) if value.numel() == n else value for value in values])
 
 
 def _on(state: Any, device: torch.device) -> Any:
