@@ -1,0 +1,54 @@
+"""Datasets that are tensors already: their rows, and whether they are still the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+
+def rows_of(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
+    """Return the tensors whose rows are a dataset's examples; None: it is something else than tensors."""
+    if type(dataset) is TensorDataset:
+        return None if any(t.is_inference() for t in dataset.tensors) else dataset.tensors  # those have no version
+    if type(dataset) is Subset:
+        tensors = rows_of(dataset.dataset)
+        index = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        return None if tensors is None else tuple(t[index.to(t.device)] for t in tensors)
+    return None
+
+
+@final
+class Source:
+    """All by which to see whether :func:`rows_of` would give other rows of a dataset."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self._subsets: list[tuple[Subset[Any], Dataset[Any], Sequence[int], int]] = []
+        while isinstance(dataset, Subset):
+            self._subsets.append((dataset, dataset.dataset, dataset.indices, len(dataset.indices)))
+            dataset = dataset.dataset
+        self._root = dataset if isinstance(dataset, TensorDataset) else None
+        self._tensors = () if self._root is None else self._root.tensors
+        # Rows of a subset are copies: if the tensors are written to, they are out of date.
+        self._versions = versions_of(self._tensors)
+
+    def is_unchanged(self) -> bool:
+        """Whether it would give the same."""
+        for subset, dataset, indices, length in self._subsets:
+            if subset.dataset is not dataset or subset.indices is not indices or len(indices) != length:
+                return False
+        if self._root is None:
+            return True
+        return self._root.tensors is self._tensors and versions_of(self._tensors) == self._versions
+
+
+_version = attrgetter("_version")
+
+
+def versions_of(tensors: tuple[Tensor, ...]) -> list[int]:
+    """A tensor's version goes up whenever it is written to."""
+    return list(map(_version, tensors))
