@@ -9,12 +9,13 @@ from typing import Any, final
 from lightning_fed._lightning import CombinedLoader, RunningStage, pl
 from lightning_fed.core.processes import Processes
 from lightning_fed.population import EvaluationKind, batch_in, loaders_in, num_batches, unshuffled
-from lightning_fed.server.loaders import EvaluationBatch, goes_through
+from lightning_fed.server.loaders import EvaluationBatch
+from lightning_fed.server.named_batches import EvaluationLoader
 from lightning_fed.server.seen_indices import SeenIndices
 
 
 @final
-class CentralLoader:
+class CentralLoader(EvaluationLoader):
     """Yields the batches of a central loader; each of n processes takes every n-th batch, so that none counts twice.
 
     What else is asked of it (``dataset``, ``batch_size``, ``sampler``) it has from the user's loader.
@@ -62,17 +63,21 @@ class CentralLoader:
         return len(range(self._rank, length, self._processes))
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the batches, with the loader's number if it is the Trainer that does."""
-        named = goes_through(self._trainer, self)
-        if self._seen is not None:
-            self._seen.begin()
-            self._seen.watch(self._loader)
+        batches = self._batches(None)
+        return batches if self._trainer is None else (named.batch for named in batches)
+
+    def named(self) -> Iterator[EvaluationBatch]:
+        return self._batches(self._seen)
+
+    def _batches(self, seen: SeenIndices | None) -> Iterator[EvaluationBatch]:
+        if seen is not None:
+            seen.begin()
+            seen.watch(self._loader)
         for index, item in enumerate(self._loader):
             if index % self._processes == self._rank:
-                if self._seen is not None:
-                    self._seen.note(self._loader, index)
-                batch = batch_in(self._loader, item)
-                yield EvaluationBatch(None, batch, self._number) if named else batch
+                if seen is not None:
+                    seen.note(self._loader, index)
+                yield EvaluationBatch(None, batch_in(self._loader, item), self._number)
 
     def __getattr__(self, name: str) -> Any:
         # What a CombinedLoader says about its parts has the form of these, which Lightning does not expect of a loader.
@@ -112,7 +117,7 @@ def central_loaders(given: Any, kind: EvaluationKind, trainer: pl.Trainer | None
         return ours[0]
     combined = CombinedLoader(given, "sequential")
     combined.flattened = ours
-    return combined
+    return combined.iterables
 
 
 def _refuse_small_part(loader: object, kind: EvaluationKind, limit: int | float, processes: int) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import listed, whole
 from lightning_fed.core.watch import EndingError
 from lightning_fed.selection import CohortSampler
@@ -227,20 +226,6 @@ class CohortLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load nothing; see :meth:`state_dict`."""
-
-
-def goes_through(trainer: pl.Trainer | None, loader: object) -> bool:
-    """Whether it is the Trainer that goes through a loader of an evaluation; user code is to get its own batches alone.
-
-    Args:
-        trainer: The Trainer, if there is one.
-        loader: The loader.
-    """
-    if trainer is None:
-        return True
-    evaluations = (trainer.validate_loop, trainer.test_loop, trainer.fit_loop.epoch_loop.val_loop)
-    combined = [*(loop._combined_loader for loop in evaluations), trainer.predict_loop._combined_loader]
-    return any(part is loader for several in combined if several is not None for part in several.flattened)
 
 
 def what_failed(code: str, error: Exception) -> str:

@@ -17,7 +17,8 @@ from lightning_fed.population import (
     set_epoch,
 )
 from lightning_fed.server.evaluation_batches import EvaluationBatches
-from lightning_fed.server.loaders import EvaluationBatch, goes_through, what_failed
+from lightning_fed.server.loaders import EvaluationBatch, what_failed
+from lightning_fed.server.named_batches import EvaluationLoader
 from lightning_fed.server.offered import Offer
 from lightning_fed.server.seen_indices import SeenIndices
 
@@ -29,7 +30,7 @@ def _never(worker: str) -> bool:
 
 
 @final
-class WorkersLoader:
+class WorkersLoader(EvaluationLoader):
     """Yields the workers' own evaluation batches, worker by worker; each process takes every n-th worker.
 
     Args:
@@ -83,9 +84,13 @@ class WorkersLoader:
         return self._watch.over(name, 0 if trainer is None else trainer.global_step)
 
     def __iter__(self) -> Iterator[Any]:
-        """Go through the batches, with whose they are if it is the Trainer that does."""
-        named = goes_through(self._pool.trainer, self)
-        seen = self.batch_sampler if self._kind == "predict" else None
+        batches = self._batches(None)
+        return batches if self._pool.trainer is None else (named.batch for named in batches)
+
+    def named(self) -> Iterator[EvaluationBatch]:
+        return self._batches(self.batch_sampler if self._kind == "predict" else None)
+
+    def _batches(self, seen: SeenIndices | None) -> Iterator[EvaluationBatch]:
         if seen is not None:
             seen.begin()
         number = self._number if self._offer.loaders > 1 else None
@@ -110,8 +115,7 @@ class WorkersLoader:
                         break
                     if seen is not None:
                         seen.note(loader, position)
-                    batch = batch_in(loader, item)
-                    yield EvaluationBatch(name, batch, number) if named else batch
+                    yield EvaluationBatch(name, batch_in(loader, item), number)
             except Exception as error:
                 end_pass(batches)
                 self._failed(name, what_failed(f"its {self._kind}_dataloader", error), error)

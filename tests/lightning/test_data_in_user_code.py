@@ -71,6 +71,62 @@ def test_user_code_that_goes_through_a_loader_gets_its_own_batches(central: bool
     assert seen == [1.0, 2.0]
 
 
+class Several(EvaluatedRows):
+    """Two loaders with these rows, in a form that a Trainer takes."""
+
+    def __init__(self, values: Any, form: str) -> None:
+        super().__init__(values, batch_size=1)
+        self.form = form
+
+    def val_dataloader(self) -> Any:
+        one, two = super().val_dataloader(), super().val_dataloader()
+        forms = {"list": [one, two], "dict": {"one": one, "two": two}, "one": one}
+        return CombinedLoader([one, two], "sequential") if self.form == "combined" else forms[self.form]
+
+
+@pytest.mark.parametrize("form", ["one", "list", "dict", "combined"])
+@pytest.mark.parametrize("central", [False, True])
+def test_so_does_user_code_that_finds_the_loaders_on_the_trainer(central: bool, form: str) -> None:
+    """Whenever it does so; what the Trainer itself goes through in the meantime is as it would be."""
+    seen: list[list[float]] = []
+
+    class Going(pl.Callback):
+        def go(self, trainer: pl.Trainer, *_: Any) -> None:
+            given: Any = trainer.val_dataloaders
+            loaders = list(given.values()) if isinstance(given, dict) else given if isinstance(given, list) else [given]
+            seen.append([float(values) for loader in loaders for (values,) in loader])
+
+        on_train_batch_end = on_validation_start = on_validation_batch_end = on_train_end = go
+
+    class Evaluates(Scalar):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("mean", batch[0].mean())
+
+    values = Several([1.0, 2.0], form)
+    data = FederatedDataModule({"bob": Rows([1.0]) if central else values}, val=values if central else None)
+    run = fit(FederatedModule(Evaluates()), data, max_epochs=2, callbacks=[Going()], num_sanity_val_steps=0)
+    several = 1 if form == "one" else 2
+    assert seen == [[1.0, 2.0] * several] * (2 * (2 + 2 * several) + 1)
+    metrics = {name: value.item() for name, value in run.callback_metrics.items() if "mean" in name}
+    assert set(metrics.values()) == {1.5}
+    assert len(metrics) == several
+
+
+def test_the_loader_of_a_round_says_what_it_gives() -> None:
+    says: list[str] = []
+
+    class Going(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            for batch in trainer.train_dataloader:
+                with pytest.raises(TypeError) as error:
+                    (_values,) = batch
+                says.append(str(error.value))
+
+    fit(FederatedModule(Scalar()), FederatedDataModule({"bob": Rows([1.0])}), callbacks=[Going()])
+    assert says
+    assert all("its cohort, which cannot be unpacked: no batch of a worker reaches the server" in text for text in says)
+
+
 @pytest.mark.parametrize("argument", ["workers", "val"])
 def test_a_loader_in_place_of_a_datamodule_is_refused_with_the_fix(argument: str) -> None:
     loader = Rows([1.0]).train_dataloader()
