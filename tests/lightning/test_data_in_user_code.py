@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
 from pytorch_lightning.utilities import CombinedLoader
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule
 
@@ -244,3 +246,50 @@ def test_what_a_step_sets_on_the_trainer_reaches_it() -> None:
         num_sanity_val_steps=0,
     )
     assert run.current_epoch == 1
+
+
+class Replayed(Rows):
+    """Gives what is in a buffer, as it is when a pass begins."""
+
+    def __init__(self) -> None:
+        super().__init__([1.0])
+        self.buffer = [torch.tensor([1.0])]
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Replay(self.buffer), batch_size=1)
+
+
+class Replay(IterableDataset[Any]):
+    def __init__(self, buffer: list[Tensor]) -> None:
+        self.buffer = buffer
+
+    def __iter__(self) -> Any:
+        return iter([*self.buffer])
+
+
+class Collecting(Scalar):
+    """Fills the buffer of its worker's datamodule while it trains on what is there, in both kinds of optimization."""
+
+    def __init__(self, manual: bool) -> None:
+        super().__init__(lr=0.5)
+        self.automatic_optimization = not manual
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule.buffer.append(batch[0] + 1)
+        loss = ((self.x - batch) ** 2).mean() / 2
+        if not self.automatic_optimization:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_a_replay_buffer_is_the_workers_and_grows_over_rounds(manual: bool) -> None:
+    plain, module, rows, replayed = Collecting(manual), Collecting(manual), Replayed(), Replayed()
+    trainer(max_epochs=3).fit(plain, rows)
+    fit(FederatedModule(module), FederatedDataModule({"bob": replayed}), max_epochs=3)
+    assert len(replayed.buffer) == len(rows.buffer) == 8
+    assert module.x.item() == plain.x.item()
