@@ -549,6 +549,7 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
         *("cohort", "optimizer_states", "lr_schedulers"),
     }
     names = [name for name, _ in module.named_parameters()]
+    assert part["state"].pop("validated").keys() == {"val_loss"}  # of central data
     assert part["state"] == {
         **{"server": {}, "workers": {}, "last_cohort": 3, "failed_cohorts": [], "moved": []},
         "trained": names,
