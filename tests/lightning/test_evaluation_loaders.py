@@ -338,5 +338,6 @@ def test_processes_that_load_are_ended(where: str) -> None:
         return [DataLoader(values, num_workers=1, persistent_workers=True), DataLoader(values, num_workers=1)]
 
     data = FederatedDataModule({"bob": Given(make)}, val=Given(make) if where == "central" else None)
+    before = set(multiprocessing.active_children())  # of an engine that tests share
     trainer().validate(FederatedModule(Logging()), data, verbose=False)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) == before

@@ -470,6 +470,7 @@ class Unread(Points):
 def test_a_worker_whose_data_cannot_be_read_leaves_no_process(module: Classifier) -> None:
     data = FederatedDataModule({"bad": Unread(0, 4), **workers()})
     fed = FederatedModule(module, on_worker_error="drop")
+    before = set(multiprocessing.active_children())  # of an engine that tests share
     with pytest.warns(UserWarning, match=r"worker 'bad' failed in round 0: its val_dataloader raised OSError"):
         trainer().validate(fed, data, verbose=False)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) == before
