@@ -1,13 +1,10 @@
-"""The learning rates of a worker's own optimizers: in curves (a LearningRateMonitor shows the server's), in steps."""
+"""The learning rates of a worker's own optimizers, for curves: a LearningRateMonitor shows the server's."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 
 def learning_rates(optimizers: Sequence[Optimizer], factor: float) -> dict[str, float]:
@@ -33,39 +30,3 @@ def learning_rates(optimizers: Sequence[Optimizer], factor: float) -> dict[str, 
             if group.get("lr") is not None:  # an optimizer such as Adafactor may find its rate by itself
                 rates[f"{name}/pg{place}" if len(groups) > 1 else name] = float(group["lr"]) * factor
     return rates
-
-
-@contextmanager
-def scaled_elsewhere(factor: float, own: Collection[Optimizer]) -> Iterator[None]:
-    """Multiply also the rates of optimizers that user code has made elsewhere than in ``configure_optimizers``.
-
-    Of a step within a step, as of the optimizer that a SAM wraps, the outer one counts: they share their groups.
-
-    Args:
-        factor: By what.
-        own: The optimizers that are multiplied already.
-    """
-    stepping: list[tuple[Optimizer, list[Any]]] = []  # at most one: the outermost, and the rates of its groups
-
-    def before(optimizer: Optimizer, *_: Any) -> None:
-        if stepping and stepping[0][0] is not optimizer:
-            return
-        after(optimizer)  # if its last step has failed
-        groups = [] if any(optimizer is other for other in own) else optimizer.param_groups
-        stepping.append((optimizer, [group.get("lr") for group in groups]))
-        for group in groups:
-            if group.get("lr") is not None:
-                group["lr"] = group["lr"] * factor
-
-    def after(optimizer: Optimizer, *_: Any) -> None:
-        if stepping and stepping[0][0] is optimizer:
-            rates = stepping.pop()[1]
-            for group, rate in zip(optimizer.param_groups, rates, strict=False):
-                group["lr"] = rate
-
-    handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

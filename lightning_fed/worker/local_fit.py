@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any, final
 
@@ -28,13 +28,14 @@ from lightning_fed.wire import Job
 from lightning_fed.worker.batch_sizes import BatchSizes, examples_in
 from lightning_fed.worker.compiled import compiled_or_not, keep_from_compilation
 from lightning_fed.worker.gradient_corrections import GradientCorrections
-from lightning_fed.worker.learning_rates import learning_rates, scaled_elsewhere
+from lightning_fed.worker.learning_rates import learning_rates
 from lightning_fed.worker.local_memory import LocalMemory, Recollection
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.local_step import LocalStep, LocalSteps, PrivateStep, TrainingStep
 from lightning_fed.worker.module_copy import ModuleCopy
 from lightning_fed.worker.recorder import Recorder, floats
 from lightning_fed.worker.result import LocalResult
+from lightning_fed.worker.steps_elsewhere import steps_elsewhere
 from lightning_fed.worker.streams import Streams
 from lightning_fed.worker.trainer_view import NoSingleWorkerError
 
@@ -86,6 +87,7 @@ class LocalFit:
         self._epochs_before = 0
         self._training = memory.training
         self._continues = memory.schedule == "continue"
+        self._keeps_optimizers = memory.keeps_optimizers
         if self._continues:
             self.trainer.expect(memory.rounds)
         self._compiles = compile
@@ -163,7 +165,7 @@ class LocalFit:
                 take_step = self._step_for(job, worker.name, batches, corrections)
                 rates = learning_rates(self.trainer.optimizers, job.lr_factor)
                 try:
-                    with _AS_THEY_ARE if job.lr_factor == 1 else scaled_elsewhere(job.lr_factor, self._optimizers.all):
+                    with self._others(job.lr_factor):
                         loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)
                 finally:
                     take_step.leave()
@@ -292,6 +294,12 @@ class LocalFit:
             if self._continues:
                 optimizers.plateaus.go_on(job.validated, past, last)
         return self._steps.of(job, worker, batches, corrections)
+
+    def _others(self, lr_factor: float) -> AbstractContextManager[None]:
+        """Watch the steps of optimizers that are made elsewhere, where something is asked of them."""
+        if lr_factor == 1 and not self._keeps_optimizers:
+            return _AS_THEY_ARE
+        return steps_elsewhere(self._optimizers.all, lr_factor, self._keeps_optimizers)
 
     def _fresh(self, cohort: int, lr_factor: float = 1.0) -> None:
         """Have optimizers without a past."""

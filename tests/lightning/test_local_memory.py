@@ -20,6 +20,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Ditto, FedProx, QFedAvg
 from lightning_fed.engines import Auto, Isolated, Vectorized, remarks
 from lightning_fed.engines.remarks import Remark
+from lightning_fed.wire import WorkerError
 
 ROUNDS = 4
 STEPS = 4  # in a pass over Pairs
@@ -399,6 +400,37 @@ def test_optimizers_that_are_made_elsewhere_are_not_kept_and_that_is_said_at_the
         ValueError, match=r"^local_optimizer_state='kept': configure_optimizers\(\) returned no optimizer"
     ):
         fit(fed, FederatedDataModule({"ann": Rows([1.0])}))
+
+
+class StepsAnother(Manual):
+    """Steps what configure_optimizers returns, and a second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = optim.SGD([self.net.bias], lr=0.1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.other.step()
+        return loss
+
+
+def test_so_is_one_beside_those_that_are_kept(engine: Any) -> None:
+    if engine == "vectorized":
+        engine = "auto"
+    module, data = StepsAnother(), FederatedDataModule({"ann": Pairs(1)})
+    start = module.net.weight.detach().clone()
+    says = (
+        r"worker 'ann' failed in round 0: .*local_optimizer_state='kept': training steps the SGD that "
+        r"configure_optimizers\(\) does not return, so nothing of it would be kept; return it there, or take"
+    )
+    with pytest.raises(WorkerError, match=says):
+        fit(
+            FederatedModule(module, local_optimizer_state="kept", engine=engine), FederatedDataModule({"ann": Pairs(1)})
+        )
+    assert module.net.weight.equal(start)
+    fit(FederatedModule(module, engine=engine), data)
+    assert not module.net.weight.equal(start)
 
 
 class Odd(optim.SGD):
