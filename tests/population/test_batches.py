@@ -358,14 +358,15 @@ class Gone(Dataset[Any]):
 def test_a_pass_that_failed_leaves_no_process(persist: bool, combined: bool) -> None:
     loaders = [DataLoader(Gone(), num_workers=1, persistent_workers=persist) for _ in range(2)]
     batches = batches_of(CombinedLoader(loaders) if combined else loaders[0])
+    before = set(multiprocessing.active_children())  # of an engine that tests share
     with pytest.raises(OSError, match="disk gone"):
         list(batches)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) == before
     for loader in loaders:
         loader.dataset.gone = False  # type: ignore[attr-defined]
     assert len(list(batches)) == 4
     batches.rest()
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) == before
 
 
 class Counted(SequentialSampler):
