@@ -182,7 +182,8 @@ class LocalFit:
                 torch.sub(sent, trained, out=delta[name])
         self._local.tensors.refuse_unfrozen()
         if self._recollection is not None:
-            self._recollection.stage(worker.name, self._optimizers.all, self._optimizers.schedulers, passes)
+            optimizers = self._optimizers
+            self._recollection.stage(worker.name, optimizers.all, optimizers.schedulers, passes, job.epoch)
         metrics, states = self.recorder.results(), self._local.metric_states()
         self._local.metrics.note()
         buffers = {**self._local.buffers, **self._local.tensors.moved()}
@@ -292,7 +293,7 @@ class LocalFit:
             past, last = self._recollection.recall(job.cohort, worker, optimizers.all, optimizers.schedulers)
             self._epochs_before = past
             if self._continues:
-                optimizers.plateaus.go_on(job.validated, past, last)
+                optimizers.plateaus.go_on(job.validated, job.epoch, last)
         return self._steps.of(job, worker, batches, corrections)
 
     def _others(self, lr_factor: float) -> AbstractContextManager[None]:

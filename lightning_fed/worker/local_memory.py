@@ -112,7 +112,7 @@ class Recollection:
 
     def recall(
         self, cohort: int, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any]
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int | None]:
         """Bring fresh optimizers and schedulers to where those of a worker were.
 
         Args:
@@ -122,8 +122,8 @@ class Recollection:
             schedulers: As well.
 
         Returns:
-            How many epochs the worker has trained in rounds before, and how many of them in its last one; none if
-            schedules restart.
+            How many epochs the worker has trained in rounds before, none if schedules restart; and the server's epoch
+            in its last round, None if there is none.
 
         Raises:
             ValueError: If what is kept is of other optimizers or schedulers, or the worker is trained twice.
@@ -139,12 +139,12 @@ class Recollection:
             row = self._row(OPTIMIZER, worker, nothing, optimizer_rows.OTHERS)
             put(row, self._slots, optimizers)
         if self._memory.schedule != "continue":
-            return 0, 0
+            return 0, None
         self._fresh = settings_of(optimizers, schedulers)
         nothing = torch.zeros(room_for(self._fresh), dtype=torch.uint8)
         row = self._row(SCHEDULE, worker, nothing, schedule_changes.OTHERS)
         text = bytes(row.tolist()).rstrip(b"\0").decode()
-        kept: dict[str, Any] = json.loads(text) if text else {"epochs": 0, "last": 0, "changes": {}}
+        kept: dict[str, Any] = json.loads(text) if text else {"epochs": 0, "server": None, "changes": {}}
         now = changed(self._fresh, kept["changes"])
         for scheduler, state in zip(schedulers, now["schedulers"], strict=True):
             scheduler.load_state_dict(state)
@@ -152,7 +152,7 @@ class Recollection:
             for group, settings in zip(optimizer.param_groups, groups, strict=True):
                 group.update(settings)
         self._epochs = kept["epochs"]
-        return self._epochs, kept["last"]
+        return self._epochs, kept["server"]
 
     def _row(self, table: str, worker: str, nothing: torch.Tensor, others: str) -> torch.Tensor:
         try:
@@ -160,7 +160,9 @@ class Recollection:
         except ValueError as error:  # there are more or fewer numbers
             raise ValueError(others) from error
 
-    def stage(self, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any], epochs: int) -> None:
+    def stage(
+        self, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any], epochs: int, server: int
+    ) -> None:
         """Take down where a worker's optimizers and schedulers are, to be kept if the round succeeds.
 
         Args:
@@ -168,6 +170,7 @@ class Recollection:
             optimizers: After the worker's training.
             schedulers: As well.
             epochs: How many passes over its data the worker has begun in this round.
+            server: The server's epoch.
 
         Raises:
             ValueError: If a scheduler remembers what cannot be written as JSON, or optimizers step on parameters that
@@ -184,7 +187,7 @@ class Recollection:
         if self._memory.schedule != "continue":
             return
         changes = changes_of(self._fresh, settings_of(optimizers, schedulers))
-        text = json.dumps({"epochs": self._epochs + epochs, "last": epochs, "changes": changes}).encode()
+        text = json.dumps({"epochs": self._epochs + epochs, "server": server, "changes": changes}).encode()
         row = torch.zeros(room_for(self._fresh), dtype=torch.uint8)
         if len(text) > len(row):
             raise ValueError(

@@ -32,7 +32,7 @@ class Plateaus:
         self._step = step
         self._goes_on = False
         self._validated: Mapping[str, float] = {}
-        self._epochs = 0
+        self._epoch = 0
         self._has_warned = False
 
     def __bool__(self) -> bool:
@@ -42,19 +42,19 @@ class Plateaus:
     def _configs(self) -> Sequence[Any]:
         return [config for config in self._trainer.lr_scheduler_configs if config.reduce_on_plateau]
 
-    def go_on(self, validated: Mapping[str, float], epochs: int, last: int) -> None:
-        """Step the schedulers that go by epochs and by what validation logs, before a round.
+    def go_on(self, validated: Mapping[str, float], epoch: int, last: int | None) -> None:
+        """Step the schedulers that go by epochs and by what validation logs, before a round: once in a server's epoch.
 
         Args:
             validated: What the last validation at the server has logged, by name.
-            epochs: How many epochs the worker has trained in rounds before.
-            last: How many of them in its last round; they have been validated once, however many.
+            epoch: The server's epoch.
+            last: The server's epoch in the worker's last round; None: there is none.
         """
-        self._goes_on, self._validated, self._epochs = True, validated, epochs
-        if not self:
+        self._goes_on, self._validated, self._epoch = True, validated, epoch
+        if last is None or not self:
             return
         for config in self._configs():
-            is_due = epochs // config.frequency > (epochs - last) // config.frequency
+            is_due = epoch // config.frequency > last // config.frequency
             if config.interval == "epoch" and is_due and config.monitor in validated:
                 self._step(config, torch.tensor(validated[config.monitor]))
 
@@ -95,7 +95,7 @@ class Plateaus:
             raise ValueError(
                 self._not_logged(config.monitor, f"nor does the server's validation: monitor what that logs ({logged})")
             )
-        elif not self._validated and not self._epochs:
+        elif not self._validated and not self._epoch:
             return  # the first validation may come after this round
         else:
             remedy = "nor has the server's validation so far: the rate is held there; to have it fall, log it in that"

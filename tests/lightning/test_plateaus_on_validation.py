@@ -113,6 +113,15 @@ def test_by_hand_on_central_data_a_round_is_validated_once(epochs: int, x: float
     assert module.x.item() == x
 
 
+def test_by_hand_an_epoch_of_several_rounds_is_validated_once() -> None:
+    """By 1/16 of the way in a step, two steps in an epoch: the rate is halved before the third."""
+    module = OnDistance()
+    module.lr = 1 / 16
+    data = FederatedDataModule({"ann": Rows([8.0])}, val=EvaluatedRows([8.0]), rounds_per_epoch=2)
+    fit(FederatedModule(module, local_schedule="continue"), data, max_epochs=3)
+    assert 8 - module.x.item() == pytest.approx(8 * (15 / 16) ** 4 * (31 / 32) ** 2)
+
+
 @pytest.mark.parametrize("keeps", [True, False])
 def test_where_schedules_begin_anew_the_rate_is_held(keeps: bool) -> None:
     module = OnDistance(interval="step" if keeps else "epoch")
