@@ -1,4 +1,4 @@
-"""What aggregators have in common that must see all updates of a cohort at once."""
+"""Base of the aggregators that must see all updates of a cohort at once."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Send: TypeAlias = Callable[[Job, Sequence[str]], Iterator[Result]]
 
 
 class Algorithm(ABC):
-    """What a round computes, apart from how a worker's own steps are executed.
+    """Rules by which a round computes, apart from how a worker's own steps are executed.
 
     Each method runs on one side. The server assigns the work, visits the workers, and concludes; :meth:`at_worker` runs
     at the workers, with nothing at hand but their job, their data and their own state. An algorithm itself holds only

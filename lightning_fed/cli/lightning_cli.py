@@ -1,4 +1,4 @@
-"""What holds on every ``LightningCLI`` whose model is a FederatedModule: that of this package, and one of the user's.
+"""Rules for every ``LightningCLI`` whose model is a FederatedModule: that of this package, and one of the user's.
 
 Three things that a LightningCLI takes for granted of the outermost module are about the user's module, within a
 FederatedModule:

@@ -15,9 +15,8 @@ _LARGEST = 2**25  # bytes; the most that glibc takes
 def keep_freed_memory() -> bool:
     """Have glibc keep freed blocks of up to 32 MB for the next step, where it would give them back to the system.
 
-    A step on a CPU frees its activations and the next one wants them again, page by page: for a round of a small
-    convolutional net some 50,000 page faults, without which it takes 2.7 s and not 3.2. Up to 1 GiB is kept, until the
-    process ends. Whoever has set glibc's ``MALLOC_...`` variables is left alone.
+    A step on a CPU frees its activations, and the next one needs them again, page by page. Up to 1 GiB is kept, until
+    the process ends. Where glibc's ``MALLOC_...`` variables are set, they stay in force.
 
     Returns:
         Whether it was done; not without glibc.
@@ -27,4 +26,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
+    # A round of a small convolutional net takes 2.7 s without some 50,000 page faults, and 3.2 s with them.
     return bool(mallopt(_TRIM_THRESHOLD, _KEPT) and mallopt(_MMAP_THRESHOLD, _LARGEST))

@@ -29,7 +29,7 @@ class _Failure(NamedTuple):
 
 @final
 class Processes:
-    """What the processes of a run say to each other in a round. With one process every method is free.
+    """Messages of a run's processes to each other in a round. With one process every method is free.
 
     Args:
         rank: This process, from 0.
@@ -43,7 +43,7 @@ class Processes:
         self.node = node
 
     def share(self, names: Sequence[str], sizes: Mapping[str, float]) -> list[str]:
-        """Give this process its part of a cohort: longest first, each to the least loaded process.
+        """Return this process's part of a cohort: longest first, each to the least loaded process.
 
         Args:
             names: The cohort, in order; the same on every process.
@@ -85,13 +85,13 @@ class Processes:
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the tensors of the first, in place."""
+        """Copy the tensors of the first process to every process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def gather_rows(self, rows: Tensor) -> Tensor:
-        """Give every process the rows of all, in order of rank.
+        """Return the rows of all processes in every process, in order of rank.
 
         Args:
             rows: ``[k, ...]``, where k may differ from process to process, and nothing else.

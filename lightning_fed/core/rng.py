@@ -41,10 +41,11 @@ def seed_generators(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators (all devices that are in use).
 
     Not by ``torch.manual_seed``: without a GPU it formats the call stack at every call and keeps it, in case CUDA is
-    initialised later, which took about as long as a small worker's training (1 ms).
+    initialised later.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
+    # torch.manual_seed takes about as long as a small worker's training (1 ms).
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)

@@ -48,7 +48,7 @@ def flat(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
 
 
 def read_only(indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Give up writing to an array, so that a partition need not copy it."""
+    """Make an array read-only, so that a partition need not copy it."""
     indices.setflags(write=False)
     return indices
 

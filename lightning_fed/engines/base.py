@@ -65,7 +65,7 @@ class Engine(ABC):
 
     @property
     def choice(self) -> str | None:
-        """What the engine decided about how to run, for the checkpoint; None if there was nothing to decide."""
+        """The engine's decision about how to run, for the checkpoint; None if there was nothing to decide."""
         return None
 
     def resume(self, choice: str) -> None:  # noqa: B027 - most engines decide nothing

@@ -1,4 +1,4 @@
-"""What an engine cannot do."""
+"""Errors about what an engine cannot do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine says once about a module, however many workers and rounds show it."""
+"""Remarks of an engine on a module, made once, however many workers and rounds show it."""
 
 from __future__ import annotations
 

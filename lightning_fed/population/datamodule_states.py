@@ -1,4 +1,4 @@
-"""What checkpoints keep of the workers' datamodules: their ``state_dict()``, as with a Trainer."""
+"""States of the workers' datamodules in checkpoints: their ``state_dict()``, as with a Trainer."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ AUDIENCES = (
 
 
 class Privacy(ABC):
-    """What is promised to the workers. Settings only: what changes over rounds lies in a :class:`PrivateRun`."""
+    """Promise to the workers. Settings only: what changes over rounds lies in a :class:`PrivateRun`."""
 
     noise_multiplier: float | None
     """The noise's standard deviation in units of the clipping bound; None: as much as ``epsilon`` needs."""
@@ -63,7 +63,7 @@ class Privacy(ABC):
 
     @abstractmethod
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
-        """What one round is to the accountant.
+        """Return the mechanism by which the accountant counts one round.
 
         Raises:
             ValueError: If nothing can be promised in this setting.

@@ -92,7 +92,7 @@ class CentralDP(Privacy):
 
 
 def sampled_gaussian(noise_multiplier: float, setting: Setting) -> Mechanism:
-    """What a round is to the accountant if noise is added to the sum of a cohort's clipped updates.
+    """Return the mechanism of a round in which noise is added to the sum of a cohort's clipped updates.
 
     Args:
         noise_multiplier: The noise's standard deviation in units of what one worker can change.

@@ -1,4 +1,4 @@
-"""What comes with the extra ``privacy``, imported when it is first needed."""
+"""Packages that come with the extra ``privacy``, imported when it is first needed."""
 
 from __future__ import annotations
 

@@ -105,7 +105,8 @@ class PrivateRun:
 
     @property
     def tells_quickly(self) -> bool:
-        """Whether :attr:`spent` takes less than a millisecond, and not a tenth of a second."""
+        """Whether :attr:`spent` is cheap enough to compute in every round."""
+        # By Rényi's divergences it takes less than a millisecond, else a tenth of a second.
         return self.accountant.kind == "rdp"
 
     @property

@@ -1,4 +1,4 @@
-"""What becomes of the workers of a cohort when they are asked to train: real ones are away, slow, or lose their way."""
+"""Availability of the workers of a cohort that are asked to train: real ones are away, slow, or get lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OUTCOMES = ("replies", "absent", "lost")
 
 
 class Response(NamedTuple):
-    """What a worker does when it is asked.
+    """Response of a worker that is asked to train.
 
     Args:
         outcome: ``"replies"``; ``"absent"``: it does not begin; ``"lost"``: it has received the model, but its update

@@ -1,1 +1,1 @@
-"""What runs on the server, with Lightning in view."""
+"""Code that runs on the server, with Lightning in view."""

@@ -1,4 +1,4 @@
-"""What callbacks log by."""
+"""The ``self.log`` of callbacks, in a form that a checkpoint can leave out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from lightning_fed._lightning import pl
 
 @final
 class CallbackLog:
-    """A callback's ``self.log``, which does not bring the server with it into a checkpoint.
+    """A callback's ``self.log`` that takes nothing of the server into a checkpoint.
 
-    Lightning sets it to the method of the module that a Trainer runs. A callback may be a part of the user's module and
-    of its hyperparameters, as in anomalib; a checkpoint would then hold the FederatedModule, and not open without it.
+    Lightning sets ``callback.log`` to a method of the module that a Trainer runs: the FederatedModule. A callback may
+    itself be a part of the user's module and of its hyperparameters, as in anomalib; a checkpoint would then hold the
+    FederatedModule through that method, and could not be opened without it.
 
     Args:
-        log: The method.
+        log: The method of the FederatedModule.
     """
 
     def __init__(self, log: Callable[..., Any]) -> None:
@@ -34,10 +35,10 @@ class CallbackLog:
 
 
 def lend_logs(callbacks: list[pl.Callback]) -> None:
-    """Have callbacks log by something that can be saved.
+    """Put a :class:`CallbackLog` in place of ``log`` and ``log_dict`` of every callback.
 
     Args:
-        callbacks: The Trainer's, on which it has set the methods of the module that it runs.
+        callbacks: Those of the Trainer, which has set their ``log`` to methods of the module that it runs.
     """
     for callback in callbacks:
         for name in ("log", "log_dict"):

@@ -1,4 +1,4 @@
-"""What cannot work, refused at the start of a run and in words that say what to do instead."""
+"""Refusals of what cannot work, at the start of a run and in words that say what to do instead."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @property
     def facts(self) -> DataFacts:
-        """What a checkpoint is to say of the data."""
+        """Return what a checkpoint is to say of the data."""
         return DataFacts(self.position, self.settings(), self.names)
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -267,7 +267,7 @@ class FederatedDataModule(pl.LightningDataModule):
         return {part: state for part, state in (("workers", self.pool.state_dict()), ("val", central)) if state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Give the datamodules what :meth:`state_dict` returned."""
+        """Load what :meth:`state_dict` returned into the datamodules."""
         self.pool.load_state_dict(state_dict.get("workers", {}))
         if self.val is not None and "val" in state_dict:
             self.val.load_state_dict(state_dict["val"])

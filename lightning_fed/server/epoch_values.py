@@ -1,4 +1,4 @@
-"""What workers have logged in an epoch of the Trainer, reduced over its rounds."""
+"""Values that workers have logged in an epoch of the Trainer, reduced over its rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation of several loaders gives back: a dict for each of them, as from a plain Trainer."""
+"""Results of an evaluation of several loaders: a dict for each of them, as from a plain Trainer."""
 
 from __future__ import annotations
 

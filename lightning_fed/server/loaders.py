@@ -1,4 +1,4 @@
-"""What a Trainer iterates over in training: cohorts. And whose a batch of an evaluation is.
+"""Loaders of cohorts, over which a Trainer iterates in training, and of evaluation batches with their workers' names.
 
 The loaders are plain iterables, not DataLoaders: into a DataLoader Lightning would put a distributed sampler.
 """

@@ -1,4 +1,4 @@
-"""What a Trainer shows: curves in its loggers, values on its progress bar and for its callbacks."""
+"""Values that a Trainer shows: curves in its loggers, numbers on its progress bar and for its callbacks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lightning_fed.wire.report import RoundReport
 class Curves:
     """Draws and shows values of a Trainer's run.
 
-    Values are put where Lightning itself puts what is logged, at a tenth of the price of ``self.log``, which moves a
-    metric object to its device for every value.
+    Values are put where Lightning itself puts what is logged. This is cheaper than ``self.log``, which moves a metric
+    object to its device for every value.
 
     Args:
         trainer: The Trainer.
@@ -185,7 +185,7 @@ def by_metric(workers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str,
 
 
 def per_worker_scalars(workers: Mapping[str, Mapping[str, float]], one_by_one: bool) -> dict[str, float]:
-    """What to draw about single workers: each one's value, or for many the distribution over them.
+    """Return what to draw about single workers: each one's value, or for many the distribution over them.
 
     Args:
         workers: ``{worker: {metric: value}}``.

@@ -1,4 +1,4 @@
-"""What a FederatedDataModule takes for workers, and for numbers of them."""
+"""Arguments of a FederatedDataModule that name workers, or numbers of them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
-    """What comes of one round.
+    """Outcome of one round.
 
     Args:
         aggregate: The pseudo-gradient and the new buffers.
@@ -186,7 +186,7 @@ class FederatedLoop:
 
 
 def work(job: Job, worker: str, examples: int) -> float:
-    """What one worker's training costs in comparison with others', to divide a cohort by.
+    """Return the cost of one worker's training in comparison with others', to divide a cohort by.
 
     Args:
         job: Says how long it trains.

@@ -1,4 +1,4 @@
-"""What comes of a round: its report, its aggregate, and the global buffers after a server step."""
+"""Result of a round: its report, its aggregate, and the global buffers after a server step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Round:
 
     @cached_property
     def logged(self) -> dict[str, Logged]:
-        """What the cohort logged, by name."""
+        """The values that the cohort logged, by name."""
         return self.report.logged()
 
 

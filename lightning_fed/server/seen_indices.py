@@ -1,4 +1,4 @@
-"""Which examples predictions are about, for callbacks that write them."""
+"""Positions in the data set of the examples that were predicted, for callbacks that write predictions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning_fed._lightning import _IndexBatchSamplerWrapper
 
 @final
 class SeenIndices(_IndexBatchSamplerWrapper):
-    """Holds the positions in a data set of the examples in every batch that was yielded, one list for each.
+    """Positions of the examples in the data set: a list for every batch that was yielded.
 
-    It stands where Lightning's prediction loop looks for them: as the ``batch_sampler`` of the loader that yields
-    batches of several loaders. Of loaders without a batch sampler the lists are empty.
+    Lightning's prediction loop looks for these positions at ``loader.batch_sampler``; an instance stands there, on the
+    loader that yields the batches of several loaders. For a loader without a batch sampler the lists are empty.
     """
 
     def __init__(self) -> None:
@@ -26,21 +26,21 @@ class SeenIndices(_IndexBatchSamplerWrapper):
 
     @staticmethod
     def watch(loader: object) -> None:
-        """Have a loader keep the positions that its batch sampler draws.
+        """Make a loader keep the positions that its batch sampler draws.
 
         Args:
-            loader: The user's loader, which is about to be gone through.
+            loader: The user's loader, before its first batch is drawn.
         """
         if isinstance(loader, DataLoader) and isinstance(loader.batch_sampler, BatchSampler):
             # Not by setattr(), which a DataLoader refuses.
             vars(loader)["batch_sampler"] = _IndexBatchSamplerWrapper(loader.batch_sampler)
 
     def note(self, loader: object, number: int) -> None:
-        """Note that a batch was yielded.
+        """Note the positions of the examples in a batch that was yielded.
 
         Args:
-            loader: The loader that it is from.
-            number: Which batch of its it is.
+            loader: The user's loader from which the batch comes.
+            number: The batch's number in that loader, from 0.
         """
         sampler = getattr(loader, "batch_sampler", None)
         drawn = sampler.seen_batch_indices if isinstance(sampler, _IndexBatchSamplerWrapper) else []

@@ -1,4 +1,4 @@
-"""What is remembered from round to round: a worker's own state."""
+"""Own state of workers: what is kept of each worker from round to round."""
 
 from lightning_fed.state.files import DamagedFileError, free_space, refuse_unwritable, write_whole
 from lightning_fed.state.folder import StateFolder

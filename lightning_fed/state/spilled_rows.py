@@ -120,7 +120,7 @@ class SpilledRows:
         self._compact()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the rows in memory, and where those on disk lie. Their files stay from now on."""
+        """Return what a checkpoint keeps: the rows in memory, and where those on disk lie. Their files stay now."""
         self._folder.hand_out(self.files)
         numbers = list(self._files)
         order = {number: position for position, number in enumerate(numbers)}

@@ -1,4 +1,4 @@
-"""What the contract suites train: a small net with named layers, and workers of different sizes."""
+"""Workload of the contract suites: a small net with named layers, and workers of different sizes."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def trained(
 
 
 def memory(federated: FederatedModule) -> dict[str, Any]:
-    """What an algorithm remembers, as plain tensors: ``{"server": {name: tensor}, "workers": {table: {name: row}}}``.
+    """Return an algorithm's state as plain tensors: ``{"server": {name: tensor}, "workers": {table: {name: row}}}``.
 
     Args:
         federated: The FederatedModule after a fit.
@@ -194,7 +194,7 @@ def numbers(updates: Updates) -> dict[str, Any]:
 
 
 def job_of(module: pl.LightningModule, extra: Sequence[str] = (), population: int = 6) -> Job:
-    """What the server would send of a module.
+    """Return the job that the server would send for a module.
 
     Args:
         module: The module.

@@ -1,4 +1,4 @@
-"""What crosses between the server and its workers: plain data, and its form as bytes."""
+"""Data that cross between the server and its workers: plain, and in their form as bytes."""
 
 from lightning_fed.wire.attributes import ABSENT
 from lightning_fed.wire.codec import (

@@ -1,4 +1,4 @@
-"""What can go wrong in a round, each with the worker's name, the round and the fix."""
+"""Errors of a round, each with the worker's name, the round and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server sends to a worker. Plain data: :mod:`lightning_fed.wire.codec` turns it into bytes."""
+"""Job that the server sends to a worker. Plain data: :mod:`lightning_fed.wire.codec` turns it into bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LocalTraining:
 @final
 @dataclass(frozen=True)
 class Penalty:
-    """What a worker minimises besides its loss: ``⟨linear, w⟩ + proximal/2 · ‖w − w_global‖²``.
+    """Penalty that a worker minimises besides its loss: ``⟨linear, w⟩ + proximal/2 · ‖w − w_global‖²``.
 
     Plain data, and enough for algorithms that correct local gradients: FedProx is the second term, SCAFFOLD the first
     with the difference of two control variates, FedDyn both.
@@ -102,7 +102,7 @@ class RecordPrivacy:
 @final
 @dataclass(frozen=True)
 class Job:
-    """What the server sends to the workers of a cohort. Plain data, so that it can cross to another machine.
+    """Job that the server sends to the workers of a cohort. Plain data, so that it can cross to another machine.
 
     Args:
         round: The number of server steps so far; for messages.

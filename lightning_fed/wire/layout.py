@@ -86,7 +86,7 @@ class Layout:
         return torch.cat(parts, dim=-1).to(self.dtype)
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Give each parameter's part of a vector, or of a stack of vectors, as a view.
+        """Return each parameter's part of a vector, or of a stack of vectors, as a view.
 
         Args:
             vector: ``[..., size]``.

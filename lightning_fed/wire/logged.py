@@ -1,4 +1,4 @@
-"""What a worker logs: how it is shown, and numbers that reduce with others of their name."""
+"""Values that a worker logs: how they are shown, and numbers that reduce with others of their name."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Part(NamedTuple):
 
 @final
 class Logged(NamedTuple):
-    """What was logged under one name, and how it is shown."""
+    """Value that was logged under one name, and how it is shown."""
 
     shown: Shown
     part: Part

@@ -1,4 +1,4 @@
-"""What a round leaves behind for people: losses and metrics per worker, sizes, failures."""
+"""Report of a round for people: losses and metrics per worker, sizes, failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightning_fed.wire.updates import Updates
 
 @final
 class WorkerRecord(NamedTuple):
-    """What one worker reported.
+    """Report of one worker.
 
     Args:
         examples: The number of its training examples; its weight in means.
@@ -37,7 +37,7 @@ class WorkerRecord(NamedTuple):
 
 @final
 class Replies(NamedTuple):
-    """What a stack of workers reported, as it came in.
+    """Replies of a stack of workers, as they came in.
 
     Args:
         workers: The n names.
@@ -59,7 +59,7 @@ class Replies(NamedTuple):
 @final
 @dataclass(eq=False)
 class RoundReport:
-    """What the workers of one round reported.
+    """Report of the workers of one round.
 
     Every round asks for means, and few for a single worker, so numbers stay in stacks until then: for 100 linear
     workers a dict of records would take a twentieth of the round.
@@ -155,11 +155,11 @@ class RoundReport:
         return {name: float(values.mean()) for name, values in there.items()}
 
     def means(self) -> dict[str, float]:
-        """What the cohort logged, by name: see :meth:`logged`."""
+        """The means that the cohort logged, by name: see :meth:`logged`."""
         return {name: logged.part.value for name, logged in self.logged().items()}
 
     def logged(self) -> dict[str, Logged]:
-        """What the cohort logged, over the workers that logged it: means are weighted by numbers of examples.
+        """The values that the cohort logged, over the workers that logged them: means weighted by numbers of examples.
 
         A name that was logged with another ``reduce_fx`` is the sum, the minimum or the maximum over the workers.
         """

@@ -1,4 +1,4 @@
-"""What comes back from workers, and what an aggregator makes of it."""
+"""Updates, which come back from workers, and the aggregate that an aggregator makes of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_fed.wire.metric_states import States
 @final
 @dataclass(frozen=True)
 class Updates:
-    """What comes back from n workers, stacked along dim 0.
+    """Updates of n workers, stacked along dim 0.
 
     Args:
         cohort: The number of the cohort that they answer: that of their job.
@@ -91,7 +91,7 @@ class Updates:
 @final
 @dataclass(frozen=True)
 class Aggregate:
-    """What an aggregator makes of a cohort's updates.
+    """Aggregate of a cohort's updates.
 
     Args:
         delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` knows the names.
@@ -107,7 +107,7 @@ class Aggregate:
 
     @staticmethod
     def nothing(model: GlobalModel) -> Aggregate:
-        """What changes nothing: a round without updates."""
+        """Return an aggregate that changes nothing: of a round without updates."""
         buffers = {name: buffer.clone() for name, buffer in model.buffers.items()}
         return Aggregate(torch.zeros_like(model.vector), buffers, changes=False)
 

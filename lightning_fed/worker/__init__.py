@@ -1,1 +1,1 @@
-"""What runs on a worker: all that a real node has to import besides its engine's transport."""
+"""Code that runs on a worker: all that a real node has to import besides its engine's transport."""

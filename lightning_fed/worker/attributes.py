@@ -96,7 +96,7 @@ def set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> dict[str
 
 
 class _Picture:
-    """What a module refers to, by path: containers, whose entries are looked into; plain values; and the rest."""
+    """References of a module, by path: containers, whose entries are looked into; plain values; and the rest."""
 
     def __init__(self, module: nn.Module, outside: tuple[object, ...]) -> None:
         self._containers: dict[_Path, object] = {}  # what must stay for their entries to be set one by one
@@ -185,7 +185,7 @@ def _is(one: object, other: object) -> bool:
 
 
 def _entries(container: Any) -> Any:
-    """What holds the entries of something that can be looked into."""
+    """Return the container that holds the entries of something that can be looked into."""
     return container if isinstance(container, (dict, list)) else vars(container)
 
 
@@ -204,7 +204,7 @@ def _children(container: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _at(module: nn.Module, path: list[str]) -> Any:
-    """What lies at a path."""
+    """Return the object at a path."""
     thing: Any = module
     for key in path:
         if isinstance(thing, nn.Module) and key in thing._modules:

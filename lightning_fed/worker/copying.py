@@ -110,7 +110,7 @@ def deep_copy(module: pl.LightningModule) -> pl.LightningModule:
 
 
 def _without_history(module: nn.Module, inside: dict[int, tuple[str, Any]]) -> dict[int, Any]:
-    """What stands in a copy for tensors that were computed from others, by their ids: torch copies none of those.
+    """Return stand-ins in a copy for tensors that were computed from others, by their ids: torch copies none of those.
 
     Layers compute theirs anew before they are used, and for a result of the user's a copy has no use for its history.
     """
@@ -240,7 +240,7 @@ def _belongs(hook: Any, inside: dict[int, tuple[str, Any]]) -> bool:
 
 
 def _bare(hook: Any) -> Any:
-    """What a hook calls in the end."""
+    """Return the function that a hook calls in the end."""
     while isinstance(hook, partial):
         hook = hook.func
     return hook

@@ -1,4 +1,4 @@
-"""What an algorithm does to local gradients, between the backward pass and the optimizer's step."""
+"""Corrections of local gradients by an algorithm, between the backward pass and the optimizer's step."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class LocalFit:
         return self._local.metrics.unread
 
     def _logged(self) -> dict[str, Tensor]:
-        """What user code finds: the values of the last validation, as in a Trainer, and those of this training."""
+        """Return the values that user code finds: of the last validation, as in a Trainer, and of this training."""
         return {**{name: torch.tensor(value) for name, value in self._validated.items()}, **self.recorder.current()}
 
     def _train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:

@@ -29,7 +29,7 @@ _ELEMENTWISE = (
 
 @final
 class LocalOptimizers:
-    """Gives the user's own optimizers and schedulers, as new: one optimizer, or any number in manual optimization.
+    """Makes the user's own optimizers and schedulers, as new: one optimizer, or any number in manual optimization.
 
     Args:
         local: The workers' copy of the user's module. Its ``self.optimizers()`` and its Trainer's are kept up to date.
@@ -66,8 +66,7 @@ class LocalOptimizers:
         """Return optimizers without a past.
 
         The user's ``configure_optimizers`` is asked once for every worker. For torch's own optimizers without a
-        scheduler once for a cohort is enough: their past is ``state`` and ``param_groups``, and both can be set back,
-        which takes 5 µs where building takes 60.
+        scheduler once for a cohort is enough: their past is ``state`` and ``param_groups``, and both can be set back.
 
         Args:
             cohort: The cohort's number.
@@ -77,7 +76,7 @@ class LocalOptimizers:
             ValueError: If ``configure_optimizers`` gives something that local training cannot use.
         """
         self._wrapped.clear()  # to which user code may have set attributes
-        if self._configured_for == (cohort, lr_factor) and self._is_whole():
+        if self._configured_for == (cohort, lr_factor) and self._is_whole():  # set back: 5 µs; built anew: 60
             self._trainer.use(self.all, [])
             for optimizer, groups in zip(self.all, self._initial, strict=True):
                 optimizer.state.clear()
@@ -110,7 +109,11 @@ class LocalOptimizers:
         return [group["lr"] for optimizer in self.all for group in optimizer.param_groups if "lr" in group]
 
     def _is_whole(self) -> bool:
-        """Whether user code has added nothing to an optimizer, and taken nothing away, that a group's values are."""
+        """Whether every optimizer still has the parts that it was made with.
+
+        User code may have added parameters, groups or settings to one, or taken some away; then setting the values of
+        its groups back would not be enough.
+        """
         return [parts_of(optimizer) for optimizer in self.all] == self._parts
 
     @property
@@ -172,11 +175,11 @@ class LocalOptimizers:
         return self._wrapped[optimizer]
 
     def zero_grad(self) -> None:
-        """Forget the gradients, as the optimizer's own ``zero_grad`` does, which for torch's takes 6 µs to do so."""
+        """Forget the gradients, as the optimizer's own ``zero_grad`` does."""
         if not self._leaves:
             for optimizer in self.all:
                 optimizer.zero_grad()
-        for leaf in self._leaves:
+        for leaf in self._leaves:  # of torch's own optimizers, whose zero_grad would take 6 µs
             leaf.grad = None
         self._spare.clear()
 

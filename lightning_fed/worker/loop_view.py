@@ -1,4 +1,4 @@
-"""What the user's code sees as ``self.trainer.fit_loop`` on a worker, and as other loops of the Trainer."""
+"""Views of the Trainer's loops on a worker: what user code finds as ``self.trainer.fit_loop`` and its like."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class WorkerMetrics:
 
 
 def _share(metric: Metric, before: MetricState | None) -> float | None:
-    """What the metric computes from what came after ``before``, or None if that cannot be told.
+    """Return what the metric computes from what came after ``before``, or None if that cannot be told.
 
     The states are put back as they were. A worker's share of a float sum carries the rounding of the whole sum.
     """
@@ -161,7 +161,7 @@ def _share(metric: Metric, before: MetricState | None) -> float | None:
 
 
 def _value(metric: Metric) -> float | None:
-    """What a metric computes, or None if that is no number, or undefined for so few examples, such as R² of one."""
+    """Return what a metric computes; None if that is no number, or undefined for so few examples, such as R² of one."""
     alone, computed = NoSync([metric]), metric._computed  # one worker's value is one process's business
     metric._computed = None
     try:

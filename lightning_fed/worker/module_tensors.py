@@ -212,7 +212,7 @@ class ModuleTensors:
 
 
 def put(module: nn.Module, tensors: Tensors) -> None:
-    """Give a module values of buffers, also new ones and ones of another shape, and of frozen parameters.
+    """Put values of buffers into a module, also new ones and ones of another shape, and of frozen parameters.
 
     Args:
         module: The module.

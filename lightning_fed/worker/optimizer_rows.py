@@ -17,7 +17,7 @@ OTHERS = (
 
 
 class Slot(NamedTuple):
-    """What an optimizer remembers about one parameter: whether it does, and then the values in order."""
+    """State of an optimizer for one parameter: whether there is any, and then the values in order."""
 
     optimizer: int
     group: int

@@ -1,4 +1,4 @@
-"""What a worker's copy of the module has in place of methods of the server's: it logs and prints on its own."""
+"""Methods that a worker's copy of the module has in place of Lightning's: it logs and prints on its own."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lightning_fed.worker.trainer_view import TrainerView
 
 @final
 class OwnMethods:
-    """Shadows methods of the copy and its parts, for good.
+    """Replaces methods of the copy and of its parts, for as long as the copy lives.
 
     Args:
         module: The workers' copy of the user's module.
-        recorder: What it logs into.
-        trainer: What it has for a Trainer.
+        recorder: Takes what the copy logs.
+        trainer: The view that the copy finds as ``self.trainer``.
     """
 
     def __init__(self, module: pl.LightningModule, recorder: LogCalls, trainer: TrainerView) -> None:
@@ -37,8 +37,8 @@ class OwnMethods:
                 part.__dict__["manual_backward"] = partial(self._manual_backward, part)
 
     def _print(self, part: pl.LightningModule, *values: Any, **options: Any) -> None:
-        """Print as the module does, or nowhere where the Trainer keeps quiet: Lightning's own asks for its bar only."""
-        if self._trainer.is_quiet:
+        """Print as the module itself does, or hand the text to a trainer view that shows nothing."""
+        if self._trainer.is_quiet:  # LightningModule.print asks only for a progress bar, and prints where there is none
             self._trainer.print(*values, **options)
         else:
             type(part).print(part, *values, **options)

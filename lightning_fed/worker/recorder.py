@@ -1,4 +1,4 @@
-"""What a worker logs during local training."""
+"""Recorder of what a worker logs during local training."""
 
 from __future__ import annotations
 

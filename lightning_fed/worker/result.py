@@ -19,7 +19,7 @@ from lightning_fed.wire.metric_states import States
 @final
 @dataclass(frozen=True)
 class LocalResult:
-    """What local training leaves behind for one worker, beside its delta.
+    """Result of local training for one worker, beside its delta.
 
     Args:
         worker: The worker's name.
@@ -85,7 +85,7 @@ def stacked(cohort: int, results: Sequence[LocalResult], delta: Tensor) -> Itera
 
 
 def _kind(result: LocalResult) -> tuple[tuple[str, ...], object, object, object, object]:
-    """What the results of a stack have in common."""
+    """Return what the results of a stack have in common."""
     buffers = tuple((name, b.shape, b.dtype) for name, b in result.buffers.items())
     states = [(kind, list(own)) for kind, own in result.metric_states.items()]
     return tuple(result.metrics), result.shown, tuple(result.rates), states, buffers

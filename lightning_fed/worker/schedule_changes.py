@@ -1,4 +1,4 @@
-"""What a worker's schedulers remember, and settings such as learning rates, as JSON: only what differs from fresh ones.
+"""State of a worker's schedulers, and settings such as learning rates, as JSON: only what differs from fresh ones.
 
 So functions, and all else in their state that does not change, need no bytes.
 """

@@ -1,5 +1,6 @@
-"""What of a worker's torchmetrics objects leaves it: states that merge element by element, so that the server's object
-can hold the cohort's.
+"""States of torchmetrics objects that leave a worker: those that merge element by element.
+
+The server's object then holds what the whole cohort's would.
 
 States that are lists hold an entry per example (AUROC without thresholds, for one), and no example leaves a worker.
 States of other kinds (means of means, a reduction of the user's own) are not those of the cohort's data once they are
@@ -66,7 +67,7 @@ class SentMetrics:
 
 
 def _default(metric: Metric, name: str) -> Tensor:
-    """What a state that merges is before the first update."""
+    """Return the value of a state that merges before the first update."""
     return cast(Tensor, metric._defaults[name])
 
 

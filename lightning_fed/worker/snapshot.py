@@ -52,7 +52,7 @@ def is_computed(attributes: Mapping[str, Any], name: str) -> bool:
 
 @final
 class Snapshot:
-    """What a module's objects are made of at one moment; parameters and buffers apart, which are set back elsewhere.
+    """Contents of a module's objects at one moment; without parameters and buffers, which are set back elsewhere.
 
     Of torchmetrics objects the states are left out: they are reset.
 

@@ -1,4 +1,4 @@
-"""What the user's code sees as ``self.trainer`` on a worker."""
+"""View of the Trainer that user code finds as ``self.trainer`` on a worker."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TrainerView:
 
     @property
     def train_dataloader(self) -> Any:
-        """What the worker's datamodule gave as its loader."""
+        """The loader that the worker's datamodule gave."""
         return self._single("train_dataloader").batches.loader
 
     @property
@@ -112,7 +112,7 @@ class TrainerView:
 
     @property
     def callback_metrics(self) -> LoggedHere:
-        """What the last validation has logged, at the server, and what the worker has logged in this pass.
+        """The values that the server's last validation has logged, and those of the worker in this pass.
 
         At the end of the pass also what is reduced over it.
         """
@@ -281,7 +281,7 @@ class StrategyView:
 
 @final
 class LoggedHere(dict[str, Tensor]):
-    """What is logged where a worker trains, by name; of what is not, a sentence says where it is to be found."""
+    """Logged values where a worker trains, by name; the error for a missing one says where to log or to read it."""
 
     def __missing__(self, name: str) -> Tensor:
         raise KeyError(

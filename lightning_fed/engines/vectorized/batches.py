@@ -169,7 +169,7 @@ def _drawn(
 
 
 def _seed(batches: IndexedBatches, seed: int) -> None:
-    """Seed all that an order drawn at once depends on: a tenth of :func:`seed_generators`'s time."""
+    """Seed all that an order drawn at once depends on, and no other generator."""
     torch.default_generator.manual_seed(seed)
     if batches.carries_generators:
         batches.reseed(seed)
@@ -321,7 +321,7 @@ class StackedBatches:
 
 
 def _kind(batch: Any) -> object:
-    """What batches must have in common to be stacked: structure, shapes, layouts and dtypes.
+    """Return all that batches must have in common to be stacked: structure, shapes, layouts and dtypes.
 
     Raises:
         UnvectorizableError: If something in the batch is no tensor.

@@ -57,7 +57,7 @@ _READS = frozenset((*_DECISIONS, Tensor.item, Tensor.__int__, Tensor.__float__, 
 
 
 def _common(func: Callable[..., Any], rows: Tensor) -> Any:
-    """What a function returns for each of some rows; ``[n, ...]``."""
+    """Return what a function returns for each of some rows; ``[n, ...]``."""
     if func in _DECISIONS:
         ways = (rows != 0).flatten().tolist()
         if any(ways) and not all(ways):

@@ -99,6 +99,6 @@ def _program(gradients: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def shapes_of(parameters: Tensors, batch: Any) -> object:
-    """What a program is compiled for."""
+    """Return the number of workers and the shapes and dtypes of a batch, for which a program is compiled."""
     leaves = pytree.tree_leaves(batch)
     return len(next(iter(parameters.values()))), tuple((leaf.shape, leaf.dtype) for leaf in leaves)

@@ -3,8 +3,7 @@
 ``torch.vmap(..., randomness="different")`` draws for all workers at once, so what one of them gets would depend on who
 else is in its chunk. Below vmap, where the operations are on plain stacks, :class:`RandomStreams` takes each random
 operation apart again and runs it worker by worker, each from its own generator: on a CPU dropout then gives the very
-numbers that the worker would draw alone. That costs 5 µs per operation and worker, and nothing for a module that draws
-no random numbers.
+numbers that the worker would draw alone. A module that draws no random numbers pays nothing for that.
 
 Which of its numbers an element gets depends on how the tensor lies in memory, and a row of a stack need not lie there
 as one worker's tensor does: torch's rule for dropout always draws contiguous masks. So one worker's step is run alone
@@ -135,7 +134,7 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if kwargs.get("generator") is not None:
             raise UnvectorizableError(f"{func} draws from a generator of its own, which all workers would share")
-        self._check_seed()
+        self._check_seed()  # from here on an operation takes 5 µs for each worker
         if self._done == len(self._expected):
             raise OtherDrawsError(f"{func} draws random numbers for a stack, and not for one worker alone")
         expected = self._expected[self._done]

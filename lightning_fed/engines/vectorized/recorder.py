@@ -1,4 +1,4 @@
-"""What n workers log while they train in lockstep.
+"""Recorder of what n workers log while they train in lockstep.
 
 Under ``torch.vmap`` a value has no number yet: the user's ``training_step`` runs once for all workers, on tensors that
 stand for one worker's. So what it logs leaves the step as an output, and so do the arguments of torchmetrics objects;
@@ -50,7 +50,7 @@ class _Feed:
 
 @dataclass(frozen=True)
 class _Value:
-    """What stands for the value of a metric on a batch; it can be logged, and nothing else."""
+    """Stand-in for the value of a metric on a batch; it can be logged, and nothing else."""
 
     feed: _Feed
     key: str | None
@@ -91,7 +91,7 @@ def _said(events: Events, guess: int, is_guess: bool) -> int | None:
 @final
 @dataclass
 class Logged:
-    """What n workers logged, reduced to one number per name and worker.
+    """Values that n workers logged, reduced to one number per name and worker.
 
     Args:
         loss: The mean loss over the local steps; ``[n]``.

@@ -33,7 +33,7 @@ _MOST_WAYS = 4  # through one step: each takes it once, so that one worker after
 
 
 class _Taken(NamedTuple):
-    """What came of a step of some workers, and what it did."""
+    """Result of a step of some workers, and what the step did besides."""
 
     stacked: StackedBatch
     results: _Results
@@ -42,7 +42,7 @@ class _Taken(NamedTuple):
 
 @final
 class StackedStep:
-    """Gives n workers' gradients, and lets their losses and what they log go to the recorder.
+    """Computes the gradients of n workers, and passes their losses and what they log to the recorder.
 
     Args:
         local: The workers' copy of the module.
@@ -360,6 +360,6 @@ def _attention() -> list[SDPBackend]:
 
 
 def _layouts(batch: Any) -> object:
-    """What one worker's batch has in common with others that its step treats alike."""
+    """Return what one worker's batch has in common with others that its step treats alike."""
     leaves, structure = pytree.tree_flatten(batch)
     return str(structure), tuple((t.shape[1:], t.stride()[1:], t.dtype) for t in leaves if isinstance(t, Tensor))

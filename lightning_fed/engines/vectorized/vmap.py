@@ -1,7 +1,7 @@
 """``torch.vmap`` of ``torch.func.grad``, without their walks through arguments and results.
 
-For a step of a linear layer these walks take 200 of 600 µs. What is left is what the two do in the end: mark dim 0 of
-every tensor as the one that the function does not see, run the function, differentiate it, and take the marks off.
+What is left is what the two do in the end: mark dim 0 of every tensor as the one that the function does not see, run
+the function, differentiate it, and take the marks off.
 
 The gradient is taken inside of vmap, as it would be for one worker alone. Outside, of the sum of all losses, torch
 would differentiate operations on whole stacks: no tensor of the step would require a gradient to the user's code, so
@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines.errors import UnvectorizableError
 
+# For a step of a linear layer the walks of torch's own functions take 200 of 600 µs.
 Outputs: TypeAlias = tuple[Tensor, list[Tensor], Tensors]
 """A step's loss, some tensors, and tensors by name."""
 
