@@ -107,6 +107,7 @@ class LocalFit:
         self.trainer.expect_someone(self._training)
         with suppress(NoSingleWorkerError):  # what depends on a worker's data is refused when that worker trains
             self._fresh(cohort=-1)
+            self._steps.check()
 
     def train(self, job: Job, worker: Worker, delta: Tensors) -> LocalResult:
         """Train on one worker's data, starting from the global model.

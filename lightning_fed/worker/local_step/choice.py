@@ -6,6 +6,7 @@ from functools import partial
 from typing import final
 
 import torch
+from torch.optim import LBFGS
 
 from lightning_fed.population.batches import Batches
 from lightning_fed.privacy import Noise
@@ -72,10 +73,21 @@ class LocalSteps:
         changes = () if corrections is None else (partial(corrections.apply_, local.parameters),)
         if job.record_privacy is not None:
             return self._private(job, job.record_privacy, worker, batches, changes, is_manual or scaler is not None)
-        zero_grad = optimizers.zero_grad
         if local.hooks or scaler is not None or optimizers.needs_closure:
-            return HookedStep(local, self._training_step, optimizers, zero_grad, changes, scaler)
-        return PlainStep(local, self._training_step, optimizers, zero_grad, changes)
+            return HookedStep(local, self._training_step, optimizers, changes, scaler)
+        return PlainStep(local, self._training_step, optimizers, changes)
+
+    def check(self) -> None:
+        """Refuse optimizers that the precision cannot step.
+
+        Raises:
+            ValueError: If one is LBFGS and losses are scaled.
+        """
+        if self._scales and any(isinstance(optimizer, LBFGS) for optimizer in self._optimizers.all):
+            raise ValueError(
+                "precision='16-mixed' scales losses, which goes with no LBFGS, neither here nor in a plain Trainer; "
+                "take precision='bf16-mixed', or another optimizer in configure_optimizers()"
+            )
 
     def _private(
         self, job: Job, promised: RecordPrivacy, worker: str, batches: Batches, changes: Changes, is_unfit: bool
@@ -98,7 +110,12 @@ class LocalSteps:
         gradients = PrivateGradients(local, job, noise, keys, len(samples))
         return PrivateStep(local, self._training_step, optimizers, samples, gradients, changes, self._recorder)
 
+    @property
+    def _scales(self) -> bool:
+        return self._local.precision.precision == "16-mixed"
+
     def _scaler(self) -> torch.amp.GradScaler | None:
-        if self._local.precision.precision != "16-mixed":
+        if not self._scales:
             return None
+        self.check()
         return torch.amp.GradScaler(self._local.device.type, init_scale=_FIRST_SCALE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, final
 
 from lightning_fed.worker.local_optimizers import LocalOptimizers
@@ -20,7 +19,6 @@ class PlainStep(LocalStep):
         local: The workers' copy of the module.
         training_step: Its ``training_step``.
         optimizers: The worker's optimizer, as new.
-        zero_grad: Forgets the gradients of the step before.
         changes: What happens to gradients.
     """
 
@@ -29,12 +27,11 @@ class PlainStep(LocalStep):
         local: ModuleCopy,
         training_step: TrainingStep,
         optimizers: LocalOptimizers,
-        zero_grad: Callable[[], None],
         changes: Changes,
     ) -> None:
         super().__init__(local, training_step, optimizers)
         self._forward_context = local.forward_context
-        self._zero_grad = zero_grad
+        self._zero_grad = optimizers.zero_grad
         self._changes = changes
         self._step = optimizers.step
 
