@@ -230,6 +230,9 @@ class LocalFit:
                 self.recorder.begin_batch(batch, size)
                 if call("on_train_batch_start", batch, index) == -1:
                     self._refuse_to_stop_in_private(job)
+                    state["is_last_batch"] = True  # a Trainer's pass ends with it, as with one that is trained on
+                    self._optimizers.step_schedulers("step", index + 1)
+                    self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
                     break
                 output = take_step(batch, index)
                 if size is None:
@@ -262,7 +265,7 @@ class LocalFit:
                 break
             if index < 0:
                 raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
-            if step in (before, local.steps):
+            if local.steps is not None and step in (before, local.steps):  # a pass without a step would repeat for ever
                 break
         self.recorder.end_passes()
         loss = weighted_mean(floats(losses), sizes)
