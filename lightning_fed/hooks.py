@@ -8,7 +8,7 @@ called on the worker's copy during local training. ``tests/test_hooks.py`` holds
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -103,18 +103,30 @@ def overrides(module: pl.LightningModule, hook: str) -> bool:
 _KNOWN = frozenset(dir(pl.LightningModule))  # of another version of Lightning, some of the tables' may be missing
 
 
+def lightning_parts(module: pl.LightningModule) -> Sequence[pl.LightningModule]:
+    """Return the user's module, and then those of its parts that are LightningModules: they log and see a Trainer.
+
+    That takes a walk through all layers: what is called around each batch is given the parts that were found before.
+    """
+    return [part for part in module.modules() if isinstance(part, pl.LightningModule)]
+
+
 @contextmanager
-def logging_through(module: pl.LightningModule, log: Callable[..., None]) -> Iterator[None]:
-    """Let ``self.log`` in the user's module (and its parts) call ``log(name, value, **options)`` for a while.
+def logging_through(parts: Sequence[pl.LightningModule], log: Callable[..., None]) -> Iterator[None]:
+    """Let ``self.log`` in the user's module and its parts call ``log(name, value, **options)`` for a while.
 
     Lightning lets only the outermost module log, so a wrapped one would raise. ``log_dict`` calls ``log``. And what
     ``self.optimizers()`` and ``self.lr_schedulers()`` give is said to be the server's.
+
+    Args:
+        parts: Its :func:`lightning_parts`.
+        log: Takes the values.
     """
+    module = parts[0]
 
     def positional(name: str, value: Any, *places: Any, **options: Any) -> None:
         log(name, value, **dict(zip(_LOG_OPTIONS, places, strict=False)), **options)
 
-    parts = [part for part in module.modules() if isinstance(part, pl.LightningModule)]
     for part in parts:
         part.__dict__["log"] = positional
     module.__dict__.update({name: partial(_servers, module, name) for name in _OF_THE_SERVER})

@@ -27,7 +27,7 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Engine
 from lightning_fed.engines.names import EngineName, engine_of
-from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, logging_through, overrides
+from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, lightning_parts, logging_through, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server.callback_logs import lend_logs
@@ -493,7 +493,7 @@ class FederatedModule(Wrapper):
             return None
         if hook in BATCH_HOOKS:
             return self._evaluation.call(hook, *arguments)
-        with logging_through(self.module, self.log):
+        with logging_through(lightning_parts(self.module), self.log):
             return getattr(self.module, hook)(*arguments)
 
     def _own_folder(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -59,12 +59,12 @@ class BatchTrainer:
 
 
 @contextmanager
-def about_data(trainer: pl.Trainer, module: pl.LightningModule, name: str | None) -> Iterator[None]:
-    """Let the user's module, and its parts, see the datamodule of a batch on their Trainer for a while.
+def about_data(trainer: pl.Trainer, parts: Sequence[pl.LightningModule], name: str | None) -> Iterator[None]:
+    """Let the user's module and its parts see the datamodule of a batch on their Trainer for a while.
 
     Args:
         trainer: The Trainer, whose datamodule is a FederatedDataModule.
-        module: The user's module.
+        parts: The user's module, and its parts that are LightningModules.
         name: The worker whose batch it is; None: it is of central data.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -73,13 +73,12 @@ def about_data(trainer: pl.Trainer, module: pl.LightningModule, name: str | None
     if datamodule is None or data.federation is not data:  # that has the attributes of what it stands in for
         yield
         return
-    seen = BatchTrainer(trainer, module, datamodule, worker)
-    parts = [vars(part) for part in module.modules() if isinstance(part, pl.LightningModule)]
-    before = [part.get("_trainer") for part in parts]
+    seen = BatchTrainer(trainer, parts[0], datamodule, worker)
+    before = [vars(part).get("_trainer") for part in parts]
     for part in parts:
-        part["_trainer"] = seen
+        vars(part)["_trainer"] = seen
     try:
         yield
     finally:
         for part, theirs in zip(parts, before, strict=True):
-            part["_trainer"] = theirs
+            vars(part)["_trainer"] = theirs

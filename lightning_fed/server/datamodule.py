@@ -26,7 +26,7 @@ from lightning_fed.population import (
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.central_loader import central_loaders
-from lightning_fed.server.evaluation_batches import EvaluationBatches, Failures
+from lightning_fed.server.evaluation_batches import EvaluationBatches, RunningEvaluation
 from lightning_fed.server.evaluation_kinds import kind_to_come, workers_have
 from lightning_fed.server.hyperparameters import agreeing
 from lightning_fed.server.loaders import Cohort, CohortLoader, DataFacts, EvaluationBatch, Position
@@ -194,7 +194,7 @@ class FederatedDataModule(pl.LightningDataModule):
     def attach(
         self,
         module: pl.LightningModule,
-        failures: Failures,
+        evaluation: RunningEvaluation,
         drops: bool,
         on_exception: Callable[[], None] | None = None,
         trainer: pl.Trainer | None = None,
@@ -203,7 +203,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
-            failures: Notes the workers whose evaluation data raises.
+            evaluation: That of the run, which notes the workers whose evaluation data raises.
             drops: Whether the run goes on without workers whose data raises.
             on_exception: What to do when the run ends by an error, if anything.
             trainer: The Trainer as the workers' datamodules see it; None: as it is.
@@ -212,7 +212,7 @@ class FederatedDataModule(pl.LightningDataModule):
             ValueError: If the evaluation cannot take the part of the workers' batches that it is to take.
         """
         self._on_exception = on_exception
-        self._batches.attach(module, failures)
+        self._batches.attach(module, evaluation)
         self._drops = drops
         self.pool.trainer = trainer or self.trainer
         self.pool.states.lose(self._why_states_are_lost())

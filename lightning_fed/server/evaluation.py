@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, final
 from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
-from lightning_fed.hooks import logging_through, step_arguments
+from lightning_fed.hooks import lightning_parts, logging_through, step_arguments
 from lightning_fed.server.batch_trainer import about_data
 from lightning_fed.server.evaluation_log import EvaluationLog, LoggedShare
 from lightning_fed.server.loader_results import LoaderResults
@@ -83,6 +83,7 @@ class Evaluation:
         self._results = LoaderResults()
         self._watch = Watch()
         self._now: EvaluationBatch | None = None
+        self._parts: Sequence[pl.LightningModule] = ()
         self._predicted: dict[int | None, list[str | None]] = {}
         self.report = EvaluationReport()
 
@@ -90,6 +91,7 @@ class Evaluation:
         """Forget what an evaluation has left that did not come to its end, and take part in those of a Trainer."""
         self._clear()
         self.finish()
+        self._parts = ()
         put_first(self._server.trainer, _Progress(self))
 
     def tear_down(self) -> None:
@@ -128,14 +130,22 @@ class Evaluation:
         try:
             with (
                 self._over(batch.worker),
-                about_data(self._server.trainer, self._module, batch.worker),
-                logging_through(self._module, partial(self._log.log, batch)),
+                self.seeing_data_of(batch.worker),
+                logging_through(self._found_parts(), partial(self._log.log, batch)),
             ):
                 yield
         except Exception as error:
             if batch.worker is None:
                 raise
             self.fail(batch.worker, what_failed(f"{hook}() on its data", error), error)
+
+    def seeing_data_of(self, worker: str | None) -> AbstractContextManager[None]:
+        """Let the user's module see on its Trainer the datamodule of a worker's batch; None: the central one."""
+        return about_data(self._server.trainer, self._found_parts(), worker)
+
+    def _found_parts(self) -> Sequence[pl.LightningModule]:
+        self._parts = self._parts or lightning_parts(self._module)
+        return self._parts
 
     def _over(self, worker: str | None) -> AbstractContextManager[None]:
         return nullcontext() if worker is None else self._watch.over(worker, self._server.trainer.global_step)
@@ -179,7 +189,8 @@ class Evaluation:
     # ---- all batches are over ----------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Keep torchmetrics objects from waiting for processes that have other numbers of batches."""
+        """Look for the module's parts, and keep torchmetrics objects from waiting for processes with other batches."""
+        self._parts = ()  # some may have come in since
         if self._processes.size > 1:
             self._objects.begin()
 
@@ -205,7 +216,8 @@ class Evaluation:
         self._draw([name for name, option in options.items() if not option.is_drawn])
 
     def begin_prediction(self) -> None:
-        """Forget whose batches were predicted before."""
+        """Look for the module's parts, and forget whose batches were predicted before."""
+        self._parts = ()
         self._predicted = {}
 
     def conclude_prediction(self) -> None:

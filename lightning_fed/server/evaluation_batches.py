@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, final
 
 import torch
@@ -10,13 +11,12 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import place_batch
 from lightning_fed.population import WorkerPool
-from lightning_fed.server.batch_trainer import about_data
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.wire import WorkerError
 
 
-class Failures(Protocol):
-    """Notes batches of an evaluation, and workers whose data raises, and says who is left out for it."""
+class RunningEvaluation(Protocol):
+    """Notes batches, and workers whose data raises, and says who is left out for it."""
 
     def begin_batch(self, batch: EvaluationBatch) -> None:
         """Note whose batch is the next one."""
@@ -26,6 +26,9 @@ class Failures(Protocol):
 
     def is_out(self, worker: str | None) -> bool:
         """Whether no more is asked of a worker."""
+
+    def seeing_data_of(self, worker: str | None) -> AbstractContextManager[None]:
+        """Let the user's module see on its Trainer the datamodule of a worker's batch; None: the central one."""
 
 
 @final
@@ -40,20 +43,20 @@ class EvaluationBatches:
         self._pool = pool
         self.module: pl.LightningModule | None = None
         """The user's module; None outside of runs."""
-        self._failures: Failures | None = None
+        self._evaluation: RunningEvaluation | None = None
 
-    def attach(self, module: pl.LightningModule, failures: Failures) -> None:
+    def attach(self, module: pl.LightningModule, evaluation: RunningEvaluation) -> None:
         """Serve a run.
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
-            failures: Notes the workers whose evaluation data raises.
+            evaluation: That of the run.
         """
-        self.module, self._failures = module, failures
+        self.module, self._evaluation = module, evaluation
 
     def detach(self) -> None:
         """Serve no run."""
-        self.module = self._failures = None
+        self.module = self._evaluation = None
 
     def fail(self, worker: str, reason: str, error: Exception) -> None:
         """Note that a worker's data has raised.
@@ -66,13 +69,13 @@ class EvaluationBatches:
         Raises:
             WorkerError: If that ends the run, or there is none.
         """
-        if self._failures is None:  # no run: user code goes through a loader
+        if self._evaluation is None:  # no run: user code goes through a loader
             raise WorkerError(worker, 0, reason) from error
-        self._failures.fail(worker, reason, error)
+        self._evaluation.fail(worker, reason, error)
 
     def is_out(self, worker: str) -> bool:
         """Whether no more batches of a worker are wanted."""
-        return self._failures is not None and self._failures.is_out(worker)
+        return self._evaluation is not None and self._evaluation.is_out(worker)
 
     def placed(
         self,
@@ -95,11 +98,11 @@ class EvaluationBatches:
             WorkerError: If a hook raises, and that ends the run.
         """
         assert self.module is not None
+        assert self._evaluation is not None
         if not isinstance(batch, EvaluationBatch):
             return place_batch(batch, device, None, self.module, dataloader_idx)
-        own = self._own(batch, device, self.module, central, trainer, dataloader_idx)
-        if self._failures is not None:
-            self._failures.begin_batch(own)
+        own = self._own(batch, device, self.module, self._evaluation, central, trainer, dataloader_idx)
+        self._evaluation.begin_batch(own)
         return own.batch
 
     def _own(
@@ -107,19 +110,20 @@ class EvaluationBatches:
         batch: EvaluationBatch,
         device: torch.device,
         module: pl.LightningModule,
+        evaluation: RunningEvaluation,
         central: pl.LightningDataModule | None,
         trainer: pl.Trainer | None,
         dataloader_idx: int,
     ) -> EvaluationBatch:
         assert trainer is not None
         if batch.worker is None:
-            with about_data(trainer, module, None):
+            with evaluation.seeing_data_of(None):
                 return batch._replace(batch=place_batch(batch.batch, device, central, module, dataloader_idx))
         try:
             if self.is_out(batch.worker):
                 return batch
             datamodule = self._pool[batch.worker].datamodule
-            with Watch().over(batch.worker, trainer.global_step), about_data(trainer, module, batch.worker):
+            with Watch().over(batch.worker, trainer.global_step), evaluation.seeing_data_of(batch.worker):
                 return batch._replace(batch=place_batch(batch.batch, device, datamodule, module, dataloader_idx))
         except Exception as error:
             self.fail(batch.worker, what_failed("to transfer its batch", error), error)

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
 from pytorch_lightning.utilities import CombinedLoader
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule
@@ -232,6 +232,72 @@ def test_code_about_a_central_batch_finds_the_central_datamodule() -> None:
     data = FederatedDataModule({"bob": Named("bob", [1.0, 2.0])}, val=Named("central", [3.0, 4.0, 5.0]))
     trainer().validate(FederatedModule(Looking()), data, verbose=False)
     assert [(where, "central") for _ in range(3) for where in ("transfer", "step", "end")] == FOUND
+
+
+class Walked(nn.Module):
+    """Notes each walk through the layers of the module that it is a part of."""
+
+    def named_modules(self, *arguments: Any, **options: Any) -> Any:
+        FOUND.append("walk")
+        return super().named_modules(*arguments, **options)
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_no_batch_takes_a_walk_through_the_layers(stage: str, central: bool) -> None:
+    """A deep module has thousands of them."""
+
+    class Deep(Scalar):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Walked()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("mean", batch[0].mean())
+
+        test_step = validation_step
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return batch
+
+        def on_validation_batch_start(self, *_: Any) -> None:
+            pass
+
+        on_train_batch_start = on_train_batch_end = on_before_optimizer_step = on_validation_batch_start
+        on_validation_batch_end = on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch
+
+    def walks(rows: int) -> int:
+        values = EvaluatedRows([1.0] * rows, batch_size=1)
+        data = FederatedDataModule({"bob": values}, val=values if central else None)
+        FOUND.clear()
+        getattr(trainer(num_sanity_val_steps=0), stage)(FederatedModule(Deep(), engine="sequential"), data)
+        return len(FOUND)
+
+    assert walks(9) == walks(2)
+
+
+@pytest.mark.filterwarnings("ignore:the attribute 'parts.0' of Growing was changed on the server")
+def test_a_part_that_comes_in_before_an_evaluation_logs_and_finds_the_data_in_it() -> None:
+    class Growing(Scalar):
+        def setup(self, stage: str) -> None:
+            self.parts = nn.ModuleList()
+
+        def on_validation_start(self) -> None:
+            self.parts.append(Part())
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            for number, part in enumerate(self.parts):
+                part.look("step")  # type: ignore[operator]
+                part.log(f"part_{number}", batch[0].sum())  # type: ignore[operator]
+
+    FOUND.clear()
+    data = FederatedDataModule({"bob": Named("bob", [1.0])})
+    run = fit(FederatedModule(Growing()), data, max_epochs=2, num_sanity_val_steps=0)
+    assert FOUND == [("step", "bob")] * 3
+    assert set(run.callback_metrics) >= {"part_0", "part_1"}
 
 
 def test_what_a_step_sets_on_the_trainer_reaches_it() -> None:
