@@ -13,7 +13,7 @@ Partial = TypeVar("Partial")
 
 
 class Aggregator(ABC, Generic[Partial]):
-    """How the updates of a cohort become one.
+    """Rule by which the updates of a cohort become one.
 
     Two steps, because a cohort may be shared by several processes: each folds the updates of its own workers, then all
     finish together. Every update that arrives is finite and has the names, shapes and dtypes of the global model.

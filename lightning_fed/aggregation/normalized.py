@@ -68,7 +68,7 @@ class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
 
 @lru_cache(maxsize=4096)
 def effective_steps(steps: int, momentum: float = 0.0, shrinkage: float = 0.0) -> float:
-    """How many plain steps some steps of a local solver amount to: ``‖a‖₁`` of the paper.
+    """Return the number of plain steps to which some steps of a local solver amount: ``‖a‖₁`` of the paper.
 
     ``a`` says how far each gradient has moved the parameters in the end, in units of the learning rate. That depends
     only on how many steps came after it, so one gradient is followed.

@@ -89,7 +89,7 @@ class Algorithm(ABC):
     # ---- at the workers --------------------------------------------------------------------------------------------
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
-        """Do what is the workers', for each of them by itself: train, once or several times, and remember.
+        """Do the workers' part, for each of them by itself: train, once or several times, and keep own state.
 
         Called by every engine, with as many workers as it trains at a time; no worker's result may depend on another's.
 

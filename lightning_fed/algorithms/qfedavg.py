@@ -67,7 +67,7 @@ class QFedAvg(Algorithm):
             yield self._reweighted(result, losses) if isinstance(result, Updates) else result
 
     def _reweighted(self, updates: Updates, losses: dict[str, float]) -> Updates:
-        """Have a mean by weights give the quotient of the two sums: p_k h_k is the weight, Δ_k / h_k the update."""
+        """Let a weighted mean compute the quotient of the two sums: the weight is p_k h_k, the update Δ_k / h_k."""
         loss = torch.tensor([losses[worker] for worker in updates.workers], dtype=torch.float64)
         lipschitz = 1 / self.lr
         squares = torch.linalg.vector_norm(updates.delta, dim=1, dtype=torch.float64).cpu() ** 2 * lipschitz**2

@@ -39,7 +39,7 @@ from lightning_fed.server.datamodule import FederatedDataModule
 
 
 def attach() -> None:
-    """Have every LightningCLI of this program do what stands above, if its model is a FederatedModule."""
+    """Make every LightningCLI of this program follow the rules above, if its model is a FederatedModule."""
     for name, ours in (
         ("_add_instantiators", _give_own_hyperparameters),
         ("_parse_ckpt_path", _keep_the_config),
@@ -109,7 +109,7 @@ def _give_own_hyperparameters(cli: LightningCLI, _: Callable[..., None]) -> None
 
 @final
 class _Instantiator:
-    """Builds a module for a command line; the user's has what the config says of its arguments as hyperparameters.
+    """Builds a module for a command line; the hyperparameters of the user's are its arguments in the config.
 
     So ``load_from_checkpoint`` can build one that takes an optimizer or another object, by Lightning's own mechanism.
     Where all arguments are plain values there is nothing to give, and they are saved as without a command line.
@@ -159,7 +159,7 @@ def _say_what_changed(
 
 @final
 class _ChangedHyperparameters(pl.Callback):
-    """Says which arguments of the user's module are others than those that a checkpoint was written with.
+    """Says which arguments of the user's module differ from those with which a checkpoint was written.
 
     As a callback it hears of a checkpoint that is given by a word as well (``--ckpt_path last``).
     """

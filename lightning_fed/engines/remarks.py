@@ -14,7 +14,7 @@ class Remark(UserWarning):
 
 @final
 class Remarks:
-    """Warns, and never twice of the same; not at all where a promise keeps from view what workers do."""
+    """Warns, each time of something else; nothing is said where a promise hides what workers do."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()

@@ -33,7 +33,7 @@ def batch_in(loader: object, item: Any) -> Any:
 
 
 def set_epoch(loader: object, epoch: int) -> None:
-    """Call ``set_epoch`` of a loader's samplers, of those that a Trainer looks at.
+    """Call ``set_epoch`` of those samplers of a loader for which a Trainer does so.
 
     Args:
         loader: The loader, or several that are combined.
@@ -61,7 +61,7 @@ def unshuffled(given: Any, stage: RunningStage) -> Any:
 
 
 def refuse_sequential(loader: object) -> None:
-    """Refuse to train on loaders that are combined one after another, as a Trainer does.
+    """Refuse to train on loaders that are combined one after another, as a Trainer also refuses.
 
     Raises:
         ValueError: If they are.

@@ -14,7 +14,7 @@ from lightning_fed.wire import WorkerError, describe
 
 @final
 class DatamoduleStates:
-    """The states of datamodules that are not there now, to be given to them when they are."""
+    """The states of datamodules that are not built now, to be loaded into them when they are."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
@@ -26,7 +26,7 @@ class DatamoduleStates:
         self._states.clear()
 
     def lose(self, because: str | None) -> None:
-        """Keep none from now on, and say so where there would be one.
+        """Keep no states from now on, and warn where there would be one.
 
         Args:
             because: Why, in words; None: keep them again.
@@ -34,7 +34,7 @@ class DatamoduleStates:
         self._lost_because, self._said = because, False
 
     def of(self, name: str, datamodule: pl.LightningDataModule, round: int) -> dict[str, Any]:
-        """Return the state of a datamodule that is there; empty if it has none, or is still to get its own.
+        """Return the state of a built datamodule; empty if it has none, or if its kept one is not loaded yet.
 
         Args:
             name: The worker's name.

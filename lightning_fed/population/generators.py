@@ -65,7 +65,7 @@ def others_of(loader: object) -> list[Any]:
 
 
 def reseed(ordering: Iterable[torch.Generator], others: Iterable[Any], seed: int) -> None:
-    """Set generators; those that are not about the order each by a seed of its own, so that no two draw alike.
+    """Seed generators; each one that does not draw the order has a seed of its own, so that no two draw alike.
 
     Args:
         ordering: The result of :func:`orders`.

@@ -123,7 +123,7 @@ class Privacy(ABC):
 
     @property
     def needs_examples(self) -> bool:
-        """Whether the server, which is trusted then, has to learn the workers' numbers of examples."""
+        """Whether a server that is trusted has to learn the workers' numbers of examples."""
         return False
 
     def worker(self, updates: Updates, job: Job) -> Updates:
@@ -140,7 +140,7 @@ class Privacy(ABC):
         return 1
 
     def releases(self, local: LocalTraining) -> int:
-        """How often a round releases :meth:`mechanism`.
+        """Return how often a round releases :meth:`mechanism`.
 
         Args:
             local: How long workers train.
@@ -152,7 +152,7 @@ class Privacy(ABC):
         return replace(job, promise={"bound": run.bound, "noise_multiplier": run.noise_multiplier})
 
     def period(self, setting: Setting) -> int:
-        """For how many rounds :meth:`mechanism` is one charge."""
+        """The number of rounds for which :meth:`mechanism` is one charge."""
         return 1
 
     def start(self, setting: Setting, noise_multiplier: float | None = None) -> PrivateRun:

@@ -49,7 +49,7 @@ class NoiseTree:
     _before: Tensor | None = None
 
     def increment(self, size: int, std: float, *keys: int | str) -> Tensor:
-        """By how much the noise of the running sum changes in this step.
+        """Return the change of the running sum's noise in this step.
 
         Args:
             size: How many numbers.

@@ -1,4 +1,4 @@
-"""The ``self.log`` of callbacks, in a form that a checkpoint can leave out."""
+"""The ``self.log`` of callbacks, in a form that takes nothing of the server into a checkpoint."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class CentralLoader(EvaluationLoader):
 
 
 def central_loaders(given: Any, kind: EvaluationKind, trainer: pl.Trainer | None, processes: Processes) -> Any:
-    """Return what a Trainer is to go through, in the form in which a datamodule gave its loaders.
+    """Return central loaders for a Trainer, in the form in which a datamodule gave its own.
 
     Args:
         given: What the datamodule gave.

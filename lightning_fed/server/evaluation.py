@@ -88,7 +88,7 @@ class Evaluation:
         self.report = EvaluationReport()
 
     def set_up(self) -> None:
-        """Forget what an evaluation has left that did not come to its end, and take part in those of a Trainer."""
+        """Forget what an interrupted evaluation has left, and take part in the evaluations of a Trainer."""
         self._clear()
         self.finish()
         self._parts = ()
@@ -170,7 +170,7 @@ class Evaluation:
         return worker is not None and (worker in self._failures or (self._raises and bool(self._failures)))
 
     def fail(self, worker: str, reason: str, error: Exception) -> None:
-        """Leave a worker out, or end the run: at once, or if other processes would wait, when they are through as well.
+        """Leave a worker out, or end the run: at once, or after the evaluation, if other processes would wait.
 
         Args:
             worker: Its name.
@@ -227,7 +227,7 @@ class Evaluation:
         )
 
     def finish(self) -> None:
-        """Leave the torchmetrics objects of each process to it again, and to each loader its own results."""
+        """Restore the torchmetrics objects of this process, and divide the results by loaders."""
         self._results.divide()
         self._objects.end()
 
@@ -264,7 +264,7 @@ class Evaluation:
 
     @contextmanager
     def _telling_others(self) -> Iterator[None]:
-        """An error that is no single worker's ends this process; the others are not left waiting."""
+        """Context that passes an error which is no single worker's to the other processes, so that none waits."""
         try:
             yield
         except WorkerError:

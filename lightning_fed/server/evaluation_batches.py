@@ -1,4 +1,4 @@
-"""The batches of an evaluation on their way to the Trainer: to the device, and whose they are noted."""
+"""The batches of an evaluation on their way to the Trainer: moved to the device, and their workers noted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_fed.wire import WorkerError
 
 
 class RunningEvaluation(Protocol):
-    """Notes batches, and workers whose data raises, and says who is left out for it."""
+    """Interface that notes batches of an evaluation and workers whose data raises, and says who is left out."""
 
     def begin_batch(self, batch: EvaluationBatch) -> None:
         """Note whose batch is the next one."""

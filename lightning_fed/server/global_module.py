@@ -1,4 +1,4 @@
-"""The user's module at the server, where it holds the global model: what of it is sent, and whose model it holds."""
+"""The user's module at the server: it holds the global model, or for a while a worker's own."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class GlobalModule:
 
     @contextmanager
     def holding_that_of(self, worker: str | None, algorithm: Algorithm, own_state: OwnState) -> Iterator[None]:
-        """Have the module hold a worker's own model, if the algorithm gives it one, in place of the global one.
+        """Put a worker's own model into the module for a while, if the algorithm gives it one.
 
         Args:
             worker: The worker's name; None: no worker's.

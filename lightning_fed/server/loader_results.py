@@ -10,7 +10,7 @@ from lightning_fed._lightning import pl
 
 @final
 class LoaderResults:
-    """Takes out of each loader's results those of the others.
+    """Removes from each loader's results those of the others.
 
     What is logged when all batches are over is about no loader, as far as Lightning can see, and goes to all of them.
     """
@@ -33,7 +33,7 @@ class LoaderResults:
             self._loaders[f"{base}_epoch{suffix}{index}"] = number  # if it is logged in each step as well
 
     def divide(self) -> None:
-        """Leave to each loader its own results."""
+        """Keep for each loader only its own results."""
         for number, outputs in enumerate(self._outputs):
             for name in [name for name in outputs if self._loaders.get(name, number) != number]:
                 del outputs[name]

@@ -229,7 +229,7 @@ class CohortLoader:
 
 
 def what_failed(code: str, error: Exception) -> str:
-    """Say which of a worker's code has raised what.
+    """Return a sentence about which code of a worker has raised what.
 
     Args:
         code: The code, in words.

@@ -14,7 +14,7 @@ from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
 
 @final
 class MetricObjects:
-    """Has the objects of each process hold what those of all of them were fed, until the evaluation is over.
+    """Merges the objects of all processes, so that those of each hold all updates until the evaluation is over.
 
     Args:
         module: The user's module.
@@ -35,7 +35,7 @@ class MetricObjects:
         return {path: MetricState.of(metric).on(torch.device("cpu")) for path, metric in updated.items()}
 
     def merge(self, states: Sequence[Mapping[str, MetricState]]) -> None:
-        """Let each object hold what all processes have fed theirs.
+        """Merge what the objects of all processes hold into those of this one.
 
         Args:
             states: Those of each process, in order of rank.
@@ -49,7 +49,7 @@ class MetricObjects:
                 self._own.append((metric, own, merged.updates))
 
     def end(self) -> None:
-        """Leave its own objects to each process again."""
+        """Put back into the objects what they held in this process alone."""
         for metric, own, updates in self._own:
             if metric._update_count == updates:  # else the user's code has reset it
                 own.put(metric)

@@ -1,4 +1,4 @@
-"""The loaders of an evaluation as a Trainer goes through them: each batch comes with whose it is.
+"""The loaders of an evaluation as a Trainer goes through them: each batch comes with its worker's name.
 
 User code that finds one of our loaders, on the Trainer or by asking the datamodule, is to get its own batches from it.
 So to torch's trees, by which Lightning takes apart what a datamodule gives, such a loader is a node: the Trainer finds
@@ -33,16 +33,16 @@ class EvaluationLoader(ABC):
 
     @abstractmethod
     def named(self) -> Iterator[EvaluationBatch]:
-        """Go through the batches for the Trainer, with whose they are."""
+        """Yield the batches for the Trainer, with their workers' names."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Any]:
-        """Go through the batches as they are; with whose they are if there is no Trainer to be told so."""
+        """Yield the user's own batches; with their workers' names if there is no Trainer to use :meth:`named`."""
 
 
 @final
 class NamedBatches:
-    """Yields the batches of a loader with whose they are; all else it has from the loader.
+    """Yields the batches of a loader with their workers' names; all other attributes are the loader's.
 
     Args:
         loader: The loader.

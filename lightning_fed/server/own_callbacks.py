@@ -8,12 +8,12 @@ from lightning_fed._lightning import pl
 
 
 def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
-    """Return a Trainer's callbacks: the list itself, for whoever changes it."""
+    """Return a Trainer's callbacks: the list itself, so that changes of it count."""
     return cast(list[pl.Callback], trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def put_first(trainer: pl.Trainer, callback: pl.Callback) -> None:
-    """Have a callback take part before all others, which find what it shows; one of its kind that is there goes.
+    """Put a callback before all others, which can then read what it shows; it replaces another of its class.
 
     Args:
         trainer: The Trainer.
@@ -24,7 +24,7 @@ def put_first(trainer: pl.Trainer, callback: pl.Callback) -> None:
 
 
 def take_out(trainer: pl.Trainer, kind: type[pl.Callback]) -> None:
-    """Have callbacks of a kind take part no more.
+    """Take callbacks of a class out of a Trainer.
 
     Args:
         trainer: The Trainer.

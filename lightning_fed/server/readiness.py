@@ -1,4 +1,4 @@
-"""Modules as Lightning or the user hands them over before they can be trained: compiled, or without shapes."""
+"""Modules that are not ready to be trained: compiled ones, and those without shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning rates over rounds: the server optimizer's, in the form that Lightning takes, and how long workers' go on."""
+"""Learning rates over rounds: the server optimizer's scheduler for Lightning, and the workers' over the whole run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_fed.worker.local_memory import LocalMemory
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
-    """Have a scheduler stepped once a round, or one that looks at a metric once an epoch, after evaluation.
+    """Return the config by which Lightning steps a scheduler every round; one that goes by a metric, every epoch.
 
     Args:
         scheduler: A scheduler of the server optimizer.

@@ -1,4 +1,4 @@
-"""Where the own state of workers lies past the memory for it."""
+"""Folder for the own state of workers that exceeds ``state_memory_mb``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning_fed.server.processes import processes_of
 
 @final
 class StateFolder:
-    """A folder with one of each process in it, which is the same to the end of a run whatever folder user code enters.
+    """A folder with a subfolder for each process. It stays the same in a run in which user code calls ``os.chdir``.
 
     Args:
         given: The user's choice; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
@@ -22,7 +22,7 @@ class StateFolder:
         self._root: Path | None = None
 
     def begin(self, trainer: pl.Trainer) -> None:
-        """Settle where it is for the run that begins.
+        """Find the folder of the run that begins.
 
         Args:
             trainer: The Trainer.

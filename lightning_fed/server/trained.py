@@ -1,4 +1,4 @@
-"""Which parameters are trained: callbacks and hooks of the server may freeze and unfreeze layers during a fit."""
+"""The parameters that are trained: callbacks and hooks of the server may freeze and unfreeze layers during a fit."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TrainedParameters:
 
     @contextmanager
     def as_at_first(self) -> Iterator[None]:
-        """Have just those parameters require gradients for a while that did when the server optimizer was made.
+        """Let only those parameters require gradients for a while that did when the server optimizer was made.
 
         So that what is copied meanwhile can say which have been unfrozen since.
         """

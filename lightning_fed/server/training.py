@@ -139,7 +139,7 @@ class Training:
             self._datamodule.complete(cast(Cohort, self._last_cohort))
 
     def _heard(self, closure: Callable[[], Any] | None) -> Any:
-        """Run the round; if nobody answered, the optimizer finds no gradient, and not even its momentum moves."""
+        """Run the round; if no worker sent an update, the optimizer finds no gradient, and not even momentum moves."""
         loss = None if closure is None else closure()
         changes = {*self._global.trained(), *self._pending[-1].aggregate.buffers}
         self._keeper.begin_step(self._trainer, changes, self._datamodule.position)

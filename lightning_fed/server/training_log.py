@@ -63,7 +63,7 @@ class TrainingLog(pl.Callback):
 
     @staticmethod
     def take_in(module: pl.LightningModule, rounds: Sequence[Round]) -> None:
-        """Let the torchmetrics objects of the user's module hold what the cohort's hold, in one of several processes.
+        """Merge the cohort's torchmetrics objects into those of the user's module, in one of several processes.
 
         Args:
             module: The user's module.

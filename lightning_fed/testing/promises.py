@@ -136,7 +136,7 @@ def the_noise_is_what_the_mechanism_says(make: MakePromise) -> None:
 
 
 def nothing_else_leaves(make: MakePromise) -> None:
-    """Of losses, metrics, numbers of steps and examples, and buffers nothing leaves a worker."""
+    """No losses, metrics, numbers of steps or examples, or buffers leave a worker."""
     promise, run = _insecure(make), _started(make)
     job = promise.job(_job(60), run)
     left = promise.at_worker(_updates(_rows(60), job), job)

@@ -40,7 +40,7 @@ class Shown(NamedTuple):
     metric: str | None = None
 
     def merged(self, other: Shown) -> Shown:
-        """Return how what two have logged under one name is shown, in whatever order they come.
+        """Return how a value is shown that was logged under one name by two parts, in either order.
 
         It is shown where either is, but for loggers: what one of them keeps from these is not drawn. The first one's
         reduction counts.

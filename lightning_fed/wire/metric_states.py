@@ -23,7 +23,7 @@ MERGE: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 def neutral(kind: str, like: Tensor) -> Tensor:
-    """Return the state that changes none when it is merged with another.
+    """Return the neutral state: merged with another state, it leaves that one as it is.
 
     Args:
         kind: The operation by which it merges.
@@ -55,7 +55,7 @@ def merged_rows(states: States) -> States:
 
 
 def merged_states(states: States, others: States) -> States:
-    """Merge two; what only one has stays as it is there.
+    """Merge two sets of states; a state that only one of them has stays as it is.
 
     Args:
         states: Some.

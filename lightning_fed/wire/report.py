@@ -85,7 +85,7 @@ class RoundReport:
     metric_states: States = field(default_factory=dict)
 
     def note(self, updates: Updates, job: Job) -> None:
-        """Write down what came back from some workers."""
+        """Add the replies of some workers."""
         self.replies.append(
             Replies(updates.workers, updates.examples, updates.loss, updates.metrics, updates.shown, updates.rates)
         )

@@ -1,4 +1,4 @@
-"""How many examples a batch holds, where its loader does not tell."""
+"""Numbers of examples in batches whose loader does not tell them."""
 
 from __future__ import annotations
 

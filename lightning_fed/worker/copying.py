@@ -33,7 +33,7 @@ class Outside:
 
 
 def servers_objects(trainer: pl.Trainer) -> dict[str, object]:
-    """Return the objects of the server to which a module may refer, by what to call them.
+    """Return the objects of the server to which a module may refer, by their names in messages.
 
     Args:
         trainer: The server's Trainer.
@@ -205,7 +205,7 @@ _NO_PARTS = (str, bytes, int, float, type(None), type, Metric)
 
 
 def _copied_with(path: tuple[str, ...], module: nn.Module) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Go through what is copied with a module, each with its path: what has been compiled is compiled anew."""
+    """Yield the objects that are copied with a module, each with its path; compiled ones are compiled anew."""
     left_out: Set[str] = set()
     if getattr(module, "__deepcopy__", None) is None:
         state = cast(Any, module).__getstate__()
@@ -214,7 +214,7 @@ def _copied_with(path: tuple[str, ...], module: nn.Module) -> Iterator[tuple[tup
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """Go through what a function refers to by other means than its arguments, also by functions of its own."""
+    """Yield the objects to which a function refers by its closure and its defaults, and those to which these refer."""
     seen, pending = {id(function)}, [function]
     while pending:
         thing: Any = pending.pop()

@@ -53,7 +53,7 @@ class GradientCorrections:
 
     @property
     def add_something(self) -> bool:
-        """Whether they add something to gradients, and do not only take them down or away."""
+        """Whether the corrections add something to gradients, and do not only record or remove them."""
         return bool(self._proximal or self._linear)
 
     def apply_(self, parameters: Tensors) -> None:

@@ -288,7 +288,7 @@ class LocalFit:
             )
 
     def _step_for(self, job: Job, worker: str, batches: Batches, corrections: GradientCorrections | None) -> LocalStep:
-        """How a worker steps, with the optimizers that it begins with."""
+        """Return the step of a worker, with the optimizers that it begins with."""
         optimizers, local = self._optimizers, self._local
         self._fresh(job.cohort, job.lr_factor)
         if optimizers.is_new and local.configured():
@@ -301,13 +301,13 @@ class LocalFit:
         return self._steps.of(job, worker, batches, corrections)
 
     def _others(self, lr_factor: float) -> AbstractContextManager[None]:
-        """Watch the steps of optimizers that are made elsewhere, where something is asked of them."""
+        """Watch the steps of optimizers that are made elsewhere, if state is kept or the rate has a factor."""
         if lr_factor == 1 and not self._keeps_optimizers:
             return _AS_THEY_ARE
         return steps_elsewhere(self._optimizers.all, lr_factor, self._keeps_optimizers)
 
     def _fresh(self, cohort: int, lr_factor: float = 1.0) -> None:
-        """Have optimizers without a past."""
+        """Make optimizers without a past; where their state is kept, find out once what state they have."""
         self._optimizers.fresh(cohort, lr_factor)
         if self._recollection is not None and not self._recollection.is_prepared:
             self._recollection.prepare(self._optimizers.all)

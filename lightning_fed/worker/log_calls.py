@@ -23,7 +23,7 @@ Key: TypeAlias = "tuple[str, str]"
 
 
 class _Call(NamedTuple):
-    """The arguments of a call of ``log`` that are about showing, and how its value is shown therefore."""
+    """The arguments of a call of ``log`` that are about showing, and how its value is shown according to them."""
 
     arguments: tuple[Any, ...]
     shown: Shown

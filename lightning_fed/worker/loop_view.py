@@ -55,7 +55,7 @@ def seen(trainer: Any, value: Any, path: str) -> Any:
 
 
 def refuse_to_set(path: str) -> NoReturn:
-    """Refuse to set what is not a worker's.
+    """Refuse to set an attribute of the server's loops or strategy.
 
     Args:
         path: What was to be set, from ``self.trainer`` on.

@@ -67,7 +67,7 @@ class WorkerMetrics:
         self._before: dict[str, MetricState] = {}
 
     def turn_to(self, worker: str | None, batch_size: Callable[[], int], loader: int | None = None) -> None:
-        """The batches from now on are this worker's; None: of central data, or nobody's.
+        """Note whose the batches are from now on; None: they are of central data.
 
         Args:
             worker: Its name.

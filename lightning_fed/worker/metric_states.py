@@ -48,7 +48,7 @@ class MetricState(NamedTuple):
         )
 
     def put(self, metric: Metric) -> None:
-        """Let an object have this state."""
+        """Put this state into an object."""
         for name, state in self.states.items():
             setattr(metric, name, list(state) if isinstance(state, list) else state.clone())
         metric._update_count = self.updates
@@ -112,7 +112,7 @@ class NoSync:
                 setattr(metric, name, False)
 
     def end(self) -> None:
-        """Let the objects be as they were."""
+        """Make the objects what they were."""
         for metric, settings in self._before:
             for name, value in settings.items():
                 setattr(metric, name, value)

@@ -27,7 +27,7 @@ from lightning_fed.worker.transfers import Transfers
 
 @final
 class ModuleCopy:
-    """A copy of the user's module, and what an engine has to know about it.
+    """A copy of the user's module, and the facts about it that an engine needs.
 
     ``self.log`` on the copy writes into a recorder, and ``self.trainer`` is a view in which the local training is the
     fit.
@@ -89,7 +89,7 @@ class ModuleCopy:
         return self.tensors.buffers
 
     def begin(self, job: Job) -> bool:
-        """Take over what the server's module has now, values apart: trained parameters, buffers, attributes.
+        """Take over which parameters are trained, which buffers there are, and the attributes of the server's module.
 
         Args:
             job: What the server sent.
@@ -160,7 +160,7 @@ class ModuleCopy:
         return True
 
     def retake(self) -> None:
-        """Take the module as it is now for what it is to be set back to."""
+        """Note the module as it is now: it is set back to this state from now on."""
         self._snapshot = Snapshot(self.module, self._ours)
         self.tensors.keep()
 

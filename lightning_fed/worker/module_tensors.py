@@ -90,7 +90,7 @@ class ModuleTensors:
                 )
 
     def begin(self, model: GlobalModel) -> bool:
-        """Have the parameters trained, and the buffers, that the global model has.
+        """Train the parameters, and keep the buffers, that the global model has.
 
         Args:
             model: The global model of the round.
@@ -120,7 +120,7 @@ class ModuleTensors:
         return False
 
     def _take_in(self, buffers: Tensors) -> None:
-        """Let the module have just these buffers, and find where it keeps its tensors."""
+        """Put exactly these buffers into the module, and find where it keeps its tensors."""
         for (prefix, owner), structure in zip(self._parts, self._structure, strict=True):
             for key, buffer in structure.items():
                 sent = buffers.get(prefix + key)
@@ -150,12 +150,12 @@ class ModuleTensors:
         """Where the module keeps its tensors."""
 
     def keep(self) -> None:
-        """Take what belongs to the tensors now, such as their hooks, for what they are to be set back to."""
+        """Note what belongs to the tensors now, such as their hooks: they are set back to it from now on."""
         self._kept = [_Kept(b) for structure in self._structure for b in structure.values() if b is not None]
         self._kept += [_Kept(p) for p in self._all.values()]
 
     def fixed(self, name: str) -> Tensor:
-        """Return the value that a frozen parameter begins with: the global model's, if it has moved, or that of old."""
+        """Return a frozen parameter's value at the start: the global model's if it has moved, else the original one."""
         assert self._model is not None
         return self._model.buffers.get(name, self._originals[name].detach())
 
@@ -194,7 +194,7 @@ class ModuleTensors:
         }
 
     def set_back(self) -> None:
-        """Make the tensors those of before, where user code has put others, and give the frozen ones their values."""
+        """Put the old tensors back where user code has put others, and restore the values of the frozen ones."""
         for (_, owner), structure in zip(self._parts, self._structure, strict=True):
             if owner or structure:
                 owner.clear()

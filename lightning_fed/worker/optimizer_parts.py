@@ -1,4 +1,4 @@
-"""Optimizers looked into: what one is made of, whether it can be set back, its rate while it steps, its bare step."""
+"""Parts of an optimizer: what it is made of, whether it can be set back, its rate while it steps, its bare step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 
 def parts_of(optimizer: Optimizer) -> object:
-    """Return an optimizer's attributes, hooks, groups and parameters; of values only where they lie."""
+    """Return an optimizer's attributes, hooks, groups and parameters; values that are objects by their ids."""
     attributes = {
         name: (id(value), len(value) if isinstance(value, (dict, list)) else 0)
         for name, value in vars(optimizer).items()

@@ -108,7 +108,7 @@ def dtype_of(slots: Sequence[Slot]) -> torch.dtype:
 
 
 def size_of(slots: Sequence[Slot]) -> int:
-    """Return how long the vector is."""
+    """Return the length of the vector."""
     return 1 + sum(slot.size for slot in slots)
 
 
@@ -159,7 +159,7 @@ def _refuse_more(slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> None
 
 
 def put(row: Tensor, slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> None:
-    """Have fresh optimizers remember what others did.
+    """Put the state in a row into fresh optimizers.
 
     Args:
         row: Their row, ``[size]``; where it is 0 throughout, nothing is remembered.

@@ -15,7 +15,7 @@ from lightning_fed.worker.snapshot import metrics_in
 
 @final
 class OwnMetrics:
-    """Has each worker begin with empty objects, which never wait for other processes.
+    """Empties the objects for each worker, and keeps them from waiting for other processes.
 
     Args:
         module: The workers' copy of the user's module.
@@ -33,12 +33,12 @@ class OwnMetrics:
             metric.sync_on_compute = metric.dist_sync_on_step = metric._to_sync = False
 
     def reset(self) -> None:
-        """Empty them."""
+        """Empty the objects."""
         for metric in self._all:
             metric.reset()
 
     def states(self) -> States:
-        """Return what they hold, as far as it may leave the worker."""
+        """Return the states of the objects, as far as they may leave the worker."""
         return self._sent.states()
 
     def note(self) -> None:

@@ -56,7 +56,7 @@ class Recorder(LogCalls):
         self.batch_size, self._known_size = _one, None
 
     def begin_batch(self, batch: Any, size: int | None) -> None:
-        """Take what is logged from now on as about a batch.
+        """Note the batch that logged values are about from now on.
 
         Args:
             batch: The batch.
@@ -77,7 +77,7 @@ class Recorder(LogCalls):
                 metric.reset()
 
     def end_passes(self) -> None:
-        """Let torchmetrics objects hold what they did in all passes together."""
+        """Merge into each torchmetrics object what it held in the passes before."""
         for metric, earlier in self._earlier.values():
             MetricState.merged(metric, [*earlier, MetricState.of(metric)]).put(metric)
         self._earlier.clear()
@@ -176,7 +176,7 @@ class Recorder(LogCalls):
         return {name: shown for name, shown in named if shown != (name, *_AS_BY_DEFAULT)}
 
     def parts(self) -> dict[str, Part]:
-        """Reduce every value that was logged, and keep what it takes to reduce it with others of its name."""
+        """Reduce every value that was logged, with the weights needed to reduce it further with others of its name."""
         return {
             self._names[key]: Part.of(
                 self._shown[key].reduction, floats([v for v, _ in pairs]), [size for _, size in pairs]
@@ -193,7 +193,7 @@ def _one() -> int:
 
 
 def floats(values: Sequence[float | Tensor]) -> list[float]:
-    """Plain numbers of numbers and one-element tensors; those on an accelerator cross in one copy."""
+    """Convert numbers and one-element tensors to floats; those on an accelerator are copied at once."""
     tensors = [value for value in values if isinstance(value, Tensor) and value.is_cuda]
     if not tensors or len(tensors) < len(values):
         return [float(value) for value in values]

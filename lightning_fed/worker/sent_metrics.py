@@ -28,7 +28,7 @@ _KINDS: dict[Any, str] = {dim_zero_sum: "sum", dim_zero_min: "min", dim_zero_max
 
 @final
 class SentMetrics:
-    """The torchmetrics objects of a module, and what of them leaves a worker.
+    """The torchmetrics objects of a module, and those of their states that leave a worker.
 
     Args:
         module: The workers' copy of the user's module.
@@ -72,14 +72,14 @@ def _default(metric: Metric, name: str) -> Tensor:
 
 
 def _kinds_of(metric: Metric) -> dict[str, str] | None:
-    """How each state of an object merges; None: one of them does not."""
+    """Return the operation by which each state of an object merges; None: one of them does not merge."""
     kinds = {name: _KINDS.get(reduce) for name, reduce in metric._reductions.items()}
     merge = all(kind and isinstance(metric._defaults[name], Tensor) for name, kind in kinds.items())
     return {name: kind for name, kind in kinds.items() if kind} if merge else None
 
 
 def take_in(metrics: Mapping[str, Metric], states: States) -> None:
-    """Let the server's objects hold what the cohort's hold, besides what they hold already.
+    """Merge the cohort's states into the server's objects.
 
     Args:
         metrics: The server's objects, by their paths in the module.

@@ -156,7 +156,7 @@ def metrics_in(module: nn.Module) -> list[Metric | MetricCollection]:
 
 
 def is_compiled(part: nn.Module) -> bool:
-    """Whether a layer is what ``torch.compile`` makes of another one: all else that it holds is the compiler's.
+    """Whether a layer is the wrapper that ``torch.compile`` makes of another one.
 
     Args:
         part: The layer.

@@ -20,7 +20,7 @@ _SOMEONES_BATCHES = 1000
 
 @final
 class NoSingleWorkerError(RuntimeError):
-    """Code asks for a worker's data where there is none yet, or where several workers train together."""
+    """Error of code that asks for one worker's data before there is a worker, or while several train together."""
 
 
 @final
@@ -149,21 +149,21 @@ class TrainerView:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is shown of what user code logs by the Trainer."""
+        """Whether what user code logs by the Trainer is hidden."""
         return isinstance(self._trainer, QuietTrainer)
 
     def be_quiet(self, quiet: bool) -> None:
-        """Show nothing of what user code logs by the Trainer, or everything.
+        """Hide what user code logs by the Trainer, or show it.
 
         Args:
-            quiet: Which of the two.
+            quiet: Whether to hide it.
         """
         own = vars(self)
         if quiet != self.is_quiet:
             own["_trainer"] = QuietTrainer(own["_server"]) if quiet else own["_server"]
 
     def expect(self, rounds: float) -> None:
-        """Have the limits of the fit be those of a worker's training in all of the run.
+        """Set the limits of the fit to those of a worker's training in the whole run.
 
         Args:
             rounds: In how many rounds it is expected to take part.
@@ -171,7 +171,7 @@ class TrainerView:
         vars(self)["_rounds"] = rounds
 
     def expect_someone(self, local: LocalTraining) -> None:
-        """Take on the length that a worker's training may have, before there is a worker whose batches can be counted.
+        """Set a length of a worker's training to be shown before there is a worker whose batches can be counted.
 
         Args:
             local: Epochs or steps.
@@ -179,7 +179,7 @@ class TrainerView:
         self.set_length(local, _SOMEONES_BATCHES)
 
     def show(self, logged: Callable[[], dict[str, Tensor]]) -> None:
-        """Show user code what the worker logs.
+        """Set what user code reads of the worker's logged values.
 
         Args:
             logged: Returns what it has logged so far, by name.
@@ -187,7 +187,7 @@ class TrainerView:
         vars(self)["_logged"] = logged
 
     def wrap(self, wrapped: Callable[[Optimizer], Any]) -> None:
-        """Take on how user code sees optimizers.
+        """Set the function that wraps optimizers for user code.
 
         Args:
             wrapped: Returns a ``LightningOptimizer``.
@@ -202,7 +202,7 @@ class TrainerView:
         epoch: int = 0,
         worker: Worker | None = None,
     ) -> None:
-        """Take on the length of one worker's local training, and forget what the code of the last worker has set.
+        """Set the length of one worker's local training, and forget the attributes that the last worker's code has set.
 
         Args:
             local: Epochs or steps.
@@ -233,7 +233,7 @@ class TrainerView:
         )
 
     def use(self, optimizers: Sequence[Optimizer], lr_scheduler_configs: Sequence[Any]) -> None:
-        """Take on the worker's optimizers and their schedulers."""
+        """Set the worker's optimizers and their schedulers."""
         vars(self).update(optimizers=list(optimizers), lr_scheduler_configs=list(lr_scheduler_configs))
 
 
@@ -267,7 +267,7 @@ class StrategyView:
 
     @property
     def _lightning_optimizers(self) -> list[Any]:
-        """As ``self.optimizers()`` looks for them."""
+        """The optimizers, where ``self.optimizers()`` looks for them."""
         return [self._view._wrap(optimizer) for optimizer in self._view.optimizers]
 
     @property

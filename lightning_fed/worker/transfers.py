@@ -1,4 +1,4 @@
-"""How a worker's batches come to the device, and into the precision and the memory format."""
+"""Transfer of a worker's batches to the device, and into the precision and the memory format."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Settings:
 def settings_for(
     module: pl.LightningModule, trainer: pl.Trainer, outbox: Outbox, engine: dict[str, Any], seed: int
 ) -> bytes:
-    """Take down what a child is to have, as bytes.
+    """Write what a child needs as bytes.
 
     Args:
         module: The user's module.

@@ -204,7 +204,7 @@ class StackedBatch:
 
     @property
     def positions(self) -> list[int]:
-        """Which workers of the chunk, one by one."""
+        """The positions of the workers in the chunk, as a list."""
         return list(range(self.rows.stop)[self.rows]) if isinstance(self.rows, slice) else self.rows.tolist()
 
     def part(self, rows: Sequence[int]) -> StackedBatch:

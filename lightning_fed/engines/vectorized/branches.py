@@ -34,7 +34,7 @@ class WaysPartError(Exception):
 
 @final
 class Branches(TorchFunctionMode):
-    """While it is entered, a tensor that stands for one worker's has the value that it has for all n of them.
+    """Context in which a tensor that stands for one worker's has a value, if it is the same for all n workers.
 
     Raises:
         WaysPartError: If it decides something, and decides otherwise for some workers.

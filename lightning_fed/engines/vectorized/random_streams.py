@@ -71,7 +71,7 @@ class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @final
 class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, random operations on stacks draw each row from that worker's own stream.
+    """Context in which random operations on stacks draw each row from that worker's own stream.
 
     Args:
         states: The state of each worker's generator.

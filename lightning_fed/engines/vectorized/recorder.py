@@ -209,7 +209,7 @@ class StackedRecorder(LogCalls):
         return {"forward": forward, "update": update, "compute": refuse, "reset": refuse}
 
     def begin_step(self) -> None:
-        """Take down what the next step does."""
+        """Begin to note what the next step logs and feeds."""
         self.outputs, self.events = [], []
 
     def take(

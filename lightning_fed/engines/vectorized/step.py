@@ -172,7 +172,7 @@ class StackedStep:
         return {positions[row]: error for row, error in failing.items()}
 
     def _take(self, leaves: Tensors, buffers: Tensors, taken: Sequence[_Taken], everyone: bool) -> None:
-        """Write what came of a step to where it belongs."""
+        """Write the results of a step to the stacks and the recorder."""
         for stacked, (loss, outputs, after, gradients), events in taken:
             rows = stacked.rows
             if not everyone:

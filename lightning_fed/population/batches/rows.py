@@ -24,7 +24,7 @@ def rows_of(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
 
 @final
 class Source:
-    """All by which to see whether :func:`rows_of` would give other rows of a dataset."""
+    """Marks by which to see whether :func:`rows_of` would give other rows of a dataset."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._subsets: list[tuple[Subset[Any], Dataset[Any], Sequence[int], int]] = []

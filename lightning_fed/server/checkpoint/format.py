@@ -79,7 +79,7 @@ def read(checkpoint: dict[str, Any], fitting: bool) -> dict[str, Any]:
 
 
 def _loaders(checkpoint: dict[str, Any]) -> list[Any]:
-    """Take out what Lightning stores about loaders: nothing of ours, but a Trainer with other loaders would stumble."""
+    """Take out what Lightning stores about loaders: nothing of ours, and a Trainer with other loaders fails on it."""
     loop = checkpoint.get("loops", {}).get("fit_loop", {})
     return cast(list[Any], loop.get("state_dict", {}).pop("combined_loader", []))
 

@@ -22,7 +22,7 @@ _DAMAGES = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, 
 
 @final
 class CheckpointIO(LightningCheckpointIO):
-    """Stands before the Trainer's own, and notes which files of workers' state each checkpoint refers to.
+    """Checkpoint plugin before the Trainer's own, which notes to which files of workers' state each checkpoint refers.
 
     Without one of the user's own, files on a local disk are written beside their place, and get their name when they
     are complete: a checkpoint that is overwritten, such as ``last.ckpt``, is there at every moment, whichever disks the
@@ -98,7 +98,7 @@ class CheckpointIO(LightningCheckpointIO):
         self.folder.left()
 
     def teardown(self) -> None:
-        """Let the one behind finish."""
+        """Let the Trainer's own plugin finish."""
         self._behind.teardown()
         self.folder.placed()
 

@@ -59,7 +59,7 @@ class Keeper:
     # ---- rounds ----------------------------------------------------------------------------------------------------
 
     def begin_anew(self) -> None:
-        """Begin a fit that numbers its cohorts from 0 again: none may stand for one of an earlier fit."""
+        """Begin a fit whose cohorts are numbered from 0 again, and forget the numbers of an earlier fit."""
         self._own.settle(self.state.last)
         self.state = ServerState(self.state.tensors)
         self.moved.clear()
@@ -114,7 +114,7 @@ class Keeper:
 
     @contextmanager
     def stepping(self, position: Position) -> Iterator[None]:
-        """Have a server step done as a whole: whatever interrupts it, all is as it was before.
+        """Make a server step happen as a whole or not at all: if something interrupts it, all is as it was before.
 
         Args:
             position: The place of the run in its sequence of cohorts.
@@ -151,7 +151,7 @@ class Keeper:
         self.state = self.state.after(rounds, None if run is None else run.bound, epoch)
 
     def end_step(self) -> None:
-        """Let go of the way back: Lightning has noted the step."""
+        """Drop what was noted to undo the step: Lightning has counted it."""
         self._step = None
 
     def begin_evaluation(self, trainer: pl.Trainer) -> None:
@@ -164,7 +164,7 @@ class Keeper:
         self._validating = trainer if trainer.state.fn == "fit" and not trainer.sanity_checking else None
 
     def end_evaluation(self) -> None:
-        """Take down what a fit's validation has logged; the model is in its place again."""
+        """Note what a fit's validation has logged; the model is in its place again."""
         self.state = self._validated()
         self._evaluation = self._validating = None
 
@@ -180,7 +180,7 @@ class Keeper:
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def put_in_global_model(self, checkpoint: dict[str, Any]) -> None:
-        """Have a checkpoint that Lightning has begun hold the global model, as after the last round that is over.
+        """Put the global model, as after the last round that is over, into a checkpoint that Lightning has begun.
 
         Args:
             checkpoint: The checkpoint; changed in place.

@@ -93,7 +93,7 @@ class ServerState:
 
 
 def take_up(own: OwnState, state: dict[str, Any], found_at: str | None, processes: Processes, *, fitting: bool) -> None:
-    """Let workers remember what a checkpoint says.
+    """Take the workers' own state from a checkpoint.
 
     Its files are looked for as they lay about the checkpoint, so that a run folder can be moved or copied as a whole;
     then where they were written, and at last in the folder of this run.

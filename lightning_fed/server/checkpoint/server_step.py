@@ -54,7 +54,7 @@ class ServerStep:
 
     @property
     def is_over(self) -> bool:
-        """Whether Lightning has counted the step and stepped the schedulers: what there is now is the next round's."""
+        """Whether Lightning has counted the step and stepped the schedulers, so that the next round has begun."""
         return self._trainer.global_step > self._step and self._scheduler_steps() >= self._scheduled
 
     def take_back(self) -> None:
@@ -191,7 +191,7 @@ class Held:
 
 
 def _put_state_into(checkpoint: dict[str, Any], module: nn.Module) -> None:
-    """Have a checkpoint hold what a module says that its state is, whatever the names there."""
+    """Put the state dict that a module returns into a checkpoint, under whatever names it has."""
     name = AVERAGED if AVERAGED in checkpoint else "state_dict"
     checkpoint[name] = _copied(dict(module.state_dict()))
 

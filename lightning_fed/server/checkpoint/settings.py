@@ -207,7 +207,7 @@ class Difference:
 
     @property
     def is_strength(self) -> bool:
-        """Whether both are numbers: how strong something is, and not what it is."""
+        """Whether both values are numbers, such as a weight, which may change in a run that goes on."""
         return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (self.before, self.now))
 
     def __str__(self) -> str:

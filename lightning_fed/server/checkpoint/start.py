@@ -1,4 +1,4 @@
-"""A federated run that begins with the weights of a checkpoint, and not where that one's run ended."""
+"""Start of a federated run with the weights of a checkpoint; it does not go on with that checkpoint's run."""
 
 from __future__ import annotations
 
