@@ -104,13 +104,13 @@ class EvaluationLog:
             return
         shown: dict[str, Any] = {option: options[option] for option in ("prog_bar", "logger") if option in options}
         on_step, on_epoch = options.get("on_step"), options.get("on_epoch") is not False
+        adds_index = options.get("add_dataloader_idx", True)
         if on_step:
             # One value is no mean, so no size is looked for.
-            at_once = {**shown, "on_step": True, "on_epoch": False, "batch_size": 1}
+            at_once = {**shown, "on_step": True, "on_epoch": False, "batch_size": 1, "add_dataloader_idx": adds_index}
             self._server.log(f"{name}_step" if on_epoch else name, value, **at_once)
         if on_epoch:
-            adds = batch.loader is not None and options.get("add_dataloader_idx", True)
-            suffix = f"/dataloader_idx_{batch.loader}" if adds else ""
+            suffix = f"/dataloader_idx_{batch.loader}" if adds_index and batch.loader is not None else ""
             name += suffix
             if name in self._options and self._options[name].loader != batch.loader:
                 raise ValueError(

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from helpers import Rows, Scalar, assert_equal, trainer
 from processes import run_in_processes
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 from torchmetrics import MaxMetric, MeanSquaredError, MetricCollection
@@ -141,6 +142,44 @@ def test_predictions_are_those_of_a_plain_trainer(form: str, where: str) -> None
         trainer().predict(FederatedModule(Logging()), FederatedDataModule({"bob": Given(FORMS[form])}, **central)),
         plain,
     )
+
+
+class Drawn(DummyLogger):
+    """Keeps what it is given about steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        if "epoch" not in metrics:
+            self.steps.append(metrics)
+
+
+@pytest.mark.parametrize("where", ["of the worker", "central"])
+@pytest.mark.parametrize("form", ["one", "list", "dict"])
+@pytest.mark.parametrize("stage", ["validate", "test"])
+@pytest.mark.parametrize("adds", [{}, {"add_dataloader_idx": True}, {"add_dataloader_idx": False}])
+def test_the_values_of_a_step_have_the_names_that_a_plain_trainer_gives_them(
+    stage: str, form: str, where: str, adds: dict[str, bool]
+) -> None:
+    class Steps(Logging):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            value = self(batch).mean()
+            self.log(f"step_{dataloader_idx}", value, on_step=True, on_epoch=False, **adds)
+            self.log_dict({f"both_{dataloader_idx}": value}, on_step=True, on_epoch=True, batch_size=1, **adds)
+
+        test_step = validation_step
+
+    def steps(module: pl.LightningModule, data: pl.LightningDataModule) -> Any:
+        drawn = Drawn()
+        getattr(trainer(logger=drawn), stage)(module, data, verbose=False)
+        return drawn.steps
+
+    plain = steps(Steps(), Given(FORMS[form]))
+    assert len(plain) > 1
+    central = {"val": Given(FORMS[form])} if where == "central" else {}
+    assert_equal(steps(FederatedModule(Steps()), FederatedDataModule({"bob": Given(FORMS[form])}, **central)), plain)
 
 
 def test_the_loaders_of_several_workers_are_pooled_one_by_one() -> None:
