@@ -84,7 +84,7 @@ class Evaluation:
         self._watch = Watch()
         self._now: EvaluationBatch | None = None
         self._parts: Sequence[pl.LightningModule] = ()
-        self._predicted: dict[int | None, list[str | None]] = {}
+        self._predicted: list[list[str | None]] = []  # for each loader
         self.report = EvaluationReport()
 
     def set_up(self) -> None:
@@ -104,8 +104,6 @@ class Evaluation:
         """Run one of the user's evaluation steps on the user's own batch; None if its worker has failed."""
         step = getattr(self._module, name)
         with self._telling_others():
-            if name == "predict_step":
-                self._predicted.setdefault(None if self._now is None else self._now.loader, []).append(self.worker)
             if self.is_out(self.worker):
                 return None
             with self._model_of(self.worker), self.about(self._now or EvaluationBatch(None, batch), name):
@@ -153,6 +151,8 @@ class Evaluation:
     def begin_batch(self, batch: EvaluationBatch) -> None:
         """Take note of the batch that the hooks and steps to come are about."""
         self._now = batch
+        if self._server.trainer.predicting:
+            self._predicted[batch.loader or 0].append(batch.worker)
 
     @property
     def worker(self) -> str | None:
@@ -162,8 +162,8 @@ class Evaluation:
     @property
     def predicted(self) -> list[Any]:
         """Whose batches were predicted last, in the form in which the Trainer returns predictions."""
-        loaders = list(self._predicted.values())
-        return loaders if len(loaders) > 1 else [worker for loader in loaders for worker in loader]
+        loaders: list[Any] = self._predicted
+        return loaders[0] if len(loaders) == 1 else loaders
 
     def is_out(self, worker: str | None) -> bool:
         """Whether no more is asked of a worker: it has failed, or another has and that ends the evaluation."""
@@ -218,7 +218,7 @@ class Evaluation:
     def begin_prediction(self) -> None:
         """Look for the module's parts, and forget whose batches were predicted before."""
         self._parts = ()
-        self._predicted = {}
+        self._predicted = [[] for _ in range(self._server.trainer.predict_loop.num_dataloaders)]
 
     def conclude_prediction(self) -> None:
         """Let failures end the run on every process, or say whose predictions are missing."""

@@ -118,6 +118,52 @@ def test_predictions_are_told_apart_by_worker() -> None:
         assert pairs == [("a", [10.0, 20.0]), ("a", [30.0]), ("b", [40.0]), ("c", [50.0, 60.0])]
 
 
+class Lists(EvaluatedRows):
+    """Several loaders, each with some rows, one in a batch; or with none."""
+
+    def __init__(self, *rows: list[float]) -> None:
+        super().__init__(rows[0])
+        self.rows = rows
+
+    def predict_dataloader(self) -> Any:
+        return [DataLoader(TensorDataset(torch.tensor(rows)), batch_size=1) for rows in self.rows]
+
+
+@pytest.mark.parametrize(
+    ("ann", "bob"),
+    [
+        (([], [1.0]), ([], [2.0, 3.0])),
+        (([1.0], []), ([2.0], [])),
+        (([], [1.0], []), ([], [], [2.0])),
+        (([1.0], [1.5]), ([2.0], [])),
+    ],
+)
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero")
+def test_they_are_so_where_a_loader_is_empty(ann: Any, bob: Any, central: bool) -> None:
+    fed = FederatedModule(Net())
+    data = FederatedDataModule({"ann": Lists(*ann), "bob": Lists(*bob)}, val=Lists(*bob) if central else None)
+    predictions: Any = trainer().predict(fed, data)
+    values = [[values.item() / 10 for values in loader] for loader in predictions]
+    assert values == [list(theirs) if central else [*own, *theirs] for own, theirs in zip(ann, bob, strict=True)]
+    assert fed.predicted_workers == [
+        [None if central else "ann" if value < 2 else "bob" for value in loader] for loader in values
+    ]
+
+
+def test_a_step_that_user_code_calls_itself_is_no_prediction_of_the_trainers() -> None:
+    class Peeking(pl.Callback):
+        def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+            pl_module.predict_step(batch, 0)
+
+    fed = FederatedModule(Net())
+    predictions: Any = trainer(callbacks=[Peeking()]).predict(fed, people())
+    assert fed.predicted_workers == ["a", "a", "b", "c"]
+    assert len(predictions) == 4
+    fed.predict_step([torch.ones(1)], 0)
+    assert fed.predicted_workers == ["a", "a", "b", "c"]
+
+
 class Writes(BasePredictionWriter):
     def __init__(self) -> None:
         super().__init__("batch_and_epoch")
