@@ -65,14 +65,40 @@ class Offer(NamedTuple):
             raise ValueError(f"{limit} is a part of its batches, whose number cannot be told; {instead}")
         if batches and batches * self.part < 1:
             raise ValueError(
-                f"{limit} of {batches} batches is less than one; give at least {1 / batches}, or {instead}"
+                f"{limit} of {batches} batches is less than one; give at least {least_part(batches)}, or {instead}"
             )
         return range(int(batches * self.part))
 
 
+def least_part(batches: int) -> float:
+    """Return the least part of some batches that is one of them, rounded up: ``49 * (1 / 49)`` is less than one.
+
+    >>> least_part(2), least_part(49)
+    (0.5, 0.02041)
+    """
+    scale: int = 10 ** (3 + len(str(batches)))
+    parts = scale // batches
+    while batches * (parts / scale) < 1:
+        parts += 1
+    return parts / scale
+
+
+@final
+class Problem(NamedTuple):
+    """Why a part of a loader cannot be taken.
+
+    Args:
+        batches: The number of its batches; 0 if that cannot be told.
+        says: The reason, in words.
+    """
+
+    batches: int
+    says: str
+
+
 def offer_of(
     pool: WorkerPool, names: Sequence[str], kind: EvaluationKind, trainer: pl.Trainer | None
-) -> tuple[Offer, str | None]:
+) -> tuple[Offer, Problem | None]:
     """Ask the workers of this process: until one of them has loaders, or if a part of each is to be taken, all of them.
 
     What a worker raises is left to be raised when its turn comes.
@@ -84,13 +110,15 @@ def offer_of(
         trainer: The Trainer, which may be told to go through a part of each loader; None: there is none.
 
     Returns:
-        What they have, and in words why the part cannot be taken, if so.
+        What they have, and why the part cannot be taken, if so: of the loader that gives the fewest batches, as what
+        is said of it is right for all of them.
     """
     processes = processes_of(trainer)
     limit = 1.0 if trainer is None else getattr(trainer, f"limit_{kind}_batches")
     part = limit if isinstance(limit, float) and limit < 1 else None
     round = 0 if trainer is None else trainer.global_step
     offer, has_raised, watch = Offer(0, part=part), False, Watch()
+    problems: list[Problem] = []
     for name in names[processes.rank :: processes.size]:
         try:
             with watch.over(name, round):
@@ -104,18 +132,18 @@ def offer_of(
         if offer.loaders and part is None:
             break
         if offer.lengths is not None and len(loaders) == offer.loaders:
-            try:
-                for loader in loaders:
+            for loader in loaders:
+                try:
                     offer.numbers(loader, kind)
-            except ValueError as error:
-                return offer, f"worker {name!r}: {error}"
+                except ValueError as error:
+                    problems.append(Problem(num_batches(loader) or 0, f"worker {name!r}: {error}"))
             offer = offer._replace(lengths=tuple(map(sum, zip(offer.lengths, lengths, strict=True))))
     if has_raised and not offer.loaders:
         return Offer(part=part, lengths=None if part is None else (math.ceil(1 / part),)), None
-    return offer, None
+    return offer, min(problems, default=None)
 
 
-def agreed(own: Offer, problem: str | None, kind: EvaluationKind, processes: Processes) -> Offer:
+def agreed(own: Offer, problem: Problem | None, kind: EvaluationKind, processes: Processes) -> Offer:
     """Agree with the other processes on how many loaders there are.
 
     Args:
@@ -128,9 +156,9 @@ def agreed(own: Offer, problem: str | None, kind: EvaluationKind, processes: Pro
         ValueError: On all of them, if there is a problem on one, or one would have nothing to evaluate, and stop.
     """
     shares = processes.gather((own, problem))
-    for _, theirs in shares:
-        if theirs is not None:
-            raise ValueError(theirs)
+    problems = [theirs for _, theirs in shares if theirs is not None]
+    if problems:
+        raise ValueError(min(problems).says)
     first = next((offer for offer, _ in shares if offer.worker is not None), None)
     if first is None:
         return max((offer for offer, _ in shares), key=lambda offer: offer.loaders)

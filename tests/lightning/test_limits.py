@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.privacy import CentralDP
 from lightning_fed.server import checks
+from lightning_fed.server.offered import least_part
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -127,6 +129,31 @@ def test_a_fraction_of_too_few_batches_is_refused_at_the_start(stage: str, drop:
             fit(fed, data, limit_val_batches=0.5, num_sanity_val_steps=0)
 
 
+@pytest.mark.parametrize("batches", [3, 49, 98, 103, 107, 1000])
+@pytest.mark.parametrize("where", ["first", "last", "second loader"])
+def test_the_fraction_that_is_named_is_taken(batches: int, where: str) -> None:
+    """49 * (1 / 49) is less than one; and what is enough for one worker, or loader, is not for another with less."""
+    few, many = (1.0,) * batches, (1.0,) * (2 * batches)
+    workers = {
+        "first": (Many(*few), Many(*many)),
+        "last": (Many(*many), Many(*few)),
+        "second loader": (Many(*many, second=few), Many(*many, second=many)),
+    }
+    data = FederatedDataModule(dict(zip(("ann", "bob"), workers[where], strict=True)))
+    with pytest.raises(ValueError, match="is less than one") as refused:
+        evaluated("predict", 0.4 / batches, FederatedModule(Sums()), data)
+    named = re.search(rf"of {batches} batches is less than one; give at least ([\d.e-]+), or", str(refused.value))
+    assert named is not None
+    part = float(named[1])
+    assert part == pytest.approx(1 / batches, rel=1e-2)
+    assert evaluated("predict", part, FederatedModule(Sums()), data)
+
+
+def test_the_least_part_is_one_batch_of_any_number() -> None:
+    for batches in [*range(1, 20_000), *(10**power for power in range(5, 16))]:
+        assert int(batches * least_part(batches)) == 1
+
+
 def test_a_fraction_of_a_stream_is_refused() -> None:
     class Streaming(Many):
         def loaders(self) -> Any:
@@ -156,6 +183,17 @@ def test_a_worker_whose_loader_raises_is_dropped_from_a_fraction() -> None:
         RuntimeError, match="worker 'bad' failed in round 0: its val_dataloader raised OSError: disk gone"
     ):
         evaluated("validate", 0.5, FederatedModule(Sums()), FederatedDataModule({"bad": Broken(1)}))
+
+
+def test_the_fraction_that_is_named_is_enough_for_all_processes() -> None:
+    def evaluate() -> Any:
+        data = FederatedDataModule({"ann": Many(1, 2, 3, 4), "bob": Many(10, 20)})
+        return evaluated("validate", 0.2, FederatedModule(Sums()), data, devices=2, strategy="ddp")
+
+    for ended in run_in_processes(evaluate):
+        assert "worker 'bob': limit_val_batches=0.2 of 2 batches is less than one; give at least 0.5" in str(
+            ended.error
+        )
 
 
 @pytest.mark.parametrize("faulty", [None, "few", "none"])
