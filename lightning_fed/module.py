@@ -239,7 +239,7 @@ class FederatedModule(Wrapper):
         return -1
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Let go of the way back: the round is over."""
+        """Drop what was noted to undo the round: it is over."""
         self._keeper.end_step()
         self._log.batch_size = None
 
@@ -330,7 +330,7 @@ class FederatedModule(Wrapper):
         )
 
     def teardown(self, stage: str) -> None:
-        """Let go of the workers' copy."""
+        """Release the workers' copy."""
         self._tell("teardown", stage)
         self._evaluation.tear_down()
         self._log.tear_down(self.trainer)
@@ -379,7 +379,7 @@ class FederatedModule(Wrapper):
         self._keeper.begin_evaluation(self.trainer)
 
     def on_validation_end(self) -> None:
-        """The validation is over: its model is in its place again, and what it has logged goes to the workers."""
+        """End a validation: the model is in its place again, and the workers get what was logged."""
         self._tell("on_validation_end")
         self._keeper.end_evaluation()
 

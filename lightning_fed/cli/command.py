@@ -180,7 +180,7 @@ def _parser_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _one_line(command: str) -> Iterator[None]:
-    """Say an error that is an answer to the user in one sentence; any other goes on with its traceback."""
+    """Print an error that is an answer to the user in one sentence; any other goes on with its traceback."""
     try:
         yield
     except Exception as error:

@@ -62,7 +62,7 @@ class DatamoduleStates:
             self._states[name] = state
 
     def give(self, name: str, datamodule: pl.LightningDataModule) -> None:
-        """Let a datamodule that has been set up have its state back, if one is there.
+        """Load the kept state, if there is one, into a datamodule that has been set up.
 
         Args:
             name: The worker's name.

@@ -154,7 +154,7 @@ class WorkerPool:
         return 0 if self.trainer is None else self.trainer.global_step
 
     def clear(self) -> None:
-        """Let go of all built workers."""
+        """Tear down all built workers."""
         while self._built:
             _, worker = self._built.popitem(last=False)
             self._let_go(worker)

@@ -110,7 +110,7 @@ class Worker:
         return getattr(self.datamodule, hook)(*arguments)
 
     def teardown(self) -> None:
-        """Let go of the data."""
+        """Release the data."""
         for loader in chain(*self._loaders.values()):
             end_processes(loader)
         if self._batches is not None:
@@ -151,7 +151,7 @@ class Worker:
         return isinstance(self._batches, IndexedBatches) and self._batches.draws_plainly and not reloads
 
     def _keep_up(self) -> None:
-        """Let go of all loaders if the Trainer would ask for new ones: ``reload_dataloaders_every_n_epochs``."""
+        """Drop all loaders if the Trainer would ask for new ones: ``reload_dataloaders_every_n_epochs``."""
         every = 0 if self._trainer is None else self._trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
         if not every and not self._edition:
             return

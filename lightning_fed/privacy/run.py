@@ -39,7 +39,7 @@ class Setting(NamedTuple):
 
 
 def neighbours(relation: Relation, unit: Literal["worker", "example"]) -> str:
-    """Say which two populations are hard to tell apart.
+    """Return the sentence about which two populations are hard to tell apart.
 
     Numbers of workers and of examples are public: δ, cohorts and denominators depend on them. Therefore no guarantee of
     ours is about one more or fewer.

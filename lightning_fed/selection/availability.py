@@ -34,7 +34,7 @@ class Availability(ABC):
 
     @abstractmethod
     def respond(self, worker: str, number: int, seed: int) -> Response:
-        """Say what a worker does when it is asked.
+        """Return what a worker does when it is asked to train.
 
         Args:
             worker: Its name.

@@ -119,7 +119,7 @@ class FederatedDataModule(pl.LightningDataModule):
                 self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
 
     def __getattr__(self, name: str) -> Any:
-        """Say where the attributes of the workers' datamodules are: code of a plain Trainer looks for them here."""
+        """Look up in the central datamodule if there are no workers, else say where the workers' attributes are."""
         if name.startswith("__") or "names" not in vars(self):  # it is being copied
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if not self.names:
@@ -199,7 +199,7 @@ class FederatedDataModule(pl.LightningDataModule):
         on_exception: Callable[[], None] | None = None,
         trainer: pl.Trainer | None = None,
     ) -> None:
-        """Take on the server's settings; the FederatedModule calls this on all processes when a run starts.
+        """Set the server's settings; the FederatedModule calls this on all processes when a run starts.
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
@@ -250,7 +250,7 @@ class FederatedDataModule(pl.LightningDataModule):
             self.val.setup(stage)
 
     def teardown(self, stage: str) -> None:
-        """Let go of all data."""
+        """Release all data."""
         self._on_exception = None
         self._step_back("teardown", stage)
         self.pool.clear()
@@ -307,7 +307,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.position.next = cohort.number + 1
 
     def on_exception(self, exception: BaseException) -> None:
-        """Let go of what the run holds, since after an error a Trainer calls no ``teardown``."""
+        """Release what the run holds, since after an error a Trainer calls no ``teardown``."""
         if self._on_exception is not None:
             self._on_exception()
         if self.val is not None:

@@ -1,4 +1,4 @@
-"""The data of a run prepared: by the first process of each machine, from which the others hear what has failed."""
+"""Preparation of a run's data by the first process of each machine; the others get its errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Preparation:
             self._failures = self._pool.prepare(trainer)
 
     def conclude(self, trainer: pl.Trainer | None) -> None:
-        """Have all processes hear what has failed.
+        """Share among all processes what has failed.
 
         Args:
             trainer: The Trainer, if there is one.

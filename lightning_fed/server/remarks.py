@@ -10,7 +10,7 @@ from lightning_fed.server.own_callbacks import callbacks_of
 
 
 def say_what_acts_on_rounds(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-    """Say of clipping and of learning rates for averaged weights that they are the server's, and what the workers' are.
+    """Log that clipping and learning rates for averaged weights act on the server, and how to set the workers' own.
 
     Args:
         trainer: The Trainer, with the server's optimizer.

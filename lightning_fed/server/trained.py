@@ -57,7 +57,7 @@ class TrainedParameters:
         return optimizer
 
     def join(self, trained: Tensors, optimizers: Sequence[Optimizer]) -> None:
-        """Have the server optimizer step on all parameters that are trained now.
+        """Make the server optimizer step on all parameters that are trained now.
 
         Args:
             trained: The result of :meth:`now`.

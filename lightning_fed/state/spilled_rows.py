@@ -224,7 +224,7 @@ class SpilledRows:
             del self._recent[name]
 
     def _compact(self) -> None:
-        """Let go of files that are mostly garbage; what is alive in one becomes part of a newer one."""
+        """Drop files most of whose rows are out of date; their other rows are written to a newer file."""
         for number in [n for n, path in self._files.items() if 2 * self._alive[n] < self._lengths[n]]:
             names = [name for name, (file, _) in self._places.items() if file == number] if self._alive[number] else []
             if names:

@@ -43,7 +43,7 @@ class WireError(ValueError):
 
 
 def describe(error: BaseException) -> str:
-    """Say what an exception says, with its type.
+    """Return an exception's type and message.
 
     >>> describe(KeyError("label"))
     "KeyError: 'label'"

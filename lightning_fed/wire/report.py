@@ -61,8 +61,8 @@ class Replies(NamedTuple):
 class RoundReport:
     """Report of the workers of one round.
 
-    Every round asks for means, and few for a single worker, so numbers stay in stacks until then: for 100 linear
-    workers a dict of records would take a twentieth of the round.
+    Every round asks for means, and few rounds for the values of a single worker. So numbers stay in stacks, and records
+    are made when they are asked for.
 
     Args:
         replies: What came back.

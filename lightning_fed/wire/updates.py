@@ -23,7 +23,7 @@ class Updates:
     Args:
         cohort: The number of the cohort that they answer: that of their job.
         workers: The n names.
-        delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.layout`` knows the names.
+        delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.layout`` has the names.
         buffers: The buffers after local training; ``{name: [n, ...]}``.
         examples: The number of training examples; float64 ``[n]``.
         weight: What each worker counts for in a mean of updates: that number, unless an algorithm says otherwise.
@@ -94,7 +94,7 @@ class Aggregate:
     """Aggregate of a cohort's updates.
 
     Args:
-        delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` knows the names.
+        delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` has the names.
         buffers: The new global buffers; ``{name: [...]}``.
         extra: The aggregates of ``Updates.extra``; ``{name: [size]}``.
         changes: Whether the server is to step. Not if nobody answered: even without a gradient its momentum would move.

@@ -38,7 +38,7 @@ def compiled_or_not(training_step: Callable[[Any, int], Any]) -> Callable[[Any, 
 
 
 def keep_from_compilation(module: pl.LightningModule, device: torch.device) -> None:
-    """Let ``torch.compile`` step around what it is no good for.
+    """Keep out of ``torch.compile`` what it makes slower.
 
     Logging and metrics: their Python would be traced anew for every count. Max pooling on a CPU: uncompiled it is
     faster.

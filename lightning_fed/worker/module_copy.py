@@ -166,7 +166,7 @@ class ModuleCopy:
 
     @contextmanager
     def in_place(self, tensors: Tensors) -> Iterator[None]:
-        """Have the module use other tensors in place of its own, as ``torch.func.functional_call`` does.
+        """Make the module use other tensors in place of its own, as ``torch.func.functional_call`` does.
 
         Args:
             tensors: By the names of :attr:`parameters` and :attr:`buffers`.

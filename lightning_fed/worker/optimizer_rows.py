@@ -113,7 +113,7 @@ def size_of(slots: Sequence[Slot]) -> int:
 
 
 def _mark(slots: Sequence[Slot]) -> float:
-    """A number, exact in float32, by which a vector tells that it is one of these slots: no two kinds have the same."""
+    """Return the number, exact in float32, that marks vectors of these slots; other slots have another one."""
     names = [(*slot[:3], [(k, tuple(torch.as_tensor(v).shape)) for k, v in slot.values.items()]) for slot in slots]
     return float(1 + zlib.crc32(repr(names).encode()) % 2**23)
 

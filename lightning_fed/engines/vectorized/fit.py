@@ -283,7 +283,7 @@ def _start(job: Job, workers: Sequence[str], fixed: Tensors) -> tuple[Tensors, T
 
 
 def _narrow(leaves: Tensors, optimizer: Optimizer, n: int) -> None:
-    """Let the last workers rest: the leaves and their optimizer's state become the first n rows of themselves."""
+    """Leave the last workers out: of the leaves and their optimizer's state only the first n rows stay."""
     for leaf in leaves.values():
         state = optimizer.state.get(leaf, {})
         for name, value in state.items():

@@ -337,7 +337,7 @@ class StackedStep:
         return loss, list(self._recorder.outputs), after
 
     def _traced(self, parameters: Tensors, buffers: Tensors, batch: Any, index: int) -> tuple[Tensor, Any]:
-        """The same in the form that ``torch.func.grad`` and ``torch.compile`` want."""
+        """One worker's step in the form that ``torch.func.grad`` and ``torch.compile`` take."""
         own = {name: buffer.clone() for name, buffer in buffers.items()}
         loss, outputs, after = self._one(parameters | own, batch, index)
         self._recorder.outputs.clear()  # torch.compile lets no tensor out but by the return value

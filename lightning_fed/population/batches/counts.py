@@ -1,4 +1,4 @@
-"""The number of examples in a pass that only the pass itself could tell."""
+"""The number of examples in a pass, where only the pass itself shows it."""
 
 from __future__ import annotations
 

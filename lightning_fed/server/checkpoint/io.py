@@ -39,7 +39,7 @@ class CheckpointIO(LightningCheckpointIO):
 
     @staticmethod
     def attach(trainer: pl.Trainer, folder: StateFolder) -> None:
-        """Have a Trainer write and read its checkpoints this way.
+        """Make a Trainer write and read its checkpoints through this plugin.
 
         Args:
             trainer: The Trainer.

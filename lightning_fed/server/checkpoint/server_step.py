@@ -70,7 +70,7 @@ class ServerStep:
 
     @contextmanager
     def _as_before(self) -> Iterator[None]:
-        """Have the module's tensors be those of before for a while; they themselves are not written to."""
+        """Put the values of before into the module for a while; the tensors that it has now are not written to."""
         then = {id(b): self._tensors.get(name) for name, b in self._module.named_buffers() if self._has_changed(name)}
         owners = [(part._buffers, dict(part._buffers)) for part in self._module.modules() if part._buffers]
         parameters = {name: p for name, p in self._module.named_parameters() if name in self._tensors}
@@ -153,7 +153,7 @@ class Held:
 
     @contextmanager
     def holding(self, values: Tensors, tensors: Tensors) -> Iterator[None]:
-        """Have tensors of the module hold other values for a while, and then what they held before.
+        """Put other values into tensors of the module for a while, and then those of before.
 
         Args:
             values: The values by name.
@@ -168,7 +168,7 @@ class Held:
             self.put_back()
 
     def put_back(self) -> None:
-        """Have the module hold the global model again; if this is interrupted, it can be done again."""
+        """Put the global model into the module again; if this is interrupted, it can be repeated."""
         if self._values:
             copy_(self._tensors, self._values)
             self._values = {}

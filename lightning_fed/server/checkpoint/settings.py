@@ -254,7 +254,7 @@ def differences(name: str, before: Any, now: Any) -> Iterable[Difference]:
 
 
 def population(names: Sequence[str]) -> dict[str, int]:
-    """Return what tells one population from another: their number, and a checksum of at most 1,000 evenly spaced names.
+    """Return marks of a population: the number of workers, and a checksum of at most 1,000 evenly spaced names.
 
     Args:
         names: All workers.
