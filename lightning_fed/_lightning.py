@@ -1,4 +1,4 @@
-"""Which Lightning the user runs, decided once.
+"""Choice of the Lightning package that the user runs, made once.
 
 ``pytorch_lightning`` and ``lightning.pytorch`` are two disjoint class trees: a module of the one is a stranger to a
 Trainer of the other. Everything in this package takes Lightning's names from here, so there is one answer. It is the

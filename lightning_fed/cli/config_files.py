@@ -142,7 +142,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
 
 
 def config_paths(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Where a command line names a config: the position, what stands before the path, and the path."""
+    """Return where a command line names a config: the position, what stands before the path, and the path."""
     for position, argument in enumerate(arguments):
         flag, equals, path = argument.partition("=")
         if equals and flag in _FLAGS:

@@ -1,4 +1,4 @@
-"""Which errors are an answer to the user, and which are a fault of some code, of which the user wants the traceback."""
+"""Division of errors into answers to the user, and faults of some code, whose traceback is shown."""
 
 from __future__ import annotations
 

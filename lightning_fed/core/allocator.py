@@ -1,4 +1,4 @@
-"""How the process treats memory that it has just freed."""
+"""Reuse of memory that the process has just freed."""
 
 from __future__ import annotations
 

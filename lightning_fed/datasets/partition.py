@@ -1,4 +1,4 @@
-"""Which worker holds which example: a compact partition, and what makes one."""
+"""Partitions, which say which worker holds which example, and the partitioners that make them."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from lightning_fed.population import EvaluationKind, Population
 @final
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How the loaders of every worker are made; see :class:`PartitionedPopulation`."""
+    """Settings by which the loaders of every worker are made; see :class:`PartitionedPopulation`."""
 
     batch_size: int
     shuffle: bool
@@ -165,7 +165,7 @@ class PartitionedPopulation(Population):
 
     @property
     def partition(self) -> Partition:
-        """Which worker holds which examples of the dataset."""
+        """The partition, which says which worker holds which examples of the dataset."""
         return self._deal()[1]
 
     @override

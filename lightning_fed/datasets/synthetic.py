@@ -21,7 +21,7 @@ FEWEST = 50
 
 
 class Truth(NamedTuple):
-    """How one worker's examples come about.
+    """Parameters by which one worker's examples are drawn.
 
     Args:
         center: The mean v of its inputs, ``[60]``.

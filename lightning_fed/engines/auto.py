@@ -116,7 +116,7 @@ class Auto(Engine):
         yield from self._sequential.run(job, [name for name in cohort if name not in done])
 
     def _at_a_time(self, job: Job, cohort: Sequence[str]) -> float:
-        """How many workers train at a time, on average over the steps, if they train together."""
+        """Return how many workers train at a time, on average over the steps, if they train together."""
         looks = not self._promised and len(cohort) <= _LARGEST_LOOKED_AT
         if (job.local.steps is not None and not job.work) or not looks:
             return len(cohort)

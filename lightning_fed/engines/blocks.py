@@ -1,4 +1,4 @@
-"""How many workers pass on their updates together."""
+"""Number of workers whose updates are passed on together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ _LONGEST_BLOCK = 64
 
 
 def block_length(job: Job) -> int:
-    """How many workers to train before their updates are passed on: as many as fit 8 MB, at least one."""
+    """Return how many workers to train before their updates are passed on: as many as fit 8 MB, at least one."""
     size = job.model.vector.nbytes + sum(buffer.nbytes for buffer in job.model.buffers.values())
     return min(max(_BLOCK_BYTES // size, 1), _LONGEST_BLOCK)

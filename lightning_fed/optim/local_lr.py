@@ -1,4 +1,4 @@
-"""How the learning rate of the workers' own optimizers changes over rounds."""
+"""Schedules of the learning rate of the workers' own optimizers over rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which workers' data are prepared, where several processes need them: ``prepare_data`` is called once on a machine.
+"""Record of the workers whose data are prepared: of several processes on a machine, one calls ``prepare_data``.
 
 A Trainer calls ``prepare_data`` in the first process of each machine, while the others wait. So it is with workers that
 are there from the beginning. A worker that is built when it is needed is prepared by the process that needs it first;

@@ -38,7 +38,7 @@ class Attack(NamedTuple):
     delta: float
 
     def counts(self, worlds: Sequence[Numbers]) -> tuple[int, int]:
-        """How many runs of the world that is told are told, and how many of the other are taken for such."""
+        """Return how many runs of the one world are recognised, and how many of the other are taken for such."""
         told = [int((self.sign * self.score(world) >= self.threshold).sum()) for world in worlds]
         return told[self.told], told[1 - self.told]
 

@@ -198,7 +198,7 @@ def audit_fits(
 
 
 def _learnt(trials: int) -> int:
-    """How many of the trials the attacker chooses by; the bound rests on the others."""
+    """Return the number of trials by which the attacker chooses; the bound rests on the others."""
     return trials // 3
 
 

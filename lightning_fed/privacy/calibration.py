@@ -207,7 +207,7 @@ def _crossing(
     high: tuple[float, float],
     tolerance: float,
 ) -> float:
-    """Where a falling function crosses ε: regula falsi in logarithms, by the Illinois rule (Dowell & Jarratt 1971).
+    """Return where a falling function crosses ε: regula falsi in logarithms, Illinois rule (Dowell & Jarratt 1971).
 
     Args:
         spent: The function.
@@ -264,7 +264,7 @@ def _last(spent: Callable[[int], float], epsilon: float, start: int, most: int, 
 
 
 def _off(value: float, epsilon: float) -> float:
-    """How far ε is off, in logarithms."""
+    """Return the distance to ε, in logarithms."""
     return math.log(min(max(value / epsilon, 1e-9), 1e9))
 
 

@@ -123,7 +123,7 @@ _SLACK = 1 - 2.0**-22
 
 
 def clip_scales(norms: Tensor, bound: float) -> Tensor:
-    """By what to multiply updates so that no norm exceeds the bound; 1 for one well within, and for a zero update.
+    """Return factors of updates so that no norm exceeds the bound; 1 for one well within, and for a zero update.
 
     The product belongs in float64: in float32 a small scale is subnormal, and too large by up to a half.
 

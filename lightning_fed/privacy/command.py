@@ -169,7 +169,7 @@ def _answer(question: Question, args: argparse.Namespace) -> str:
 
 
 def _in_words(question: Question) -> str:
-    """Who takes part in a round, or what a worker does in it."""
+    """Return in words who takes part in a round, or what a worker does in it."""
     setting = question.setting
     n, population = setting.cohort_size, setting.population
     if question.promise.unit != "worker":

@@ -106,7 +106,7 @@ class CorrelatedGaussian(Mechanism):
 
 @lru_cache(maxsize=256)
 def tree_sensitivity_squared(steps: int, epochs: int = 1, completed: bool = False) -> int:
-    """How far one worker moves all nodes of a tree together: the squared L2 distance, in units of C².
+    """Return how far one worker moves all nodes of a tree together: the squared L2 distance, in units of C².
 
     A node that sees a worker k times moves by up to kC. The worker is the one with the worst place.
 

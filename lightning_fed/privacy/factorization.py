@@ -94,7 +94,7 @@ class FactoredNoise:
         self._stream = self._new()
 
     def increment(self, size: int, std: float, *keys: int | str) -> Tensor:
-        """By how much the noise of the running sum changes in this round.
+        """Return the change of the running sum's noise in this round.
 
         Args:
             size: How many numbers.
@@ -209,8 +209,9 @@ class _Buffered(CorrelatedNoise):
 
 
 class PrefixErrors(NamedTuple):
-    """How far released running sums are from the true ones, in units of the clipping bound, if all together is to be a
-    Gaussian release with noise multiplier 1.
+    """Errors of released running sums, in units of the clipping bound.
+
+    They are those of sums which all together are one Gaussian release with noise multiplier 1.
 
     Args:
         rms: The root of the mean, over rounds, of the noise's variance in each number.
@@ -222,7 +223,7 @@ class PrefixErrors(NamedTuple):
 
 
 def sensitivity(coefficients: Coefficients, separation: int) -> float:
-    """How far one worker moves ``C x``, in units of the clipping bound: ``‖Σ_j C[:, j·b]‖₂``.
+    """Return how far one worker moves ``C x``, in units of the clipping bound: ``‖Σ_j C[:, j·b]‖₂``.
 
     The worst worker takes part in rounds 0, b, 2b, … (Kalinin & Lampert, *Banded Square Root Matrix Factorization for
     Differentially Private Model Training*, 2024, for coefficients that are not negative and do not grow).

@@ -71,7 +71,7 @@ def power_of_two(most: float) -> float:
 
 
 def rounding(step: float, size: int) -> float:
-    """By how much rounding to the grid can lengthen a vector, or move it: ``g √d / 2``.
+    """Return the most by which rounding to the grid can lengthen a vector, or move it: ``g √d / 2``.
 
     >>> rounding(0.5, 16)
     1.0

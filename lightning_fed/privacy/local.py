@@ -137,7 +137,7 @@ class DistributedDP(Privacy):
 
 
 def released_numbers(updates: Updates) -> int:
-    """How many numbers a worker sends that are clipped together."""
+    """Return how many numbers a worker sends that are clipped together."""
     return updates.delta.shape[1] * (1 + len(updates.extra))
 
 

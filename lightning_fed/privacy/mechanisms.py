@@ -303,7 +303,7 @@ def repeated(losses: Any, count: int) -> Any:
 
 
 def _distance(relation: Relation) -> float:
-    """How far two neighbours' sums are apart, in units of C: a replaced worker moves it by C one way and by C back."""
+    """Return the distance of neighbours' sums in units of C: a replaced worker moves it by C one way and by C back."""
     return 2.0 if relation == "replace-one" else 1.0
 
 

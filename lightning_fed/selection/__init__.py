@@ -1,4 +1,4 @@
-"""Which workers take part in a round, and what becomes of them when they are asked."""
+"""Selection of the workers that take part in a round, and their availability when they are asked."""
 
 from lightning_fed.selection.availability import Availability, RandomAvailability, Response
 from lightning_fed.selection.samplers import (

@@ -318,7 +318,7 @@ def _total(state: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _folder_of(trainer: pl.Trainer) -> Path | None:
-    """Where a Trainer's run leaves its files: its logger's folder, else its ``default_root_dir``; None: nowhere."""
+    """Return the folder of a run: its logger's, else the Trainer's ``default_root_dir``; None: the run leaves no files."""
     folder = trainer.log_dir or trainer.default_root_dir
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None

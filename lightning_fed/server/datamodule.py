@@ -370,7 +370,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @property
     def num_evaluated(self) -> int:
-        """How many workers an evaluation of their own data is about."""
+        """The number of workers in an evaluation of their own data."""
         return len(self.names) if self.eval_cohort_size is None else self.eval_cohort_size
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

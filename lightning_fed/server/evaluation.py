@@ -161,7 +161,7 @@ class Evaluation:
 
     @property
     def predicted(self) -> list[Any]:
-        """Whose batches were predicted last, in the form in which the Trainer returns predictions."""
+        """The workers whose batches were predicted last, in the form in which the Trainer returns predictions."""
         loaders: list[Any] = self._predicted
         return loaders[0] if len(loaders) == 1 else loaders
 

@@ -1,4 +1,4 @@
-"""Which loaders an evaluation goes through, and whether somebody has them."""
+"""Kinds of loaders that an evaluation goes through, and whether a worker has some."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ class Guard(ABC):
 
 
 class Sampling(NamedTuple):
-    """How cohorts are sampled.
+    """Settings by which cohorts are sampled.
 
     Args:
         default: The kind of sampler, if the user has chosen none.

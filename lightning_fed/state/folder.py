@@ -205,7 +205,7 @@ class StateFolder:
 
 @final
 class _References:
-    """Which checkpoints refer to which files, by the names of both."""
+    """References of checkpoints to files, by the names of both."""
 
     def __init__(self) -> None:
         self.unplaced: Counter[str] = Counter()

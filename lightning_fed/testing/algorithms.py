@@ -136,7 +136,7 @@ def a_worker_that_fails_is_named(make: Make) -> None:
 
 
 def a_round_that_nobody_answers_changes_nothing(make: Make) -> None:
-    """If all workers are absent or lost, model and memory stay, and the next round goes on from them."""
+    """A round whose workers are all absent or lost leaves model and memory, and the next round goes on from them."""
 
     @final
     class OnlyAtFirst(Availability):

@@ -225,7 +225,7 @@ class Packed:
 
 
 class _Plan(NamedTuple):
-    """Where tensors lie in the bytes behind the header.
+    """Places of tensors in the bytes behind the header.
 
     Args:
         entries: Their part of the container's header, as text.

@@ -38,7 +38,7 @@ class GlobalModel:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where each parameter lies in a vector."""
+        """The place of each parameter in a vector."""
         return Layout(self.parameters)
 
     @cached_property

@@ -19,7 +19,7 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True)
 class LocalTraining:
-    """How long one worker trains in one round.
+    """Length of one worker's training in one round.
 
     Args:
         epochs: Passes over the worker's train loader.
@@ -169,7 +169,7 @@ class Job:
         )
 
     def local_of(self, worker: str, num_batches: int | None) -> LocalTraining:
-        """How long one worker trains: as long as all, or a part of it.
+        """Return the length of one worker's training: that of all, or a part of it.
 
         Args:
             worker: Its name.

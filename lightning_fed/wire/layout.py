@@ -1,4 +1,4 @@
-"""Where each parameter lies in one vector of all of them.
+"""Places of the parameters in one vector of all of them.
 
 An update is a vector: norms, clipping, noise, robust aggregation and the sum over processes are about all parameters
 together, and one operation on a vector is cheaper than one per parameter. Names come back where a tensor meets a
@@ -55,7 +55,7 @@ class Layout:
 
     @property
     def places(self) -> dict[str, slice]:
-        """Where each parameter lies in a vector."""
+        """The place of each parameter in a vector."""
         ends = list(accumulate(self._sizes))
         return {name: slice(end - size, end) for name, size, end in zip(self._shapes, self._sizes, ends, strict=False)}
 

@@ -19,7 +19,7 @@ REDUCTIONS: Final[Mapping[str, Callable[[Sequence[float], Sequence[float]], floa
 
 @final
 class Shown(NamedTuple):
-    """How a value is shown, as the arguments of ``self.log`` say; by default as in ``training_step``.
+    """Settings by which a value is shown, as the arguments of ``self.log`` say; by default as in ``training_step``.
 
     Args:
         name: Its name.

@@ -23,7 +23,7 @@ class UnfrozenError(ValueError):
 
 
 class Place(NamedTuple):
-    """Where a module keeps a tensor.
+    """Place where a module keeps a tensor.
 
     Args:
         name: The tensor's name.

@@ -1,4 +1,4 @@
-"""Which examples are a worker's, and Poisson samples of them, for DP-SGD."""
+"""Examples of a worker, and Poisson samples of them, for DP-SGD."""
 
 from __future__ import annotations
 

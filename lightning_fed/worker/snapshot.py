@@ -234,7 +234,7 @@ _METRICS_OWN = frozenset(vars(MeanMetric()))
 
 @final
 class _Kind:
-    """How objects of a type are taken down, compared and set back."""
+    """Functions by which objects of a type are taken down, compared and set back."""
 
     def __init__(
         self,

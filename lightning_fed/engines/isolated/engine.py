@@ -226,7 +226,7 @@ class Isolated(Engine):
 
 
 def _size(job: Job) -> int:
-    """How large the message with an update is, with room for its header and for a few new buffers."""
+    """Return the size of the message with an update, with room for its header and for a few new buffers."""
     vectors = job.model.vector.nbytes * (1 + len(job.extra))
     return vectors + sum(buffer.nbytes for buffer in job.model.buffers.values()) + 2**16
 

@@ -124,7 +124,7 @@ def _failure(job: Job, name: str, error: Exception) -> WorkerError:
 
 
 def _fitting(job: Job) -> int:
-    """How many workers to train at once: parameters, gradients, deltas and optimizer state in a budget of memory."""
+    """Return how many workers' parameters, gradients, deltas and optimizer states fit a budget of memory."""
     device = job.model.vector.device.type
     copies = 5 if job.wants_gradient else 4
     fitting = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"]) // (copies * job.model.vector.nbytes)

@@ -38,7 +38,7 @@ class OtherDrawsError(Exception):
 @final
 @dataclass(frozen=True)
 class _Layout:
-    """How a tensor lies in memory."""
+    """Layout of a tensor in memory."""
 
     shape: torch.Size
     stride: tuple[int, ...]

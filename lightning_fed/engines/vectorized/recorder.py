@@ -355,7 +355,7 @@ def _replayed(steps: list[_Step], worker: int, n: int) -> Recorder:
 
 
 def _position(rows: Rows, worker: int, n: int) -> int | None:
-    """Where a worker stands among some rows, or None if it is not among them."""
+    """Return a worker's position among some rows, or None if it is not among them."""
     if isinstance(rows, slice):
         inside = range(n)[rows]
         return inside.index(worker) if worker in inside else None

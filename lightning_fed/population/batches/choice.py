@@ -1,4 +1,4 @@
-"""How batches are drawn from what a datamodule gave."""
+"""Choice of the way to draw batches from what a datamodule gave."""
 
 from __future__ import annotations
 

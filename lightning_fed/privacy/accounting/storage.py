@@ -1,4 +1,4 @@
-"""How mechanisms lie in a checkpoint: the name of the class, and its settings as plain numbers.
+"""Mechanisms as they lie in a checkpoint: the name of the class, and its settings as plain numbers.
 
 Nothing is imported or unpickled to read them: a class is looked up among the mechanisms that the program has already
 defined, so a checkpoint can only ever make one of those.

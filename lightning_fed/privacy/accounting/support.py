@@ -1,4 +1,4 @@
-"""Which accountant counts which mechanism: dp-accounting is asked, and no class is known by name."""
+"""Choice of the accountants that count a mechanism: dp-accounting is asked, and no class is known by name."""
 
 from __future__ import annotations
 

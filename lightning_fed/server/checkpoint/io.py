@@ -1,4 +1,4 @@
-"""How a Trainer's checkpoints come to the disk and from it: whole, noted, and with errors that name the file."""
+"""Reading and writing of a Trainer's checkpoints: whole, noted, and with errors that name the file."""
 
 from __future__ import annotations
 
