@@ -318,7 +318,7 @@ def _total(state: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _folder_of(trainer: pl.Trainer) -> Path | None:
-    """Return the folder of a run: its logger's, else the Trainer's ``default_root_dir``; None: the run leaves no files."""
+    """Return the folder of a run: its logger's, else the Trainer's ``default_root_dir``; None: it leaves no files."""
     folder = trainer.log_dir or trainer.default_root_dir
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
