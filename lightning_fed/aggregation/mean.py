@@ -17,7 +17,7 @@ from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates, wide
 
 @dataclass
 class Sums:
-    """Weighted sums over the workers of one process; largest values of integer buffers; what they started from."""
+    """Weighted sums over the workers of one process, and the largest values of integer buffers that any of them has."""
 
     delta: Tensor
     buffers: Tensors
@@ -31,8 +31,9 @@ class Sums:
 class WeightedMean(Aggregator[Sums]):
     """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i (or what the algorithm puts in its place).
 
-    Float and complex buffers (BatchNorm statistics) are averaged with the same weights, integer ones take the maximum.
-    If all weights are 0, nothing changes.
+    Float and complex buffers (BatchNorm statistics) are averaged with the same weights. Of integer and bool ones
+    (counts, places in a queue, flags) the largest value is taken that a worker of the cohort has, even if the global
+    one is larger: so one worker's is what it left. If all weights are 0, nothing changes.
     """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
@@ -40,7 +41,7 @@ class WeightedMean(Aggregator[Sums]):
         sums = Sums(
             delta=torch.zeros_like(job.model.vector),
             buffers={n: torch.zeros(b.shape, dtype=wide(b.dtype), device=b.device) for n, b in floating.items()},
-            largest={n: b.clone() for n, b in job.model.buffers.items() if n not in floating},
+            largest={n: torch.full_like(b, _least(b.dtype)) for n, b in job.model.buffers.items() if n not in floating},
             extra={name: torch.zeros_like(job.model.vector) for name in job.extra},
             weight=torch.zeros((), dtype=torch.float64),
             model=job.model,
@@ -52,8 +53,10 @@ class WeightedMean(Aggregator[Sums]):
                 add_weighted_(total, update.weight, update.buffers[name])
             for name, total in sums.extra.items():
                 add_weighted_(total, update.weight, update.extra[name])
-            for name, largest in sums.largest.items():
-                sums.largest[name] = torch.maximum(largest, update.buffers[name].amax(dim=0))
+            if sums.largest and (counts := update.weight > 0).any():
+                for name, largest in sums.largest.items():
+                    rows = update.buffers[name][counts.to(largest.device)]
+                    sums.largest[name] = torch.maximum(largest, rows.amax(dim=0))
             del update  # see outbox.py
         return sums
 
@@ -69,6 +72,10 @@ class WeightedMean(Aggregator[Sums]):
             buffers={**{name: value.div_(total) for name, value in partial.buffers.items()}, **partial.largest},
             extra={name: value.div_(total) for name, value in partial.extra.items()},
         )
+
+
+def _least(dtype: torch.dtype) -> int:
+    return 0 if dtype == torch.bool else torch.iinfo(dtype).min
 
 
 @final

@@ -34,6 +34,17 @@ def test_float_buffers_are_averaged_and_others_take_the_maximum() -> None:
     assert {name: value.item() for name, value in aggregate.buffers.items()} == {"mean": 5.0, "n": 12, "seen": True}
 
 
+def test_of_others_the_largest_of_the_workers_is_taken_even_below_the_global_one() -> None:
+    """A place in a queue comes round to its beginning, and a flag is lowered."""
+    buffers = {"place": torch.tensor([6, 1]), "first": torch.tensor(True)}
+    came_back = {"place": torch.tensor([[2, 0], [0, 3]]), "first": torch.tensor([False, False])}
+    aggregate = mean(job({"w": torch.zeros(1)}, buffers), stack(torch.zeros(2, 1), [3, 1], came_back))
+    assert {n: b.tolist() for n, b in aggregate.buffers.items()} == {"place": [2, 3], "first": False}
+    negative = {"place": torch.tensor([[-9, -5]]), "first": torch.tensor([True])}
+    aggregate = mean(job({"w": torch.zeros(1)}, buffers), stack(torch.zeros(1, 1), [3], negative))
+    assert {n: b.tolist() for n, b in aggregate.buffers.items()} == {"place": [-9, -5], "first": True}
+
+
 def test_complex_buffers_are_averaged() -> None:
     aggregate = mean(
         job({"w": torch.zeros(1)}, {"rotation": torch.tensor([1j])}),
@@ -103,7 +114,7 @@ def test_stacks_of_one_equal_one_stack_of_many_however_it_is_cut(
 )
 def test_workers_that_weigh_nothing_are_not_counted_and_alone_change_nothing(aggregator: Aggregator[Any]) -> None:
     sent = job({"w": torch.zeros(1)}, {"mean": torch.tensor(7.0), "n": torch.tensor(3)})
-    idle_buffers = {"mean": torch.tensor([1.0]), "n": torch.tensor([2])}
+    idle_buffers = {"mean": torch.tensor([1.0]), "n": torch.tensor([9])}
     idle = stack(torch.zeros(1, 1), [0], idle_buffers, steps=[0])
     busy = stack(torch.full((1, 1), 4.0), [2], {"mean": torch.tensor([5.0]), "n": torch.tensor([4])}, steps=[1])
 

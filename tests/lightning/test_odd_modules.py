@@ -428,3 +428,36 @@ def test_a_module_without_parameters_is_evaluated_and_not_trained() -> None:
     assert_equal(trainer().validate(fed, data, verbose=False), expected)
     with pytest.raises(ValueError, match="Nothing has no parameter with requires_grad; there is nothing to train"):
         fit(fed, data)
+
+
+class Queued(pl.LightningModule):
+    """Keeps a queue of outputs, as MoCo does, and sets its weight from the first batch, as data-dependent inits do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.net = nn.Linear(3, 1)
+        self.register_buffer("place", torch.tensor(0))
+        self.register_buffer("queue", torch.zeros(5))
+        self.register_buffer("is_first", torch.tensor(True))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        output = self.net(batch[0])
+        if self.is_first:
+            self.net.bias.data -= output.mean()
+            self.is_first.fill_(False)
+        loss = ((output - batch[1]) ** 2).mean() + self.queue.mean() * output.mean()
+        self.queue[self.place] = output.detach().mean()
+        self.place.copy_((self.place + 1) % 5)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def test_whole_numbers_and_flags_of_one_worker_are_what_it_left() -> None:
+    plain, local = Queued(), Queued()
+    trainer(max_epochs=3).fit(plain, Data())
+    assert plain.place.item() == 9 % 5
+    fit(FederatedModule(local), FederatedDataModule({"ann": Data()}), max_epochs=3)
+    assert_equal(local.state_dict(), plain.state_dict())
