@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from lightning_fed._lightning import pl
+from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.server.checkpoint.start import module_of
 
 _W = TypeVar("_W", bound="Wrapper")
@@ -30,6 +30,8 @@ _SHARED = (
 
 class Wrapper(pl.LightningModule, ABC):
     """Has the layers, parameters and buffers of the user's module under the names that they have there.
+
+    A warning names the attributes of the user's module whose names are the wrapper's own.
 
     Both keep them in the same dicts, so that whatever torch and Lightning do with layers by name (summaries, state
     dicts, finetuning, hooks) is done to the user's module. Every other attribute is looked up in the user's module, and
@@ -83,6 +85,18 @@ class Wrapper(pl.LightningModule, ABC):
         own["module"] = module
         own.pop("training", None)
         own.update((name, theirs[name]) for name in _SHARED)
+        self._name_hidden(module)
+
+    def _name_hidden(self, module: pl.LightningModule) -> None:
+        """Say which attributes of the user's module cannot be found here, as the wrapper has others of their names."""
+        ours = {*dir(type(self)), *vars(self)}.difference(dir(pl.LightningModule()))
+        hidden = sorted(name for name in ours.intersection(dir(module)) if not name.startswith("_"))
+        if hidden:
+            ways = ", ".join(f"fed.module.{name}" for name in hidden)
+            rank_zero_warn(
+                f"{type(module).__name__} has attributes with names of a {type(self).__name__}'s own, which callbacks "
+                f"find in their place on pl_module: read those of the module as {ways}, or rename them"
+            )
 
     # ---- attributes ------------------------------------------------------------------------------------------------
 
@@ -102,17 +116,20 @@ class Wrapper(pl.LightningModule, ABC):
         if name in own:
             # Lightning notes here each hook that it calls, and torch's way to do so takes 4 % of a small round.
             own[name] = value
-        elif "module" not in own or hasattr(type(self), name):
+        elif "module" not in own or self._is_of_class(name):
             super().__setattr__(name, value)
         else:
             setattr(own["module"], name, value)
 
     def __delattr__(self, name: str) -> None:
         """Delete in the user's module what is no attribute of the wrapper."""
-        if name in vars(self) or hasattr(type(self), name):
+        if name in vars(self) or self._is_of_class(name):
             super().__delattr__(name)
         else:
             delattr(self.module, name)
+
+    def _is_of_class(self, name: str) -> bool:
+        return any(name in vars(kind) for kind in type(self).__mro__)
 
     # ---- what torch does to a module as a whole --------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* has attributes with names of a FederatedModule's own")
+
 
 class Net(pl.LightningModule):
     """Has a parameter, a buffer and a part of its own, and a part whose name is also a FederatedModule's."""
@@ -107,6 +109,67 @@ def test_layers_and_attributes_are_set_on_the_module() -> None:
     assert not hasattr(module, "weight_of_loss")
     fed.min_workers = 2
     assert not hasattr(module, "min_workers"), "FederatedModule's own"
+
+
+@pytest.mark.parametrize("name", ["register", "mro"])
+def test_so_are_those_with_names_of_what_every_class_has(name: str) -> None:
+    fed = FederatedModule(module := Net())
+    setattr(fed, name, 1)
+    assert getattr(module, name) == getattr(fed, name) == 1
+    delattr(fed, name)
+    assert name not in vars(module)
+
+
+class Hidden(pl.LightningModule):
+    """Has attributes of every kind whose names are a FederatedModule's, and some that are Lightning's or nobody's."""
+
+    transforms = "of the class"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aggregator = nn.Linear(1, 1)
+        self.local = nn.Parameter(torch.ones(1))
+        self.register_buffer("own_state", torch.ones(1))
+        self.module = 3
+        self._log = self.net = 4
+        self.example_input_array = torch.ones(1)
+
+    def algorithm(self) -> int:
+        return 1
+
+    @property
+    def engine(self) -> int:
+        raise RuntimeError("nobody asks for it")
+
+    @property
+    def strict_loading(self) -> bool:
+        return False
+
+    def on_train_start(self) -> None:
+        pass
+
+
+def test_attributes_that_the_wrapper_hides_are_named_once() -> None:
+    with pytest.warns(UserWarning, match="own, which callbacks find in their place on pl_module") as told:
+        fed = FederatedModule(Hidden())
+    (warning,) = told
+    names = ["aggregator", "algorithm", "engine", "local", "module", "own_state", "transforms"]
+    assert str(warning.message) == (
+        "Hidden has attributes with names of a FederatedModule's own, which callbacks find in their place on "
+        f"pl_module: read those of the module as {', '.join(f'fed.module.{name}' for name in names)}, or rename them"
+    )
+    assert fed.module.module == 3
+    assert fed.get_submodule("aggregator") is fed.module.aggregator is not fed.aggregator
+
+
+OURS = {*dir(FederatedModule), "last_report", "min_workers"} - {*dir(pl.LightningModule()), "transforms"}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in OURS if not name.startswith("_")))
+def test_so_is_any_of_them(name: str) -> None:
+    kind = type("Mine", (Net,), {name: 1})
+    with pytest.warns(UserWarning, match=rf"fed\.module\.{name},"):
+        FederatedModule(kind())
 
 
 def test_an_override_of_train_is_called() -> None:
