@@ -173,7 +173,7 @@ def refuse_closures(module: pl.LightningModule, inside: dict[int, tuple[str, Any
                 f"{type(module).__name__}: the {_kind_of(path)} {path!r} is the function {thing.__qualname__}, "
                 "which refers to the module by other means than its arguments, so a worker's copy would still use the "
                 "server's module; make it a method of the module (self.name = self.method), which is copied with it"
-                + (_COMPILED if hasattr(thing, "_torchdynamo_orig_callable") else "")
+                + (_COMPILED if "_torchdynamo_orig_callable" in vars(thing) else "")
             )
 
 

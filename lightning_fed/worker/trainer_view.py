@@ -139,13 +139,17 @@ class TrainerView:
                 "self.trainer.should_stop = True on a worker ends its training in this round, and not the run; to end "
                 "that, set it in a callback, such as EarlyStopping"
             )
-        elif name != "should_stop" and name not in self._said and hasattr(self._trainer, name):
+        elif name != "should_stop" and name not in self._said and self._is_of_trainers(name):
             self._said.add(name)
             rank_zero_warn(
                 f"self.trainer.{name} = ... on a worker does not change its training, nor the server's Trainer; of a "
                 "Trainer's attributes only should_stop has an effect there"
             )
         vars(self)[name] = value
+
+    def _is_of_trainers(self, name: str) -> bool:
+        server = vars(self)["_server"]
+        return name in vars(server) or any(name in vars(kind) for kind in type(server).__mro__)
 
     @property
     def is_quiet(self) -> bool:

@@ -12,9 +12,11 @@ import torch
 from helpers import Rows, Scalar, fit, trainer
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed._lightning import pl
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.engines import Isolated, Vectorized
 from lightning_fed.wire import WorkerError
+from lightning_fed.worker.trainer_view import TrainerView
 
 OF_THE_FIT = ("accumulate_grad_batches", "estimated_stepping_batches", "gradient_clip_algorithm", "gradient_clip_val")
 OF_THE_FIT += ("is_last_batch", "limit_train_batches", "max_epochs", "max_steps", "min_epochs", "min_steps")
@@ -39,6 +41,22 @@ def test_it_says_what_a_plain_trainer_does(length: dict[str, int]) -> None:
     others = {"gradient_clip_val": 1.0, "accumulate_grad_batches": 2, "limit_train_batches": 2, "min_epochs": 1}
     fit(fed, FederatedDataModule({"bob": rows}, rounds_per_epoch=2), min_steps=1, **others)
     assert said == plain * 2  # one round of two cohorts
+
+
+def test_what_is_set_on_it_is_not_asked_for_on_the_server() -> None:
+    class Costly(pl.Trainer):
+        @property
+        def costly(self) -> Any:
+            raise RuntimeError("this takes its time")
+
+    view = TrainerView(Costly(accelerator="cpu", logger=False), Scalar())
+    for name in ("costly", "strategy_of_mine"):
+        if name == "costly":
+            with pytest.warns(UserWarning, match="self.trainer.costly = ... on a worker does not change its training"):
+                setattr(view, name, 1)
+        else:
+            setattr(view, name, 1)
+        assert getattr(view, name) == 1
 
 
 MOMENTS = {"on_train_epoch_start": 3, "on_train_batch_start": 4, "on_before_backward": 3, "on_train_batch_end": 3}
