@@ -31,7 +31,7 @@ class MetricObjects:
 
     def states(self) -> dict[str, MetricState]:
         """Return what the objects of this process hold that were updated, by path and on the CPU."""
-        updated = {path: metric for path, metric in metrics_of(self._module).items() if metric._update_count}
+        updated = {path: metric for path, metric in metrics_of(self._module).items() if metric.update_count}
         return {path: MetricState.of(metric).on(torch.device("cpu")) for path, metric in updated.items()}
 
     def merge(self, states: Sequence[Mapping[str, MetricState]]) -> None:
@@ -51,7 +51,7 @@ class MetricObjects:
     def end(self) -> None:
         """Put back into the objects what they held in this process alone."""
         for metric, own, updates in self._own:
-            if metric._update_count == updates:  # else the user's code has reset it
+            if metric.update_count == updates:  # else the user's code has reset it
                 own.put(metric)
         self._own.clear()
         if self._alone is not None:

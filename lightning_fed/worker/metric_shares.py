@@ -125,7 +125,7 @@ class WorkerMetrics:
             shares = {name: _share(m, self._before.get(paths[id(m)])) for name, m in self._logged.items()}
         else:
             shares = {name: _value(metric) for name, metric in self._logged.items()}
-            states = {path: MetricState.of(metric) for path, metric in metrics.items() if metric._update_count}
+            states = {path: MetricState.of(metric) for path, metric in metrics.items() if metric.update_count}
             self._states.setdefault(worker, []).append(states)
         values = self._values.setdefault(worker, {})
         values |= {name: part.value for name, part in parts.items()}

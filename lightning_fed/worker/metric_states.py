@@ -34,7 +34,7 @@ class MetricState(NamedTuple):
         """Copy the state of an object."""
         states = {name: getattr(metric, name) for name in metric._defaults}
         return MetricState(
-            metric._update_count,
+            metric.update_count,
             {name: list(s) if isinstance(s, list) else s.detach().clone() for name, s in states.items()},
         )
 

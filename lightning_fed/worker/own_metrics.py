@@ -46,7 +46,7 @@ class OwnMetrics:
         for metric in self._all:
             is_read = metric._forward_cache is not None or metric._computed is not None
             # One without states is computed from others (CompositionalMetric), and notes of no value that it was read.
-            if metric._defaults and metric._update_count and not is_read:
+            if metric._defaults and metric.update_count and not is_read:
                 name = self._paths.get(id(metric)) or type(metric).__name__
                 if name not in self.unread and not self._sent.leaves(name):
                     self.unread.append(name)

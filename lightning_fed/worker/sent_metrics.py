@@ -48,8 +48,8 @@ class SentMetrics:
             collection.items(copy_state=False)  # brings the members of a compute group up to date
         states: dict[str, Tensors] = {}
         for path, metric in self._metrics.items():
-            if metric._update_count and self.leaves(path):
-                states.setdefault("sum", {})[f"{path}.{UPDATES}"] = torch.tensor(metric._update_count)
+            if metric.update_count and self.leaves(path):
+                states.setdefault("sum", {})[f"{path}.{UPDATES}"] = torch.tensor(metric.update_count)
                 for name, kind in self._kinds[path].items():
                     states.setdefault(kind, {})[f"{path}.{name}"] = getattr(metric, name).detach().cpu().clone()
         return states
@@ -95,7 +95,7 @@ def take_in(metrics: Mapping[str, Metric], states: States) -> None:
                 if tensor is not None and tensor.shape == _default(metric, name).shape:
                     tensor = tensor.to(metric.device)
                     own = getattr(metric, name)
-                    merged = MERGE[kind](own.to(tensor.dtype), tensor) if metric._update_count else tensor
+                    merged = MERGE[kind](own.to(tensor.dtype), tensor) if metric.update_count else tensor
                     setattr(metric, name, merged.to(own.dtype))
         metric._update_count += int(count)
         metric._computed = None

@@ -194,7 +194,7 @@ def test_an_extreme_is_that_of_the_workers_that_have_one(engine: Any) -> None:
     module = OfSome()
     fit(FederatedModule(module, engine=engine), FederatedDataModule({n: Rows(v) for n, v in WORKERS.items()}))
     assert module.most.compute() == -1.0
-    assert module.most._update_count == 1
+    assert module.most.update_count == 1
 
 
 # ---- passes over a worker's data -------------------------------------------------------------------------------------
@@ -238,4 +238,4 @@ def test_each_pass_has_objects_of_its_own_and_the_round_those_of_all_passes() ->
     assert run.callback_metrics["error"].item() == pytest.approx(sum(values[0] for values in plain) / 3)
     accuracy = run.callback_metrics["BinaryAccuracy"].item()
     assert accuracy == pytest.approx(sum(values[1] for values in plain) / 3)
-    assert module.mean._update_count in (0, 3 * sizes)  # what Lightning has not reset yet is the cohort's
+    assert module.mean.update_count in (0, 3 * sizes)  # what Lightning has not reset yet is the cohort's

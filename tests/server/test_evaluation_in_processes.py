@@ -118,7 +118,7 @@ def fit(data: Callable[[], FederatedDataModule], devices: int, **options: Any) -
     )
     fed = FederatedModule(module, **options)
     run.fit(fed, data())
-    left = {path: metric._update_count for path, metric in module.named_modules() if isinstance(metric, Metric)}
+    left = {path: metric.update_count for path, metric in module.named_modules() if isinstance(metric, Metric)}
     settings = {metric.sync_on_compute for metric in module.modules() if isinstance(metric, Metric)}
     assert (set(left.values()), settings) == ({0}, {True})
     return numbers(run), see.seen, module.seen, fed.last_evaluation.workers
