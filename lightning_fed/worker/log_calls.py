@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, cast, final
 
 import torch
 from torch import Tensor
@@ -141,6 +142,25 @@ class LogCalls(ABC):
             f"the torchmetrics object that is logged as {name!r} is no part of the module, and the next worker would "
             "find it filled; make it an attribute of the module"
         )
+
+
+def one_number(name: str, value: Any) -> float | Tensor:
+    """Return a number that is logged, or a tensor of one element as it is: to read it may take its time.
+
+    Args:
+        name: Its name.
+        value: What is logged.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise TypeError(f"self.log({name!r}, ...): a tensor must have one element, not the shape {value.shape}")
+        return value
+    if isinstance(value, numbers.Number):
+        return float(cast(float, value))
+    raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")
 
 
 def reduction_of(name: str, reduce_fx: Any) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torchmetrics import Metric
 
 from lightning_fed._lightning import MisconfigurationException, extract_batch_size
 from lightning_fed.wire.logged import Part, Shown
-from lightning_fed.worker.log_calls import EPOCH_HOOKS, Key, LogCalls
+from lightning_fed.worker.log_calls import EPOCH_HOOKS, Key, LogCalls, one_number
 from lightning_fed.worker.metric_states import MetricState, merges
 
 
@@ -98,7 +97,9 @@ class Recorder(LogCalls):
         if not isinstance(value, Tensor) and isinstance(value, Metric):  # an abstract class takes its time to ask
             self._metrics[key] = value
         else:
-            number = _number(shown.name, value)
+            number = one_number(shown.name, value)
+            if isinstance(number, Tensor):  # reading one from an accelerator would make it wait at every step
+                number = number.detach().reshape(()) if number.is_cuda else number.item()
             if batch_size is None:  # only a mean asks for it, and not every batch can tell
                 batch_size = self._size(shown) if shown.reduction == "mean" else 1
             self._values.setdefault(key, []).append((number, batch_size))
@@ -199,14 +200,3 @@ def floats(values: Sequence[float | Tensor]) -> list[float]:
         return [float(value) for value in values]
     numbers: list[float] = torch.stack(tensors).tolist()
     return numbers
-
-
-def _number(name: str, value: Any) -> float | Tensor:
-    if isinstance(value, Tensor):
-        if value.numel() != 1:
-            raise TypeError(f"self.log({name!r}, ...): a tensor must have one element, not the shape {value.shape}")
-        # Reading a number from an accelerator would make it wait at every step.
-        return value.detach().reshape(()) if value.is_cuda else value.item()
-    if isinstance(value, numbers.Number):
-        return float(cast(float, value))
-    raise TypeError(f"self.log({name!r}, ...): cannot log a {type(value).__name__}")

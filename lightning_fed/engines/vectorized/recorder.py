@@ -7,12 +7,11 @@ the metrics themselves are updated afterwards, worker by worker, on the numbers.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeAlias, cast, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_fed.wire.logged import Shown
 from lightning_fed.wire.metric_states import States, neutral
-from lightning_fed.worker.log_calls import Key, LogCalls
+from lightning_fed.worker.log_calls import Key, LogCalls, one_number
 from lightning_fed.worker.recorder import Recorder
 
 Rows: TypeAlias = "slice | Tensor"
@@ -148,16 +147,9 @@ class StackedRecorder(LogCalls):
             noted = value
         elif isinstance(value, Metric):
             noted = value
-        elif isinstance(value, Tensor):
-            if value.numel() != 1:
-                raise TypeError(
-                    f"self.log({shown.name!r}, ...): a tensor must have one element, not the shape {value.shape}"
-                )
-            noted = self._output(value.detach().reshape(()))
-        elif isinstance(value, numbers.Number):
-            noted = self._output(torch.tensor(float(cast(float, value))))
         else:
-            raise TypeError(f"self.log({shown.name!r}, ...): cannot log a {type(value).__name__}")
+            number = one_number(shown.name, value)
+            noted = self._output(number.detach().reshape(()) if isinstance(number, Tensor) else torch.tensor(number))
         self.events.append(_Call(shown, noted, batch_size))
 
     def _has_taken(self, key: Key) -> bool:
