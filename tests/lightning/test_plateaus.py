@@ -16,6 +16,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.engines import Auto, Isolated, Vectorized
 from lightning_fed.privacy import RecordDP
+from lightning_fed.wire import RoundError, WorkerError
 
 
 class Watches(pl.LightningModule):
@@ -184,8 +185,10 @@ def test_a_strict_one_on_what_nobody_logs_is_refused_with_the_ways_out() -> None
         r"'val_loss', .* set 'strict': False beside it to hold the rate, monitor what training_step logs, or use it as "
         "server_lr_scheduler"
     )
-    with pytest.raises(RuntimeError, match=says):
+    with pytest.raises(WorkerError, match=says):
         fit(FederatedModule(module), FederatedDataModule({"bob": Rows([8.0])}))
+    with pytest.raises(RoundError, match=rf"0 workers are left, .* as it was before the round. What failed:\n  {says}"):
+        fit(FederatedModule(module, on_worker_error="drop"), FederatedDataModule({"bob": Rows([8.0])}))
     assert module.x.item() == 0.0
 
 
