@@ -69,7 +69,7 @@ from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import LocalTraining
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.copying import deep_copy
-from lightning_fed.worker.local_memory import LocalMemory
+from lightning_fed.worker.kept import Kept
 from lightning_fed.worker.outbox import Outbox, tables_of
 
 
@@ -168,14 +168,14 @@ class FederatedModule(Wrapper):
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
         self._state_folder = StateFolder(state_dir)
-        memory = LocalMemory(local_optimizer_state, local_schedule, training=self.local)
-        refuse_kept(memory, algorithm)
-        tables = tables_of(algorithm, self.transforms, memory)
+        kept = Kept(local_optimizer_state, local_schedule, training=self.local)
+        refuse_kept(kept, algorithm)
+        tables = tables_of(algorithm, self.transforms, kept)
         self._outbox = Outbox(
             algorithm,
             self.transforms,
             promise=privacy,
-            memory=memory,
+            kept=kept,
             own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._own_folder),
         )
         self._keeper = Keeper(module, self._outbox.own)
@@ -257,7 +257,7 @@ class FederatedModule(Wrapper):
         if stage == "fit":
             refuse_too_few(self.min_workers, self._datamodule.cohort_size)
             refuse_manual(self.module, self.aggregator, self.privacy)
-            refuse_search(self.trainer, self.privacy, self._outbox.memory)
+            refuse_search(self.trainer, self.privacy, self._outbox.kept)
             self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
@@ -298,7 +298,7 @@ class FederatedModule(Wrapper):
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
-            self._outbox = replace(self._outbox, memory=over_the_run(self._outbox.memory, self.trainer, datamodule))
+            self._outbox = replace(self._outbox, kept=over_the_run(self._outbox.kept, self.trainer, datamodule))
             with self._global.trained_parameters.as_at_first():
                 self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
             self._guard.check(self._global.model(), self.module)
@@ -450,11 +450,11 @@ class FederatedModule(Wrapper):
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
             "local_lr_schedule": self.local_lr_schedule,
-            "local_optimizer_state": self._outbox.memory.optimizer_state,
-            "local_schedule": self._outbox.memory.schedule,
+            "local_optimizer_state": self._outbox.kept.optimizer_state,
+            "local_schedule": self._outbox.kept.schedule,
             **facts.settings,
         }
-        tables = tables_of(self.algorithm, self.transforms, self._outbox.memory)
+        tables = tables_of(self.algorithm, self.transforms, self._outbox.kept)
         return Settings(parts, facts.names, tables, self.module)
 
     def state_dict(self, *args: Any, **options: Any) -> Any:

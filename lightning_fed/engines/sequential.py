@@ -40,7 +40,7 @@ class Sequential(Engine):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         own = outbox.own.scope()
-        self._local_fit = LocalFit(module, trainer, self._compile, self._channels_last, outbox.memory, own)
+        self._local_fit = LocalFit(module, trainer, self._compile, self._channels_last, outbox.kept, own)
         self._local_fit.check()
         self._workers = workers
         self._outbox = outbox

@@ -28,7 +28,7 @@ from lightning_fed.privacy import Privacy
 from lightning_fed.server.given_data import admit
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import LocalTraining, RoundError
-from lightning_fed.worker.local_memory import LocalMemory
+from lightning_fed.worker.kept import Kept
 
 
 def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
@@ -121,19 +121,19 @@ def refuse_two_lengths(local: LocalTraining) -> LocalTraining:
     return local
 
 
-def refuse_kept(memory: LocalMemory, algorithm: Algorithm) -> None:
+def refuse_kept(kept: Kept, algorithm: Algorithm) -> None:
     """Refuse to keep the optimizers of workers that are trained more than once in a round, each time by others.
 
     Args:
-        memory: What is kept of optimizers and schedulers.
+        kept: What is kept of optimizers and schedulers.
         algorithm: What a round computes.
 
     Raises:
         ValueError: If something is kept, and the algorithm trains a worker several times.
     """
-    if memory.keeps is not None and algorithm.trainings > 1:
+    if kept.keeps is not None and algorithm.trainings > 1:
         raise ValueError(
-            f"{memory.keeps}: {type(algorithm).__name__} trains a worker {algorithm.trainings} times in a round, and "
+            f"{kept.keeps}: {type(algorithm).__name__} trains a worker {algorithm.trainings} times in a round, and "
             "one optimizer cannot go on from all of them; leave it out, or use an algorithm that trains once"
         )
 

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 
 from lightning_fed._lightning import ReduceLROnPlateau, pl
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.worker.local_memory import LocalMemory
+from lightning_fed.worker.kept import Kept
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
@@ -31,15 +31,15 @@ def scheduler_config(scheduler: Any) -> dict[str, Any]:
     return {"scheduler": scheduler, "interval": "epoch", "monitor": scheduler.monitor}
 
 
-def over_the_run(memory: LocalMemory, trainer: pl.Trainer, datamodule: FederatedDataModule) -> LocalMemory:
-    """Return what workers remember, with the number of rounds in which each can expect to take part.
+def over_the_run(kept: Kept, trainer: pl.Trainer, datamodule: FederatedDataModule) -> Kept:
+    """Return what is kept, with the number of rounds in which a worker is expected to take part.
 
     Args:
-        memory: What workers remember.
+        kept: What is kept of the workers' optimizers and schedulers.
         trainer: The Trainer that is about to train.
         datamodule: The workers.
     """
-    if memory.schedule != "continue":
-        return memory
+    if kept.schedule != "continue":
+        return kept
     cohorts = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-    return replace(memory, rounds=max(1.0, cohorts * datamodule.cohort_size / len(datamodule.names)))
+    return replace(kept, rounds=max(1.0, cohorts * datamodule.cohort_size / len(datamodule.names)))

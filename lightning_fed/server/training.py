@@ -157,7 +157,7 @@ class Training:
         """Return the job of a cohort."""
         self._global.refuse_new(parameters)
         algorithm, trainer = self._loop.algorithm, self._trainer
-        self._keeper.refuse_other_layers(algorithm, self._loop.outbox.memory, list(parameters))
+        self._keeper.refuse_other_layers(algorithm, self._loop.outbox.kept, list(parameters))
         round = trainer.global_step
         scheduled = 1.0 if schedule is None else schedule.factor(round)
         # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.

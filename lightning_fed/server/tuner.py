@@ -12,8 +12,8 @@ from lightning_fed._lightning import BatchSizeFinder, LearningRateFinder, _LRCal
 from lightning_fed.privacy import Privacy
 from lightning_fed.server.own_callbacks import callbacks_of
 from lightning_fed.wire import LocalTraining
+from lightning_fed.worker.kept import Kept
 from lightning_fed.worker.local_fit import LocalFit
-from lightning_fed.worker.local_memory import LocalMemory
 
 
 @final
@@ -118,7 +118,7 @@ def _rates(optimizers: list[Optimizer]) -> list[list[Any]]:
 
 def _local_rate(module: pl.LightningModule, trainer: pl.Trainer, training: LocalTraining) -> float:
     """Return the learning rate of a worker's optimizer, as ``configure_optimizers`` sets it; of groups, the first's."""
-    fit, name = LocalFit(module, trainer, memory=LocalMemory(training=training)), type(module).__name__
+    fit, name = LocalFit(module, trainer, kept=Kept(training=training)), type(module).__name__
     fit.check()
     optimizers = fit.trainer.optimizers
     if len(optimizers) != 1:
@@ -152,13 +152,13 @@ def refuse_batch_size_search(trainer: pl.Trainer | None) -> None:
         )
 
 
-def refuse_search(trainer: pl.Trainer, privacy: Privacy | None, memory: LocalMemory) -> None:
+def refuse_search(trainer: pl.Trainer, privacy: Privacy | None, kept: Kept) -> None:
     """Refuse Lightning's search for a learning rate where it would break a promise, or find another one's rate.
 
     Args:
         trainer: The Trainer.
         privacy: What is promised to the workers.
-        memory: What is kept of the workers' schedulers.
+        kept: What is kept of the workers' schedulers.
 
     Raises:
         ValueError: If there is such a callback, and a promise or schedulers that go on from round to round.
@@ -170,7 +170,7 @@ def refuse_search(trainer: pl.Trainer, privacy: Privacy | None, memory: LocalMem
             "Tuner.lr_find and LearningRateFinder would train on the workers' data in rounds that no account of "
             f"{type(privacy).__name__} covers; search without privacy=, on data that need no promise"
         )
-    if memory.schedule == "continue":
+    if kept.schedule == "continue":
         raise ValueError(
             "Tuner.lr_find and LearningRateFinder would try each rate at another place of the workers' schedules, "
             "which go on from round to round with local_schedule='continue'; search without it, and then train with it"

@@ -28,8 +28,8 @@ from lightning_fed.wire import Job
 from lightning_fed.worker.batch_sizes import BatchSizes, examples_in
 from lightning_fed.worker.compiled import compiled_or_not, keep_from_compilation
 from lightning_fed.worker.gradient_corrections import GradientCorrections
+from lightning_fed.worker.kept import Kept, Recollection
 from lightning_fed.worker.learning_rates import learning_rates
-from lightning_fed.worker.local_memory import LocalMemory, Recollection
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.local_step import LocalStep, LocalSteps, PrivateStep, TrainingStep
 from lightning_fed.worker.module_copy import ModuleCopy
@@ -51,7 +51,7 @@ class LocalFit:
         trainer: The server's Trainer.
         compile: Whether to compile ``training_step``.
         channels_last: Whether images and convolutions lie in memory with their channels last.
-        memory: What of a worker's optimizers and schedulers is kept from round to round.
+        kept: What of a worker's optimizers and schedulers is kept from round to round.
         own: The workers' own state, in which it is kept.
 
     Raises:
@@ -64,7 +64,7 @@ class LocalFit:
         trainer: pl.Trainer,
         compile: bool = False,
         channels_last: bool = False,
-        memory: LocalMemory = LocalMemory(),
+        kept: Kept = Kept(),
         own: OwnTables = OwnState().scope(),
     ) -> None:
         self.recorder = Recorder()
@@ -83,13 +83,13 @@ class LocalFit:
         self.trainer.show(self._logged)
         self._optimizers = LocalOptimizers(self._local)
         self._steps = LocalSteps(self._local, training_step, self._optimizers, self.recorder, compile)
-        self._recollection = None if memory.keeps is None else Recollection(memory, own)
+        self._recollection = None if kept.keeps is None else Recollection(kept, own)
         self._epochs_before = 0
-        self._training = memory.training
-        self._continues = memory.schedule == "continue"
-        self._keeps_optimizers = memory.keeps_optimizers
+        self._training = kept.training
+        self._continues = kept.schedule == "continue"
+        self._keeps_optimizers = kept.keeps_optimizers
         if self._continues:
-            self.trainer.expect(memory.rounds)
+            self.trainer.expect(kept.rounds)
         self._compiles = compile
         self._sizes = BatchSizes()
 

@@ -18,7 +18,7 @@ from lightning_fed.privacy import Privacy
 from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import Aggregate, Job, Updates, WorkerError, describe
-from lightning_fed.worker.local_memory import LocalMemory
+from lightning_fed.worker.kept import Kept
 
 
 @final
@@ -31,14 +31,14 @@ class Outbox:
         transforms: Steps on updates before they leave.
         promise: What is promised to the workers, kept last.
         own: What the workers remember.
-        memory: What of it is their optimizers' and schedulers'.
+        kept: What is kept of the workers' own optimizers and schedulers.
     """
 
     algorithm: Algorithm = field(default_factory=FedAvg)
     transforms: Sequence[UpdateTransform] = ()
     promise: Privacy | None = None
     own: OwnState = field(default_factory=OwnState)
-    memory: LocalMemory = field(default_factory=LocalMemory)
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def may_tell(self) -> bool:
@@ -108,18 +108,16 @@ class Outbox:
         return [self.own.scope(_prefix(position)) for position in range(len(self.transforms))]
 
 
-def tables_of(
-    algorithm: Algorithm, transforms: Sequence[UpdateTransform], memory: LocalMemory = LocalMemory()
-) -> tuple[str, ...]:
+def tables_of(algorithm: Algorithm, transforms: Sequence[UpdateTransform], kept: Kept = Kept()) -> tuple[str, ...]:
     """Return the names of all tables of the workers' own state.
 
     Args:
         algorithm: The algorithm.
         transforms: The transforms, in order.
-        memory: What is kept of optimizers and schedulers.
+        kept: What is kept of optimizers and schedulers.
     """
     theirs = [_prefix(position) + name for position, transform in enumerate(transforms) for name in transform.tables]
-    return (*algorithm.tables, *theirs, *memory.tables)
+    return (*algorithm.tables, *theirs, *kept.tables)
 
 
 def _prefix(position: int) -> str:

@@ -91,7 +91,7 @@ class Isolated(Engine):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         self.teardown()
-        LocalFit(module, trainer, memory=outbox.memory).check()
+        LocalFit(module, trainer, kept=outbox.kept).check()
         self._outbox, self._workers, self._trainer = outbox, workers, trainer
         self._remarks.silent = not outbox.may_tell
         workers.states.lose("with engine='isolated', it is another process that trains with the datamodule")

@@ -66,7 +66,7 @@ def settings_for(
             Settings(
                 module=dumps(copied(module, trainer), trainer),
                 outbox=replace(outbox, own=OwnState()),
-                tables=tables_of(outbox.algorithm, outbox.transforms, outbox.memory),
+                tables=tables_of(outbox.algorithm, outbox.transforms, outbox.kept),
                 engine=engine,
                 trainer={
                     "accelerator": device.type,

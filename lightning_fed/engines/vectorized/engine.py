@@ -52,9 +52,9 @@ class Vectorized(Engine):
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
-        if outbox.memory.keeps is not None:
-            raise UnvectorizableError(f"with {outbox.memory.keeps} each worker goes on from where it was")
-        self._fit = StackedFit(module, trainer, self._compile, workers.capacity, outbox.memory.training)
+        if outbox.kept.keeps is not None:
+            raise UnvectorizableError(f"with {outbox.kept.keeps} each worker goes on from where it was")
+        self._fit = StackedFit(module, trainer, self._compile, workers.capacity, outbox.kept.training)
         self._workers = workers
         self._outbox = outbox
         self._remarks.silent = not outbox.may_tell

@@ -22,7 +22,7 @@ from lightning_fed.server.loaders import Position
 from lightning_fed.server.round_result import Round
 from lightning_fed.server.trained import TrainedParameters
 from lightning_fed.state import OwnState, refuse_unwritable
-from lightning_fed.worker.local_memory import LocalMemory
+from lightning_fed.worker.kept import Kept
 
 
 @final
@@ -72,19 +72,19 @@ class Keeper:
         """
         self.state = replace(self.state, bound=None if run is None else run.bound)
 
-    def refuse_other_layers(self, algorithm: Algorithm, memory: LocalMemory, names: Sequence[str]) -> None:
+    def refuse_other_layers(self, algorithm: Algorithm, kept: Kept, names: Sequence[str]) -> None:
         """Refuse to freeze or unfreeze layers if vectors of all trained parameters are remembered.
 
         Args:
             algorithm: The algorithm.
-            memory: What is kept of the workers' optimizers.
+            kept: What is kept of the workers' optimizers.
             names: The parameters that are trained now.
 
         Raises:
             ValueError: If they are not those of before.
         """
         algorithms = bool(algorithm.tables or self.state.tensors)
-        if self._trained is None or not (algorithms or memory.keeps_optimizers):
+        if self._trained is None or not (algorithms or kept.keeps_optimizers):
             self._trained = list(names)
         elif list(names) != self._trained:
             other = min(set(names) ^ set(self._trained))

@@ -1,4 +1,4 @@
-"""What a worker's own optimizers and schedulers remember from round to round.
+"""State of a worker's own optimizers and schedulers that is kept from round to round.
 
 By default nothing, as in FedAvg's paper: clients of a phone's kind cannot keep state (Reddi et al., *Adaptive Federated
 Optimization*, 2021). A worker that takes part often, such as a hospital, may keep the state of its optimizers (momenta,
@@ -28,8 +28,8 @@ OPTIMIZER, SCHEDULE = "local.optimizer", "local.schedule"
 
 @final
 @dataclass(frozen=True)
-class LocalMemory:
-    """What of a worker's optimizers and schedulers is kept.
+class Kept:
+    """Choice of what is kept of a worker's optimizers and schedulers.
 
     Args:
         optimizer_state: ``"fresh"``: a round begins without momenta; ``"kept"``: with those of the worker's last round.
@@ -37,11 +37,11 @@ class LocalMemory:
             each round; ``"continue"``: they go on by the worker's own total of steps and epochs.
         rounds: In how many rounds a worker is expected to take part; for the length of its training that
             user code finds on ``self.trainer`` with ``"continue"``.
-        training: How long a worker trains in a round; for what user code is told of that before there is a worker.
+        training: How long a worker trains in a round; user code finds it on ``self.trainer`` before there is a worker.
 
     Raises:
-        TypeError: If one of the two is no string.
-        ValueError: If one of the two is another one.
+        TypeError: If ``optimizer_state`` or ``schedule`` is no string.
+        ValueError: If ``optimizer_state`` or ``schedule`` is a string that is not named here.
     """
 
     optimizer_state: str = "fresh"
@@ -55,33 +55,33 @@ class LocalMemory:
 
     @property
     def keeps_optimizers(self) -> bool:
-        """Whether what optimizers remember about each parameter is kept."""
+        """Whether the state of optimizers for each parameter is kept."""
         return self.optimizer_state == "kept"
 
     @property
     def keeps(self) -> str | None:
-        """The argument that has something kept; None if nothing is."""
+        """The argument by which something is kept; None if nothing is."""
         if self.keeps_optimizers:
             return "local_optimizer_state='kept'"
         return "local_schedule='continue'" if self.schedule == "continue" else None
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The names of the tables of own state."""
+        """The names of the tables of own state in which it is kept."""
         kept = (OPTIMIZER,) if self.keeps_optimizers else ()
         return (*kept, SCHEDULE) if self.schedule == "continue" else kept
 
 
 class Recollection:
-    """Brings optimizers and schedulers of one worker to where they were, and takes down where they are.
+    """Restores the state of a worker's optimizers and schedulers before its training, and stages it afterwards.
 
     Args:
-        memory: What is kept.
+        kept: What is kept.
         own: The workers' own state.
     """
 
-    def __init__(self, memory: LocalMemory, own: OwnTables) -> None:
-        self._memory = memory
+    def __init__(self, kept: Kept, own: OwnTables) -> None:
+        self._kept = kept
         self._own = own
         self._slots: list[Slot] | None = None
         self._fresh: dict[str, Any] = {}
@@ -92,23 +92,23 @@ class Recollection:
     @property
     def is_prepared(self) -> bool:
         """Whether :meth:`prepare` has been called, or need not be."""
-        return self._slots is not None or not self._memory.keeps_optimizers
+        return self._slots is not None or not self._kept.keeps_optimizers
 
     def prepare(self, optimizers: Sequence[Optimizer]) -> None:
         """Find out what state optimizers have, by a step of optimizers that are used for nothing else.
 
         Args:
-            optimizers: They are not fresh afterwards; parameters are as they were.
+            optimizers: Fresh ones. They have taken a step afterwards, and parameters are as they were.
 
         Raises:
-            ValueError: If their state is something else than numbers for each parameter, or there are none.
+            ValueError: If there are no optimizers, or their state is something else than numbers for each parameter.
         """
         if not optimizers:
             raise ValueError(
                 "local_optimizer_state='kept': configure_optimizers() returned no optimizer to keep; return those that "
                 "training_step steps, wherever they are made, or take local_optimizer_state='fresh'"
             )
-        self._slots = slots_of(optimizers, self._memory.schedule == "continue")
+        self._slots = slots_of(optimizers, self._kept.schedule == "continue")
 
     def recall(
         self, cohort: int, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any]
@@ -118,8 +118,8 @@ class Recollection:
         Args:
             cohort: The cohort's number.
             worker: The worker's name.
-            optimizers: As ``configure_optimizers`` gives them.
-            schedulers: As well.
+            optimizers: Those that ``configure_optimizers`` returned.
+            schedulers: Their schedulers.
 
         Returns:
             How many epochs the worker has trained in rounds before, none if schedules restart; and the server's epoch
@@ -131,14 +131,14 @@ class Recollection:
         if self._seen[0] != cohort:
             self._seen = cohort, set()
         if worker in self._seen[1]:
-            raise ValueError(f"{self._memory.keeps} goes with one training of a worker in a round, and this is another")
+            raise ValueError(f"{self._kept.keeps} goes with one training of a worker in a round, and this is another")
         self._seen[1].add(worker)
         self._sizes = _sizes(optimizers)
         if self._slots is not None and self._slots:
             nothing = torch.zeros(size_of(self._slots), dtype=dtype_of(self._slots))
             row = self._row(OPTIMIZER, worker, nothing, optimizer_rows.OTHERS)
             put(row, self._slots, optimizers)
-        if self._memory.schedule != "continue":
+        if self._kept.schedule != "continue":
             return 0, None
         self._fresh = settings_of(optimizers, schedulers)
         nothing = torch.zeros(room_for(self._fresh), dtype=torch.uint8)
@@ -163,28 +163,28 @@ class Recollection:
     def stage(
         self, worker: str, optimizers: Sequence[Optimizer], schedulers: Sequence[Any], epochs: int, server: int
     ) -> None:
-        """Take down where a worker's optimizers and schedulers are, to be kept if the round succeeds.
+        """Stage the state of a worker's optimizers and schedulers, to be kept if the round succeeds.
 
         Args:
             worker: The worker's name.
-            optimizers: After the worker's training.
-            schedulers: As well.
+            optimizers: The optimizers after the worker's training.
+            schedulers: Their schedulers.
             epochs: How many passes over its data the worker has begun in this round.
             server: The server's epoch.
 
         Raises:
-            ValueError: If a scheduler remembers what cannot be written as JSON, or optimizers step on parameters that
-                fresh ones do not.
+            ValueError: If a scheduler's state cannot be written as JSON, or optimizers step on parameters that
+                fresh ones leave out.
         """
-        if self._memory.keeps is not None and _sizes(optimizers) != self._sizes:
+        if self._kept.keeps is not None and _sizes(optimizers) != self._sizes:
             raise ValueError(
-                f"{self._memory.keeps}: training gave an optimizer a parameter group or parameters that "
+                f"{self._kept.keeps}: training gave an optimizer a parameter group or parameters that "
                 "configure_optimizers() does not, so that the worker's next round begins without; give it all of them "
                 "there (a learning rate of 0 or requires_grad=False holds them), or keep nothing"
             )
         if self._slots is not None and self._slots:
             self._own.stage(OPTIMIZER, [worker], row_of(self._slots, optimizers).unsqueeze(0))
-        if self._memory.schedule != "continue":
+        if self._kept.schedule != "continue":
             return
         changes = changes_of(self._fresh, settings_of(optimizers, schedulers))
         text = json.dumps({"epochs": self._epochs + epochs, "server": server, "changes": changes}).encode()
