@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from lightning_fed.worker.outermost_steps import OutermostSteps
+
 
 def parts_of(optimizer: Optimizer) -> object:
     """Return an optimizer's attributes, hooks, groups and parameters; values that are objects by their ids."""
@@ -47,17 +49,17 @@ def scale_lr(optimizer: Optimizer, factor: float) -> None:
             "one in configure_optimizers(), or leave out local_lr_schedule"
         )
 
-    def before(*_: Any) -> None:
-        own[:] = [group["lr"] for group in optimizer.param_groups]
+    def begin(*_: Any) -> None:
+        own.extend(group["lr"] for group in optimizer.param_groups)
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * factor
 
-    def after(*_: Any) -> None:
-        for group, lr in zip(optimizer.param_groups, own, strict=True):
+    def end(_: Optimizer) -> None:
+        for group, lr in zip(optimizer.param_groups, own, strict=False):
             group["lr"] = lr
+        own.clear()
 
-    optimizer.register_step_pre_hook(before)
-    optimizer.register_step_post_hook(after)
+    OutermostSteps(begin, end, only=optimizer)
 
 
 def can_be_set_back(optimizer: Optimizer) -> bool:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from lightning_fed.worker.outermost_steps import OutermostSteps
 
 
 @contextmanager
@@ -24,12 +25,9 @@ def steps_elsewhere(own: Collection[Optimizer], factor: float, are_kept: bool) -
     Raises:
         ValueError: In a step of such an optimizer, if they are kept.
     """
-    stepping: list[tuple[Optimizer, list[Any]]] = []  # at most one: the outermost, and the rates of its groups
+    rates: list[Any] = []  # of the groups of the one that steps
 
-    def before(optimizer: Optimizer, *_: Any) -> None:
-        if stepping and stepping[0][0] is not optimizer:
-            return
-        after(optimizer)  # if its last step has failed
+    def begin(optimizer: Optimizer, *_: Any) -> None:
         is_own = any(optimizer is other for other in own)
         if are_kept and not is_own:
             raise ValueError(
@@ -38,20 +36,18 @@ def steps_elsewhere(own: Collection[Optimizer], factor: float, are_kept: bool) -
                 "local_optimizer_state='fresh'"
             )
         groups = [] if is_own else optimizer.param_groups
-        stepping.append((optimizer, [group.get("lr") for group in groups]))
+        rates.extend(group.get("lr") for group in groups)
         for group in groups:
             if group.get("lr") is not None:
                 group["lr"] = group["lr"] * factor
 
-    def after(optimizer: Optimizer, *_: Any) -> None:
-        if stepping and stepping[0][0] is optimizer:
-            rates = stepping.pop()[1]
-            for group, rate in zip(optimizer.param_groups, rates, strict=False):
-                group["lr"] = rate
+    def end(optimizer: Optimizer) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=False):
+            group["lr"] = rate
+        rates.clear()
 
-    handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    steps = OutermostSteps(begin, end)
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        steps.close()

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -179,6 +180,38 @@ class ByAnotherName(Wrapped):
         return wrappers
 
 
+class SuperStep(torch.optim.SGD):
+    """Steps by ``super().step()``, of which torch calls hooks too."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+class BySuper(Two):
+    def configure_optimizers(self) -> Any:
+        return SuperStep([self.x], lr=0.5), SuperStep([self.y], lr=0.5)
+
+
+class Fails(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        raise ZeroDivisionError
+
+
+class AfterAFailure(Two):
+    """Each step comes after one of another optimizer, on the same gradient, that fails."""
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        both = super().optimizers(use_pl_optimizer=False)
+        for optimizer, number in zip(both, (self.x, self.y), strict=True):
+            optimizer.step = partial(self._after_a_failure, optimizer, number)
+        return both
+
+    def _after_a_failure(self, optimizer: Any, number: Tensor) -> None:
+        with pytest.raises(ZeroDivisionError):
+            Fails([number], lr=0.5).step()
+        type(optimizer).step(optimizer)
+
+
 class OnTheSameGradient(Two):
     """Two optimizers of one number, which step on one gradient; and one that is not forgotten before it grows."""
 
@@ -192,7 +225,7 @@ class OnTheSameGradient(Two):
         return torch.optim.SGD([self.x], lr=0.5), torch.optim.SGD([self.x, self.y], lr=0.5)
 
 
-@pytest.mark.parametrize("kind", [OwnOptimizer, Wrapped, ByAnotherName])
+@pytest.mark.parametrize("kind", [OwnOptimizer, Wrapped, ByAnotherName, BySuper, AfterAFailure])
 def test_by_hand_fedprox_pulls_whatever_optimizer_steps(kind: type[Two]) -> None:
     """As above: x is 4, and y is 4 and then 2."""
     module = kind()
@@ -201,7 +234,7 @@ def test_by_hand_fedprox_pulls_whatever_optimizer_steps(kind: type[Two]) -> None
 
 
 @pytest.mark.filterwarnings("ignore:local training changes the module's attribute")
-@pytest.mark.parametrize("kind", [OwnOptimizer, Wrapped, ByAnotherName])
+@pytest.mark.parametrize("kind", [OwnOptimizer, Wrapped, ByAnotherName, BySuper, AfterAFailure])
 def test_by_hand_the_control_variates_are_means_over_whatever_steps(kind: type[Two]) -> None:
     fed = FederatedModule(kind(), algorithm=Scaffold())
     fit(fed, FederatedDataModule({"ann": Rows([8.0])}))

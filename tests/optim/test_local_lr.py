@@ -115,6 +115,84 @@ def test_of_optimizers_that_user_code_makes_elsewhere(way: str) -> None:
         assert module.own.param_groups[0]["lr"] == 0.1
 
 
+class Fails(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        raise ZeroDivisionError
+
+
+class Twofold(torch.optim.SGD):
+    """Steps by ``super().step()``, of which torch calls hooks too, and then once more by its rate."""
+
+    def step(self, closure: Any = None) -> Any:
+        value = super().step(closure)
+        for group in self.param_groups:
+            with torch.no_grad():
+                group["params"][0] -= group["lr"]
+        return value
+
+
+class Swallows(Slope):
+    """Goes on with another optimizer after a step that has failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        others = [Fails([self.x], lr=0.1), torch.optim.SGD([self.x], lr=0.1)]
+        self.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        with pytest.raises(ZeroDivisionError):
+            others[0].step()
+        others[1].step()
+
+    def configure_optimizers(self) -> Any:
+        return None
+
+
+class ByTwofold(Slope):
+    """Steps its own optimizer, of which the first step may fail."""
+
+    def __init__(self, fails: bool, by_hand: bool, elsewhere: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = not by_hand
+        self.fails, self.by_hand, self.elsewhere = fails, by_hand, elsewhere
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if not self.by_hand:
+            return loss
+        torch.optim.SGD([self.x], lr=0.1)  # from when on torch calls hooks in super().step()
+        own = Twofold([self.x], lr=0.1) if self.elsewhere else self.optimizers(use_pl_optimizer=False)
+        assert isinstance(own, Twofold)
+        own.zero_grad()
+        if self.fails:
+            with pytest.raises(ZeroDivisionError):
+                own.step(lambda: 1 / 0)
+        self.manual_backward(loss)
+        own.step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return None if self.elsewhere else Twofold(self.parameters(), lr=0.1)
+
+
+def test_of_another_optimizer_after_a_step_that_failed() -> None:
+    fed = FederatedModule(module := Swallows(), local_lr_schedule=Of(0.5))
+    fit(fed, FederatedDataModule({"ann": Rows([0.0] * 3, batch_size=1)}), max_steps=1)
+    assert -module.x.item() == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize(
+    ("fails", "by_hand", "elsewhere"),
+    [(False, False, False), (False, True, False), (True, True, False), (False, True, True), (True, True, True)],
+)
+def test_of_an_optimizer_that_steps_by_its_super_class(fails: bool, by_hand: bool, elsewhere: bool) -> None:
+    fed = FederatedModule(module := ByTwofold(fails, by_hand, elsewhere), local_lr_schedule=Of(0.5))
+    fit(fed, FederatedDataModule({"ann": Rows([0.0] * 3, batch_size=1)}), max_steps=1)
+    assert -module.x.item() == pytest.approx(0.3)
+
+
 @engines
 def test_with_momentum_whose_past_does_not_last_beyond_a_round(engine: Any) -> None:
     # The buffer goes 1, 1.5, 1.75

@@ -11,14 +11,13 @@ from typing import Any, final
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
 
 from lightning_fed._lightning import MisconfigurationException
 from lightning_fed.worker.gradient_corrections import GradientCorrections
 from lightning_fed.worker.local_optimizers import LocalOptimizers
 from lightning_fed.worker.local_step.base import LocalStep, TrainingStep
 from lightning_fed.worker.module_copy import ModuleCopy
+from lightning_fed.worker.outermost_steps import Arguments, OutermostSteps
 
 
 @final
@@ -61,9 +60,8 @@ class ManualStep(LocalStep):
         local.methods.backward = self._backward
         local.tensors.spare.clear()  # gradients of the worker before, which a step of ours would free
         self._names = {parameter: name for name, parameter in local.parameters.items()}
-        self._stepping: Optimizer | None = None
         self._replaced: list[tuple[Tensor, Tensor, Tensor]] = []  # parameters, their own gradients, and the corrected
-        self._handles: list[RemovableHandle] = []
+        self._steps: OutermostSteps | None = None
         if corrections is not None:
             if not local.trainer.optimizers:
                 raise ValueError(
@@ -71,13 +69,11 @@ class ManualStep(LocalStep):
                     "the algorithm would correct gradients; return those that training_step steps, wherever they are "
                     "made, or use FedAvg()"
                 )
-            self._handles = [
-                register_optimizer_step_pre_hook(partial(self._before_step, corrections)),
-                register_optimizer_step_post_hook(self._after_step),
-            ]
+            self._steps = OutermostSteps(partial(self._before_step, corrections), self._after_step)
 
     def __call__(self, batch: Any, index: int) -> dict[str, Any]:
-        self._stepping = None
+        if self._steps is not None:
+            self._steps.settle()
         self._losses.clear()
         with self._local.forward_context():
             output = self._training_step(batch, index)
@@ -125,8 +121,8 @@ class ManualStep(LocalStep):
         return optimizer.step(closure=closed, **options)
 
     def leave(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        if self._steps is not None:
+            self._steps.close()
 
     def _correct(self, corrections: GradientCorrections, optimizer: Optimizer) -> None:
         owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -154,11 +150,8 @@ class ManualStep(LocalStep):
         optimizer: Optimizer,
         arguments: tuple[Any, ...],
         options: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    ) -> Arguments | None:
         """Correct gradients once they are there: now, or after the closure that an optimizer's ``step`` is given."""
-        if self._stepping is not None and self._stepping is not optimizer:
-            return None
-        self._stepping = optimizer
         step: Any = type(optimizer).step
         bound = inspect.signature(step).bind(*arguments, **options) if len(arguments) > 1 else None
         closure = options.get("closure") if bound is None else bound.arguments.get("closure")
@@ -177,7 +170,5 @@ class ManualStep(LocalStep):
         bound.arguments["closure"] = corrected
         return bound.args, bound.kwargs
 
-    def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        if self._stepping is optimizer:
-            self._put_back()
-            self._stepping = None
+    def _after_step(self, optimizer: Optimizer) -> None:
+        self._put_back()
