@@ -1,4 +1,4 @@
-"""What becomes of each Lightning hook that the user's module defines.
+"""Routes of the Lightning hooks that the user's module defines.
 
 A Trainer calls hooks on the outer module only, which is the server. Those that are about the server's work (a fit, an
 evaluation, a checkpoint) are passed on to the user's module; those that are about a batch or an optimizer step are

@@ -1,4 +1,4 @@
-"""What the user's code sees as ``self.trainer`` when it is about a batch of an evaluation."""
+"""View of the Trainer that user code finds as ``self.trainer`` when it is about a batch of an evaluation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user's steps log in an evaluation: noted batch by batch, and handed to the Trainer when all are over."""
+"""Values that the user's steps log in an evaluation: noted batch by batch, and handed to the Trainer at the end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Options(NamedTuple):
 
 @final
 class LoggedShare(NamedTuple):
-    """What one process has to hand over.
+    """Values that one process has to hand over.
 
     Args:
         workers: Values by worker and name.

@@ -1,4 +1,4 @@
-"""Which loaders the workers have for an evaluation: asked before it begins, so that all processes go the same way."""
+"""Loaders that the workers have for an evaluation: asked for at its start, so that all processes go the same way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_fed.server.processes import processes_of
 
 @final
 class Offer(NamedTuple):
-    """What the workers have.
+    """Loaders that the workers have.
 
     Args:
         loaders: How many loaders each of them has; 0: none of them has any.

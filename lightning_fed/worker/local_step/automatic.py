@@ -1,4 +1,4 @@
-"""What the steps have in common in which a Trainer calls hooks: those of automatic optimization."""
+"""Base of the steps in which a Trainer calls hooks: those of automatic optimization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which step a worker takes."""
+"""Choice of the step that a worker takes."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class ManualStep(LocalStep):
         corrections.apply_(parameters)
 
     def _put_back(self) -> None:
-        """Give parameters the gradients back that user code has computed, if it has computed no others since."""
+        """Put back the gradients that user code has computed, where it has computed no others since."""
         for parameter, own, corrected in self._replaced:
             if parameter.grad is corrected:
                 parameter.grad = own
