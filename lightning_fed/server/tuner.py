@@ -126,6 +126,11 @@ def _local_rate(module: pl.LightningModule, trainer: pl.Trainer, training: Local
             f"a search for a learning rate needs one optimizer, and {name}.configure_optimizers() gives "
             f"{len(optimizers)}; try rates of your own in several fits"
         )
+    if any(group.get("lr") is None for group in optimizers[0].param_groups):
+        raise ValueError(
+            f"the learning rate of {type(optimizers[0]).__name__} is None, which a search cannot multiply: give it "
+            f"one in {name}.configure_optimizers(), or leave out the search"
+        )
     rate = float(optimizers[0].param_groups[0]["lr"])
     if not rate > 0:
         raise ValueError(

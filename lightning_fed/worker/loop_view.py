@@ -11,7 +11,8 @@ from lightning_fed._lightning import pl
 class LoopView:
     """A loop of the server's Trainer, or its progress, to be read only: to set something would change the server's run.
 
-    Of the limits and counters it says what the worker's ``self.trainer`` says under the same name.
+    Of the limits of the fit it says what the worker's ``self.trainer`` says of them, and of the batches in a pass.
+    Indices of batches are refused, and other counters are the server's.
 
     Args:
         trainer: The worker's view of the Trainer.
@@ -32,6 +33,8 @@ class LoopView:
             )
         if name in _LIMITS:
             return getattr(self._trainer, name)
+        if name == "max_batches" and self._path == "fit_loop":  # an evaluation's are the server's
+            return self._trainer.num_training_batches
         return seen(self._trainer, getattr(self._loop, name), f"{self._path}.{name}")
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -111,6 +111,12 @@ class TrainerView:
         return StrategyView(self)
 
     @property
+    def callbacks(self) -> tuple[pl.Callback, ...]:
+        """The server's callbacks, to be read only: one that is added on a worker would be the server's."""
+        server: Any = self._trainer
+        return tuple(server.callbacks)
+
+    @property
     def callback_metrics(self) -> LoggedHere:
         """The values that the server's last validation has logged, and those of the worker in this pass.
 

@@ -225,6 +225,19 @@ def test_a_module_without_a_rate_to_multiply_is_refused() -> None:
         found(trainer(max_epochs=99), FederatedModule(Scalar(0.0)), one())
 
 
+def test_nor_is_there_a_rate_that_is_none() -> None:
+    class OfNone(Scalar):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            optimizer.param_groups[0]["lr"] = None
+            return optimizer
+
+    with pytest.raises(
+        ValueError, match=r"the learning rate of SGD is None, which a search cannot multiply: give it one"
+    ):
+        found(trainer(max_epochs=99), FederatedModule(OfNone()), one())
+
+
 class Evaluated(Scalar):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         pass

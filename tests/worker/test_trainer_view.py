@@ -263,3 +263,28 @@ def test_loops_say_what_the_trainer_says_and_refuse_to_count_batches() -> None:
     data = FederatedDataModule({"ann": Rows([1.0])})
     fit(FederatedModule(Reading(), engine="sequential", local_epochs=2), data, max_epochs=3, min_epochs=3)
     assert read == [(2, 0, -1, round) for round in (0, 0, 1, 1, 2, 2)]
+
+
+def test_the_batches_of_a_pass_are_the_workers_own_and_those_of_an_evaluation_the_servers() -> None:
+    read: list[Any] = []
+
+    class Reading(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            read.append((self.trainer.fit_loop.max_batches, self.trainer.validate_loop.max_batches))
+            return super().training_step(batch, batch_idx)
+
+    fit(FederatedModule(Reading(), engine="sequential"), FederatedDataModule({"ann": Rows([1.0] * 3, batch_size=1)}))
+    assert read == 3 * [(3, [])]
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_a_worker_adds_no_callback_to_the_server(engine: Any) -> None:
+    class Adding(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.trainer.callbacks.append(pl.Callback())  # type: ignore[attr-defined]
+            return super().training_step(batch, batch_idx)
+
+    run = trainer(max_epochs=1)
+    with pytest.raises(WorkerError, match=r"'tuple' object has no attribute 'append'"):
+        run.fit(FederatedModule(Adding(), engine=engine), FederatedDataModule({"ann": Rows([1.0])}))
+    assert pl.Callback not in map(type, run.callbacks)  # type: ignore[attr-defined]
