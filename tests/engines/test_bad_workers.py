@@ -26,7 +26,10 @@ from torch import Tensor
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
 from lightning_fed.engines import Auto, Engine, Isolated, Sequential, Vectorized
 
-pytestmark = pytest.mark.usefixtures("double", "nothing_of_the_process_has_changed")
+pytestmark = [
+    pytest.mark.usefixtures("double", "nothing_of_the_process_has_changed"),
+    pytest.mark.filterwarnings("ignore:`training_step` returned"),
+]
 
 HERE: dict[str, Callable[[], Engine]] = {"sequential": Sequential, "vectorized": Vectorized, "auto": Auto}
 COMPILED: dict[str, Callable[[], Engine]] = {
@@ -127,7 +130,6 @@ def hold(engine: Engine, kind: str, name: str) -> None:
         hold_dropped(engine, kind, name)
 
 
-@pytest.mark.filterwarnings("ignore:`training_step` returned")
 @pytest.mark.parametrize(("kind", "name"), MATRIX)
 def test_it_is_named_or_dropped(kind: str, name: str) -> None:
     hold(HERE[kind](), kind, name)
