@@ -9,6 +9,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, NoReturn, cast, final
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -66,6 +67,7 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
     Raises:
         ValueError: If the module cannot be copied, or if a copy would still refer to the module itself.
     """
+    _refuse_scripted(module)
     inside = _inside(module)
     refuse_closures(module, inside)
     for name, parameter in module.named_parameters():
@@ -98,6 +100,16 @@ def copied(module: pl.LightningModule, trainer: pl.Trainer) -> pl.LightningModul
             "copy (open files, locks, generators) out of the module's attributes and the objects of its hooks"
         ) from error
     return copy_
+
+
+def _refuse_scripted(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{type(module).__name__}.{path} is a layer of torch.jit.script or torch.jit.trace, whose tensors "
+                "cannot be set back from one worker to the next; train the layer that it was made of, and script or "
+                "trace it after the fit"
+            )
 
 
 def deep_copy(module: pl.LightningModule) -> pl.LightningModule:

@@ -133,13 +133,18 @@ class ModuleCopy:
             The attributes that were changed, and are set back.
 
         Raises:
-            ValueError: If there are some, and a promise of privacy was made.
+            ValueError: If there are some, and a promise of privacy was made; or if a parameter was replaced.
         """
-        self.tensors.set_back()
-        if self._snapshot is None or self._snapshot.is_unchanged():
+        replaced = self.tensors.set_back()
+        if self._snapshot is None or (replaced is None and self._snapshot.is_unchanged()):
             return []
         changed = [name for name in self._snapshot.changed() if name not in self._configured]
         self._snapshot.set_back()
+        if replaced is not None:
+            raise ValueError(
+                f"training put another parameter in place of {replaced!r}, which neither the worker's optimizers nor "
+                "the server would have; change its values in place, as by self.layer.weight.data.mul_(0.9) or copy_()"
+            )
         if changed and self._promised:
             raise ValueError(
                 f"training changed the module's attribute {changed[0]!r}, and what a worker leaves there no promise of "

@@ -148,6 +148,7 @@ class ModuleTensors:
         self._found: dict[str, Mark] = {}
         self.places = _places(self._module, {**self.parameters, **self.frozen, **self._sent})
         """Where the module keeps its tensors."""
+        self._at_first = [(place, self._all[place.name]) for place in self.places if place.name in self._all]
 
     def keep(self) -> None:
         """Note what belongs to the tensors now, such as their hooks: they are set back to it from now on."""
@@ -193,8 +194,17 @@ class ModuleTensors:
             or (self._found[name] != self._marks[name] and not _equal(parameter.detach(), self.fixed(name)))
         }
 
-    def set_back(self) -> None:
-        """Put the old tensors back where user code has put others, and restore the values of the frozen ones."""
+    def set_back(self) -> str | None:
+        """Put the old tensors back where user code has put others, and restore the values of the frozen ones.
+
+        Returns:
+            The name of a parameter in whose place user code has put another, if there is one.
+        """
+        replaced = None
+        for (name, owner, key), parameter in self._at_first:
+            if owner.get(key) is not parameter:
+                owner[key] = parameter
+                replaced = name
         for (_, owner), structure in zip(self._parts, self._structure, strict=True):
             if owner or structure:
                 owner.clear()
@@ -209,6 +219,7 @@ class ModuleTensors:
             if (found[name] if found else mark(parameter)) != self._marks[name]:
                 copy_({name: parameter}, {name: self.fixed(name)})
                 self._marks[name] = mark(parameter)
+        return replaced
 
 
 def put(module: nn.Module, tensors: Tensors) -> None:

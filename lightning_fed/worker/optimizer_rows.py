@@ -26,7 +26,7 @@ class Slot(NamedTuple):
 
     @property
     def size(self) -> int:
-        return 1 + sum(value.numel() if isinstance(value, Tensor) else 1 for value in self.values.values())
+        return 1 + sum(_real(value).numel() for value in self.values.values())
 
 
 def slots_of(optimizers: Sequence[Optimizer], with_settings: bool) -> list[Slot]:
@@ -58,13 +58,13 @@ def slots_of(optimizers: Sequence[Optimizer], with_settings: bool) -> list[Slot]
             raise ValueError(_no_numbers(optimizer))
         if not with_settings and settings != [_numbers_in(group) for group in optimizer.param_groups]:
             raise ValueError(
-                f"local_optimizer_state='kept': a {type(optimizer).__name__} remembers something in the settings of "
+                f"local_optimizer_state='kept': {type(optimizer).__name__} remembers something in the settings of "
                 "its parameter groups, which local_schedule='restart' begins anew; take local_schedule='continue' too"
             )
         for place, group in enumerate(optimizer.param_groups):
             for position, parameter in enumerate(group["params"]):
                 values = {name: v for name, v in optimizer.state.get(parameter, {}).items() if v is not None}
-                if not all(map(_is_real, values.values())):
+                if not all(isinstance(value, (int, float, Tensor)) for value in values.values()):
                     raise ValueError(_no_numbers(optimizer))
                 if values:
                     slots.append(Slot(number, place, position, values))
@@ -90,20 +90,22 @@ def _numbers_in(values: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and not value.is_complex())
+def _real(value: Any) -> Tensor:
+    """Return a number or a tensor as real numbers: of complex ones, two each, along a last dimension."""
+    tensor = torch.as_tensor(value).detach()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _no_numbers(optimizer: Optimizer) -> str:
     return (
-        f"local_optimizer_state='kept': what a {type(optimizer).__name__} remembers is not a few numbers for each "
+        f"local_optimizer_state='kept': what {type(optimizer).__name__} remembers is not a few numbers for each "
         "parameter, so it cannot be kept; take local_optimizer_state='fresh', or an optimizer such as SGD or Adam"
     )
 
 
 def dtype_of(slots: Sequence[Slot]) -> torch.dtype:
     """Return the dtype in which nothing of what is remembered is rounded."""
-    tensors = [value for slot in slots for value in slot.values.values() if isinstance(value, Tensor)]
+    tensors = [_real(value) for slot in slots for value in slot.values.values() if isinstance(value, Tensor)]
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
@@ -138,7 +140,7 @@ def row_of(slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> Tensor:
         parts.append(torch.tensor([float(has_state)], dtype=dtype))
         for name, like in slot.values.items():
             value = state[name] if has_state else torch.zeros_like(torch.as_tensor(like))
-            parts.append(torch.as_tensor(value).detach().to("cpu", dtype).reshape(-1))
+            parts.append(_real(value).to("cpu", dtype).reshape(-1))
     return torch.cat(parts)
 
 
@@ -179,10 +181,11 @@ def put(row: Tensor, slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> 
         optimizer, start = optimizers[slot.optimizer], 1
         state = optimizer.state[optimizer.param_groups[slot.group]["params"][slot.position]]
         for name, like in slot.values.items():
-            size = like.numel() if isinstance(like, Tensor) else 1
-            values = part[start : start + size]
-            start += size
+            real = _real(like)
+            values = part[start : start + real.numel()]
+            start += real.numel()
             if isinstance(like, Tensor):
-                state[name] = values.to(like.device, like.dtype).reshape(like.shape).clone()
+                values = values.to(real.device, real.dtype).reshape(real.shape).clone()
+                state[name] = torch.view_as_complex(values) if like.is_complex() else values
             else:
                 state[name] = type(like)(values.item())

@@ -382,7 +382,7 @@ def test_an_optimizer_that_remembers_no_numbers_for_each_parameter_is_refused_at
             return optim.LBFGS(self.parameters())
 
     fed = FederatedModule(ByLBFGS(), local_optimizer_state="kept")
-    with pytest.raises(ValueError, match=r"what a LBFGS remembers is not a few numbers .*='fresh'"):
+    with pytest.raises(ValueError, match=r"what LBFGS remembers is not a few numbers .*='fresh'"):
         fit(fed, FederatedDataModule({"ann": Rows([1.0])}))
 
 
@@ -459,10 +459,10 @@ class Odd(optim.SGD):
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("in an attribute", "what a Odd remembers is not a few numbers for each parameter"),
-        ("in another optimizer", "what a Odd remembers is not a few numbers for each parameter"),
-        ("from its second step on", "what a Odd remembers is not a few numbers for each parameter"),
-        ("in a group", "a Odd remembers something in the settings .* take local_schedule='continue' too"),
+        ("in an attribute", "what Odd remembers is not a few numbers for each parameter"),
+        ("in another optimizer", "what Odd remembers is not a few numbers for each parameter"),
+        ("from its second step on", "what Odd remembers is not a few numbers for each parameter"),
+        ("in a group", "Odd remembers something in the settings .* take local_schedule='continue' too"),
     ],
 )
 def test_nothing_that_an_optimizer_remembers_is_left_out_in_silence(where: str, message: str) -> None:

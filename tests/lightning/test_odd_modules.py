@@ -461,3 +461,96 @@ def test_whole_numbers_and_flags_of_one_worker_are_what_it_left() -> None:
     assert plain.place.item() == 9 % 5
     fit(FederatedModule(local), FederatedDataModule({"ann": Data()}), max_epochs=3)
     assert_equal(local.state_dict(), plain.state_dict())
+
+
+# ---- scripted layers, layers that cannot be pickled, replaced parameters ---------------------------------------------
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1)))  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
+def traced() -> nn.Module:
+    return torch.jit.trace(nn.Linear(3, 1), torch.zeros(2, 3))  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("engine", ["auto", "sequential", "isolated"])
+@pytest.mark.parametrize("make", [scripted, traced])
+def test_scripted_layers_are_refused_by_name(make: Callable[[], nn.Module], engine: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"Net\.net is a layer of torch\.jit\.script .* script or trace it after the fit"
+    ):
+        fit(FederatedModule(Net(make), engine=engine), two())
+
+
+@pytest.mark.parametrize("make", [new_weight_norm, new_spectral_norm])
+def test_parametrized_layers_that_cannot_be_pickled_are_for_the_sequential_engine(
+    make: Callable[[], nn.Module],
+) -> None:
+    with pytest.raises(ValueError, match=r'^[^\n]*parametrized modules is only .*, take engine="sequential"$'):
+        fit(FederatedModule(Net(make), engine="isolated"), two())
+
+
+class Replaces(Net):
+    """Puts something new where a parameter was."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(lambda: nn.Linear(3, 1))
+        self.still = nn.Linear(1, 1).requires_grad_(False)
+        self.what = what
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        weight = self.net.weight
+        if self.what == "other values":
+            self.net.weight = nn.Parameter(weight.data * 0.9)
+        elif self.what == "equal values":
+            self.net.weight = nn.Parameter(weight.data.clone())
+        elif self.what == "frozen":
+            self.still.weight = nn.Parameter(self.still.weight.data * 0.9, requires_grad=False)
+        else:
+            weight.data = weight.data * 0.9
+
+
+@pytest.mark.parametrize("engine", ["auto", "sequential"])
+@pytest.mark.parametrize("what", ["other values", "equal values", "frozen"])
+def test_a_parameter_that_training_replaces_is_refused(what: str, engine: Any) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"worker 'a' .*another parameter in place of '(net|still)\.weight'.* in place, as"
+    ):
+        fit(FederatedModule(Replaces(what), engine=engine), two())
+
+
+def test_a_parameter_that_training_changes_in_place_is_as_in_plain_lightning() -> None:
+    assert_as_plain(lambda: Replaces("values"), "sequential")
+
+
+class Complex(Base):
+    def __init__(self, optimizer: Callable[..., Any]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.weight = nn.Parameter(torch.randn(3, 1, dtype=torch.complex128))
+        self.optimizer = optimizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(self.weight.dtype) @ self.weight).abs()
+
+    def configure_optimizers(self) -> Any:
+        return self.optimizer(self.parameters())
+
+
+def adam(parameters: Any) -> Any:
+    return torch.optim.Adam(parameters, lr=0.1)
+
+
+def momentum(parameters: Any) -> Any:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("optimizer", [adam, momentum])
+def test_what_is_kept_of_complex_parameters(optimizer: Callable[..., Any]) -> None:
+    modules = Complex(optimizer), Complex(optimizer)
+    trainer(max_epochs=3).fit(modules[0], Data())
+    fed = FederatedModule(modules[1], local_optimizer_state="kept")
+    fit(fed, FederatedDataModule({"a": Data()}), max_epochs=3)
+    assert_equal(modules[1].weight.detach(), modules[0].weight.detach())

@@ -91,6 +91,13 @@ def settings_for(
         )
     except Exception as error:
         raise ValueError(
-            f'engine="isolated": {type(module).__name__} cannot be sent to another process ({error}); define classes '
-            "and functions at the top level of a file, and keep open files and lambdas out of the module's attributes"
+            f'engine="isolated": {type(module).__name__} cannot be sent to another process ({_first_line(error)}); '
+            "define classes and functions at the top level of a file, and keep open files and lambdas out of the "
+            "module's attributes, or, where a layer itself cannot be pickled, such as a parametrized one, take "
+            'engine="sequential"'
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return an exception's message without what follows its first line, such as links."""
+    return str(error).partition("\n")[0].removesuffix(" See:")
