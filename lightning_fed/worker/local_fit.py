@@ -85,6 +85,7 @@ class LocalFit:
         self._steps = LocalSteps(self._local, training_step, self._optimizers, self.recorder, compile)
         self._recollection = None if kept.keeps is None else Recollection(kept, own)
         self._epochs_before = 0
+        self._rates: dict[str, float] = {}
         self._training = kept.training
         self._continues = kept.schedule == "continue"
         self._keeps_optimizers = kept.keeps_optimizers
@@ -164,7 +165,9 @@ class LocalFit:
         try:
             with torch.enable_grad():
                 take_step = self._step_for(job, worker.name, batches, corrections)
-                rates = learning_rates(self.trainer.optimizers, job.lr_factor)
+                if self._optimizers.is_new or self._recollection is not None:
+                    self._rates = learning_rates(self.trainer.optimizers, job.lr_factor)
+                rates = self._rates  # those of the worker before where its optimizers were set back
                 try:
                     with self._others(job.lr_factor):
                         loss, examples, steps, passes = self._fit(job, worker, batches, take_step, seed)

@@ -70,6 +70,8 @@ class Recorder(LogCalls):
         """Begin a pass over the worker's data, of which :meth:`value_of` returns values."""
         self._lengths = {key: len(values) for key, values in self._values.items()}
         self.pass_is_over = False
+        if not self._metrics:
+            return
         for metric in {id(metric): metric for metric in self._metrics.values()}.values():
             if merges(metric):
                 self._earlier.setdefault(id(metric), (metric, []))[1].append(MetricState.of(metric))
@@ -102,7 +104,10 @@ class Recorder(LogCalls):
                 number = number.detach().reshape(()) if number.is_cuda else number.item()
             if batch_size is None:  # only a mean asks for it, and not every batch can tell
                 batch_size = self._size(shown) if shown.reduction == "mean" else 1
-            self._values.setdefault(key, []).append((number, batch_size))
+            values = self._values.get(key)
+            if values is None:
+                values = self._values[key] = []
+            values.append((number, batch_size))
         self._shown[key] = shown
         if key not in self._names:
             self._names[key] = ".".join(key) if key[1] in self._names.values() else key[1]
