@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_fed._lightning import pl
+from lightning_fed.population.batches.rows import rows_of
 from lightning_fed.worker.copying import Outside, outside_of
 
 
@@ -63,21 +64,6 @@ class _Pickler(pickle.Pickler):
             if tensors is not None:
                 return Subset, (TensorDataset(*tensors), range(len(tensors[0])))
         return NotImplemented
-
-
-def rows_of(dataset: object) -> tuple[Tensor, ...] | None:
-    """Return the tensors whose rows are a dataset's examples; None if that is not all it is.
-
-    Args:
-        dataset: A TensorDataset, or a Subset of one, or a Subset of such a Subset.
-    """
-    if type(dataset) is TensorDataset:
-        return dataset.tensors
-    if type(dataset) is Subset:
-        tensors = rows_of(dataset.dataset)
-        index = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        return None if tensors is None else tuple(t[index.to(t.device)] for t in tensors)
-    return None
 
 
 @final

@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 from lightning_fed.population.batches.base import Batches
-from lightning_fed.population.batches.rows import Source, rows_of, versions_of
+from lightning_fed.population.batches.rows import Source, has_versions, rows_of, versions_of
 from lightning_fed.population.generators import orders, reseed
 from lightning_fed.population.lengths import length_of, num_examples
 
@@ -138,7 +138,7 @@ def indexable(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:
         and not loader.pin_memory
         and (_drawn_at_once(loader) is not None or length_of(loader) is not None)
     )
-    return rows_of(loader.dataset) if plain else None
+    return rows_of(loader.dataset) if plain and has_versions(loader.dataset) else None
 
 
 def _drawn_at_once(loader: DataLoader[Any]) -> BatchSampler | None:

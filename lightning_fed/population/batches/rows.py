@@ -11,15 +11,26 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 
-def rows_of(dataset: Dataset[Any]) -> tuple[Tensor, ...] | None:
-    """Return the tensors whose rows are a dataset's examples; None: it is something else than tensors."""
+def rows_of(dataset: object) -> tuple[Tensor, ...] | None:
+    """Return the tensors whose rows are a dataset's examples; None: it is something else than tensors.
+
+    Args:
+        dataset: A TensorDataset, or a Subset of one, or a Subset of such a Subset.
+    """
     if type(dataset) is TensorDataset:
-        return None if any(t.is_inference() for t in dataset.tensors) else dataset.tensors  # those have no version
+        return dataset.tensors
     if type(dataset) is Subset:
         tensors = rows_of(dataset.dataset)
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return None if tensors is None else tuple(t[index.to(t.device)] for t in tensors)
     return None
+
+
+def has_versions(dataset: Dataset[Any]) -> bool:
+    """Whether the tensors of a dataset tell when they are written to, which those of inference mode do not."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return not (isinstance(dataset, TensorDataset) and any(tensor.is_inference() for tensor in dataset.tensors))
 
 
 @final
