@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar, final
 
@@ -43,10 +44,16 @@ class Shown(NamedTuple):
         """Return how a value is shown that was logged under one name by two parts, in either order.
 
         It is shown where either is, but for loggers: what one of them keeps from these is not drawn. The first one's
-        reduction counts.
+        reduction counts, and a warning says so.
         """
         if self == other:
             return self
+        if self.reduction != other.reduction:  # no error: one worker could end the run with it
+            warnings.warn(
+                f"self.log({self.name!r}, reduce_fx=...) is {self.reduction!r} at one worker and {other.reduction!r} "
+                "at another, and the first of them counts for all; give the same at every worker, or two names",
+                stacklevel=2,
+            )
         return self._replace(
             on_step=self.on_step or other.on_step,
             on_epoch=self.on_epoch or other.on_epoch,

@@ -311,3 +311,18 @@ def test_an_epoch_that_is_resumed_in_its_middle_has_the_mean_of_all_its_rounds(t
     rest = trainer(max_epochs=2)
     rest.fit(*parts(), ckpt_path=tmp_path / f"{rounds}.ckpt")
     assert rest.callback_metrics["it_epoch"] == whole
+
+
+class ReducesByItsData(Scalar):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("value", batch[0].mean(), reduce_fx="max" if batch[0].mean() > 5 else "mean")
+        return super().training_step(batch, batch_idx)
+
+
+def test_of_two_reductions_under_one_name_the_first_counts_and_that_is_said() -> None:
+    """The largest of 8 and 2, and not their mean."""
+    says = r"self.log\('value', reduce_fx=...\) is 'max' at one worker and 'mean' at another, and the first of them"
+    data = FederatedDataModule({"ann": Rows([8.0]), "bob": Rows([2.0])})
+    with pytest.warns(UserWarning, match=says):
+        run = fit(FederatedModule(ReducesByItsData(), engine="sequential"), data)
+    assert run.callback_metrics["value"].item() == 8.0
