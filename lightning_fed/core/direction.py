@@ -1,0 +1,54 @@
+"""Whether a metric is better when it is low or when it is high, read from its name."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Mode = Literal["min", "max"]
+"""As in Lightning's EarlyStopping and ModelCheckpoint: whether the least or the greatest value is the best one."""
+
+_LOW_IS_GOOD = frozenset(
+    """
+    loss losses error errors err entropy xent perplexity ppl nll divergence kl kld distance deviance regret residual
+    mse rmse nmse nrmse msle rmsle sse mae mape smape wmape msd rmsd rse rae crps brier ece mce eer
+    ce bce bpd bpc wer cer mer ter fid kid lpips epe mpjpe hausdorff hamming hinge chamfer
+    fpr fnr fdr fp fn false misses violations seconds latency bytes megabytes
+    """.split()
+)
+_ENDINGS = ("loss", "error", "perplexity", "entropy", "divergence", "distance")
+_LIKELIHOODS = frozenset({"log", "likelihood", "loglikelihood", "elbo"})
+
+
+def better(metric: str) -> Mode:
+    """Return which values of a metric are the better ones: low ones of losses and errors, else high ones.
+
+    Args:
+        metric: The metric's name as it was logged, such as ``val_acc``, ``test/RMSE`` or ``val_loss/dataloader_idx_1``.
+
+    Returns:
+        ``"min"`` where a word in the name is one of a loss, an error, a distance or a cost; else ``"max"``. A
+        ``neg`` before it turns it round, as in scikit-learn's ``neg_mean_squared_error``.
+
+    >>> better("val_loss"), better("MeanSquaredError"), better("test/ppl"), better("negative_log_likelihood")
+    ('min', 'min', 'min', 'min')
+    >>> better("val_acc"), better("auroc"), better("log_likelihood"), better("neg_log_loss")
+    ('max', 'max', 'max', 'max')
+    """
+    words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", metric)]
+    low = any(word in _LOW_IS_GOOD or word.endswith(_ENDINGS) for word in words)
+    pairs = zip(words, words[1:], strict=False)
+    turned = "neg" in words or any(word == "negative" and after in _LIKELIHOODS for word, after in pairs)
+    return "min" if low != turned else "max"
+
+
+def worst_decile(metric: str) -> Literal["p10", "p90"]:
+    """Return which decile of a metric's values is that of those who fare worst.
+
+    Args:
+        metric: The metric's name.
+
+    >>> worst_decile("val_acc"), worst_decile("val_loss")
+    ('p10', 'p90')
+    """
+    return "p10" if better(metric) == "max" else "p90"
