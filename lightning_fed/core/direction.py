@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Literal
 
 Mode = Literal["min", "max"]
 """As in Lightning's EarlyStopping and ModelCheckpoint: whether the least or the greatest value is the best one."""
 
-_LOW_IS_GOOD = frozenset(
-    """
+_COSTS = """
     loss losses error errors err entropy xent perplexity ppl nll divergence kl kld distance deviance regret residual
     mse rmse nmse nrmse msle rmsle sse mae mape smape wmape msd rmsd rse rae crps brier ece mce eer
     ce bce bpd bpc wer cer mer ter fid kid lpips epe mpjpe hausdorff hamming hinge chamfer
     fpr fnr fdr fp fn false misses violations seconds latency bytes megabytes
-    """.split()
-)
+"""
+_LOW_IS_GOOD = frozenset(_COSTS.split())
 _ENDINGS = ("loss", "error", "perplexity", "entropy", "divergence", "distance")
 _LIKELIHOODS = frozenset({"log", "likelihood", "loglikelihood", "elbo"})
 
@@ -37,8 +37,7 @@ def better(metric: str) -> Mode:
     """
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", metric)]
     low = any(word in _LOW_IS_GOOD or word.endswith(_ENDINGS) for word in words)
-    pairs = zip(words, words[1:], strict=False)
-    turned = "neg" in words or any(word == "negative" and after in _LIKELIHOODS for word, after in pairs)
+    turned = "neg" in words or any(word == "negative" and after in _LIKELIHOODS for word, after in pairwise(words))
     return "min" if low != turned else "max"
 
 
