@@ -67,6 +67,7 @@ from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import LocalTraining
+from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.copying import deep_copy
 from lightning_fed.worker.kept import Kept
@@ -189,6 +190,8 @@ class FederatedModule(Wrapper):
         self._last_fit = DataFacts(Position(), {}, ())
         self.last_report = RoundReport()
         """The report of the last round's workers; for callbacks."""
+        self.leaves: Leaves | None = None
+        """What left a worker in the first round of the last fit, and what it was sent, as on the wire."""
         self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to)
         self._log_hyperparams = True
         self._ddp_params_and_buffers_to_ignore: list[str] = []
@@ -210,6 +213,7 @@ class FederatedModule(Wrapper):
         """Run one round; the returned loss has the cohort's mean loss as value and the aggregate as gradient."""
         assert self._training is not None
         loss, self.last_report = self._training.run(cohort, self.local, self.local_lr_schedule)
+        self.leaves = self._training.leaves
         return loss
 
     def optimizer_step(

@@ -22,6 +22,7 @@ from lightning_fed.server.late_buffers import LateBuffers
 from lightning_fed.server.processes import sizes_of
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import job_bytes
+from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.outbox import Outbox
 
@@ -73,13 +74,20 @@ class FederatedLoop:
     availability: Availability | None = None
     tell_prepared: Callable[[], None] | None = None
 
-    def run(self, job: Job, cohort: Sequence[str], server: Tensors | None = None) -> Outcome:
+    def run(
+        self,
+        job: Job,
+        cohort: Sequence[str],
+        server: Tensors | None = None,
+        look: Callable[[Updates, Job], Leaves] | None = None,
+    ) -> Outcome:
         """Run one round. The global model is only read: applying the aggregate is the server optimizer's work.
 
         Args:
             job: The global model and how long each worker trains.
             cohort: The names of the workers.
             server: What the algorithm remembers at the server; read only.
+            look: Looks into the first message that comes back, for the report.
 
         Returns:
             The aggregate and what the server is to remember, the same on every process, and the report of all workers.
@@ -96,7 +104,7 @@ class FederatedLoop:
             self.outbox.own.begin(job.cohort, job.last, job.failed)
             with isolated(), torch.no_grad(), counting_signals():
                 results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
-                partial = self.aggregator.fold(self._accepted(results, job, report, late), job)
+                partial = self.aggregator.fold(self._accepted(results, job, report, late, look), job)
         except Exception as error:
             self.processes.fail(error)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
@@ -148,7 +156,12 @@ class FederatedLoop:
             self.tell_prepared()
 
     def _accepted(
-        self, results: Iterable[Result], job: Job, report: RoundReport, late: LateBuffers
+        self,
+        results: Iterable[Result],
+        job: Job,
+        report: RoundReport,
+        late: LateBuffers,
+        look: Callable[[Updates, Job], Leaves] | None,
     ) -> Iterator[Updates]:
         """Pass on updates as they arrive, and note everything; stop at the first error if it is to raise."""
         for result in results:
@@ -162,6 +175,8 @@ class FederatedLoop:
                 _log.warning("%s; the round goes on without it", failure)
             if isinstance(result, Updates) and not failures:
                 report.note(result, job)
+                if look is not None and report.leaves is None:
+                    report.leaves = look(result, job)
                 yield late.take(result)
             del result
 

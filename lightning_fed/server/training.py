@@ -27,8 +27,10 @@ from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.round_result import Round, merged_buffers
 from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch
-from lightning_fed.wire import Job, LocalTraining
+from lightning_fed.wire import Job, LocalTraining, Updates
+from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
+from lightning_fed.worker.leaves import leaves_of
 from lightning_fed.worker.module_tensors import put
 
 
@@ -71,6 +73,8 @@ class Training:
         self._one_by_one = one_by_one
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
+        self.leaves: Leaves | None = None
+        """What left a worker in the first round, and what it was sent; None: nobody has come back yet."""
 
     def run(self, cohort: Cohort, local: LocalTraining, schedule: LocalLRSchedule | None) -> tuple[Tensor, RoundReport]:
         """Run one round.
@@ -90,7 +94,8 @@ class Training:
         job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
         device = self._server.device
         with outside_autocast(device.type):  # the workers' forward passes enter their own
-            outcome = self._loop.run(job, cohort.workers, self._pending_state())
+            outcome = self._loop.run(job, cohort.workers, self._pending_state(), None if self.leaves else self._look)
+        self.leaves = self.leaves or outcome.report.leaves
         report = outcome.report if self._guard.shows_metrics else RoundReport()
         self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
         self._last_cohort = cohort
@@ -148,6 +153,10 @@ class Training:
         for parameter in self._global.trained().values():
             parameter.grad = None
         return None
+
+    def _look(self, updates: Updates, job: Job) -> Leaves:
+        """Look into a message, once in a fit."""
+        return leaves_of(updates, job, self._loop.outbox, self._datamodule.names)
 
     def _pending_state(self) -> Tensors:
         """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_fed.core.means import weighted_mean
 from lightning_fed.wire.codec import job_bytes, updates_bytes
+from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.errors import WorkerError
 from lightning_fed.wire.job import Job
 from lightning_fed.wire.logged import Logged, Part, Shown
@@ -73,6 +74,7 @@ class RoundReport:
         bytes_down: What travelled to the workers.
         bytes_up: What travelled back.
         metric_states: What the workers' torchmetrics objects hold together, as far as it has left them.
+        leaves: What one of the messages held, tensor by tensor; None: nobody has looked.
     """
 
     replies: list[Replies] = field(default_factory=list)
@@ -83,6 +85,7 @@ class RoundReport:
     bytes_down: int = 0
     bytes_up: int = 0
     metric_states: States = field(default_factory=dict)
+    leaves: Leaves | None = None
 
     def note(self, updates: Updates, job: Job) -> None:
         """Add the replies of some workers."""
@@ -118,6 +121,7 @@ class RoundReport:
             bytes_down=sum(report.bytes_down for report in reports),
             bytes_up=sum(report.bytes_up for report in reports),
             metric_states=reduce(merged_states, [report.metric_states for report in reports], {}),
+            leaves=next((report.leaves for report in reports if report.leaves is not None), None),
         )
 
     def __len__(self) -> int:

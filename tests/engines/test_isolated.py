@@ -562,12 +562,15 @@ def test_more_updates_are_kept_than_there_is_shared_memory_for(shared: Isolated)
 
 @pytest.mark.parametrize("make", [FedAvg, Scaffold, lambda: Ditto(lam=0.1)], ids=["FedAvg", "Scaffold", "Ditto"])
 def test_as_many_bytes_travel(shared: Isolated, make: Any) -> None:
-    travelled = []
+    travelled, leaves = [], []
     for engine in (shared, Sequential()):
         federated = FederatedModule(member("batch norm"), algorithm=make(), engine=engine)
         fit(federated, FederatedDataModule(cohort()), max_epochs=2)
         travelled.append((federated.last_report.bytes_down, federated.last_report.bytes_up))
+        assert federated.leaves is not None
+        leaves.append((federated.leaves.up[1:], federated.leaves.down, federated.leaves.stays))
     assert travelled[0] == travelled[1] > (0, 0)
+    assert leaves[0] == leaves[1]
 
 
 @pytest.mark.parametrize("make", [Scaffold, lambda: Ditto(lam=0.1)], ids=["Scaffold", "Ditto"])

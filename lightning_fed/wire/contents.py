@@ -1,0 +1,213 @@
+"""Contents of one worker's messages, tensor by tensor, in bytes that add up to the length of the message."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.core.tree import Tensors
+from lightning_fed.wire import container
+from lightning_fed.wire.attributes import Attributes
+from lightning_fed.wire.codec.jobs import job_parts
+from lightning_fed.wire.codec.updates import updates_parts
+from lightning_fed.wire.container import specs_of
+from lightning_fed.wire.job import Job
+from lightning_fed.wire.updates import Updates
+
+_NUMBERS = ("examples", "weight", "loss", "steps")
+
+
+@final
+class Part(NamedTuple):
+    """A part of a message.
+
+    Args:
+        kind: What it is: ``"header"``, ``"delta"``, ``"extra"``, ``"buffer"``, ``"metric_state"``, ``"number"``,
+            ``"metric"`` or ``"rate"`` of updates; ``"header"``, ``"parameter"``, ``"buffer"``, ``"sent"``,
+            ``"linear"``, ``"start"``, ``"attribute"`` or ``"number"`` of a job.
+        name: Its name in the user's module, in the algorithm, or in what was logged.
+        dtype: As on the wire, such as ``"float32"``; ``"json"`` for the header.
+        shape: Of one worker's.
+        bytes: Its length in the message.
+    """
+
+    kind: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@final
+class Row(NamedTuple):
+    """A part of a message, with the reason for which it is there.
+
+    Args:
+        kind: See :class:`Part`; or ``"stays"`` for what never leaves.
+        name: Its name.
+        dtype: As on the wire; empty for what has none.
+        shape: Of one worker's.
+        bytes: Its length in the message; 0 for what never leaves.
+        why: The reason.
+    """
+
+    kind: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    why: str
+
+
+@final
+@dataclass(frozen=True)
+class Leaves:
+    """Contents of one worker's messages in one round.
+
+    Args:
+        round: The round.
+        worker: Whose messages they are; None where a promise hides who took part: the header is then one for the
+            longest name of the population.
+        up: What left it; the bytes add up to the length of its message.
+        down: What it was sent.
+        stays: What never leaves it.
+    """
+
+    round: int
+    worker: str | None
+    up: tuple[Row, ...]
+    down: tuple[Row, ...]
+    stays: tuple[Row, ...]
+
+    @property
+    def bytes_up(self) -> int:
+        """The length of the message that left the worker."""
+        return sum(row.bytes for row in self.up)
+
+    @property
+    def bytes_down(self) -> int:
+        """The length of the message that it was sent."""
+        return sum(row.bytes for row in self.down)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as JSON has it."""
+
+        def plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
+            return [{**row._asdict(), "shape": list(row.shape)} for row in rows]
+
+        parts = {"up": plain(self.up), "down": plain(self.down), "stays": plain(self.stays)}
+        return {**asdict(self), "bytes_up": self.bytes_up, "bytes_down": self.bytes_down, **parts}
+
+
+def updates_contents(updates: Updates, job: Job) -> list[Part]:
+    """Return what the updates of one worker are made of, as :func:`~lightning_fed.wire.encode_updates` writes them.
+
+    Args:
+        updates: Of one worker.
+        job: Its job.
+
+    >>> from lightning_fed.wire import GlobalModel, LocalTraining, encode_updates
+    >>> job = Job(0, 0, 0, GlobalModel({"weight": torch.zeros(2), "bias": torch.zeros(1)}), LocalTraining())
+    >>> one = torch.ones(1, dtype=torch.float64)
+    >>> updates = Updates(0, ("anna",), torch.zeros(1, 3), {}, one, one, one, one, stays=frozenset({"bias"}))
+    >>> parts = updates_contents(updates, job)
+    >>> [tuple(part) for part in parts if part.kind == "delta"]
+    [('delta', 'weight', 'float32', (2,), 8)]
+    >>> sum(part.bytes for part in parts) == len(encode_updates(updates, job))
+    True
+    """
+    header, tensors = updates_parts(updates, job)
+    parts = [_header(header, tensors)]
+    parts += _of_layout(updates, job)
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "extra":
+            parts.append(_part("extra", rest, tensor[0]))
+        elif kind == "buffers":
+            parts.append(_part("buffer", rest, tensor[0]))
+        elif kind == "metric_states":
+            parts.append(_part("metric_state", rest, tensor[0]))
+        elif kind == "gradient":
+            parts.append(_part("gradient", "gradient", tensor[0]))
+    parts += [_number("number", name) for name in _NUMBERS]
+    parts += [_number("metric", name) for name in updates.metrics]
+    parts += [_number("rate", name) for name in updates.rates]
+    return parts
+
+
+def job_contents(job: Job) -> list[Part]:
+    """Return what a job is made of, as :func:`~lightning_fed.wire.encode_job` writes it.
+
+    Args:
+        job: As one worker is sent it.
+    """
+    header, tensors = job_parts(job, Attributes(job.attributes))
+    return [_header(header, tensors), *(_part(*_named_in_job(name, job), tensor) for name, tensor in tensors.items())]
+
+
+def renamed(updates: Updates, job: Job, name: str) -> tuple[Updates, Job]:
+    """Return one worker's messages as if the worker had another name.
+
+    Args:
+        updates: Of one worker.
+        job: As the worker is sent it.
+        name: The other name.
+    """
+
+    def under(parts: Mapping[str, Any]) -> dict[str, Any]:
+        return dict.fromkeys([name] if parts else [], next(iter(parts.values()), None))
+
+    penalty = None if job.penalty is None else replace(job.penalty, linear=under(job.penalty.linear))
+    job = replace(job, work=under(job.work), start=under(job.start), penalty=penalty)
+    return replace(updates, workers=(name,)), job
+
+
+def _of_layout(updates: Updates, job: Job) -> Iterator[Part]:
+    """The change of each parameter that travels, in the dtype in which it travels."""
+    dtype, parameters, end = updates.delta.dtype, job.model.parameters, 0
+    for name, place in job.model.layout.places.items():
+        end = max(end, place.stop)
+        if name not in updates.stays:
+            length = (place.stop - place.start) * dtype.itemsize
+            yield Part("delta", name, _name(dtype), tuple(parameters[name].shape), length)
+    padding = job.model.layout.size - end
+    if padding:
+        yield Part("delta", "(padding)", _name(dtype), (padding,), padding * dtype.itemsize)
+
+
+def _named_in_job(name: str, job: Job) -> tuple[str, str]:
+    kind, _, rest = name.partition("/")
+    if kind == "parameters":
+        return "parameter", rest
+    if kind == "buffers":
+        return "buffer", rest
+    if kind == "attributes":
+        return "attribute", ", ".join(job.attributes)
+    if kind == "numbers":
+        return "number", "numbers"
+    if kind == "start":
+        return "start", rest.partition("/buffers/")[2] or "parameters"
+    return kind, rest if kind == "sent" else kind
+
+
+def _header(header: Mapping[str, object], tensors: Tensors) -> Part:
+    length = container.padded(container.length(header, specs_of(tensors))[0])
+    return Part("header", "header", "json", (), length)
+
+
+def _part(kind: str, name: str, tensor: Tensor) -> Part:
+    size = math.prod(tensor.shape) * tensor.dtype.itemsize
+    return Part(kind, name, _name(tensor.dtype), tuple(tensor.shape), size)
+
+
+def _number(kind: str, name: str) -> Part:
+    return Part(kind, name, "float64", (), torch.float64.itemsize)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
