@@ -28,6 +28,7 @@ from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Engine
 from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, lightning_parts, logging_through, overrides
+from lightning_fed.lightning_cli import attach
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server.callback_logs import lend_logs
@@ -531,3 +532,5 @@ _plain_averaging.__qualname__ = "_plain_averaging"
 # Where Lightning finds `optimizer_step` overridden, its GradientAccumulationScheduler warns that it is called on some
 # batches only. That is about a user's own, which workers call on all of theirs.
 cast(Any, FederatedModule.optimizer_step).__wrapped__ = pl.LightningModule.optimizer_step
+
+attach(FederatedModule, FederatedDataModule)  # a LightningCLI of the user's needs to be told nothing

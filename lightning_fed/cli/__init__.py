@@ -1,6 +1,19 @@
 """The command line: ``lightning-fed fit -c configs/toy.yaml``, or ``python -m lightning_fed fit ...``."""
 
-from lightning_fed.cli.command import FederatedCLI, main
-from lightning_fed.cli.lightning_cli import attach
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FederatedCLI", "attach", "main"]
+from lightning_fed.cli.commands import main
+
+if TYPE_CHECKING:
+    from lightning_fed.cli.command import FederatedCLI
+
+__all__ = ["FederatedCLI", "main"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import Lightning when it is needed, as ``lightning_fed`` itself does."""
+    if name == "FederatedCLI":
+        from lightning_fed.cli.command import FederatedCLI
+
+        return FederatedCLI
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

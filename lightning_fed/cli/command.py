@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
 from lightning_fed.callbacks import RoundProgressBar
 from lightning_fed.cli.checkpoint_file import read_checkpoint
+from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
 from lightning_fed.cli.messages import explained
 from lightning_fed.core.arguments import nearest
 from lightning_fed.module import FederatedModule
-from lightning_fed.privacy import command as privacy_command
 from lightning_fed.server.datamodule import FederatedDataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
-_PROGRAM = "lightning-fed"
 _USAGE = "{} {} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 _LOGGER = {
     "class_path": f"{pl.__name__}.loggers.TensorBoardLogger",
@@ -90,7 +88,7 @@ class FederatedCLI(LightningCLI):
                     self.config = parser.parse_args(arguments)
         except argparse.ArgumentError as error:
             message = error.message if error.argument_name is None else str(error)
-            _refuse(self._explained(parser, message), self._command)
+            refuse(self._explained(parser, message), self._command)
         self._refuse_empty_sections()
         self._refuse_wrong_checkpoint()
 
@@ -119,14 +117,14 @@ class FederatedCLI(LightningCLI):
         for file in self._files:
             for keys, known in file.empty_and_unknown({**whole, **part}):
                 key, near = ".".join(keys), nearest(keys[-1], known)
-                _refuse(f"there is no option {key!r}{near} ({file.where(keys)})", self._command)
+                refuse(f"there is no option {key!r}{near} ({file.where(keys)})", self._command)
 
     def _refuse_wrong_checkpoint(self) -> None:
         subcommand = self.config.get("subcommand")
         path = self.config[subcommand].get("ckpt_path") if subcommand else None
         if subcommand in ("validate", "test", "predict") and not path:
             reason = f"{subcommand} needs --ckpt_path: without one it is about a model that nobody has trained"
-            _refuse(reason, self._command)
+            refuse(reason, self._command)
         if path:
             with _one_line(self._command):
                 read_checkpoint(str(path), self.config[subcommand].get("weights_only"))
@@ -186,7 +184,7 @@ def _one_line(command: str) -> Iterator[None]:
     except Exception as error:
         if not is_refusal(error):
             raise
-        _refuse(_said(error), command)
+        refuse(_said(error), command)
 
 
 def _said(error: Exception) -> str:
@@ -194,11 +192,6 @@ def _said(error: Exception) -> str:
     lines = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
     lines = [line for line in lines if "NoneType" not in line and "instantiatable class" not in line]
     return lines[0] if lines else one_sentence(error)
-
-
-def _refuse(message: str, command: str) -> NoReturn:
-    sys.stderr.write(f"error: {message}\n\n{command} --help lists all options\n")
-    raise SystemExit(2)
 
 
 def _options(parser: LightningArgumentParser) -> set[str]:
@@ -234,31 +227,10 @@ def _wrong_workers(files: Sequence[ConfigFile]) -> Iterator[tuple[str, str]]:
                 yield name, str(error)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line.
+def main(arguments: Sequence[str]) -> None:
+    """Run one of the Trainer's commands.
 
     Args:
-        args: The arguments; None: those of the process.
-
-    Raises:
-        SystemExit: With the status 2, after one sentence on standard error, if they are wrong.
+        arguments: The command, and what follows it.
     """
-    given = sys.argv[1:] if args is None else list(args)
-    commands = (*COMMANDS, "privacy")
-    if not given:
-        _refuse(f"no command is given; give one of {', '.join(commands)}", _PROGRAM)
-    if not given[0].startswith("-") and given[0] not in commands:
-        near = nearest(given[0], commands)
-        _refuse(f"there is no command {given[0]!r}; give one of {', '.join(commands)}{near}", _PROGRAM)
-    if given[0] == "privacy":
-        privacy_command.main(given[1:])
-    else:
-        _import_from_here()
-        FederatedCLI(None if args is None else list(args), parser_kwargs={"prog": _PROGRAM})
-
-
-def _import_from_here() -> None:
-    """Let a config name modules in the current folder, as ``python -m lightning_fed`` does by itself."""
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path and not getattr(sys.flags, "safe_path", False):
-        sys.path.insert(0, here)
+    FederatedCLI(list(arguments), parser_kwargs={"prog": PROGRAM})

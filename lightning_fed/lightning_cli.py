@@ -34,12 +34,18 @@ from lightning_fed._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_fed.module import FederatedModule
-from lightning_fed.server.datamodule import FederatedDataModule
 
 
-def attach() -> None:
-    """Make every LightningCLI of this program follow the rules above, if its model is a FederatedModule."""
+def attach(module_class: type[pl.LightningModule], data_class: type[pl.LightningDataModule]) -> None:
+    """Make every LightningCLI of this program follow the rules above, if its model is a FederatedModule.
+
+    Whoever has a FederatedModule has imported its class, by whatever path: so this is called where the class is
+    defined, and once.
+
+    Args:
+        module_class: FederatedModule.
+        data_class: FederatedDataModule.
+    """
     for name, ours in (
         ("_add_instantiators", _give_own_hyperparameters),
         ("_parse_ckpt_path", _keep_the_config),
@@ -48,16 +54,18 @@ def attach() -> None:
     ):
         theirs = getattr(LightningCLI, name, None)
         if theirs is not None:  # Lightning 2.5 does not read the checkpoint
-            setattr(LightningCLI, name, _instead(theirs, ours))
-    for kind in (FederatedModule, FederatedDataModule):
+            setattr(LightningCLI, name, _instead(theirs, ours, module_class))
+    for kind in (module_class, data_class):
         # What is final at run time, too, LightningCLI(FederatedModule, subclass_mode_model=True) does not take.
         setattr(kind, "__final__", False)  # noqa: B010  # mypy has it that there is no such attribute
 
 
-def _instead(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+def _instead(
+    theirs: Callable[..., Any], ours: Callable[..., Any], module_class: type[pl.LightningModule]
+) -> Callable[..., Any]:
     @wraps(theirs)
     def method(cli: LightningCLI, *arguments: Any) -> Any:
-        return ours(cli, *arguments, theirs) if _is_federated(cli) else theirs(cli, *arguments)
+        return ours(cli, *arguments, theirs) if _builds(cli, module_class) else theirs(cli, *arguments)
 
     return method
 
@@ -68,13 +76,14 @@ def section(cli: LightningCLI) -> Any:
     return cli.config[subcommand] if subcommand else cli.config
 
 
-def _is_federated(cli: LightningCLI) -> bool:
+def _builds(cli: LightningCLI, module_class: type[pl.LightningModule]) -> bool:
+    """Whether the model of a command line is of a class."""
     kind: Any = cli._model_class
     if cli.subclass_mode_model:
         kind = _imported((section(cli).get("model") or {}).get("class_path"))
     elif not isinstance(kind, type):
         kind = typing.get_type_hints(kind).get("return")
-    return isinstance(kind, type) and issubclass(kind, FederatedModule)
+    return isinstance(kind, type) and issubclass(kind, module_class)
 
 
 def _imported(path: Any) -> Any:

@@ -1,0 +1,135 @@
+"""The commands of ``lightning-fed``: which there are, and how one is run.
+
+Neither torch nor Lightning is imported here, nor by a command that can do without them: those answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import NoReturn, final
+
+from lightning_fed import __version__
+from lightning_fed.core.arguments import nearest
+
+PROGRAM = "lightning-fed"
+_TRAINER = "lightning_fed.cli.command"
+
+
+@final
+@dataclass(frozen=True)
+class Command:
+    """A word that may follow ``lightning-fed``.
+
+    Args:
+        name: The word.
+        module: The module that runs it, imported when the command is given. Its ``main(arguments)`` takes the words
+            after the command's name and raises SystemExit, with the status 2 and a sentence on standard error, if
+            they are wrong.
+        help: One line that says what it does.
+    """
+
+    name: str
+    module: str
+    help: str
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Run it.
+
+        Args:
+            arguments: The words that follow its name.
+        """
+        words = [self.name, *arguments] if self.module == _TRAINER else list(arguments)
+        importlib.import_module(self.module).main(words)
+
+
+COMMANDS = (
+    Command("fit", _TRAINER, "train a model on the workers' data, round by round"),
+    Command("validate", _TRAINER, "evaluate a checkpoint on the workers' validation data"),
+    Command("test", _TRAINER, "evaluate a checkpoint on the workers' test data"),
+    Command("predict", _TRAINER, "run a checkpoint's predict_step on the workers' data"),
+    Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        args: The arguments; None: those of the process.
+
+    Raises:
+        SystemExit: With the status 2, after one sentence on standard error, if they are wrong.
+    """
+    given = sys.argv[1:] if args is None else list(args)
+    names = [command.name for command in COMMANDS]
+    if not given:
+        refuse(f"no command is given; give one of {', '.join(names)}")
+    word, *rest = given
+    if word in ("-h", "--help"):
+        print(overview())
+    elif word == "--version":
+        print(version())
+    elif word in names:
+        _import_from_here()
+        COMMANDS[names.index(word)].run(rest)
+    elif word.startswith("-"):  # such as the -c of a config for several commands
+        _import_from_here()
+        importlib.import_module(_TRAINER).main(given)
+    else:
+        refuse(f"there is no command {word!r}; give one of {', '.join(names)}{nearest(word, names)}")
+
+
+def overview() -> str:
+    """Return the help of the command line: every command in a line."""
+    width = max(len(command.name) for command in COMMANDS)
+    lines = [f"  {command.name:{width}}  {command.help}" for command in COMMANDS]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} COMMAND ... | --version",
+            "",
+            "Federated learning for PyTorch Lightning: train and evaluate from a YAML file.",
+            "",
+            *lines,
+            "",
+            f"{PROGRAM} COMMAND --help is about one of them.",
+        ]
+    )
+
+
+def version() -> str:
+    """Return the versions of this package and of those that it stands on, without importing them."""
+    found = [f"{name} {_version_of(package)}" for name, package in _BENEATH if _version_of(package)]
+    return f"lightning_fed {__version__} ({', '.join(found)})"
+
+
+_BENEATH = (("torch", "torch"), ("pytorch-lightning", "pytorch-lightning"), ("lightning", "lightning"))
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def refuse(message: str, command: str = PROGRAM) -> NoReturn:
+    """Say in one sentence what is wrong, and leave with the status 2.
+
+    Args:
+        message: The sentence.
+        command: The words whose ``--help`` says more.
+    """
+    sys.stderr.write(f"error: {message}\n\n{command} --help lists all options\n")
+    raise SystemExit(2)
+
+
+def _import_from_here() -> None:
+    """Let a config name modules in the current folder, as ``python -m lightning_fed`` does by itself."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, here)
