@@ -31,6 +31,8 @@ from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, lig
 from lightning_fed.lightning_cli import attach
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy, PrivateRun
+from lightning_fed.record import RunWriter
+from lightning_fed.record.settings import hyperparameters
 from lightning_fed.server.callback_logs import lend_logs
 from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
@@ -51,7 +53,6 @@ from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
-from lightning_fed.server.hyperparameters import with_ours
 from lightning_fed.server.loaders import Cohort, DataFacts, Position
 from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
@@ -146,6 +147,7 @@ class FederatedModule(Wrapper):
         privacy: Privacy | None = None,
         worker_timeout: float | None = None,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         refuse_foreign(module, "LightningModule", "module")
         if isinstance(module, FederatedModule):
@@ -182,6 +184,8 @@ class FederatedModule(Wrapper):
         )
         self._keeper = Keeper(module, self._outbox.own)
         self._log = TrainingLog(self._keeper)
+        self._given = {**given, "module": None}  # for whoever states what was run; the module is at its place
+        self._record = RunWriter()
         self._global = GlobalModule(module, self._keeper)
         self._search = RateSearch()
         self._training: Training | None = None
@@ -272,6 +276,7 @@ class FederatedModule(Wrapper):
         self._datamodule.hides_workers = not self._guard.shows_metrics
         self._evaluation.set_up()
         self._log.set_up(self.trainer)
+        self._record.set_up(self.trainer)
         self._state_folder.begin(self.trainer)
         self._keeper.attach(self.trainer)
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -331,8 +336,10 @@ class FederatedModule(Wrapper):
             guard=self._guard,
             search=self._search,
             log=self._log,
+            note=self._record.note,
             one_by_one=len(datamodule.names) <= self.log_workers_up_to,
         )
+        self._record.begin(self, self._guard)
 
     def teardown(self, stage: str) -> None:
         """Release the workers' copy."""
@@ -343,6 +350,7 @@ class FederatedModule(Wrapper):
         self._training = None
         if stage == "fit":
             self._guard.end()
+            self._record.end()
             self._hands_over = is_started_by_another(self.trainer)
 
     # ---- evaluation: the user's own steps on the global model ------------------------------------------------------
@@ -409,17 +417,7 @@ class FederatedModule(Wrapper):
     @property
     def hparams_initial(self) -> Any:
         """Hyperparameters for loggers: those of the user's module, and those of the federated training."""
-        data = self._given_data
-        ours = {
-            "algorithm": type(self.algorithm).__name__,
-            "aggregator": type(self.aggregator).__name__,
-            "local_epochs": self.local.epochs,
-            "local_steps": self.local.steps,
-            **(data.hyperparameters() if data is not None and self._guard.shows_metrics else {}),
-            **self._guard.hyperparameters(),
-        }
-        theirs = self.module.hparams_initial if self.module._log_hyperparams else {}
-        return with_ours(theirs, ours, () if data is None else data.hparams_initial)
+        return hyperparameters(self, self._given_data)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint one of the user's module, with the federated part under a key of its own."""

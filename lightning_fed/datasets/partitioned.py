@@ -145,7 +145,7 @@ class PartitionedPopulation(Population):
         if not isinstance(source, Dataset):
             refuse_foreign(source, "LightningDataModule", "source (unless it is a torch Dataset)")
         self._source = source
-        self._partitioner = instance("partition", partition, Partitioner, "IID(workers=10)")
+        self._partition = instance("partition", partition, Partitioner, "IID(workers=10)")
         if labels is not None and (isinstance(labels, str) or np.ndim(labels) == 0):
             raise TypeError(f"labels={labels!r} must be an array with the label of every example")
         self._labels = labels
@@ -239,10 +239,10 @@ class PartitionedPopulation(Population):
             dataset = _dataset_of(self._source)
             labels = self._labels
             if labels is None:
-                labels = _labels_of(dataset) if self._partitioner.needs_labels else np.broadcast_to(0, _size(dataset))
+                labels = _labels_of(dataset) if self._partition.needs_labels else np.broadcast_to(0, _size(dataset))
             if len(labels) != _size(dataset):
                 raise ValueError(f"labels: {len(labels)} for {_size(dataset)} examples; give one label per example")
-            partition = self._partitioner(labels)
+            partition = self._partition(labels)
             if len(partition.indices) != len(labels):
                 raise ValueError(
                     f"partition deals out {len(partition.indices)} examples of {len(labels)}; deal out all"

@@ -99,6 +99,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.val = val
         self.seed = seed
         self.eval_cohort_size = eval_cohort_size
+        self.cached_workers = cached_workers
         self.hides_workers = False
         """Whether nothing of the workers' hyperparameters may be logged."""
         self._log_hyperparams = any(datamodule._log_hyperparams for datamodule in self._at_hand())

@@ -26,12 +26,14 @@ class Round:
         outcome: What came of it.
         report: What its workers reported, as far as it may be shown.
         seconds: How long it took.
+        asked: The names of its cohort, as far as they may be shown.
     """
 
     cohort: int
     outcome: Outcome
     report: RoundReport
     seconds: float
+    asked: Sequence[str] = ()
 
     @property
     def aggregate(self) -> Aggregate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast, final
 
@@ -47,6 +47,7 @@ class Training:
         guard: Is asked before, in and after a round.
         search: Sets the workers' learning rates in a search for one.
         log: Shows what is logged.
+        note: Is told the number of a server step, its rounds and the Trainer's epoch, when the step is over.
         one_by_one: Whether each worker gets curves of its own.
     """
 
@@ -60,6 +61,7 @@ class Training:
         guard: Guard,
         search: RateSearch,
         log: TrainingLog,
+        note: Callable[[int, Sequence[Round], int], None],
         one_by_one: bool,
     ) -> None:
         self._server = server
@@ -70,6 +72,7 @@ class Training:
         self._guard = guard
         self._search = search
         self._log = log
+        self._note = note
         self._one_by_one = one_by_one
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
@@ -97,7 +100,8 @@ class Training:
             outcome = self._loop.run(job, cohort.workers, self._pending_state(), None if self.leaves else self._look)
         self.leaves = self.leaves or outcome.report.leaves
         report = outcome.report if self._guard.shows_metrics else RoundReport()
-        self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started))
+        asked = cohort.workers if self._guard.shows_metrics else ()
+        self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started, asked))
         self._last_cohort = cohort
         cohort.end_round(report.examples)
         self._log.batch_size = len(cohort)
@@ -141,6 +145,7 @@ class Training:
                 curves.draw({**scalars, "server/update_norm": norm}, step)
             self._keeper.after(rounds, self._guard.run, trainer.current_epoch)
             self._log.take_in(self._module, rounds)
+            self._note(step, rounds, trainer.current_epoch)
             self._datamodule.complete(cast(Cohort, self._last_cohort))
 
     def _heard(self, closure: Callable[[], Any] | None) -> Any:

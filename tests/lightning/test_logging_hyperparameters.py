@@ -68,8 +68,10 @@ def two(**settings: Any) -> dict[str, Rows]:
 
 def test_those_of_the_module_and_of_the_federated_training() -> None:
     data = FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])})
-    assert told(Scalar(lr=0.5), data) == {"lr": 0.5, "x": 0.0, **OURS}
-    assert told(Scalar(), data, algorithm=FedProx(mu=0.1), local_steps=2)["algorithm"] == "FedProx"
+    logged = told(Scalar(lr=0.5), data)
+    assert logged.items() >= {"lr": 0.5, "x": 0.0, **OURS}.items()
+    logged = told(Scalar(), data, algorithm=FedProx(mu=0.1), local_steps=2)
+    assert (logged["algorithm"], logged["algorithm/mu"], logged["local_steps"]) == ("FedProx(mu=0.1)", 0.1, 2)
 
 
 def test_a_name_that_the_module_has_taken_stays_its_own() -> None:
@@ -80,7 +82,9 @@ def test_a_name_that_the_module_has_taken_stays_its_own() -> None:
 
 
 def test_what_a_module_keeps_from_loggers_is_kept_from_them() -> None:
-    assert told(Silent(), FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])})) == OURS
+    logged = told(Silent(), FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])}))
+    assert logged.items() >= OURS.items()
+    assert not [name for name in logged if "secret" in name]
 
 
 def test_those_of_datamodules_as_far_as_they_agree() -> None:
@@ -105,4 +109,5 @@ def test_a_datamodule_that_contradicts_the_module_is_refused_as_in_lightning() -
 @pytest.mark.filterwarnings("ignore:CentralDP")
 def test_under_a_promise_workers_keep_theirs(release: bool) -> None:
     promise = CentralDP(clip=1.0, noise_multiplier=1.0, delta=0.1, release_metrics=release)
-    assert ("size" in told(Scalar(), FederatedDataModule(two(size=8)), privacy=promise)) is release
+    logged = told(Scalar(), FederatedDataModule(two(size=8)), privacy=promise)
+    assert ("size" in logged) is release

@@ -530,10 +530,9 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
     assert set(logger.metrics) <= shown
     assert set(done.callback_metrics) <= {"val_loss", "epsilon"}
     assert notes.bar <= {"val_loss", "epsilon"}
-    assert set(logger.hparams) == {
-        *("hidden", "lr", "norm", "algorithm", "aggregator", "local_epochs", "local_steps"),
-        *("privacy", "noise_multiplier", "epsilon_budget"),
-    } - ({"hidden", "lr", "norm"} - set(module.hparams))
+    # what the user has set, and no worker's name: see also tests/record/test_private_records.py
+    assert {"algorithm", "privacy", "noise_multiplier", "epsilon_budget", "privacy/clip"} <= set(logger.hparams)
+    assert not [value for value in leaves(logger.hparams) if value in people(6)]
     for outputs in notes.outputs:  # what callbacks are given: a loss that is no number
         assert set(outputs) == {"loss"}
         assert outputs["loss"].isnan()

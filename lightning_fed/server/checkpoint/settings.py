@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from torch import nn
+from torch.optim import Optimizer
 
 from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.server.checkpoint.format import INSTEAD
@@ -287,17 +288,26 @@ def _arguments(kind: type) -> list[str]:
     return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
+def options_of(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the options of an optimizer that say what it computes, those of a second group as ``lr[1]``.
+
+    Args:
+        optimizer: The optimizer. Its learning rates are those before any scheduler.
+    """
+    return {
+        f"{key}[{position}]" if position else key: described(value)
+        for position, group in enumerate(optimizer.param_groups)
+        for key, value in {**group, "lr": group.get("initial_lr", group.get("lr"))}.items()
+        if key not in _HOW and isinstance(value, (*_PLAIN, list, tuple))
+    }
+
+
 def _optimizers(trainer: pl.Trainer) -> list[dict[str, Any]]:
     return [
         {
             "classes": _classes_of(optimizer),
             "sizes": [len(group["params"]) for group in optimizer.param_groups],
-            "options": {
-                f"{key}[{position}]" if position else key: described(value)
-                for position, group in enumerate(optimizer.param_groups)
-                for key, value in {**group, "lr": group.get("initial_lr", group.get("lr"))}.items()
-                if key not in _HOW and isinstance(value, (*_PLAIN, list, tuple))
-            },
+            "options": options_of(optimizer),
         }
         for optimizer in trainer.optimizers
     ]

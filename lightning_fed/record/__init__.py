@@ -1,0 +1,7 @@
+"""The record of a run: files beside its logger's, from which reports and comparisons are made. See docs/records.md."""
+
+from lightning_fed.record.reader import RunRecord, read
+from lightning_fed.record.settings import settings
+from lightning_fed.record.writer import RunWriter
+
+__all__ = ["RunRecord", "RunWriter", "read", "settings"]

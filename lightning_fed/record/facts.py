@@ -1,0 +1,128 @@
+"""Facts about a run that are the same in every round: command, config, versions, data, promise."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_fed._lightning import pl
+from lightning_fed.population import Population
+from lightning_fed.privacy import Privacy, PrivateRun
+from lightning_fed.server.checkpoint.settings import population
+from lightning_fed.server.datamodule import FederatedDataModule
+
+_CONFIG = "config.yaml"
+_MOST_SIZES = 100_000
+"""The largest population whose sizes are looked at."""
+
+
+def now() -> str:
+    """Return the time, in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def of_the_program(folder: Path) -> dict[str, Any]:
+    """Return the command, the config and the versions of the program that runs.
+
+    Args:
+        folder: The folder of the run, in which a command line has put its config.
+    """
+    ours = sys.modules[__name__.partition(".")[0]]  # an import would be one of everything that is above this room
+    config = folder / _CONFIG
+    try:
+        digest = hashlib.sha256(config.read_bytes()).hexdigest()
+    except OSError:
+        digest = None
+    return {
+        "command": shlex.join(sys.argv),
+        "config": None if digest is None else _CONFIG,
+        "config_sha256": digest,
+        "commit": _commit(Path.cwd()),
+        "versions": {
+            "python": platform.python_version(),
+            "lightning_fed": vars(ours)["__version__"],
+            pl.__name__: vars(pl)["__version__"],
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+@lru_cache(maxsize=8)
+def _commit(folder: Path) -> str | None:
+    """Return the git commit that a folder is at; None: it is in no repository, or there is no git."""
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip() or None if said.returncode == 0 else None
+
+
+def of_the_data(data: FederatedDataModule, shows: bool) -> dict[str, Any]:
+    """Return facts about the workers' data, without going through them.
+
+    Args:
+        data: The workers' data.
+        shows: Whether numbers of single workers may be shown.
+    """
+    marks = population(data.names)
+    facts = {"population": marks["workers"], "cohort_size": data.cohort_size}
+    return {**facts, "names_checksum": marks["checksum"], "sizes": _sizes(data)} if shows else facts
+
+
+def _sizes(data: FederatedDataModule) -> dict[str, float] | None:
+    """Return the distribution of the workers' numbers of training examples, if it can be told without building any."""
+    workers = data.workers
+    if not isinstance(workers, Population) or len(workers) > _MOST_SIZES:
+        return None
+    try:
+        sizes = [workers.num_examples(name) for name in workers]
+    except Exception:  # what is wrong with it is said when the worker trains
+        return None
+    return {
+        "total": sum(sizes),
+        "min": min(sizes),
+        "median": float(np.median(sizes)),
+        "max": max(sizes),
+    }
+
+
+def of_the_promise(privacy: Privacy | None, run: PrivateRun | None) -> dict[str, Any]:
+    """Return what is promised to the workers, and where its ledger lies.
+
+    Args:
+        privacy: The promise, if there is one.
+        run: Its account.
+    """
+    if privacy is None or run is None:
+        return {"promise": None, "ledger": None}
+    sampling = run.setting.sampling
+    promise = {
+        "name": type(privacy).__name__,
+        "unit": privacy.unit,
+        "audience": privacy.audience,
+        "mechanism": str(run.mechanism),
+        "relation": run.relation,
+        "sampling": "everyone" if sampling is None else sampling.__name__,
+        "bound": privacy.bound(),
+        "moving": run.moving,
+        "noise_multiplier": run.noise_multiplier,
+        "delta": run.delta,
+        "budget": run.budget,
+        "accountant": run.accountant.kind,
+        "insecure": run.insecure,
+        "release_metrics": privacy.release_metrics,
+        "epsilon": None,
+    }
+    return {"promise": promise, "ledger": None if run.ledger.path is None else run.ledger.path.name}

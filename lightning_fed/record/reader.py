@@ -1,0 +1,124 @@
+"""Reads the record of a run, as plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from lightning_fed.record.files import EVALUATIONS, ROUNDS, RUN
+
+VERSION = 1
+"""The version of the format, which docs/records.md describes."""
+
+
+@final
+@dataclass(frozen=True)
+class RunRecord:
+    """The record of a run; its format is described in docs/records.md.
+
+    Args:
+        folder: The folder that it was read from.
+        run: The content of ``run.json``.
+        rounds: The lines of ``rounds.jsonl``, one for each round, in order.
+        evaluations: The lines of ``evaluations.jsonl``, in the order in which they were made.
+    """
+
+    folder: Path
+    run: Mapping[str, Any]
+    rounds: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return str(self.run["name"])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The flat table of :func:`lightning_fed.record.settings`."""
+        settings: Mapping[str, Any] = self.run["settings"]
+        return settings
+
+
+def read(folder: str | Path) -> RunRecord:
+    """Read the record of a run.
+
+    A run that was resumed in its folder has run some rounds twice, after a crash; the last line of a round counts. A
+    last line that is torn, as a process leaves it that is killed while it writes, is passed over.
+
+    Args:
+        folder: The folder of the run's logger, such as ``logs/toy/FedAvg-0``; or the file ``run.json`` in it.
+
+    Raises:
+        FileNotFoundError: If there is no record in the folder; the message names those in folders below it.
+        ValueError: If ``run.json`` is damaged, or was written by a newer lightning_fed.
+    """
+    folder = Path(folder)
+    if folder.name == RUN:
+        folder = folder.parent
+    if not (folder / RUN).is_file():
+        raise FileNotFoundError(_nothing_in(folder))
+    run = content_of(folder / RUN)
+    begins = {fit["fit"]: fit["round"] for fit in run["fits"]}
+    rounds = {line["round"]: line for line in _lines(folder / ROUNDS, begins)}
+    evaluations = list(_lines(folder / EVALUATIONS, begins))
+    return RunRecord(folder, run, [rounds[number] for number in sorted(rounds)], evaluations)
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    """Return the content of a ``run.json``.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: If it is damaged, or was written by a newer lightning_fed.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = int(content["version"]), [(fit["fit"], fit["round"]) for fit in content["fits"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: it is no record of a run") from error
+    if version > VERSION:
+        raise ValueError(
+            f"{path} was written by a newer lightning_fed (format {version}, this one reads {VERSION}); upgrade it"
+        )
+    return dict(content)
+
+
+def _lines(path: Path, begins: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """The lines of a file that count: those about rounds before the first of every later fit.
+
+    Args:
+        path: The file.
+        begins: The first round of each fit, in the order of the fits.
+    """
+    fits = list(begins)
+    ends = {fit: min((begins[later] for later in fits[place + 1 :]), default=None) for place, fit in enumerate(fits)}
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in content.splitlines():
+        try:
+            entry = json.loads(line)
+            fit, number = entry["fit"], entry["round"]
+        except (ValueError, KeyError, TypeError):  # torn
+            continue
+        if fit in ends and (ends[fit] is None or number < ends[fit]):
+            yield entry
+
+
+def _nothing_in(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"there is no folder {folder}; give the folder of a run, such as logs/toy/FedAvg-0"
+    below = sorted(path.parent for path in folder.glob("**/" + RUN))
+    near = f"; there are records in {', '.join(map(str, below[:5]))}" if below else ""
+    more = f" and {len(below) - 5} more" if len(below) > 5 else ""
+    return (
+        f"there is no record of a run in {folder}: it has no {RUN}, which a fit with a logger writes into the "
+        f"logger's folder{near}{more}"
+    )

@@ -1,0 +1,146 @@
+"""The settings of a run as one flat table: two runs that differ in what a user has set differ in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from lightning_fed._lightning import pl
+from lightning_fed.population import Population
+from lightning_fed.record.described import Scalar, arguments_of, described
+from lightning_fed.server.checkpoint.settings import options_of
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.guard import Guard
+from lightning_fed.server.hyperparameters import with_ours
+
+_OF_A_SCHEDULER = ("optimizer", "last_epoch", "verbose")
+_OF_THE_TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
+_ROWS_OF_THEIR_OWN = ("module", "privacy", "engine")
+_NO_SETTINGS = ("state_dir",)
+"""Arguments that say where files lie, and nothing of what is computed."""
+
+
+def settings(fed: Any, data: FederatedDataModule | None) -> dict[str, Scalar]:
+    """Return the settings of a run, flat: ``{"algorithm": "FedProx(mu=0.1)", "algorithm/mu": 0.1, ...}``.
+
+    Names are the arguments' of FederatedModule and FederatedDataModule; ``name/part`` is an argument of what is given
+    for one. Once a fit has begun, ``server_optimizer`` is the real one, ``engine`` the one that was chosen, and
+    ``privacy/...`` what is promised there; before, what can be said of them.
+
+    Args:
+        fed: The FederatedModule.
+        data: Its FederatedDataModule; None: there is none.
+    """
+    given = {**fed._given, **{name: value for name, value in vars(fed).items() if name in fed._given}}
+    trainer = fed._trainer
+    fits = trainer is not None and trainer.state.fn == "fit"
+    rows: dict[str, Scalar] = {}
+    for name, value in given.items():
+        if name not in (*_ROWS_OF_THEIR_OWN, *_NO_SETTINGS):
+            rows |= described(name, value)
+    rows |= _engine(given["engine"])
+    rows |= _optimizers(trainer) if fits and trainer.optimizers else {}
+    rows |= _promise(fed._guard)
+    rows |= _model(fed.module)
+    rows |= {} if data is None else _data(data, fed._guard.shows_metrics)
+    rows |= {f"trainer/{name}": getattr(trainer, name) for name in _OF_THE_TRAINER} if fits else {}
+    return rows
+
+
+def hyperparameters(fed: Any, data: FederatedDataModule | None) -> dict[str, Any]:
+    """Return what loggers get as hyperparameters: those of the user's module, and the settings beside them.
+
+    Args:
+        fed: The FederatedModule.
+        data: Its FederatedDataModule; None: there is none.
+    """
+    theirs = fed.module.hparams_initial if fed.module._log_hyperparams else {}
+    twice = {f"model/{name}" for name in theirs}
+    ours = {name: value for name, value in settings(fed, data).items() if name not in twice}
+    return with_ours(theirs, ours, () if data is None else data.hparams_initial)
+
+
+def seeds_of(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the rows of a table of settings that are seeds.
+
+    Args:
+        table: The result of :func:`settings`.
+
+    >>> seeds_of({"seed": 1, "cohort_size": 2, "partition/seed": 3})
+    {'seed': 1, 'partition/seed': 3}
+    """
+    return {name: value for name, value in table.items() if name.rpartition("/")[2] == "seed"}
+
+
+def _engine(engine: Any) -> dict[str, Scalar]:
+    """Return the engine that trains the workers; one that has not chosen yet is named itself."""
+    rows = described("engine", engine)
+    return rows if engine.choice is None else {**rows, "engine": engine.choice, "engine/chosen_by": rows["engine"]}
+
+
+def _optimizers(trainer: pl.Trainer) -> dict[str, Scalar]:
+    """Return the server optimizer and its scheduler as they are, whatever function has made them."""
+    (optimizer,) = trainer.optimizers
+    options = options_of(optimizer)
+    lr = f"(lr={options['lr']})" if "lr" in options else ""
+    rows: dict[str, Scalar] = {"server_optimizer": f"{type(optimizer).__name__}{lr}"}
+    for name, value in options.items():
+        rows |= described(f"server_optimizer/{name}", value)
+    for config in trainer.lr_scheduler_configs:
+        rows |= described("server_lr_scheduler", config.scheduler, without=_OF_A_SCHEDULER)
+    return rows
+
+
+def _promise(guard: Guard) -> dict[str, Scalar]:
+    if guard.promise is None:
+        return {"privacy": None}
+    rows = described("privacy", guard.promise)
+    if guard.promise.insecure_deterministic_noise:
+        rows["privacy"] = f"{rows['privacy']} WITH SEEDED NOISE: NOT PRIVATE"
+    rows |= guard.hyperparameters()
+    run = guard.run
+    if run is not None:
+        rows |= {
+            "privacy/clip": guard.promise.bound(),
+            "privacy/noise_multiplier": run.noise_multiplier,
+            "privacy/delta": run.delta,
+            "privacy/accountant": run.accountant.kind,
+            "privacy/neighbours": run.relation,
+        }
+    return rows
+
+
+def _model(module: pl.LightningModule) -> dict[str, Scalar]:
+    """Return the user's module: its class, its size and its hyperparameters, unless it keeps them from loggers."""
+    rows: dict[str, Scalar] = {"model": type(module).__name__}
+    rows["model/parameters"] = sum(parameter.numel() for parameter in module.parameters())
+    saved = module.hparams_initial if module._log_hyperparams else {} if module.hparams else arguments_of(module)
+    for name, value in saved.items():
+        rows |= described(f"model/{name}", value)
+    return rows
+
+
+def _data(data: FederatedDataModule, shows: bool) -> dict[str, Scalar]:
+    rows = data.hyperparameters() | {"population": len(data.names)}
+    for name in ("sampler", "availability", "eval_cohort_size", "cached_workers", "val"):
+        rows |= described(name, getattr(data, name))
+    everything = os.environ.get("PL_GLOBAL_SEED")
+    rows |= {"seed": data.seed if everything is None else int(everything), "data/seed": data.seed}
+    rows["population/class"] = type(data.workers).__name__
+    if isinstance(data.workers, Population):
+        for name, value in arguments_of(data.workers).items():
+            name = name if name == "partition" else f"population/{name}"
+            rows |= described(name, value) if shows else _numbers(name, value)
+    return rows
+
+
+def _numbers(name: str, thing: Any) -> dict[str, Scalar]:
+    """Describe an argument of a population under a promise: texts and lists may be about single workers."""
+    if thing is None or isinstance(thing, (bool, int, float)):
+        return {name: thing}
+    if isinstance(thing, (str, Sequence, Set, Mapping)):
+        return {}
+    parts = arguments_of(thing).items()
+    numbers = {f"{name}/{part}": value for part, value in parts if isinstance(value, (bool, int, float))}
+    return {name: type(thing).__name__, **numbers}
