@@ -51,7 +51,7 @@ def record(folder: Path, privacy: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:.*NOT private")
 @pytest.mark.parametrize(
     "privacy",
-    [CentralDP(1.0, 1.0, delta=1e-3), LocalDP(1.0, 1.0, delta=1e-3, accountant="rdp")],
+    [CentralDP(1.0, 1.0, delta=1e-3, accountant="rdp"), LocalDP(1.0, 1.0, delta=1e-3, accountant="rdp")],
     ids=["central", "local"],
 )
 def test_nothing_of_workers_is_written(tmp_path: Path, privacy: Any) -> None:
@@ -84,6 +84,6 @@ def test_what_ended_a_private_run_is_not_told_by_name(tmp_path: Path) -> None:
     logger = TensorBoardLogger(str(tmp_path), name="", version="run", default_hp_metric=False)
     data = FederatedDataModule({"alice": Failing([1.0]), "bob": Rows([1.0])})
     with pytest.raises(RuntimeError, match="alice"):
-        fit(FederatedModule(Scalar(), privacy=CentralDP(1.0, 1.0, delta=1e-3)), data, logger=logger)
+        fit(FederatedModule(Scalar(), privacy=CentralDP(1.0, 1.0, delta=1e-3, accountant="rdp")), data, logger=logger)
     run = read(tmp_path / "run").run
     assert (run["outcome"], run["error"]) == ("failed", None)
