@@ -55,6 +55,11 @@ class TreeAggregation(Mechanism):
         check_whole(self, "steps", "epochs")
         settle(self, completed=flag("completed", self.completed, owner=self))
 
+    @property
+    def participation(self) -> str:
+        times = "once" if self.epochs == 1 else f"{self.epochs} times"
+        return f"no sampling: each at most {times} in the {self.steps * self.epochs} rounds of a tree"
+
     def event(self, relation: Relation) -> Any:
         return gaussian_event(self._effective, relation)
 
@@ -96,6 +101,10 @@ class CorrelatedGaussian(Mechanism):
         check_noise(self)
         check_whole(self, "rounds", "separation")
         settle(self, sensitivity=number("sensitivity", self.sensitivity, above=0, owner=self))
+
+    @property
+    def participation(self) -> str:
+        return f"no sampling: each at most every {self.separation} of the {self.rounds} rounds"
 
     def event(self, relation: Relation) -> Any:
         return gaussian_event(self.noise_multiplier / self.sensitivity, relation)

@@ -53,6 +53,14 @@ class Mechanism(ABC):
 
     noise_multiplier: float
 
+    @property
+    def participation(self) -> str:
+        """How the analysis takes it that contributions come to be in a release, in words; for statements of privacy.
+
+        Empty: not said, and then nobody states in words what a run with this mechanism has promised.
+        """
+        return ""
+
     @abstractmethod
     def event(self, relation: Relation) -> Any:
         """Return dp-accounting's event for one release.
@@ -142,6 +150,10 @@ class SubsampledGaussian(Mechanism):
         check_noise(self)
         settle(self, sampling_rate=number("sampling_rate", self.sampling_rate, above=0, most=1, owner=self))
 
+    @property
+    def participation(self) -> str:
+        return f"Poisson sampling: each by a coin of its own, with probability {self.sampling_rate:.6g}"
+
     def event(self, relation: Relation) -> Any:
         if relation == "replace-one":
             raise ValueError(
@@ -184,6 +196,10 @@ class Gaussian(Mechanism):
     def __post_init__(self) -> None:
         check_noise(self)
 
+    @property
+    def participation(self) -> str:
+        return "no sampling: as if everyone took part in every release"
+
     def event(self, relation: Relation) -> Any:
         return gaussian_event(self.noise_multiplier, relation)
 
@@ -222,6 +238,10 @@ class FixedSizeGaussian(Mechanism):
                 f"FixedSizeGaussian(cohort_size={self.cohort_size}) must be at most population={self.population}"
             )
 
+    @property
+    def participation(self) -> str:
+        return f"cohorts of a fixed size, {self.cohort_size} of {self.population}, drawn without replacement"
+
     def event(self, relation: Relation) -> Any:
         sampled = import_extra("dp_accounting").SampledWithoutReplacementDpEvent
         return sampled(self.population, self.cohort_size, gaussian_event(self.noise_multiplier, relation))
@@ -248,6 +268,10 @@ class LocalGaussian(Mechanism):
 
     def __post_init__(self) -> None:
         check_noise(self)
+
+    @property
+    def participation(self) -> str:
+        return "no sampling: for a worker that takes part in every round"
 
     def event(self, relation: Relation) -> Any:
         return gaussian_event(self.noise_multiplier, relation)

@@ -105,7 +105,8 @@ class Statement:
             "promise": f"{facts['promise']}: hides {_UNITS.get(facts['unit'], facts['unit'])}",
             "from whom": facts["audience"],
             "neighbours": facts["neighbours"],
-            "ε": f"{_up(facts['epsilon'])} at δ = {facts['delta']:.3g}, accounted by {facts['accountant'].upper()}",
+            "ε": f"{shown_epsilon(facts['epsilon'])} at δ = {facts['delta']:.3g}, accounted by "
+            + facts["accountant"].upper(),
             "budget": "none" if facts["budget"] is None else f"ε = {facts['budget']:g}",
             "released": "" if self.ledger is None else f"{facts['releases']} rounds",
             "charged": "; ".join(f"{_mechanism(c)} × {c['count']}" for c in facts["charges"]) or "nothing",
@@ -115,10 +116,10 @@ class Statement:
         }
         if "checkpoint" in facts:
             one = facts["checkpoint"]
-            claim = "" if one["agrees"] else f", BUT IT CLAIMS {_up(one['claimed'])}"
+            claim = "" if one["agrees"] else f", BUT IT CLAIMS {shown_epsilon(one['claimed'])}"
             rows["this checkpoint"] = (
-                f"written at ε = {_up(one['epsilon'])}{claim}; if it was chosen among several, choosing it cost all of "
-                "the above"
+                f"written at ε = {shown_epsilon(one['epsilon'])}{claim}; if it was chosen among several, choosing it "
+                "cost all of the above"
             )
         if facts["unreadable_lines"]:
             rows["torn lines"] = (
@@ -232,7 +233,7 @@ def _fit_row(fit: Mapping[str, Any]) -> tuple[str, ...]:
         str(fit["rounds"]),
         "" if fit["bounds"] is None else _span(*fit["bounds"]),
         "" if fit["noise_std"] is None else _span(*fit["noise_std"]),
-        "did not end" if fit["claimed"] is None else _up(fit["claimed"]),
+        "did not end" if fit["claimed"] is None else shown_epsilon(fit["claimed"]),
         {True: "agrees", False: "DOES NOT AGREE", None: "no"}[fit["agrees"]],
     )
 
@@ -244,7 +245,7 @@ def _some(releases: Sequence[dict[str, Any]], most: int = 12) -> list[dict[str, 
 
 
 def _release_row(release: Mapping[str, Any]) -> tuple[str, ...]:
-    epsilon = "" if release["epsilon"] is None else _up(release["epsilon"])
+    epsilon = "" if release["epsilon"] is None else shown_epsilon(release["epsilon"])
     numbers = (f"{release[name]:.6g}" for name in ("bound", "noise_std"))
     return (str(release["round"]), str(release["cohort"]), *numbers, str(release["charged"]), epsilon)
 
@@ -257,8 +258,15 @@ def _span(first: float, last: float) -> str:
     return f"{first:.6g}" if first == last else f"{first:.6g} to {last:.6g}"
 
 
-def _up(epsilon: float) -> str:
-    """To four decimals, never too small."""
+def shown_epsilon(epsilon: float) -> str:
+    """Write ε to four decimals, never too small.
+
+    Args:
+        epsilon: ε.
+
+    >>> shown_epsilon(1.23451)
+    '1.2346'
+    """
     return f"{rounded_up(epsilon):.4f}" if math.isfinite(epsilon) else "infinite"
 
 

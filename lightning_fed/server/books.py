@@ -7,6 +7,7 @@ import os
 import pickle
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, final
@@ -118,13 +119,14 @@ class Books:
         if not fitting:
             self._say_what_choosing_costs(state, joined, names)
 
-    def open(self, run: PrivateRun, trainer: pl.Trainer, outside: Sequence[str]) -> None:
+    def open(self, run: PrivateRun, trainer: pl.Trainer, outside: Sequence[str], remembers: str | None) -> None:
         """Begin a stretch of rounds: find the ledger, count what only it knows, and write the settings into it.
 
         Args:
             run: The run that begins.
             trainer: The Trainer.
             outside: In words, what the guarantee does not cover.
+            remembers: The algorithm that keeps what no noise covers about each worker; None: this one does not.
 
         Raises:
             ValueError: If the account holds what cannot be added up with the run's releases.
@@ -148,7 +150,7 @@ class Books:
         path = next((path for path in found if os.access(path, os.W_OK)), ledger_in(folder, self._name))
         known = read(path).account if path in found else Account()
         run.ledger = Ledger(path)
-        self._write_settings(run, outside)
+        self._write_settings(run, outside, remembers)
         for stretch in run.account.stretches:
             charges = run.account.of(stretch)
             if run.account.only([stretch]).meet(known).of(stretch) != charges:
@@ -261,7 +263,7 @@ class Books:
             account.include(read(path).unended)
         return account
 
-    def _write_settings(self, run: PrivateRun, outside: Sequence[str]) -> None:
+    def _write_settings(self, run: PrivateRun, outside: Sequence[str], remembers: str | None) -> None:
         setting, sampling = run.setting, run.setting.sampling
         run.ledger.write(
             "run",
@@ -286,6 +288,10 @@ class Books:
             accountant=run.accountant.kind,
             insecure=run.insecure,
             outside=list(outside),
+            release_metrics=self._privacy.release_metrics,
+            least_replies=self._privacy.least_replies(),
+            remembers=remembers,
+            versions=_software(),
         )
 
     def _say_of_branches(self, run: PrivateRun, known: Account) -> None:
@@ -326,3 +332,14 @@ def _folder_of(trainer: pl.Trainer) -> Path | None:
         rank_zero_info(f"the ledger of privacy is not written, since {folder} is no folder of this machine")
         return None
     return Path(folder)
+
+
+def _software() -> dict[str, str | None]:
+    """Return the versions of the software that accounts: by name; None for what is not installed as a package."""
+    from lightning_fed import __version__  # which may be importing this file
+
+    try:
+        accountant = metadata.version("dp-accounting")
+    except metadata.PackageNotFoundError:
+        accountant = None
+    return {"lightning_fed": __version__, "dp-accounting": accountant}

@@ -127,7 +127,8 @@ class Private(Guard):
         run = self.privacy.start(setting, saved["noise_multiplier"] if saved is not None and keep else None)
         if saved is not None:
             run.load_state_dict(saved)
-        self._books.open(run, trainer, tuple(self._outside(run)))
+        remembers = type(self._algorithm).__name__ if self._algorithm.tables else None
+        self._books.open(run, trainer, tuple(self._outside(run)), remembers)
         if is_started_by_another(trainer):
             self._books.packed(run)  # raises if it could not go back
         self.run = run

@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,19 @@ from private import Net, people
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
-from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed import FederatedDataModule, FederatedModule, __version__
+from lightning_fed.algorithms import Scaffold
 from lightning_fed.cli import main
-from lightning_fed.privacy import DPFTRL, Accountant, AdaptiveClip, CentralDP, Gaussian, LocalDP, SubsampledGaussian
+from lightning_fed.privacy import (
+    DPFTRL,
+    Accountant,
+    AdaptiveClip,
+    CentralDP,
+    DistributedDP,
+    Gaussian,
+    LocalDP,
+    SubsampledGaussian,
+)
 from lightning_fed.privacy.ledger import Ledger, read, recomputed
 
 SECRET = CentralDP(clip=0.5, noise_multiplier=2.0, delta=1e-5, accountant="rdp")
@@ -64,8 +75,18 @@ def test_every_release_with_what_it_was(tmp_path: Path) -> None:
         assert release["epsilon"] == pytest.approx(cost(number + 1))
     (begin,), (end,) = of(lines, "run"), of(lines, "end")
     assert (begin["promise"], begin["population"], begin["cohort_size"], begin["delta"]) == ("CentralDP", 10, 2, 1e-5)
+    assert (begin["release_metrics"], begin["least_replies"], begin["remembers"]) == (False, 1, None)
+    assert begin["versions"] == {"lightning_fed": __version__, "dp-accounting": version("dp-accounting")}
     assert end["epsilon"] == end["recomputed"] == cost(3)
     assert end["agrees"] is True
+
+
+@pytest.mark.filterwarnings("ignore:DistributedDP.* checkpoints hold what Scaffold remembers")
+def test_what_a_statement_of_privacy_has_to_say(tmp_path: Path) -> None:
+    fed = FederatedModule(Net(), algorithm=Scaffold(), privacy=DistributedDP(1.0, survivors=3, noise_multiplier=1.0))
+    fit(fed, FederatedDataModule(people(4)), max_steps=1, default_root_dir=tmp_path)
+    (begin,) = of(lines_of(tmp_path), "run")
+    assert (begin["least_replies"], begin["remembers"]) == (3, "Scaffold")
 
 
 def test_beside_what_the_logger_writes(tmp_path: Path) -> None:

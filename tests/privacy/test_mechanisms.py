@@ -17,7 +17,24 @@ from lightning_fed.privacy import (
     SubsampledGaussian,
     TreeAggregation,
 )
-from lightning_fed.privacy.correlated import tree_sensitivity_squared
+from lightning_fed.privacy.correlated import CorrelatedGaussian, tree_sensitivity_squared
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "says"),
+    [
+        (SubsampledGaussian(1.0, 0.25), "Poisson sampling: each by a coin of its own, with probability 0.25"),
+        (FixedSizeGaussian(1.0, 5, 20), "cohorts of a fixed size, 5 of 20, drawn without replacement"),
+        (Gaussian(1.0), "no sampling: as if everyone took part in every release"),
+        (LocalGaussian(1.0), "no sampling: for a worker that takes part in every round"),
+        (TreeAggregation(1.0, 4), "no sampling: each at most once in the 4 rounds of a tree"),
+        (TreeAggregation(1.0, 4, 2), "no sampling: each at most 2 times in the 8 rounds of a tree"),
+        (CorrelatedGaussian(1.0, 1.5, 20, 4), "no sampling: each at most every 4 of the 20 rounds"),
+    ],
+    ids=lambda value: value.split(":")[0] if isinstance(value, str) else type(value).__name__,
+)
+def test_how_its_analysis_takes_it_that_workers_take_part(mechanism: Mechanism, says: str) -> None:
+    assert mechanism.participation == says
 
 
 @pytest.mark.parametrize(
