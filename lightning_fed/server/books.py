@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import secrets
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from itertools import chain
@@ -336,10 +337,9 @@ def _folder_of(trainer: pl.Trainer) -> Path | None:
 
 def _software() -> dict[str, str | None]:
     """Return the versions of the software that accounts: by name; None for what is not installed as a package."""
-    from lightning_fed import __version__  # which may be importing this file
-
+    ours = sys.modules[__name__.partition(".")[0]]  # an import would be one of everything that is above this room
     try:
         accountant = metadata.version("dp-accounting")
     except metadata.PackageNotFoundError:
         accountant = None
-    return {"lightning_fed": __version__, "dp-accounting": accountant}
+    return {"lightning_fed": vars(ours)["__version__"], "dp-accounting": accountant}
