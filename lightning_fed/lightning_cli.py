@@ -80,13 +80,13 @@ def _builds(cli: LightningCLI, module_class: type[pl.LightningModule]) -> bool:
     """Whether the model of a command line is of a class."""
     kind: Any = cli._model_class
     if cli.subclass_mode_model:
-        kind = _imported((section(cli).get("model") or {}).get("class_path"))
+        kind = imported((section(cli).get("model") or {}).get("class_path"))
     elif not isinstance(kind, type):
         kind = typing.get_type_hints(kind).get("return")
     return isinstance(kind, type) and issubclass(kind, module_class)
 
 
-def _imported(path: Any) -> Any:
+def imported(path: Any) -> Any:
     """Return what a path names, whose module has been imported to parse it."""
     module, _, name = str(path).rpartition(".")
     return getattr(__import__(module, fromlist=[name]), name) if module else None
@@ -135,7 +135,7 @@ class _Instantiator:
             self._module, self._cli = _written(self._cli), None
         written = _arguments(self._module)
         own = {name: value if _is_plain(value) else written.get(name, value) for name, value in kwargs.items()}
-        is_theirs = _imported(self._module.get("class_path")) is class_type
+        is_theirs = imported(self._module.get("class_path")) is class_type
         if not is_theirs or all(own[name] is value for name, value in kwargs.items()):
             return class_type(*args, **kwargs)
         with _given_hyperparameters_context(copy.deepcopy(own), f"{pl.__name__}.cli.instantiate_module"):

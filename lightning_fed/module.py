@@ -17,6 +17,7 @@ from lightning_fed._lightning import (
     LRSchedulerCallable,
     OptimizerCallable,
     pl,
+    rank_zero_info,
     refuse_foreign,
 )
 from lightning_fed.aggregation import Aggregator
@@ -290,6 +291,7 @@ class FederatedModule(Wrapper):
         self._tell("on_fit_start")
         self._keeper.check_optimizer(self.trainer, self._global.trained_parameters)
         say_what_acts_on_rounds(self.trainer, self.module)
+        rank_zero_info(str(self._datamodule.seeds))
 
     def on_train_start(self) -> None:
         """Make the workers' copy of the module, once it is placed and its hooks have run."""

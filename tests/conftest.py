@@ -29,6 +29,7 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_CACHE))
 def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # where a Trainer without a default_root_dir leaves the ledger of a private run
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # of another test's pl.seed_everything
     torch.set_flush_denormal(False)  # programs that torch 2.4 compiles switch subnormal numbers off for the process
 
 

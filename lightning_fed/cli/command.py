@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
 from lightning_fed.callbacks import RoundProgressBar
+from lightning_fed.cli import partition_seed
 from lightning_fed.cli.checkpoint_file import read_checkpoint
 from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
+from lightning_fed.cli.lightning_cli import section
 from lightning_fed.cli.messages import explained
 from lightning_fed.core.arguments import nearest
 from lightning_fed.module import FederatedModule
@@ -81,11 +84,12 @@ class FederatedCLI(LightningCLI):
         try:
             with _one_line(self._command):
                 if isinstance(args, (dict, Namespace)):
-                    self.config = parser.parse_object(args)
+                    self._parse = partial(parser.parse_object, args)
                 else:
                     arguments, self._files, notes = with_files_found(self._given)
                     sys.stderr.writelines(f"{note}\n" for note in notes)
-                    self.config = parser.parse_args(arguments)
+                    self._parse = partial(parser.parse_args, arguments)
+                self.config = self._parse()
         except argparse.ArgumentError as error:
             message = error.message if error.argument_name is None else str(error)
             refuse(self._explained(parser, message), self._command)
@@ -134,9 +138,24 @@ class FederatedCLI(LightningCLI):
         with _one_line(self._command):
             super().instantiate_classes()
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the arguments of no class: ``--seed_everything``, and whether it decides the partition, too."""
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--vary_partition",
+            type=bool,
+            default=False,
+            help="Let seed_everything also decide how data are dealt out to workers, where no seed is given for that.",
+        )
+
     def _set_seed(self) -> None:
         with _one_line(self._command):
             super()._set_seed()
+            parsed = section(self)
+            if parsed["vary_partition"]:
+                given = self._parse(defaults=False).as_dict()
+                given = given.get(self.config.get("subcommand") or "", given)
+                partition_seed.follow(parsed["data"], given.get("data") or {}, parsed["seed_everything"])
 
     def _run_subcommand(self, subcommand: str) -> None:
         with _one_line(self._command):

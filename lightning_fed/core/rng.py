@@ -7,12 +7,16 @@ it was interrupted and resumed.
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+GLOBAL_SEED = "PL_GLOBAL_SEED"
+"""The environment variable in which ``pl.seed_everything`` leaves its seed, for processes that are started later."""
 
 _spare = np.random.MT19937(0)
 _is_isolated = False
@@ -35,6 +39,20 @@ def derive(seed: int, *keys: int | str) -> int:
     """
     digest = hashlib.blake2b(repr((seed, *keys)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def global_seed() -> int | None:
+    """Return the seed of the last ``pl.seed_everything``; None: there was none.
+
+    Raises:
+        ValueError: If the environment variable in which it lies holds something else.
+    """
+    given = os.environ.get(GLOBAL_SEED)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit()):
+        raise ValueError(f"the environment variable {GLOBAL_SEED}={given!r} must be a whole number of at least 0")
+    return int(given)
 
 
 def seed_generators(seed: int) -> None:

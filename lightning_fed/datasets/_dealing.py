@@ -10,16 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_fed.core.arguments import number, whole
+from lightning_fed.core.rng import global_seed
 
 
-def generator(seed: int) -> np.random.Generator:
-    """Make the random generator of a seed."""
-    return np.random.default_rng(np.random.SeedSequence(seed))
+def generator(seed: int | None) -> np.random.Generator:
+    """Make the random generator of a seed; None is the one of :func:`check_seed`."""
+    return np.random.default_rng(np.random.SeedSequence(check_seed(seed)))
 
 
 def check_seed(seed: object) -> int:
-    """Return a seed, if it is one of numpy's: a whole number of at least 0."""
-    return whole("seed", seed, least=0, says=": give an integer of at least 0")
+    """Return a seed, if it is one of numpy's: a whole number of at least 0.
+
+    Args:
+        seed: The seed; None: that of the last ``pl.seed_everything``, and 0 if there was none.
+    """
+    if seed is None:
+        return global_seed() or 0
+    return whole("seed", seed, least=0, says=": give an integer of at least 0, or None to follow pl.seed_everything")
 
 
 def check_count(name: str, value: object) -> int:

@@ -24,7 +24,7 @@ class DigitsDataModule(pl.LightningDataModule):
     Args:
         test_fraction: The share held out, above 0 and below 1; each class keeps its share.
         batch_size: Examples in a batch.
-        seed: Decides which examples are held out.
+        seed: Decides which examples are held out; None: follow ``pl.seed_everything``.
 
     Raises:
         TypeError: If an argument is no number.
@@ -41,7 +41,7 @@ class DigitsDataModule(pl.LightningDataModule):
         Alpaydin and Kaynak, 1998, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository.
     """
 
-    def __init__(self, test_fraction: float = 0.2, batch_size: int = 256, seed: int = 0) -> None:
+    def __init__(self, test_fraction: float = 0.2, batch_size: int = 256, seed: int | None = 0) -> None:
         super().__init__()
         says = ": give a share above 0 and below 1"
         self._test_fraction = number("test_fraction", test_fraction, above=0, below=1, says=says)

@@ -32,7 +32,7 @@ class FCUBE(DrawnPopulation):
     ``(x, label)``: float32 ``[n, 3]`` and int64 ``[n]``.
 
     Args:
-        seed: Decides the points.
+        seed: Decides the points; None: follow ``pl.seed_everything``.
         batch_size: Points in a batch.
         val_fraction: The share of each worker's points that is held out as its own validation data.
 
@@ -55,18 +55,18 @@ class FCUBE(DrawnPopulation):
         Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench).
     """
 
-    def __init__(self, seed: int = 0, batch_size: int = 64, val_fraction: float = 0.0) -> None:
-        self._seed = check_seed(seed)
+    def __init__(self, seed: int | None = 0, batch_size: int = 64, val_fraction: float = 0.0) -> None:
+        self.seed = check_seed(seed)
         super().__init__(batch_size, val_fraction)
 
     @property
     def test(self) -> FCUBETest:
         """The central test data that goes with the workers'."""
-        return FCUBETest(self._seed)
+        return FCUBETest(self.seed)
 
     @override
     def draw(self) -> tuple[TensorDataset, Sequence[int]]:
-        inside = generator(self._seed).uniform(size=(len(CORNERS), 2, POINTS // 2, 3))
+        inside = generator(self.seed).uniform(size=(len(CORNERS), 2, POINTS // 2, 3))
         signs = np.array([[corner, np.negative(corner)] for corner in CORNERS])
         points = torch.as_tensor(inside * signs[:, :, None], dtype=torch.float32).reshape(-1, 3)
         return _labelled(points), [POINTS] * len(CORNERS)
@@ -77,14 +77,15 @@ class FCUBETest(pl.LightningDataModule):
     """1000 points of the whole cube of :class:`FCUBE`, in the same order for validation and test.
 
     Args:
-        seed: Decides the points, which are others than the workers' of the same seed.
+        seed: Decides the points, which are others than the workers' of the same seed; None: follow
+            ``pl.seed_everything``.
         batch_size: Points in a batch.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, seed: int = 0, batch_size: int = POINTS) -> None:
+    def __init__(self, seed: int | None = 0, batch_size: int = POINTS) -> None:
         super().__init__()
         self._batch_size = check_count("batch_size", batch_size)
         points = generator(derive(check_seed(seed), "test")).uniform(-1, 1, size=(POINTS, 3))

@@ -136,6 +136,9 @@ class Partition:
 class Partitioner(ABC):
     """A rule that deals examples out to workers; the same seed and labels give the same partition."""
 
+    seed: int | None = None
+    """Decides what is drawn; None: nothing is."""
+
     @property
     def needs_labels(self) -> bool:
         """Whether the values of the labels matter; where they do not, only how many there are, none need be read."""

@@ -146,6 +146,7 @@ class PartitionedPopulation(Population):
             refuse_foreign(source, "LightningDataModule", "source (unless it is a torch Dataset)")
         self._source = source
         self._partition = instance("partition", partition, Partitioner, "IID(workers=10)")
+        self.seed = partition.seed
         if labels is not None and (isinstance(labels, str) or np.ndim(labels) == 0):
             raise TypeError(f"labels={labels!r} must be an array with the label of every example")
         self._labels = labels

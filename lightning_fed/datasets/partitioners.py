@@ -46,7 +46,7 @@ class IID(Partitioner):
 
     Args:
         workers: How many workers.
-        seed: Decides the shuffle.
+        seed: Decides the shuffle; None: follow ``pl.seed_everything``.
 
     Raises:
         TypeError: If an argument is no number.
@@ -63,7 +63,7 @@ class IID(Partitioner):
     """
 
     workers: int
-    seed: int = 0
+    seed: int | None = 0
 
     def __post_init__(self) -> None:
         settle(self, workers=check_count("workers", self.workers), seed=check_seed(self.seed))
@@ -94,7 +94,7 @@ class Dirichlet(Partitioner):
         workers: How many workers.
         alpha: The concentration, above 0; 0.1 to 1 is usual.
         min_size: The fewest examples that a worker may hold, at least 1.
-        seed: Decides the proportions and which examples go where.
+        seed: Decides the proportions and which examples go where; None: follow ``pl.seed_everything``.
 
     Raises:
         TypeError: If an argument is no number.
@@ -119,7 +119,7 @@ class Dirichlet(Partitioner):
     workers: int
     alpha: float
     min_size: int = 1
-    seed: int = 0
+    seed: int | None = 0
 
     def __post_init__(self) -> None:
         says = ": give a finite number above 0, such as 0.5; for no skew use IID"
@@ -167,7 +167,7 @@ class Shards(Partitioner):
     Args:
         workers: How many workers.
         shards_per_worker: How many shards each is dealt.
-        seed: Decides who is dealt which shard.
+        seed: Decides who is dealt which shard; None: follow ``pl.seed_everything``.
 
     Raises:
         TypeError: If an argument is no number.
@@ -187,7 +187,7 @@ class Shards(Partitioner):
 
     workers: int
     shards_per_worker: int = 2
-    seed: int = 0
+    seed: int | None = 0
 
     def __post_init__(self) -> None:
         settle(
@@ -267,7 +267,7 @@ class LogNormal(Partitioner):
         workers: How many workers.
         sigma: The standard deviation of the logarithm of a size, at least 0; 0 gives equal sizes.
         min_size: The fewest examples that a worker may hold, at least 1.
-        seed: Decides the sizes and which examples go where.
+        seed: Decides the sizes and which examples go where; None: follow ``pl.seed_everything``.
 
     Raises:
         TypeError: If an argument is no number.
@@ -287,7 +287,7 @@ class LogNormal(Partitioner):
     workers: int
     sigma: float
     min_size: int = 1
-    seed: int = 0
+    seed: int | None = 0
 
     def __post_init__(self) -> None:
         says = ": give a finite number of at least 0, such as 1.0"

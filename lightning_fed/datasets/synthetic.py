@@ -52,8 +52,8 @@ class Synthetic(DrawnPopulation):
         beta: The standard deviation of ``B_k``: the larger, the more inputs differ between workers.
         iid: All workers have one true model, entries from N(0, 1), and inputs around 0; alpha and beta must be 0.
         workers: How many.
-        seed: Decides everything. Seed 0 draws sizes from 50 to 889; they have a long tail, and with another seed
-            one worker may hold thousands.
+        seed: Decides everything; None: follow ``pl.seed_everything``. Seed 0 draws sizes from 50 to 889; they have a
+            long tail, and with another seed one worker may hold thousands.
         batch_size: Examples in a batch.
 
     Raises:
@@ -77,7 +77,7 @@ class Synthetic(DrawnPopulation):
         beta: float = 1.0,
         iid: bool = False,
         workers: int = 30,
-        seed: int = 0,
+        seed: int | None = 0,
         batch_size: int = 10,
     ) -> None:
         says = ": give a finite number of at least 0, such as 1.0"
@@ -87,12 +87,12 @@ class Synthetic(DrawnPopulation):
         if iid and (alpha or beta):
             raise ValueError(f"iid=True: all workers are alike, so give alpha=0 and beta=0, not {alpha} and {beta}")
         self._workers = check_count("workers", workers)
-        self._seed = check_seed(seed)
+        self.seed = check_seed(seed)
         super().__init__(batch_size, val_fraction=0.1)
 
     @override
     def draw(self) -> tuple[TensorDataset, Sequence[int]]:
-        rng = generator(self._seed)
+        rng = generator(self.seed)
         sizes = np.floor(rng.lognormal(4, 2, self._workers)).astype(np.int64) + FEWEST
         truths = draw_truths(rng, self._workers, self._alpha, self._beta, self._iid)
         deviations = np.arange(1, FEATURES + 1) ** -0.6  # the square roots of j^-1.2

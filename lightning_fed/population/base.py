@@ -42,6 +42,9 @@ class Population(Mapping[str, pl.LightningDataModule]):
     """Whether neither ``__getitem__`` nor the datamodules draw random numbers until a loader is iterated. If so, the
     generators need not be seeded for them, which takes half as long as building a worker whose data are at hand."""
 
+    seed: int | None = None
+    """Decides which worker holds what, where that was drawn; None: nothing was. It is said when a fit begins."""
+
     @abstractmethod
     def name(self, position: int) -> str:
         """Return the name of the worker at a position, in constant time.

@@ -48,6 +48,16 @@ class WorkerPool:
         with AS_THEY_ARE if self._looks_up_plainly else restored():
             return self._build(name, self._looked_up(name))
 
+    def reseed(self, seed: int) -> None:
+        """Set the seed of the run that begins; workers that were set up by another are torn down.
+
+        Args:
+            seed: The seed.
+        """
+        if seed != self.seed:
+            self.clear()
+            self.seed = seed
+
     def ready(self, name: str) -> Worker:
         """Return a worker that is set up for training, for an engine that seeds the global generators afterwards.
 

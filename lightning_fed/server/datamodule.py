@@ -12,7 +12,7 @@ import torch
 
 from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.core.arguments import instance, whole
-from lightning_fed.core.rng import derive
+from lightning_fed.core.rng import derive, global_seed
 from lightning_fed.population import (
     EvaluationKind,
     Population,
@@ -34,6 +34,7 @@ from lightning_fed.server.offered import Offer, agreed, offer_of
 from lightning_fed.server.population_arguments import names_of, refuse_other, refuse_unwrapped, within
 from lightning_fed.server.preparation import Preparation
 from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
+from lightning_fed.server.seeds import RunSeed, Seeds
 from lightning_fed.server.tuner import refuse_batch_size_search
 from lightning_fed.server.workers_loader import workers_loaders
 
@@ -49,7 +50,8 @@ class FederatedDataModule(pl.LightningDataModule):
         rounds_per_epoch: Rounds between two epoch ends of the Trainer; None: ``ceil(population / cohort_size)``.
         val: Central data for evaluation and prediction; None: the workers' own, pooled as if they were one set.
         seed: Decides cohorts, what workers' datamodules draw in ``setup()``, batch orders, dropout: all randomness of
-            training but the initial weights.
+            training but the initial weights. None: follow ``pl.seed_everything``, as it is when a fit begins; 0 if it
+            was not called.
         eval_cohort_size: Evaluate on this many workers only, always the same ones, so that curves compare; None: all.
         availability: What becomes of the workers of a cohort when they are asked; None: all of them train.
         cached_workers: How many workers are kept set up; beyond it the least recently used one is torn down.
@@ -71,7 +73,7 @@ class FederatedDataModule(pl.LightningDataModule):
         sampler: CohortSampler | None = None,
         rounds_per_epoch: int | None = None,
         val: pl.LightningDataModule | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         eval_cohort_size: int | None = None,
         cached_workers: int = 1000,
         availability: Availability | None = None,
@@ -83,7 +85,8 @@ class FederatedDataModule(pl.LightningDataModule):
         eval_cohort_size = within("eval_cohort_size", eval_cohort_size, population)
         if rounds_per_epoch is not None:
             rounds_per_epoch = whole("rounds_per_epoch", rounds_per_epoch, least=1)
-        cached_workers, seed = whole("cached_workers", cached_workers, least=1), whole("seed", seed, least=0)
+        cached_workers = whole("cached_workers", cached_workers, least=1)
+        self._seed = RunSeed(None if seed is None else whole("seed", seed, least=0))
         if val is not None:
             refuse_other(val, "val")
         if sampler is not None:
@@ -97,14 +100,13 @@ class FederatedDataModule(pl.LightningDataModule):
         self._sampler_is_default = sampler is None and cohort_size is not None
         self.sampler = Uniform() if self._sampler_is_default else sampler
         self.val = val
-        self.seed = seed
         self.eval_cohort_size = eval_cohort_size
         self.cached_workers = cached_workers
         self.hides_workers = False
         """Whether nothing of the workers' hyperparameters may be logged."""
         self._log_hyperparams = any(datamodule._log_hyperparams for datamodule in self._at_hand())
         self._sampling_seed: int | None = None
-        self.pool = WorkerPool(workers, cached_workers, seed)
+        self.pool = WorkerPool(workers, cached_workers, self.seed)
         self.position = Position()
         self._preparation = Preparation(self.pool)
         self._batches = EvaluationBatches(self.pool)
@@ -142,6 +144,17 @@ class FederatedDataModule(pl.LightningDataModule):
         self._sampling_seed = seed
         if self._sampler_is_default:
             self.sampler = default()
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run; between runs, if none is given, that of ``pl.seed_everything``."""
+        return self._seed.value
+
+    @property
+    def seeds(self) -> Seeds:
+        """The seeds of the run, and what each decides."""
+        partition = self.workers.seed if isinstance(self.workers, Population) else None
+        return Seeds(global_seed(), self.seed, self._seed.follows, partition, self._sampling_seed is not None)
 
     @property
     def separation(self) -> int:
@@ -233,12 +246,14 @@ class FederatedDataModule(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Prepare the data that one process of a machine prepares for all; the Trainer calls this there."""
+        self.pool.reseed(self.seed)
         self._preparation.prepare(self.val, self.trainer)
 
     def setup(self, stage: str) -> None:
         """Set up the central data; a worker's own is set up when it is first needed."""
         refuse_batch_size_search(self.trainer)
         self._batches.detach()  # until a FederatedModule attaches itself
+        self.pool.reseed(self._seed.settle(processes_of(self.trainer), stage == "fit"))
         self.pool.trainer = self.trainer
         self._preparation.conclude(self.trainer)
         if stage == "fit":
