@@ -52,7 +52,7 @@ class FederatedCLI(LightningCLI):
 
         class OwnCLI(FederatedCLI):
             def add_arguments_to_parser(self, parser):
-                parser.link_arguments("data.seed", "model.module.init_args.seed")
+                parser.link_arguments("seed_everything", "model.module.init_args.seed")
 
         if __name__ == "__main__":
             OwnCLI()

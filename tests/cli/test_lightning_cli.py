@@ -124,7 +124,7 @@ def test_links_from_the_data_to_the_module(mode: str, apply_on: Any) -> None:
             target = f"model.{inner}module.init_args.dim"
             parser.link_arguments(source, target, compute_fn=lambda seed: seed + 3, apply_on=apply_on)
 
-    cli = run(mode, "fit", "--trainer.logger=false", cli=Linked)
+    cli = run(mode, "fit", "--trainer.logger=false", f"--data.{inner}seed=0", cli=Linked)
     assert cli.trainer.global_step == 2
     assert dict(cli.model.module.hparams) == {"dim": 3, "lr": 0.05}
 
