@@ -19,9 +19,9 @@ from lightning_fed.cli.checkpoint_file import read_checkpoint
 from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
-from lightning_fed.cli.lightning_cli import section
 from lightning_fed.cli.messages import explained
 from lightning_fed.core.arguments import nearest
+from lightning_fed.lightning_cli import section
 from lightning_fed.module import FederatedModule
 from lightning_fed.server.datamodule import FederatedDataModule
 

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from lightning_fed._lightning import pl
-from lightning_fed.cli.lightning_cli import imported
+from lightning_fed.lightning_cli import imported
 
 
 def follow(parsed: Namespace, given: Mapping[str, Any], seed: int | bool) -> None:
