@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, final
@@ -131,9 +132,21 @@ class PrivateRun:
         """Whether another round keeps within the budget."""
         if self.budget is None or self._rounds % self.period:
             return True
+        return self._affords() >= self.releases
+
+    @property
+    def rounds_left(self) -> float:
+        """How many more rounds keep within the budget; infinitely many without one."""
+        if self.budget is None:
+            return math.inf
+        paid = -self._rounds % self.period  # of what has been charged last
+        return paid + self._affords() // self.releases * self.period
+
+    def _affords(self) -> int:
+        assert self.budget is not None
         if self._affordable is None:  # asked once: with the accountant "pld" it takes a second
             self._affordable = rounds_for(self.budget, self.delta, self.mechanism, self.accountant)
-        return self._affordable >= self.releases
+        return self._affordable
 
     def trial(self) -> None:
         """Refuse to begin what could not be charged.

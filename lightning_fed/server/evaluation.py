@@ -7,6 +7,7 @@ nothing at all, do not wait for each other: they meet once, at the end.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class Evaluation:
         self._now: EvaluationBatch | None = None
         self._parts: Sequence[pl.LightningModule] = ()
         self._predicted: list[list[str | None]] = []  # for each loader
+        self._began = 0.0  # by time.perf_counter()
         self.report = EvaluationReport()
 
     def set_up(self) -> None:
@@ -191,6 +193,7 @@ class Evaluation:
     def begin(self) -> None:
         """Look for the module's parts, and keep torchmetrics objects from waiting for processes with other batches."""
         self._parts = ()  # some may have come in since
+        self._began = time.perf_counter()
         if self._processes.size > 1:
             self._objects.begin()
 
@@ -249,13 +252,14 @@ class Evaluation:
 
     def _draw(self, hidden: Collection[str]) -> None:
         trainer = self._server.trainer
-        if not self.report.workers or trainer.sanity_checking:
+        if trainer.sanity_checking:
             return
         one_by_one = len(trainer.datamodule.names) <= self._one_by_one_up_to  # type: ignore[attr-defined]
         # The pooled values of an evaluation within a fit stand on the step of the round before it.
         step = trainer.global_step - (1 if trainer.state.fn == "fit" else 0)
         drawn = {worker: without(hidden, metrics) for worker, metrics in self.report.workers.items()}
-        Curves(trainer).draw(per_worker_scalars(drawn, one_by_one), max(step, 0))
+        scalars = {**per_worker_scalars(drawn, one_by_one), "time/evaluate": time.perf_counter() - self._began}
+        Curves(trainer).draw(scalars, max(step, 0))
 
     def _clear(self) -> None:
         self._now = None

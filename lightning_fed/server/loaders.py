@@ -35,6 +35,7 @@ class Cohort:
         number: The running number of the cohort; with ``seed`` and a worker's name it decides all randomness.
         seed: The seed of the run.
         workers: The names.
+        positions: Their positions in the population.
 
     >>> cohort = Cohort(0, 0, ("alice", "bob"))
     >>> cohort.end_round(24)
@@ -42,10 +43,11 @@ class Cohort:
     (24, (24,), 24)
     """
 
-    def __init__(self, number: int, seed: int, workers: tuple[str, ...]) -> None:
+    def __init__(self, number: int, seed: int, workers: tuple[str, ...], positions: Sequence[int] = ()) -> None:
         self.number = number
         self.seed = seed
         self.workers = workers
+        self.positions = positions
         self._size: int | None = None
 
     def end_round(self, examples: float) -> None:
@@ -197,7 +199,8 @@ class CohortLoader:
     def __iter__(self) -> Iterator[Cohort]:
         first = self._position.next
         for number in range(first, first + self._length):
-            yield Cohort(number, self._seed, self._choose(number % self._repeats if self._repeats else number))
+            positions = self._choose(number % self._repeats if self._repeats else number)
+            yield Cohort(number, self._seed, tuple(self._names[position] for position in positions), positions)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -205,9 +208,10 @@ class CohortLoader:
             "of its datamodule, and code that runs on a worker sees its own as self.trainer.train_dataloader"
         )
 
-    def _choose(self, number: int) -> tuple[str, ...]:
+    def _choose(self, number: int) -> Sequence[int]:
+        """Return the positions of a cohort."""
         if self._sampler is None:
-            return tuple(self._names)
+            return range(len(self._names))
         given = self._sampler.sample(len(self._names), self._cohort_size, number, self._sampling_seed)
         name = f"{type(self._sampler).__name__}.sample()"
         positions = [whole(name, position) for position in listed(name, given, what="positions in the population")]
@@ -216,7 +220,7 @@ class CohortLoader:
             raise ValueError(
                 f"{name} gave {positions}: positions must lie in [0, {len(self._names)}) and differ from each other"
             )
-        return tuple(self._names[position] for position in positions)
+        return positions
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: ``server/checkpoint/`` holds the position. Without this method Lightning would warn, whenever a

@@ -193,7 +193,11 @@ class Private(Guard):
         curves.show_later("epsilon", self.run.spent_later())
         if due or ends or last or self.run.tells_quickly:
             spent = self.run.spent
-            curves.draw({"privacy/epsilon": spent, "privacy/clip": self.run.bound}, step)
+            drawn = {"privacy/epsilon": spent, "privacy/clip": self.run.bound}
+            if self.run.budget is not None:
+                drawn["privacy/epsilon_budget"] = self.run.budget
+                drawn["privacy/rounds_left"] = self.run.rounds_left
+            curves.draw(drawn, step)
             curves.show({"epsilon": spent}, on_bar="epsilon")
         if last:
             self.stop(trainer)

@@ -13,6 +13,7 @@ from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, Result
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.rng import isolated
+from lightning_fed.core.stopwatch import Stopwatch
 from lightning_fed.core.tree import Tensors
 from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
@@ -20,6 +21,8 @@ from lightning_fed.selection import Availability, Response
 from lightning_fed.selection.availability import asked
 from lightning_fed.server.late_buffers import LateBuffers
 from lightning_fed.server.processes import sizes_of
+from lightning_fed.server.spread import Spread, SpreadMeter
+from lightning_fed.server.traffic import Traffic, planned
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import job_bytes
 from lightning_fed.wire.contents import Leaves
@@ -37,12 +40,18 @@ class Outcome(NamedTuple):
         report: What the workers reported.
         server: What the algorithm remembers at the server from here on.
         succeeded: Whether workers keep what they staged.
+        local_seconds: How long this process has waited for its workers.
+        planned: The traffic of one worker as it is planned; only where something is promised.
+        spread: The spread of the updates, if it was to be measured and there are some.
     """
 
     aggregate: Aggregate
     report: RoundReport
     server: Tensors
     succeeded: bool = False
+    local_seconds: float = 0.0
+    planned: Traffic = Traffic()
+    spread: Spread | None = None
 
 
 @final
@@ -80,6 +89,7 @@ class FederatedLoop:
         cohort: Sequence[str],
         server: Tensors | None = None,
         look: Callable[[Updates, Job], Leaves] | None = None,
+        measures: bool = False,
     ) -> Outcome:
         """Run one round. The global model is only read: applying the aggregate is the server optimizer's work.
 
@@ -88,6 +98,7 @@ class FederatedLoop:
             cohort: The names of the workers.
             server: What the algorithm remembers at the server; read only.
             look: Looks into the first message that comes back, for the report.
+            measures: Whether to measure the spread of the updates.
 
         Returns:
             The aggregate and what the server is to remember, the same on every process, and the report of all workers.
@@ -99,28 +110,34 @@ class FederatedLoop:
         remembered = {name: tensor.to(job.model.vector.device) for name, tensor in (server or {}).items()}
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
-        job, present, responses = self._ask(self.algorithm.assign(job, remembered), cohort)
+        job = self.algorithm.assign(job, remembered)
+        plan = Traffic() if self.outbox.promise is None else planned(job)
+        job, present, responses = self._ask(job, cohort)
+        watch, meter = Stopwatch(), SpreadMeter(job.model) if measures else None
         try:
             self.outbox.own.begin(job.cohort, job.last, job.failed)
             with isolated(), torch.no_grad(), counting_signals():
-                results = self.algorithm.visit(self.engine.run, job, self._share(job, present))
-                partial = self.aggregator.fold(self._accepted(results, job, report, late, look), job)
+                results = watch.over(self.algorithm.visit(self.engine.run, job, self._share(job, present)))
+                partial = self.aggregator.fold(self._accepted(results, job, report, late, look, meter), job)
         except Exception as error:
             self.processes.fail(error)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
         # has left.
-        report = self._heard(RoundReport.merged(self.processes.gather(report), cohort), job, responses)
+        heard = self.processes.gather((report, None if meter is None else meter.norms))
+        report = self._heard(RoundReport.merged([theirs for theirs, _ in heard], cohort), job, responses)
         self._tell_prepared()
         if not self._has_quorum(report, job) and not self.aggregator.always:
             self.outbox.own.drop(job.cohort)
-            return Outcome(Aggregate.nothing(job.model), report, remembered)
+            nothing = Aggregate.nothing(job.model)
+            return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
         with torch.no_grad():
             aggregate = self.aggregator.finish(partial, self.processes)
+            spread = self._spread(meter, aggregate, [norms for _, norms in heard])
             aggregate = late.finish(aggregate, self.aggregator, self.processes)
             aggregate = self.outbox.at_server(aggregate, job)
             self.outbox.own.exchange(self.processes)
             aggregate = self.algorithm.conclude(aggregate, job, remembered, self.aggregator.count(len(report)))
-        return Outcome(aggregate, report, remembered, succeeded=True)
+        return Outcome(aggregate, report, remembered, True, watch.seconds, plan, spread)
 
     def _ask(self, job: Job, cohort: Sequence[str]) -> tuple[Job, Sequence[str], dict[str, Response]]:
         """Ask the cohort to train; gives the job with what stragglers do of it, who replies, and what all do."""
@@ -162,6 +179,7 @@ class FederatedLoop:
         report: RoundReport,
         late: LateBuffers,
         look: Callable[[Updates, Job], Leaves] | None,
+        meter: SpreadMeter | None,
     ) -> Iterator[Updates]:
         """Pass on updates as they arrive, and note everything; stop at the first error if it is to raise."""
         for result in results:
@@ -177,8 +195,19 @@ class FederatedLoop:
                 report.note(result, job)
                 if look is not None and report.leaves is None:
                     report.leaves = look(result, job)
+                if meter is not None:
+                    meter.take(result)
                 yield late.take(result)
             del result
+
+    def _spread(
+        self, meter: SpreadMeter | None, aggregate: Aggregate, norms: Sequence[Sequence[float] | None]
+    ) -> Spread | None:
+        """Return the spread of the updates of all processes, if all have measured; else one would wait for others."""
+        measured = [theirs for theirs in norms if theirs is not None]
+        if meter is None or len(measured) < len(norms):
+            return None
+        return meter.spread(aggregate, [norm for theirs in measured for norm in theirs], self.processes)
 
     def _has_quorum(self, report: RoundReport, job: Job) -> bool:
         """Whether enough workers are left. If only because workers failed they are not, that is an error.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
 
@@ -11,6 +11,7 @@ import torch
 
 from lightning_fed.core.tree import Tensors
 from lightning_fed.server.round import Outcome
+from lightning_fed.server.traffic import Traffic
 from lightning_fed.wire import Aggregate
 from lightning_fed.wire.logged import Logged
 from lightning_fed.wire.report import RoundReport
@@ -27,6 +28,8 @@ class Round:
         report: What its workers reported, as far as it may be shown.
         seconds: How long it took.
         asked: The names of its cohort, as far as they may be shown.
+        traffic: What has travelled; where that is hidden, what was planned.
+        took_part: The positions of the workers that have sent an update, as far as it may be shown.
     """
 
     cohort: int
@@ -34,6 +37,8 @@ class Round:
     report: RoundReport
     seconds: float
     asked: Sequence[str] = ()
+    traffic: Traffic = field(default_factory=Traffic)
+    took_part: Sequence[int] = ()
 
     @property
     def aggregate(self) -> Aggregate:

@@ -23,8 +23,10 @@ from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.loaders import Cohort
 from lightning_fed.server.logs import Curves, round_scalars
-from lightning_fed.server.round import FederatedLoop
+from lightning_fed.server.round import FederatedLoop, Outcome
 from lightning_fed.server.round_result import Round, merged_buffers
+from lightning_fed.server.run_scalars import cohort_scalars, server_rate
+from lightning_fed.server.traffic import Traffic
 from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch
 from lightning_fed.wire import Job, LocalTraining, Updates
@@ -96,12 +98,14 @@ class Training:
         job = self._job(cohort, parameters, local, schedule)
         job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
         device = self._server.device
+        curves = self._curves
+        measures = self._guard.promise is None and curves.are_due and curves.have_loggers
         with outside_autocast(device.type):  # the workers' forward passes enter their own
-            outcome = self._loop.run(job, cohort.workers, self._pending_state(), None if self.leaves else self._look)
+            look = None if self.leaves else self._look
+            outcome = self._loop.run(job, cohort.workers, self._pending_state(), look, measures)
         self.leaves = self.leaves or outcome.report.leaves
-        report = outcome.report if self._guard.shows_metrics else RoundReport()
-        asked = cohort.workers if self._guard.shows_metrics else ()
-        self._pending.append(Round(cohort.number, outcome, report, time.perf_counter() - started, asked))
+        self._pending.append(self._round(cohort, outcome, started))
+        report = self._pending[-1].report
         self._last_cohort = cohort
         cohort.end_round(report.examples)
         self._log.batch_size = len(cohort)
@@ -109,7 +113,7 @@ class Training:
         loss = torch.tensor(mean_loss, dtype=torch.float32, device=device)
         if report.examples:  # else there is nothing to average
             has_loss = self._module.automatic_optimization or not math.isnan(mean_loss)
-            self._curves.show_round(mean_loss if has_loss else None, self._pending[-1].logged)
+            curves.show_round(mean_loss if has_loss else None, self._pending[-1].logged)
         gradients = job.model.layout.unflatten(outcome.aggregate.delta)
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters]), report
 
@@ -138,12 +142,13 @@ class Training:
             rounds, self._pending = self._pending, []
             put(self._module, merged_buffers(rounds))
             self._guard.after_round(trainer, curves, step, due)
+            self._keeper.after(rounds, self._guard.run, trainer.current_epoch)
             if draw:
                 steps = [(a - b.detach()).norm() for a, b in zip(before, trained.values(), strict=True)]
                 norm = float(torch.stack(steps).norm())
-                scalars = round_scalars(rounds, self._one_by_one) if self._guard.shows_metrics else {}
-                curves.draw({**scalars, "server/update_norm": norm}, step)
-            self._keeper.after(rounds, self._guard.run, trainer.current_epoch)
+                of_cohort = self._of_cohort(rounds) if self._guard.shows_metrics else {}
+                of_server = {**self._keeper.state.traffic.scalars, **server_rate(trainer.optimizers)}
+                curves.draw({**of_cohort, **of_server, "server/update_norm": norm}, step)
             self._log.take_in(self._module, rounds)
             self._note(step, rounds, trainer.current_epoch)
             self._datamodule.complete(cast(Cohort, self._last_cohort))
@@ -162,6 +167,25 @@ class Training:
     def _look(self, updates: Updates, job: Job) -> Leaves:
         """Look into a message, once in a fit."""
         return leaves_of(updates, job, self._loop.outbox, self._datamodule.names)
+
+    def _round(self, cohort: Cohort, outcome: Outcome, started: float) -> Round:
+        """Return what is kept of a round, as far as it may be shown."""
+        if not self._guard.shows_metrics:
+            traffic = outcome.planned.times(self._datamodule.cohort_size)
+            return Round(cohort.number, outcome, RoundReport(), time.perf_counter() - started, traffic=traffic)
+        report = outcome.report
+        replied = {worker for reply in report.replies for worker in reply.workers}
+        took_part = [
+            place for worker, place in zip(cohort.workers, cohort.positions, strict=False) if worker in replied
+        ]
+        traffic = Traffic(report.bytes_down, report.bytes_up)
+        seconds = time.perf_counter() - started
+        return Round(cohort.number, outcome, report, seconds, cohort.workers, traffic, took_part)
+
+    def _of_cohort(self, rounds: Sequence[Round]) -> dict[str, float]:
+        """The curves that are about workers."""
+        coverage = self._keeper.state.coverage.share(of=len(self._datamodule.names))
+        return {**round_scalars(rounds, self._one_by_one), **cohort_scalars(rounds, coverage)}
 
     def _pending_state(self) -> Tensors:
         """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""

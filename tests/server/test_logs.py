@@ -38,8 +38,9 @@ def test_every_curve_and_its_first_values_by_hand(tmp_path: Path) -> None:
     drawn = logged(tmp_path, FederatedModule(Scalar(lr=0.5), aggregator=spy), data, max_epochs=3)
     drawn.pop("epoch", None)
     first = {name: values[0] for name, values in drawn.items()}
-    seconds = first.pop("round/seconds")
-    assert seconds[1] > 0
+    seconds, local, rest = (first.pop(name)[1] for name in ("round/seconds", "time/local", "time/aggregate"))
+    assert 0 < local < seconds
+    assert local + rest == pytest.approx(seconds)
     loss = next(name for name in ("train_loss", "loss") if name in first)
     assert first == {
         loss: (0, pytest.approx(6.0)),
@@ -52,8 +53,16 @@ def test_every_curve_and_its_first_values_by_hand(tmp_path: Path) -> None:
         "round/examples": (0, 3),
         "comm/bytes_down": (0, length(spy.jobs())),
         "comm/bytes_up": (0, length(spy.updates())),
+        "comm/megabytes_down_total": (0, pytest.approx(length(spy.jobs()) / 1e6)),
+        "comm/megabytes_up_total": (0, pytest.approx(length(spy.updates()) / 1e6)),
+        "round/coverage": (0, 1.0),
         "update/norm": (0, pytest.approx(5 / 3)),
+        "update/p10_norm": (0, pytest.approx(1.1)),  # of 1 and 2
+        "update/p90_norm": (0, pytest.approx(1.9)),
+        "update/alignment": (0, pytest.approx(1.0)),  # with one parameter both point the same way
         "server/update_norm": (0, pytest.approx(5 / 3)),
+        "server/lr": (0, 1.0),
+        "local/lr": (0, 0.5),
     }
     assert [step for step, _ in drawn[loss]] == [0, 1, 2]
 

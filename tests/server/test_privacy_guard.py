@@ -526,7 +526,9 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
         logger=logger,
         **(keeping(tmp_path) | {"callbacks": [notes, *keeping(tmp_path)["callbacks"]]}),
     )
-    shown = {"privacy/epsilon", "privacy/clip", "server/update_norm", "val_loss", "epoch"}
+    shown = {"privacy/epsilon", "privacy/clip", "server/update_norm", "val_loss", "epoch", "server/lr"}
+    shown |= {"comm/megabytes_down_total", "comm/megabytes_up_total"}  # as planned
+    shown |= {"privacy/epsilon_budget", "privacy/rounds_left", "time/evaluate"}
     assert set(logger.metrics) <= shown
     assert set(done.callback_metrics) <= {"val_loss", "epsilon"}
     assert notes.bar <= {"val_loss", "epsilon"}
@@ -549,6 +551,8 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
     }
     names = [name for name, _ in module.named_parameters()]
     assert part["state"].pop("validated").keys() == {"val_loss"}  # of central data
+    down, up = part["state"].pop("traffic")  # of 4 rounds with 3 workers each as planned, whoever has replied
+    assert up == 4 * 3 * 4 * sum(parameter.numel() for parameter in module.parameters()) < down
     assert part["state"] == {
         **{"server": {}, "workers": {}, "last_cohort": 3, "failed_cohorts": [], "moved": []},
         "trained": names,
@@ -598,7 +602,9 @@ def test_workers_that_fail_are_named_only_in_the_error() -> None:
     fed = FederatedModule(Net(), privacy=SECRET, on_worker_error="drop")
     fit(fed, FederatedDataModule(workers), logger=logger)
     assert not fed.last_report.failures
-    assert set(logger.metrics) <= {"privacy/epsilon", "privacy/clip", "server/update_norm", "epoch"}
+    planned = {"comm/megabytes_down_total", "comm/megabytes_up_total"}
+    servers = {"server/update_norm", "server/lr", "epoch"}
+    assert set(logger.metrics) <= {"privacy/epsilon", "privacy/clip", *servers, *planned}
 
 
 # ---- two processes ---------------------------------------------------------------------------------------------------

@@ -9,9 +9,11 @@ from typing import Any, final
 
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors
+from lightning_fed.server.coverage import Coverage
 from lightning_fed.server.epoch_values import EpochValues
 from lightning_fed.server.round_result import Round
 from lightning_fed.server.state_files import share_files
+from lightning_fed.server.traffic import Traffic
 from lightning_fed.state import OwnState
 
 
@@ -27,6 +29,8 @@ class ServerState:
         bound: The clipping bound of the round to come, if one is promised.
         logged: What the workers have logged in the epoch that is running.
         validated: What the last validation has logged.
+        traffic: What has travelled in all rounds.
+        coverage: Who has taken part in any; what is noted twice counts once, so all states of a run share it.
     """
 
     tensors: Tensors = field(default_factory=dict)
@@ -35,6 +39,8 @@ class ServerState:
     bound: float | None = None
     logged: EpochValues = field(default_factory=EpochValues)
     validated: Mapping[str, float] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
+    coverage: Coverage = field(default_factory=Coverage)
 
     def after(self, rounds: Sequence[Round], bound: float | None, epoch: int) -> ServerState:
         """Return what is remembered after a server step.
@@ -44,15 +50,17 @@ class ServerState:
             bound: The clipping bound of the round to come.
             epoch: The Trainer's epoch.
         """
-        last, failed, logged = self.last, self.failed, self.logged
+        last, failed, logged, traffic = self.last, self.failed, self.logged, self.traffic
         for past in rounds:
+            traffic = traffic.plus(past.traffic)
+            self.coverage.add(past.took_part)
             logged = logged.after(epoch, past.logged)
             if past.outcome.succeeded:
                 last = past.cohort
             elif len(past.outcome.report):  # workers have staged something
                 failed += (past.cohort,)
         server = rounds[-1].outcome.server
-        return replace(self, tensors=server, last=last, failed=failed, bound=bound, logged=logged)
+        return replace(self, tensors=server, last=last, failed=failed, bound=bound, logged=logged, traffic=traffic)
 
     def state_dict(self, own: OwnState) -> dict[str, Any]:
         """Return what a checkpoint holds of it, and of what the workers remember.
@@ -60,12 +68,15 @@ class ServerState:
         Args:
             own: The workers' state.
         """
-        state = {
+        state: dict[str, Any] = {
             "server": {name: tensor.detach().cpu().clone() for name, tensor in self.tensors.items()},
             "workers": own.state_dict(self.last),
             "last_cohort": self.last,
             "failed_cohorts": list(self.failed),
+            "traffic": list(self.traffic),
         }
+        if len(self.coverage.state):
+            state["took_part"] = self.coverage.state
         if self.logged.values:
             state["logged"] = self.logged.state_dict()
         if self.validated:
@@ -89,6 +100,8 @@ class ServerState:
             bound,
             EpochValues.of(state.get("logged", {})),
             state.get("validated", {}),
+            Traffic(*state.get("traffic", ())),
+            Coverage(state.get("took_part")),
         )
 
 

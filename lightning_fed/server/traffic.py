@@ -1,0 +1,49 @@
+"""Bytes of a run, and of a round as it is planned."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, final
+
+from lightning_fed.wire import Job
+from lightning_fed.wire.codec import job_bytes
+
+
+@final
+class Traffic(NamedTuple):
+    """Bytes that have travelled.
+
+    Args:
+        down: From the server to workers.
+        up: From workers to the server.
+    """
+
+    down: int = 0
+    up: int = 0
+
+    def plus(self, other: Traffic) -> Traffic:
+        """Return the sum of both."""
+        return Traffic(self.down + other.down, self.up + other.up)
+
+    def times(self, count: int) -> Traffic:
+        """Return as much for each of several workers."""
+        return Traffic(self.down * count, self.up * count)
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """The curves of it, in megabytes of 10⁶ bytes."""
+        return {"comm/megabytes_down_total": self.down / 1e6, "comm/megabytes_up_total": self.up / 1e6}
+
+
+def planned(job: Job) -> Traffic:
+    """Return what one worker of a cohort receives and sends, as far as it follows from the job.
+
+    For a run in which not even the lengths of messages may say who has replied, or what was logged.
+
+    Args:
+        job: What the workers are sent, before anything of it is a single worker's.
+
+    Returns:
+        The length of the job; and of the answer its vectors alone, since buffers stay with the workers of a promise.
+    """
+    vector = job.model.vector
+    return Traffic(job_bytes(job), vector.nbytes * (1 + len(job.extra)))
