@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import nn
 
 ENVIRONMENT_VARIABLE = "LIGHTNING_FED_PL"
 NAMES = ("pytorch_lightning", "lightning.pytorch")
@@ -167,13 +168,14 @@ __all__ = [
 ]
 
 
-def refuse_foreign(thing: object, base: str, argument: str) -> None:
+def refuse_foreign(thing: object, base: str, argument: str, may_be: str | None = None) -> None:
     """Refuse a module or datamodule that belongs to the other Lightning, or to none.
 
     Args:
         thing: What the user gave.
         base: The name of the class it must derive from: ``"LightningModule"`` or ``"LightningDataModule"``.
         argument: The argument's name, for the message.
+        may_be: What it may be, in words, if that is more than such a ``base``.
 
     Raises:
         TypeError: If ``thing`` is no ``base`` of the Lightning in use; the message says how to fix it.
@@ -193,9 +195,31 @@ def refuse_foreign(thing: object, base: str, argument: str) -> None:
             f"{argument} is a {base} of {other}, but lightning_fed runs on {pl.__name__}, and the two do not mix: "
             f"import {other} before lightning_fed, or set the environment variable {ENVIRONMENT_VARIABLE}={other}"
         )
+    may_be = may_be or f"a {pl.__name__}.{base}"
+    given = f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+    kind = thing if isinstance(thing, type) else type(thing)
+    if base == "LightningModule" and issubclass(kind, nn.Module) and not issubclass(kind, pl.LightningModule):
+        raise TypeError(f"{argument} must be {may_be}, not {given}, which does not say how it trains; {_AROUND}")
     if isinstance(thing, type):
-        raise TypeError(
-            f"{argument} must be a {pl.__name__}.{base}, not the class {thing.__name__}: give an object of it, "
-            f"such as {thing.__name__}()"
-        )
-    raise TypeError(f"{argument} must be a {pl.__name__}.{base}, not {type(thing).__name__}")
+        given += f": give an object of it, such as {thing.__name__}()"
+    raise TypeError(f"{argument} must be {may_be}, not {given}")
+
+
+_AROUND = """put it into one:
+
+    class Net(pl.LightningModule):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            loss = torch.nn.functional.mse_loss(self.model(x), y)
+            self.log("train_loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    fed = FederatedModule(Net(model))
+"""

@@ -138,6 +138,7 @@ EXEMPT = {
     **dict.fromkeys(("OwnState", "OwnTables", "StateFolder"), "made by FederatedModule"),
     **dict.fromkeys(("PrivateRun", "Setting"), "made by a promise, at the start of a fit"),
     **dict.fromkeys(("Prepared", "QuietTrainer", "TrainerOfData"), "made by the datamodule, of a Trainer"),
+    "WorkerData": "a type, of what datamodule_of() takes; tests/population/test_given.py tries wrong values",
     "Audit": "what audit() returns",
     "audit_fits": "tests/privacy/test_audit_fits.py tries wrong values, since a right one trains many times",
     **dict.fromkeys(("Layered", "Points"), "the module and the data of the contract suites"),
@@ -284,6 +285,11 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
         ({"transforms": "clip"}, r"transforms='clip' must be a list of UpdateTransforms, such as \[ClipNorm"),
         ({"module": FederatedModule(Scalar())}, "module is a FederatedModule already"),
         ({"module": Scalar}, r"module must be a .*LightningModule, not the class Scalar: .* such as Scalar\(\)"),
+        (
+            {"module": nn.Linear(2, 1)},
+            "module must be a .*LightningModule, not Linear, which does not say how it trains",
+        ),
+        ({"module": nn.Linear}, "module must be a .*LightningModule, not the class Linear, which does not say how"),
         (
             {"server_optimizer": torch.optim.SGD([nn.Parameter(torch.zeros(1))])},
             r"server_optimizer=SGD\(\.\.\.\) must be a function that makes an optimizer",

@@ -3,6 +3,7 @@
 from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, examples_per_pass
 from lightning_fed.population.combined import batch_in, loaders_in, set_epoch, unshuffled
+from lightning_fed.population.given import BATCH_SIZE, WorkerData, datamodule_of, examples_of
 from lightning_fed.population.lengths import num_batches
 from lightning_fed.population.loader_processes import end_pass, end_processes
 from lightning_fed.population.pool import WorkerPool
@@ -12,6 +13,7 @@ from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afres
 from lightning_fed.population.workers import Worker, has_loader
 
 __all__ = [
+    "BATCH_SIZE",
     "Batches",
     "EvaluationKind",
     "Names",
@@ -20,11 +22,14 @@ __all__ = [
     "QuietTrainer",
     "TrainerOfData",
     "Worker",
+    "WorkerData",
     "WorkerPool",
     "batch_in",
     "batches_of",
+    "datamodule_of",
     "end_pass",
     "end_processes",
+    "examples_of",
     "examples_per_pass",
     "has_loader",
     "loaders_in",

@@ -6,13 +6,13 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, TypeAlias, final, overload
 
-from lightning_fed._lightning import pl
+from lightning_fed.population.given import WorkerData
 
 EvaluationKind: TypeAlias = Literal["val", "test", "predict"]
 """The loaders that a worker may define besides its train loader."""
 
 
-class Population(Mapping[str, pl.LightningDataModule]):
+class Population(Mapping[str, WorkerData]):
     """All workers, as a read-only mapping from a worker's name to the LightningDataModule that holds its data.
 
     A plain ``dict`` of datamodules does as well. Derive from this class when the datamodules should be built lazily

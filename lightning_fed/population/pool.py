@@ -12,6 +12,7 @@ from lightning_fed.core.rng import restored, seed_generators
 from lightning_fed.core.watch import Watch
 from lightning_fed.population.base import Population
 from lightning_fed.population.datamodule_states import DatamoduleStates
+from lightning_fed.population.given import BATCH_SIZE, datamodule_of
 from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.workers import AS_THEY_ARE, Worker, data_seed, prepares
 from lightning_fed.wire import describe
@@ -22,13 +23,21 @@ class WorkerPool:
     """Builds workers when they are first asked for and keeps the ``capacity`` most recently used.
 
     Args:
-        population: Every worker's datamodule by name; lazy or not.
+        population: Every worker's datamodule by name; lazy or not. A lazy one may give data of other kinds as well.
         capacity: How many built workers to keep.
         seed: The seed of the run; with a worker's name it decides what its datamodule draws.
+        batch_size: The number of examples in a batch of a worker that is given without a datamodule and a loader.
     """
 
-    def __init__(self, population: Mapping[str, pl.LightningDataModule], capacity: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        population: Mapping[str, pl.LightningDataModule],
+        capacity: int,
+        seed: int = 0,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
         self._population = population
+        self._batch_size = batch_size
         self.seed = seed
         self.capacity = capacity
         self._built: OrderedDict[str, Worker] = OrderedDict()
@@ -102,7 +111,7 @@ class WorkerPool:
         """Look a datamodule up, which may build it, and draw; restoring the generators is the caller's."""
         if not self._looks_up_plainly:
             seed_generators(data_seed(self.seed, name))
-        return self._population[name]
+        return datamodule_of(self._population[name], f"workers[{name!r}]", self._batch_size)
 
     @property
     def is_built(self) -> bool:

@@ -14,11 +14,14 @@ from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.core.arguments import instance, whole
 from lightning_fed.core.rng import derive, global_seed
 from lightning_fed.population import (
+    BATCH_SIZE,
     EvaluationKind,
     Population,
     QuietTrainer,
     TrainerOfData,
+    WorkerData,
     WorkerPool,
+    datamodule_of,
     end_processes,
     has_loader,
     loaders_in,
@@ -31,7 +34,7 @@ from lightning_fed.server.evaluation_kinds import kind_to_come, workers_have
 from lightning_fed.server.hyperparameters import agreeing
 from lightning_fed.server.loaders import Cohort, CohortLoader, DataFacts, EvaluationBatch, Position
 from lightning_fed.server.offered import Offer, agreed, offer_of
-from lightning_fed.server.population_arguments import names_of, refuse_other, refuse_unwrapped, within
+from lightning_fed.server.population_arguments import as_datamodules, names_of, refuse_unwrapped, within
 from lightning_fed.server.preparation import Preparation
 from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
 from lightning_fed.server.seeds import RunSeed, Seeds
@@ -44,41 +47,47 @@ class FederatedDataModule(pl.LightningDataModule):
     """Named workers, each with a LightningDataModule that holds its own data; one training batch is one cohort.
 
     Args:
-        workers: Every worker's datamodule by name: a dict, or any mapping, which may be lazy (see ``Population``).
+        workers: Every worker's data by name: a dict, or any mapping, which may be lazy (see ``Population``). Data are
+            a datamodule, a DataLoader, a Dataset, or tensors or arrays such as ``(x, y)``: see ``docs/data.md``.
         cohort_size: How many workers take part in a round; None: every worker, every round, in the mapping's order.
         sampler: Chooses the cohort; None: uniformly, without replacement.
         rounds_per_epoch: Rounds between two epoch ends of the Trainer; None: ``ceil(population / cohort_size)``.
-        val: Central data for evaluation and prediction; None: the workers' own, pooled as if they were one set.
+        val: Central data for evaluation and prediction, in the same forms; None: the workers' own, pooled as if they
+            were one set.
         seed: Decides cohorts, what workers' datamodules draw in ``setup()``, batch orders, dropout: all randomness of
             training but the initial weights. None: follow ``pl.seed_everything``, as it is when a fit begins; 0 if it
             was not called.
         eval_cohort_size: Evaluate on this many workers only, always the same ones, so that curves compare; None: all.
         availability: What becomes of the workers of a cohort when they are asked; None: all of them train.
         cached_workers: How many workers are kept set up; beyond it the least recently used one is torn down.
+        batch_size: The number of examples in a batch of data that come without batches: Datasets, tensors and arrays.
+            Training batches are shuffled if there are several.
 
     Raises:
-        TypeError: If ``workers`` is no mapping, or a value of a dict is no LightningDataModule.
-        ValueError: If there is no worker, or a size is out of range.
+        TypeError: If ``workers`` is no mapping, or a value of a dict is nothing that may be a worker's data.
+        ValueError: If there is no worker, a size is out of range, or data are empty or do not fit together.
 
     Example::
 
-        data = FederatedDataModule({"bob": BobData(), "alice": AliceData()}, val=HeldOutData())
+        data = FederatedDataModule({"bob": (x, y), "alice": AliceData()}, val=HeldOutData())
         pl.Trainer(max_epochs=20).fit(fed, data)
     """
 
     def __init__(
         self,
-        workers: Population | Mapping[str, pl.LightningDataModule],
+        workers: Population | Mapping[str, WorkerData],
         cohort_size: int | None = None,
         sampler: CohortSampler | None = None,
         rounds_per_epoch: int | None = None,
-        val: pl.LightningDataModule | None = None,
+        val: WorkerData | None = None,
         seed: int | None = None,
         eval_cohort_size: int | None = None,
         cached_workers: int = 1000,
         availability: Availability | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         super().__init__()
+        batch_size = whole("batch_size", batch_size, least=1)
         self.names = names_of(workers)
         population = len(self.names)
         cohort_size = within("cohort_size", cohort_size, population)
@@ -87,26 +96,24 @@ class FederatedDataModule(pl.LightningDataModule):
             rounds_per_epoch = whole("rounds_per_epoch", rounds_per_epoch, least=1)
         cached_workers = whole("cached_workers", cached_workers, least=1)
         self._seed = RunSeed(None if seed is None else whole("seed", seed, least=0))
-        if val is not None:
-            refuse_other(val, "val")
         if sampler is not None:
             instance("sampler", sampler, CohortSampler, "Uniform()")
         if availability is not None:
             instance("availability", availability, Availability, "RandomAvailability(absent=0.1)")
-        self.workers = workers
+        self.workers = workers = as_datamodules(workers, batch_size)
         self.availability = availability
         self.cohort_size = population if cohort_size is None else cohort_size
         self.rounds_per_epoch = rounds_per_epoch or math.ceil(population / self.cohort_size)
         self._sampler_is_default = sampler is None and cohort_size is not None
         self.sampler = Uniform() if self._sampler_is_default else sampler
-        self.val = val
+        self.val = None if val is None else datamodule_of(val, "val", batch_size, ("val", "test", "predict"))
         self.eval_cohort_size = eval_cohort_size
         self.cached_workers = cached_workers
         self.hides_workers = False
         """Whether nothing of the workers' hyperparameters may be logged."""
         self._log_hyperparams = any(datamodule._log_hyperparams for datamodule in self._at_hand())
         self._sampling_seed: int | None = None
-        self.pool = WorkerPool(workers, cached_workers, self.seed)
+        self.pool = WorkerPool(workers, cached_workers, self.seed, batch_size)
         self.position = Position()
         self._preparation = Preparation(self.pool)
         self._batches = EvaluationBatches(self.pool)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, final
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import article
 from lightning_fed.hooks import overrides
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.population_arguments import Nobody
@@ -46,11 +47,12 @@ def admit(module: pl.LightningModule, trainer: pl.Trainer) -> None:
 
 
 def _refuse(fn: str, given: object, server: pl.LightningModule) -> NoReturn:
-    what = "no data" if given is server else f"a {type(given).__name__}"
+    what = "no data" if given is server else article(type(given).__name__)
     instead = "" if fn == "fit" else f"; or loaders of central data: trainer.{fn}(fed, dataloaders=...)"
+    workers = "workers" if isinstance(given, Mapping) else "{'bob': bob_data, 'alice': alice_data}"
     raise TypeError(
-        f"FederatedModule needs a FederatedDataModule, as in trainer.{fn}(fed, FederatedDataModule({{'bob': BobData(), "
-        f"'alice': AliceData()}})), and was given {what}{instead}"
+        f"FederatedModule needs a FederatedDataModule, as in trainer.{fn}(fed, FederatedDataModule({workers})), and "
+        f"was given {what}{instead}"
     )
 
 

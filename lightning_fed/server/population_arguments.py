@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, final
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lightning_fed._lightning import pl, refuse_foreign
+from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import article, whole
-from lightning_fed.population import EvaluationKind, Names, Population
+from lightning_fed.population import EvaluationKind, Names, Population, WorkerData, datamodule_of
 
 
 def names_of(workers: object) -> Sequence[str]:
     """Return the names of the workers.
 
     Args:
-        workers: Every worker's datamodule by name.
+        workers: Every worker's data by name.
 
     Raises:
-        TypeError: If it is no mapping, or a name or a value of a dict is of a wrong type.
+        TypeError: If it is no mapping, or a name is of a wrong type.
         ValueError: If there is no worker.
     """
     if not isinstance(workers, Mapping):
         raise TypeError(
-            f"workers must be a mapping from names to LightningDataModules, such as {{'bob': BobData()}}, not a "
-            f"{type(workers).__name__}"
+            "workers must be a mapping from names to data, such as {'bob': (x, y), 'alice': AliceData()}, not "
+            f"{article(type(workers).__name__)}{_fix(workers)}"
         )
     if not len(workers) and not isinstance(workers, Nobody):
         raise ValueError("workers is empty; federated learning needs at least one worker")
@@ -35,10 +35,33 @@ def names_of(workers: object) -> Sequence[str]:
     for name in names:
         if not isinstance(name, str) or not name:
             raise TypeError(f"workers: the name {name!r} must be a string that is not empty")
-    if isinstance(workers, dict):
-        for name in names:
-            refuse_other(workers[name], f"workers[{name!r}]")
     return names
+
+
+def as_datamodules(workers: Mapping[str, WorkerData], batch_size: int) -> Mapping[str, pl.LightningDataModule]:
+    """Return the workers of a dict as datamodules; another mapping, which may be lazy, as it is.
+
+    Args:
+        workers: Every worker's data by name.
+        batch_size: The number of examples in a batch of data that come without batches.
+
+    Raises:
+        TypeError: If something is nobody's data.
+        ValueError: If data are empty, or do not fit together.
+    """
+    if isinstance(workers, dict):
+        made = {name: datamodule_of(data, f"workers[{name!r}]", batch_size) for name, data in workers.items()}
+        if any(made[name] is not workers[name] for name in made):
+            return made
+    return cast(Mapping[str, pl.LightningDataModule], workers)  # a lazy one's are turned when they are looked up
+
+
+def _fix(workers: object) -> str:
+    if isinstance(workers, (list, tuple)):
+        return ": name them, as in {f'worker_{i}': data for i, data in enumerate(workers)}"
+    if isinstance(workers, Dataset):
+        return ": deal it out by lightning_fed.datasets.PartitionedPopulation(dataset, IID(workers=10))"
+    return ""
 
 
 @final
@@ -62,25 +85,6 @@ class Nobody(Population):
     def has_loader(self, kind: EvaluationKind) -> bool:
         """Return False."""
         return False
-
-
-def refuse_other(thing: object, argument: str) -> None:
-    """Refuse what is no datamodule; of a loader the fix is another one.
-
-    Args:
-        thing: What the user gave.
-        argument: The argument's name, for the message.
-
-    Raises:
-        TypeError: If it is none.
-    """
-    if isinstance(thing, (DataLoader, Dataset)):
-        of = "loader.dataset" if isinstance(thing, DataLoader) else "dataset"
-        raise TypeError(
-            f"{argument} is a {type(thing).__name__}, which does not say what it is for; give a LightningDataModule, "
-            f"such as LightningDataModule.from_datasets(train_dataset={of}, batch_size=32)"
-        )
-    refuse_foreign(thing, "LightningDataModule", argument)
 
 
 def refuse_unwrapped(trainer: pl.Trainer | None) -> None:

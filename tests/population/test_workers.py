@@ -189,12 +189,12 @@ def test_evaluation_loaders_are_the_workers_own_or_none() -> None:
     assert len(Worker("alice", Rows([1.0]), None).evaluation_loaders("val")) == 0
 
 
-def test_what_a_lazy_mapping_builds_must_be_a_datamodule() -> None:
+def test_what_a_lazy_mapping_builds_must_be_data_of_a_worker() -> None:
     class Wrong(Lazy):
         def __getitem__(self, name: str) -> Any:
-            return [1.0, 2.0]
+            return 1.0
 
-    with pytest.raises(TypeError, match=r"workers\['3'\] must be a pytorch_lightning.LightningDataModule, not list"):
+    with pytest.raises(TypeError, match=r"workers\['3'\] must be a LightningDataModule, a DataLoader.*, not float"):
         WorkerPool(Wrong(), 1)["3"]
 
 
