@@ -214,7 +214,7 @@ def _tensor(thing: object, name: str) -> Tensor:
         is_wide = thing.dtype == np.float64
         try:
             # torch takes no negative strides, and warns of memory that must not be written to
-            tensor = torch.as_tensor(np.require(thing, requirements=["C", "W"]))
+            tensor = torch.as_tensor(_own(np.require(thing, requirements=["C", "W"])))
         except TypeError:
             raise TypeError(
                 f"{name} is an array of {thing.dtype}, of which torch has no tensors: give numbers, such as "
@@ -228,6 +228,14 @@ def _tensor(thing: object, name: str) -> Tensor:
     if tensor.ndim == 0:
         raise ValueError(f"{name} is a single number: give a tensor with one row per example, [n, ...]")
     return tensor
+
+
+def _own(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return an array, or a copy if its memory is a tensor's: that moves when the tensor is sent to a process."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return array.copy() if isinstance(base, Tensor) else array
 
 
 def _refuse_two_sets(things: Sequence[object], argument: str) -> None:

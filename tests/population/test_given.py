@@ -154,6 +154,16 @@ def test_an_array_that_must_not_be_written_to_is_copied() -> None:
     assert x.tolist() == [0.0, 1.0, 2.0]
 
 
+def test_an_array_of_a_tensor_is_copied() -> None:
+    """When a tensor is shared with another process its memory moves, and of the array nothing is left."""
+    tensor = torch.arange(3.0)
+    (before,) = of(tensor.numpy()[1:]).train_dataloader()
+    datamodule = of(tensor.numpy()[1:])
+    tensor.fill_(7.0)
+    (after,) = datamodule.train_dataloader()
+    assert torch.equal(after, before)
+
+
 class Other(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return (X, Y)
