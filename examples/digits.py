@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lightning_fed import FederatedDataModule, FederatedModule
-from lightning_fed.callbacks import RoundProgressBar
+from lightning_fed.callbacks import RoundProgress
 from lightning_fed.datasets import DigitsDataModule, Dirichlet, PartitionedPopulation
 from lightning_fed.models import MLPClassifier
 
@@ -49,7 +49,7 @@ def main() -> None:
         devices=1,
         logger=TensorBoardLogger(options.logdir, name="digits", default_hp_metric=False),
         log_every_n_steps=1,
-        callbacks=[RoundProgressBar()],
+        callbacks=[RoundProgress()],
         enable_model_summary=False,
     )
     federated = FederatedModule(model)

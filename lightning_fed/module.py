@@ -50,6 +50,7 @@ from lightning_fed.server.checks import (
     require_seconds,
     warn_of_lost_mean,
 )
+from lightning_fed.server.cohort_progress import CohortProgress
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation import Evaluation, EvaluationReport
 from lightning_fed.server.global_module import GlobalModule
@@ -194,6 +195,8 @@ class FederatedModule(Wrapper):
             self._guard.check(self._global.model(), module)
         self._hands_over = False  # to the process that has started this one
         self._last_fit = DataFacts(Position(), {}, ())
+        self.cohort_progress = CohortProgress()
+        """The workers of the round at hand that are done; for progress bars."""
         self.last_report = RoundReport()
         """The report of the last round's workers; for callbacks."""
         self.leaves: Leaves | None = None
@@ -310,6 +313,7 @@ class FederatedModule(Wrapper):
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
+            self.engine.report_to(self.cohort_progress.begin_fit(hidden=not self._guard.shows_metrics))
             self._outbox = replace(self._outbox, kept=over_the_run(self._outbox.kept, self.trainer, datamodule))
             with self._global.trained_parameters.as_at_first():
                 self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
@@ -328,6 +332,7 @@ class FederatedModule(Wrapper):
             min_workers=max(self.min_workers, self._guard.least_replies),
             availability=datamodule.availability,
             tell_prepared=partial(tell_prepared, datamodule.pool, processes),
+            progress=self.cohort_progress,
         )
         self._training = Training(
             self,

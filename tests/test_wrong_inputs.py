@@ -43,6 +43,7 @@ from lightning_fed.algorithms import (
     QFedAvg,
     Scaffold,
 )
+from lightning_fed.callbacks import RoundProgress, RoundProgressBar
 from lightning_fed.datasets import (
     FCUBE,
     IID,
@@ -85,6 +86,7 @@ def each(arguments: dict[str, Any], *makes: Callable[..., Any]) -> dict[Callable
 TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     FederatedModule: {"module": Scalar()},
     FederatedDataModule: {"workers": {"bob": Rows([1.0]), "alice": Rows([2.0])}},
+    **each({}, RoundProgress, RoundProgressBar),
     **each({}, Auto, Isolated, Sequential, Vectorized),
     **each({}, Uniform, RoundRobin, Poisson, WeightedBySize, MinSeparation, RandomAvailability),
     **each({}, Median, UniformMean, WeightedMean, NormalizedMean, GeometricMedian),
@@ -131,7 +133,6 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
 EXEMPT = {
     "FederatedLoop": "made by FederatedModule, at the start of a fit",
     "Response": "a tuple; it is looked at when an Availability gives it as its answer",
-    "RoundProgressBar": "its arguments are Lightning's",
     "Partition": "takes arrays, of which tests/datasets/test_partition.py tries wrong ones",
     **dict.fromkeys(("SubsetDataModule", "SplitSubsetDataModule"), "made by a PartitionedPopulation"),
     **dict.fromkeys(("Batches", "Names", "Worker", "WorkerPool"), "made by the datamodule"),
@@ -160,6 +161,7 @@ ZERO_IS_FINE = {
     (PartitionedPopulation, "num_workers"): "no process but this one",
     **dict.fromkeys([(Synthetic, "alpha"), (Synthetic, "beta"), (LogNormal, "sigma")], "no difference"),
     (FederatedModule, "log_workers_up_to"): "no curves of single workers",
+    **dict.fromkeys([(RoundProgress, "refresh_rate"), (RoundProgressBar, "refresh_rate")], "nothing is shown"),
 }
 
 NO_NUMBER = (True, "3", [3], object(), torch.tensor(3), 3j, math.nan, math.inf, -math.inf, -1, -0.5, np.float64("nan"))

@@ -1,5 +1,5 @@
 """Callbacks: they observe, and never change what a round computes."""
 
-from lightning_fed.callbacks.progress import RoundProgressBar
+from lightning_fed.callbacks.progress import RoundProgress, RoundProgressBar
 
-__all__ = ["RoundProgressBar"]
+__all__ = ["RoundProgress", "RoundProgressBar"]

@@ -13,7 +13,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
-from lightning_fed.callbacks import RoundProgressBar
+from lightning_fed.callbacks import RoundProgress
 from lightning_fed.cli import partition_seed
 from lightning_fed.cli.checkpoint_file import read_checkpoint
 from lightning_fed.cli.commands import PROGRAM, refuse
@@ -172,7 +172,7 @@ class FederatedCLI(LightningCLI):
             kwargs["logger"] = None
         is_shown = trainer.get("enable_progress_bar") is not False and not is_bare
         if is_shown and not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in bars):
-            kwargs["callbacks"] = [*callbacks, RoundProgressBar()]
+            kwargs["callbacks"] = [*callbacks, RoundProgress()]
         return super().instantiate_trainer(**kwargs)
 
     def _default_logger(self) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 from torch import nn
@@ -64,6 +64,11 @@ class Auto(Engine):
         self._isolated = None if seconds is None else Isolated()
         if self._isolated is not None:
             self._isolated.limit(seconds)
+
+    def report_to(self, listener: Callable[[int], None] | None) -> None:
+        for engine in (self._vectorized, self._sequential, self._isolated):
+            if engine is not None:
+                engine.report_to(listener)
 
     def setup(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()

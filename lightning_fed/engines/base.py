@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lightning_fed._lightning import pl
 from lightning_fed.population import WorkerPool
@@ -28,6 +28,27 @@ class Engine(ABC):
                 f"worker_timeout={seconds:g}: {type(self).__name__} trains workers in this process, and cannot end one "
                 'that hangs; take engine="isolated"'
             )
+
+    _listener: Callable[[int], None] | None = None
+
+    def report_to(self, listener: Callable[[int], None] | None) -> None:
+        """Set who hears, in the middle of a round, that workers have been trained; called before each :meth:`setup`.
+
+        Args:
+            listener: Called with a number of trainings each time that as many are over; None: nobody listens.
+        """
+        self._listener = listener
+
+    def has_trained(self, trainings: int) -> None:
+        """Report that local trainings are over; for engines that yield many workers at a time.
+
+        Workers are counted anyway, as they come out of :meth:`run`, so an engine need not call this.
+
+        Args:
+            trainings: Their number; an algorithm may train each worker several times (``Algorithm.trainings``).
+        """
+        if self._listener is not None:
+            self._listener(trainings)
 
     @abstractmethod
     def setup(

@@ -76,6 +76,8 @@ class Sequential(Engine):
                 failure = WorkerError(name, job.round, describe(error))
                 failure.__cause__ = error
                 yield failure
+            else:
+                self.has_trained(1)
         self._remarks.changed(self._local_fit.changed)
         self._remarks.unread(self._local_fit.unread)
         self._remarks.skipped(self._local_fit.skipped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -19,6 +19,7 @@ from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
 from lightning_fed.selection import Availability, Response
 from lightning_fed.selection.availability import asked
+from lightning_fed.server.cohort_progress import CohortProgress
 from lightning_fed.server.late_buffers import LateBuffers
 from lightning_fed.server.processes import sizes_of
 from lightning_fed.server.spread import Spread, SpreadMeter
@@ -70,6 +71,7 @@ class FederatedLoop:
         min_workers: The number of workers below which a round fails even with ``"drop"``.
         availability: What becomes of workers when they are asked to train.
         tell_prepared: Lets all processes hear which workers' data have been prepared; called by all at once.
+        progress: Counts the workers that are done while a round runs.
     """
 
     algorithm: Algorithm
@@ -82,6 +84,7 @@ class FederatedLoop:
     min_workers: int = 1
     availability: Availability | None = None
     tell_prepared: Callable[[], None] | None = None
+    progress: CohortProgress = field(default_factory=CohortProgress)
 
     def run(
         self,
@@ -117,7 +120,9 @@ class FederatedLoop:
         try:
             self.outbox.own.begin(job.cohort, job.last, job.failed)
             with isolated(), torch.no_grad(), counting_signals():
-                results = watch.over(self.algorithm.visit(self.engine.run, job, self._share(job, present)))
+                share = self._share(job, present)
+                self.progress.begin(len(share), self.algorithm.trainings)
+                results = watch.over(self.algorithm.visit(self.engine.run, job, share))
                 partial = self.aggregator.fold(self._accepted(results, job, report, late, look, meter), job)
         except Exception as error:
             self.processes.fail(error)
@@ -191,6 +196,7 @@ class FederatedLoop:
                 if self.on_worker_error == "raise":
                     return
                 _log.warning("%s; the round goes on without it", failure)
+            self.progress.arrived(len(result.workers) if isinstance(result, Updates) else 1)
             if isinstance(result, Updates) and not failures:
                 report.note(result, job)
                 if look is not None and report.leaves is None:

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ProgressBar, RichProgress
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_fed.callbacks import RoundProgressBar
+from lightning_fed.callbacks import RoundProgress
 from lightning_fed.cli import FederatedCLI, main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* directory .* exists and is not empty")
@@ -60,13 +60,13 @@ def bars(cli: FederatedCLI) -> list[type]:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], [RoundProgressBar]),
-        (["--trainer.enable_progress_bar=true"], [RoundProgressBar]),
+        ([], [RoundProgress]),
+        (["--trainer.enable_progress_bar=true"], [RoundProgress]),
         (["--trainer.enable_progress_bar=false"], []),
         (["--trainer.barebones=true"], []),
         (["--trainer.callbacks=TQDMProgressBar", "--trainer.callbacks.refresh_rate=5"], [TQDMProgressBar]),
         (["--trainer.callbacks+=RichProgressBar", "--trainer.callbacks.leave=true"], [RichProgressBar]),
-        (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], [RoundProgressBar]),
+        (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"], [RoundProgress]),
     ],
 )
 def test_the_bar_over_rounds_gives_way_to_another_and_can_be_switched_off(arguments: list[str], expected: Any) -> None:

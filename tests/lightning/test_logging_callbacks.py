@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule
-from lightning_fed.callbacks import RoundProgressBar
+from lightning_fed.callbacks import RoundProgress
 from lightning_fed.privacy import CentralDP
 
 HOOKS = (
@@ -107,7 +107,7 @@ class OnBar(Scalar):
         return loss
 
 
-@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar, RoundProgressBar])
+@pytest.mark.parametrize("bar", [TQDMProgressBar, RichProgressBar, RoundProgress])
 def test_a_bar_shows_what_a_module_logs_for_it(bar: Any, capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[set[str]] = []
 

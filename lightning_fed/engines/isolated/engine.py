@@ -149,7 +149,10 @@ class Isolated(Engine):
                 if not waiting:
                     return
                 name, answer = waiting.popleft()
-                yield answer if isinstance(answer, WorkerError) else self._read(job, name, answer)
+                result = answer if isinstance(answer, WorkerError) else self._read(job, name, answer)
+                self.has_trained(self._outbox.algorithm.trainings)
+                yield result
+                del result
         finally:
             for _, answer in waiting:
                 if isinstance(answer, Future):

@@ -106,6 +106,7 @@ class Vectorized(Engine):
             self._remarks.unread(self._fit.unread)
             self._remarks.restarted(self._fit.restarted)
             self._remarks.settings(self._watch.changed)
+            self.has_trained(len(plans))
             yield from updates
             yield from (_failure(job, name, error) for name, error in failures.items())
 

@@ -1,0 +1,39 @@
+"""Choice of the display that suits the place where a run's output goes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from lightning_fed.callbacks.display.base import Display
+from lightning_fed.callbacks.display.lines import Lines
+from lightning_fed.callbacks.display.notebook import Notebook
+from lightning_fed.callbacks.display.terminal import Terminal
+
+
+def display_here(rate: float, at_once: bool) -> Display:
+    """Return a display for standard output as it is now.
+
+    Args:
+        rate: How often a second it is renewed, at most, where it can be.
+        at_once: Whether a file gets a line at the very start, and not only where it takes long.
+
+    Returns:
+        A :class:`Terminal`; in a notebook a :class:`Notebook`; elsewhere, and on a terminal that cannot write over a
+        line (``TERM=dumb``), :class:`Lines`.
+    """
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    if not is_terminal and _is_in_a_notebook():
+        return Notebook(rate)
+    if is_terminal and os.environ.get("TERM") != "dumb":
+        return Terminal(sys.stdout, rate)
+    return Lines(None if at_once else time.monotonic())
+
+
+def _is_in_a_notebook() -> bool:
+    """Whether IPython runs this code, and not in a terminal's shell whose output goes to a file."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and type(shell).__name__ != "TerminalInteractiveShell"

@@ -1,0 +1,58 @@
+"""The last line of a fit: what was done, and where its results lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lightning_fed._lightning import pl
+from lightning_fed.callbacks.best import Evaluations
+from lightning_fed.callbacks.display import Summary
+from lightning_fed.callbacks.display.text import SEPARATOR, duration, printable
+from lightning_fed.callbacks.tally import Tally
+
+
+def summary_of(
+    trainer: pl.Trainer, tally: Tally, evaluations: Evaluations, now: float, error: BaseException | None
+) -> Summary:
+    """Return the summary of a fit.
+
+    Args:
+        trainer: The Trainer.
+        tally: What was counted.
+        evaluations: What was evaluated.
+        now: The time, by ``time.monotonic``.
+        error: What has ended the fit; None: it has ended by itself.
+    """
+    checkpoints = trainer.checkpoint_callback
+    path = str(getattr(checkpoints, "best_model_path", "") or getattr(checkpoints, "last_model_path", ""))
+    parts = [
+        f"{_rounds(tally)} in {duration(tally.seconds(now))}",
+        "" if error is None else f"ended in {tally.title} {tally.done + 1} by {type(error).__name__}",
+        evaluations.best(getattr(checkpoints, "monitor", None)),
+        *(f"logs in {place}" for place in _logs(trainer)),
+        f"checkpoint {_near(path)}" if path else "",
+    ]
+    return Summary(SEPARATOR.join(printable(part) for part in parts if part), tuple(evaluations.last))
+
+
+def _rounds(tally: Tally) -> str:
+    done, total = tally.done, tally.total
+    if tally.first:
+        return f"{tally.title}s {tally.first + 1} to {done}" if done > tally.first else f"no {tally.title}"
+    of_all = f"{done} of {total}" if total is not None and done < total else f"{done}"
+    return f"{of_all} {tally.title}{'s' if (total or done) != 1 else ''}"
+
+
+def _logs(trainer: pl.Trainer) -> list[str]:
+    """Return the folders of the loggers that have one. Not ``trainer.log_dir``, for which all processes must meet."""
+    places = [logger.log_dir or logger.save_dir for logger in trainer.loggers]
+    return list(dict.fromkeys(_near(place) for place in places if isinstance(place, (str, Path))))
+
+
+def _near(path: str | Path) -> str:
+    """Return a path as it is seen from the current folder, if that is shorter."""
+    try:
+        return min(str(path), os.path.relpath(path), key=len)
+    except (OSError, ValueError):  # the folder is gone; or another drive
+        return str(path)
