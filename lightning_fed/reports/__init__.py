@@ -1,0 +1,1 @@
+"""Pages, tables and pictures about finished runs, made from their records alone."""

@@ -1,0 +1,160 @@
+"""The runs of a comparison: records below the given folders, and which of them count."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_fed.core.arguments import nearest
+from lightning_fed.core.configs import Scalar
+from lightning_fed.core.direction import better
+from lightning_fed.record import RunRecord, read
+from lightning_fed.reports.comparison.curves import evaluations_of, metrics_of
+from lightning_fed.reports.comparison.facts import code_of, data_of, dealt_of, seeds_of, settings_of, spending_of
+from lightning_fed.reports.comparison.run import Run
+
+_RECORD = "run.json"
+_FINISHED = "completed"
+
+
+def records_below(folders: Sequence[str | Path]) -> list[RunRecord]:
+    """Find the records in folders and below them, in the order of the folders.
+
+    Args:
+        folders: The folders.
+
+    Raises:
+        FileNotFoundError: If there is no record in one of them.
+        ValueError: If a record cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        below = [folder] if (folder / _RECORD).is_file() else sorted(path.parent for path in folder.rglob(_RECORD))
+        if not below:
+            raise FileNotFoundError(
+                f"{folder}: there is no record of a run in it or below it, which a fit with a logger leaves in the "
+                "logger's folder; give folders such as logs/digits"
+                if folder.is_dir()
+                else f"there is no folder {folder}; give folders of runs, such as logs/digits"
+            )
+        for path in below:
+            found.setdefault(os.path.realpath(path), path)
+    return [read(path) for path in found.values()]
+
+
+def finished(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Divide records into those of finished runs, and the others.
+
+    Args:
+        records: The records.
+
+    Returns:
+        Those of finished runs; and of each other run its folder and how it ended, unless a finished run of its settings
+        and seeds has taken its place.
+
+    Raises:
+        ValueError: If fewer than two runs are finished.
+    """
+    kept = [record for record in records if record.run["outcome"] == _FINISHED]
+    done = [_identity(record) for record in kept]
+    left_out = [
+        f"{record.folder} ({_how(record)})"
+        for record in records
+        if record.run["outcome"] != _FINISHED and _identity(record) not in done
+    ]
+    if len(kept) < 2:
+        also = f"; not finished: {', '.join(left_out)}" if left_out else ""
+        one = f"only one finished run, {kept[0].folder}" if kept else "no finished run"
+        raise ValueError(f"a comparison is of two runs or more, and there is {one}{also}")
+    return kept, left_out
+
+
+def metric_among(records: Sequence[RunRecord], metric: str | None) -> str:
+    """Return the metric to compare.
+
+    Args:
+        records: The records.
+        metric: Its name; None: the first one of the first run that is better when it is high, else the first one.
+
+    Raises:
+        ValueError: If no run has it.
+    """
+    known = list(dict.fromkeys(name for record in records for name in metrics_of(record)))
+    if metric is None:
+        if not known:
+            raise ValueError(
+                "no run was evaluated or has logged a metric: log one in validation_step, as self.log('val_acc', ...)"
+            )
+        return next((name for name in known if better(name) == "max"), known[0])
+    if metric not in known:
+        there = f"there are {', '.join(known)}" if known else "there is none at all"
+        raise ValueError(f"no run has a metric {metric!r}; {there}{nearest(metric, known)}")
+    return metric
+
+
+def runs_of(records: Sequence[RunRecord], metric: str, when_matters: bool) -> tuple[list[Run], list[str]]:
+    """Read what a comparison takes of runs.
+
+    Args:
+        records: The records.
+        metric: The metric.
+        when_matters: Whether it matters after which rounds they were evaluated.
+
+    Returns:
+        The runs that have it, and the folders of those that do not.
+    """
+    configs = [settings_of(record) for record in records]
+    # A run of a script has no config; then only what every run records tells runs apart.
+    all_have = all(config is not None for _, config in configs)
+    dealt = [
+        dealt_of(record, config if all_have else None) for record, (_, config) in zip(records, configs, strict=True)
+    ]
+    none: dict[str, Scalar] = dict.fromkeys((name for facts in dealt for name in facts), "none")
+    runs, without = [], []
+    for record, (settings, config), facts in zip(records, configs, dealt, strict=True):
+        evaluations = evaluations_of(record, metric)
+        if not evaluations:
+            without.append(str(record.folder))
+            continue
+        runs.append(
+            Run(
+                path=str(record.folder),
+                settings={**settings, **(config or {})} if all_have else settings,
+                seeds=seeds_of(record),
+                evaluations=evaluations,
+                facts={**data_of(record, evaluations if when_matters else ()), **none, **facts},
+                bytes=_bytes(record),
+                seconds=_seconds(record),
+                started=str(record.run["started"]),
+                spending=spending_of(record),
+                code=code_of(record),
+            )
+        )
+    return runs, without
+
+
+def _identity(record: RunRecord) -> Any:
+    return dict(record.settings), dict(record.run["seeds"])
+
+
+def _how(record: RunRecord) -> str:
+    outcome = {"running": "has not ended"}.get(record.run["outcome"], record.run["outcome"])
+    error = record.run.get("error")
+    return f"{outcome}: {' '.join(error.split())}" if error else str(outcome)
+
+
+def _bytes(record: RunRecord) -> dict[int, int]:
+    """Bytes by the rounds that were over; nothing where a promise hides them, or the first rounds lie elsewhere."""
+    sizes = {line["round"] + 1: (line.get("bytes_down"), line.get("bytes_up")) for line in record.rounds}
+    known = {over: down + up for over, (down, up) in sizes.items() if down is not None and up is not None}
+    return known if set(known) == set(range(1, max(sizes, default=0) + 1)) else {}
+
+
+def _seconds(record: RunRecord) -> float | None:
+    """Seconds of all rounds and evaluations; None where a promise hides them, or the first rounds lie elsewhere."""
+    if not record.rounds or record.rounds[0]["round"] > 0 or any("seconds" not in line for line in record.rounds):
+        return None
+    return math.fsum(float(line.get("seconds") or 0.0) for line in (*record.rounds, *record.evaluations))

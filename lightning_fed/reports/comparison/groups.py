@@ -1,0 +1,119 @@
+"""Groups of runs that differ in nothing but seeds, and a name for each that says what it differs in from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from lightning_fed.core.configs import Scalar
+from lightning_fed.reports.comparison.run import Run
+
+_WORDS_OF_CONFIGS = ("class_path", "init_args", "dict_kwargs")
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """Runs of the same settings.
+
+    Args:
+        differs: Settings in which it differs from the other groups, by name.
+        runs: One run for each seed, in the order of the seeds.
+        replaced: Runs that are left out, since a later one has the same seeds.
+    """
+
+    differs: Mapping[str, Scalar]
+    runs: Sequence[Run]
+    replaced: Sequence[Run] = ()
+
+    @property
+    def label(self) -> str:
+        """Its name in a legend."""
+        return ", ".join(said(name, value) for name, value in self.differs.items()) or "all runs"
+
+
+def groups_of(runs: Sequence[Run]) -> list[Group]:
+    """Divide runs into groups, in the order in which they are given.
+
+    Args:
+        runs: The runs.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    members: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        members.setdefault(tuple(repr(run.settings.get(name)) for name in names), []).append(run)
+    shown = telling(names, [group[0].settings for group in members.values()])
+    return [_group({name: group[0].settings.get(name) for name in shown}, group) for group in members.values()]
+
+
+def key_of(runs: Sequence[Run]) -> Callable[[Run], object]:
+    """Return a function that gives runs of equal seeds one key: of the seeds that all runs have.
+
+    Args:
+        runs: The runs.
+    """
+    names = [name for name in runs[0].seeds if all(name in run.seeds for run in runs)]
+    return lambda run: tuple(run.seeds[name] for name in names) if names else run.path
+
+
+def telling(names: Sequence[str], tables: Sequence[Mapping[str, Scalar]]) -> list[str]:
+    """Return the names under which tables differ, without those that only repeat what another one says.
+
+    ``algorithm/mu`` repeats what ``algorithm: FedProx(mu=0.1)`` says, and so does ``model.algorithm.class_path`` of a
+    config; a name repeats another whose words are among its own, and whose values tell all tables apart that its do.
+
+    Args:
+        names: All names, the more telling ones first.
+        tables: The tables; what one does not have is None.
+    """
+    columns = {name: [repr(table.get(name)) for table in tables] for name in names}
+    differ = [name for name in names if len(set(columns[name])) > 1]
+    return [
+        name
+        for position, name in enumerate(differ)
+        if not any(
+            _has_words_of(name, other)
+            and _tells_as_much(columns[other], columns[name])
+            and (len(_words(other)) < len(_words(name)) or differ.index(other) < position)
+            for other in differ
+            if other != name
+        )
+    ]
+
+
+def said(name: str, value: Scalar) -> str:
+    """Return a setting as it is said: a class names itself.
+
+    >>> said("algorithm", "FedProx(mu=0.1)"), said("local_epochs", 5)
+    ('FedProx(mu=0.1)', 'local_epochs=5')
+    """
+    return value if isinstance(value, str) and value[:1].isupper() else f"{name}={plain(value)}"
+
+
+def plain(value: Scalar) -> str:
+    """Return a value as it is shown."""
+    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _group(differs: Mapping[str, Scalar], runs: Sequence[Run]) -> Group:
+    newest: dict[object, Run] = {}
+    for run in sorted(runs, key=lambda run: run.started):
+        newest[run.seed or run.path] = run
+    kept = [run for run in runs if any(run is other for other in newest.values())]
+    kept.sort(key=lambda run: tuple((name, isinstance(value, str), value or 0) for name, value in run.seed))
+    return Group(differs, kept, [run for run in runs if not any(run is other for other in kept)])
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in name.replace("/", ".").split(".") if word not in _WORDS_OF_CONFIGS]
+
+
+def _has_words_of(name: str, other: str) -> bool:
+    words, part = _words(name), _words(other)
+    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
+
+
+def _tells_as_much(column: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether groups of one value in this column have one value in the other column too."""
+    return len(set(zip(column, other, strict=True))) == len(set(column))
