@@ -52,6 +52,7 @@ COMMANDS = (
     Command("validate", _TRAINER, "evaluate a checkpoint on the workers' validation data"),
     Command("test", _TRAINER, "evaluate a checkpoint on the workers' test data"),
     Command("predict", _TRAINER, "run a checkpoint's predict_step on the workers' data"),
+    Command("repeat", "lightning_fed.cli.repeat", "run a fit once for each of several seeds"),
     Command("compare", "lightning_fed.cli.compare", "make a table or a plot of finished runs over seeds"),
     Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
 )
