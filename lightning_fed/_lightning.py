@@ -42,6 +42,7 @@ def choose() -> str:
 
 # `_configure_optimizers` and `_configure_schedulers_*_opt` are private: they read every form that
 # `configure_optimizers` may return, and a second reading of our own would drift from the Trainer's.
+# `_extract_batch_size` says nothing and stops where it is asked to.
 # `_given_hyperparameters_context` has `save_hyperparameters()` take what the config of a command line says.
 # `_FxValidator` says in which hooks `self.log` may be called, and whether about a step or an epoch.
 if TYPE_CHECKING or choose() == NAMES[0]:
@@ -79,7 +80,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
     from pytorch_lightning.utilities import move_data_to_device
     from pytorch_lightning.utilities.combined_loader import CombinedLoader
     from pytorch_lightning.utilities.compile import to_uncompiled
-    from pytorch_lightning.utilities.data import extract_batch_size
+    from pytorch_lightning.utilities.data import _extract_batch_size, extract_batch_size
     from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
     from pytorch_lightning.utilities.model_helpers import is_overridden
     from pytorch_lightning.utilities.seed import isolate_rng
@@ -119,7 +120,7 @@ else:
     from lightning.pytorch.utilities import move_data_to_device
     from lightning.pytorch.utilities.combined_loader import CombinedLoader
     from lightning.pytorch.utilities.compile import to_uncompiled
-    from lightning.pytorch.utilities.data import extract_batch_size
+    from lightning.pytorch.utilities.data import _extract_batch_size, extract_batch_size
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.model_helpers import is_overridden
     from lightning.pytorch.utilities.seed import isolate_rng
@@ -151,6 +152,7 @@ __all__ = [
     "_configure_optimizers",
     "_configure_schedulers_automatic_opt",
     "_configure_schedulers_manual_opt",
+    "_extract_batch_size",
     "_given_hyperparameters_context",
     "_resolve_overfit_batches",
     "choose",

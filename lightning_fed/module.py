@@ -25,13 +25,12 @@ from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.arguments import one_of, whole
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Engine
 from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, lightning_parts, logging_through, overrides
 from lightning_fed.lightning_cli import attach
 from lightning_fed.optim import LocalLRSchedule
-from lightning_fed.privacy import Privacy, PrivateRun
+from lightning_fed.privacy import Privacy
 from lightning_fed.record import RunWriter
 from lightning_fed.record.settings import hyperparameters
 from lightning_fed.server.callback_logs import lend_logs
@@ -52,14 +51,16 @@ from lightning_fed.server.checks import (
 )
 from lightning_fed.server.cohort_progress import CohortProgress
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.server.evaluation import Evaluation, EvaluationReport
+from lightning_fed.server.evaluation import Evaluation
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, DataFacts, Position
 from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
+from lightning_fed.server.readable import Readable
 from lightning_fed.server.readiness import has_lazy, leave_uncompiled, refuse_lazy
 from lightning_fed.server.remarks import say_what_acts_on_rounds
+from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
@@ -67,7 +68,6 @@ from lightning_fed.server.state_folder import StateFolder
 from lightning_fed.server.training import Training
 from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch, refuse_search
-from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import LocalTraining
@@ -79,7 +79,7 @@ from lightning_fed.worker.outbox import Outbox, tables_of
 
 
 @final
-class FederatedModule(Wrapper):
+class FederatedModule(Readable):
     """Wraps an unchanged LightningModule for federated training under a stock Trainer.
 
     The Trainer is the server: its ``max_steps`` counts rounds, its gradient clipping acts on the aggregated update, its
@@ -198,10 +198,9 @@ class FederatedModule(Wrapper):
         self.cohort_progress = CohortProgress()
         """The workers of the round at hand that are done; for progress bars."""
         self.last_report = RoundReport()
-        """The report of the last round's workers; for callbacks."""
         self.leaves: Leaves | None = None
-        """What left a worker in the first round of the last fit, and what it was sent, as on the wire."""
-        self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to)
+        self._results = Results(None if privacy is None or self._guard.shows_metrics else type(privacy).__name__)
+        self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to, self._results)
         self._log_hyperparams = True
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         self.wrap(module)
@@ -321,6 +320,7 @@ class FederatedModule(Wrapper):
             self._guard.start(datamodule, self.trainer, self.local)
             self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
             self._keeper.promise(self._guard.run)
+        self._results.begin(self.trainer.global_step)
         loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
@@ -344,6 +344,7 @@ class FederatedModule(Wrapper):
             search=self._search,
             log=self._log,
             note=self._record.note,
+            results=self._results,
             one_by_one=len(datamodule.names) <= self.log_workers_up_to,
         )
         self._record.begin(self, self._guard)
@@ -370,28 +371,6 @@ class FederatedModule(Wrapper):
     def predict_step(self, batch: Any, batch_idx: int, *rest: int) -> Any:
         """The user's own ``predict_step`` (or ``forward``) on the global model; None if the worker has failed."""
         return self._evaluation.step("predict_step", batch, batch_idx, *rest)
-
-    @property
-    def evaluated_worker(self) -> str | None:
-        """The worker whose batch the hooks and callbacks of an evaluation are about; None: central data's, or none."""
-        return self._evaluation.worker
-
-    @property
-    def predicted_workers(self) -> list[Any]:
-        """The workers to whom the predictions belong that ``Trainer.predict`` has returned last, in the same order.
-
-        A list for each loader if there are several; None stands for central data.
-
-        Example::
-
-            by_worker = zip(fed.predicted_workers, trainer.predict(fed, data))
-        """
-        return self._evaluation.predicted
-
-    @property
-    def last_evaluation(self) -> EvaluationReport:
-        """Metrics of each worker in the last evaluation, and who was left out of it."""
-        return self._evaluation.report
 
     def on_validation_start(self) -> None:
         """Note the model, for checkpoints that are written while another is in its place."""
@@ -444,6 +423,8 @@ class FederatedModule(Wrapper):
         part = self._keeper.load(checkpoint, self._settings(), self._processes(), fitting=fitting)
         if fitting:
             self._datamodule.position.move(part["cohort"])
+        else:
+            self._results.load(checkpoint.get("global_step", 0))
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
         privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None
@@ -478,22 +459,6 @@ class FederatedModule(Wrapper):
         """Load weights, and what such a process has spent."""
         self._guard.take_over(state_dict)
         return super().load_state_dict(state_dict, *args, **options)
-
-    @property
-    def private_run(self) -> PrivateRun | None:
-        """The promise's account so far; None before a fit, and if nothing is promised."""
-        return self._guard.run
-
-    @property
-    def server_state(self) -> Tensors:
-        """The algorithm's memory at the server, by name; to be read only."""
-        return self._keeper.state.tensors
-
-    @property
-    def own_state(self) -> dict[str, dict[str, Tensor]]:
-        """The workers' own state after the last round: ``{table: {worker: row}}``; reads from disk what lies there."""
-        self._outbox.own.settle(self._keeper.state.last)
-        return self._outbox.own.kept()
 
     # ---- talking to the user's module and to the loggers -----------------------------------------------------------
 

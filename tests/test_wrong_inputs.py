@@ -132,6 +132,7 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
 
 EXEMPT = {
     "FederatedLoop": "made by FederatedModule, at the start of a fit",
+    "EvaluationReport": "made by FederatedModule, at the end of an evaluation",
     "Response": "a tuple; it is looked at when an Availability gives it as its answer",
     "Partition": "takes arrays, of which tests/datasets/test_partition.py tries wrong ones",
     **dict.fromkeys(("SubsetDataModule", "SplitSubsetDataModule"), "made by a PartitionedPopulation"),

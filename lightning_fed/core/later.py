@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+_NO_NUMBER = torch.tensor(math.nan)  # the one storage of all: no operation reaches it
+
 
 @final
 class Later(Tensor):
@@ -28,7 +30,7 @@ class Later(Tensor):
     _compute: Callable[[], float]
 
     def __new__(cls, compute: Callable[[], float]) -> Later:
-        placeholder: Later = torch.Tensor._make_subclass(cls, torch.tensor(math.nan))
+        placeholder: Later = torch.Tensor._make_subclass(cls, _NO_NUMBER)
         placeholder.__dict__["_compute"] = compute
         return placeholder
 

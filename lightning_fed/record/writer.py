@@ -15,7 +15,7 @@ from lightning_fed.record.files import EVALUATIONS, ROUNDS, RUN, Disk, plain
 from lightning_fed.record.reader import VERSION, content_of
 from lightning_fed.record.settings import seeds_of, settings
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.server.evaluation import EvaluationReport
+from lightning_fed.server.evaluation_report import EvaluationReport
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.own_callbacks import callbacks_of, take_out
 from lightning_fed.server.round_result import Round

@@ -8,9 +8,8 @@ nothing at all, do not wait for each other: they meet once, at the end.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple, final
 
@@ -19,29 +18,18 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import lightning_parts, logging_through, step_arguments
 from lightning_fed.server.batch_trainer import about_data
+from lightning_fed.server.distributions import Distribution, by_metric, distributions, worker_scalars
 from lightning_fed.server.evaluation_log import EvaluationLog, LoggedShare
+from lightning_fed.server.evaluation_report import EvaluationReport
 from lightning_fed.server.loader_results import LoaderResults
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
-from lightning_fed.server.logs import Curves, per_worker_scalars, without
+from lightning_fed.server.logs import Curves
 from lightning_fed.server.metric_objects import MetricObjects
 from lightning_fed.server.own_callbacks import put_first, take_out
 from lightning_fed.server.processes import processes_of, tell_prepared
+from lightning_fed.server.results import Results
 from lightning_fed.wire import RoundError, WorkerError
 from lightning_fed.worker.metric_states import MetricState
-
-
-@final
-@dataclass(frozen=True)
-class EvaluationReport:
-    """The results of the last evaluation, worker by worker; the same on every process.
-
-    Args:
-        workers: What was logged about each worker's data, by worker and name.
-        failures: The workers that were left out.
-    """
-
-    workers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    failures: tuple[WorkerError, ...] = ()
 
 
 @final
@@ -63,6 +51,7 @@ class Evaluation:
         model_of: Lets the module hold a worker's own model, if it has one.
         on_worker_error: ``"raise"``: a worker that fails ends the run, on all processes; ``"drop"``: it is left out.
         one_by_one_up_to: The largest population in which each worker gets curves of its own.
+        results: Remembers what comes of it.
     """
 
     def __init__(
@@ -72,6 +61,7 @@ class Evaluation:
         model_of: Callable[[str | None], AbstractContextManager[None]],
         on_worker_error: Literal["raise", "drop"],
         one_by_one_up_to: int,
+        results: Results,
     ) -> None:
         self._server = server
         self._module = module
@@ -81,19 +71,22 @@ class Evaluation:
         self._failures: dict[str | None, WorkerError] = {}
         self._log = EvaluationLog(server, module, self._failures)
         self._objects = MetricObjects(module)
-        self._results = LoaderResults()
+        self._loader_results = LoaderResults()
         self._watch = Watch()
         self._now: EvaluationBatch | None = None
         self._parts: Sequence[pl.LightningModule] = ()
         self._predicted: list[list[str | None]] = []  # for each loader
         self._began = 0.0  # by time.perf_counter()
-        self.report = EvaluationReport()
+        self._results = results
+        self._spreads: dict[str, Distribution] = {}
+        self._said: set[str] = set()  # the metrics that are NaN at some workers
 
     def set_up(self) -> None:
         """Forget what an interrupted evaluation has left, and take part in the evaluations of a Trainer."""
         self._clear()
         self.finish()
         self._parts = ()
+        self._said = set()
         put_first(self._server.trainer, _Progress(self))
 
     def tear_down(self) -> None:
@@ -109,7 +102,9 @@ class Evaluation:
             if self.is_out(self.worker):
                 return None
             with self._model_of(self.worker), self.about(self._now or EvaluationBatch(None, batch), name):
-                return step(*step_arguments(step, batch, batch_idx, *rest))
+                output = step(*step_arguments(step, batch, batch_idx, *rest))
+                self._log.count(batch)
+                return output
 
     def call(self, hook: str, *arguments: Any) -> Any:
         """Call a hook of the user's module about the batch at hand, unless its worker has failed."""
@@ -211,12 +206,14 @@ class Evaluation:
             logged = self._log.share()
             states = self._objects.states() if self._processes.size > 1 else {}
             shares = self._processes.gather(_Share(logged, list(self._failures.values()), states))
+        if not self._server.trainer.sanity_checking:
+            self._note(shares)
         self._settle_failures(shares)
         if len(shares) > 1:
             self._objects.merge([share.states for share in shares])
         options = self._log.hand_over([share.logged for share in shares], step)
-        self._results.note(self._server.trainer, {name: option.loader for name, option in options.items()})
-        self._draw([name for name, option in options.items() if not option.is_drawn])
+        self._loader_results.note(self._server.trainer, {name: option.loader for name, option in options.items()})
+        self._show([name for name, option in options.items() if not option.is_drawn])
 
     def begin_prediction(self) -> None:
         """Look for the module's parts, and forget whose batches were predicted before."""
@@ -225,21 +222,25 @@ class Evaluation:
 
     def conclude_prediction(self) -> None:
         """Let failures end the run on every process, or say whose predictions are missing."""
-        self._settle_failures(
-            self._processes.gather(_Share(LoggedShare({}, {}, {}, {}), list(self._failures.values()), {}))
-        )
+        self._settle_failures(self._processes.gather(_Share(LoggedShare(), list(self._failures.values()), {})))
+
+    def end(self) -> None:
+        """Complete the report with what Lightning has computed."""
+        trainer = self._server.trainer
+        if not trainer.sanity_checking:
+            logged = trainer._logger_connector.metrics["callback"]  # of this evaluation, and of no other
+            self._results.end_evaluation({name: float(value) for name, value in logged.items()}, self._spreads)
+        self.finish()
 
     def finish(self) -> None:
         """Restore the torchmetrics objects of this process, and divide the results by loaders."""
-        self._results.divide()
+        self._loader_results.divide()
         self._objects.end()
 
     def _settle_failures(self, shares: Sequence[_Share]) -> None:
         tell_prepared(self._server.trainer.datamodule.pool, self._processes)  # type: ignore[attr-defined]
         own = dict(self._failures)
         failures = tuple(failure for share in shares for failure in share.failures)
-        workers = {worker: metrics for share in shares for worker, metrics in share.logged.workers.items()}
-        self.report = EvaluationReport(workers, failures)
         self._clear()
         if failures and self._raises:
             first = own.get(failures[0].worker, failures[0])  # the one that was sent has lost its cause
@@ -250,16 +251,31 @@ class Evaluation:
             listed = "".join(f"\n  {failure}" for failure in failures)
             raise RoundError(f"no worker is left whose data could be evaluated. What failed:{listed}")
 
-    def _draw(self, hidden: Collection[str]) -> None:
+    def _note(self, shares: Sequence[_Share]) -> None:
+        """Remember what single workers have logged, in their order in the population."""
+        workers = {worker: metrics for share in shares for worker, metrics in share.logged.workers.items()}
+        examples = {worker: number for share in shares for worker, number in share.logged.examples.items()}
+        if len(shares) > 1:
+            names = self._server.trainer.datamodule.names  # type: ignore[attr-defined]
+            workers = {name: workers[name] for name in names if name in workers}
+        failures = tuple(failure for share in shares for failure in share.failures)
+        self._results.begin_evaluation(EvaluationReport(workers, examples, failures=failures))
+
+    def _show(self, hidden: Collection[str]) -> None:
+        """Show the distributions over workers to callbacks, and draw them, and few workers one by one."""
         trainer = self._server.trainer
         if trainer.sanity_checking:
             return
-        one_by_one = len(trainer.datamodule.names) <= self._one_by_one_up_to  # type: ignore[attr-defined]
+        workers = self._results.evaluation.workers
+        table = by_metric(workers)
+        self._spreads = distributions(table, lambda: table, self._said)
+        curves = Curves(trainer)
+        curves.show_distributions(self._spreads.values())
+        own = workers if len(trainer.datamodule.names) <= self._one_by_one_up_to else {}  # type: ignore[attr-defined]
         # The pooled values of an evaluation within a fit stand on the step of the round before it.
         step = trainer.global_step - (1 if trainer.state.fn == "fit" else 0)
-        drawn = {worker: without(hidden, metrics) for worker, metrics in self.report.workers.items()}
-        scalars = {**per_worker_scalars(drawn, one_by_one), "time/evaluate": time.perf_counter() - self._began}
-        Curves(trainer).draw(scalars, max(step, 0))
+        seconds = {"time/evaluate": time.perf_counter() - self._began}
+        curves.draw({**worker_scalars(own, self._spreads, hidden), **seconds}, max(step, 0))
 
     def _clear(self) -> None:
         self._now = None
@@ -295,7 +311,7 @@ class _Progress(pl.Callback):
         self._evaluation.conclude("validation_step")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._evaluation.finish()
+        self._evaluation.end()
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.begin()
@@ -304,7 +320,7 @@ class _Progress(pl.Callback):
         self._evaluation.conclude("test_step")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._evaluation.finish()
+        self._evaluation.end()
 
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.begin_prediction()

@@ -48,12 +48,14 @@ class LoggedShare(NamedTuple):
         pooled: The plain values over all of its workers, by name.
         objects: The path of each torchmetrics object, by the name that it was given.
         options: How each is handed over, by name.
+        examples: The number of examples of each worker, as far as batches have a size.
     """
 
-    workers: dict[str, dict[str, float]]
-    pooled: dict[str, Part]
-    objects: dict[str, str]
-    options: dict[str, Options]
+    workers: Mapping[str, Mapping[str, float]] = {}
+    pooled: Mapping[str, Part] = {}
+    objects: Mapping[str, str] = {}
+    options: Mapping[str, Options] = {}
+    examples: Mapping[str, int] = {}
 
 
 @final
@@ -124,6 +126,14 @@ class EvaluationLog:
             self._options[name] = Options(shown, bool(on_step), suffix, batch.loader)
             self._metrics.note(name, value, options)
 
+    def count(self, batch: Any) -> None:
+        """Note that the user's step has run on a batch of the worker at hand, if there is one.
+
+        Args:
+            batch: The batch.
+        """
+        self._metrics.count(batch)
+
     def share(self) -> LoggedShare:
         """End the last worker's batches, and return what this process has noted.
 
@@ -133,7 +143,7 @@ class EvaluationLog:
         metrics = self._metrics
         metrics.close()
         metrics.merge()
-        return LoggedShare(metrics.workers, metrics.pooled, metrics.objects, self._options)
+        return LoggedShare(metrics.workers, metrics.pooled, metrics.objects, self._options, metrics.examples)
 
     def hand_over(self, shares: Sequence[LoggedShare], step: str) -> Mapping[str, Options]:
         """Hand to the Trainer what all processes have noted.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import final
 
-import numpy as np
 import torch
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.later import Later
 from lightning_fed.core.means import weighted_mean
-from lightning_fed.server.round_result import Round
-from lightning_fed.wire.logged import Logged, merged
-from lightning_fed.wire.report import RoundReport
+from lightning_fed.server.distributions import Distribution, worker_scalars
+from lightning_fed.server.round_result import StepResult, workers_of
+from lightning_fed.wire.logged import Logged
 
 
 @final
@@ -118,6 +118,17 @@ class Curves:
         if drawn:
             self.draw(drawn, step)
 
+    def show_distributions(self, spreads: Iterable[Distribution]) -> None:
+        """Show distributions over workers to callbacks; what none of them reads is not computed.
+
+        Args:
+            spreads: The distributions.
+        """
+        callbacks = self._trainer.callback_metrics
+        for spread in spreads:
+            for tag, label in spread.tags:
+                callbacks[tag] = Later(partial(spread.__getitem__, label))
+
     def show_later(self, name: str, compute: Callable[[], float]) -> None:
         """Show a value to callbacks that is computed only if one of them reads it.
 
@@ -128,82 +139,33 @@ class Curves:
         self._trainer.callback_metrics[name] = Later(compute)
 
 
-def round_scalars(rounds: Sequence[Round], one_by_one: bool) -> dict[str, float]:
+def round_scalars(result: StepResult, spreads: Mapping[str, Distribution], own_curves: bool) -> dict[str, float]:
     """Everything that is drawn about the local training of one server step.
 
     Args:
-        rounds: Its one cohort, or several whose gradients were accumulated.
-        one_by_one: Whether each worker gets curves of its own.
+        result: What came of it.
+        spreads: The distributions over workers, by metric.
+        own_curves: Whether each worker gets curves of its own.
 
     Returns:
         What the cohort logged about a step, under Lightning's names (``loss`` where the module logs nothing), what
-        :func:`per_worker_scalars` gives, ``local/lr-...``, ``round/...``, ``comm/...`` and ``update/norm``. Nothing of
+        :func:`worker_scalars` gives, ``local/lr-...``, ``round/...``, ``comm/...`` and ``update/norm``. Nothing of
         what was logged with ``logger=False``.
     """
-    report = RoundReport.merged([r.report for r in rounds])
-    norms = [r.aggregate.norm for r in rounds]
-    logged = merged([r.logged for r in rounds])
+    report, logged = result.report, result.logged
+    norms = [r.aggregate.norm for r in result.rounds]
     hidden = {name for name, (shown, _) in logged.items() if not shown.logger}
-    workers = {
-        worker: without(hidden, record.metrics) if record.metrics else {"loss": record.loss}
-        for worker, record in report.workers.items()
-        if record.examples
-    }
     own = {shown.step_name: part.value for shown, part in logged.values() if shown.on_step and shown.logger}
     return {
-        **({"loss": report.loss} if report.examples and not logged else own),
-        **per_worker_scalars(workers, one_by_one),
+        **({"loss": result.loss} if result.examples and not logged else own),
+        **worker_scalars(workers_of(report) if own_curves else {}, spreads, hidden),
         **{f"local/{name}": rate for name, rate in report.rates.items()},
         "round/cohort_size": len(report),
         "round/dropped": len(report.failures) + len(report.dropped),
         "round/stragglers": len(report.stragglers),
-        "round/examples": report.examples,
-        "round/seconds": sum(r.seconds for r in rounds),
+        "round/examples": result.examples,
+        "round/seconds": result.seconds,
         "comm/bytes_down": report.bytes_down,
         "comm/bytes_up": report.bytes_up,
         "update/norm": weighted_mean(norms, [1] * len(norms)),
     }
-
-
-def without(hidden: Collection[str], metrics: Mapping[str, float]) -> Mapping[str, float]:
-    """Leave out metrics that no logger draws.
-
-    Args:
-        hidden: Their names.
-        metrics: The values by name.
-    """
-    return {name: value for name, value in metrics.items() if name not in hidden} if hidden else metrics
-
-
-def by_metric(workers: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Turn ``{worker: {metric: value}}`` into ``{metric: {worker: value}}``."""
-    table: dict[str, dict[str, float]] = {}
-    for worker, metrics in workers.items():
-        for name, value in metrics.items():
-            table.setdefault(name, {})[worker] = value
-    return table
-
-
-def per_worker_scalars(workers: Mapping[str, Mapping[str, float]], one_by_one: bool) -> dict[str, float]:
-    """Return what to draw about single workers: each one's value, or for many the distribution over them.
-
-    Args:
-        workers: ``{worker: {metric: value}}``.
-        one_by_one: Whether each worker gets a curve of its own.
-
-    Returns:
-        ``worker/<name>/<metric>``, or ``workers/<metric>/{min,p10,median,p90,max}``.
-
-    >>> per_worker_scalars({"bob": {"loss": 1.0}, "alice": {"loss": 3.0}}, one_by_one=True)
-    {'worker/bob/loss': 1.0, 'worker/alice/loss': 3.0}
-    >>> per_worker_scalars({"bob": {"loss": 1.0}, "alice": {"loss": 3.0}}, one_by_one=False)["workers/loss/median"]
-    2.0
-    """
-    if one_by_one:
-        return {f"worker/{worker}/{name}": v for worker, metrics in workers.items() for name, v in metrics.items()}
-    scalars: dict[str, float] = {}
-    for name, values in by_metric(workers).items():
-        points = np.quantile(list(values.values()), [0.0, 0.1, 0.5, 0.9, 1.0]).tolist()
-        labels = ("min", "p10", "median", "p90", "max")
-        scalars |= {f"workers/{name}/{label}": point for label, point in zip(labels, points, strict=True)}
-    return scalars

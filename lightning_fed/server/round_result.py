@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache, partial, reduce
 from typing import final
 
 import torch
 
 from lightning_fed.core.tree import Tensors
+from lightning_fed.server.distributions import by_metric
 from lightning_fed.server.round import Outcome
 from lightning_fed.server.traffic import Traffic
 from lightning_fed.wire import Aggregate
-from lightning_fed.wire.logged import Logged
+from lightning_fed.wire.logged import Logged, merged
 from lightning_fed.wire.report import RoundReport
 
 
@@ -50,13 +51,86 @@ class Round:
         """The values that the cohort logged, by name."""
         return self.report.logged()
 
+    @cached_property
+    def loss(self) -> float:
+        """The cohort's mean loss."""
+        return self.report.loss
+
+    @cached_property
+    def examples(self) -> float:
+        """The number of training examples of all workers that came back."""
+        return self.report.examples
+
+
+@final
+class StepResult:
+    """Result of a server step: of its one cohort, or of several whose gradients were accumulated.
+
+    Args:
+        rounds: That of each cohort.
+    """
+
+    def __init__(self, rounds: Sequence[Round]) -> None:
+        self.rounds = rounds
+        self.report = RoundReport.merged([r.report for r in rounds])
+        """What the workers reported."""
+        self.table = lru_cache(maxsize=1)(partial(_table, self.report))
+        """Returns what single workers logged, as ``{metric: {worker: value}}``. It holds nothing but the report."""
+
+    @cached_property
+    def logged(self) -> dict[str, Logged]:
+        """The values that the workers logged, by name."""
+        return self.rounds[0].logged if len(self.rounds) == 1 else merged([r.logged for r in self.rounds])
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.rounds[0].loss if len(self.rounds) == 1 else self.report.loss
+
+    @property
+    def examples(self) -> float:
+        """The number of training examples of all workers that came back."""
+        return sum(r.examples for r in self.rounds)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return sum(r.seconds for r in self.rounds)
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has travelled; where that is hidden, what was planned."""
+        return reduce(Traffic.plus, [r.traffic for r in self.rounds])
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names under which single workers have values: what they logged, or ``loss`` of those that log nothing."""
+        if not self.examples:
+            return []
+        silent = not self.logged or any(not r.metrics and bool(r.examples.any()) for r in self.report.replies)
+        return list(dict.fromkeys([*self.logged, "loss"] if silent else self.logged))
+
+
+def workers_of(report: RoundReport) -> dict[str, Mapping[str, float]]:
+    """Return what each worker with examples logged, or its loss if it logged nothing.
+
+    Args:
+        report: The report of a round.
+    """
+    records = ((worker, record) for worker, record in report.workers.items() if record.examples)
+    return {worker: record.metrics or {"loss": record.loss} for worker, record in records}
+
+
+def _table(report: RoundReport) -> dict[str, dict[str, float]]:
+    return by_metric(workers_of(report))
+
 
 def merged_buffers(rounds: Sequence[Round]) -> Tensors:
     """The global buffers after a server step: those of its one cohort, or the mean over accumulated cohorts.
 
     Weights are numbers of examples; integer buffers take the maximum.
     """
-    weights = [r.report.examples for r in rounds]
+    weights = [r.examples for r in rounds]
     newest = rounds[-1].aggregate.buffers
     if len(rounds) == 1 or not any(weights):
         return newest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast, final
 
@@ -19,12 +19,14 @@ from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.server.checkpoint import Keeper
 from lightning_fed.server.checks import refuse_no_round
 from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.distributions import Distribution, distributions
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.loaders import Cohort
 from lightning_fed.server.logs import Curves, round_scalars
+from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop, Outcome
-from lightning_fed.server.round_result import Round, merged_buffers
+from lightning_fed.server.round_result import Round, StepResult, merged_buffers
 from lightning_fed.server.run_scalars import cohort_scalars, server_rate
 from lightning_fed.server.traffic import Traffic
 from lightning_fed.server.training_log import TrainingLog
@@ -50,6 +52,7 @@ class Training:
         search: Sets the workers' learning rates in a search for one.
         log: Shows what is logged.
         note: Is told the number of a server step, its rounds and the Trainer's epoch, when the step is over.
+        results: Remembers what came of rounds.
         one_by_one: Whether each worker gets curves of its own.
     """
 
@@ -64,6 +67,7 @@ class Training:
         search: RateSearch,
         log: TrainingLog,
         note: Callable[[int, Sequence[Round], int], None],
+        results: Results,
         one_by_one: bool,
     ) -> None:
         self._server = server
@@ -75,6 +79,8 @@ class Training:
         self._search = search
         self._log = log
         self._note = note
+        self._results = results
+        self._said: set[str] = set()  # the metrics that are NaN at some workers
         self._one_by_one = one_by_one
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
@@ -104,18 +110,17 @@ class Training:
             look = None if self.leaves else self._look
             outcome = self._loop.run(job, cohort.workers, self._pending_state(), look, measures)
         self.leaves = self.leaves or outcome.report.leaves
-        self._pending.append(self._round(cohort, outcome, started))
-        report = self._pending[-1].report
+        over = self._round(cohort, outcome, started)
+        self._pending.append(over)
         self._last_cohort = cohort
-        cohort.end_round(report.examples)
+        cohort.end_round(over.examples)
         self._log.batch_size = len(cohort)
-        mean_loss = report.loss
-        loss = torch.tensor(mean_loss, dtype=torch.float32, device=device)
-        if report.examples:  # else there is nothing to average
-            has_loss = self._module.automatic_optimization or not math.isnan(mean_loss)
-            curves.show_round(mean_loss if has_loss else None, self._pending[-1].logged)
+        loss = torch.tensor(over.loss, dtype=torch.float32, device=device)
+        if over.examples:  # else there is nothing to average
+            has_loss = self._module.automatic_optimization or not math.isnan(over.loss)
+            curves.show_round(over.loss if has_loss else None, over.logged)
         gradients = job.model.layout.unflatten(outcome.aggregate.delta)
-        return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters]), report
+        return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters]), over.report
 
     def step(self, take: Callable[[Callable[[], Any]], None], closure: Callable[[], Any] | None) -> None:
         """Let the server optimizer step, then take over buffers, and log and remember the rounds.
@@ -143,15 +148,19 @@ class Training:
             put(self._module, merged_buffers(rounds))
             self._guard.after_round(trainer, curves, step, due)
             self._keeper.after(rounds, self._guard.run, trainer.current_epoch)
+            result = StepResult(rounds)
+            spreads = distributions(result.metrics, result.table, self._said)
+            curves.show_distributions(spreads.values())
             if draw:
                 steps = [(a - b.detach()).norm() for a, b in zip(before, trained.values(), strict=True)]
                 norm = float(torch.stack(steps).norm())
-                of_cohort = self._of_cohort(rounds) if self._guard.shows_metrics else {}
+                of_cohort = self._of_cohort(result, spreads) if self._guard.shows_metrics else {}
                 of_server = {**self._keeper.state.traffic.scalars, **server_rate(trainer.optimizers)}
                 curves.draw({**of_cohort, **of_server, "server/update_norm": norm}, step)
             self._log.take_in(self._module, rounds)
             self._note(step, rounds, trainer.current_epoch)
             self._datamodule.complete(cast(Cohort, self._last_cohort))
+        self._results.note_round(step, trainer.current_epoch, result)
 
     def _heard(self, closure: Callable[[], Any] | None) -> Any:
         """Run the round; if no worker sent an update, the optimizer finds no gradient, and not even momentum moves."""
@@ -182,10 +191,10 @@ class Training:
         seconds = time.perf_counter() - started
         return Round(cohort.number, outcome, report, seconds, cohort.workers, traffic, took_part)
 
-    def _of_cohort(self, rounds: Sequence[Round]) -> dict[str, float]:
+    def _of_cohort(self, result: StepResult, spreads: Mapping[str, Distribution]) -> dict[str, float]:
         """The curves that are about workers."""
         coverage = self._keeper.state.coverage.share(of=len(self._datamodule.names))
-        return {**round_scalars(rounds, self._one_by_one), **cohort_scalars(rounds, coverage)}
+        return {**round_scalars(result, spreads, self._one_by_one), **cohort_scalars(result.rounds, coverage)}
 
     def _pending_state(self) -> Tensors:
         """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
+from lightning_fed._lightning import _extract_batch_size
 from lightning_fed.wire.logged import Part, merged
 from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
 from lightning_fed.worker.recorder import Recorder
@@ -45,6 +46,7 @@ class WorkerMetrics:
         self._values: dict[str, dict[str, float]] = {}
         self._parts: dict[str | None, dict[str, Part]] = {}
         self._states: dict[str | None, list[dict[str, MetricState]]] = {}
+        self._examples: dict[str, int | None] = {}  # None: a batch of the worker's has no size that can be read
         self.objects: dict[str, str] = {}
         """The torchmetrics objects that were logged: the path of each in the module, by the name that it was given."""
 
@@ -52,6 +54,12 @@ class WorkerMetrics:
     def workers(self) -> dict[str, dict[str, float]]:
         """Logged values by worker and name."""
         return {worker: values for worker, values in self._values.items() if worker not in self._failed}
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """The number of examples of each worker whose batches all have a size."""
+        counted = {worker: number for worker, number in self._examples.items() if number is not None}
+        return {worker: number for worker, number in counted.items() if worker not in self._failed}
 
     @property
     def pooled(self) -> dict[str, Part]:
@@ -89,8 +97,24 @@ class WorkerMetrics:
         """Note a value that the current worker's batch logged."""
         if isinstance(value, Metric):
             self._logged[name] = value
+            if options.get("batch_size") is not None:
+                self._recorder.said.add(options["batch_size"])
         else:
             self._recorder.log(name, value, **options)
+
+    def count(self, batch: Any) -> None:
+        """Count the examples of a batch of the current worker's: as many as were given to ``self.log``, or its length.
+
+        Args:
+            batch: The batch.
+        """
+        if self._worker is None:
+            return
+        said = self._recorder.said
+        size = max(said) if said else length_of(batch)
+        said.clear()
+        before = self._examples.get(self._worker, 0)
+        self._examples[self._worker] = None if size is None or before is None else before + size
 
     def close(self) -> None:
         """End the current worker's batches: it counts from now on, or if it has failed, it never did.
@@ -139,6 +163,18 @@ class WorkerMetrics:
             if state.updates:
                 state.put(metric)
         self._states.clear()
+
+
+def length_of(batch: Any) -> int | None:
+    """Return the length of the first tensor in a batch, as Lightning looks for it, in silence; None: there is none.
+
+    Args:
+        batch: The batch.
+    """
+    try:
+        return next((size for size in _extract_batch_size(batch) if size is not None), None)
+    except Exception:  # user code iterates, or it holds itself
+        return None
 
 
 def _share(metric: Metric, before: MetricState | None) -> float | None:

@@ -46,6 +46,10 @@ def test_every_curve_and_its_first_values_by_hand(tmp_path: Path) -> None:
         loss: (0, pytest.approx(6.0)),
         f"worker/a/{loss}": (0, pytest.approx(2.0)),
         f"worker/b/{loss}": (0, pytest.approx(8.0)),
+        **{
+            f"workers/{loss}/{label}": (0, pytest.approx(value))
+            for label, value in {"min": 2, "p10": 2.6, "median": 5, "p90": 7.4, "max": 8, "std": 3}.items()
+        },
         "local/lr-SGD": (0, 0.5),
         "round/cohort_size": (0, 2),
         "round/dropped": (0, 0),
@@ -75,7 +79,7 @@ def test_training_and_validation_of_a_round_stand_on_the_same_step(tmp_path: Pat
     assert [s for s, _ in drawn["worker/bob/val_mse"]] == [0, 1, 2, 3]
 
 
-def test_beyond_twenty_workers_their_distribution_is_drawn(tmp_path: Path) -> None:
+def test_beyond_twenty_workers_only_their_distribution_is_drawn(tmp_path: Path) -> None:
     data = FederatedDataModule({f"w{i}": Rows([float(i)]) for i in range(21)})
     drawn = logged(tmp_path, FederatedModule(Scalar()), data, max_epochs=1)
     assert not [name for name in drawn if name.startswith("worker/")]
@@ -84,10 +88,12 @@ def test_beyond_twenty_workers_their_distribution_is_drawn(tmp_path: Path) -> No
     assert values == pytest.approx({"min": 0, "p10": 2, "median": 50, "p90": 162, "max": 200})
 
 
-def test_log_workers_up_to_moves_the_border(tmp_path: Path) -> None:
+@pytest.mark.parametrize("border", [0, 2, 3])
+def test_log_workers_up_to_moves_the_border(tmp_path: Path, border: int) -> None:
     data = FederatedDataModule({f"w{i}": Rows([float(i)]) for i in range(3)})
-    drawn = logged(tmp_path, FederatedModule(Scalar(), log_workers_up_to=2), data, max_epochs=1)
-    assert [name for name in drawn if name.startswith("workers/")]
+    drawn = logged(tmp_path, FederatedModule(Scalar(), log_workers_up_to=border), data, max_epochs=1)
+    assert len([name for name in drawn if name.startswith("workers/")]) == 6
+    assert len([name for name in drawn if name.startswith("worker/")]) == (3 if border == 3 else 0)
 
 
 def test_log_every_n_steps_thins_the_curves_as_in_lightning(tmp_path: Path) -> None:

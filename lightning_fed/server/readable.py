@@ -1,0 +1,90 @@
+"""Results and state that a FederatedModule shows to those who train with it; all of it is to be read only."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any
+
+from torch import Tensor
+
+from lightning_fed.core.tree import Tensors
+from lightning_fed.privacy import PrivateRun
+from lightning_fed.server.checkpoint import Keeper
+from lightning_fed.server.evaluation import Evaluation
+from lightning_fed.server.evaluation_report import EvaluationReport
+from lightning_fed.server.guard import Guard
+from lightning_fed.server.history import History
+from lightning_fed.server.results import Results
+from lightning_fed.server.wrapper import Wrapper
+from lightning_fed.wire.contents import Leaves
+from lightning_fed.wire.report import RoundReport
+from lightning_fed.worker.outbox import Outbox
+
+
+class Readable(Wrapper, ABC):
+    """Wraps the user's module, and shows results and state beside it."""
+
+    _evaluation: Evaluation
+    _guard: Guard
+    _keeper: Keeper
+    _outbox: Outbox
+    _results: Results
+
+    last_report: RoundReport
+    """The report of the last round's workers; for callbacks."""
+    leaves: Leaves | None
+    """What left a worker in the first round of the last fit, and what it was sent, as on the wire."""
+
+    @property
+    def history(self) -> History:
+        """A flat row of numbers for each round, such as ``pandas.DataFrame`` takes: see :class:`History`.
+
+        Example::
+
+            pandas.DataFrame(fed.history).plot(x="round", y="loss")
+        """
+        return self._results.history
+
+    @property
+    def last_evaluation(self) -> EvaluationReport:
+        """What single workers' data gave in the last validation or test; complete from ``on_validation_end`` on.
+
+        Example::
+
+            trainer.validate(fed, data)
+            fed.last_evaluation.quantile("val_acc", 0.1)
+        """
+        return self._results.evaluation
+
+    @property
+    def evaluated_worker(self) -> str | None:
+        """The worker whose batch the hooks and callbacks of an evaluation are about; None: central data's, or none."""
+        return self._evaluation.worker
+
+    @property
+    def predicted_workers(self) -> list[Any]:
+        """The workers to whom the predictions belong that ``Trainer.predict`` has returned last, in the same order.
+
+        A list for each loader if there are several; None stands for central data.
+
+        Example::
+
+            by_worker = zip(fed.predicted_workers, trainer.predict(fed, data))
+        """
+        return self._evaluation.predicted
+
+    @property
+    def private_run(self) -> PrivateRun | None:
+        """The promise's account so far; None before a fit, and if nothing is promised."""
+        return self._guard.run
+
+    @property
+    def server_state(self) -> Tensors:
+        """The algorithm's memory at the server, by name; to be read only."""
+        return self._keeper.state.tensors
+
+    @property
+    def own_state(self) -> dict[str, dict[str, Tensor]]:
+        """The workers' own state after the last round: ``{table: {worker: row}}``; reads from disk what lies there."""
+        self._outbox.own.settle(self._keeper.state.last)
+        return self._outbox.own.kept()
