@@ -134,6 +134,7 @@ EXEMPT = {
     "FederatedLoop": "made by FederatedModule, at the start of a fit",
     "EvaluationReport": "made by FederatedModule, at the end of an evaluation",
     "Response": "a tuple; it is looked at when an Availability gives it as its answer",
+    "LabelCounts": "plain data, made by count_labels()",
     "Partition": "takes arrays, of which tests/datasets/test_partition.py tries wrong ones",
     **dict.fromkeys(("SubsetDataModule", "SplitSubsetDataModule"), "made by a PartitionedPopulation"),
     **dict.fromkeys(("Batches", "Names", "Worker", "WorkerPool"), "made by the datamodule"),

@@ -5,6 +5,7 @@ from lightning_fed.datasets.fcube import FCUBE, FCUBETest
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.partitioners import IID, Dirichlet, LogNormal, NaturalIds, Shards
+from lightning_fed.datasets.pictures import LabelCounts, count_labels, draw_label_counts
 from lightning_fed.datasets.synthetic import Synthetic
 from lightning_fed.datasets.toy import ToyDataModule
 
@@ -14,6 +15,7 @@ __all__ = [
     "DigitsDataModule",
     "Dirichlet",
     "FCUBETest",
+    "LabelCounts",
     "LogNormal",
     "NaturalIds",
     "Partition",
@@ -24,4 +26,6 @@ __all__ = [
     "SubsetDataModule",
     "Synthetic",
     "ToyDataModule",
+    "count_labels",
+    "draw_label_counts",
 ]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,11 @@ from typing_extensions import override
 from lightning_fed.datasets._dealing import check_count, check_share, offsets
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
+from lightning_fed.datasets.pictures import draw_label_counts
 from lightning_fed.population import EvaluationKind, Population
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @final
@@ -79,6 +83,10 @@ class DrawnPopulation(Population):
     def __len__(self) -> int:
         """Count the workers."""
         return len(self.dealt)
+
+    def plot(self) -> Figure:
+        """Draw who holds how many examples of which label; see :meth:`PartitionedPopulation.plot`."""
+        return draw_label_counts(self.dealt.label_counts(), type(self).__name__)
 
     @override
     def __contains__(self, name: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,11 @@ from lightning_fed._lightning import pl, refuse_foreign
 from lightning_fed.core.arguments import flag, instance, whole
 from lightning_fed.datasets._dealing import check_count, check_share
 from lightning_fed.datasets.partition import Partition, Partitioner
+from lightning_fed.datasets.pictures import LabelCounts, count_labels, draw_label_counts
 from lightning_fed.population import EvaluationKind, Population
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @final
@@ -168,6 +172,33 @@ class PartitionedPopulation(Population):
     def partition(self) -> Partition:
         """The partition, which says which worker holds which examples of the dataset."""
         return self._deal()[1]
+
+    def label_counts(self) -> LabelCounts:
+        """Count the examples of each label at each worker, those that are held out too.
+
+        The labels are those by which the examples were dealt out; where none were needed and the dataset has none that
+        can be read, or they are more than 100 different ones, only sizes are counted.
+        """
+        dataset, partition = self._deal()
+        labels = self._labels
+        if labels is None:
+            try:
+                labels = _labels_of(dataset)
+            except TypeError:
+                labels = None
+        return count_labels(partition, labels)
+
+    def plot(self) -> Figure:
+        """Draw who holds how many examples of which label; see :func:`draw_label_counts`.
+
+        Returns:
+            A matplotlib figure, which a notebook shows, and ``savefig`` writes to a file.
+
+        Raises:
+            ImportError: If matplotlib is not installed; it comes with the extra ``examples``.
+        """
+        title = repr(self._partition)  # a dataclass's, with its arguments, which may be long lists
+        return draw_label_counts(self.label_counts(), title if len(title) < 80 else type(self._partition).__name__)
 
     @override
     def num_examples(self, name: str) -> int:

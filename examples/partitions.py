@@ -1,0 +1,34 @@
+"""Draw who holds how many of which digits, for the usual ways to deal them out to 20 workers.
+
+The pictures of docs/data.md: python examples/partitions.py --out docs/partitions
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lightning_fed.datasets import IID, DigitsDataModule, Dirichlet, PartitionedPopulation, Shards
+
+PARTITIONS = {
+    "iid": IID(workers=20),
+    "dirichlet-1": Dirichlet(workers=20, alpha=1.0),
+    "dirichlet-0.1": Dirichlet(workers=20, alpha=0.1),
+    "shards": Shards(workers=20),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("partitions"), help="the folder for the pictures")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    for name, partition in PARTITIONS.items():
+        population = PartitionedPopulation(DigitsDataModule(), partition)
+        population.plot().savefig(out / f"{name}.png", dpi=80)
+        sizes = population.partition.sizes()
+        print(f"{name:14} {sizes.min():4} to {sizes.max():4} examples  {out / name}.png")
+
+
+if __name__ == "__main__":
+    main()
