@@ -55,6 +55,7 @@ COMMANDS = (
     Command("repeat", "lightning_fed.cli.repeat", "run a fit once for each of several seeds"),
     Command("compare", "lightning_fed.cli.compare", "make a table or a plot of finished runs over seeds"),
     Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
+    Command("report", "lightning_fed.cli.report", "make a page about a run, from its record"),
 )
 
 

@@ -57,7 +57,8 @@ class Mechanism(ABC):
     def participation(self) -> str:
         """How the analysis takes it that contributions come to be in a release, in words; for statements of privacy.
 
-        Empty: not said, and then nobody states in words what a run with this mechanism has promised.
+        It begins with "no sampling" where the guarantee holds though it is known who takes part. Empty: not said, and
+        then nobody states in words what a run with this mechanism has promised.
         """
         return ""
 

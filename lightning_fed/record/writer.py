@@ -19,6 +19,7 @@ from lightning_fed.server.evaluation_report import EvaluationReport
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.own_callbacks import callbacks_of, take_out
 from lightning_fed.server.round_result import Round
+from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
 
 MOST_IN_A_COHORT = 1000
@@ -104,10 +105,15 @@ class RunWriter(pl.Callback):
         """
         if self._disk is None or self._guard is None:
             return
+        leaves = cast(Leaves | None, self._server.leaves) if self._server is not None else None
+        if leaves is not None and self._run["leaves"] is None:
+            self._run["leaves"] = leaves.as_json()
+            self._disk.replace(RUN, self._run)
         line: dict[str, Any] = {"fit": self._fit, "round": round, "epoch": epoch}
         if self._guard.shows_metrics:
             line |= _shown(rounds)
         self._disk.add(ROUNDS, line)
+        self._run["fits"][-1]["rounds"] = self._run["fits"][-1].get("rounds", 0) + 1
 
     def end(self, error: BaseException | None = None) -> None:
         """End the record of a fit.
@@ -174,6 +180,7 @@ class RunWriter(pl.Callback):
         }
         self._disk.add(EVALUATIONS, plain(line))
         self._disk.write()
+        self._run["fits"][-1]["evaluations"] = self._run["fits"][-1].get("evaluations", 0) + 1
 
 
 def folder_of(trainer: pl.Trainer) -> Path | None:

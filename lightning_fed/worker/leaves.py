@@ -55,7 +55,7 @@ def _reasons_up(job: Job, outbox: Outbox) -> Callable[[Part], str]:
         numbers = {
             "examples": "number of training examples: limits the weight" if needs_examples else "hidden: the number 1",
             "weight": "hidden: the number 1, as all count equally",
-            "loss": "hidden: not a number",
+            "loss": "hidden: NaN",
             "steps": "hidden: the number 1",
         }
 

@@ -1,0 +1,125 @@
+"""The first sections of a report: how the run ended, the numbers in large print, and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lightning_fed.core.direction import better
+from lightning_fed.reports.run.document import (
+    Band,
+    Bar,
+    Bars,
+    Block,
+    Chart,
+    Line,
+    Paragraph,
+    Section,
+    Tile,
+    Tiles,
+    written,
+)
+from lightning_fed.reports.run.view import View, deciles, worst_first
+
+_MOST_BARS = 200
+
+
+def headline(view: View, epsilon: Tile) -> Section:
+    """Return how the run ended, and its main numbers as tiles.
+
+    Args:
+        view: The run.
+        epsilon: What is promised, as a tile.
+    """
+    return Section("", (*_ending(view), Tiles((*_tiles(view), epsilon))))
+
+
+def curves(view: View) -> Section:
+    """Return the metric and the loss over rounds, and the metric over workers.
+
+    Args:
+        view: The run.
+    """
+    blocks: list[Block] = [*_metric_curve(view), *_loss_curve(view), *_bars(view)]
+    if not blocks:
+        hides = "; the promise hides the losses of training" if view.hidden else ""
+        blocks = [Paragraph(f"Nothing was evaluated, so there is nothing to draw{hides}.")]
+    elif view.hidden:
+        blocks.append(
+            Paragraph("Losses of training and values of single workers are hidden by the promise.", "", "small")
+        )
+    return Section("Curves", tuple(blocks))
+
+
+def _ending(view: View) -> Iterator[Paragraph]:
+    outcome, rounds = view.fact("outcome", "how the run ended"), len(view.record.rounds)
+    after = f"after {rounds} {'round' if rounds == 1 else 'rounds'}"
+    if outcome == "running":
+        yield Paragraph(
+            f"It has no end in its record, {after}: it is still running, or its process was killed.",
+            "Not over",
+            "warning",
+        )
+    elif outcome != "completed":
+        error = view.record.run.get("error")
+        yield Paragraph(f"The run {outcome} {after}{f': {error}' if error else ''}.", outcome.capitalize(), "warning")
+
+
+def _tiles(view: View) -> Iterator[Tile]:
+    metric = view.metric
+    if metric is not None:
+        points = view.pooled(metric)
+        if points:
+            yield Tile(f"{metric}, pooled", written(points[-1][1]))
+            best = (max if better(metric) == "max" else min)(value for _, value in points)
+            if best != points[-1][1]:
+                yield Tile(f"{metric}, best", written(best))
+        values = view.of_workers(metric)
+        if len(values) > 1:
+            yield Tile("worst decile of workers", written(deciles(metric, values)[0]))
+            yield Tile("spread (std) over workers", written(float(np.std(list(values.values())))))
+    yield Tile("rounds", written(len(view.record.rounds)))
+    up, down = view.total("bytes_up"), view.total("bytes_down")
+    if up is not None and down is not None:
+        yield Tile("sent up / down", f"{written(up / 1e6)} / {written(down / 1e6)} MB")
+
+
+def _metric_curve(view: View) -> Iterator[Chart]:
+    metric = view.metric
+    points = [] if metric is None else view.pooled(metric)
+    if metric is None or not points:
+        return
+    bands = view.bands
+    lines = [Line("pooled", tuple((float(x), y) for x, y in points))]
+    band = None
+    if bands:
+        band = Band("p10 to p90 of workers", tuple((float(x), low, high) for x, low, high in bands))
+        worst = tuple((float(x), low if better(metric) == "max" else high) for x, low, high in bands)
+        lines.append(Line("worst decile", worst, is_worst=True))
+    yield Chart(f"{metric} over rounds", "rounds", metric, tuple(lines), band)
+
+
+def _loss_curve(view: View) -> Iterator[Chart]:
+    points = [
+        (float(line["round"]) + 1, float(line["loss"])) for line in view.record.rounds if line.get("loss") is not None
+    ]
+    if points:
+        yield Chart("loss of the local training", "rounds", "loss", (Line("mean of the cohort", tuple(points)),))
+
+
+def _bars(view: View) -> Iterator[Bars]:
+    metric = view.metric
+    values = {} if metric is None else view.of_workers(metric)
+    if metric is None or not 1 < len(values) <= _MOST_BARS:
+        return
+    _, worst = deciles(metric, values)
+    bars = tuple(Bar(worker, values[worker], worker in worst) for worker in worst_first(metric, values))
+    level = view.pooled(metric)
+    yield Bars(
+        f"{metric} of each worker, the worst decile in red",
+        "workers, the worst first",
+        metric,
+        bars,
+        level[-1][1] if level else None,
+    )

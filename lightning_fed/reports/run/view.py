@@ -1,0 +1,200 @@
+"""View of a run's record: which metric is looked at, its values over rounds and workers, who took part."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from lightning_fed.core.arguments import nearest
+from lightning_fed.core.direction import better
+from lightning_fed.record import RunRecord
+from lightning_fed.reports.run.facts import MissingFactError, need
+
+_STAGES = ("val", "validate", "test")
+"""Kinds of evaluations, those of the fit itself first."""
+
+
+_OF_AN_EVALUATION = ("round", "stage", "metrics", "workers", "seconds")
+_OF_A_ROUND = ("round", "cohort", "loss", "dropped", "stragglers", "failures", "seconds", "bytes_down", "bytes_up")
+
+
+@final
+@dataclass(frozen=True)
+class View:
+    """A run's record, as sections of a report look at it.
+
+    Args:
+        record: The record.
+        wanted: The metric that the user asks for; None: the first of which high values are the better ones, else the
+            first.
+
+    Raises:
+        ValueError: If the metric is not among those that were evaluated.
+    """
+
+    record: RunRecord
+    wanted: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in _OF_AN_EVALUATION:
+            for line in self.record.evaluations:
+                need(line, name, f"the {name} of an evaluation", self.record.folder / "evaluations.jsonl")
+        for name in ("round",) if self.hidden else _OF_A_ROUND:
+            for line in self.record.rounds:
+                need(line, name, f"the {name} of a round", self.record.folder / "rounds.jsonl")
+        self._refuse_lost_lines()
+        if self.wanted is not None and self.wanted not in self.metrics:
+            there = ", ".join(self.metrics) or "none, as nothing was evaluated"
+            near = nearest(self.wanted, self.metrics)
+            raise ValueError(f"there is no metric {self.wanted!r} in {self.file}{near}; there are: {there}")
+
+    def _refuse_lost_lines(self) -> None:
+        """Refuse files of which lines are missing that the last fit has written."""
+        for fit in self.fact("fits", "of which fits the run is made")[-1:]:
+            for name, lines in (("rounds", self.record.rounds), ("evaluations", self.record.evaluations)):
+                there = sum(line["fit"] == fit["fit"] for line in lines)
+                if there < fit.get(name, 0):
+                    raise MissingFactError(
+                        f"{self.record.folder / name}.jsonl has {there} lines of the last fit, and {self.file} says "
+                        f"that it has written {fit[name]}: lines are missing, and a report does not guess"
+                    )
+
+    def fact(self, name: str, what: str) -> Any:
+        """Return a fact of ``run.json``; see :func:`~lightning_fed.reports.run.facts.need`."""
+        return need(self.record.run, name, what, self.file)
+
+    @property
+    def file(self) -> Path:
+        """The file of the facts about the run."""
+        return self.record.folder / "run.json"
+
+    @cached_property
+    def promise(self) -> Mapping[str, Any] | None:
+        """What is promised to the workers; None: nothing."""
+        promise: Mapping[str, Any] | None = self.fact("promise", "whether anything was promised")
+        return promise
+
+    @cached_property
+    def hidden(self) -> bool:
+        """Whether the promise hides who took part, and what single workers have reported."""
+        if self.promise is None:
+            return False
+        what = "whether metrics of workers were released"
+        return not need(self.promise, "release_metrics", what, f"the promise in {self.file}")
+
+    @cached_property
+    def evaluations(self) -> Sequence[Mapping[str, Any]]:
+        """Evaluations of one kind, in the order of rounds: those of the fit, else those after it."""
+        for stage in _STAGES:
+            there = [line for line in self.record.evaluations if line["stage"] == stage]
+            if there:
+                return sorted(there, key=lambda line: int(line["round"]))
+        return ()
+
+    @cached_property
+    def metrics(self) -> Sequence[str]:
+        """The names of the metrics that were evaluated."""
+        names = dict.fromkeys(name for line in self.evaluations for name in line["metrics"])
+        return [name for name in names if name != "epoch" and not name.startswith(("workers/", "worker/"))]
+
+    @cached_property
+    def metric(self) -> str | None:
+        """The metric that is looked at."""
+        if self.wanted is not None:
+            return self.wanted
+        return next((name for name in self.metrics if better(name) == "max"), next(iter(self.metrics), None))
+
+    def pooled(self, metric: str) -> list[tuple[int, float]]:
+        """Return rounds and values of a metric over all workers, or of central data."""
+        points = [(int(line["round"]) + 1, line["metrics"].get(metric)) for line in self.evaluations]
+        return [(round, float(value)) for round, value in points if value is not None]
+
+    def of_workers(self, metric: str, line: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Return each worker's value of a metric in an evaluation.
+
+        Args:
+            metric: The metric's name.
+            line: The evaluation; None: the last one in which workers were evaluated.
+        """
+        if line is None:
+            line = next((line for line in reversed(self.evaluations) if line["workers"]), None)
+        workers = {} if line is None or not line["workers"] else line["workers"]
+        own = metric.removesuffix("_epoch")
+        values = {worker: each.get(metric, each.get(own)) for worker, each in workers.items()}
+        return {worker: float(value) for worker, value in values.items() if value is not None}
+
+    @cached_property
+    def bands(self) -> list[tuple[int, float, float]]:
+        """Rounds, and the 10 % and 90 % quantiles over workers of the metric that is looked at."""
+        points = []
+        for line in self.evaluations:
+            values = list(self.of_workers(self.metric or "", line).values())
+            if len(values) > 1:
+                low, high = np.quantile(values, [0.1, 0.9]).tolist()
+                points.append((int(line["round"]) + 1, low, high))
+        return points
+
+    @cached_property
+    def asked(self) -> Counter[str]:
+        """How often each worker was asked to train; of rounds whose cohort is recorded."""
+        return Counter(worker for line in self.record.rounds for worker in line.get("cohort") or ())
+
+    @cached_property
+    def absent(self) -> Counter[str]:
+        """How often each worker was away, or its update was lost."""
+        return Counter(worker for line in self.record.rounds for worker in line.get("dropped") or ())
+
+    @cached_property
+    def failed(self) -> Counter[str]:
+        """How often each worker's training failed."""
+        return Counter(each["worker"] for line in self.record.rounds for each in line.get("failures") or ())
+
+    @cached_property
+    def late(self) -> Counter[str]:
+        """How often each worker did only a part of its training."""
+        return Counter(worker for line in self.record.rounds for worker in line.get("stragglers") or ())
+
+    def took_part(self, worker: str) -> int:
+        """Return the number of rounds to which a worker has contributed."""
+        return self.asked[worker] - self.absent[worker] - self.failed[worker]
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """The workers that the record names: who was asked to train, and who was evaluated."""
+        evaluated = (worker for line in self.evaluations for worker in line["workers"] or ())
+        return list(dict.fromkeys((*self.asked, *evaluated)))
+
+    def total(self, name: str) -> float | None:
+        """Return the sum of something over rounds; None: it is hidden, or nothing was recorded."""
+        values = [line[name] for line in self.record.rounds if line.get(name) is not None]
+        return sum(values) if values else None
+
+
+def deciles(metric: str, values: Mapping[str, float]) -> tuple[float, frozenset[str]]:
+    """Return the border of the worst decile over workers, and who lies in it.
+
+    Args:
+        metric: The metric's name, which says whether low or high values are bad.
+        values: Each worker's value.
+    """
+    low, high = np.quantile(list(values.values()), [0.1, 0.9]).tolist()
+    if better(metric) == "max":
+        return low, frozenset(worker for worker, value in values.items() if value <= low)
+    return high, frozenset(worker for worker, value in values.items() if value >= high)
+
+
+def worst_first(metric: str, values: Mapping[str, float]) -> list[str]:
+    """Return workers in the order of their values, those who fare worst first; equal ones by name.
+
+    Args:
+        metric: The metric's name.
+        values: Each worker's value.
+    """
+    sign = 1 if better(metric) == "max" else -1
+    return sorted(values, key=lambda worker: (sign * values[worker], worker))
