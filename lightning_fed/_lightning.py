@@ -69,6 +69,8 @@ if TYPE_CHECKING or choose() == NAMES[0]:
         _configure_schedulers_automatic_opt,
         _configure_schedulers_manual_opt,
     )
+    from pytorch_lightning.core.saving import save_hparams_to_yaml
+    from pytorch_lightning.loggers import TensorBoardLogger
     from pytorch_lightning.overrides.distributed import _IndexBatchSamplerWrapper
     from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -109,6 +111,8 @@ else:
         _configure_schedulers_automatic_opt,
         _configure_schedulers_manual_opt,
     )
+    from lightning.pytorch.core.saving import save_hparams_to_yaml
+    from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.pytorch.overrides.distributed import _IndexBatchSamplerWrapper
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -144,6 +148,7 @@ __all__ = [
     "SingleDeviceStrategy",
     "StochasticWeightAveraging",
     "TQDMProgressBar",
+    "TensorBoardLogger",
     "TorchCheckpointIO",
     "_FxValidator",
     "_IndexBatchSamplerWrapper",
@@ -166,6 +171,7 @@ __all__ = [
     "rank_zero_info",
     "rank_zero_warn",
     "refuse_foreign",
+    "save_hparams_to_yaml",
     "to_uncompiled",
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -12,13 +11,17 @@ from lightning_fed.record.described import Scalar, arguments_of, described
 from lightning_fed.server.checkpoint.settings import options_of
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.guard import Guard
-from lightning_fed.server.hyperparameters import with_ours
+from lightning_fed.server.hyperparameters import with_lists, with_ours
 
 _OF_A_SCHEDULER = ("optimizer", "last_epoch", "verbose")
 _OF_THE_TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
 _ROWS_OF_THEIR_OWN = ("module", "privacy", "engine")
 _NO_SETTINGS = ("state_dir",)
 """Arguments that say where files lie, and nothing of what is computed."""
+
+
+_AT_THE_START = ("privacy/noise_multiplier", "privacy/delta", "privacy/accountant")
+"""What a promise may leave to the start of a fit."""
 
 
 def settings(fed: Any, data: FederatedDataModule | None) -> dict[str, Scalar]:
@@ -51,13 +54,19 @@ def settings(fed: Any, data: FederatedDataModule | None) -> dict[str, Scalar]:
 def hyperparameters(fed: Any, data: FederatedDataModule | None) -> dict[str, Any]:
     """Return what loggers get as hyperparameters: those of the user's module, and the settings beside them.
 
+    Lightning logs them before a fit has chosen its engine, and before a promise has found its noise; what is not
+    decided yet is left out, since a logger may not take another value for a name later (MLflow).
+
     Args:
         fed: The FederatedModule.
         data: Its FederatedDataModule; None: there is none.
     """
-    theirs = fed.module.hparams_initial if fed.module._log_hyperparams else {}
-    twice = {f"model/{name}" for name in theirs}
-    ours = {name: value for name, value in settings(fed, data).items() if name not in twice}
+    theirs = with_lists(fed.module.hparams_initial if fed.module._log_hyperparams else {})
+    left_out = {f"model/{name}" for name in theirs}
+    ours = settings(fed, data)
+    if fed._training is None:
+        left_out |= {"engine"} | {name for name in _AT_THE_START if ours.get(name) is None or fed._guard.run is None}
+    ours = {name: value for name, value in ours.items() if name not in left_out}
     return with_ours(theirs, ours, () if data is None else data.hparams_initial)
 
 
@@ -74,9 +83,9 @@ def seeds_of(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def _engine(engine: Any) -> dict[str, Scalar]:
-    """Return the engine that trains the workers; one that has not chosen yet is named itself."""
+    """Return the engine that trains the workers, and the one that was asked for, which may choose another."""
     rows = described("engine", engine)
-    return rows if engine.choice is None else {**rows, "engine": engine.choice, "engine/chosen_by": rows["engine"]}
+    return {**rows, "engine": engine.choice or type(engine).__name__.lower(), "engine/asked": rows["engine"]}
 
 
 def _optimizers(trainer: pl.Trainer) -> dict[str, Scalar]:
@@ -95,10 +104,9 @@ def _optimizers(trainer: pl.Trainer) -> dict[str, Scalar]:
 def _promise(guard: Guard) -> dict[str, Scalar]:
     if guard.promise is None:
         return {"privacy": None}
-    rows = described("privacy", guard.promise)
+    rows = guard.hyperparameters() | described("privacy", guard.promise)
     if guard.promise.insecure_deterministic_noise:
         rows["privacy"] = f"{rows['privacy']} WITH SEEDED NOISE: NOT PRIVATE"
-    rows |= guard.hyperparameters()
     run = guard.run
     if run is not None:
         rows |= {
@@ -125,14 +133,14 @@ def _data(data: FederatedDataModule, shows: bool) -> dict[str, Scalar]:
     rows = data.hyperparameters() | {"population": len(data.names)}
     for name in ("sampler", "availability", "eval_cohort_size", "cached_workers", "val"):
         rows |= described(name, getattr(data, name))
-    everything = os.environ.get("PL_GLOBAL_SEED")
-    rows |= {"seed": data.seed if everything is None else int(everything), "data/seed": data.seed}
+    seeds = data.seeds
+    rows |= {"seed": seeds.training if seeds.everything is None else seeds.everything, "data/seed": seeds.training}
     rows["population/class"] = type(data.workers).__name__
     if isinstance(data.workers, Population):
         for name, value in arguments_of(data.workers).items():
             name = name if name == "partition" else f"population/{name}"
             rows |= described(name, value) if shows else _numbers(name, value)
-    return rows
+    return rows if seeds.partition is None else {**rows, "partition/seed": seeds.partition}
 
 
 def _numbers(name: str, thing: Any) -> dict[str, Scalar]:

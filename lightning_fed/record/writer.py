@@ -11,29 +11,26 @@ from typing import Any, cast, final
 from lightning_fed._lightning import pl
 from lightning_fed.privacy.account import fresh_name
 from lightning_fed.record import facts
+from lightning_fed.record.described import Scalar
 from lightning_fed.record.files import EVALUATIONS, ROUNDS, RUN, Disk, plain
-from lightning_fed.record.reader import VERSION, content_of
-from lightning_fed.record.settings import seeds_of, settings
+from lightning_fed.record.hparams import Finals, HParamsLog
+from lightning_fed.record.lines import of_a_round, of_an_evaluation
+from lightning_fed.record.reader import VERSION, content_of, read
+from lightning_fed.record.settings import hyperparameters, seeds_of, settings
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation_report import EvaluationReport
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.own_callbacks import callbacks_of, take_out
 from lightning_fed.server.round_result import Round
 from lightning_fed.wire.contents import Leaves
-from lightning_fed.wire.report import RoundReport
-
-MOST_IN_A_COHORT = 1000
-"""The largest cohort whose workers are named in the line of a round."""
-MOST_EVALUATED = 10_000
-"""The largest number of workers whose metrics stand in the line of an evaluation."""
 
 
 @final
 class RunWriter(pl.Callback):
-    """Writes the record of a run into the folder of its logger, on the first process.
+    """Writes the record of a run into the folder of its logger, and its hyperparameters into all loggers.
 
-    A FederatedModule puts it in by itself. Where no logger has a folder on this machine, nothing is written. The
-    format is described in docs/records.md.
+    A FederatedModule puts it in by itself. It writes on the first process, and no files where no logger has a folder
+    on this machine. The format is described in docs/records.md.
     """
 
     def __init__(self) -> None:
@@ -43,6 +40,8 @@ class RunWriter(pl.Callback):
         self._server: pl.LightningModule | None = None  # while a fit is recorded
         self._guard: Guard | None = None
         self._began = 0.0
+        self._hparams = HParamsLog()
+        self._finals = Finals()
 
     def set_up(self, trainer: pl.Trainer) -> None:
         """Take part in a run.
@@ -52,16 +51,17 @@ class RunWriter(pl.Callback):
         """
         take_out(trainer, RunWriter)
         callbacks_of(trainer).append(self)
-        self._server = self._disk = None
-        folder = folder_of(trainer) if trainer.is_global_zero else None
+        self._server = self._guard = self._disk = None
+        if not trainer.is_global_zero:
+            return
+        self._hparams.hold_back(trainer)
+        folder = folder_of(trainer)
         if folder is None:
             return
         if trainer.state.fn == "fit":
             self._disk = Disk(folder)
-        elif (folder / RUN).is_file():  # what is evaluated is a run that is recorded
-            self._run = _earlier(folder)
-            if self._run:
-                self._fit, self._disk = self._run["fits"][-1]["fit"], Disk(folder)
+        elif run := _earlier(folder):  # what is evaluated is a run that is recorded
+            self._run, self._fit, self._disk = run, run["fits"][-1]["fit"], Disk(folder)
 
     def begin(self, server: pl.LightningModule, guard: Guard) -> None:
         """Begin to record a fit, which is about to run its first round.
@@ -70,30 +70,49 @@ class RunWriter(pl.Callback):
             server: The FederatedModule.
             guard: Says what may be shown.
         """
-        if self._disk is None:
+        trainer = server.trainer
+        if not (trainer.is_global_zero and trainer.loggers):
             return
-        trainer, folder = server.trainer, self._disk.folder
-        data: FederatedDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        table = settings(server, data)
-        self._fit, self._server, self._guard = fresh_name(), server, guard
-        fit = {"fit": self._fit, "round": trainer.global_step, "started": facts.now(), "checkpoint": trainer.ckpt_path}
-        fits = [*(_earlier(folder).get("fits", ()) if trainer.global_step else ()), fit]
-        self._run = {
+        self._fit, self._server, self._guard, self._finals = fresh_name(), server, guard, Finals()
+        data = _data_of(trainer)
+        self._hparams.begin(trainer, {**hyperparameters(server, data), **data.hparams_initial})
+        if self._disk is not None:
+            self._run = self._content(server, settings(server, data), guard)
+            self._disk.replace(RUN, self._run)
+
+    def _content(self, server: pl.LightningModule, table: Mapping[str, Scalar], guard: Guard) -> dict[str, Any]:
+        """Return the content of ``run.json`` for a fit that begins; one that goes on here adds itself to the fits."""
+        assert self._disk is not None
+        trainer, folder, started = server.trainer, self._disk.folder, facts.now()
+        fit = {"fit": self._fit, "round": trainer.global_step, "started": started, "checkpoint": trainer.ckpt_path}
+        earlier = _earlier(folder).get("fits", []) if trainer.global_step else []
+        if earlier:
+            self._take_up(folder, trainer.global_step)
+        return {
             "version": VERSION,
             "name": _name(trainer, folder),
-            "started": fits[0]["started"],
+            "started": earlier[0]["started"] if earlier else started,
             "finished": None,
             "outcome": "running",
             "error": None,
-            "fits": fits,
+            "fits": [*earlier, fit],
             **facts.of_the_program(folder),
             "settings": table,
             "seeds": seeds_of(table),
-            "data": facts.of_the_data(data, guard.shows_metrics),
+            "data": facts.of_the_data(_data_of(trainer), guard.shows_metrics),
             "leaves": None,
             **facts.of_the_promise(guard.promise, guard.run),
         }
-        self._disk.replace(RUN, self._run)
+
+    def _take_up(self, folder: Path, round: int) -> None:
+        """Count what earlier fits have done of the run that goes on in their folder."""
+        record = read(folder)
+        for line in record.rounds:
+            if line["round"] < round:
+                self._finals.add_round(line, earlier=True)
+        for line in record.evaluations:
+            if line["round"] < round and line["stage"] == "val":
+                self._finals.add_evaluation(line)
 
     def note(self, round: int, rounds: Sequence[Round], epoch: int) -> None:
         """Add the line of a server step.
@@ -103,17 +122,28 @@ class RunWriter(pl.Callback):
             rounds: Its one cohort, or several whose gradients were accumulated.
             epoch: The Trainer's epoch.
         """
-        if self._disk is None or self._guard is None:
+        if self._guard is None:
             return
+        line: dict[str, Any] = {"fit": self._fit, "round": round, "epoch": epoch}
+        if self._guard.shows_metrics:
+            line |= of_a_round(rounds)
+        self._finals.add_round(line)
+        if self._disk is not None:
+            self._note_leaves(self._disk)
+            self._disk.add(ROUNDS, line)
+            self._count("rounds")
+
+    def _note_leaves(self, disk: Disk) -> None:
+        """Note what leaves each worker, which the first round of a fit has shown."""
         leaves = cast(Leaves | None, self._server.leaves) if self._server is not None else None
         if leaves is not None and self._run["leaves"] is None:
             self._run["leaves"] = leaves.as_json()
-            self._disk.replace(RUN, self._run)
-        line: dict[str, Any] = {"fit": self._fit, "round": round, "epoch": epoch}
-        if self._guard.shows_metrics:
-            line |= _shown(rounds)
-        self._disk.add(ROUNDS, line)
-        self._run["fits"][-1]["rounds"] = self._run["fits"][-1].get("rounds", 0) + 1
+            disk.replace(RUN, self._run)
+
+    def _count(self, lines: str) -> None:
+        """Count the lines of a fit, so that a reader finds that some are missing."""
+        fit = self._run["fits"][-1]
+        fit[lines] = fit.get(lines, 0) + 1
 
     def end(self, error: BaseException | None = None) -> None:
         """End the record of a fit.
@@ -121,24 +151,37 @@ class RunWriter(pl.Callback):
         Args:
             error: What has ended it, if it did not come to its end.
         """
-        server, guard, disk = self._server, self._guard, self._disk
-        if server is None or guard is None or disk is None:
+        server, guard = self._server, self._guard
+        if server is None or guard is None:
             return
         self._server = self._guard = None
-        data: FederatedDataModule = server.trainer.datamodule  # type: ignore[attr-defined]
-        self._run |= {"finished": facts.now(), "outcome": _outcome(error), "settings": settings(server, data)}
+        epsilon = None if guard.run is None else guard.run.spent
+        self._hparams.end(server.trainer, self._finals.values(epsilon), failed=error is not None)
+        if self._disk is None:
+            return
+        table = settings(server, _data_of(server.trainer))
+        self._run |= {"finished": facts.now(), "outcome": _outcome(error), "settings": table}
         if error is not None and guard.shows_metrics:
             self._run["error"] = f"{type(error).__name__}: {error}"
-        if guard.run is not None:
-            self._run["promise"]["epsilon"] = guard.run.spent
-        disk.write()
-        disk.replace(RUN, self._run)
+        if epsilon is not None:
+            self._run["promise"]["epsilon"] = epsilon
+        self._disk.write()
+        self._disk.replace(RUN, self._run)
 
     # ---- hooks -------------------------------------------------------------------------------------------------------
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write what is known."""
+        """Write what there is."""
+        self._hparams.give_back(trainer)
         self.end(exception)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the loggers as they were."""
+        self._hparams.give_back(trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the loggers as they were: Lightning has logged hyperparameters."""
+        self._hparams.give_back(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -165,7 +208,7 @@ class RunWriter(pl.Callback):
         self._evaluated(trainer, pl_module, "test")
 
     def _evaluated(self, trainer: pl.Trainer, server: pl.LightningModule, stage: str) -> None:
-        if self._disk is None or not self._run:
+        if self._guard is None and self._disk is None:
             return
         report = cast(EvaluationReport, server.last_evaluation)
         metrics = {name: float(value) for name, value in trainer._logger_connector.metrics["log"].items()}
@@ -174,13 +217,16 @@ class RunWriter(pl.Callback):
             "round": trainer.global_step - 1,
             "epoch": trainer.current_epoch,
             "stage": stage,
-            "metrics": metrics,
-            **_of_workers(report, metrics),
-            "seconds": time.perf_counter() - self._began,
+            "metrics": plain(metrics),
+            **of_an_evaluation(report, metrics),
+            "seconds": round(time.perf_counter() - self._began, 6),
         }
-        self._disk.add(EVALUATIONS, plain(line))
-        self._disk.write()
-        self._run["fits"][-1]["evaluations"] = self._run["fits"][-1].get("evaluations", 0) + 1
+        if stage == "val":
+            self._finals.add_evaluation(line)
+        if self._disk is not None:
+            self._disk.add(EVALUATIONS, line)
+            self._disk.write()
+            self._count("evaluations")
 
 
 def folder_of(trainer: pl.Trainer) -> Path | None:
@@ -223,46 +269,8 @@ def _earlier(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _shown(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Return what is recorded of a server step in which nothing is hidden."""
-    report = RoundReport.merged([r.report for r in rounds])
-    asked = [worker for r in rounds for worker in r.asked]
-    logged = {name: part.value for r in rounds for name, (shown, part) in r.logged.items() if shown.logger}
-    return {
-        "size": len(asked),
-        "cohort": _names(asked),
-        "examples": plain(float(report.examples)),
-        "loss": plain(report.loss) if report.examples else None,
-        "metrics": plain(logged),
-        "dropped": _names(report.dropped),
-        "stragglers": _names(report.stragglers),
-        "failures": [{"worker": failure.worker, "reason": failure.reason} for failure in report.failures],
-        "seconds": round(sum(r.seconds for r in rounds), 6),
-        "bytes_down": report.bytes_down,
-        "bytes_up": report.bytes_up,
-    }
-
-
-def _names(workers: Sequence[str]) -> list[str] | None:
-    return list(workers) if len(workers) <= MOST_IN_A_COHORT else None
-
-
-def _of_workers(report: EvaluationReport, drawn: Mapping[str, float]) -> dict[str, Any]:
-    """Return what is recorded of single workers: nothing that is kept from loggers, and not of too many."""
-    failures = [{"worker": failure.worker, "reason": failure.reason} for failure in report.failures]
-    if not report.workers or len(report.workers) > MOST_EVALUATED:
-        return {"workers": None, "examples": None, "failures": failures}
-    workers = {
-        worker: {name: value for name, value in metrics.items() if name in drawn or _forked(name) in drawn}
-        for worker, metrics in report.workers.items()
-    }
-    return {"workers": workers, "examples": None, "failures": failures}
-
-
-def _forked(name: str) -> str:
-    """Return the name under which the value of an epoch is drawn, where each step has drawn one of its own."""
-    name, loader, number = name.partition("/dataloader_idx_")
-    return f"{name}_epoch{loader}{number}"
+def _data_of(trainer: pl.Trainer) -> FederatedDataModule:
+    return cast(FederatedDataModule, trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -23,7 +23,25 @@ def agreeing(datamodules: Iterable[pl.LightningDataModule]) -> dict[str, Any]:
             for name, value in datamodule.hparams_initial.items():
                 if not _same(found.setdefault(name, value), value):
                     differ.add(name)
-    return {name: value for name, value in found.items() if name not in differ}
+    return with_lists({name: value for name, value in found.items() if name not in differ})
+
+
+def with_lists(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn tuples into lists, as YAML has no tuples, and a reader of Lightning's ``hparams.yaml`` may refuse ours.
+
+    Args:
+        hyperparameters: Values by name.
+
+    >>> with_lists({"hidden": (32, 16), "lr": 0.1})
+    {'hidden': [32, 16], 'lr': 0.1}
+    """
+    return {name: _with_lists(value) for name, value in hyperparameters.items()}
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_with_lists(part) for part in value]
+    return with_lists(value) if type(value) is dict else value
 
 
 def with_ours(theirs: Mapping[str, Any], ours: Mapping[str, Any], others: Collection[str]) -> dict[str, Any]:

@@ -1,0 +1,188 @@
+"""Hyperparameters in loggers: the settings that only a fit that has begun can tell, and how the run came out.
+
+TensorBoard's HPARAMS tab shows a run that has a start and an end of a session in its event file. Which columns there
+are it takes from the first *experiment* that it finds in any run, so that of a run with other settings some are left
+out; where there is none, it takes all settings and all scalars of all runs, those first that differ. So none is written
+here, and Lightning's own placeholder (``default_hp_metric``), which is one, is kept back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from torch.utils.tensorboard.summary import hparams
+
+from lightning_fed._lightning import TensorBoardLogger, pl, rank_zero_warn, save_hparams_to_yaml
+from lightning_fed.core.direction import better, worst_decile
+from lightning_fed.record.described import described
+from lightning_fed.wire import describe
+
+
+@final
+class Finals:
+    """Values that say how a run came out: some plain numbers, however long it is.
+
+    Those that say how good it is are named ``at_end/...``: TensorBoard sorts metrics by their names, and shows five.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._best: dict[str, float] = {}
+        self._loss: float | None = None
+        self._bytes = 0
+        self._earlier = 0.0
+        self._began = time.monotonic()
+
+    def add_round(self, line: Mapping[str, Any], earlier: bool = False) -> None:
+        """Add a round.
+
+        Args:
+            line: Its line in the record.
+            earlier: Whether an earlier fit has run it, from whose checkpoint this one goes on.
+        """
+        self._bytes += (line.get("bytes_down") or 0) + (line.get("bytes_up") or 0)
+        self._loss = line.get("loss", self._loss)
+        if earlier:
+            self._earlier += line.get("seconds") or 0.0
+
+    def add_evaluation(self, line: Mapping[str, Any]) -> None:
+        """Add an evaluation.
+
+        Args:
+            line: Its line in the record.
+        """
+        for name, value in line["metrics"].items():
+            if value is not None:
+                self._last[name] = value
+                choose = min if better(name) == "min" else max
+                self._best[name] = choose(value, self._best.get(name, value))
+        self._last |= _worst_deciles(line["workers"] or {})
+
+    def values(self, epsilon: float | None) -> dict[str, float]:
+        """Return the values by name.
+
+        Args:
+            epsilon: What was spent of privacy; None: nothing was promised.
+        """
+        found = {**self._last, **{f"{name}_best": value for name, value in self._best.items()}}
+        if not found and self._loss is not None:
+            found["loss"] = self._loss
+        if epsilon is not None:
+            found["epsilon"] = epsilon
+        values = {f"at_end/{name}": value for name, value in found.items()}
+        if self._bytes:
+            values["total/megabytes"] = self._bytes / 1e6
+        return {**values, "total/seconds": self._earlier + time.monotonic() - self._began}
+
+
+def _worst_deciles(workers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """Return of each metric the decile of those who fare worst, as ``val_acc_p10``."""
+    table: dict[str, list[float]] = {}
+    for metrics in workers.values():
+        for name, value in metrics.items():
+            if value is not None:
+                table.setdefault(name, []).append(value)
+    points = {name: worst_decile(name) for name in table}
+    return {
+        f"{name}_{points[name]}": float(np.quantile(values, 0.1 if points[name] == "p10" else 0.9))
+        for name, values in table.items()
+    }
+
+
+@final
+class HParamsLog:
+    """Logs hyperparameters that Lightning logs too early for, and final values to every TensorBoardLogger."""
+
+    def __init__(self) -> None:
+        self._held_back: list[TensorBoardLogger] = []
+
+    def hold_back(self, trainer: pl.Trainer) -> None:
+        """Keep Lightning's placeholder out of event files, where it would decide about the columns of all runs.
+
+        Args:
+            trainer: The Trainer, which is about to log hyperparameters.
+        """
+        self._held_back = [logger for logger in _tensorboards(trainer) if logger._default_hp_metric]
+        for logger in self._held_back:
+            logger._default_hp_metric = False
+
+    def give_back(self, trainer: pl.Trainer) -> None:
+        """Set back what :meth:`hold_back` has set, and draw the placeholder's value as the curve that it is.
+
+        Args:
+            trainer: The Trainer, which has logged hyperparameters.
+        """
+        loggers, self._held_back = self._held_back, []
+        for logger in loggers:
+            logger._default_hp_metric = True
+            if trainer.state.fn == "fit" and _is_wanted(trainer):
+                logger.log_metrics({"hp_metric": -1})
+
+    def begin(self, trainer: pl.Trainer, hyperparameters: Mapping[str, Any]) -> None:
+        """Log all hyperparameters, as the fit has begun.
+
+        Args:
+            trainer: The Trainer.
+            hyperparameters: The user's and ours.
+        """
+        if not _is_wanted(trainer):
+            return
+        for logger in trainer.loggers:
+            try:
+                if isinstance(logger, TensorBoardLogger):
+                    _begin_session(logger, hyperparameters)
+                else:
+                    logger.log_hyperparams(dict(hyperparameters))
+            except Exception as error:  # the run does not depend on it
+                rank_zero_warn(f"{type(logger).__name__} did not take all hyperparameters: {describe(error)}")
+
+    def end(self, trainer: pl.Trainer, values: Mapping[str, float], failed: bool) -> None:
+        """Draw final values, and end the session.
+
+        Args:
+            trainer: The Trainer.
+            values: The values by name.
+            failed: Whether an error has ended the run.
+        """
+        if not _is_wanted(trainer):
+            return
+        for logger in _tensorboards(trainer):
+            try:
+                if trainer.log_every_n_steps:  # type: ignore[attr-defined]  # 0: nothing is to be drawn
+                    logger.log_metrics(dict(values), step=max(trainer.global_step - 1, 0))
+                if not failed:  # TensorBoard shows a session without an end as one whose state is unknown
+                    _end_session(logger)
+            except Exception as error:
+                rank_zero_warn(f"{type(logger).__name__} did not take the final values: {describe(error)}")
+
+
+def _is_wanted(trainer: pl.Trainer) -> bool:
+    return bool(vars(trainer).get("enable_autolog_hparams", True))  # Lightning 2.5 has no such switch
+
+
+def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _begin_session(logger: TensorBoardLogger, hyperparameters: Mapping[str, Any]) -> None:
+    logger.hparams.update(hyperparameters)
+    file = Path(logger.log_dir) / logger.NAME_HPARAMS_FILE
+    if "://" not in str(logger.log_dir) and file.parent.is_dir():
+        save_hparams_to_yaml(file, dict(logger.hparams))  # what lies there lacks what was not decided yet
+    rows = {name: row for key, value in hyperparameters.items() for name, row in described(key, value).items()}
+    _, start, _ = hparams(rows, {})  # type: ignore[no-untyped-call]
+    _write(logger, start)
+
+
+def _end_session(logger: TensorBoardLogger) -> None:
+    _, _, end = hparams({}, {})  # type: ignore[no-untyped-call]
+    _write(logger, end)
+
+
+def _write(logger: TensorBoardLogger, summary: Any) -> None:
+    logger.experiment._get_file_writer().add_summary(summary)
+    logger.experiment.flush()

@@ -1,0 +1,73 @@
+"""Lines of a record: what is written of a round, and of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_fed.record.files import plain
+from lightning_fed.server.evaluation_report import EvaluationReport
+from lightning_fed.server.round_result import Round
+from lightning_fed.wire import WorkerError
+from lightning_fed.wire.report import RoundReport
+
+MOST_IN_A_COHORT = 1000
+"""The largest cohort whose workers are named in the line of a round."""
+MOST_EVALUATED = 10_000
+"""The largest number of workers whose metrics stand in the line of an evaluation."""
+
+
+def of_a_round(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Return what is recorded of a server step in which nothing is hidden.
+
+    Args:
+        rounds: Its one cohort, or several whose gradients were accumulated.
+    """
+    report = RoundReport.merged([r.report for r in rounds])
+    asked = [worker for r in rounds for worker in r.asked]
+    logged = {name: part.value for r in rounds for name, (shown, part) in r.logged.items() if shown.logger}
+    examples = report.examples
+    return {
+        "size": len(asked),
+        "cohort": _names(asked),
+        "examples": plain(float(examples)),
+        "loss": plain(report.loss) if examples else None,
+        "metrics": plain(logged),
+        "dropped": _names(report.dropped),
+        "stragglers": _names(report.stragglers),
+        "failures": _failures(report.failures),
+        "seconds": round(sum(r.seconds for r in rounds), 6),
+        "bytes_down": report.bytes_down,
+        "bytes_up": report.bytes_up,
+    }
+
+
+def of_an_evaluation(report: EvaluationReport, drawn: Mapping[str, float]) -> dict[str, Any]:
+    """Return what is recorded of single workers in an evaluation.
+
+    Args:
+        report: Their results.
+        drawn: The pooled values that loggers draw; others are kept from the record too.
+    """
+    failures = _failures(report.failures)
+    if not report.workers or len(report.workers) > MOST_EVALUATED:
+        return {"workers": None, "examples": None, "failures": failures}
+    workers = {
+        worker: {name: plain(value) for name, value in metrics.items() if name in drawn or _forked(name) in drawn}
+        for worker, metrics in report.workers.items()
+    }
+    return {"workers": workers, "examples": dict(report.examples), "failures": failures}
+
+
+def _names(workers: Sequence[str]) -> list[str] | None:
+    return list(workers) if len(workers) <= MOST_IN_A_COHORT else None
+
+
+def _failures(failures: Sequence[WorkerError]) -> list[dict[str, str]]:
+    return [{"worker": failure.worker, "reason": failure.reason} for failure in failures]
+
+
+def _forked(name: str) -> str:
+    """Return the name under which the value of an epoch is drawn, where each step has drawn one of its own."""
+    name, loader, number = name.partition("/dataloader_idx_")
+    return f"{name}_epoch{loader}{number}"
