@@ -131,8 +131,9 @@ def _model(module: pl.LightningModule) -> dict[str, Scalar]:
 
 def _data(data: FederatedDataModule, shows: bool) -> dict[str, Scalar]:
     rows = data.hyperparameters() | {"population": len(data.names)}
-    for name in ("sampler", "availability", "eval_cohort_size", "cached_workers", "val"):
-        rows |= described(name, getattr(data, name))
+    for name, value in arguments_of(data).items():
+        if name not in ("workers", "seed"):
+            rows |= described(name, value)
     seeds = data.seeds
     rows |= {"seed": seeds.training if seeds.everything is None else seeds.everything, "data/seed": seeds.training}
     rows["population/class"] = type(data.workers).__name__

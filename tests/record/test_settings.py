@@ -83,6 +83,7 @@ OF_THE_DATA: dict[str, Any] = {
     "seed": 3,
     "eval_cohort_size": 3,
     "cached_workers": 4,
+    "batch_size": 2,
     "availability": RandomAvailability(absent=0.0, lost=0.0),
 }
 
