@@ -27,8 +27,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for expected in ("lightning_fed/py.typed", "lightning_fed/configs/toy.yaml", "lightning_fed/configs/digits.yaml"):
-        assert expected in names
+    assert "lightning_fed/py.typed" in names
+    for folder, suffix in (("configs", "*.yaml"), ("examples", "*.py")):
+        for path in (ROOT / folder).glob(suffix):
+            assert f"lightning_fed/{folder}/{path.name}" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lightning_fed"}
     assert not [name for name in names if "test_" in name or "tests/" in name]
 
@@ -52,5 +54,10 @@ def test_it_works_from_a_clean_environment_outside_the_checkout(wheel: Path, tmp
     where = run(str(python), "-c", "import lightning_fed; print(lightning_fed.__file__)")
     assert str(packages) in where
     script = str(folder / "bin" / "lightning-fed")
-    run(script, "fit", "-c", "configs/toy.yaml", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
+    assert "toy" in run(script, "configs")
+    run(script, "configs", "copy", "toy", "mine.yaml")
+    assert (tmp_path / "mine.yaml").read_bytes() == (ROOT / "configs" / "toy.yaml").read_bytes()
+    run(script, "examples", "copy", "toy")
+    assert (tmp_path / "toy.py").read_bytes() == (ROOT / "examples" / "toy.py").read_bytes()
+    run(script, "fit", "-c", "toy", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
     assert list((tmp_path / "logs").glob("**/*.ckpt"))

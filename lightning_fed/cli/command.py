@@ -20,6 +20,7 @@ from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
 from lightning_fed.cli.messages import explained
+from lightning_fed.cli.one_line import options_of
 from lightning_fed.core.arguments import nearest
 from lightning_fed.lightning_cli import section
 from lightning_fed.module import FederatedModule
@@ -97,7 +98,7 @@ class FederatedCLI(LightningCLI):
         self._refuse_wrong_checkpoint()
 
     def _explained(self, parser: LightningArgumentParser, message: str) -> str:
-        key, sentence = explained(message, _options(parser))
+        key, sentence = explained(message, options_of(parser))
         if key.startswith("data.workers"):
             wrong = [explained(said, (), f"data.workers.{name}") for name, said in _wrong_workers(self._files)]
             if wrong:
@@ -211,18 +212,6 @@ def _said(error: Exception) -> str:
     lines = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
     lines = [line for line in lines if "NoneType" not in line and "instantiatable class" not in line]
     return lines[0] if lines else one_sentence(error)
-
-
-def _options(parser: LightningArgumentParser) -> set[str]:
-    """The names of the options of a parser and its subcommands."""
-    parsers: list[argparse.ArgumentParser] = [parser]
-    options: set[str] = set()
-    for each in parsers:
-        for action in each._actions:
-            if isinstance(action.choices, dict):
-                parsers.extend(action.choices.values())
-            options.update(option.lstrip("-") for option in action.option_strings if option.startswith("--"))
-    return options
 
 
 def _wrong_workers(files: Sequence[ConfigFile]) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, final
 
 import yaml
 
+from lightning_fed.cli.bundled import CONFIGS
 from lightning_fed.core.arguments import nearest
 
 Keys: TypeAlias = tuple[str, ...]
@@ -23,9 +24,6 @@ _SECTIONS = ("model", "data", "trainer")
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _NO_SECTIONS = (_TEXT, "tag:yaml.org,2002:null")  # which a later file or the command line may give
 _FLAGS = ("-c", "--config")
-_PACKAGE = Path(__file__).parent.parent
-# In a wheel the configs lie in the package, in a checkout beside it.
-_BUNDLED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 
 @final
@@ -129,7 +127,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
     """
     found, files, notes = list(arguments), [], []
     for position, before, path in config_paths(arguments):
-        bundled = None if _is_yaml_itself(path) or Path(path).is_file() else _bundled(path)
+        bundled = None if _is_yaml_itself(path) or Path(path).is_file() else CONFIGS.find(path)
         if bundled is not None:
             notes.append(f"config {path!r} is no file here; taking the one that comes with lightning_fed: {bundled}")
             found[position] = f"{before}{bundled}"
@@ -157,19 +155,12 @@ def _is_yaml_itself(path: str) -> bool:
     return path.lstrip().startswith("{") or "\n" in path
 
 
-def _bundled(path: str) -> Path | None:
-    name = path.removeprefix("configs/")
-    if "/" in name or os.sep in name:
-        return None
-    candidates = [folder / end for folder in _BUNDLED for end in (name, f"{name}.yaml")]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
 def _missing(path: str) -> str:
     """Say that there is no file, and which name is nearest where its path goes wrong."""
     if Path(path).name == path:
-        bundled = sorted({file.name for folder in _BUNDLED for file in folder.glob("*.yaml")})
-        near = nearest(path, [*bundled, *_names(Path())])
+        bundled = CONFIGS.files()
+        known = bundled if "." not in path else [file.name for file in bundled.values()]
+        near = nearest(path, [*known, *_names(Path())]) or f"; there are {', '.join(bundled)}"
         return f"there is no config {path!r}, neither in this folder nor among those that come with lightning_fed{near}"
     parent, name = Path(path).parent, Path(path).name
     while not parent.is_dir():

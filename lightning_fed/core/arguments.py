@@ -222,7 +222,8 @@ def nearest(word: str, known: Collection[str]) -> str:
     "; did you mean 'FedAvg'?"
     """
     lower = {name.lower(): name for name in known}
-    found = get_close_matches(word.lower(), lower, n=1, cutoff=0.7)
+    # One letter of three is the least that can be wrong with a short word.
+    found = get_close_matches(word.lower(), lower, n=1, cutoff=0.7 if len(word) > 3 else 0.6)
     return f"; did you mean {lower[found[0]]!r}?" if found else ""
 
 

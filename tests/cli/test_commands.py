@@ -28,7 +28,19 @@ sys.exit(status)
 """
 
 
-@pytest.mark.parametrize(("words", "status"), [(["--version"], 0), (["--help"], 0), (["-h"], 0), ([], 2), (["fti"], 2)])
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--version"], 0),
+        (["--help"], 0),
+        (["-h"], 0),
+        ([], 2),
+        (["fti"], 2),
+        (["configs"], 0),
+        (["configs", "show", "toy"], 0),
+        (["examples", "list"], 0),
+    ],
+)
 def test_these_import_neither_torch_nor_lightning(words: list[str], status: int) -> None:
     done = subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == status, done.stderr
