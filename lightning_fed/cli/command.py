@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,19 +16,22 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
 from lightning_fed.callbacks import RoundProgress
 from lightning_fed.cli import partition_seed
+from lightning_fed.cli.bundled import CONFIGS
 from lightning_fed.cli.checkpoint_file import read_checkpoint
+from lightning_fed.cli.classes import names_of
 from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
 from lightning_fed.cli.messages import explained
 from lightning_fed.cli.one_line import options_of
+from lightning_fed.cli.short_help import short_help
 from lightning_fed.core.arguments import nearest
 from lightning_fed.lightning_cli import section
 from lightning_fed.module import FederatedModule
 from lightning_fed.server.datamodule import FederatedDataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
-_USAGE = "{} {} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
+_USAGE = "{} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 _LOGGER = {
     "class_path": f"{pl.__name__}.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "logs", "name": "lightning_fed", "default_hp_metric": False},
@@ -82,6 +86,7 @@ class FederatedCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a config that is no file here but comes with the package is taken from there."""
+        self._help_if_asked(parser)
         try:
             with _one_line(self._command):
                 if isinstance(args, (dict, Namespace)):
@@ -97,8 +102,29 @@ class FederatedCLI(LightningCLI):
         self._refuse_empty_sections()
         self._refuse_wrong_checkpoint()
 
+    def _help_if_asked(self, parser: LightningArgumentParser) -> None:
+        asked = {"-h", "--help", "--help-all"}.intersection(self._given)
+        parser = self._of_command(parser)
+        if asked and parser._subcommands_action is None:
+            usage = f"usage: {_USAGE.format(self._command)}"
+            print(parser.format_help() if "--help-all" in asked else short_help(parser, usage, self._command))
+            raise SystemExit(0)
+
+    def _of_command(self, parser: LightningArgumentParser) -> LightningArgumentParser:
+        """The parser of the subcommand that is given; if there is none, the whole one."""
+        command = next((word for word in self._given if word in COMMANDS), None)
+        return parser if command is None or parser._subcommands_action is None else self._subcommand_parsers[command]
+
     def _explained(self, parser: LightningArgumentParser, message: str) -> str:
-        key, sentence = explained(message, options_of(parser))
+        kinds = {action.dest: getattr(action, "_typehint", None) for action in self._of_command(parser)._actions}
+        key, sentence = explained(
+            message, {*options_of(parser), "help-all"}, classes=lambda key: names_of(kinds.get(key))
+        )
+        if key == "seed_everything" and re.search(r"\d\D+\d", message):
+            sentence += f"; for a run with each of several seeds: {PROGRAM} repeat --seeds 1,2,3 -- fit ..."
+        if not self._files and message.startswith("the following arguments are required"):
+            begin = f"start from a config: {self._command} -c toy; `{PROGRAM} configs` lists {len(CONFIGS.files())}"
+            sentence = f"{sentence}; {begin}"
         if key.startswith("data.workers"):
             wrong = [explained(said, (), f"data.workers.{name}") for name, said in _wrong_workers(self._files)]
             if wrong:
@@ -191,7 +217,9 @@ def _parser_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
         "Federated learning for PyTorch Lightning: train and evaluate from a YAML file. "
         "`lightning-fed privacy --help` is about what differential privacy would cost."
     )
-    each = {name: {"usage": _USAGE.format(given["prog"], name), **common, **given.get(name, {})} for name in COMMANDS}
+    each = {
+        name: {"usage": _USAGE.format(f"{given['prog']} {name}"), **common, **given.get(name, {})} for name in COMMANDS
+    }
     # What is wrong is said here, not by the parser.
     return {"description": description, **common, **given, **each, "exit_on_error": False}
 

@@ -82,6 +82,8 @@ def main(args: Sequence[str] | None = None) -> None:
     elif word in names:
         _import_from_here()
         COMMANDS[names.index(word)].run(rest)
+    elif near := nearest(word, ["--help", "--version"]) if word.startswith("--") and not rest else "":
+        refuse(f"there is no option {word!r}{near}")
     elif word.startswith("-"):  # such as the -c of a config for several commands
         _import_from_here()
         importlib.import_module(_TRAINER).main(given)

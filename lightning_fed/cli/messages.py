@@ -16,6 +16,7 @@ from types import ModuleType
 import torch
 
 from lightning_fed._lightning import pl
+from lightning_fed.cli.synonyms import REMARKS, meant
 from lightning_fed.core.arguments import article, nearest
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
@@ -29,13 +30,16 @@ _NOISE = re.compile(
 )
 
 
-def explained(message: str, options: Collection[str], key: str = "") -> tuple[str, str]:
+def explained(
+    message: str, options: Collection[str], key: str = "", classes: Callable[[str], Sequence[str]] = lambda _: ()
+) -> tuple[str, str]:
     """Say what is wrong with an argument.
 
     Args:
         message: What jsonargparse says.
         options: The names of all options, such as ``"trainer.max_epochs"``.
         key: The argument that it is about, if the message does not say so itself.
+        classes: Returns the names of the classes that an option may be given.
 
     Returns:
         The argument's key, empty if it is about none; and the sentence.
@@ -52,14 +56,17 @@ def explained(message: str, options: Collection[str], key: str = "") -> tuple[st
     owner = next((one or other for one, other in reversed(_OWNER.findall(message))), "")
     value = " ".join((found.group(1) if (found := _VALUE.search(message)) else "").split())
     tellings = [
-        tell(found, key, owner)
+        (pattern, *tell(found, key, owner))
         for reason in reasons
         for pattern, tell in _ABOUT_CLASSES
         # a word that is no class may be meant as another word, and within a class its arguments are what is wrong
         if (found := re.match(pattern, reason)) and not (literals and pattern == _NO_PATH) and not (types and keys[1:])
     ]
     if tellings:
-        return tellings[0]
+        pattern, key, sentence = tellings[0]
+        known = ", ".join(classes(key)) if pattern == _NO_PATH else ""
+        begin = " There are" if sentence.endswith("?") else "; there are"
+        return key, f"{sentence}{begin} {known}" if known else sentence
     if types:
         near = nearest(value, [literal.strip("'") for literal in literals]) if literals else ""
         return key, f"{key}={_short(value)} must be {_choices(types)}{near}"
@@ -73,8 +80,13 @@ def explained(message: str, options: Collection[str], key: str = "") -> tuple[st
 def _no_option(option: str, options: Collection[str]) -> tuple[str, str]:
     option = option.split("=")[0]
     dashes = option[: len(option) - len(option.lstrip("-"))]
-    near = nearest(option.lstrip("-"), options).replace("mean '", f"mean '{dashes}")
-    return option.lstrip("-"), f"there is no option {option!r}{near}"
+    word = option.lstrip("-")
+    names = meant(word, options)
+    ends = [name.rpartition(".")[2] for name in names]
+    # A remark says which of several is which, and why it is another word; a misspelt one needs none.
+    remarks = REMARKS if len(names) > 1 or not nearest(word.rpartition(".")[2], ends) else {}
+    near = " or ".join(f"{dashes + name!r}{f' ({remarks[name]})' if name in remarks else ''}" for name in names)
+    return word, f"there is no option {option!r}{f'; did you mean {near}?' if near else ''}"
 
 
 def _no_command(names: str, options: Collection[str]) -> tuple[str, str]:

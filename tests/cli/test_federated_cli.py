@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_fed.callbacks import RoundProgress
 from lightning_fed.cli import FederatedCLI, main
+from lightning_fed.cli.short_help import short_help
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* directory .* exists and is not empty")
 ROOT = Path(__file__).parent.parent.parent
@@ -302,3 +305,56 @@ def test_a_path_that_is_none(path: str, message: str, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         fit(f"--model.module={path}")
     assert message in capsys.readouterr().err
+
+
+# ---- help ------------------------------------------------------------------------------------------------------------
+
+
+class WithARate(FederatedCLI):
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.add_argument("--rate", type=float, default=0.1, help="An option of one's own. More about it.")
+
+
+def helped(capsys: pytest.CaptureFixture[str], *arguments: str, cli: type[FederatedCLI] = FederatedCLI) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli(list(arguments), parser_kwargs={"prog": "lightning-fed"})
+    assert left.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_help_is_one_screen_with_an_option_in_a_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = helped(capsys, command, "--help")
+    lines = said.splitlines()
+    assert len(lines) <= 60
+    assert lines[0].startswith(f"usage: lightning-fed {command} [-c CONFIG]")
+    for option in ("--model.algorithm", "--data.cohort_size", "--ckpt_path", "--data.workers"):
+        (line,) = [line for line in lines if line.startswith(f"  {option} ")]
+        assert len(line.split()) > 3
+    assert sum(line.startswith("  --trainer.") for line in lines) == 12
+    assert not re.search(r"\([^)]*$|``", said, re.MULTILINE), "no sentence is cut within parentheses"
+
+
+def test_what_the_screen_has_no_room_for_is_named() -> None:
+    parser = argparse.ArgumentParser()
+    for number in range(80):
+        parser.add_argument(f"--model.option_{number}", help="One of many.")
+    for number in range(10):
+        parser.add_argument(f"--data.option_{number}", help="One of some.")
+    lines = short_help(parser, "usage: it", "it").splitlines()
+    assert len(lines) <= 60
+    (also,) = [line for line in lines if line.startswith("  also ")]
+    shown = [line.split()[0].lstrip("-") for line in lines if line.startswith("  --")]
+    named = also.removeprefix("  also ").split(", ")
+    assert [*shown[:-10], *named] == [f"model.option_{number}" for number in range(80)]
+    assert shown[-1] == "data.option_9"
+
+
+def test_help_all_has_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    said = helped(capsys, "fit", "--help-all")
+    for option in ("--model.state_dir", "--trainer.limit_val_batches", "--trainer.plugins"):
+        assert option in said
+
+
+def test_help_has_the_options_of_a_command_line_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert re.search(r"  --rate +An option of one's own \(0.1\)\n", helped(capsys, "fit", "-h", cli=WithARate))
