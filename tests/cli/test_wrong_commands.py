@@ -329,7 +329,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 }
 
 COMMANDS: dict[str, tuple[list[str], str]] = {
-    "no command": ([], r"no command is given; give one of fit, validate, test, predict, privacy"),
+    "no command": ([], r"no command is given; give one of fit, validate, test, predict, .*privacy"),
     "a misspelt command": (["validat"], r"no command 'validat'; .*; did you mean 'validate'"),
     "another command": (["train"], r"there is no command 'train'; give one of fit"),
     "no command but options": (["-c", "c.yaml"], r"no command is given|give -c after the command"),
