@@ -1,5 +1,6 @@
 """Callbacks: they observe, and never change what a round computes."""
 
+from lightning_fed.callbacks.dashboard import Dashboard
 from lightning_fed.callbacks.progress import RoundProgress, RoundProgressBar
 
-__all__ = ["RoundProgress", "RoundProgressBar"]
+__all__ = ["Dashboard", "RoundProgress", "RoundProgressBar"]

@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
-from lightning_fed.callbacks import RoundProgress
+from lightning_fed.callbacks import Dashboard, RoundProgress
 from lightning_fed.cli import partition_seed
 from lightning_fed.cli.bundled import CONFIGS
 from lightning_fed.cli.checkpoint_file import read_checkpoint
@@ -189,17 +189,26 @@ class FederatedCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the Trainer, with a bar over all rounds unless the user has switched it off or gives another."""
+        """Build the Trainer, with a bar over all rounds unless the user has switched it off or gives another.
+
+        A dashboard is added, too, unless one is given or nothing is logged.
+        """
         trainer = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         callbacks = _listed(trainer.get("callbacks"))
         extra = [self._get(self.config_init, key) for key in self._parser(self.subcommand).callback_keys]
-        bars = [*callbacks, *extra, *_listed(self.trainer_defaults.get("callbacks"))]
+        given = [*callbacks, *extra, *_listed(self.trainer_defaults.get("callbacks"))]
         is_bare = trainer.get("barebones")
         if is_bare and self._get(self.config, "trainer")["logger"] == self._default_logger():
             kwargs["logger"] = None
         is_shown = trainer.get("enable_progress_bar") is not False and not is_bare
-        if is_shown and not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in bars):
-            kwargs["callbacks"] = [*callbacks, RoundProgress()]
+        ours: list[pl.Callback] = []
+        if is_shown and not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in given):
+            ours.append(RoundProgress())
+        draws = trainer.get("logger") is not False and not is_bare
+        if draws and isinstance(self.model, FederatedModule) and not any(isinstance(c, Dashboard) for c in given):
+            ours.append(Dashboard())
+        if ours:
+            kwargs["callbacks"] = [*callbacks, *ours]
         return super().instantiate_trainer(**kwargs)
 
     def _default_logger(self) -> Any:

@@ -1,0 +1,356 @@
+"""The dashboard of a run: what is no scalar, for the loggers that can show it."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, final
+
+import numpy as np
+from typing_extensions import override
+
+from lightning_fed._lightning import pl, rank_zero_warn
+from lightning_fed.callbacks.dashboard.boards import Board, board_of
+from lightning_fed.callbacks.dashboard.labels import label_counts
+from lightning_fed.callbacks.dashboard.layout import layout_of
+from lightning_fed.callbacks.dashboard.participation import Participation
+from lightning_fed.callbacks.dashboard.texts import leaves_table, promise_table, settings_table, spent_page
+from lightning_fed.core.arguments import flag
+from lightning_fed.module import FederatedModule
+from lightning_fed.population import Population
+from lightning_fed.record import settings
+from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.loaders import Cohort
+
+MOST_WORKERS = 200
+"""The largest population of which there are figures: in larger ones a worker is thinner than a line."""
+EVERY = 10
+"""After how many evaluations figures are drawn, besides at the end."""
+_KEY = "lightning_fed.dashboard"
+
+
+@final
+class Dashboard(pl.Callback):
+    """Shows a run where its loggers show more than curves: charts side by side, histograms, figures and texts.
+
+    - A layout of TensorBoard's Custom Scalars: how good and for whom, what it cost, who took part, drift, privacy.
+    - Histograms ``workers/<metric>`` of the workers' values in each evaluation.
+    - Figures ``who/partition``, ``who/participation`` and ``who/<metric>_per_worker``, at the end of a fit and after
+      each tenth evaluation, for up to 200 workers.
+    - Texts ``run/settings``, ``run/what_leaves`` and ``run/promise``.
+
+    TensorBoard, W&B and MLflow show what each has a place for; other loggers get nothing. Where something is promised
+    to the workers, nothing that the promise hides is shown. Scalars need no callback: they are always drawn.
+
+    Args:
+        figures: Whether to draw figures; they need matplotlib, and without it all else is shown.
+        layout: Whether to set the layout.
+
+    Raises:
+        TypeError: If an argument is neither True nor False; when a run starts, if its module is no FederatedModule.
+
+    Example::
+
+        pl.Trainer(max_epochs=20, logger=TensorBoardLogger("logs"), callbacks=[Dashboard()])
+    """
+
+    def __init__(self, figures: bool = True, layout: bool = True) -> None:
+        self.figures = flag("figures", figures)
+        self.layout = flag("layout", layout)
+        self._boards: list[Board] = []
+        self._participation: Participation | None = None
+        self._saved: Mapping[str, Any] | None = None
+        self._evaluations = 0
+        self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
+
+    # ---- a run starts and ends -------------------------------------------------------------------------------------
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse another module, and look for loggers that show more than curves."""
+        fed = _federated(pl_module)
+        draws = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        boards = [board_of(logger) for logger in trainer.loggers] if draws else []
+        self._boards = [board for board in boards if board is not None]
+        self._evaluations = 0
+        self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
+        self._participation = None
+        data = _data(trainer)
+        if stage == "fit" and self._draws_figures(fed, data):
+            self._participation = Participation(data.names)
+            if self._boards and importlib.util.find_spec("matplotlib") is None:
+                rank_zero_warn(
+                    "Dashboard(figures=True) draws figures by matplotlib, which is not installed: pip install "
+                    "'lightning_fed[examples]', or leave them out by figures=False; all else is shown"
+                )
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with who has taken part."""
+        if self._participation is not None and self._saved is not None and trainer.global_step:
+            self._participation.load_state_dict(self._saved)
+        self._saved = None
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show what is set and what is promised, once the module has chosen its engine and begun its account."""
+        if self._has_texts:
+            return
+        self._has_texts = True
+        fed, step = _federated(pl_module), trainer.global_step
+        with self._showing("its settings"):
+            for board in self._boards:
+                board.text("run/settings", settings_table(settings(fed, _data(trainer))), step)
+                board.text("run/promise", promise_table(fed), step)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note who has taken part; after the first round, show what crosses in a round."""
+        fed = _federated(pl_module)
+        if self._participation is not None and isinstance(batch, Cohort):
+            self._participation.note(batch.number, fed.last_report.workers)
+        if not self._has_leaves and fed.leaves is not None and self._boards:
+            self._has_leaves = True
+            with self._showing("what leaves a worker"):
+                for board in self._boards:
+                    board.text("run/what_leaves", leaves_table(fed.leaves), max(trainer.global_step - 1, 0))
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw all figures; show what was spent; without evaluations, lay out what was logged in training."""
+        fed, step = _federated(pl_module), max(trainer.global_step - 1, 0)
+        self._lay_out(trainer, fed)
+        self._draw_figures(trainer, fed, step)
+        with self._showing("what was spent of privacy"):
+            page = spent_page(fed) if self._boards else None
+            if page is not None:
+                for board in self._boards:
+                    board.text("run/promise", page, trainer.global_step)
+        self._end(trainer)
+
+    def _end(self, trainer: pl.Trainer) -> None:
+        if self._boards:
+            for logger in trainer.loggers:
+                logger.save()
+
+    # ---- evaluations -------------------------------------------------------------------------------------------------
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show how the workers' values are distributed; after each tenth evaluation of a fit, draw figures."""
+        if trainer.sanity_checking:
+            return
+        fed = _federated(pl_module)
+        if trainer.state.fn != "fit":
+            self._show_evaluation(trainer, fed)
+            return
+        step = max(trainer.global_step - 1, 0)
+        self._evaluations += 1
+        self._draw_histograms(trainer, fed, step)
+        self._lay_out(trainer, fed)
+        if self._evaluations % EVERY == 0:
+            self._draw_figures(trainer, fed, step)
+
+    @override
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show how the workers' values are distributed."""
+        self._show_evaluation(trainer, _federated(pl_module))
+
+    def _show_evaluation(self, trainer: pl.Trainer, fed: FederatedModule) -> None:
+        """Show an evaluation apart from a fit, which is an end of its own."""
+        self._draw_histograms(trainer, fed, trainer.global_step)
+        self._draw_values(trainer, fed, trainer.global_step)
+        self._end(trainer)
+
+    # ---- what is shown ---------------------------------------------------------------------------------------------
+
+    def _lay_out(self, trainer: pl.Trainer, fed: FederatedModule) -> None:
+        """Lay out the charts, once in a run; the names of metrics are those of the first evaluation."""
+        if not (self.layout and self._boards) or self._has_layout:
+            return
+        self._has_layout = True
+        shows = _shows_workers(fed)
+        values = _values(trainer, fed) if self._evaluations else {}
+        pooled = _pooled(trainer, fed, values) if self._evaluations else {}
+        of_workers = list(values)
+        if not pooled and not of_workers and shows:
+            pooled = _logged_in_training(fed)
+            of_workers = list(pooled)
+        charts = layout_of(pooled, of_workers, shows, fed.privacy is not None, evaluates=self._evaluations > 0)
+        with self._showing("the layout of its charts"):
+            for board in self._boards:
+                board.layout(charts)
+
+    def _draw_histograms(self, trainer: pl.Trainer, fed: FederatedModule, step: int) -> None:
+        if not self._boards:
+            return
+        with self._showing("histograms"):
+            for metric, values in _values(trainer, fed).items():
+                for board in self._boards:
+                    board.histogram(f"workers/{metric}", np.array(list(values.values())), step)
+
+    def _draw_figures(self, trainer: pl.Trainer, fed: FederatedModule, step: int) -> None:
+        self._draw_values(trainer, fed, step)
+        data = _data(trainer)
+        if not (self._can_draw and self._draws_figures(fed, data)):
+            return
+        from lightning_fed.callbacks.dashboard import figures
+
+        with self._showing("figures"):
+            if self._participation is not None and len(self._participation):
+                seen = self._participation
+                self._show("who/participation", figures.participation(seen.names, seen.matrix, seen.first), step)
+            # A worker's data are its own: not even release_metrics=True covers them.
+            if fed.privacy is None and not self._has_partition:
+                counts, sizes = _held(data)
+                self._has_partition = len(sizes) == len(data.names)
+                if sizes:
+                    unseen = len(data.names) - len(sizes)
+                    self._show("who/partition", figures.partition(counts, sizes, unseen), step)
+
+    def _draw_values(self, trainer: pl.Trainer, fed: FederatedModule, step: int) -> None:
+        if not (self._can_draw and self._draws_figures(fed, _data(trainer))):
+            return
+        from lightning_fed.callbacks.dashboard import figures
+
+        with self._showing("figures"):
+            for metric, values in _values(trainer, fed).items():
+                pooled = fed.last_evaluation.metrics.get(metric)
+                self._show(f"who/{metric}_per_worker", figures.per_worker(metric, values, pooled), step)
+
+    def _show(self, tag: str, figure: Any, step: int) -> None:
+        with warnings.catch_warnings():
+            # Names of workers may be in any script; a letter that the font has not is an empty box.
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            for board in self._boards:
+                board.figure(tag, figure, step)
+
+    @property
+    def _can_draw(self) -> bool:
+        return bool(self._boards) and importlib.util.find_spec("matplotlib") is not None
+
+    def _draws_figures(self, fed: FederatedModule, data: FederatedDataModule) -> bool:
+        return self.figures and _shows_workers(fed) and len(data.names) <= MOST_WORKERS
+
+    @contextmanager
+    def _showing(self, what: str) -> Iterator[None]:
+        """Let nothing that goes wrong with a picture end a training; say once what it was."""
+        try:
+            yield
+        except Exception as error:
+            if not self._has_failed:
+                self._has_failed = True
+                rank_zero_warn(
+                    f"Dashboard could not show {what} ({type(error).__name__}: {error}); the run goes on, and this is "
+                    "said once"
+                )
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    # Under a key of its own and not by state_dict(): else Lightning would warn wherever a checkpoint is used without
+    # this callback.
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep who has taken part."""
+        if self._participation is not None and len(self._participation):
+            checkpoint[_KEY] = self._participation.state_dict()
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on with who has taken part."""
+        self._saved = checkpoint.get(_KEY)
+
+
+def _federated(module: pl.LightningModule) -> FederatedModule:
+    if not isinstance(module, FederatedModule):
+        raise TypeError(
+            f"Dashboard shows federated runs, and the Trainer has a {type(module).__name__}: wrap it, "
+            "trainer.fit(FederatedModule(module), data), or leave Dashboard() out"
+        )
+    return module
+
+
+def _data(trainer: pl.Trainer) -> FederatedDataModule:
+    data: FederatedDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    return data
+
+
+def _shows_workers(fed: FederatedModule) -> bool:
+    """Whether metrics of workers may be shown: nothing is promised, or they are released."""
+    return fed.privacy is None or fed.privacy.release_metrics
+
+
+def _values(trainer: pl.Trainer, fed: FederatedModule) -> dict[str, dict[str, float]]:
+    """Return the finite values of the last evaluation by metric and worker, as far as loggers draw them."""
+    if not _shows_workers(fed):
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for worker, metrics in fed.last_evaluation.workers.items():
+        for metric, value in metrics.items():
+            if math.isfinite(value) and _curve(metric, trainer.logged_metrics) is not None:
+                found.setdefault(metric, {})[worker] = value
+    return found
+
+
+def _pooled(trainer: pl.Trainer, fed: FederatedModule, of_workers: Collection[str]) -> dict[str, str]:
+    """Return the curves of the last evaluation over all data, by the names of the metrics."""
+    logged = trainer.logged_metrics
+    names = [*of_workers, *fed.last_evaluation.metrics]
+    curves = {name: curve for name in names if (curve := _curve(name, logged)) is not None}
+    first: dict[str, str] = {}
+    for name, curve in curves.items():
+        if curve not in first.values():
+            first[name] = curve
+    return first
+
+
+def _curve(metric: str, logged: Collection[str]) -> str | None:
+    """Return the name under which a metric is drawn; None: it was logged with ``logger=False``."""
+    if metric in logged:
+        return metric
+    base, mark, loader = metric.partition("/dataloader_idx_")
+    forked = f"{base}_epoch{mark}{loader}"  # it was logged on each step, too
+    return forked if forked in logged else None
+
+
+def _logged_in_training(fed: FederatedModule) -> dict[str, str]:
+    """Return the curves of what the last cohort logged, by the names of the metrics."""
+    logged = fed.last_report.logged()
+    curves = {
+        name: shown.step_name if shown.on_step else shown.epoch_name
+        for name, (shown, _) in logged.items()
+        if shown.logger
+    }
+    return curves if logged else {"loss": "loss"}
+
+
+def _held(data: FederatedDataModule) -> tuple[dict[str, Mapping[int, int]], dict[str, int]]:
+    """Return how many examples of which label each worker trains on, and how many in all.
+
+    Nothing of the user's is run for it: workers are left out whose data are neither set up here nor at hand.
+    """
+    at_hand = isinstance(data.workers, Population) and data.workers.draws_nothing
+    counts: dict[str, Mapping[int, int]] = {}
+    sizes: dict[str, int] = {}
+    for name in data.names:
+        worker = data.pool[name]
+        if not (at_hand or worker.is_set_up):
+            continue
+        batches = worker.batches
+        size = batches.num_rows or batches.num_examples
+        if size is None:
+            continue
+        sizes[name] = size
+        own = label_counts(batches.loader)
+        if own is not None:
+            counts[name] = own
+    return (counts if counts.keys() == sizes.keys() else {}), sizes

@@ -1,0 +1,66 @@
+"""Layout of TensorBoard's Custom Scalars: how good and for whom, what it cost, who took part, drift, privacy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from lightning_fed.callbacks.dashboard.boards import Layout
+from lightning_fed.core.direction import worst_decile
+
+_MOST_METRICS = 8
+"""Charts are for looking at: of the metrics beyond it there are curves, and no chart here."""
+
+
+def layout_of(
+    pooled: Mapping[str, str], of_workers: Collection[str], shows_workers: bool, is_private: bool, evaluates: bool
+) -> Layout:
+    """Return the charts of a run, section by section.
+
+    Args:
+        pooled: The curves over all data, by the names of the metrics.
+        of_workers: Those of which there is a distribution over workers.
+        shows_workers: Whether curves about workers are drawn.
+        is_private: Whether something is promised.
+        evaluates: Whether there are evaluations whose time is drawn.
+    """
+    names = list(dict.fromkeys([*pooled, *of_workers]))[:_MOST_METRICS]
+    good: dict[str, tuple[str, list[str]]] = {}
+    for name in names:
+        if name in of_workers:
+            good[f"{name}: workers, p10 to p90"] = (
+                "Margin",
+                [f"workers/{name}/{point}" for point in ("median", "p10", "p90")],
+            )
+            worst = worst_decile(name)
+            good[f"{name}: all, and worst decile"] = _lines(
+                *([pooled[name]] if name in pooled else []), f"workers/{name}/{worst}"
+            )
+        else:
+            good[name] = _lines(pooled[name])
+    times = ("time/local", "time/aggregate") if shows_workers else ()
+    cost = {"megabytes so far": _lines("comm/megabytes_up_total", "comm/megabytes_down_total")}
+    if times or evaluates:
+        cost["seconds"] = _lines(*times, *(("time/evaluate",) if evaluates else ()))
+    sections: dict[str, dict[str, tuple[str, list[str]]]] = {"How good, and for whom": good, "What it cost": cost}
+    if shows_workers:
+        sections["Who took part"] = {
+            "cohort, dropped, stragglers": _lines("round/cohort_size", "round/dropped", "round/stragglers"),
+            "share of the population so far": _lines("round/coverage"),
+        }
+    if shows_workers and not is_private:
+        sections["Drift"] = {
+            "norms of updates: p10, p90, mean": _lines("update/p10_norm", "update/p90_norm", "update/norm"),
+            "alignment with the mean": _lines("update/alignment"),
+        }
+    if is_private:
+        sections["Privacy"] = {
+            "ε and its budget": _lines("privacy/epsilon", "privacy/epsilon_budget"),
+            "rounds left": _lines("privacy/rounds_left"),
+        }
+    return {title: charts for title, charts in sections.items() if charts}
+
+
+def _lines(*names: str) -> tuple[str, list[str]]:
+    """Return the chart of just these curves: TensorBoard takes names for regular expressions, and their beginnings."""
+    return "Multiline", [f"^{re.escape(name)}$" for name in names]
