@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from lightning_fed.core.direction import better
-from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, written
+from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, counted, written
 from lightning_fed.reports.run.view import View
 
 
@@ -73,10 +73,10 @@ def _to_reach(view: View, target: float) -> Paragraph:
     reached = [round for round, value in view.pooled(metric) if (value >= target if is_high else value <= target)]
     wanted = f"{metric} {'≥' if is_high else '≤'} {target:g}"
     if not reached:
-        return Paragraph(f"{wanted} was not reached in {len(view.record.rounds):,} rounds.", "Target")
+        return Paragraph(f"{wanted} was not reached in {counted(len(view.record.rounds), 'round')}.", "Target")
     first = reached[0]
     until = [line for line in view.record.rounds if int(line["round"]) < first]
-    says = [f"{first:,} rounds"]
+    says = [counted(first, "round")]
     if all("bytes_up" in line for line in until):
         both = sum(line["bytes_up"] + line["bytes_down"] for line in until)
         says += [

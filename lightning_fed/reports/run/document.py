@@ -233,3 +233,16 @@ def is_number(column: Sequence[Cell]) -> bool:
     """
     there = [cell for cell in column if cell is not None]
     return bool(there) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in there)
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number of things.
+
+    Args:
+        number: How many.
+        what: One of them.
+
+    >>> counted(1, "value"), counted(2000, "value")
+    ('1 value', '2,000 values')
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

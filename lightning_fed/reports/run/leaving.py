@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table
+from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, counted
 from lightning_fed.reports.run.view import View
 
 _MOST_ROWS = 40
@@ -140,7 +140,7 @@ def _in_evaluations(view: View) -> Iterator[Paragraph]:
     if there:
         names = dict.fromkeys(name for line in there for each in line["workers"].values() for name in each)
         yield Paragraph(
-            f"In {len(there):,} evaluations on the workers' own data, each worker's {', '.join(names)} and its number "
-            "of examples; they are not among the bytes above, which are those of training.",
+            f"In {counted(len(there), 'evaluation')} on the workers' own data, each worker's {', '.join(names)} and "
+            "its number of examples; they are not among the bytes above, which are those of training.",
             "In evaluations",
         )

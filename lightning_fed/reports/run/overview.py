@@ -18,6 +18,7 @@ from lightning_fed.reports.run.document import (
     Section,
     Tile,
     Tiles,
+    counted,
     written,
 )
 from lightning_fed.reports.run.view import View, deciles, worst_first
@@ -53,8 +54,8 @@ def curves(view: View) -> Section:
 
 
 def _ending(view: View) -> Iterator[Paragraph]:
-    outcome, rounds = view.fact("outcome", "how the run ended"), len(view.record.rounds)
-    after = f"after {rounds} {'round' if rounds == 1 else 'rounds'}"
+    outcome = view.fact("outcome", "how the run ended")
+    after = f"after {counted(len(view.record.rounds), 'round')}"
     if outcome == "running":
         yield Paragraph(
             f"It has no end in its record, {after}: it is still running, or its process was killed.",
@@ -63,7 +64,8 @@ def _ending(view: View) -> Iterator[Paragraph]:
         )
     elif outcome != "completed":
         error = view.record.run.get("error")
-        yield Paragraph(f"The run {outcome} {after}{f': {error}' if error else ''}.", outcome.capitalize(), "warning")
+        how = "has failed" if outcome == "failed" else f"was {outcome}"
+        yield Paragraph(f"The run {how} {after}{f': {error}' if error else ''}.", outcome.capitalize(), "warning")
 
 
 def _tiles(view: View) -> Iterator[Tile]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_fed.privacy import AUDIENCES, Mechanism
 from lightning_fed.privacy.page import shown_epsilon
-from lightning_fed.reports.run.document import Block, Bullets, Paragraph, Section, Tile
+from lightning_fed.reports.run.document import Block, Bullets, Paragraph, Section, Tile, counted
 from lightning_fed.reports.run.promised import Promised, bounds, is_signed, unended
 from lightning_fed.reports.run.view import View
 
@@ -183,19 +183,6 @@ def hides_cohorts(promised: Promised) -> bool:
     """
     claims = [not mechanism.participation.startswith("no sampling") for mechanism, _ in promised.mechanisms]
     return promised.last["unit"] == "worker" and all(claims)
-
-
-def counted(number: int, what: str) -> str:
-    """Write a number of things.
-
-    Args:
-        number: How many.
-        what: One of them.
-
-    >>> counted(1, "value"), counted(2000, "value")
-    ('1 value', '2,000 values')
-    """
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _not_covered(view: View, promised: Promised) -> Iterator[Bullets]:

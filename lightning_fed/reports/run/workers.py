@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_fed.core.direction import better
-from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table
+from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, counted
 from lightning_fed.reports.run.view import View, deciles, worst_first
 
 MOST = 50
@@ -54,7 +54,7 @@ def columns(view: View) -> tuple[str, ...]:
     counts = tuple(name for name, _ in _counts(view))
     examples = ("examples evaluated",) if _examples(view) else ()
     metric = () if view.metric is None or not _values(view) else (view.metric,)
-    return ("worker", *examples, f"took part, of {len(view.record.rounds):,} rounds", *counts, *metric)
+    return ("worker", *examples, f"took part, of {counted(len(view.record.rounds), 'round')}", *counts, *metric)
 
 
 def row(view: View, worker: str) -> tuple[Cell, ...]:
@@ -155,12 +155,17 @@ def _summary(view: View, population: int | None) -> str:
     took = sum(view.took_part(name) > 0 for name in view.names)
     whole = "" if population is None else f" of {population:,}"
     says = [f"{took:,}{whole} workers took part at least once"]
-    for counts, words in (
-        (view.failed, "trainings failed"),
-        (view.absent, "times a worker was away or its update was lost"),
-        (view.late, "times a worker did only a part of its training"),
+    for counts, one, more in (
+        (view.failed, "training failed", "trainings failed"),
+        (
+            view.absent,
+            "time a worker was away or its update was lost",
+            "times a worker was away or its update was lost",
+        ),
+        (view.late, "time a worker did only a part of its training", "times a worker did only a part of its training"),
     ):
-        says.append(f"{sum(counts.values()):,} {words}")
+        number = sum(counts.values())
+        says.append(f"{number:,} {one if number == 1 else more}")
     unnamed = sum(line.get("cohort") is None for line in view.record.rounds)
-    more = f" {unnamed:,} rounds do not name their cohort, which was too large." if unnamed else ""
-    return "; ".join(says) + "." + more
+    large = f" The cohorts of {counted(unnamed, 'round')} are too large to be named." if unnamed else ""
+    return "; ".join(says) + "." + large
