@@ -50,6 +50,8 @@ from lightning_fed.datasets import (
     DigitsDataModule,
     Dirichlet,
     FCUBETest,
+    FrameDataModule,
+    HuggingFaceDataModule,
     LogNormal,
     NaturalIds,
     PartitionedPopulation,
@@ -106,6 +108,8 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     LinearRegression: {"in_features": 2, "out_features": 1},
     **each({}, MLPClassifier, ToyDataModule, DigitsDataModule, FCUBE, FCUBETest, Synthetic, NaturalIds),
     PartitionedPopulation: {"source": ToyDataModule(), "partition": IID(workers=2)},
+    FrameDataModule: {"train": "patients.csv", "features": ["age"], "label": "ill"},
+    HuggingFaceDataModule: {"train": "ylecun/mnist"},
     **each({"workers": 2}, IID, Shards),
     Dirichlet: {"workers": 2, "alpha": 0.5},
     LogNormal: {"workers": 2, "sigma": 1.0},
@@ -166,6 +170,13 @@ ZERO_IS_FINE = {
     **dict.fromkeys([(RoundProgress, "refresh_rate"), (RoundProgressBar, "refresh_rate")], "nothing is shown"),
 }
 
+A_NAME = {
+    (FederatedModule, "state_dir"),
+    (FrameDataModule, "label"),
+    *((HuggingFaceDataModule, name) for name in ("train", "val", "label", "split")),
+}
+"""Arguments that take any name, of a file or a column, for example."""
+
 NO_NUMBER = (True, "3", [3], object(), torch.tensor(3), 3j, math.nan, math.inf, -math.inf, -1, -0.5, np.float64("nan"))
 NO_FLAG = ("no", 0, 1, None, [], "true")
 NO_PATTERNS = ("head.*", 3, [3], [""], [], {"head": 1}, [None])
@@ -221,7 +232,7 @@ def wrong_values(make: Callable[..., Any], name: str, kind: str) -> Iterator[Any
         if not optional:
             yield None
     else:
-        yield from (value for value in NO_OBJECT if (name, value) != ("state_dir", "nobody"))  # a name like any other
+        yield from (value for value in NO_OBJECT if value != "nobody" or (make, name) not in A_NAME)
         if not optional and not kind.startswith("Callable"):
             yield None
 

@@ -2,11 +2,14 @@
 
 from lightning_fed.datasets.digits import DigitsDataModule
 from lightning_fed.datasets.fcube import FCUBE, FCUBETest
+from lightning_fed.datasets.frames import FrameDataModule
+from lightning_fed.datasets.hugging_face import HuggingFaceDataModule
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.partitioners import IID, Dirichlet, LogNormal, NaturalIds, Shards
 from lightning_fed.datasets.pictures import LabelCounts, count_labels, draw_label_counts
 from lightning_fed.datasets.synthetic import Synthetic
+from lightning_fed.datasets.tables import TableDataModule
 from lightning_fed.datasets.toy import ToyDataModule
 
 __all__ = [
@@ -15,6 +18,8 @@ __all__ = [
     "DigitsDataModule",
     "Dirichlet",
     "FCUBETest",
+    "FrameDataModule",
+    "HuggingFaceDataModule",
     "LabelCounts",
     "LogNormal",
     "NaturalIds",
@@ -25,6 +30,7 @@ __all__ = [
     "SplitSubsetDataModule",
     "SubsetDataModule",
     "Synthetic",
+    "TableDataModule",
     "ToyDataModule",
     "count_labels",
     "draw_label_counts",

@@ -144,6 +144,11 @@ class Partitioner(ABC):
         """Whether the values of the labels matter; where they do not, only how many there are, none need be read."""
         return True
 
+    @property
+    def column(self) -> str | None:
+        """The column of the source whose values are to be given as labels; None: the labels themselves."""
+        return None
+
     @abstractmethod
     def __call__(self, labels: NDArray[Any]) -> Partition:
         """Deal out the examples.

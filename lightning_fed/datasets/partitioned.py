@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from typing_extensions import override
 
-from lightning_fed._lightning import pl, refuse_foreign
+from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import flag, instance, whole
 from lightning_fed.datasets._dealing import check_count, check_share
+from lightning_fed.datasets._sources import Source, dataset_of, labels_of, size_of
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.pictures import LabelCounts, count_labels, draw_label_counts
-from lightning_fed.population import EvaluationKind, Population
+from lightning_fed.datasets.tables import TableDataModule
+from lightning_fed.population import EvaluationKind, Population, examples_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,11 +106,13 @@ class PartitionedPopulation(Population):
     are equal only if they are the same object.
 
     Args:
-        source: A datamodule, whose ``train_dataloader().dataset`` is dealt out, or a map-style dataset. In
-            multi-process training every process prepares the source, so prepare a download beforehand.
+        source: A datamodule, whose ``train_dataloader().dataset`` is dealt out, a map-style dataset, or tensors or
+            arrays such as ``(x, y)``. In multi-process training every process prepares the source, so prepare a
+            download beforehand.
         partition: How to deal the examples out.
-        labels: The label of every example, ``[n]``. ``None``: the last tensor of a ``TensorDataset`` (or of a
-            ``Subset`` of one), else ``example[-1]`` of every example, read once, if the partitioner needs it.
+        labels: The label of every example, ``[n]``, or the name of its column if the source is a table, such as a
+            ``FrameDataModule``. ``None``: the table's label; of other sources the last tensor of a ``TensorDataset``
+            (or of a ``Subset`` of one), else ``example[-1]`` of every example, read once, if the partitioner needs it.
         batch_size: Examples in a worker's batch.
         val_fraction: The share of each worker's examples that is held out, rounded down; at least one example stays
             to train on. Which ones is random but always the same for a worker's position and size. A worker with no
@@ -137,22 +141,20 @@ class PartitionedPopulation(Population):
 
     def __init__(
         self,
-        source: pl.LightningDataModule | Dataset[Any],
+        source: Source,
         partition: Partitioner,
-        labels: NDArray[Any] | None = None,
+        labels: str | NDArray[Any] | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.0,
         shuffle: bool = True,
         drop_last: bool = False,
         num_workers: int = 0,
     ) -> None:
-        if not isinstance(source, Dataset):
-            refuse_foreign(source, "LightningDataModule", "source (unless it is a torch Dataset)")
-        self._source = source
+        self._source = source if isinstance(source, pl.LightningDataModule) else examples_of(source, "source")
         self._partition = instance("partition", partition, Partitioner, "IID(workers=10)")
         self.seed = partition.seed
-        if labels is not None and (isinstance(labels, str) or np.ndim(labels) == 0):
-            raise TypeError(f"labels={labels!r} must be an array with the label of every example")
+        if labels is not None and not isinstance(labels, str) and np.ndim(labels) == 0:
+            raise TypeError(f"labels={labels!r} must be an array with the label of every example, or a column's name")
         self._labels = labels
         self._val_fraction = check_share("val_fraction", val_fraction)
         self._settings = LoaderSettings(
@@ -180,12 +182,10 @@ class PartitionedPopulation(Population):
         can be read, or they are more than 100 different ones, only sizes are counted.
         """
         dataset, partition = self._deal()
-        labels = self._labels
-        if labels is None:
-            try:
-                labels = _labels_of(dataset)
-            except TypeError:
-                labels = None
+        try:
+            labels: NDArray[Any] | None = self._labels_for(dataset, None)
+        except TypeError:
+            labels = None
         return count_labels(partition, labels)
 
     def plot(self) -> Figure:
@@ -268,12 +268,13 @@ class PartitionedPopulation(Population):
 
     def _deal(self) -> tuple[Dataset[Any], Partition]:
         if self._dealt is None:
-            dataset = _dataset_of(self._source)
-            labels = self._labels
-            if labels is None:
-                labels = _labels_of(dataset) if self._partition.needs_labels else np.broadcast_to(0, _size(dataset))
-            if len(labels) != _size(dataset):
-                raise ValueError(f"labels: {len(labels)} for {_size(dataset)} examples; give one label per example")
+            dataset = dataset_of(self._source)
+            needs = self._labels is not None or self._partition.needs_labels
+            labels = (
+                self._labels_for(dataset, self._partition.column) if needs else np.broadcast_to(0, size_of(dataset))
+            )
+            if len(labels) != size_of(dataset):
+                raise ValueError(f"labels: {len(labels)} for {size_of(dataset)} examples; give one label per example")
             partition = self._partition(labels)
             if len(partition.indices) != len(labels):
                 raise ValueError(
@@ -282,35 +283,17 @@ class PartitionedPopulation(Population):
             self._dealt = dataset, partition
         return self._dealt
 
-
-def _dataset_of(source: pl.LightningDataModule | Dataset[Any]) -> Dataset[Any]:
-    if isinstance(source, pl.LightningDataModule):
-        source.prepare_data()
-        source.setup("fit")
-        loader = source.train_dataloader()
-        if not isinstance(loader, DataLoader):
-            raise TypeError(f"source: train_dataloader() must give one DataLoader, not {type(loader).__name__}")
-        dataset: Dataset[Any] = loader.dataset
-    else:
-        dataset = source
-    if isinstance(dataset, IterableDataset):
-        raise TypeError(f"source: {type(dataset).__name__} has no examples by number; give a map-style dataset")
-    return dataset
-
-
-def _size(dataset: Dataset[Any]) -> int:
-    return len(dataset)  # type: ignore[arg-type]  # torch leaves __len__ to the map-style dataset
-
-
-def _labels_of(dataset: Dataset[Any]) -> NDArray[Any]:
-    if isinstance(dataset, TensorDataset):
-        return dataset.tensors[-1].detach().cpu().numpy()
-    if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorDataset | Subset):
-        labels: NDArray[Any] = _labels_of(dataset.dataset)[np.asarray(dataset.indices)]
-        return labels
-    try:
-        return np.stack([np.asarray(dataset[index][-1]) for index in range(_size(dataset))])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise TypeError(
-            f"labels: {type(dataset).__name__} has no example[-1] that serves as one: give labels="
-        ) from error
+    def _labels_for(self, dataset: Dataset[Any], column: str | None) -> NDArray[Any]:
+        """Return the label of every example, or the values of the column by which a partitioner goes."""
+        if column is None and self._labels is not None and not isinstance(self._labels, str):
+            return self._labels
+        if column is None and isinstance(self._labels, str):
+            column = self._labels
+        if isinstance(self._source, TableDataModule):
+            return self._source.column(column or self._source.label)
+        if column is not None:
+            raise TypeError(
+                f"labels or ids name the column {column!r}, and source is no table: give a FrameDataModule or a "
+                "HuggingFaceDataModule as source, or the values of the column, an array"
+            )
+        return labels_of(dataset)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from lightning_fed.core.arguments import number, settle
+from lightning_fed.core.arguments import number, settle, text
 from lightning_fed.datasets._dealing import (
     check_count,
     check_enough,
@@ -216,10 +216,11 @@ class NaturalIds(Partitioner):
     examples in the order of the dataset.
 
     Args:
-        ids: The id of every example, ``[n]``, parallel to the labels; ``None``: the labels are the ids.
+        ids: The id of every example, ``[n]``, parallel to the labels; or the name of the column that holds the ids, if
+            the source of the population is a table, such as a ``FrameDataModule``; ``None``: the labels are the ids.
 
     Raises:
-        TypeError: If ``ids`` is no list.
+        TypeError: If ``ids`` is neither.
         ValueError: When called, if there are no ids, or not as many as labels.
 
     Example::
@@ -233,20 +234,29 @@ class NaturalIds(Partitioner):
         Caldas et al., 2018, "LEAF: A Benchmark for Federated Settings".
     """
 
-    ids: Sequence[int] | Sequence[str] | NDArray[Any] | None = None
+    ids: str | Sequence[int] | Sequence[str] | NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.ids is not None and (isinstance(self.ids, str) or np.ndim(self.ids) not in (1, 2)):
-            raise TypeError(f"ids={self.ids!r} must be a list or an array with the id of every example")
+        if isinstance(self.ids, str):
+            text("ids", self.ids)
+        elif self.ids is not None and np.ndim(self.ids) not in (1, 2):
+            raise TypeError(
+                f"ids={self.ids!r} must be a list or an array with the id of every example, or the name of a column"
+            )
 
     @property
     @override
     def needs_labels(self) -> bool:
-        return self.ids is None
+        return self.ids is None or isinstance(self.ids, str)
+
+    @property
+    @override
+    def column(self) -> str | None:
+        return self.ids if isinstance(self.ids, str) else None
 
     @override
     def __call__(self, labels: NDArray[Any]) -> Partition:
-        ids = flat(labels if self.ids is None else self.ids)
+        ids = flat(labels if self.ids is None or isinstance(self.ids, str) else self.ids)
         if len(ids) != len(labels) or not len(ids):
             raise ValueError(f"ids: {len(ids)} for {len(labels)} examples; give one id per example, and at least one")
         order = np.argsort(ids, kind="stable")  # by id, and within an id as in the dataset

@@ -1,0 +1,54 @@
+"""Sources of a partition: their datasets, and the labels in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from lightning_fed._lightning import pl
+
+if not TYPE_CHECKING:
+    # At runtime what YAML can name, by which the command line reads a config.
+    Source: TypeAlias = pl.LightningDataModule | Dataset[Any]
+else:
+    Source: TypeAlias = pl.LightningDataModule | Iterable[Any] | Dataset[Any]
+
+
+def dataset_of(source: pl.LightningDataModule | Dataset[Any]) -> Dataset[Any]:
+    """Return the dataset of a source that is to be dealt out."""
+    if isinstance(source, pl.LightningDataModule):
+        source.prepare_data()
+        source.setup("fit")
+        loader = source.train_dataloader()
+        if not isinstance(loader, DataLoader):
+            raise TypeError(f"source: train_dataloader() must give one DataLoader, not {type(loader).__name__}")
+        dataset: Dataset[Any] = loader.dataset
+    else:
+        dataset = source
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(f"source: {type(dataset).__name__} has no examples by number; give a map-style dataset")
+    return dataset
+
+
+def size_of(dataset: Dataset[Any]) -> int:
+    """Count the examples of a map-style dataset."""
+    return len(dataset)  # type: ignore[arg-type]  # torch leaves __len__ to the map-style dataset
+
+
+def labels_of(dataset: Dataset[Any]) -> NDArray[Any]:
+    """Return the label of every example, as far as the dataset itself shows it: ``[n, ...]``."""
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[-1].detach().cpu().numpy()
+    if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorDataset | Subset):
+        labels: NDArray[Any] = labels_of(dataset.dataset)[np.asarray(dataset.indices)]
+        return labels
+    try:
+        return np.stack([np.asarray(dataset[index][-1]) for index in range(size_of(dataset))])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"labels: {type(dataset).__name__} has no example[-1] that serves as one: give labels="
+        ) from error
