@@ -98,12 +98,13 @@ def _sizes(data: FederatedDataModule) -> dict[str, float] | None:
     }
 
 
-def of_the_promise(privacy: Privacy | None, run: PrivateRun | None) -> dict[str, Any]:
+def of_the_promise(privacy: Privacy | None, run: PrivateRun | None, folder: Path) -> dict[str, Any]:
     """Return what is promised to the workers, and where its ledger lies.
 
     Args:
         privacy: The promise, if there is one.
         run: Its account.
+        folder: The folder of the run; a run that goes on elsewhere has its ledger in the folder in which it began.
     """
     if privacy is None or run is None:
         return {"promise": None, "ledger": None}
@@ -125,4 +126,6 @@ def of_the_promise(privacy: Privacy | None, run: PrivateRun | None) -> dict[str,
         "release_metrics": privacy.release_metrics,
         "epsilon": None,
     }
-    return {"promise": promise, "ledger": None if run.ledger.path is None else run.ledger.path.name}
+    path = None if run.ledger.path is None else run.ledger.path.absolute()
+    ledger = None if path is None else path.name if path.parent == folder.absolute() else str(path)
+    return {"promise": promise, "ledger": ledger}

@@ -43,7 +43,10 @@ def settings(fed: Any, data: FederatedDataModule | None) -> dict[str, Scalar]:
         if name not in (*_ROWS_OF_THEIR_OWN, *_NO_SETTINGS):
             rows |= described(name, value)
     rows |= _engine(given["engine"])
-    rows |= _optimizers(trainer) if fits and trainer.optimizers else {}
+    if fits and trainer.optimizers:
+        real = _optimizers(trainer)  # which stands in for what makes it, and for the arguments of that
+        rows = {name: value for name, value in rows.items() if not name.startswith("server_optimizer/") or name in real}
+        rows |= real
     rows |= _promise(fed._guard)
     rows |= _model(fed.module)
     rows |= {} if data is None else _data(data, fed._guard.shows_metrics)

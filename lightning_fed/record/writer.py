@@ -101,7 +101,7 @@ class RunWriter(pl.Callback):
             "seeds": seeds_of(table),
             "data": facts.of_the_data(_data_of(trainer), guard.shows_metrics),
             "leaves": None,
-            **facts.of_the_promise(guard.promise, guard.run),
+            **facts.of_the_promise(guard.promise, guard.run, folder),
         }
 
     def _take_up(self, folder: Path, round: int) -> None:

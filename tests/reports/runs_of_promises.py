@@ -26,7 +26,13 @@ PROMISES: dict[str, tuple[Callable[[], Privacy], dict[str, Any]]] = {
 
 
 def private_run(
-    folder: Path, privacy: Privacy | None, rounds: int = 2, name: str = "run", fed: Any = None, **data: Any
+    folder: Path,
+    privacy: Privacy | None,
+    rounds: int = 2,
+    name: str = "run",
+    fed: Any = None,
+    ckpt_path: Path | None = None,
+    **data: Any,
 ) -> Path:
     """Train and return the folder of the run.
 
@@ -36,6 +42,7 @@ def private_run(
         rounds: How many rounds.
         name: The run's folder in it.
         fed: Arguments of the FederatedModule.
+        ckpt_path: The checkpoint from which it goes on.
         data: Arguments of the FederatedDataModule.
     """
     logger = CSVLogger(folder, name="", version=name)
@@ -54,6 +61,6 @@ def private_run(
         )
         module = FederatedModule(ValidatedNet(), privacy=privacy, **(fed or {}))
         arguments = {"cohort_size": 5, "val": ValidatedPoints(99), **data}
-        trainer.fit(module, FederatedDataModule(people(10), **arguments))
+        trainer.fit(module, FederatedDataModule(people(10), **arguments), ckpt_path=ckpt_path)
         trainer.save_checkpoint(folder / name / "last.ckpt")
     return folder / name

@@ -131,6 +131,26 @@ def test_a_fit_that_did_not_end_is_counted(run: Path, tmp_path: Path, capsys: py
     assert "no fit has ended, so the run has claimed nothing yet" in text
 
 
+def test_a_run_that_goes_on_elsewhere_has_its_ledger_where_it_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = private_run(tmp_path / "logs", CENTRAL)
+    place = private_run(tmp_path / "later", CENTRAL, rounds=3, ckpt_path=begun / "last.ckpt")
+    assert not list(place.glob("privacy-ledger-*.jsonl"))
+    text = stated(place, capsys)
+    assert "with 3 releases in 2 fits" in text
+    assert "The run was resumed." in text
+
+
+def test_a_promise_that_was_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = private_run(tmp_path, CENTRAL)
+    place = private_run(tmp_path, None, rounds=3, ckpt_path=begun / "last.ckpt")
+    assert place == begun
+    text = stated(place, capsys)
+    assert "Nothing was promised." in text
+    assert "PROMISE GIVEN UP" in text
+
+
 def test_a_claim_that_the_ledger_does_not_bear_is_said(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,7 +41,7 @@ def _amounts(view: View) -> Iterator[tuple[Cell, ...]]:
     in_rounds = view.total("seconds")
     if in_rounds is not None:
         yield ("in rounds", f"{written(in_rounds)} s")
-        yield ("a round", f"{written(in_rounds / rounds)} s")
+        yield ("a round", f"{written(in_rounds / sum('seconds' in line for line in view.record.rounds))} s")
     evaluating = sum(line["seconds"] or 0.0 for line in view.record.evaluations)
     yield ("in evaluations", f"{written(evaluating)} s")
     for name, words in (("bytes_down", "sent to the workers"), ("bytes_up", "sent by the workers")):

@@ -29,7 +29,8 @@ th{border-bottom-color:#888}td.n,th.n{text-align:right;white-space:nowrap;font-v
 tr.m td{background:#fdecea}thead{display:table-header-group}tr,svg,.tile{break-inside:avoid}
 .tiles{display:flex;flex-wrap:wrap;gap:.7em}.tile{border:1px solid #ccc;border-radius:8px;padding:.5em .9em}
 .tile b{display:block;font-size:21px}.figures{display:flex;flex-wrap:wrap;gap:1em}
-.long{columns:2 24em;font-size:12.5px}.long table{width:100%;margin:0}.long td{max-width:14em}
+.long{columns:2 24em;font-size:12.5px}.long table{width:100%;margin:0;table-layout:fixed}
+.long td{overflow-wrap:anywhere}
 .warning{color:#b00020;font-weight:600}ul{margin:.3em 0;padding-left:1.4em}
 @page{size:A4;margin:14mm}
 @media print{body{margin:0;padding:0;max-width:none;font-size:10.5pt}.tile b{font-size:15pt}svg{width:48%;height:auto}}

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from lightning_fed.privacy import AUDIENCES, Mechanism
+from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.privacy.page import shown_epsilon
 from lightning_fed.reports.run.document import Block, Bullets, Paragraph, Section, Tile, counted
 from lightning_fed.reports.run.promised import Promised, bounds, is_signed, unended
@@ -45,6 +46,13 @@ def statement(view: View, promised: Promised | None) -> Section:
 
 
 def _without(view: View) -> Iterator[Paragraph]:
+    for ledger in sorted(view.record.folder.glob(f"{PREFIX}*.jsonl")):
+        yield Paragraph(
+            f"{ledger.name} lies beside the record: an earlier fit has made a promise, and the run went on without it, "
+            "so it holds no longer for the model.",
+            "PROMISE GIVEN UP",
+            "warning",
+        )
     yield Paragraph(
         "Updates have left the workers as they were trained: whoever sees them, or the model, may learn about the data."
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from lightning_fed.core.arguments import nearest
 from lightning_fed.core.direction import better
+from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.record import RunRecord
 from lightning_fed.reports.run.facts import MissingFactError, need
 
@@ -21,7 +22,7 @@ _STAGES = ("val", "validate", "test")
 
 
 _OF_AN_EVALUATION = ("round", "stage", "metrics", "workers", "seconds")
-_OF_A_ROUND = ("round", "cohort", "loss", "dropped", "stragglers", "failures", "seconds", "bytes_down", "bytes_up")
+_OF_A_ROUND = ("cohort", "loss", "dropped", "stragglers", "failures", "seconds", "bytes_down", "bytes_up")
 
 
 @final
@@ -45,9 +46,11 @@ class View:
         for name in _OF_AN_EVALUATION:
             for line in self.record.evaluations:
                 need(line, name, f"the {name} of an evaluation", self.record.folder / "evaluations.jsonl")
-        for name in ("round",) if self.hidden else _OF_A_ROUND:
-            for line in self.record.rounds:
-                need(line, name, f"the {name} of a round", self.record.folder / "rounds.jsonl")
+        had_promise = self.promise is not None or any(self.record.folder.glob(f"{PREFIX}*.jsonl"))
+        for line in self.record.rounds:
+            if not had_promise or not line.keys().isdisjoint(_OF_A_ROUND):  # else it is hidden as a whole
+                for name in _OF_A_ROUND:
+                    need(line, name, f"the {name} of a round", self.record.folder / "rounds.jsonl")
         self._refuse_lost_lines()
         if self.wanted is not None and self.wanted not in self.metrics:
             there = ", ".join(self.metrics) or "none, as nothing was evaluated"

@@ -166,6 +166,6 @@ def _summary(view: View, population: int | None) -> str:
     ):
         number = sum(counts.values())
         says.append(f"{number:,} {one if number == 1 else more}")
-    unnamed = sum(line.get("cohort") is None for line in view.record.rounds)
+    unnamed = sum(line.get("cohort", ()) is None for line in view.record.rounds)
     large = f" The cohorts of {counted(unnamed, 'round')} are too large to be named." if unnamed else ""
     return "; ".join(says) + "." + large
