@@ -177,7 +177,7 @@ def last_line(output: Path) -> str:
 
 
 def _count(finished: Sequence[int], seeds: Sequence[int]) -> str:
-    return f"{len(finished)} of {len(seeds)} seeds {'has' if len(finished) == 1 else 'have'} finished"
+    return f"{len(finished)} of {len(seeds)} seeds finished"
 
 
 def _environment(jobs: int) -> dict[str, str]:

@@ -136,10 +136,10 @@ class SeedRuns:
 
 
 def _loggers(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The loggers of a config, one of which has a folder for each run, in which its record can lie."""
+    """The loggers of a config, the first of which has a folder for each run: there a record and checkpoints lie."""
     given = (config.get("trainer") or {}).get("logger")
     loggers = [given] if isinstance(given, Mapping) else given if isinstance(given, list) else []
-    return loggers if any(map(_has_folder, loggers)) else [*loggers, _FALL_BACK]
+    return sorted(loggers if any(map(_has_folder, loggers)) else [_FALL_BACK, *loggers], key=_has_folder, reverse=True)
 
 
 def _has_folder(logger: Mapping[str, Any]) -> bool:

@@ -80,7 +80,7 @@ def test_every_seed_is_run_in_a_folder_of_its_own(run: Callable[..., Any]) -> No
     assert len(lines) == 4
     assert lines[1].startswith("seed 1: finished in ")
     assert lines[1].endswith(f"val_acc 0.51 ({folder}/seed=1)")
-    assert lines[3] == f"3 of 3 seeds have finished; lightning-fed compare {folder} makes a table of them"
+    assert lines[3] == f"3 of 3 seeds finished; lightning-fed compare {folder} makes a table of them"
 
 
 def test_a_seed_that_fails_ends_no_other(run: Callable[..., Any]) -> None:
@@ -90,7 +90,7 @@ def test_a_seed_that_fails_ends_no_other(run: Callable[..., Any]) -> None:
     lines = said.splitlines()
     assert "seed 2: failed after" in lines[1]
     assert "ValueError: no data for 2 (all of it: logs/toy/FedProx-mu=0.1/seed=2.log)" in lines[1]
-    assert lines[3].startswith("2 of 3 seeds have finished")
+    assert lines[3].startswith("2 of 3 seeds finished")
     assert lines[4] == "failed: seed 2: ValueError: no data for 2"
 
 
@@ -101,7 +101,7 @@ def test_what_has_finished_is_not_run_again(run: Callable[..., Any]) -> None:
     assert Path("began").read_text().split() == ["0", "1", "2", "1", "3"]
     folder = Path("logs/lightning_fed/FedProx-mu=0.1")
     assert f"seed 0: has finished before, and is not run again without --again ({folder}/seed=0)" in said
-    assert "4 of 4 seeds have finished" in said
+    assert "4 of 4 seeds finished" in said
     assert sorted(path.name for path in (folder / "earlier").iterdir()) == ["seed=1_1", "seed=1_1.log"]
     run("--seeds", "0", "--again", "--", "fit")
     run("--seeds", "0", "--again", "--", "fit")
@@ -146,15 +146,15 @@ TENSORBOARD = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "l",
         (
             [WANDB],
             [
-                {**WANDB, "init_args": {**WANDB["init_args"], "name": "lightning_fed/FedAvg/seed=3"}},  # type: ignore[dict-item]
                 {"class_path": "CSVLogger", "init_args": OWN},
+                {**WANDB, "init_args": {**WANDB["init_args"], "name": "lightning_fed/FedAvg/seed=3"}},  # type: ignore[dict-item]
             ],
         ),
         (
             [WANDB, TENSORBOARD],
             [
-                {**WANDB, "init_args": {**WANDB["init_args"], "name": "n/FedAvg/seed=3"}},  # type: ignore[dict-item]
                 {**TENSORBOARD, "init_args": {**OWN, "save_dir": "l/n", "x": 1}},
+                {**WANDB, "init_args": {**WANDB["init_args"], "name": "n/FedAvg/seed=3"}},  # type: ignore[dict-item]
             ],
         ),
     ],
@@ -249,7 +249,7 @@ repeat.main(["--seeds", "0..3", "--jobs", "2", "--", "fit", "--sleep=60"])
     child.send_signal(kind)
     said, _ = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "interrupted, and all runs are ended: 0 of 4 seeds have finished" in said
+    assert "interrupted, and all runs are ended: 0 of 4 seeds finished" in said
     assert (tmp_path / "began").read_text().split() == ["0", "1"]
     for seed in (0, 1):
         assert not _is_running(int((tmp_path / f"child{seed}").read_text()))
@@ -260,3 +260,26 @@ def _is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.slow
+def test_real_fits_are_repeated_and_compared(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+
+    def call(*words: str) -> str:
+        command = [sys.executable, "-m", "lightning_fed", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    fit = ("fit", "-c", "toy", "--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--model.local_epochs", "3")
+    call("repeat", "--seeds", "0..2", "--jobs", "2", "--", *fit)
+    said = call("repeat", "--seeds", "0..2", "--", *fit, "--model.algorithm", "FedProx", "--model.algorithm.mu", "0.5")
+    assert "lightning-fed compare logs/toy/FedProx-mu=0.5 makes a table" in said
+    table = call("compare", "logs/toy", "--metric", "val_mse", "--target", "0.2").splitlines()
+    assert table[0].startswith("| algorithm       | val_mse")
+    assert table[2].startswith("| FedAvg          | ")
+    assert table[3].startswith("| FedProx(mu=0.5) | ")
+    assert "± " in table[2]
+    assert table[3].rstrip(" |").endswith("] (3)")

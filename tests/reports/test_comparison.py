@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger
 from recorded import record
 
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.algorithms import FedAvg, FedProx
+from lightning_fed.datasets import ToyDataModule
+from lightning_fed.models import LinearRegression
 from lightning_fed.reports.comparison import compare
 
 GOLDEN = """\
@@ -326,3 +332,30 @@ def test_too_few_runs_and_no_runs(tmp_path: Path) -> None:
     record(tmp_path / "b", [0.5], 1, outcome="interrupted")
     with pytest.raises(ValueError, match=r"only one finished run, .*/a; not finished: .*/b \(interrupted\)"):
         compare([tmp_path])
+
+
+def test_real_runs_of_three_seeds_and_two_algorithms(tmp_path: Path) -> None:
+    """Of one federation: seeds vary the initial weights, so that rows have a spread, and pairs the same start."""
+    for algorithm in (FedAvg(), FedProx(mu=0.5)):
+        for seed in range(3):
+            pl.seed_everything(seed)
+            logger = CSVLogger(tmp_path, type(algorithm).__name__, f"seed={seed}")
+            trainer = pl.Trainer(
+                max_epochs=3, accelerator="cpu", logger=logger, log_every_n_steps=1, enable_checkpointing=False
+            )
+            workers = {"bob": ToyDataModule(rows=[0, 1]), "alice": ToyDataModule(rows=[2, 3])}
+            model = FederatedModule(LinearRegression(2, 1), algorithm=algorithm, local_epochs=3)
+            trainer.fit(model, FederatedDataModule(workers))
+    found = compare([tmp_path], "val_mse", target=0.2)
+    assert [dict(row.differs) for row in found.rows] == [{"algorithm": "FedAvg"}, {"algorithm": "FedProx(mu=0.5)"}]
+    for row in found.rows:
+        assert (row.metric.n, row.rounds) == (3, 3)
+        assert row.metric.sd is not None
+        assert row.metric.sd > 0
+        assert row.worst is not None
+        assert row.worst.mean > row.metric.mean
+        assert row.megabytes is not None
+        assert row.seconds is not None
+    assert found.rows[1].difference is not None
+    assert found.rows[1].difference.n == 3
+    assert found.rows[1].difference.mean > 0, "the proximal term slows this one down"

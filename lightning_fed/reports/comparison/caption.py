@@ -45,8 +45,9 @@ def caption_of(
 def _values(rows: Sequence[Row], metric: str, rule: Rule) -> Iterator[str]:
     low_is_better = better(metric) == "min"
     several = any(row.metric.n > 1 for row in rows)
-    shown = "mean ± standard deviation of a sample over seeds (number of seeds)" if several else "(number of seeds)"
-    yield f"{metric} ({'lower' if low_is_better else 'higher'} is better) is {rule.in_words()} (rule: {rule}); {shown}."
+    shown = "; mean ± standard deviation of a sample over seeds" if several else " of one run a row"
+    way = "lower" if low_is_better else "higher"
+    yield f"{metric} ({way} is better) is {rule.in_words()} (rule: {rule}){shown} (number of seeds)."
     if any(row.worst for row in rows):
         yield f"Worst decile: a tenth of the workers has this value or a {'higher' if low_is_better else 'lower'} one."
     if any(row.difference for row in rows):

@@ -113,7 +113,7 @@ def compared(
         ValueError: If the runs differ in data, partition or evaluation, or are too short for the rule.
     """
     groups = groups_of(runs)
-    unlike = list(differences(groups))
+    unlike = differences(groups)
     if unlike and not anyway:
         raise ValueError(
             f"these runs cannot be compared: {'; '.join(unlike)}; give runs that agree in it, or --anyway "

@@ -125,7 +125,8 @@ def runs_of(records: Sequence[RunRecord], metric: str, when_matters: bool) -> tu
                 settings={**settings, **(config or {})} if all_have else settings,
                 seeds=seeds_of(record),
                 evaluations=evaluations,
-                facts={**data_of(record, evaluations if when_matters else ()), **none, **facts},
+                facts={**none, **facts},
+                measured=data_of(record, evaluations if when_matters else ()),
                 bytes=_bytes(record),
                 seconds=_seconds(record),
                 started=str(record.run["started"]),
@@ -143,7 +144,7 @@ def _identity(record: RunRecord) -> Any:
 def _how(record: RunRecord) -> str:
     outcome = {"running": "has not ended"}.get(record.run["outcome"], record.run["outcome"])
     error = record.run.get("error")
-    return f"{outcome}: {' '.join(error.split())}" if error else str(outcome)
+    return f"{outcome}: {' '.join(error.split()).rstrip(': ')}" if error else str(outcome)
 
 
 def _bytes(record: RunRecord) -> dict[int, int]:

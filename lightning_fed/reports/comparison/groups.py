@@ -92,8 +92,16 @@ def said(name: str, value: Scalar) -> str:
 
 
 def plain(value: Scalar) -> str:
-    """Return a value as it is shown."""
-    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    """Return a value as it is shown.
+
+    >>> plain(None), plain(True), plain(0.12520653814999466), plain(100000)
+    ('–', 'true', '0.125207', '100000')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _group(differs: Mapping[str, Scalar], runs: Sequence[Run]) -> Group:
@@ -110,8 +118,9 @@ def _words(name: str) -> list[str]:
 
 
 def _has_words_of(name: str, other: str) -> bool:
-    words, part = _words(name), _words(other)
-    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
+    """Whether all words of the other name are in this one, in their order: ``model/lr`` in ``model.module.lr``."""
+    words = iter(_words(name))
+    return all(word in words for word in _words(other))
 
 
 def _tells_as_much(column: Sequence[str], other: Sequence[str]) -> bool:

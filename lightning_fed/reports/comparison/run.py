@@ -58,8 +58,9 @@ class Run:
         path: Its folder, as it is shown.
         settings: Everything by which it may differ from others except seeds, by name.
         seeds: Its seeds, by name.
-        facts: What must be equal in all runs of a comparison, by what it is: the data, the partition, the evaluation.
-            None where a run does not say.
+        facts: Settings that must be equal in all runs of a comparison, by name: data, partition, evaluation.
+        measured: What must be equal too, since it follows from such settings: numbers of examples and the like, by
+            what it is. None where a run does not say.
         evaluations: Its evaluations, oldest first; at least one.
         bytes: Bytes that were sent and received in each round, by the rounds that were over after it.
         seconds: Seconds that its rounds and evaluations took.
@@ -73,6 +74,7 @@ class Run:
     seeds: Mapping[str, Scalar]
     evaluations: Sequence[Evaluation]
     facts: Mapping[str, Scalar] = field(default_factory=dict)
+    measured: Mapping[str, Scalar] = field(default_factory=dict)
     bytes: Mapping[int, int] = field(default_factory=dict)
     seconds: float | None = None
     started: str = ""

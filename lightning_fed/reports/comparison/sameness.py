@@ -6,40 +6,50 @@ difference at equal seeds is still one between settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lightning_fed.core.configs import Scalar
 from lightning_fed.reports.comparison.groups import Group, key_of, plain, telling
-from lightning_fed.reports.comparison.run import Run
 
 
-def differences(groups: Sequence[Group]) -> Iterator[str]:
-    """Go through what differs between runs although it must not.
+def differences(groups: Sequence[Group]) -> list[str]:
+    """Return what differs between runs although it must not.
 
     Args:
         groups: The groups.
 
-    Yields:
-        What it is, with two runs that differ in it: ``partition is IID() in a, and Shards() in b``.
+    Returns:
+        Each with two runs that differ in it: ``partition is IID in a, and Shards in b``. What follows from settings
+        is said only if they are the same.
     """
     runs = [run for group in groups for run in group.runs]
-    facts = list(dict.fromkeys(fact for run in runs for fact in run.facts))
-    pairs = {fact: pair for fact in facts if (pair := _unlike(runs, fact)) and not _follows_seeds(groups, fact)}
-    for fact in telling(list(pairs), [run.facts for run in runs]):
-        one, other = pairs[fact]
-        yield f"{fact} is {_short(one.facts[fact])} in {one.path}, and {_short(other.facts[fact])} in {other.path}"
+    said = list(_differences(groups, {run.path: run.facts for run in runs}))
+    return said or list(_differences(groups, {run.path: run.measured for run in runs}))
 
 
-def _unlike(runs: Sequence[Run], fact: str) -> tuple[Run, Run] | None:
+def _differences(groups: Sequence[Group], facts: Mapping[str, Mapping[str, Scalar]]) -> Iterator[str]:
+    names = list(dict.fromkeys(name for table in facts.values() for name in table))
+    columns = {name: {path: table.get(name) for path, table in facts.items()} for name in names}
+    pairs = {
+        name: pair
+        for name, column in columns.items()
+        if (pair := _unlike(column)) and not _follows_seeds(groups, column)
+    }
+    for name in telling(list(pairs), list(facts.values())):
+        one, other = pairs[name]
+        yield f"{name} is {_short(columns[name][one])} in {one}, and {_short(columns[name][other])} in {other}"
+
+
+def _unlike(column: Mapping[str, Scalar]) -> tuple[str, str] | None:
     """Two runs that differ in a fact; what a run does not say may be anything."""
-    known = [run for run in runs if run.facts.get(fact) is not None]
-    return next(((known[0], run) for run in known if run.facts[fact] != known[0].facts[fact]), None)
+    known = [(path, value) for path, value in column.items() if value is not None]
+    return next(((known[0][0], path) for path, value in known if value != known[0][1]), None)
 
 
-def _follows_seeds(groups: Sequence[Group], fact: str) -> bool:
+def _follows_seeds(groups: Sequence[Group], column: Mapping[str, Scalar]) -> bool:
     """Whether every group has the same values of a fact at the same seeds, and more than one seed."""
     key = key_of([run for group in groups for run in group.runs])
-    tables = [{key(run): run.facts.get(fact) for run in group.runs} for group in groups]
+    tables = [{key(run): column[run.path] for run in group.runs} for group in groups]
     return len(tables[0]) > 1 and all(table == tables[0] for table in tables[1:])
 
 

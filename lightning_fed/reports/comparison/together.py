@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from lightning_fed.core.arguments import article
 from lightning_fed.privacy.account import Account
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.ledger import recomputed
@@ -31,9 +32,10 @@ def together(spendings: Sequence[Spending]) -> str:
         return "Noise of some runs came from a seed: these are not private."
     units = {spending.unit for spending in once}
     if len(units) > 1:
-        hidden = " and some a ".join(sorted(units))
-        return f"What the {len(once)} private runs cost together is not said, since some hide a {hidden}."
-    intro = f"Whoever was in all {len(once)} private runs is protected by"
+        hidden = " and some ".join(article(unit) for unit in sorted(units))
+        return f"What the {len(once)} private runs cost together is not said, since some hide {hidden}."
+    all_of_them = "both" if len(once) == 2 else f"all {len(once)}"
+    intro = f"Whoever was in {all_of_them} private runs is protected by"
     composed = _composed(once)
     delta = once[0].delta
     if composed is not None:
