@@ -24,6 +24,7 @@ from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
 from lightning_fed.cli.messages import explained
 from lightning_fed.cli.one_line import options_of
+from lightning_fed.cli.quiet import quiet
 from lightning_fed.cli.short_help import short_help
 from lightning_fed.core.arguments import nearest
 from lightning_fed.lightning_cli import section
@@ -69,20 +70,21 @@ class FederatedCLI(LightningCLI):
         self._given = list(given) if isinstance(given, Sequence) else []
         parser = {"prog": Path(sys.argv[0]).name, **(options.pop("parser_kwargs", None) or {})}
         self._command = " ".join((parser["prog"], *(word for word in self._given[:1] if word in COMMANDS)))
-        super().__init__(
-            args=args,
-            run=run,
-            parser_kwargs=_parser_kwargs(parser),
-            trainer_defaults={"logger": _LOGGER, **(options.pop("trainer_defaults", None) or {})},
-            # A second run of the same config replaces its record; without this it fails.
-            save_config_kwargs={"overwrite": True, **(options.pop("save_config_kwargs", None) or {})},
-            **{
-                "model_class": FederatedModule,
-                "datamodule_class": FederatedDataModule,
-                "seed_everything_default": 0,
-                **options,
-            },
-        )
+        with quiet():
+            super().__init__(
+                args=args,
+                run=run,
+                parser_kwargs=_parser_kwargs(parser),
+                trainer_defaults={"logger": _LOGGER, **(options.pop("trainer_defaults", None) or {})},
+                # A second run of the same config replaces its record; without this it fails.
+                save_config_kwargs={"overwrite": True, **(options.pop("save_config_kwargs", None) or {})},
+                **{
+                    "model_class": FederatedModule,
+                    "datamodule_class": FederatedDataModule,
+                    "seed_everything_default": 0,
+                    **options,
+                },
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a config that is no file here but comes with the package is taken from there."""

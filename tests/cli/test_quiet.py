@@ -1,0 +1,61 @@
+"""Lines of Lightning's that say nothing of the run are left out of a command's output, and no others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_fed.cli.quiet import quiet
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def test_only_what_says_nothing_is_left_out(heard: pytest.LogCaptureFixture) -> None:
+    left_out = ("💡 Tip: For seamless cloud logging", "TPU available: False, using: 0 TPU cores")
+    said = ("GPU available: False, used: False", "TPU available: True, using: 8 TPU cores", "a 💡 Tip: of mine")
+    with quiet():
+        for text in (*left_out, *said):
+            rank_zero_info(text)
+        logging.getLogger("users.own").info(left_out[0])
+    rank_zero_info(left_out[0])
+    assert [record.getMessage() for record in heard.records] == [*said, left_out[0], left_out[0]]
+
+
+def test_only_one_warning_is_left_out() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet():
+            warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use ...", FutureWarning, stacklevel=1)
+            warnings.warn("`LeafSpec` is deprecated", FutureWarning, stacklevel=1)
+        warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use ...", FutureWarning, stacklevel=1)
+    assert [str(warning.message)[:11] for warning in caught] == ["`LeafSpec` ", "`isinstance"]
+
+
+def test_a_toy_run_says_little_on_standard_error_and_no_control_characters_in_files(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "lightning_fed", "fit", "-c", "toy.yaml"]
+    command += ["--trainer.max_epochs=200", "--trainer.check_val_every_n_epoch=50"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) <= 5, lines
+    assert any(line.startswith('engine="auto": ') for line in lines)
+    out = done.stdout.decode().splitlines()
+    assert len(out) < 30
+    assert not {b"\r", b"\x1b"} & {bytes([byte]) for byte in done.stdout + done.stderr}
+    assert sum(line.startswith("round 1/200 · ") for line in out) == 1
+    assert out[-1].startswith("200 rounds in ")
+    assert "logs in logs/" in out[-1]
+    assert "checkpoint logs/" in out[-1]
