@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import ClassVar, Generic, TypeVar
 
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.shown import Shown
 from lightning_fed.wire import Aggregate, Job, Updates
 
 Partial = TypeVar("Partial")
 
 
-class Aggregator(ABC, Generic[Partial]):
+class Aggregator(Shown, ABC, Generic[Partial]):
     """Rule by which the updates of a cohort become one.
 
     Two steps, because a cohort may be shared by several processes: each folds the updates of its own workers, then all

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from lightning_fed.aggregation import Aggregator
+from lightning_fed.core.shown import Shown
 from lightning_fed.core.tree import Tensors
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, GlobalModel, Job, Model, Updates, WorkerError
@@ -21,7 +22,7 @@ Send: TypeAlias = Callable[[Job, Sequence[str]], Iterator[Result]]
 """Sends a job to some workers, and yields what they send back. Which engine does it is not the algorithm's business."""
 
 
-class Algorithm(ABC):
+class Algorithm(Shown, ABC):
     """Rules by which a round computes, apart from how a worker's own steps are executed.
 
     Each method runs on one side. The server assigns the work, visits the workers, and concludes; :meth:`at_worker` runs
@@ -54,7 +55,7 @@ class Algorithm(ABC):
 
     # ---- at the server, before the workers -------------------------------------------------------------------------
 
-    def check(self, model: GlobalModel) -> None:  # noqa: B027 - most algorithms take every module
+    def check(self, model: GlobalModel) -> None:
         """Refuse what the algorithm cannot work with; called before the first round.
 
         Args:

@@ -14,12 +14,13 @@ from lightning_fed.callbacks.display import display_here
 from lightning_fed.callbacks.running import Running
 from lightning_fed.callbacks.tally import Tally
 from lightning_fed.core.arguments import number
+from lightning_fed.core.shown import Shown
 from lightning_fed.module import FederatedModule
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.loaders import Cohort
 
 
-class RoundProgress(pl.callbacks.ProgressBar):
+class RoundProgress(Shown, pl.callbacks.ProgressBar):
     """Shows how far a run is; the bar of the command line.
 
     On a terminal one line, with as much as fits::

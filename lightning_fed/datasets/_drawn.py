@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch.utils.data import TensorDataset
 from typing_extensions import override
 
+from lightning_fed.core.shown import call_of
 from lightning_fed.datasets._dealing import check_count, check_share, offsets
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.pictures import draw_label_counts
 from lightning_fed.population import EvaluationKind, Population
+from lightning_fed.population.crowd import crowd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,6 +105,14 @@ class DrawnPopulation(Population):
     @override
     def has_loader(self, kind: EvaluationKind) -> bool:
         return kind == "val" and self._val_fraction > 0
+
+    @override
+    def __repr__(self) -> str:
+        """Show the arguments, and the workers' sizes once they are drawn."""
+        how = call_of(self)
+        if "dealt" not in vars(self):
+            return how
+        return f"{how}: {crowd(self, lambda position: self.num_examples(self.name(position)))}"
 
     @override
     def __eq__(self, other: object) -> bool:

@@ -11,11 +11,12 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import number
+from lightning_fed.core.shown import Shown
 from lightning_fed.datasets._dealing import check_count, check_seed
 
 
 @final
-class DigitsDataModule(pl.LightningDataModule):
+class DigitsDataModule(Shown, pl.LightningDataModule):
     """1797 digits of 8 × 8 pixels, split by class into a part to train on and a held-out part.
 
     Batches are ``(x, label)``: float32 ``[n, 64]`` in [0, 1] and int64 ``[n]`` from 0 to 9. Training is shuffled;

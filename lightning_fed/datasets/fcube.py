@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.rng import derive
+from lightning_fed.core.shown import Shown
 from lightning_fed.datasets._dealing import check_count, check_seed, generator
 from lightning_fed.datasets._drawn import DrawnPopulation
 
@@ -73,7 +74,7 @@ class FCUBE(DrawnPopulation):
 
 
 @final
-class FCUBETest(pl.LightningDataModule):
+class FCUBETest(Shown, pl.LightningDataModule):
     """1000 points of the whole cube of :class:`FCUBE`, in the same order for validation and test.
 
     Args:

@@ -10,6 +10,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_fed.core.shown import Shown
+
 PREFIX = "worker_"
 
 
@@ -133,7 +135,7 @@ class Partition:
             raise IndexError(f"position {position}: the {len(self)} workers are at 0 to {len(self) - 1}")
 
 
-class Partitioner(ABC):
+class Partitioner(Shown, ABC):
     """A rule that deals examples out to workers; the same seed and labels give the same partition."""
 
     seed: int | None = None

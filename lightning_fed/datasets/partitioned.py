@@ -12,12 +12,14 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import flag, instance, whole
+from lightning_fed.core.shown import Shown, text_of
 from lightning_fed.datasets._dealing import check_count, check_share
 from lightning_fed.datasets._sources import Source, dataset_of, labels_of, size_of
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.pictures import LabelCounts, count_labels, draw_label_counts
 from lightning_fed.datasets.tables import TableDataModule
 from lightning_fed.population import EvaluationKind, Population, examples_of
+from lightning_fed.population.crowd import how_many, of_sizes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +51,7 @@ class LoaderSettings:
 
 
 @final
-class SubsetDataModule(pl.LightningDataModule):
+class SubsetDataModule(Shown, pl.LightningDataModule):
     """A worker's share of a shared dataset, all of it to train on.
 
     It does not define ``val_dataloader``, so Lightning sees that there is nothing to validate on.
@@ -71,7 +73,7 @@ class SubsetDataModule(pl.LightningDataModule):
 
 
 @final
-class SplitSubsetDataModule(pl.LightningDataModule):
+class SplitSubsetDataModule(Shown, pl.LightningDataModule):
     """A worker's share of a shared dataset, some of it held out.
 
     Args:
@@ -253,6 +255,16 @@ class PartitionedPopulation(Population):
         except KeyError:
             return False
         return True
+
+    @override
+    def __repr__(self) -> str:
+        """Show how the dataset is dealt out, and once it has been the workers' sizes; deal nothing out."""
+        how = f"{text_of(self._source)}, {self._partition!r}"
+        if self._dealt is None:
+            return f"{type(self).__name__}({how}, not dealt out yet)"
+        sizes = self.partition.sizes()
+        training = (sizes - (self._val_fraction * sizes).astype(np.int64)).tolist()
+        return f"{type(self).__name__}({how_many(len(self))} with {of_sizes(training)}; {how})"
 
     @override
     def __eq__(self, other: object) -> bool:

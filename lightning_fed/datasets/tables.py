@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import article, flag, listed, nearest, text
+from lightning_fed.core.shown import Shown
 from lightning_fed.datasets._dealing import check_count
 
 
-class TableDataModule(pl.LightningDataModule, ABC):
+class TableDataModule(Shown, pl.LightningDataModule, ABC):
     """A datamodule over a table; see its two kinds, :class:`FrameDataModule` and :class:`HuggingFaceDataModule`.
 
     Args:

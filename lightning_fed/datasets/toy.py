@@ -12,13 +12,14 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import listed, whole
+from lightning_fed.core.shown import Shown
 
 INPUTS = ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.0, 0.0))
 TARGETS = ((1.0,), (1.0,), (0.0,), (0.0,))
 
 
 @final
-class ToyDataModule(pl.LightningDataModule):
+class ToyDataModule(Shown, pl.LightningDataModule):
     """The notebook's rows ``[[1, 1], [0, 1], [1, 0], [0, 0]]`` -> ``[[1], [1], [0], [0]]``, float32, in order.
 
     Training, validation and test see the same rows as ``(x, target)``; prediction sees ``x``, float32 ``[n, 2]``.
@@ -48,6 +49,7 @@ class ToyDataModule(pl.LightningDataModule):
         if batch_size is not None:
             says = ": give at least 1, or None for all rows in one batch"
             batch_size = whole("batch_size", batch_size, least=1, says=says)
+        self._rows = None if rows is None else chosen
         self._x = torch.tensor(INPUTS, dtype=torch.float32)[chosen]
         self._target = torch.tensor(TARGETS, dtype=torch.float32)[chosen]
         self._batch_size = batch_size or len(chosen)

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.shown import Shown
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError
 from lightning_fed.worker.outbox import Outbox
 
 
-class Engine(ABC):
+class Engine(Shown, ABC):
     """Trains workers. What comes back depends on the job, the workers and their data, not on the engine."""
 
     def limit(self, seconds: float | None) -> None:
@@ -89,7 +90,7 @@ class Engine(ABC):
         """The engine's decision about how to run, for the checkpoint; None if there was nothing to decide."""
         return None
 
-    def resume(self, choice: str) -> None:  # noqa: B027 - most engines decide nothing
+    def resume(self, choice: str) -> None:
         """Take over the decision of the run that wrote the checkpoint; called before :meth:`setup`.
 
         Args:

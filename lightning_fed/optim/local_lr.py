@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import final
 
 from lightning_fed.core.arguments import number, settle, whole
+from lightning_fed.core.shown import Shown
 
 _WHOLE = " must be positive, and a whole number"
 
 
-class LocalLRSchedule(ABC):
+class LocalLRSchedule(Shown, ABC):
     """Multiplies the learning rate that the user's ``configure_optimizers`` sets by a factor for each round.
 
     A scheduler of the user's own goes on within a round; the factor comes on top of it.

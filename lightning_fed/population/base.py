@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, TypeAlias, final, overload
 
+from lightning_fed.population.crowd import crowd, how_many
 from lightning_fed.population.given import WorkerData
 
 EvaluationKind: TypeAlias = Literal["val", "test", "predict"]
@@ -44,6 +45,10 @@ class Population(Mapping[str, WorkerData]):
 
     seed: int | None = None
     """Decides which worker holds what, where that was drawn; None: nothing was. It is said when a fit begins."""
+
+    def __repr__(self) -> str:
+        """Show the number of workers, and the sizes of some."""
+        return f"{type(self).__name__}({crowd(self, lambda position: self.num_examples(self.name(position)))})"
 
     @abstractmethod
     def name(self, position: int) -> str:
@@ -88,6 +93,9 @@ class Names(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def __repr__(self) -> str:
+        return f"Names({how_many(len(self))})"
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lightning_fed._lightning import pl, refuse_foreign
 from lightning_fed.core.arguments import article, nearest
+from lightning_fed.core.shown import Shown
 from lightning_fed.population.lengths import length_of
 
 if not TYPE_CHECKING:
@@ -37,7 +38,7 @@ _MAY_BE = (
 
 
 @final
-class GivenData(pl.LightningDataModule):
+class GivenData(Shown, pl.LightningDataModule):
     """Data that were given without a datamodule.
 
     Args:

@@ -11,6 +11,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.rng import restored, seed_generators
 from lightning_fed.core.watch import Watch
 from lightning_fed.population.base import Population
+from lightning_fed.population.crowd import how_many
 from lightning_fed.population.datamodule_states import DatamoduleStates
 from lightning_fed.population.given import BATCH_SIZE, datamodule_of
 from lightning_fed.population.prepared import Prepared
@@ -48,6 +49,9 @@ class WorkerPool:
         """The states of datamodules that are not there now."""
         self._draws_nothing = isinstance(population, Population) and population.draws_nothing
         self._looks_up_plainly = self._draws_nothing or isinstance(population, dict)
+
+    def __repr__(self) -> str:
+        return f"WorkerPool({how_many(len(self._population))}, {len(self._built)} of them built)"
 
     def __getitem__(self, name: str) -> Worker:
         worker = self._built.get(name)

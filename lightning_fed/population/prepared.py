@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, final
 
+from lightning_fed.core.shown import Shown
+
 
 @final
 class News(NamedTuple):
@@ -25,7 +27,7 @@ class News(NamedTuple):
 
 
 @final
-class Prepared:
+class Prepared(Shown):
     """The workers that this process need not prepare any more.
 
     Args:

@@ -70,6 +70,9 @@ class Worker:
         self._is_unheeded = False
         """Whether nobody heeds what its datamodule does to the global generators: they are about to be seeded."""
 
+    def __repr__(self) -> str:
+        return f"Worker({self.name!r}, {type(self.datamodule).__name__})"
+
     def setup(self, stage: Stage) -> None:
         """Prepare the data and set it up for a stage, once."""
         with self._restored():

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from lightning_fed.core.arguments import whole
 from lightning_fed.core.rng import derive
+from lightning_fed.core.shown import Shown
 
 MOST_STDS = 9.0
 """No noise is larger than this many standard deviations: √(−2 ln 2⁻⁵⁴) = 8.65. A true Gaussian is with p = 5e-18."""
 
 
 @final
-class Noise:
+class Noise(Shown):
     """Draws Gaussian noise that no seed of the training reaches.
 
     Every number is made from fresh bytes of the operating system (Box & Muller 1958): there is no generator whose state

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, final
 
 from lightning_fed.core.arguments import flag, instance, number, one_of, settle
 from lightning_fed.core.rng import derive
+from lightning_fed.core.shown import Shown
 
 _OUTCOMES = ("replies", "absent", "lost")
 
@@ -26,7 +27,7 @@ class Response(NamedTuple):
     work: float = 1.0
 
 
-class Availability(ABC):
+class Availability(Shown, ABC):
     """Says what each worker does, as a function of its name, the cohort's running number and the seed alone.
 
     That makes a run repeatable and resumable without any state.

@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_fed.core.arguments import whole
 from lightning_fed.core.rng import derive
+from lightning_fed.core.shown import Shown
 
 Sizes: TypeAlias = Callable[[], Sequence[int]]
 """Gives the number of training examples of every worker. Goes through the whole population at the first call."""
@@ -24,7 +25,7 @@ Drawn: TypeAlias = Literal["by coins", "without replacement"]
 """
 
 
-class CohortSampler(ABC):
+class CohortSampler(Shown, ABC):
     """Chooses the workers of a cohort, as a function of the seed and the cohort's running number alone.
 
     That makes a run repeatable and resumable without any state.
@@ -42,7 +43,7 @@ class CohortSampler(ABC):
         if first["sample"] < first["separation"]:
             cls.separation = CohortSampler.separation  # type: ignore[method-assign]
 
-    def prepare(self, sizes: Sizes) -> None:  # noqa: B027 - most samplers do not look at sizes
+    def prepare(self, sizes: Sizes) -> None:
         """Get to know the population; called before the first cohort of a run.
 
         Args:

@@ -31,6 +31,9 @@ class CohortProgress:
         self._trained = 0  # trainings since the last updates arrived
         self._hidden = True
 
+    def __repr__(self) -> str:
+        return f"CohortProgress({self.done} of {self.workers} workers)"
+
     def begin_fit(self, hidden: bool) -> Callable[[int], None] | None:
         """Begin a fit.
 

@@ -29,6 +29,7 @@ from lightning_fed.population import (
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.central_loader import central_loaders
+from lightning_fed.server.described import data_in_words
 from lightning_fed.server.evaluation_batches import EvaluationBatches, RunningEvaluation
 from lightning_fed.server.evaluation_kinds import kind_to_come, workers_have
 from lightning_fed.server.hyperparameters import agreeing
@@ -127,6 +128,11 @@ class FederatedDataModule(pl.LightningDataModule):
                 # Lightning asks `is_overridden` whether there is such a loader: give it back its own method.
                 name = f"{kind}_dataloader"
                 self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
+
+    def __repr__(self) -> str:
+        return data_in_words(self)
+
+    __str__ = __repr__  # Lightning's would build loaders
 
     def __getattr__(self, name: str) -> Any:
         """Look up in the central datamodule if there are no workers, else say where the workers' attributes are."""

@@ -10,6 +10,7 @@ from typing import Any, final
 from lightning_fed.core.arguments import nearest, number, one_of, whole
 from lightning_fed.core.direction import Mode, better, worst_decile
 from lightning_fed.core.spread import LABELS, in_order, quantile, spread
+from lightning_fed.core.table import aligned
 from lightning_fed.server.distributions import by_metric
 from lightning_fed.wire import WorkerError
 
@@ -109,7 +110,7 @@ class EvaluationReport:
         if not self.workers and not self.metrics and not self.failures:
             return f"EvaluationReport: {self.note}"
         lines = [f"EvaluationReport{when}: {self._who()}"]
-        lines += _aligned(self._rows_of_metrics())
+        lines += aligned(self._rows_of_metrics())
         lines += self._of_workers()
         lines += [f"left out: {failure}" for failure in self.failures]
         return "\n".join(lines)
@@ -140,7 +141,7 @@ class EvaluationReport:
         rows = self.table()
         names = list(dict.fromkeys(name for row in rows for name in row))
         cells = [[str(row["worker"]), *(_short(row.get(name)) for name in names[1:])] for row in rows]
-        return _aligned([names, *cells])
+        return aligned([names, *cells])
 
     def _examples_of(self, worker: str) -> dict[str, Any]:
         return {"examples": self.examples[worker]} if worker in self.examples else {}
@@ -173,11 +174,3 @@ def beside(row: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, fl
 
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Return lines in which columns stand below each other: the first to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    places = [str.ljust, *[str.rjust] * (len(widths) - 1)]
-    lines = [[place(cell, w) for place, cell, w in zip(places, row, widths, strict=True)] for row in rows]
-    return ["  " + "  ".join(line).rstrip() for line in lines]

@@ -5,12 +5,14 @@ The loaders are plain iterables, not DataLoaders: into a DataLoader Lightning wo
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from lightning_fed.core.arguments import listed, whole
 from lightning_fed.core.watch import EndingError
+from lightning_fed.population.crowd import how_many
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import describe
 
@@ -97,11 +99,15 @@ class Cohort:
         return hash(self._key)
 
     def __repr__(self) -> str:
-        return f"Cohort(number={self.number}, seed={self.seed}, workers={self.workers})"
+        return f"Cohort(number={self.number}, seed={self.seed}, workers={_SHORT.repr(self.workers)})"
 
     @property
     def _key(self) -> tuple[int, int, tuple[str, ...]]:
         return self.number, self.seed, self.workers
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxtuple, _SHORT.maxstring = 20, 80
 
 
 class EvaluationBatch(NamedTuple):
@@ -195,6 +201,9 @@ class CohortLoader:
 
     def __len__(self) -> int:
         return self._length
+
+    def __repr__(self) -> str:
+        return f"CohortLoader({self._length} cohorts of {self._cohort_size}, of {how_many(len(self._names))})"
 
     def __iter__(self) -> Iterator[Cohort]:
         first = self._position.next

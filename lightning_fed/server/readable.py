@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_fed.core.tree import Tensors
 from lightning_fed.privacy import PrivateRun
 from lightning_fed.server.checkpoint import Keeper
+from lightning_fed.server.described import module_in_words
 from lightning_fed.server.evaluation import Evaluation
 from lightning_fed.server.evaluation_report import EvaluationReport
 from lightning_fed.server.guard import Guard
@@ -34,6 +35,9 @@ class Readable(Wrapper, ABC):
     """The report of the last round's workers; for callbacks."""
     leaves: Leaves | None
     """What left a worker in the first round of the last fit, and what it was sent, as on the wire."""
+
+    def __repr__(self) -> str:
+        return module_in_words(self)
 
     @property
     def history(self) -> History:

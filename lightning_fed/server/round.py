@@ -13,6 +13,7 @@ from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, Result
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.rng import isolated
+from lightning_fed.core.shown import Shown
 from lightning_fed.core.stopwatch import Stopwatch
 from lightning_fed.core.tree import Tensors
 from lightning_fed.core.watch import counting_signals
@@ -56,8 +57,8 @@ class Outcome(NamedTuple):
 
 
 @final
-@dataclass(frozen=True)
-class FederatedLoop:
+@dataclass(frozen=True, repr=False)
+class FederatedLoop(Shown):
     """Runs rounds: trains a cohort's workers locally and aggregates what comes back.
 
     Args:

@@ -16,6 +16,7 @@ from lightning_fed.population import (
     end_processes,
     set_epoch,
 )
+from lightning_fed.population.crowd import how_many
 from lightning_fed.server.evaluation_batches import EvaluationBatches
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.server.named_batches import EvaluationLoader
@@ -67,6 +68,9 @@ class WorkersLoader(EvaluationLoader):
         self._watch = Watch()
         if kind == "predict":
             self.batch_sampler = SeenIndices()
+
+    def __repr__(self) -> str:
+        return f"WorkersLoader({self._kind} batches of {how_many(len(self._names))})"
 
     def __len__(self) -> int:
         if self._offer.lengths is None:

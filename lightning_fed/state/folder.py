@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+from lightning_fed.core.shown import Shown
 from lightning_fed.state.files import UNFINISHED, stamp, write_whole
 
 try:
@@ -29,7 +30,7 @@ except ImportError:  # another system, on which no run is taken over
 
 
 @final
-class StateFolder:
+class StateFolder(Shown):
     """Names new files, and deletes those that nobody refers to.
 
     Args:

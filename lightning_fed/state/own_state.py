@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.shown import Shown
 from lightning_fed.state.files import DamagedFileError, checksum, write_whole
 from lightning_fed.state.folder import StateFolder
 from lightning_fed.state.spilled_rows import SpilledRows
@@ -32,7 +33,7 @@ _Staged: TypeAlias = dict[str, list[tuple[tuple[str, ...], Tensor]]]
 
 
 @final
-class OwnState:
+class OwnState(Shown):
     """Tables with one row for each worker that has taken part.
 
     Under several processes each holds all rows, so that a worker may be trained by any of them.
@@ -292,7 +293,7 @@ class OwnState:
 
 
 @final
-class OwnTables:
+class OwnTables(Shown):
     """The tables of one user of :class:`OwnState`: of the algorithm, or of a transform.
 
     Args:

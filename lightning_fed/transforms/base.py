@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from lightning_fed.core.shown import Shown
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, Job, Updates
 
 
-class UpdateTransform(ABC):
+class UpdateTransform(Shown, ABC):
     """A step on each worker's update before it leaves, and its mirror image on the aggregate at the server.
 
     Several transforms run in their order at the workers and in reverse at the server.

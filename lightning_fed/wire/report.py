@@ -6,18 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from html import escape
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from lightning_fed.core.means import weighted_mean
+from lightning_fed.core.table import aligned, in_html
 from lightning_fed.wire.codec import job_bytes, updates_bytes
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.errors import WorkerError
 from lightning_fed.wire.job import Job
 from lightning_fed.wire.logged import Logged, Part, Shown
 from lightning_fed.wire.metric_states import States, merged_rows, merged_states
+from lightning_fed.wire.report_text import headline, left_out, rows_of
 from lightning_fed.wire.updates import Updates
 
 
@@ -58,7 +61,7 @@ class Replies(NamedTuple):
 
 
 @final
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class RoundReport:
     """Report of the workers of one round.
 
@@ -86,6 +89,16 @@ class RoundReport:
     bytes_up: int = 0
     metric_states: States = field(default_factory=dict)
     leaves: Leaves | None = None
+
+    def __repr__(self) -> str:
+        """Show a table of the workers."""
+        rows = rows_of(self)
+        return "\n".join([headline(self), *(aligned(rows) if rows else []), *left_out(self, rows)])
+
+    def _repr_html_(self) -> str:
+        rows = rows_of(self)
+        lines = "".join(f"<div>{escape(line)}</div>" for line in left_out(self, rows))
+        return f"<div>{escape(headline(self))}</div>{in_html(rows)}{lines}"
 
     def note(self, updates: Updates, job: Job) -> None:
         """Add the replies of some workers."""

@@ -19,6 +19,7 @@ from lightning_fed.callbacks.dashboard.layout import layout_of
 from lightning_fed.callbacks.dashboard.participation import Participation
 from lightning_fed.callbacks.dashboard.texts import leaves_table, promise_table, settings_table, spent_page
 from lightning_fed.core.arguments import flag
+from lightning_fed.core.shown import Shown
 from lightning_fed.module import FederatedModule
 from lightning_fed.population import Population
 from lightning_fed.record import settings
@@ -33,7 +34,7 @@ _KEY = "lightning_fed.dashboard"
 
 
 @final
-class Dashboard(pl.Callback):
+class Dashboard(Shown, pl.Callback):
     """Shows a run where its loggers show more than curves: charts side by side, histograms, figures and texts.
 
     - A layout of TensorBoard's Custom Scalars: how good and for whom, what it cost, who took part, drift, privacy.

@@ -69,10 +69,8 @@ class Isolated(Engine):
     ) -> None:
         says = ": give at least one process, or None to have one for each core"
         self._processes = processes if processes is None else whole("processes", processes, least=1, says=says)
-        self._options = {
-            "compile": flag("compile", compile),
-            "channels_last": flag("channels_last", channels_last),
-        }
+        self._compile = flag("compile", compile)
+        self._channels_last = flag("channels_last", channels_last)
         self._persistent = flag("persistent", persistent)
         self._seconds: float | None = None
         self._children: list[Child] = []
@@ -95,7 +93,8 @@ class Isolated(Engine):
         self._outbox, self._workers, self._trainer = outbox, workers, trainer
         self._remarks.silent = not outbox.may_tell
         workers.states.lose("with engine='isolated', it is another process that trains with the datamodule")
-        settings = settings_for(module, trainer, outbox, self._options, workers.seed)
+        options = {"compile": self._compile, "channels_last": self._channels_last}
+        settings = settings_for(module, trainer, outbox, options, workers.seed)
         try:
             if self._children:
                 for child in self._children:

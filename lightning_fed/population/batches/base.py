@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from lightning_fed.core.shown import Shown
 from lightning_fed.population.combined import set_epoch
 from lightning_fed.wire import LocalTraining
 
 
-class Batches(ABC):
+class Batches(Shown, ABC):
     """A worker's training batches, one pass at a time."""
 
     num_examples: int | None

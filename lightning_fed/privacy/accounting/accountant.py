@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from lightning_fed.core.arguments import number, one_of, whole
+from lightning_fed.core.shown import Shown
 from lightning_fed.privacy.accounting.composition import common_relation, delta_of, epsilon_of, suitable_grid
 from lightning_fed.privacy.accounting.storage import UndefinedMechanismError, restored, stored
 from lightning_fed.privacy.accounting.support import KINDS, Kind, refusal, relation_of
@@ -14,7 +15,7 @@ from lightning_fed.privacy.mechanisms import Mechanism, Relation
 
 
 @final
-class Accountant:
+class Accountant(Shown):
     """Counts releases, and says for which ε they are (ε, δ)-differentially private together.
 
     Its state is how often each mechanism was charged and nothing else, so a run that was interrupted ten times ends

@@ -1,0 +1,83 @@
+"""What an object is, in a line: the call that makes it, as one writes it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import reprlib
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_NOT_KEPT = object()
+
+
+class Shown:
+    """Base of what is shown as a call of its class, with the arguments that are not the default's.
+
+    An argument is known if it is kept as an attribute of its name, with or without an underscore before it. No property
+    is read, since that may load data.
+    """
+
+    @reprlib.recursive_repr()
+    def __repr__(self) -> str:
+        return call_of(self)
+
+
+def call_of(thing: object) -> str:
+    """Return the call that makes an object, with the arguments that it keeps and that are not the default's.
+
+    >>> from lightning_fed.privacy import CentralDP
+    >>> call_of(CentralDP(clip=1.0, noise_multiplier=0.5))
+    'CentralDP(clip=1.0, noise_multiplier=0.5)'
+    """
+    own = getattr(thing, "__dict__", {})
+    said = []
+    for parameter in _parameters(type(thing)):
+        name = parameter.name
+        value = own.get(name, own.get(f"_{name}", _NOT_KEPT))
+        if value is not _NOT_KEPT and not _is_same(value, parameter.default):
+            said.append(f"{name}={text_of(value)}")
+    return f"{type(thing).__name__}({', '.join(said)})"
+
+
+def text_of(value: Any) -> str:
+    """Return a value as short text without an address: functions and classes by name, tensors by shape.
+
+    >>> text_of(len), text_of(list(range(100))), text_of(object())
+    ('len', '[0, 1, 2, 3, 4, 5, ...]', '<object object>')
+    """
+    if isinstance(value, partial):
+        return f"{text_of(value.func)}(...)"
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return str(getattr(value, "__qualname__", value)).replace("<locals>.", "").replace("<lambda>", "lambda")
+    if isinstance(value, (Tensor, np.ndarray)):
+        return f"{type(value).__name__}{list(value.shape)}"
+    text = _ADDRESS.sub("", _SHORT.repr(value))
+    return text if "\n" not in text else f"{type(value).__name__}(...)"
+
+
+def _shortener() -> reprlib.Repr:
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = 200
+    return shortener
+
+
+_SHORT = _shortener()
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    return value is default or (type(value) is type(default) and isinstance(value, _PLAIN) and value == default)
+
+
+_PLAIN = (bool, int, float, str, tuple)
+
+
+def _parameters(kind: type) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(kind).parameters.values())
+    except (ValueError, TypeError):  # made outside of Python
+        return []

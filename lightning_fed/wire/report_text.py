@@ -1,0 +1,83 @@
+"""The report of a round as a table, for those who print it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning_fed.wire.report import RoundReport
+
+_MOST = 20
+"""Workers that are shown one by one; of more, those with the largest losses."""
+
+
+def headline(report: RoundReport) -> str:
+    """Return the round in one line: its workers, their loss, what was lost, what travelled.
+
+    Args:
+        report: The report.
+    """
+    counts = {
+        "failed": len(report.failures),
+        "dropped": len(report.dropped),
+        "stragglers": len(report.stragglers),
+    }
+    if not len(report) and not any(counts.values()):
+        return "RoundReport: nothing is reported"
+    said = [f"{len(report)} worker{'s' if len(report) != 1 else ''}", f"{report.examples:g} examples"]
+    said += [f"loss {report.loss:.4g}"] if report.examples and not math.isnan(report.loss) else []
+    said += [f"{count} {what}" for what, count in counts.items() if count]
+    said += [f"{_bytes(report.bytes_down)} down", f"{_bytes(report.bytes_up)} up"]
+    return f"RoundReport: {', '.join(said)}"
+
+
+def rows_of(report: RoundReport) -> list[list[str]]:
+    """Return a row for each worker below a head; of many workers, for those with the largest losses.
+
+    Args:
+        report: The report.
+    """
+    records = report.workers
+    if not records:
+        return []
+    if len(records) > _MOST:
+        largest = sorted(records, key=lambda worker: -records[worker].loss)[:_MOST]
+        records = {worker: records[worker] for worker in records if worker in set(largest)}
+    names = list(dict.fromkeys(name for record in records.values() for name in record.metrics))
+    head = ["worker", "examples", "loss", *(f"logged/{name}" if name == "loss" else name for name in names)]
+    return [
+        head,
+        *(
+            [worker, f"{record.examples:g}", _number(record.loss), *(_number(record.metrics.get(n)) for n in names)]
+            for worker, record in records.items()
+        ),
+    ]
+
+
+def left_out(report: RoundReport, rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line that says of how many workers there is no row, if there are such.
+
+    Args:
+        report: The report.
+        rows: The rows, with the head.
+    """
+    more = len(report) - max(len(rows) - 1, 0)
+    return [f"  and {more} more, with smaller losses"] if more > 0 else []
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def _bytes(count: int) -> str:
+    """Return a number of bytes in a unit that suits it.
+
+    >>> _bytes(12), _bytes(15_300), _bytes(2_500_000)
+    ('12 B', '15.3 kB', '2.5 MB')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
