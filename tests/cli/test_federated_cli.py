@@ -56,6 +56,21 @@ def built(*arguments: str, **options: Any) -> FederatedCLI:
     return FederatedCLI(["-c", "c.yaml", *arguments], run=False, **options)
 
 
+def test_callbacks_and_the_servers_scheduler_go_by_the_worst_decile() -> None:
+    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "workers/val_loss/p90", "patience": 9}}
+    keep = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "workers/val_loss/p90"}}
+    whole = config(callbacks=[stop, keep])
+    plateau = {
+        "class_path": "pytorch_lightning.cli.ReduceLROnPlateau",
+        "init_args": {"monitor": "workers/val_loss/std"},
+    }
+    whole["model"]["server_lr_scheduler"] = plateau
+    write(whole)
+    trainer = fit().trainer
+    assert trainer.early_stopping_callback.best_score == trainer.checkpoint_callback.best_model_score > 0
+    assert trainer.lr_scheduler_configs[0].scheduler.best > 0
+
+
 def bars(cli: FederatedCLI) -> list[type]:
     return [type(callback) for callback in cli.trainer.callbacks if isinstance(callback, ProgressBar)]
 
