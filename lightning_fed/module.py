@@ -99,8 +99,8 @@ class FederatedModule(Readable):
         engine: How workers are trained.
         on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
         min_workers: The number of workers below which a round fails even so.
-        log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``;
-            beyond it there are curves of the distribution, ``workers/<metric>/{min,p10,median,p90,max}``.
+        log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``,
+            beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``.
         local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
         local_optimizer_state: ``"fresh"``: workers begin each round with new optimizers; ``"kept"``: with what theirs
             remembered after their last round (momenta, moments), which is own state.

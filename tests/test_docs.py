@@ -1,4 +1,4 @@
-"""What ``docs/extending.md`` shows, works."""
+"""What ``docs/extending.md`` and ``docs/results.md`` show, works."""
 
 from __future__ import annotations
 
@@ -94,3 +94,23 @@ def test_a_promise_of_ones_own_trains_and_is_asked_for_on_the_command_line(
     assert federated.private_run.accountant.history == ((page["LocalLaplace"](1e-3), 1),)
     cli.main(["privacy", "--promise", "laplace", "--rounds", "3", "--population", "9", "--noise-multiplier", "4"])
     assert "accounted by RDP for one worker or another in its place" in capsys.readouterr().out
+
+
+def words(text: str) -> list[str]:
+    """A text without numbers, whose last digits depend on the processor."""
+    return re.sub(r"[\d.]+", "", text).split()
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_results_of_single_workers_print_what_the_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (PAGE.parent / "results.md").read_text()
+    blocks = re.findall(r"^```(python|text)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    defined: dict[str, Any] = {"__name__": "results"}
+    shown = [code for kind, code in blocks if kind == "text"]
+    for (kind, code), (following, _) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+        if kind == "python":
+            capsys.readouterr()
+            exec(compile(code, "results.md", "exec", dont_inherit=True), defined)
+            if following == "text":
+                assert words(capsys.readouterr().out) == words(shown.pop(0))
+    assert not shown

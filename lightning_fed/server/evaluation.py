@@ -230,6 +230,7 @@ class Evaluation:
         if not trainer.sanity_checking:
             logged = trainer._logger_connector.metrics["callback"]  # of this evaluation, and of no other
             self._results.end_evaluation({name: float(value) for name, value in logged.items()}, self._spreads)
+        self._spreads = {}
         self.finish()
 
     def finish(self) -> None:
@@ -268,7 +269,7 @@ class Evaluation:
             return
         workers = self._results.evaluation.workers
         table = by_metric(workers)
-        self._spreads = distributions(table, lambda: table, self._said)
+        self._spreads = distributions(table, partial(dict, table), self._said)
         curves = Curves(trainer)
         curves.show_distributions(self._spreads.values())
         own = workers if len(trainer.datamodule.names) <= self._one_by_one_up_to else {}  # type: ignore[attr-defined]

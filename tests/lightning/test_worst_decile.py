@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,19 @@ def test_what_nobody_reads_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> N
 
     fit(FederatedModule(Reads()), federation(), max_epochs=4, limit_val_batches=0, callbacks=[Counts()])
     assert seen == [0, 0, 0, 1, 1]
+
+
+def test_within_an_evaluation_the_server_can_be_copied_and_sent() -> None:
+    class Sends(pl.Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            copy.deepcopy(trainer.callback_metrics)
+            pickle.dumps(trainer.callback_metrics)
+            trainer_of = vars(pl_module)["_trainer"]
+            pl_module.trainer = None
+            pickle.dumps(pl_module)
+            pl_module.trainer = trainer_of
+
+    trainer(callbacks=[Sends()]).validate(FederatedModule(Reads()), federation(), verbose=False)
 
 
 def test_a_torchmetrics_object_has_a_distribution() -> None:
