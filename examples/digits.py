@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.callbacks import RoundProgress
 from lightning_fed.datasets import DigitsDataModule, Dirichlet, PartitionedPopulation
 from lightning_fed.models import MLPClassifier
+from lightning_fed.record import next_version
 
 
 def main() -> None:
@@ -42,17 +44,18 @@ def main() -> None:
     pl.seed_everything(options.seed, verbose=False)
     model = MLPClassifier(in_features=64, hidden=(64,), classes=10, lr=0.3)
     data = FederatedDataModule(workers, cohort_size=10, rounds_per_epoch=10, val=DigitsDataModule(), seed=options.seed)
+    federated = FederatedModule(model)
+    version = next_version(Path(options.logdir, "digits"), type(federated.algorithm).__name__)
     trainer = pl.Trainer(
         max_steps=options.rounds,
         max_epochs=-1,
         accelerator=options.accelerator,
         devices=1,
-        logger=TensorBoardLogger(options.logdir, name="digits", default_hp_metric=False),
+        logger=TensorBoardLogger(options.logdir, name="digits", version=version, default_hp_metric=False),
         log_every_n_steps=1,
         callbacks=[RoundProgress()],
         enable_model_summary=False,
     )
-    federated = FederatedModule(model)
     trainer.fit(federated, data)
     (result,) = trainer.test(federated, data, verbose=False)
     print(f"accuracy on held-out digits after {trainer.global_step} rounds: {100 * result['test_acc']:.1f} %")

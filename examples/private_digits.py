@@ -24,6 +24,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.datasets import IID, DigitsDataModule, PartitionedPopulation
 from lightning_fed.models import MLPClassifier
 from lightning_fed.privacy import CentralDP
+from lightning_fed.record import next_version
 
 # Adam suits noise: a step is as long as the learning rate, whatever the size of the noise. Chosen by the accuracy on
 # the held-out digits, out of eight combinations of bound and server optimizer. No ε covers such a search; it was done
@@ -81,12 +82,13 @@ def main() -> None:
         privacy=CentralDP(clip=CLIP, noise_multiplier=options.noise_multiplier, delta=options.delta),
     )
     table = Table()
+    version = next_version(Path(options.logdir, "private_digits"), type(federated.algorithm).__name__)
     trainer = pl.Trainer(
         max_steps=options.rounds,
         max_epochs=-1,
         accelerator=options.accelerator,
         devices=1,
-        logger=TensorBoardLogger(options.logdir, name="private_digits", default_hp_metric=False),
+        logger=TensorBoardLogger(options.logdir, name="private_digits", version=version, default_hp_metric=False),
         callbacks=[table],
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -20,6 +20,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.algorithms import Cyclic, FedAvg
 from lightning_fed.datasets import ToyDataModule
 from lightning_fed.models import LinearRegression
+from lightning_fed.record import next_version
 
 ALGORITHMS = {"fedavg": FedAvg(), "cyclic": Cyclic()}
 
@@ -45,11 +46,12 @@ def main() -> None:
     model = LinearRegression(2, 1)
     federated = FederatedModule(model, algorithm=ALGORITHMS[options.algorithm])
     workers = {"bob": ToyDataModule(rows=[0, 1]), "alice": ToyDataModule(rows=[2, 3])}
+    version = next_version(Path(options.logdir, "toy"), type(federated.algorithm).__name__)
     trainer = pl.Trainer(
         max_epochs=options.rounds,
         accelerator=options.accelerator,
         devices=1,
-        logger=TensorBoardLogger(options.logdir, name=f"toy-{options.algorithm}", default_hp_metric=False),
+        logger=TensorBoardLogger(options.logdir, name="toy", version=version, default_hp_metric=False),
         log_every_n_steps=1,
         callbacks=[PrintRounds(list(workers))],
         enable_progress_bar=False,

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
 from lightning_fed.callbacks import Dashboard, RoundProgress
-from lightning_fed.cli import partition_seed
+from lightning_fed.cli import partition_seed, run_names
 from lightning_fed.cli.bundled import CONFIGS
 from lightning_fed.cli.checkpoint_file import read_checkpoint
 from lightning_fed.cli.classes import names_of
@@ -33,10 +33,6 @@ from lightning_fed.server.datamodule import FederatedDataModule
 
 COMMANDS = ("fit", "validate", "test", "predict")
 _USAGE = "{} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
-_LOGGER = {
-    "class_path": f"{pl.__name__}.loggers.TensorBoardLogger",
-    "init_args": {"save_dir": "logs", "name": "lightning_fed", "default_hp_metric": False},
-}
 
 
 class FederatedCLI(LightningCLI):
@@ -75,7 +71,7 @@ class FederatedCLI(LightningCLI):
                 args=args,
                 run=run,
                 parser_kwargs=_parser_kwargs(parser),
-                trainer_defaults={"logger": _LOGGER, **(options.pop("trainer_defaults", None) or {})},
+                trainer_defaults={"logger": run_names.LOGGER, **(options.pop("trainer_defaults", None) or {})},
                 # A second run of the same config replaces its record; without this it fails.
                 save_config_kwargs={"overwrite": True, **(options.pop("save_config_kwargs", None) or {})},
                 **{
@@ -211,7 +207,20 @@ class FederatedCLI(LightningCLI):
             ours.append(Dashboard())
         if ours:
             kwargs["callbacks"] = [*callbacks, *ours]
+        if "logger" not in kwargs and not trainer.get("fast_dev_run"):
+            kwargs |= self._named_logger()
         return super().instantiate_trainer(**kwargs)
+
+    def _named_logger(self) -> dict[str, Any]:
+        """Return the logger with the run's name; nothing if the user has named the run, or has another logger."""
+        given = self._get(self.config, "trainer")["logger"]
+        if not isinstance(given, Namespace) or not isinstance(self.model, FederatedModule):
+            return {}
+        does = () if self.subcommand in (None, "fit") else (self.subcommand,)
+        run = "-".join((type(self.model.algorithm).__name__, *does))
+        files = [file.name for file in self._files if file.is_a_file]
+        logger = run_names.logger_of(given.as_dict(), files, run)
+        return {} if logger is None else {"logger": logger}
 
     def _default_logger(self) -> Any:
         return self._parser(self.subcommand).get_defaults()["trainer"]["logger"]

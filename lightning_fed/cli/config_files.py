@@ -24,6 +24,7 @@ _SECTIONS = ("model", "data", "trainer")
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _NO_SECTIONS = (_TEXT, "tag:yaml.org,2002:null")  # which a later file or the command line may give
 _FLAGS = ("-c", "--config")
+_NO_FILE = "of the command line"
 
 
 @final
@@ -41,6 +42,11 @@ class ConfigFile:
     content: Mapping[Any, Any]
     lines: Mapping[Keys, int] = field(repr=False)
 
+    @property
+    def is_a_file(self) -> bool:
+        """Whether it is a file, and no YAML in the command itself."""
+        return self.name != _NO_FILE
+
     @classmethod
     def read(cls, path: str) -> ConfigFile:
         """Read a file.
@@ -52,7 +58,7 @@ class ConfigFile:
             ValueError: If there is no such file, or it is no YAML with sections; the message names the line.
         """
         if _is_yaml_itself(path):
-            return cls.parsed("of the command line", path)
+            return cls.parsed(_NO_FILE, path)
         if not path:
             raise ValueError("-c needs the path of a config, and is given an empty one")
         if Path(path).is_dir():
