@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lightning_fed.cli.bundled import Bundle
 from lightning_fed.cli.commands import PROGRAM, refuse
-from lightning_fed.cli.one_line import OneLineParser
+from lightning_fed.cli.one_line_parser import OneLineParser
 
 
 def answer(bundle: Bundle, hint: str, arguments: Sequence[str]) -> None:
@@ -21,13 +21,15 @@ def answer(bundle: Bundle, hint: str, arguments: Sequence[str]) -> None:
         SystemExit: With the status 2 and a sentence on standard error, if they are wrong or the file is not written.
     """
     command, kind = bundle.folder, bundle.kind
-    parser = OneLineParser(command, description=f"The {command} that come with lightning_fed.")
+    parser = OneLineParser(
+        prog=f"{PROGRAM} {command}", allow_abbrev=False, description=f"The {command} that come with lightning_fed."
+    )
     parsers = parser.add_subparsers(dest="action", metavar="{list,show,copy}")
     parsers.add_parser(
-        "list", command=f"{command} list", help=f"the {command}, each in a line; this is done without a word, too"
+        "list", allow_abbrev=False, help=f"the {command}, each in a line; this is done without a word, too"
     )
-    parsers.add_parser("show", command=f"{command} show", help=f"print one {kind}").add_argument("name", metavar="NAME")
-    copy = parsers.add_parser("copy", command=f"{command} copy", help=f"write a copy of one {kind}, to change it")
+    parsers.add_parser("show", allow_abbrev=False, help=f"print one {kind}").add_argument("name", metavar="NAME")
+    copy = parsers.add_parser("copy", allow_abbrev=False, help=f"write a copy of one {kind}, to change it")
     copy.add_argument("name", metavar="NAME")
     copy.add_argument("to", metavar="TO", nargs="?", help="a file, or a folder; by default the current folder")
     copy.add_argument("--force", action="store_true", help="replace a file that is there")

@@ -32,7 +32,7 @@ def names_of(kind: object) -> list[str]:
 
 
 def path_of(kind: type) -> str:
-    """Return the shortest path by which a class is imported.
+    """Return the shortest path by which a class is imported; empty if it is within a function or another class.
 
     >>> import torch
     >>> path_of(torch.optim.Adam)
@@ -40,8 +40,8 @@ def path_of(kind: type) -> str:
     """
     parts = kind.__module__.split(".")
     modules = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    home = next(module for module in modules if vars(sys.modules[module]).get(kind.__name__) is kind)
-    return f"{home}.{kind.__name__}"
+    homes = [module for module in modules if vars(sys.modules[module]).get(kind.__name__) is kind]
+    return f"{homes[0]}.{kind.__name__}" if homes else ""
 
 
 def _bases(kind: object) -> Iterator[type]:
@@ -71,6 +71,7 @@ def _public_names(kind: type) -> list[str]:
     if inspect.isabstract(kind) or not module.startswith(_PACKAGES):
         return []
     if module.startswith(_OURS):
-        rooms = [room for path, room in sys.modules.items() if path.startswith(_OURS)]
+        rooms = [room for path, room in sys.modules.items() if path.startswith(_OURS) and "testing" not in path]
         return [name for room in rooms for name in vars(room).get("__all__", ()) if vars(room).get(name) is kind]
-    return [] if kind.__name__.startswith("_") or "._" in path_of(kind) else [kind.__name__]
+    path = path_of(kind)
+    return [kind.__name__] if path and "._" not in path else []

@@ -23,7 +23,7 @@ from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
 from lightning_fed.cli.messages import explained
-from lightning_fed.cli.one_line import options_of
+from lightning_fed.cli.one_line_parser import options_of
 from lightning_fed.cli.quiet import quiet
 from lightning_fed.cli.short_help import short_help
 from lightning_fed.core.arguments import nearest

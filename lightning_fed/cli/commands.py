@@ -17,7 +17,8 @@ from lightning_fed import __version__
 from lightning_fed.core.arguments import nearest
 
 PROGRAM = "lightning-fed"
-_TRAINER = "lightning_fed.cli.command"
+TRAINER = "lightning_fed.cli.command"
+"""The module of the commands that are a Trainer's."""
 
 
 @final
@@ -43,21 +44,24 @@ class Command:
         Args:
             arguments: The words that follow its name.
         """
-        words = [self.name, *arguments] if self.module == _TRAINER else list(arguments)
+        words = [self.name, *arguments] if self.module == TRAINER else list(arguments)
         importlib.import_module(self.module).main(words)
 
 
 COMMANDS = (
-    Command("fit", _TRAINER, "train a model on the workers' data, round by round"),
-    Command("validate", _TRAINER, "evaluate a checkpoint on the workers' validation data"),
-    Command("test", _TRAINER, "evaluate a checkpoint on the workers' test data"),
-    Command("predict", _TRAINER, "run a checkpoint's predict_step on the workers' data"),
+    Command("fit", TRAINER, "train a model on the workers' data, round by round"),
+    Command("validate", TRAINER, "evaluate a checkpoint on the workers' validation data"),
+    Command("test", TRAINER, "evaluate a checkpoint on the workers' test data"),
+    Command("predict", TRAINER, "run a checkpoint's predict_step on the workers' data"),
     Command("repeat", "lightning_fed.cli.repeat", "run a fit once for each of several seeds"),
     Command("compare", "lightning_fed.cli.compare", "make a table or a plot of finished runs over seeds"),
     Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
     Command("report", "lightning_fed.cli.report", "make a page about a run, from its record"),
     Command("configs", "lightning_fed.cli.configs", "list, show or copy the configs that come with lightning_fed"),
     Command("examples", "lightning_fed.cli.examples", "list, show or copy the example programs"),
+    Command("completion", "lightning_fed.cli.completion", "print a script for completion in bash, zsh or fish"),
+    Command("schema", "lightning_fed.cli.schema", "print a JSON Schema of configs, for editors"),
+    Command("doctor", "lightning_fed.cli.doctor", "say what is installed, what is missing, and whether a run can work"),
 )
 
 
@@ -86,7 +90,7 @@ def main(args: Sequence[str] | None = None) -> None:
         refuse(f"there is no option {word!r}{near}")
     elif word.startswith("-"):  # such as the -c of a config for several commands
         _import_from_here()
-        importlib.import_module(_TRAINER).main(given)
+        importlib.import_module(TRAINER).main(given)
     else:
         refuse(f"there is no command {word!r}; give one of {', '.join(names)}{nearest(word, names)}")
 

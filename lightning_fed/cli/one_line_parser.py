@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn, final
 
 from typing_extensions import override
 
 from lightning_fed.cli.commands import refuse
+from lightning_fed.core.arguments import nearest
 
 
 @final
@@ -16,4 +18,22 @@ class OneLineParser(argparse.ArgumentParser):
 
     @override
     def error(self, message: str) -> NoReturn:
-        refuse(" ".join(message.split()), self.prog)
+        """Leave with the status 2, after a sentence, and the nearest word where one is not known."""
+        near = ""
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            near = nearest(found.group(1), [word.strip("' ") for word in found.group(2).split(",")])
+        elif found := re.search(r"unrecognized arguments: (\S+)", message):
+            near = nearest(found.group(1).partition("=")[0], [f"--{option}" for option in options_of(self)])
+        refuse(f"{' '.join(message.split())}{near}", self.prog)
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the names of the options of a parser and its subcommands, without dashes."""
+    parsers = [parser]
+    options: set[str] = set()
+    for each in parsers:
+        for action in each._actions:
+            if isinstance(action.choices, dict):
+                parsers.extend(action.choices.values())
+            options.update(option.lstrip("-") for option in action.option_strings if option.startswith("--"))
+    return options

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
-from lightning_fed.cli.one_line import options_of
+from lightning_fed.cli.one_line_parser import options_of
 
 LINES = 60
 """How long the help may be."""
