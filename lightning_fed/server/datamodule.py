@@ -109,7 +109,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.sampler = Uniform() if self._sampler_is_default else sampler
         self.val = None if val is None else datamodule_of(val, "val", batch_size, ("val", "test", "predict"))
         self.eval_cohort_size = eval_cohort_size
-        self.cached_workers, self.batch_size = cached_workers, batch_size
+        self.cached_workers, self._batch_size = cached_workers, batch_size
         self.hides_workers = False
         """Whether nothing of the workers' hyperparameters may be logged."""
         self._log_hyperparams = any(datamodule._log_hyperparams for datamodule in self._at_hand())
