@@ -34,6 +34,7 @@ SCALARS |= {f"comm/{name}" for name in ("bytes_up", "bytes_down", "megabytes_up_
 SCALARS |= {"time/local", "time/aggregate", *(f"update/{n}" for n in ("norm", "p10_norm", "p90_norm", "alignment"))}
 POINTS = ("min", "p10", "median", "p90", "max", "std")
 SPREADS = {f"workers/{metric}/{point}" for metric in ("loss", "val_acc") for point in POINTS}
+AT_END = {"total/megabytes", "total/seconds", "at_end/val_acc", "at_end/val_acc_best", "at_end/val_acc_p10"}
 TEXTS = {f"run/{name}/text_summary" for name in ("settings", "what_leaves", "promise")}
 FIGURES = {"who/partition", "who/participation", "who/val_acc_per_worker"}
 
@@ -98,7 +99,7 @@ def test_every_tag_of_a_run(tmp_path: Path, workers: int) -> None:
     tags = shown(tmp_path, FederatedModule(Labelled()), federation(workers)).Tags()
     single = {f"worker/worker_{i:02}/{metric}" for i in range(12) for metric in ("loss", "val_acc")}
     scalars = set(tags["scalars"])
-    assert scalars - single == SCALARS | SPREADS
+    assert scalars - single == SCALARS | SPREADS | AT_END
     assert bool(scalars & single) == (workers == 12)
     assert set(tags["images"]) == FIGURES
     assert set(tags["histograms"]) == {"workers/val_acc"}
@@ -155,7 +156,7 @@ def test_tensorboard_lists_all_its_plugins_as_active(tmp_path: Path) -> None:
     runs = EventMultiplexer().AddRunsFromDirectory(str(tmp_path))
     runs.Reload()
     active = set(MultiplexerDataProvider(runs, str(tmp_path)).list_plugins(RequestContext(), experiment_id=""))
-    assert active >= {"scalars", "custom_scalars", "histograms", "images", "text"}
+    assert active >= {"scalars", "custom_scalars", "histograms", "images", "text", "hparams"}
 
 
 # ---- what stands in it -----------------------------------------------------------------------------------------------
@@ -169,7 +170,10 @@ def test_texts_say_what_is_set_what_leaves_and_what_is_promised(tmp_path: Path) 
     assert [point.step for point in events.Tensors("run/settings/text_summary")] == [0]
 
 
-def test_figures_are_drawn_after_each_tenth_evaluation_and_at_the_end(tmp_path: Path) -> None:
+def test_figures_are_drawn_after_each_tenth_evaluation_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_fed.callbacks.dashboard.callback.LEAST_SECONDS", 0.0)
     events = shown(tmp_path, FederatedModule(Labelled()), federation(4, 2), max_epochs=13)
     assert [image.step for image in events.Images("who/participation")] == [19, 25]
     assert [image.step for image in events.Images("who/val_acc_per_worker")] == [19, 25]
@@ -194,6 +198,11 @@ def test_what_no_logger_draws_is_nowhere_and_what_has_two_curves_is_shown_by_tha
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert b"^val_f1_epoch$" in layout
     assert b"secret" not in layout
+
+
+def test_a_run_of_a_few_seconds_has_figures_at_its_end_only(tmp_path: Path) -> None:
+    events = shown(tmp_path, FederatedModule(Labelled()), federation(4, 2), max_epochs=13)
+    assert {image.step for tag in FIGURES for image in events.Images(tag)} == {25}
 
 
 def test_histograms_hold_the_values_of_the_workers(tmp_path: Path) -> None:
@@ -233,6 +242,7 @@ def test_a_private_run_shows_nothing_of_its_workers(tmp_path: Path) -> None:
         *("epoch", "val_acc", "time/evaluate", "server/lr", "server/update_norm"),
         *("comm/megabytes_up_total", "comm/megabytes_down_total"),
         *("privacy/epsilon", "privacy/epsilon_budget", "privacy/rounds_left", "privacy/clip"),
+        *("total/seconds", "at_end/val_acc", "at_end/val_acc_best", "at_end/epsilon"),
     }
     assert (tags["images"], tags["histograms"]) == ([], [])
     assert charts(events) == {

@@ -92,7 +92,7 @@ def url(tmp_path: Path) -> str:
 def test_the_charts_of_the_layout_are_on_the_page(url: str, tmp_path: Path) -> None:
     listing = json.loads(urllib.request.urlopen(f"{url}/data/plugins_listing", timeout=10).read())
     active = {name for name, about in listing.items() if about["enabled"]}
-    assert active >= {"scalars", "custom_scalars", "images", "histograms", "distributions", "text"}
+    assert active >= {"scalars", "custom_scalars", "images", "histograms", "distributions", "text", "hparams"}
     assert CHROMIUM is not None
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     options += ["--window-size=1600,1300", "--virtual-time-budget=20000", "--dump-dom"]

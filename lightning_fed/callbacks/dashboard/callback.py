@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import math
+import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -14,14 +14,19 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.callbacks.dashboard.boards import Board, board_of
-from lightning_fed.callbacks.dashboard.labels import label_counts
+from lightning_fed.callbacks.dashboard.found import (
+    curves_of_all,
+    held,
+    logged_in_training,
+    shows_workers,
+    values_of_workers,
+)
 from lightning_fed.callbacks.dashboard.layout import layout_of
 from lightning_fed.callbacks.dashboard.participation import Participation
 from lightning_fed.callbacks.dashboard.texts import leaves_table, promise_table, settings_table, spent_page
 from lightning_fed.core.arguments import flag
 from lightning_fed.core.shown import Shown
 from lightning_fed.module import FederatedModule
-from lightning_fed.population import Population
 from lightning_fed.record import settings
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.loaders import Cohort
@@ -30,6 +35,8 @@ MOST_WORKERS = 200
 """The largest population of which there are figures: in larger ones a worker is thinner than a line."""
 EVERY = 10
 """After how many evaluations figures are drawn, besides at the end."""
+LEAST_SECONDS = 30.0
+"""The time between figures, which take a tenth of a second or two: a short run has them at its end only."""
 _KEY = "lightning_fed.dashboard"
 
 
@@ -40,7 +47,7 @@ class Dashboard(Shown, pl.Callback):
     - A layout of TensorBoard's Custom Scalars: how good and for whom, what it cost, who took part, drift, privacy.
     - Histograms ``workers/<metric>`` of the workers' values in each evaluation.
     - Figures ``who/partition``, ``who/participation`` and ``who/<metric>_per_worker``, at the end of a fit and after
-      each tenth evaluation, for up to 200 workers.
+      each tenth evaluation (at most once in half a minute), for up to 200 workers.
     - Texts ``run/settings``, ``run/what_leaves`` and ``run/promise``.
 
     TensorBoard, W&B and MLflow show what each has a place for; other loggers get nothing. Where something is promised
@@ -65,6 +72,7 @@ class Dashboard(Shown, pl.Callback):
         self._participation: Participation | None = None
         self._saved: Mapping[str, Any] | None = None
         self._evaluations = 0
+        self._drawn_at = time.monotonic()
         self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
 
     # ---- a run starts and ends -------------------------------------------------------------------------------------
@@ -77,6 +85,7 @@ class Dashboard(Shown, pl.Callback):
         boards = [board_of(logger) for logger in trainer.loggers] if draws else []
         self._boards = [board for board in boards if board is not None]
         self._evaluations = 0
+        self._drawn_at = time.monotonic()
         self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
         self._participation = None
         data = _data(trainer)
@@ -154,8 +163,9 @@ class Dashboard(Shown, pl.Callback):
         self._evaluations += 1
         self._draw_histograms(trainer, fed, step)
         self._lay_out(trainer, fed)
-        if self._evaluations % EVERY == 0:
+        if self._evaluations % EVERY == 0 and time.monotonic() - self._drawn_at >= LEAST_SECONDS:
             self._draw_figures(trainer, fed, step)
+            self._drawn_at = time.monotonic()
 
     @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -175,12 +185,12 @@ class Dashboard(Shown, pl.Callback):
         if not (self.layout and self._boards) or self._has_layout:
             return
         self._has_layout = True
-        shows = _shows_workers(fed)
-        values = _values(trainer, fed) if self._evaluations else {}
-        pooled = _pooled(trainer, fed, values) if self._evaluations else {}
+        shows = shows_workers(fed)
+        values = values_of_workers(trainer, fed) if self._evaluations else {}
+        pooled = curves_of_all(trainer, fed, values) if self._evaluations else {}
         of_workers = list(values)
         if not pooled and not of_workers and shows:
-            pooled = _logged_in_training(fed)
+            pooled = logged_in_training(fed)
             of_workers = list(pooled)
         charts = layout_of(pooled, of_workers, shows, fed.privacy is not None, evaluates=self._evaluations > 0)
         with self._showing("the layout of its charts"):
@@ -191,7 +201,7 @@ class Dashboard(Shown, pl.Callback):
         if not self._boards:
             return
         with self._showing("histograms"):
-            for metric, values in _values(trainer, fed).items():
+            for metric, values in values_of_workers(trainer, fed).items():
                 for board in self._boards:
                     board.histogram(f"workers/{metric}", np.array(list(values.values())), step)
 
@@ -208,7 +218,7 @@ class Dashboard(Shown, pl.Callback):
                 self._show("who/participation", figures.participation(seen.names, seen.matrix, seen.first), step)
             # A worker's data are its own: not even release_metrics=True covers them.
             if fed.privacy is None and not self._has_partition:
-                counts, sizes = _held(data)
+                counts, sizes = held(data)
                 self._has_partition = len(sizes) == len(data.names)
                 if sizes:
                     unseen = len(data.names) - len(sizes)
@@ -220,7 +230,7 @@ class Dashboard(Shown, pl.Callback):
         from lightning_fed.callbacks.dashboard import figures
 
         with self._showing("figures"):
-            for metric, values in _values(trainer, fed).items():
+            for metric, values in values_of_workers(trainer, fed).items():
                 pooled = fed.last_evaluation.metrics.get(metric)
                 self._show(f"who/{metric}_per_worker", figures.per_worker(metric, values, pooled), step)
 
@@ -236,7 +246,7 @@ class Dashboard(Shown, pl.Callback):
         return bool(self._boards) and importlib.util.find_spec("matplotlib") is not None
 
     def _draws_figures(self, fed: FederatedModule, data: FederatedDataModule) -> bool:
-        return self.figures and _shows_workers(fed) and len(data.names) <= MOST_WORKERS
+        return self.figures and shows_workers(fed) and len(data.names) <= MOST_WORKERS
 
     @contextmanager
     def _showing(self, what: str) -> Iterator[None]:
@@ -283,75 +293,3 @@ def _federated(module: pl.LightningModule) -> FederatedModule:
 def _data(trainer: pl.Trainer) -> FederatedDataModule:
     data: FederatedDataModule = trainer.datamodule  # type: ignore[attr-defined]
     return data
-
-
-def _shows_workers(fed: FederatedModule) -> bool:
-    """Whether metrics of workers may be shown: nothing is promised, or they are released."""
-    return fed.privacy is None or fed.privacy.release_metrics
-
-
-def _values(trainer: pl.Trainer, fed: FederatedModule) -> dict[str, dict[str, float]]:
-    """Return the finite values of the last evaluation by metric and worker, as far as loggers draw them."""
-    if not _shows_workers(fed):
-        return {}
-    found: dict[str, dict[str, float]] = {}
-    for worker, metrics in fed.last_evaluation.workers.items():
-        for metric, value in metrics.items():
-            if math.isfinite(value) and _curve(metric, trainer.logged_metrics) is not None:
-                found.setdefault(metric, {})[worker] = value
-    return found
-
-
-def _pooled(trainer: pl.Trainer, fed: FederatedModule, of_workers: Collection[str]) -> dict[str, str]:
-    """Return the curves of the last evaluation over all data, by the names of the metrics."""
-    logged = trainer.logged_metrics
-    names = [*of_workers, *fed.last_evaluation.metrics]
-    curves = {name: curve for name in names if (curve := _curve(name, logged)) is not None}
-    first: dict[str, str] = {}
-    for name, curve in curves.items():
-        if curve not in first.values():
-            first[name] = curve
-    return first
-
-
-def _curve(metric: str, logged: Collection[str]) -> str | None:
-    """Return the name under which a metric is drawn; None: it was logged with ``logger=False``."""
-    if metric in logged:
-        return metric
-    base, mark, loader = metric.partition("/dataloader_idx_")
-    forked = f"{base}_epoch{mark}{loader}"  # it was logged on each step, too
-    return forked if forked in logged else None
-
-
-def _logged_in_training(fed: FederatedModule) -> dict[str, str]:
-    """Return the curves of what the last cohort logged, by the names of the metrics."""
-    logged = fed.last_report.logged()
-    curves = {
-        name: shown.step_name if shown.on_step else shown.epoch_name
-        for name, (shown, _) in logged.items()
-        if shown.logger
-    }
-    return curves if logged else {"loss": "loss"}
-
-
-def _held(data: FederatedDataModule) -> tuple[dict[str, Mapping[int, int]], dict[str, int]]:
-    """Return how many examples of which label each worker trains on, and how many in all.
-
-    Nothing of the user's is run for it: workers are left out whose data are neither set up here nor at hand.
-    """
-    at_hand = isinstance(data.workers, Population) and data.workers.draws_nothing
-    counts: dict[str, Mapping[int, int]] = {}
-    sizes: dict[str, int] = {}
-    for name in data.names:
-        worker = data.pool[name]
-        if not (at_hand or worker.is_set_up):
-            continue
-        batches = worker.batches
-        size = batches.num_rows or batches.num_examples
-        if size is None:
-            continue
-        sizes[name] = size
-        own = label_counts(batches.loader)
-        if own is not None:
-            counts[name] = own
-    return (counts if counts.keys() == sizes.keys() else {}), sizes

@@ -1,4 +1,8 @@
-"""Figures about single workers, by matplotlib's objects alone: no window, nothing that a notebook shares."""
+"""Figures about single workers, by matplotlib's objects alone: no window, nothing that a notebook shares.
+
+They are drawn while a run waits. So bars are one collection and not an object each, and margins are computed from the
+lengths of names and not by layout engines, which draw everything twice.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,15 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lightning_fed.core.direction import better
 
+_WIDTH = 6.4  # inches, as all lengths here
 _MOST_NAMES = 60
 """Beyond it names on an axis cover each other."""
 _MOST_COLUMNS = 400
@@ -30,22 +37,28 @@ def partition(counts: Mapping[str, Mapping[int, int]], sizes: Mapping[str, int],
         unseen: How many more workers there are.
     """
     names = list(sizes)
-    figure, axes = _rows(names, "training examples" + (f" ({unseen} workers not seen yet)" if unseen else ""))
-    places = np.arange(len(names))
     labels = sorted({label for own in counts.values() for label in own})
-    if not labels:
-        axes.barh(places, [sizes[name] for name in names], color="tab:blue")
-    colours = _colours(len(labels))
+    lines = -(-len(labels) // 10) if len(labels) <= _MOST_IN_LEGEND else 1
+    figure, axes = _rows(names, "training examples" + (f" ({unseen} workers not seen yet)" if unseen else ""), lines)
+    places = np.arange(len(names), dtype=float)
     left = np.zeros(len(names))
+    if not labels:
+        left = np.array([sizes[name] for name in names], dtype=float)
+        axes.add_collection(_bars(places, np.zeros(len(names)), left, "tab:blue"))
+    colours = _colours(len(labels))
     for label, colour in zip(labels, colours, strict=True):
-        values = np.array([counts.get(name, {}).get(label, 0) for name in names], dtype=float)
-        axes.barh(places, values, left=left, color=colour, label=str(label))
-        left += values
+        right = left + np.array([counts.get(name, {}).get(label, 0) for name in names], dtype=float)
+        axes.add_collection(_bars(places, left, right, colour))
+        left = right
     if 0 < len(labels) <= _MOST_IN_LEGEND:
-        axes.legend(title="label", ncol=10, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+        patches = [Patch(color=colour, label=str(label)) for label, colour in zip(labels, colours, strict=True)]
+        figure.legend(
+            handles=patches, title="label", ncol=10, fontsize=8, title_fontsize=8, loc="upper center", frameon=False,
+            handlelength=1, columnspacing=1,
+        )  # fmt: skip
     elif labels:
         axes.set_title(f"{len(labels)} labels, from dark ({labels[0]}) to bright ({labels[-1]})", fontsize=9)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(float(left.max(initial=0)), 1) * 1.02)
     return figure
 
 
@@ -59,7 +72,7 @@ def participation(names: Sequence[str], took_part: NDArray[np.bool_], first: int
     """
     rounds = len(took_part)
     counts = took_part.sum(axis=0)
-    figure, axes = _rows([f"{name} ({count})" for name, count in zip(names, counts, strict=True)], "round")
+    figure, axes = _rows([f"{_short(name, 18)} ({count})" for name, count in zip(names, counts, strict=True)], "round")
     every = -(-rounds // _MOST_COLUMNS)
     padded = np.full((-(-rounds // every) * every, len(names)), np.nan)
     padded[:rounds] = took_part
@@ -92,40 +105,76 @@ def per_worker(metric: str, values: Mapping[str, float], pooled: float | None) -
     numbers = np.array(list(ordered.values()))
     decile = float(np.quantile(numbers, 0.1 if high else 0.9))
     is_worst = numbers <= decile if high else numbers >= decile
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.bar(np.arange(len(numbers)), numbers, color=np.where(is_worst, "tab:red", "tab:blue").tolist())
+    is_named = len(ordered) <= _MOST_NAMES
+    names = [_short(name) for name in ordered]
+    below = 0.25 + 0.075 * max(map(len, names)) if is_named else 0.5
+    figure, axes = _axes(3.0 + below, left=0.75, below=below, above=0.35)
+    places = np.arange(len(numbers), dtype=float)
+    for worst, colour in ((True, "tab:red"), (False, "tab:blue")):
+        some = is_worst == worst
+        axes.add_collection(_bars(places[some], np.zeros(some.sum()), numbers[some], colour, upright=True))
     title = f"worst decile (red): {'at most' if high else 'at least'} {decile:.3g}"
-    if pooled is not None:
+    shown = [0.0, *numbers.tolist()]
+    if pooled is not None and np.isfinite(pooled):
         axes.axhline(pooled, linestyle="--", color="black", linewidth=1)
         title += f"; all data (dashed): {pooled:.3g}"
+        shown.append(pooled)
     axes.set_title(title, fontsize=9)
     axes.set_ylabel(metric)
-    if len(ordered) <= _MOST_NAMES:
-        axes.set_xticks(np.arange(len(ordered)), [_short(name) for name in ordered], rotation=90, fontsize=8)
+    axes.set_xlim(-0.7, len(numbers) - 0.3)
+    room = 0.03 * ((max(shown) - min(shown)) or 1)
+    axes.set_ylim(min(shown) - (room if min(shown) < 0 else 0), max(shown) + room)
+    if is_named:
+        axes.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=8)
     else:
         axes.set_xticks([])
         axes.set_xlabel(f"{len(ordered)} workers, the worst first")
     return figure
 
 
-def _rows(names: Sequence[str], xlabel: str) -> tuple[Figure, Axes]:
+def _axes(height: float, left: float, below: float, above: float) -> tuple[Figure, Axes]:
+    """Make a figure with margins of these lengths, in inches."""
+    figure = Figure(figsize=(_WIDTH, height))
+    axes = figure.add_axes((left / _WIDTH, below / height, 1 - (left + 0.15) / _WIDTH, 1 - (below + above) / height))
+    return figure, axes
+
+
+def _rows(names: Sequence[str], xlabel: str, legend_lines: int = 0) -> tuple[Figure, Axes]:
     """Make a figure with a row for each worker."""
-    figure = Figure(figsize=(6.4, min(max(1.4 + 0.22 * len(names), 2.5), 10)), layout="constrained")
-    axes = figure.add_subplot()
+    is_named = len(names) <= _MOST_NAMES
+    shown = [_short(name, 30) for name in names]
+    above = 0.35 if not legend_lines else 0.3 + 0.2 * legend_lines
+    height = min(max(1.2 + above + 0.2 * len(names), 2.5), 9)
+    figure, axes = _axes(height, 0.3 + (0.068 * max(map(len, shown)) if is_named else 0.2), below=0.5, above=above)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
-    if len(names) <= _MOST_NAMES:
-        axes.set_yticks(np.arange(len(names)), [_short(name) for name in names], fontsize=8)
+    if is_named:
+        axes.set_yticks(np.arange(len(names)), shown, fontsize=8)
     else:
         axes.set_yticks([])
         axes.set_ylabel(f"{len(names)} workers, in order")
     return figure, axes
 
 
-def _short(name: str) -> str:
+def _bars(
+    places: NDArray[np.float64],
+    start: NDArray[np.float64],
+    end: NDArray[np.float64],
+    colour: Any,
+    upright: bool = False,
+) -> PolyCollection:
+    """Return bars of one colour as one collection."""
+    near, far = places - 0.4, places + 0.4
+    corners = [(start, near), (end, near), (end, far), (start, far)]
+    if upright:
+        corners = [(across, along) for along, across in corners]
+    vertices = np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
+    return PolyCollection(list(vertices), facecolors=colour, linewidths=0)
+
+
+def _short(name: str, most: int = 24) -> str:
     # Two dollars in a name would be a formula.
-    return (name if len(name) <= 24 else f"{name[:23]}…").replace("$", r"\$")
+    return (name if len(name) <= most else f"{name[: most - 1]}…").replace(r"\$", "$").replace("$", r"\$")
 
 
 def _colours(count: int) -> list[Any]:

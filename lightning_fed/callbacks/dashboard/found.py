@@ -1,0 +1,106 @@
+"""What a run has to show about its workers: their values in the last evaluation, and their data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from lightning_fed._lightning import pl
+from lightning_fed.callbacks.dashboard.labels import label_counts
+from lightning_fed.module import FederatedModule
+from lightning_fed.population import Population
+from lightning_fed.server.datamodule import FederatedDataModule
+
+
+def shows_workers(fed: FederatedModule) -> bool:
+    """Whether metrics of workers may be shown: nothing is promised, or they are released.
+
+    Args:
+        fed: The module.
+    """
+    return fed.privacy is None or fed.privacy.release_metrics
+
+
+def values_of_workers(trainer: pl.Trainer, fed: FederatedModule) -> dict[str, dict[str, float]]:
+    """Return the finite values of the last evaluation by metric and worker, as far as loggers draw them.
+
+    Args:
+        trainer: The Trainer, whose loggers draw.
+        fed: The module.
+    """
+    if not shows_workers(fed):
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    for worker, metrics in fed.last_evaluation.workers.items():
+        for metric, value in metrics.items():
+            if math.isfinite(value):
+                found.setdefault(metric, {})[worker] = value
+    return {metric: own for metric, own in found.items() if _curve(metric, trainer.logged_metrics) is not None}
+
+
+def curves_of_all(trainer: pl.Trainer, fed: FederatedModule, of_workers: Collection[str]) -> dict[str, str]:
+    """Return the curves of the last evaluation over all data, by the names of the metrics.
+
+    Args:
+        trainer: The Trainer, whose loggers draw.
+        fed: The module.
+        of_workers: Metrics of which workers have values; they come first.
+    """
+    logged = trainer.logged_metrics
+    names = [*of_workers, *fed.last_evaluation.metrics]
+    curves = {name: curve for name in names if (curve := _curve(name, logged)) is not None}
+    first: dict[str, str] = {}
+    for name, curve in curves.items():
+        if curve not in first.values():
+            first[name] = curve
+    return first
+
+
+def _curve(metric: str, logged: Collection[str]) -> str | None:
+    """Return the name under which a metric is drawn; None: it was logged with ``logger=False``."""
+    if metric in logged:
+        return metric
+    base, mark, loader = metric.partition("/dataloader_idx_")
+    forked = f"{base}_epoch{mark}{loader}"  # it was logged on each step, too
+    return forked if forked in logged else None
+
+
+def logged_in_training(fed: FederatedModule) -> dict[str, str]:
+    """Return the curves of what the last cohort logged, by the names of the metrics.
+
+    Args:
+        fed: The module.
+    """
+    logged = fed.last_report.logged()
+    curves = {
+        name: shown.step_name if shown.on_step else shown.epoch_name
+        for name, (shown, _) in logged.items()
+        if shown.logger
+    }
+    return curves if logged else {"loss": "loss"}
+
+
+def held(data: FederatedDataModule) -> tuple[dict[str, Mapping[int, int]], dict[str, int]]:
+    """Return how many examples of which label each worker trains on, and how many in all.
+
+    Nothing of the user's is run for it: workers are left out whose data are neither set up here nor at hand.
+
+    Args:
+        data: The workers' data.
+    """
+    at_hand = isinstance(data.workers, Population) and data.workers.draws_nothing
+    counts: dict[str, Mapping[int, int]] = {}
+    sizes: dict[str, int] = {}
+    for name in data.names:
+        worker = data.pool[name]
+        if not (at_hand or worker.is_set_up):
+            continue
+        batches = worker.batches
+        size = batches.num_rows or batches.num_examples
+        if size is None:
+            continue
+        sizes[name] = size
+        own = label_counts(batches.loader)
+        if own is not None:
+            counts[name] = own
+    return (counts if counts.keys() == sizes.keys() else {}), sizes
