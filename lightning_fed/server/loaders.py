@@ -87,7 +87,10 @@ class Cohort:
 
     def __iter__(self) -> Iterator[Any]:
         # else Python would ask for one part after the other
-        raise TypeError(f"the batch of a round is its cohort, which cannot be unpacked: {_HAS}")
+        raise TypeError(
+            f"the batch of a round is its cohort, which cannot be unpacked: {_HAS}; a module is trained on workers by "
+            "trainer.fit(FederatedModule(net), data)"
+        )
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the batch of a round is its cohort, which has no {name!r}: {_HAS}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast, final
 
+import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_fed._lightning import pl
@@ -57,10 +59,13 @@ def as_datamodules(workers: Mapping[str, WorkerData], batch_size: int) -> Mappin
 
 
 def _fix(workers: object) -> str:
+    deal_out = ": deal {} out by lightning_fed.datasets.PartitionedPopulation({}, IID(workers=10))"
     if isinstance(workers, (list, tuple)):
+        if workers and all(isinstance(item, (Tensor, np.ndarray)) for item in workers):
+            return deal_out.format("them", "(x, y)")
         return ": name them, as in {f'worker_{i}': data for i, data in enumerate(workers)}"
-    if isinstance(workers, Dataset):
-        return ": deal it out by lightning_fed.datasets.PartitionedPopulation(dataset, IID(workers=10))"
+    if isinstance(workers, (Dataset, Tensor, np.ndarray)):
+        return deal_out.format("it", "dataset")
     return ""
 
 

@@ -50,6 +50,11 @@ def cohorts(data: FederatedDataModule) -> list[Cohort]:
             r"workers\['bob'\] must be .*, not the class Rows: .* such as Rows\(\)",
         ),
         ({"workers": {"bob": [1.0]}}, TypeError, r"workers\['bob'\]\[0\] is a float: give a tensor or an array"),
+        (
+            {"workers": (torch.ones(4, 2), torch.ones(4, 1))},
+            TypeError,
+            r"not a tuple: deal them out by .*PartitionedPopulation\(\(x, y\), IID",
+        ),
         ({"workers": {"bob": 1.0}}, TypeError, r"workers\['bob'\] must be a .*LightningDataModule, .*, not float"),
         (
             {"workers": TensorDataset(torch.ones(1))},

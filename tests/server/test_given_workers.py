@@ -220,5 +220,5 @@ def test_a_network_without_a_training_step_is_refused_with_code_to_copy() -> Non
 def test_a_network_that_is_not_wrapped_is_refused_before_a_step_on_any_kind_of_data() -> None:
     with pytest.raises(TypeError, match=r"wrap it, as in trainer.fit\(FederatedModule\(net\), data\)"):
         trainer().fit(LinearRegression(2, 1), FederatedDataModule({"bob": (X, Y)}))
-    with pytest.raises(TypeError, match="the batch of a round is its cohort, which cannot be unpacked"):
+    with pytest.raises(TypeError, match=r"cannot be unpacked: .*trainer.fit\(FederatedModule\(net\), data\)"):
         _, _ = next(iter(FederatedDataModule({"bob": (X, Y)}).train_dataloader()))
