@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -34,6 +35,7 @@ class LoaderSettings:
     shuffle: bool
     drop_last: bool
     num_workers: int
+    collate_fn: Callable[[list[Any]], Any] | None
 
     def train(self, dataset: Subset[Any]) -> DataLoader[Any]:
         """Make the loader of training examples."""
@@ -43,11 +45,12 @@ class LoaderSettings:
             shuffle=self.shuffle,
             drop_last=self.drop_last,
             num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
         )
 
     def val(self, dataset: Subset[Any]) -> DataLoader[Any]:
         """Make the loader of held-out examples: all of them, in order."""
-        return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers)
+        return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=self.collate_fn)
 
 
 @final
@@ -123,6 +126,7 @@ class PartitionedPopulation(Population):
         shuffle: Whether training batches are shuffled.
         drop_last: Whether an incomplete last training batch is dropped; a worker smaller than a batch then has none.
         num_workers: Loader processes per loader.
+        collate_fn: Makes a batch of a list of examples, by padding for example; None: torch's own stacks them.
 
     Raises:
         ValueError: If an argument is out of range, or, on first use, if labels, partition and dataset do not fit.
@@ -151,6 +155,7 @@ class PartitionedPopulation(Population):
         shuffle: bool = True,
         drop_last: bool = False,
         num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         self._source = source if isinstance(source, pl.LightningDataModule) else examples_of(source, "source")
         self._partition = instance("partition", partition, Partitioner, "IID(workers=10)")
@@ -158,12 +163,15 @@ class PartitionedPopulation(Population):
         if labels is not None and not isinstance(labels, str) and np.ndim(labels) == 0:
             raise TypeError(f"labels={labels!r} must be an array with the label of every example, or a column's name")
         self._labels = labels
+        if collate_fn is not None and not callable(collate_fn):
+            raise TypeError(f"collate_fn={collate_fn!r} must be a function that makes a batch of a list of examples")
         self._val_fraction = check_share("val_fraction", val_fraction)
         self._settings = LoaderSettings(
             batch_size=check_count("batch_size", batch_size),
             shuffle=flag("shuffle", shuffle),
             drop_last=flag("drop_last", drop_last),
             num_workers=whole("num_workers", num_workers, least=0, says=": give at least 0, and a whole number"),
+            collate_fn=collate_fn,
         )
         self._dealt: tuple[Dataset[Any], Partition] | None = None
 

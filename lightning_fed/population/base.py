@@ -16,9 +16,9 @@ EvaluationKind: TypeAlias = Literal["val", "test", "predict"]
 class Population(Mapping[str, WorkerData]):
     """All workers, as a read-only mapping from a worker's name to the LightningDataModule that holds its data.
 
-    A plain ``dict`` of datamodules does as well. Derive from this class when the datamodules should be built lazily
-    (``__getitem__`` builds one, nothing else does) and the names and sizes are known beforehand. The names are never
-    listed, so that a million workers start as fast as a thousand.
+    A plain ``dict`` does as well, and either may hold tensors, Datasets or loaders in place of datamodules. Derive from
+    this class when they should be built lazily (``__getitem__`` builds one, nothing else does) and the names and sizes
+    are known beforehand. The names are never listed, so that a million workers start as fast as a thousand.
 
     Example::
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_fed._lightning import is_overridden, pl
@@ -49,6 +49,19 @@ class Counting(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         self.reads += 1
         return torch.tensor(index), index % 2
+
+
+class Words(Dataset[Tensor]):
+    """Examples of different lengths."""
+
+    def __init__(self, words: list[Tensor]) -> None:
+        self.words = words
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.words[index]
 
 
 class Source(pl.LightningDataModule):
@@ -111,6 +124,22 @@ def test_loader_processes() -> None:
     worker = population["0"]
     assert isinstance(worker, SplitSubsetDataModule)
     assert worker.train_dataloader().num_workers == worker.val_dataloader().num_workers == 1
+
+
+def test_a_function_of_the_users_makes_the_batches() -> None:
+    """Examples of different lengths are padded to the longest one of their batch."""
+    words = [torch.ones(length) for length in (1, 3, 2, 5)]
+    population = PartitionedPopulation(
+        Words(words), IID(workers=1), batch_size=4, val_fraction=0.5, collate_fn=nn.utils.rnn.pad_sequence
+    )
+    worker = population["worker_0"]
+    assert isinstance(worker, SplitSubsetDataModule)
+    for loader in (worker.train_dataloader(), worker.val_dataloader()):
+        (batch,) = loader
+        assert batch.shape[1] == 2
+        assert batch.sum() > batch.shape[0]
+    with pytest.raises(TypeError, match="collate_fn='pad' must be a function that makes a batch of a list of examples"):
+        PartitionedPopulation(Words(words), IID(workers=1), collate_fn="pad")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
