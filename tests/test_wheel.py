@@ -55,6 +55,9 @@ def test_it_works_from_a_clean_environment_outside_the_checkout(wheel: Path, tmp
     assert str(packages) in where
     script = str(folder / "bin" / "lightning-fed")
     assert "toy" in run(script, "configs")
+    assert "FedProx" in run(script, "completion", "bash")
+    assert Path(run(script, "schema", "--path").strip()).is_file()
+    assert "All that a run needs is there." in run(script, "doctor")
     run(script, "configs", "copy", "toy", "mine.yaml")
     assert (tmp_path / "mine.yaml").read_bytes() == (ROOT / "configs" / "toy.yaml").read_bytes()
     run(script, "examples", "copy", "toy")

@@ -43,7 +43,7 @@ from lightning_fed.algorithms import (
     QFedAvg,
     Scaffold,
 )
-from lightning_fed.callbacks import Dashboard, RoundProgress, RoundProgressBar
+from lightning_fed.callbacks import Dashboard, PredictionWriter, RoundProgress, RoundProgressBar
 from lightning_fed.datasets import (
     FCUBE,
     IID,
@@ -88,7 +88,7 @@ def each(arguments: dict[str, Any], *makes: Callable[..., Any]) -> dict[Callable
 TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     FederatedModule: {"module": Scalar()},
     FederatedDataModule: {"workers": {"bob": Rows([1.0]), "alice": Rows([2.0])}},
-    **each({}, Dashboard, RoundProgress, RoundProgressBar),
+    **each({}, Dashboard, PredictionWriter, RoundProgress, RoundProgressBar),
     **each({}, Auto, Isolated, Sequential, Vectorized),
     **each({}, Uniform, RoundRobin, Poisson, WeightedBySize, MinSeparation, RandomAvailability),
     **each({}, Median, UniformMean, WeightedMean, NormalizedMean, GeometricMedian),
@@ -172,6 +172,7 @@ ZERO_IS_FINE = {
 
 A_NAME = {
     (FederatedModule, "state_dir"),
+    (PredictionWriter, "file"),
     (FrameDataModule, "label"),
     *((HuggingFaceDataModule, name) for name in ("train", "val", "label", "split")),
 }

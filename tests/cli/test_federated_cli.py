@@ -373,3 +373,19 @@ def test_help_all_has_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_has_the_options_of_a_command_line_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"  --rate +An option of one's own \(0.1\)\n", helped(capsys, "fit", "-h", cli=WithARate))
+
+
+# ---- predict ---------------------------------------------------------------------------------------------------------
+
+
+def test_predict_says_where_the_predictions_are(capsys: pytest.CaptureFixture[str]) -> None:
+    saved = ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.dirpath=here"]
+    fit(*saved, "--trainer.callbacks.filename=it")
+    capsys.readouterr()
+    predict = ["predict", "-c", "c.yaml", *saved, "--ckpt_path", "here/it.ckpt"]
+    FederatedCLI(predict)
+    said = capsys.readouterr().out
+    assert "The predictions are not written to a file; --trainer.callbacks+=PredictionWriter writes" in said
+    FederatedCLI([*predict, "--trainer.callbacks+=PredictionWriter"])
+    assert "The predictions are in predictions.pt, by worker\n" in capsys.readouterr().out
+    assert list(torch.load("predictions.pt", weights_only=True)) == ["a", "b"]

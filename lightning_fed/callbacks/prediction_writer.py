@@ -1,0 +1,69 @@
+"""A callback that writes what ``predict`` has found, by worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from typing_extensions import override
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import text
+from lightning_fed.module import FederatedModule
+
+
+@final
+class PredictionWriter(pl.callbacks.BasePredictionWriter):
+    """Writes the predictions of ``trainer.predict`` to a file, which ``torch.load`` reads.
+
+    The file holds a dict: for each worker, by name, the list of what ``predict_step`` has returned for its batches, in
+    their order; under ``""`` stands what is of central data. Each process writes a file of its own; those of others
+    than the first have the process's number before the suffix.
+
+    Args:
+        file: The path of the file; its folder is made. One that is there is replaced, when the new one is whole.
+
+    Raises:
+        TypeError: If the path is none, or the module that predicts is no FederatedModule.
+
+    Example::
+
+        trainer = pl.Trainer(callbacks=[PredictionWriter("predictions.pt")])
+        trainer.predict(fed, data)
+        torch.load("predictions.pt")["bob"]  # one item a batch
+    """
+
+    def __init__(self, file: str | Path = "predictions.pt") -> None:
+        super().__init__(write_interval="epoch")
+        self.file = Path(text("file", str(file) if isinstance(file, Path) else file))
+
+    @override
+    def write_on_epoch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Sequence[Any], batch_indices: Any
+    ) -> None:
+        """Write them, at the end of all."""
+        if not isinstance(pl_module, FederatedModule):
+            raise TypeError(
+                f"PredictionWriter is for a FederatedModule, not {type(pl_module).__name__}: wrap it in one"
+            )
+        by_worker: dict[str, list[Any]] = {}
+        for worker, prediction in _pairs(pl_module.predicted_workers, predictions):
+            by_worker.setdefault(worker or "", []).append(prediction)
+        rank = trainer.global_rank
+        file = self.file if rank == 0 else self.file.with_name(f"{self.file.stem}_{rank}{self.file.suffix}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f"{file.name}.part")
+        torch.save(by_worker, unfinished)
+        os.replace(unfinished, file)
+
+
+def _pairs(workers: Sequence[Any], predictions: Sequence[Any]) -> Iterator[tuple[str | None, Any]]:
+    """Each prediction with its worker; both are lists of lists if there are several loaders."""
+    for worker, prediction in zip(workers, predictions, strict=True):
+        if isinstance(worker, list):
+            yield from _pairs(worker, prediction)
+        else:
+            yield worker, prediction
