@@ -60,6 +60,18 @@ class PredictionWriter(pl.callbacks.BasePredictionWriter):
         os.replace(unfinished, file)
 
 
+def where_predictions_are(trainer: pl.Trainer) -> str:
+    """Say in a line where the predictions of a Trainer have been written; nothing where a writer of the user's has."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    writers = [callback for callback in callbacks if isinstance(callback, pl.callbacks.BasePredictionWriter)]
+    if not writers:
+        return (
+            "The predictions are not written to a file; --trainer.callbacks+=PredictionWriter writes predictions.pt\n"
+        )
+    files = [writer.file for writer in writers if isinstance(writer, PredictionWriter)]
+    return "".join(f"The predictions are in {file}, by worker\n" for file in files)
+
+
 def _pairs(workers: Sequence[Any], predictions: Sequence[Any]) -> Iterator[tuple[str | None, Any]]:
     """Each prediction with its worker; both are lists of lists if there are several loaders."""
     for worker, prediction in zip(workers, predictions, strict=True):

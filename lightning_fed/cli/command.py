@@ -14,7 +14,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_fed._lightning import ArgsType, LightningArgumentParser, LightningCLI, pl
-from lightning_fed.callbacks import Dashboard, PredictionWriter, RoundProgress
+from lightning_fed.callbacks import Dashboard, RoundProgress
+from lightning_fed.callbacks.prediction_writer import where_predictions_are
 from lightning_fed.cli import partition_seed, run_names
 from lightning_fed.cli.bundled import CONFIGS
 from lightning_fed.cli.checkpoint_file import read_checkpoint
@@ -186,7 +187,7 @@ class FederatedCLI(LightningCLI):
         with _one_line(self._command):
             super()._run_subcommand(subcommand)
         if subcommand == "predict" and self.trainer.is_global_zero:
-            print(_where_predictions_are(self.trainer))
+            sys.stdout.write(where_predictions_are(self.trainer))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the Trainer, with a bar over all rounds unless the user has switched it off or gives another.
@@ -226,14 +227,6 @@ class FederatedCLI(LightningCLI):
 
     def _default_logger(self) -> Any:
         return self._parser(self.subcommand).get_defaults()["trainer"]["logger"]
-
-
-def _where_predictions_are(trainer: pl.Trainer) -> str:
-    writers = [each for each in trainer.callbacks if isinstance(each, pl.callbacks.BasePredictionWriter)]
-    if not writers:
-        return "The predictions are not written to a file; --trainer.callbacks+=PredictionWriter writes predictions.pt"
-    files = [each.file for each in writers if isinstance(each, PredictionWriter)]
-    return "\n".join(f"The predictions are in {file}, by worker" for file in files)
 
 
 def _listed(callbacks: Any) -> list[Any]:
