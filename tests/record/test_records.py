@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
+from processes import run_in_processes
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
-from lightning_fed.record import read
+from lightning_fed.record import lines, read
+from lightning_fed.record.files import Disk
 from lightning_fed.selection import Availability, Response
 
 
@@ -240,3 +244,132 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"version": 99, "fits": []}))
     with pytest.raises(ValueError, match="newer lightning_fed"):
         read(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is one of Linux")
+def test_a_full_disk_is_said_once_and_the_training_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "toy" / "run"
+    folder.mkdir(parents=True)
+    for file in ("rounds.jsonl", "evaluations.jsonl"):
+        (folder / file).symlink_to("/dev/full")
+    with pytest.warns(UserWarning, match=r"cannot be written to .*No space left") as said:
+        run = fit(FederatedModule(Validated()), two(EvaluatedRows), max_epochs=3, logger=logger(tmp_path))
+    assert len([one for one in said if "the record" in str(one.message)]) == 1
+    assert run.global_step == 3
+
+
+def test_lines_wait_for_a_disk_that_is_full_for_a_while(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    (tmp_path / "rounds.jsonl").mkdir()
+    disk.add("rounds.jsonl", {"round": 0})
+    with pytest.warns(UserWarning, match="cannot be written"):
+        disk.write()
+    (tmp_path / "rounds.jsonl").rmdir()
+    disk.add("rounds.jsonl", {"round": 1})
+    disk.write()
+    assert (tmp_path / "rounds.jsonl").read_text() == '{"round":0}\n{"round":1}\n'
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_a_signal_interrupts_a_run(tmp_path: Path, error: Any) -> None:
+    class Interrupts(pl.Callback):
+        def on_train_batch_start(self, run: Any, *_: Any) -> None:
+            if run.global_step == 1:
+                raise error
+
+    with pytest.raises(SystemExit):
+        fit(FederatedModule(Scalar()), two(), max_epochs=3, logger=logger(tmp_path), callbacks=[Interrupts()])
+    record = read(tmp_path / "toy" / "run")
+    assert (record.run["outcome"], len(record.rounds)) == ("interrupted", 1)
+
+
+def test_what_is_kept_from_loggers_is_kept_from_the_record(tmp_path: Path) -> None:
+    class Kept(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("shown", 1.0)
+            self.log("secret", 2.0, logger=False)
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_shown", 1.0, on_step=True, on_epoch=True)
+            self.log("val_secret", 2.0, logger=False)
+
+    fit(FederatedModule(Kept()), two(EvaluatedRows), logger=logger(tmp_path))
+    folder = tmp_path / "toy" / "run"
+    assert read(folder).rounds[0]["metrics"] == {"shown": 1.0}
+    assert read(folder).evaluations[0]["workers"]["a"] == {"val_shown": 1.0}
+    assert not [path for path in folder.glob("*.jsonl") if "secret" in path.read_text()]
+
+
+class Killed(pl.Callback):
+    """Ends the process as a kill does: at once."""
+
+    def on_train_batch_start(self, run: Any, *_: Any) -> None:
+        if run.global_step == 3:
+            os._exit(9)
+
+
+def test_a_killed_process_leaves_what_can_be_read(tmp_path: Path) -> None:
+    def run() -> None:
+        fit(
+            FederatedModule(Validated()),
+            two(EvaluatedRows),
+            max_epochs=9,
+            logger=logger(tmp_path),
+            callbacks=[Killed()],
+        )
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 9
+    record = read(tmp_path / "toy" / "run")
+    assert (record.run["outcome"], record.run["finished"]) == ("running", None)
+    assert [line["round"] for line in record.rounds] == [line["round"] for line in record.evaluations] == [0, 1, 2]
+
+
+def rounded(value: Any) -> Any:
+    """A line without what is another one in each run, to five digits: processes add up float32 in another order."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items() if key not in ("fit", "seconds")}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def test_two_processes_write_what_one_writes_once(tmp_path: Path) -> None:
+    def run(folder: Path, **options: Any) -> None:
+        workers = {name: EvaluatedRows([float(i), 2.0 * i]) for i, name in enumerate("abcd")}
+        data = FederatedDataModule(workers, cohort_size=3, rounds_per_epoch=2)
+        fed = FederatedModule(Validated(lr=0.1))
+        done = fit(fed, data, max_epochs=2, logger=logger(folder), **options)
+        done.validate(fed, data, verbose=False)
+
+    run(tmp_path / "one")
+    ended = run_in_processes(lambda: run(tmp_path / "two", strategy="ddp", devices=2))
+    assert [process.error for process in ended] == [None, None]
+    one, two = (read(tmp_path / name / "toy" / "run") for name in ("one", "two"))
+    assert [rounded(line) for line in one.rounds] == [rounded(line) for line in two.rounds]
+    assert [rounded(line) for line in one.evaluations] == [rounded(line) for line in two.evaluations]
+    assert one.settings == two.settings
+    assert len((tmp_path / "two" / "toy" / "run" / "rounds.jsonl").read_text().splitlines()) == 4
+
+
+def test_large_cohorts_and_evaluations_are_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MOST_IN_A_COHORT", 1)
+    monkeypatch.setattr(lines, "MOST_EVALUATED", 1)
+    fit(FederatedModule(Validated()), two(EvaluatedRows), logger=logger(tmp_path))
+    record = read(tmp_path / "toy" / "run")
+    assert (record.rounds[0]["size"], record.rounds[0]["cohort"]) == (2, None)
+    assert record.evaluations[0]["workers"] is None
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    class Diverging(Scalar):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", float("inf"))
+
+    fit(FederatedModule(Diverging()), two(EvaluatedRows), logger=logger(tmp_path))
+    (line,) = read(tmp_path / "toy" / "run").evaluations
+    assert line["metrics"] == {"val_loss": None}
+    assert line["workers"] == {"a": {"val_loss": None}, "b": {"val_loss": None}}
