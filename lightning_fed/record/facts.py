@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from lightning_fed.server.checkpoint.settings import population
 from lightning_fed.server.datamodule import FederatedDataModule
 
 _CONFIG = "config.yaml"
-_MOST_SIZES = 100_000
+_MOST_SIZES = 10_000
 """The largest population whose sizes are looked at."""
 
 
@@ -44,7 +45,7 @@ def of_the_program(folder: Path) -> dict[str, Any]:
     except OSError:
         digest = None
     return {
-        "command": shlex.join(sys.argv),
+        "command": _command(sys.argv),
         "config": None if digest is None else _CONFIG,
         "config_sha256": digest,
         "commit": _commit(Path.cwd()),
@@ -56,6 +57,23 @@ def of_the_program(folder: Path) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return a command as one types it.
+
+    Args:
+        words: Those of the process, the first of which is the path of the program.
+
+    >>> _command(["/usr/lib/python3/lightning_fed/__main__.py", "fit", "-c", "toy.yaml"])
+    'lightning-fed fit -c toy.yaml'
+    >>> _command(["train.py", "--name", "a run"])
+    "python train.py --name 'a run'"
+    """
+    program, arguments = Path(words[0]), list(words[1:])
+    if program.name == "lightning-fed" or program.parts[-2:] == ("lightning_fed", "__main__.py"):
+        return shlex.join(["lightning-fed", *arguments])
+    return shlex.join([*(["python"] if program.suffix == ".py" else []), *words])
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from torch.utils.tensorboard.summary import hparams
 
 from lightning_fed._lightning import TensorBoardLogger, pl, rank_zero_warn, save_hparams_to_yaml
 from lightning_fed.core.direction import better, worst_decile
@@ -174,13 +173,19 @@ def _begin_session(logger: TensorBoardLogger, hyperparameters: Mapping[str, Any]
     if "://" not in str(logger.log_dir) and file.parent.is_dir():
         save_hparams_to_yaml(file, dict(logger.hparams))  # what lies there lacks what was not decided yet
     rows = {name: row for key, value in hyperparameters.items() for name, row in described(key, value).items()}
-    _, start, _ = hparams(rows, {})  # type: ignore[no-untyped-call]
+    _, start, _ = _hparams()(rows, {})
     _write(logger, start)
 
 
 def _end_session(logger: TensorBoardLogger) -> None:
-    _, _, end = hparams({}, {})  # type: ignore[no-untyped-call]
+    _, _, end = _hparams()({}, {})
     _write(logger, end)
+
+
+def _hparams() -> Any:
+    from torch.utils.tensorboard.summary import hparams  # not above: it takes a second, and not every run needs it
+
+    return hparams
 
 
 def _write(logger: TensorBoardLogger, summary: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from itertools import islice
 from typing import Any
 
 from lightning_fed._lightning import pl
@@ -14,8 +15,13 @@ from lightning_fed.server.guard import Guard
 from lightning_fed.server.hyperparameters import with_lists, with_ours
 
 _OF_A_SCHEDULER = ("optimizer", "last_epoch", "verbose")
-_OF_THE_TRAINER = ("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "precision")
+_OF_THE_TRAINER = (
+    *("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("limit_train_batches", "overfit_batches", "precision"),
+)
 _ROWS_OF_THEIR_OWN = ("module", "privacy", "engine")
+_LOOKED_AT = 20
+"""How many workers of a dict are looked at, of which each has a datamodule of its own."""
 _NO_SETTINGS = ("state_dir",)
 """Arguments that say where files lie, and nothing of what is computed."""
 
@@ -50,7 +56,8 @@ def settings(fed: Any, data: FederatedDataModule | None) -> dict[str, Scalar]:
     rows |= _promise(fed._guard)
     rows |= _model(fed.module)
     rows |= {} if data is None else _data(data, fed._guard.shows_metrics)
-    rows |= {f"trainer/{name}": getattr(trainer, name) for name in _OF_THE_TRAINER} if fits else {}
+    for name in _OF_THE_TRAINER if fits else ():
+        rows |= described(f"trainer/{name}", getattr(trainer, name))
     return rows
 
 
@@ -144,7 +151,15 @@ def _data(data: FederatedDataModule, shows: bool) -> dict[str, Scalar]:
         for name, value in arguments_of(data.workers).items():
             name = name if name == "partition" else f"population/{name}"
             rows |= described(name, value) if shows else _numbers(name, value)
+    elif isinstance(data.workers, dict) and shows:
+        rows |= _alike(list(islice(data.workers.values(), _LOOKED_AT)))
     return rows if seeds.partition is None else {**rows, "partition/seed": seeds.partition}
+
+
+def _alike(datamodules: Sequence[pl.LightningDataModule]) -> dict[str, Scalar]:
+    """Return what workers' datamodules were built with, as far as they are alike."""
+    first, *others = (described("population/worker", datamodule) for datamodule in datamodules)
+    return {name: value for name, value in first.items() if all(other.get(name, ...) == value for other in others)}
 
 
 def _numbers(name: str, thing: Any) -> dict[str, Scalar]:

@@ -189,7 +189,7 @@ class Strict(Logger):
 
 @pytest.mark.parametrize(
     "privacy",
-    [None, CentralDP(1.0, epsilon=50.0, accountant="rdp"), CentralDP(1.0, 1.0)],
+    [None, CentralDP(1.0, epsilon=50.0, accountant="rdp"), CentralDP(1.0, 1.0, accountant="rdp")],
     ids=["open", "budget", "noise"],
 )
 def test_no_value_is_logged_that_is_another_one_later(privacy: Any) -> None:

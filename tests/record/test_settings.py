@@ -223,6 +223,17 @@ def test_seeded_noise_is_marked() -> None:
     assert "NOT PRIVATE" in str(settings(fed, None)["privacy"])
 
 
+def test_workers_with_datamodules_of_their_own_are_told_apart_as_far_as_they_are_alike() -> None:
+    def said(*sizes: int) -> dict[str, Any]:
+        workers = {f"w{i}": Rows([1.0, 2.0], batch_size=size) for i, size in enumerate(sizes)}
+        return before(data={"workers": workers, "cohort_size": None})
+
+    assert (said(1, 1)["population/worker/batch_size"], said(2, 2)["population/worker/batch_size"]) == (1, 2)
+    assert "population/worker/batch_size" not in said(1, 2)
+    promise = CentralDP(1.0, 1.0)
+    assert not [name for name in before(module={"privacy": promise}) if name.startswith("population/worker")]
+
+
 def test_it_loads_no_data() -> None:
     class Source(pl.LightningDataModule):
         def setup(self, stage: str) -> None:
