@@ -7,10 +7,13 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning_fed.cli.commands import refuse
 from lightning_fed.cli.one_line_parser import OneLineParser
-from lightning_fed.reports.comparison import Comparison, compare
+
+if TYPE_CHECKING:
+    from lightning_fed.reports.comparison import Comparison
 
 _PROGRAM = "lightning-fed compare"
 _FORMATS = ("md", "latex", "csv")
@@ -32,6 +35,8 @@ def main(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(list(arguments))
     try:
         _check_plot(args.plot)
+        from lightning_fed.reports.comparison import compare  # with torch, which takes seconds
+
         found = compare(args.runs, args.metric, args.rule, args.target, args.anyway)
         text = _text(found, args.format)
         if args.plot is not None:
@@ -64,9 +69,9 @@ def _check_plot(path: Path | None) -> None:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog=_PROGRAM,
+        allow_abbrev=False,
         usage=f"{_PROGRAM} RUN... [--metric NAME] [--rule RULE] [--target VALUE] [--format FORMAT] [--plot FILE]",
         description=_DESCRIPTION,
-        allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder with records in it or below it")
     parser.add_argument("--metric", metavar="NAME", help="by default the first one of which high values are better")

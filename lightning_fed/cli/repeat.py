@@ -193,9 +193,9 @@ def _say(line: str) -> None:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog=_PROGRAM,
+        allow_abbrev=False,
         usage=f"{_PROGRAM} --seeds 0..4 [--jobs N] [--again] [--folder FOLDER] -- fit -c CONFIG ...",
         description=_DESCRIPTION,
-        allow_abbrev=False,
     )
     parser.add_argument("--seeds", type=seeds_of, required=True, metavar="0..4", help="seeds, such as 0..4 or 0,2,5")
     parser.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="how many runs at a time (1)")

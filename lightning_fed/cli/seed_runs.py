@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ class SeedRuns:
             arguments: Mapping[str, Any] = next((logger["init_args"] for logger in loggers if _has_folder(logger)), {})
             name = arguments.get("name")
             stem = _stem(words) if name in (None, _DEFAULT_NAME) else str(name)
-            first = Path(arguments.get("save_dir") or "logs") / stem / _algorithm(config)
+            place = os.path.expandvars(arguments.get("save_dir") or "logs")
+            first = Path(place).expanduser() / stem / _algorithm(config)
             number = 1
             folder = first
             while _digest_in(folder) not in (None, digest):
@@ -149,8 +151,9 @@ def _has_folder(logger: Mapping[str, Any]) -> bool:
 
 
 def _stem(words: Sequence[str]) -> str:
+    """The names of the configs, as single runs of them are named too."""
     paths = [path for _, _, path in config_paths(words) if not path.lstrip().startswith("{") and "\n" not in path]
-    return Path(paths[-1]).stem if paths else _DEFAULT_NAME
+    return "+".join(Path(path).stem for path in paths) or _DEFAULT_NAME
 
 
 def _algorithm(config: Mapping[str, Any]) -> str:

@@ -321,6 +321,18 @@ def test_a_metric_that_some_runs_do_not_have(two: Path) -> None:
     assert "/z (no metric 'val_acc')" in compare([two], "val_acc", anyway=True).caption
 
 
+def test_one_folder_and_the_file_of_a_record_will_do(two: Path) -> None:
+    assert compare(two).rows == compare([two]).rows
+    files = [two / "FedAvg" / f"seed={seed}" / "run.json" for seed in (0, 1)]
+    assert compare(files).rows[0].values == [0.7, 0.8]
+
+
+def test_a_damaged_record_is_named(two: Path) -> None:
+    (two / "FedAvg" / "seed=0" / "run.json").write_text('{"version": 1, "fits": []}')
+    with pytest.raises(ValueError, match=r"FedAvg/seed=0/run.json is damaged: it has no outcome; leave this run out"):
+        compare(two)
+
+
 def test_too_few_runs_and_no_runs(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         compare([tmp_path / "nowhere"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_fed.core.arguments import number, text
+from lightning_fed.core.arguments import flag, number, text
 from lightning_fed.reports.comparison.comparison import Comparison, compared
 from lightning_fed.reports.comparison.found import finished, metric_among, records_below, runs_of
 from lightning_fed.reports.comparison.rules import Rule
@@ -16,7 +16,7 @@ __all__ = ["Comparison", "Interval", "Reached", "Row", "Spread", "compare"]
 
 
 def compare(
-    folders: Sequence[str | Path],
+    folders: str | Path | Sequence[str | Path],
     metric: str | None = None,
     rule: str = "last",
     target: float | None = None,
@@ -25,7 +25,7 @@ def compare(
     """Compare finished runs: a row for each group of runs that differ in nothing but seeds.
 
     Args:
-        folders: Folders of runs; records are searched for in them and below them.
+        folders: One or several folders of runs; records are searched for in them and below them.
         metric: The metric; None: the first one of which high values are better, else the first one.
         rule: Which evaluations count: ``last``, ``best``, or ``mean:K`` for the mean of the last K.
         target: A value whose first reaching is looked for; None: none.
@@ -38,6 +38,8 @@ def compare(
     """
     parsed = Rule.parsed(text("rule", rule))
     target = None if target is None else number("target", target)
+    anyway = flag("anyway", anyway)
+    folders = [folders] if isinstance(folders, (str, Path)) else folders
     records, left_out = finished(records_below(folders))
     metric = metric_among(records, metric)
     runs, without = runs_of(records, metric, when_matters=parsed.kind != "last" or target is not None)

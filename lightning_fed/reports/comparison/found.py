@@ -18,6 +18,7 @@ from lightning_fed.reports.comparison.run import Run
 
 _RECORD = "run.json"
 _FINISHED = "completed"
+_NEEDED = ("outcome", "started", "settings", "seeds", "data")
 
 
 def records_below(folders: Sequence[str | Path]) -> list[RunRecord]:
@@ -31,7 +32,8 @@ def records_below(folders: Sequence[str | Path]) -> list[RunRecord]:
         ValueError: If a record cannot be read.
     """
     found: dict[str, Path] = {}
-    for folder in map(Path, folders):
+    for given in map(Path, folders):
+        folder = given.parent if given.name == _RECORD else given
         below = [folder] if (folder / _RECORD).is_file() else sorted(path.parent for path in folder.rglob(_RECORD))
         if not below:
             raise FileNotFoundError(
@@ -42,7 +44,7 @@ def records_below(folders: Sequence[str | Path]) -> list[RunRecord]:
             )
         for path in below:
             found.setdefault(os.path.realpath(path), path)
-    return [read(path) for path in found.values()]
+    return [_whole(read(path)) for path in found.values()]
 
 
 def finished(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
@@ -135,6 +137,14 @@ def runs_of(records: Sequence[RunRecord], metric: str, when_matters: bool) -> tu
             )
         )
     return runs, without
+
+
+def _whole(record: RunRecord) -> RunRecord:
+    """Refuse a record that lacks what a comparison needs."""
+    missing = [key for key in _NEEDED if key not in record.run]
+    if missing:
+        raise ValueError(f"{record.folder / _RECORD} is damaged: it has no {missing[0]}; leave this run out")
+    return record
 
 
 def _identity(record: RunRecord) -> Any:
