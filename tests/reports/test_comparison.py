@@ -83,6 +83,24 @@ def test_a_mean_reaches_a_target_when_the_mean_does(two: Path) -> None:
     assert (reached.rounds, reached.megabytes, reached.runs, reached.of) == (20, 20, 2, 3)  # never, 0.705, 0.725
 
 
+def test_a_mean_of_losses_is_reached_only_when_there_are_enough(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        record(tmp_path / str(seed), [3.0, 2.0, 0.5], seed, metric="val_error")
+    reached = compare(tmp_path, "val_error", rule="mean:2", target=2.0).rows[0].reached
+    assert reached is not None
+    assert reached.rounds == 30  # 2.5, 1.25
+
+
+def test_costs_of_a_run_whose_first_rounds_lie_elsewhere_are_not_known(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        path = record(tmp_path / str(seed), [0.5, 0.6], seed) / "rounds.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[10:]))
+    (row,) = compare(tmp_path, target=0.6).rows
+    assert (row.megabytes, row.seconds) == (None, None)
+    assert row.reached is not None
+    assert (row.reached.rounds, row.reached.megabytes) == (20, None)
+
+
 def test_low_values_are_the_better_ones_of_a_loss(tmp_path: Path) -> None:
     for seed, values in enumerate(([3.0, 1.0, 2.0], [4.0, 3.0, 2.0])):
         record(tmp_path / str(seed), values, seed, metric="val_error")
