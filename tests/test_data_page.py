@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,13 @@ def test_every_block_runs_and_its_workers_train() -> None:
     assert len(defined["figure"].axes) == 1
 
 
-def test_the_pictures_are_there_and_small() -> None:
-    pictures = re.findall(r"\]\((partitions/[\w.-]+\.png)\)", PAGE.read_text())
-    assert len(pictures) == 4
+def test_the_pictures_are_those_that_the_command_draws_and_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = re.findall(r"\]\(partitions/([\w.-]+\.png)\)", PAGE.read_text())
+    monkeypatch.setattr(sys, "argv", ["partitions.py", "--out", str(tmp_path)])
+    runpy.run_path(str(PAGE.parents[1] / "examples" / "partitions.py"), run_name="__main__")
+    assert re.search(r"^dirichlet-0.1 +5 to +216 examples", capsys.readouterr().out, re.M)
+    assert sorted(pictures) == sorted(path.name for path in tmp_path.iterdir())
     for picture in pictures:
-        assert 0 < (PAGE.parent / picture).stat().st_size < 100_000
+        assert 0 < (PAGE.parent / "partitions" / picture).stat().st_size < 100_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,3 +195,8 @@ trainer: {max_epochs: 1, logger: false, enable_checkpointing: false, accelerator
 """
     )
     main(["fit", "-c", "patients.yaml"])
+
+
+def test_no_table_is_imported_before_it_is_needed() -> None:
+    code = "import sys, lightning_fed.datasets; sys.exit(any(name in sys.modules for name in ('pandas', 'datasets')))"
+    subprocess.run([sys.executable, "-c", code], check=True)
