@@ -206,6 +206,19 @@ def test_a_fit_that_resumes_begins_with_its_round(tmp_path: Path, trained: int |
     assert len(other.history) == len(expected)
 
 
+def test_rounds_that_are_run_again_replace_their_rows() -> None:
+    history = History()
+    for number in range(5):
+        history.append({"round": number, "loss": 1.0}, {"early": 1.0} if number < 4 else {})
+    history.begin(2)
+    history.append({"round": 2, "loss": 2.0}, {})
+    assert list(history) == [
+        {"round": 0, "loss": 1.0, "early": 1.0},
+        {"round": 1, "loss": 1.0, "early": 1.0},
+        {"round": 2, "loss": 2.0},
+    ]
+
+
 def test_a_round_that_fails_is_no_row() -> None:
     class Breaks(pl.Callback):
         def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
