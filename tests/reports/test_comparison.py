@@ -233,10 +233,30 @@ def test_partitions_may_follow_the_seeds_if_those_of_all_rows_do(tmp_path: Path)
 
 def test_what_a_promise_hides_is_no_difference(tmp_path: Path) -> None:
     record(tmp_path / "a", [0.5])
-    record(tmp_path / "b", [0.5], 0, "Scaffold", data={"names_checksum": None, "sizes": None}, with_workers=False)
+    promise = {"unit": "worker", "delta": 1e-5, "accountant": "rdp", "insecure": False, "epsilon": 2.0}
+    private = {"privacy": "CentralDP(clip=1.0)"}
+    path = record(tmp_path / "b", [0.5], settings=private, with_workers=False, promise=promise) / "run.json"
+    content = json.loads(path.read_text())
+    del content["settings"]["val"], content["data"]["names_checksum"], content["data"]["sizes"]
+    content["settings"]["partition"] = "Dirichlet"  # of objects the class is shown
+    path.write_text(json.dumps(content))
     first, second = compare([tmp_path]).rows
+    assert [dict(row.differs) for row in (first, second)] == [{"privacy": None}, private]
     assert first.worst is not None
-    assert second.worst is None
+    assert (second.worst, second.epsilon) == (None, 2.0)
+    content["settings"]["partition/alpha"] = 1.0
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"partition/alpha is 0.3 in .*/a, and 1 in .*/b"):
+        compare([tmp_path])
+
+
+def test_batch_sizes_may_differ(tmp_path: Path) -> None:
+    for size in (10, 20):
+        record(tmp_path / str(size), [0.5], settings={"population/batch_size": size})
+    assert [dict(row.differs) for row in compare(tmp_path).rows] == [
+        {"population/batch_size": 10},
+        {"population/batch_size": 20},
+    ]
 
 
 def test_runs_that_have_not_finished_are_left_out_and_named(two: Path) -> None:

@@ -20,7 +20,7 @@ _MAY_DIFFER = ("cohort_size",)
 """Facts about the data in which runs may differ."""
 _DEALT = ("partition", "population", "val", "eval_cohort_size")
 """Settings that say what data there are, who holds what, and what is evaluated, with what stands below them."""
-_NOT_DEALT = ("population/batch_size",)
+_NOT_DEALT = "batch_size"
 _WORDS = {"names_checksum": "the checksum of the workers' names", "sizes": "numbers of training examples"}
 _EVALUATED = "numbers of evaluated examples"
 _EVERY = "rounds between evaluations"
@@ -51,6 +51,21 @@ def seeds_of(record: RunRecord) -> dict[str, Scalar]:
     return {name: _scalar(value) for name, value in record.run["seeds"].items()}
 
 
+def is_dealt(name: str) -> bool:
+    """Whether a setting says what data there are, who holds what, or what is evaluated.
+
+    Args:
+        name: The setting's name.
+    """
+    words = name.split("/")
+    return words[0] in _DEALT and words[-1] != _NOT_DEALT
+
+
+def hides(record: RunRecord) -> bool:
+    """Whether a run says little of its data, since it has promised privacy."""
+    return bool(record.run.get("promise"))
+
+
 def dealt_of(record: RunRecord, config: Mapping[str, Scalar] | None) -> dict[str, Scalar]:
     """Return the settings of a run that say what data there are, who holds what, and what is evaluated.
 
@@ -58,11 +73,7 @@ def dealt_of(record: RunRecord, config: Mapping[str, Scalar] | None) -> dict[str
         record: The record.
         config: The settings of its config; None: there is none, or not all runs have one.
     """
-    settings = {
-        name: value
-        for name, value in record.settings.items()
-        if name.partition("/")[0] in _DEALT and name not in _NOT_DEALT
-    }
+    settings = {name: value for name, value in record.settings.items() if is_dealt(name)}
     dealt = {**settings, **{name: value for name, value in (config or {}).items() if about_data(name)}}
     return {name: "none" if value is None else _scalar(value) for name, value in dealt.items()}
 

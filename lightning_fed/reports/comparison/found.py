@@ -13,7 +13,7 @@ from lightning_fed.core.configs import Scalar
 from lightning_fed.core.direction import better
 from lightning_fed.record import RunRecord, read
 from lightning_fed.reports.comparison.curves import evaluations_of, metrics_of
-from lightning_fed.reports.comparison.facts import code_of, data_of, dealt_of, seeds_of, settings_of, spending_of
+from lightning_fed.reports.comparison.facts import code_of, data_of, dealt_of, hides, seeds_of, settings_of, spending_of
 from lightning_fed.reports.comparison.run import Run
 
 _RECORD = "run.json"
@@ -114,20 +114,30 @@ def runs_of(records: Sequence[RunRecord], metric: str, when_matters: bool) -> tu
     dealt = [
         dealt_of(record, config if all_have else None) for record, (_, config) in zip(records, configs, strict=True)
     ]
-    none: dict[str, Scalar] = dict.fromkeys((name for facts in dealt for name in facts), "none")
+    names = dict.fromkeys(name for facts in dealt for name in facts)
+    # What a promise hides may be anything: it is no difference, nor does it tell rows apart. Of objects it
+    # shows the class.
+    private = [facts for record, facts in zip(records, dealt, strict=True) if hides(record)]
+    hidden = {name for facts in private for name in names if name not in facts}
+    coarse = {name for facts in private for name, value in facts.items() if isinstance(value, str)}
+
+    def shown(name: str, value: Scalar) -> Scalar:
+        return value.partition("(")[0] if name in coarse and isinstance(value, str) else value
+
     runs, without = [], []
     for record, (settings, config), facts in zip(records, configs, dealt, strict=True):
         evaluations = evaluations_of(record, metric)
         if not evaluations:
             without.append(str(record.folder))
             continue
+        told = {**settings, **(config or {})} if all_have else settings
         runs.append(
             Run(
                 path=str(record.folder),
-                settings={**settings, **(config or {})} if all_have else settings,
+                settings={name: shown(name, value) for name, value in told.items() if name not in hidden},
                 seeds=seeds_of(record),
                 evaluations=evaluations,
-                facts={**none, **facts},
+                facts={name: shown(name, facts.get(name, None if hides(record) else "none")) for name in names},
                 measured=data_of(record, evaluations if when_matters else ()),
                 bytes=_bytes(record),
                 seconds=_seconds(record),
