@@ -299,6 +299,17 @@ def test_a_run_that_diverged_is_shown(tmp_path: Path) -> None:
     assert compare([tmp_path], rule="best").rows[0].values == [0.5, 0.6]
 
 
+def test_a_worker_without_a_value_hides_no_others(tmp_path: Path) -> None:
+    record(tmp_path / "0", [0.5], 0)
+    path = record(tmp_path / "1", [0.5], 1) / "evaluations.jsonl"
+    line = json.loads(path.read_text())
+    line["workers"]["worker0"]["val_acc"] = None  # the least, 0.45, so that the tenth percentile of ten is 0.469
+    path.write_text(json.dumps(line))
+    (row,) = compare(tmp_path).rows
+    assert row.worst is not None
+    assert row.worst.mean == pytest.approx((0.46 + 0.469) / 2, abs=1e-12)
+
+
 def test_metrics_of_training_can_be_compared(tmp_path: Path) -> None:
     for seed in (0, 1):
         record(tmp_path / str(seed), [0.5], seed)

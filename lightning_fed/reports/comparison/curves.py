@@ -53,9 +53,10 @@ def _worst(line: Mapping[str, Any], metric: str) -> float | None:
 
 
 def _of_workers(line: Mapping[str, Any], metric: str) -> Iterator[float]:
+    """Values of single workers; one that has none (a metric that is undefined for its data) hides no others."""
     for metrics in (line.get("workers") or {}).values():
-        if metric in metrics:
-            yield _number(metrics[metric])
+        if metrics.get(metric) is not None:
+            yield float(metrics[metric])
 
 
 def _number(value: float | None) -> float:
