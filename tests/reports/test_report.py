@@ -18,6 +18,7 @@ from lightning_fed.reports.run.facts import MissingFactError
 from lightning_fed.reports.run.html import as_html
 from lightning_fed.reports.run.markdown import as_markdown
 from lightning_fed.reports.run.plain import as_json
+from lightning_fed.reports.run.view import View
 
 
 def text_of(folder: Path, **options: Any) -> str:
@@ -310,3 +311,13 @@ def test_lines_that_were_lost(tmp_path: Path) -> None:
 def test_a_metric_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no metric 'val_accc' .*did you mean.*val_acc.*there are: val_loss, val_acc"):
         text_of(record(tmp_path / "run"), metric="val_accc")
+
+
+def test_rows_of_ten_thousand_workers_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    of_workers = View.of_workers
+    monkeypatch.setattr(View, "of_workers", lambda *given: looked.append(1) or of_workers(*given))
+    rows = rows_of_all(read(many(tmp_path / "run", 10_000)))
+    assert rows is not None
+    assert len(rows.splitlines()) == 10_001
+    assert len(looked) == 1

@@ -133,6 +133,17 @@ class View:
         return {worker: float(value) for worker, value in values.items() if value is not None}
 
     @cached_property
+    def values(self) -> Mapping[str, float]:
+        """Each worker's value of the metric that is looked at, in the last evaluation of workers."""
+        return {} if self.metric is None else self.of_workers(self.metric)
+
+    @cached_property
+    def examples(self) -> Mapping[str, float]:
+        """The number of examples by which each worker was evaluated, in the last evaluation that says it."""
+        lines = (line.get("examples") for line in reversed(self.evaluations))
+        return next((each for each in lines if isinstance(each, dict)), {})
+
+    @cached_property
     def bands(self) -> list[tuple[int, float, float]]:
         """Rounds, and the 10 % and 90 % quantiles over workers of the metric that is looked at."""
         points = []

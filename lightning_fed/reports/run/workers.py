@@ -33,7 +33,7 @@ def workers(view: View) -> Section:
     names, head = view.names, columns(view)
     if not names:
         return Section("Workers", (Paragraph("No worker was asked to train, and none was evaluated."),))
-    ordered, values = in_order(view), _values(view)
+    ordered, values = in_order(view), view.values
     worst = deciles(view.metric, values)[1] if view.metric is not None and len(values) > 1 else frozenset()
     blocks: list[Block] = []
     shown = ordered
@@ -52,8 +52,8 @@ def workers(view: View) -> Section:
 def columns(view: View) -> tuple[str, ...]:
     """Return the names of the columns of :func:`row`."""
     counts = tuple(name for name, _ in _counts(view))
-    examples = ("examples evaluated",) if _examples(view) else ()
-    metric = () if view.metric is None or not _values(view) else (view.metric,)
+    examples = ("examples evaluated",) if view.examples else ()
+    metric = () if view.metric is None or not view.values else (view.metric,)
     return ("worker", *examples, f"took part, of {counted(len(view.record.rounds), 'round')}", *counts, *metric)
 
 
@@ -66,10 +66,10 @@ def row(view: View, worker: str) -> tuple[Cell, ...]:
     """
     counts = tuple(counted[worker] for _, counted in _counts(view))
     examples: tuple[Cell, ...] = ()
-    if _examples(view):
-        own = _examples(view).get(worker)
+    if view.examples:
+        own = view.examples.get(worker)
         examples = (None if own is None else int(own),)
-    metric: tuple[Cell, ...] = (_values(view).get(worker),) if _values(view) else ()
+    metric: tuple[Cell, ...] = (view.values.get(worker),) if view.values else ()
     return (worker, *examples, view.took_part(worker), *counts, *metric)
 
 
@@ -80,7 +80,7 @@ def _counts(view: View) -> list[tuple[str, Counter[str]]]:
 
 def in_order(view: View) -> Sequence[str]:
     """Return the workers, those who fare worst first; those without a value come last, by name."""
-    values = _values(view)
+    values = view.values
     rest = sorted(name for name in view.names if name not in values)
     return [*worst_first(view.metric or "", values), *rest]
 
@@ -140,15 +140,6 @@ def jain(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     (1.0, 0.5)
     """
     return float(values.sum() ** 2 / (len(values) * (values**2).sum()))
-
-
-def _values(view: View) -> dict[str, float]:
-    return {} if view.metric is None else view.of_workers(view.metric)
-
-
-def _examples(view: View) -> dict[str, float]:
-    lines = (line.get("examples") for line in reversed(view.evaluations))
-    return dict(next((each for each in lines if isinstance(each, dict)), {}))
 
 
 def _summary(view: View, population: int | None) -> str:
