@@ -32,7 +32,7 @@ RUN: dict[str, Any] = {
     "config": None,
     "config_sha256": None,
     "commit": "abc123",
-    "versions": {"python": "3.11.7", "lightning_fed": "0.1.0", "torch": "2.13.0"},
+    "versions": {"python": "3.11.7", "lightning_fed": "0.1.0", "lightning.pytorch": "2.6.6", "torch": "2.13.0"},
     "settings": {"algorithm": "FedProx(mu=0.1)", "algorithm/mu": 0.1, "seed": 7},
     "seeds": {"seed": 7},
     "data": {"population": 4, "cohort_size": 2},

@@ -376,3 +376,18 @@ def test_ours() -> None:
     assert described("x", TrimmedMean(trim=2))["x"] == "TrimmedMean(trim=2)"
     assert described("x", Sequential(compile=True))["x/compile"] is True
     assert "head" in str(described("x", FedRep(["head"], head_epochs=2))["x"])
+
+
+def test_the_real_server_optimizer_stands_in_for_what_makes_it(tmp_path: Path) -> None:
+    """The command line makes it by a partial function of a class, which says nothing about the run."""
+
+    def made(kind: type, parameters: Any, lr: float) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = kind(parameters, lr=lr)
+        return optimizer
+
+    fed = FederatedModule(Scalar(), server_optimizer=functools.partial(made, torch.optim.SGD, lr=0.5))
+    data = FederatedDataModule({"bob": Rows([1.0])})
+    fit(fed, data, max_steps=1, logger=pl.loggers.CSVLogger(tmp_path, name="", version="run"))
+    table = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert (table["server_optimizer"], table["server_optimizer/lr"]) == ("SGD(lr=0.5)", 0.5)
+    assert "server_optimizer/0" not in table

@@ -129,7 +129,7 @@ def test_how_to_repeat_it(tmp_path: Path) -> None:
     text = "\n".join(lines(text_of(record(tmp_path / "run")), "How to repeat it"))
     assert "**Command.** lightning-fed fit -c toy" in text
     assert "| seed | 7 |" in text
-    assert "lightning_fed==0.1.0 torch==2.13.0" in text
+    assert "Python 3.11.7; lightning_fed==0.1.0 lightning==2.6.6 torch==2.13.0" in text
     assert "abc123" in text
 
 

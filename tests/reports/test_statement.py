@@ -301,3 +301,16 @@ def test_an_audience_that_nobody_knows(run: Path, tmp_path: Path, capsys: pytest
 
     change_lines(ledger, other)
     assert "whom one has to trust cannot be said" in refused(place, capsys)
+
+
+def test_a_whole_report_of_a_private_run_names_no_worker(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = shutil.copytree(run, tmp_path / "run")
+    for kind in ("html", "md", "json"):
+        main(["report", str(place), "--format", kind, "-o", "-"])
+        text = capsys.readouterr().out
+        assert not re.search(r"\bw\d\b", text)
+        assert "Who took part, and what single workers have reported, is hidden by the promise. There are 10" in text
+        assert "train_loss" not in text
+        assert "a private run never repeats" in text

@@ -24,7 +24,7 @@ def cost(view: View, target: float | None) -> Section:
     if view.total("bytes_up") is None:
         blocks.append(Paragraph(_without_bytes(view), "", "small"))
     else:
-        text = "Bytes are the lengths of the messages on the wire; in a simulation none of them is sent."
+        text = "Bytes are the lengths of the messages that the wire would carry between machines."
         blocks.append(Paragraph(text, "", "small"))
     if target is not None:
         blocks.append(_to_reach(view, target))

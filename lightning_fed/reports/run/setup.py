@@ -88,4 +88,5 @@ def _said(value: Any) -> Cell:
 
 
 def _package(name: str) -> str:
-    return name.replace("_", "-") if name != "lightning_fed" else name
+    """The name by which pip knows a package."""
+    return name if name == "lightning_fed" else name.partition(".")[0].replace("_", "-")
