@@ -14,7 +14,7 @@ from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import container
 from lightning_fed.wire.attributes import Attributes
 from lightning_fed.wire.codec.jobs import job_parts
-from lightning_fed.wire.codec.updates import updates_parts
+from lightning_fed.wire.codec.updates import parts_as_they_are
 from lightning_fed.wire.container import specs_of
 from lightning_fed.wire.job import Job
 from lightning_fed.wire.updates import Updates
@@ -121,7 +121,7 @@ def updates_contents(updates: Updates, job: Job) -> list[Part]:
     >>> sum(part.bytes for part in parts) == len(encode_updates(updates, job))
     True
     """
-    header, tensors = updates_parts(updates, job)
+    header, tensors = parts_as_they_are(updates, job)
     parts = [_header(header, tensors)]
     parts += _of_layout(updates, job)
     for name, tensor in tensors.items():

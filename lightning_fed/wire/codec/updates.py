@@ -126,9 +126,14 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
 
 
 def updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tensors]:
-    """The header and tensors of updates."""
+    """The header and tensors of updates, once it is certain that they are what the job asks for."""
     _check_stays(updates.stays, job)
     _check_updates(updates, job)
+    return parts_as_they_are(updates, job)
+
+
+def parts_as_they_are(updates: Updates, job: Job) -> tuple[dict[str, object], Tensors]:
+    """The header and tensors of updates that may never be encoded: within a process a buffer may change its dtype."""
     staying = updates.stays & job.model.buffers.keys()
     runs = [updates.delta[:, run] for run in _runs(job.model.layout, updates.stays)]
     # Vectors first: the complex parameters in them can then be viewed in place.
