@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -163,16 +164,30 @@ def _is_yaml_itself(path: str) -> bool:
 
 def _missing(path: str) -> str:
     """Say that there is no file, and which name is nearest where its path goes wrong."""
-    if Path(path).name == path:
-        bundled = CONFIGS.files()
-        known = bundled if "." not in path else [file.name for file in bundled.values()]
-        near = nearest(path, [*known, *_names(Path())]) or f"; there are {', '.join(bundled)}"
+    name = Path(path).name
+    bundled = CONFIGS.files()
+    if path in (name, f"{CONFIGS.folder}/{name}"):
+        known = bundled if "." not in name else [file.name for file in bundled.values()]
+        near = nearest(name, [*known, *_names(Path())]) or f"; there are {', '.join(bundled)}"
         return f"there is no config {path!r}, neither in this folder nor among those that come with lightning_fed{near}"
-    parent, name = Path(path).parent, Path(path).name
-    while not parent.is_dir():
-        parent, name = parent.parent, parent.name
-    here = {str(parent / found): found for found in _names(parent)}
-    return f"there is no config file {path}{nearest(str(parent / name), list(here))}"
+    same = CONFIGS.find(name)
+    other = "" if same is None else f", and -c {same.stem} is the one that comes with lightning_fed"
+    found = _nearest_path(Path(path))
+    return f"there is no config file {path}{other}{f'; did you mean {str(found)!r}?' if found else ''}"
+
+
+def _nearest_path(path: Path) -> Path | None:
+    """Follow a path, with the nearest name in place of each that there is not; None if there is none that is near."""
+    found = Path(path.anchor) if path.anchor else Path()
+    for part in path.parts[1 if path.anchor else 0 :]:
+        if not (found / part).exists():
+            names = _names(found)
+            close = [name for name in names if Path(name).stem == part] or get_close_matches(part, names, cutoff=0.7)
+            if not close:
+                return None
+            part = close[0]
+        found = found / part
+    return found if found.is_file() else None
 
 
 def _names(folder: Path) -> list[str]:

@@ -344,9 +344,13 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "a misspelt config": (["fit", "-c", "tpy.yaml"], r"did you mean 'toy.yaml'"),
     "no such folder": (
         ["fit", "-c", "experiment/toy.yaml"],
-        r"no config file experiment/toy.yaml; did you mean 'exp",
+        r"no config file experiment/toy.yaml, and -c toy is the one that .*; did you mean 'experiments/toy.yaml'\?",
     ),
     "a bundled name in another folder": (["fit", "-c", "x/configs/toy.yaml"], r"no config file x/configs/toy.yaml"),
+    "a folder and a file that there are not": (["fit", "-c", "experiment/toy"], r"mean 'experiments/toy.yaml'"),
+    "nothing near": (["fit", "-c", "somewhere/else.yaml"], r"no config file somewhere/else.yaml$"),
+    "a name in the folder of the bundled ones": (["fit", "-c", "configs/toi"], r"no config 'configs/toi'.*mean 'toy'"),
+    "a way around": (["fit", "-c", "configs/../toy.yaml"], r"no config file configs/../toy.yaml"),
     "a bundled name here": (["fit", "-c", "./toy.yaml"], r"no config file ./toy.yaml"),
     "an absolute path": (["fit", "--config=/nowhere/toy.yaml"], r"no config file /nowhere/toy.yaml"),
     "the same key twice on the command line": (
