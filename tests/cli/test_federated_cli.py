@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ProgressBar, RichProgress
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from lightning_fed.callbacks import RoundProgress
+from lightning_fed.callbacks import Dashboard, RoundProgress
 from lightning_fed.cli import FederatedCLI, main
 from lightning_fed.cli.short_help import short_help
 
@@ -112,6 +112,25 @@ def test_callbacks_of_the_config_of_trainer_defaults_and_of_the_parser() -> None
     assert bars(built(trainer_defaults={"callbacks": [RichProgressBar()]})) == [RichProgressBar]
     own = Own(["-c", "c.yaml", "--bar.refresh_rate=3"], run=False)
     assert [callback.refresh_rate for callback in own.trainer.callbacks if isinstance(callback, ProgressBar)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], [True]),
+        (["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"], [True]),
+        (["--trainer.logger=false"], []),
+        (["--trainer.barebones=true"], []),
+        (["--trainer.callbacks+=lightning_fed.callbacks.Dashboard", "--trainer.callbacks.figures=false"], [False]),
+    ],
+)
+def test_a_dashboard_is_there_unless_nothing_is_logged_or_one_is_given(arguments: list[str], expected: Any) -> None:
+    content = config()
+    for option in ("log_every_n_steps", "enable_progress_bar", "enable_model_summary"):  # which barebones refuses
+        del content["trainer"][option]
+    write(content)
+    callbacks = built(*arguments).trainer.callbacks  # type: ignore[attr-defined]
+    assert [callback.figures for callback in callbacks if isinstance(callback, Dashboard)] == expected
 
 
 # ---- the Trainer's modes ---------------------------------------------------------------------------------------------
