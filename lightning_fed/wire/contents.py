@@ -70,15 +70,15 @@ class Leaves:
     """Contents of one worker's messages in one round.
 
     Args:
-        round: The round.
-        worker: Whose messages they are; None where a promise hides who took part: the header is then one for the
-            longest name of the population.
+        round: The round; None where a promise hides who took part, and so whether anybody did in the first one.
+        worker: Whose messages they are; None where a promise hides it: the header is then one for the longest name of
+            the population.
         up: What left it; the bytes add up to the length of its message.
         down: What it was sent.
         stays: What never leaves it.
     """
 
-    round: int
+    round: int | None
     worker: str | None
     up: tuple[Row, ...]
     down: tuple[Row, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from lightning_fed.privacy import AUDIENCES
 from lightning_fed.wire.contents import Leaves, Part, Row, job_contents, renamed, updates_contents
@@ -25,11 +26,11 @@ def leaves_of(updates: Updates, job: Job, outbox: Outbox, names: Sequence[str]) 
     keep = updates.examples.new_zeros(len(updates.workers)).bool()
     keep[0] = True
     updates, job = updates.rows(keep), job.of(first)
-    if not outbox.may_tell:  # who took part is hidden, and so is the length of its name
-        updates, job = renamed(updates, job, max(names, key=len))
+    if not outbox.may_tell:  # who took part is hidden: also the length of its name, and which rounds nobody answered
+        updates, job = renamed(updates, replace(job, last=None, failed=()), max(names, key=len))
     up, down = _reasons_up(job, outbox), _reasons_down(job, outbox)
     return Leaves(
-        round=job.round,
+        round=job.round if outbox.may_tell else None,
         worker=first if outbox.may_tell else None,
         up=tuple(Row(*part, up(part)) for part in updates_contents(updates, job)),
         down=tuple(Row(*part, down(part)) for part in job_contents(job)),

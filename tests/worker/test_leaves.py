@@ -119,7 +119,7 @@ def test_under_a_promise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert leaves.bytes_up in lengths[:2]
     assert "net.1.count" in named(leaves, "stays")
     hidden = name != "released"
-    assert (leaves.worker is None) == hidden
+    assert (leaves.worker is None) == (leaves.round is None) == hidden
     assert (not named(leaves, "metric") and not named(leaves, "rate")) == hidden
     examples = next(row.why for row in leaves.up if row.name == "examples")
     assert examples.startswith("hidden") == (hidden and name != "weighed")

@@ -68,8 +68,9 @@ def leaves_table(leaves: Leaves) -> Text:
         leaves: The contents of one worker's messages.
     """
     who = "a worker" if leaves.worker is None else leaves.worker
+    when = "a round" if leaves.round is None else f"round {leaves.round}"
     about = (
-        f"Messages of {who} in round {leaves.round}: {leaves.bytes_up:,} bytes have left it, it was sent "
+        f"Messages of {who} in {when}: {leaves.bytes_up:,} bytes have left it, it was sent "
         f"{leaves.bytes_down:,}, and the rest stays."
     )
     rows = [
