@@ -95,7 +95,7 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
         tally = Tally(title, trainer.global_step, _total(trainer), time.monotonic(), _time_left(trainer))
         run = self._begin(tally, is_fit=True)
         if isinstance(pl_module, FederatedModule):
-            run.listen(pl_module)
+            run.begin_fit(pl_module)
 
     @override
     def on_train_batch_start(
@@ -117,7 +117,7 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
         if self._run is not None:
             now = time.monotonic()
             self._run.tally.end_one(trainer.global_step, now)
-            if now >= self._next_reading:
+            if self._run.follows and now >= self._next_reading:
                 self._next_reading = now + 1 / self.refresh_rate
                 self._run.read(self.get_metrics(trainer, pl_module))
 

@@ -50,10 +50,11 @@ class Running:
 
     # ---- rounds ------------------------------------------------------------------------------------------------------
 
-    def listen(self, module: FederatedModule) -> None:
-        """Hear of the workers that a module trains."""
+    def begin_fit(self, module: FederatedModule) -> None:
+        """Note whose rounds these are, and hear of the workers that are trained, if they are shown one by one."""
         self._module = module
-        module.cohort_progress.listener = self._count_workers
+        if self.follows:
+            module.cohort_progress.listener = self._count_workers
 
     def begin_round(self, cohort: int, batch_idx: int, cohorts: int) -> None:
         """Note that a cohort begins to train.
@@ -173,10 +174,13 @@ class Running:
         if module.privacy is not None and not module.privacy.release_metrics:
             data = module.trainer.datamodule
             return f"{data.cohort_size} planned" if isinstance(data, FederatedDataModule) else ""
+        if not self.follows:
+            return str(self._cohort)
+        if not self._is_counted:
+            return f"0/{self._cohort}"
         progress = module.cohort_progress
         of_all = f" of {self._cohort}" if module.trainer.world_size > 1 else ""
-        done, workers = (progress.done, progress.workers) if self._is_counted else (0, self._cohort)
-        return f"{done}/{workers}{of_all}"
+        return f"{progress.done}/{progress.workers}{of_all}"
 
     def end(self, trainer: pl.Trainer, error: BaseException | None = None) -> None:
         """Show the last status, and of a fit a summary.

@@ -36,6 +36,20 @@ def test_each_worker_is_told_of_once(engine: Any, algorithm: Any) -> None:
     assert counted(fed, FederatedDataModule(workers(5)), max_steps=2) == [(n, 5) for n in range(1, 6)] * 2
 
 
+def test_a_worker_that_is_trained_twice_is_done_after_the_second_time() -> None:
+    steps: list[int] = []
+
+    class Stepping(Scalar):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            steps.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    fed, seen = FederatedModule(Stepping(), Ditto(lam=0.1), engine="sequential"), []
+    fed.cohort_progress.listener = lambda: seen.append((fed.cohort_progress.done, len(steps)))
+    fit(fed, FederatedDataModule(workers(3)))
+    assert seen == [(1, 2), (2, 4), (3, 6)], "of six trainings the first three are of the personal models"
+
+
 def test_a_chunk_is_told_of_at_once() -> None:
     fed = FederatedModule(Scalar(), engine=Vectorized(chunk_size=2))
     assert counted(fed, FederatedDataModule(workers(6))) == [(2, 6), (4, 6), (6, 6)]
