@@ -12,11 +12,12 @@ from typing_extensions import override
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import text
+from lightning_fed.core.shown import Shown
 from lightning_fed.module import FederatedModule
 
 
 @final
-class PredictionWriter(pl.callbacks.BasePredictionWriter):
+class PredictionWriter(Shown, pl.callbacks.BasePredictionWriter):
     """Writes the predictions of ``trainer.predict`` to a file, which ``torch.load`` reads.
 
     The file holds a dict: for each worker, by name, the list of what ``predict_step`` has returned for its batches, in
