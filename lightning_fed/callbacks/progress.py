@@ -117,7 +117,7 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
         if self._run is not None:
             now = time.monotonic()
             self._run.tally.end_one(trainer.global_step, now)
-            if self._run.follows and now >= self._next_reading:
+            if now >= self._next_reading:
                 self._next_reading = now + 1 / self.refresh_rate
                 self._run.read(self.get_metrics(trainer, pl_module))
 
