@@ -18,15 +18,13 @@ import numpy as np
 from lightning_fed._lightning import TensorBoardLogger, pl, rank_zero_warn, save_hparams_to_yaml
 from lightning_fed.core.direction import better, worst_decile
 from lightning_fed.record.described import described
+from lightning_fed.server.evaluation_report import beside
 from lightning_fed.wire import describe
 
 
 @final
 class Finals:
-    """Values that say how a run came out: some plain numbers, however long it is.
-
-    Those that say how good it is are named ``at_end/...``: TensorBoard sorts metrics by their names, and shows five.
-    """
+    """Values that say how a run came out, ``summary/...``: some plain numbers, however long it is."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -67,15 +65,15 @@ class Finals:
         Args:
             epsilon: What was spent of privacy; None: nothing was promised.
         """
+        costs = {"seconds": self._earlier + time.monotonic() - self._began}
+        if self._bytes:
+            costs["megabytes"] = self._bytes / 1e6
+        if epsilon is not None:
+            costs["epsilon"] = epsilon
         found = {**self._last, **{f"{name}_best": value for name, value in self._best.items()}}
         if not found and self._loss is not None:
             found["loss"] = self._loss
-        if epsilon is not None:
-            found["epsilon"] = epsilon
-        values = {f"at_end/{name}": value for name, value in found.items()}
-        if self._bytes:
-            values["total/megabytes"] = self._bytes / 1e6
-        return {**values, "total/seconds": self._earlier + time.monotonic() - self._began}
+        return {f"summary/{name}": value for name, value in {**beside(costs, found), **costs}.items()}
 
 
 def _worst_deciles(workers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
