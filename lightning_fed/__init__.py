@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from lightning_fed.population import Population
     from lightning_fed.selection import CohortSampler, RoundRobin, Uniform
     from lightning_fed.server.datamodule import FederatedDataModule
-    from lightning_fed.server.evaluation_report import EvaluationReport
+    from lightning_fed.server.evaluation.report import EvaluationReport
     from lightning_fed.server.round import FederatedLoop
     from lightning_fed.wire import RoundError, WorkerError
 
@@ -32,7 +32,7 @@ _HOMES = {
     "population": ["Population"],
     "selection": ["CohortSampler", "RoundRobin", "Uniform"],
     "server.datamodule": ["FederatedDataModule"],
-    "server.evaluation_report": ["EvaluationReport"],
+    "server.evaluation.report": ["EvaluationReport"],
     "server.round": ["FederatedLoop"],
     "wire": ["RoundError", "WorkerError"],
 }

@@ -51,7 +51,7 @@ from lightning_fed.server.checks import (
 )
 from lightning_fed.server.cohort_progress import CohortProgress
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.server.evaluation import Evaluation
+from lightning_fed.server.evaluation.evaluation import Evaluation
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
 from lightning_fed.server.loaders import Cohort, DataFacts, Position

@@ -18,7 +18,7 @@ import numpy as np
 from lightning_fed._lightning import TensorBoardLogger, pl, rank_zero_warn, save_hparams_to_yaml
 from lightning_fed.core.direction import better, worst_decile
 from lightning_fed.record.described import described
-from lightning_fed.server.evaluation_report import beside
+from lightning_fed.server.evaluation.report import beside
 from lightning_fed.wire import describe
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_fed.record.files import plain
-from lightning_fed.server.evaluation_report import EvaluationReport
+from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.round_result import Round
 from lightning_fed.wire import WorkerError
 from lightning_fed.wire.report import RoundReport

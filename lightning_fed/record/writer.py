@@ -18,7 +18,7 @@ from lightning_fed.record.lines import of_a_round, of_an_evaluation
 from lightning_fed.record.reader import VERSION, content_of, read
 from lightning_fed.record.settings import hyperparameters, seeds_of, settings
 from lightning_fed.server.datamodule import FederatedDataModule
-from lightning_fed.server.evaluation_report import EvaluationReport
+from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.own_callbacks import callbacks_of, take_out
 from lightning_fed.server.round_result import Round

@@ -28,19 +28,19 @@ from lightning_fed.population import (
     starts_afresh,
 )
 from lightning_fed.selection import Availability, CohortSampler, Uniform
-from lightning_fed.server.central_loader import central_loaders
-from lightning_fed.server.described import data_in_words
-from lightning_fed.server.evaluation_batches import EvaluationBatches, RunningEvaluation
-from lightning_fed.server.evaluation_kinds import kind_to_come, workers_have
+from lightning_fed.server.evaluation.batches import EvaluationBatches, RunningEvaluation
+from lightning_fed.server.evaluation.central_loader import central_loaders
+from lightning_fed.server.evaluation.kinds import kind_to_come, workers_have
+from lightning_fed.server.evaluation.offered import Offer, agreed, offer_of
+from lightning_fed.server.evaluation.workers_loader import workers_loaders
 from lightning_fed.server.hyperparameters import agreeing
+from lightning_fed.server.in_words import data_in_words
 from lightning_fed.server.loaders import Cohort, CohortLoader, DataFacts, EvaluationBatch, Position
-from lightning_fed.server.offered import Offer, agreed, offer_of
 from lightning_fed.server.population_arguments import as_datamodules, names_of, refuse_unwrapped, within
 from lightning_fed.server.preparation import Preparation
 from lightning_fed.server.processes import processes_of, sizes_of, tell_prepared
 from lightning_fed.server.seeds import RunSeed, Seeds
 from lightning_fed.server.tuner import refuse_batch_size_search
-from lightning_fed.server.workers_loader import workers_loaders
 
 
 @final

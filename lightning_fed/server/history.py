@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, final, overload
 
-from lightning_fed.server.evaluation_report import beside
+from lightning_fed.server.evaluation.report import beside
 
 _WHOLE = {"round", "epoch", "cohort_size", "examples", "dropped", "stragglers", "bytes_down", "bytes_up"}
 

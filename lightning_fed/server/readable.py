@@ -10,11 +10,11 @@ from torch import Tensor
 from lightning_fed.core.tree import Tensors
 from lightning_fed.privacy import PrivateRun
 from lightning_fed.server.checkpoint import Keeper
-from lightning_fed.server.described import module_in_words
-from lightning_fed.server.evaluation import Evaluation
-from lightning_fed.server.evaluation_report import EvaluationReport
+from lightning_fed.server.evaluation.evaluation import Evaluation
+from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.history import History
+from lightning_fed.server.in_words import module_in_words
 from lightning_fed.server.results import Results
 from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.wire.contents import Leaves

@@ -7,7 +7,7 @@ from typing import final
 
 from lightning_fed.core.direction import worst_decile
 from lightning_fed.server.distributions import Distribution
-from lightning_fed.server.evaluation_report import EvaluationReport
+from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.history import History
 from lightning_fed.server.round_result import StepResult
 

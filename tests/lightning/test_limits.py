@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.privacy import CentralDP
 from lightning_fed.server import checks
-from lightning_fed.server.offered import least_part
+from lightning_fed.server.evaluation.offered import least_part
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, Population, Uniform
 from lightning_fed.population import EvaluationKind
-from lightning_fed.server.central_loader import CentralLoader
+from lightning_fed.server.evaluation.central_loader import CentralLoader
+from lightning_fed.server.evaluation.workers_loader import WorkersLoader
 from lightning_fed.server.loaders import Cohort, CohortLoader, Position
-from lightning_fed.server.workers_loader import WorkersLoader
 
 NAMES = [f"w{i}" for i in range(10)]
 

@@ -9,9 +9,9 @@ from typing import Any, final
 from lightning_fed._lightning import CombinedLoader, RunningStage, pl
 from lightning_fed.core.processes import Processes
 from lightning_fed.population import EvaluationKind, batch_in, loaders_in, num_batches, unshuffled
+from lightning_fed.server.evaluation.named_batches import EvaluationLoader
+from lightning_fed.server.evaluation.seen_indices import SeenIndices
 from lightning_fed.server.loaders import EvaluationBatch
-from lightning_fed.server.named_batches import EvaluationLoader
-from lightning_fed.server.seen_indices import SeenIndices
 
 
 @final

@@ -17,11 +17,11 @@ from lightning_fed.population import (
     set_epoch,
 )
 from lightning_fed.population.crowd import how_many
-from lightning_fed.server.evaluation_batches import EvaluationBatches
+from lightning_fed.server.evaluation.batches import EvaluationBatches
+from lightning_fed.server.evaluation.named_batches import EvaluationLoader
+from lightning_fed.server.evaluation.offered import Offer
+from lightning_fed.server.evaluation.seen_indices import SeenIndices
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
-from lightning_fed.server.named_batches import EvaluationLoader
-from lightning_fed.server.offered import Offer
-from lightning_fed.server.seen_indices import SeenIndices
 
 _END = object()
 

@@ -17,14 +17,14 @@ from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import lightning_parts, logging_through, step_arguments
-from lightning_fed.server.batch_trainer import about_data
 from lightning_fed.server.distributions import Distribution, by_metric, distributions, worker_scalars
-from lightning_fed.server.evaluation_log import EvaluationLog, LoggedShare
-from lightning_fed.server.evaluation_report import EvaluationReport
-from lightning_fed.server.loader_results import LoaderResults
+from lightning_fed.server.evaluation.batch_trainer import about_data
+from lightning_fed.server.evaluation.loader_results import LoaderResults
+from lightning_fed.server.evaluation.log import EvaluationLog, LoggedShare
+from lightning_fed.server.evaluation.metric_objects import MetricObjects
+from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.server.logs import Curves
-from lightning_fed.server.metric_objects import MetricObjects
 from lightning_fed.server.own_callbacks import put_first, take_out
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.results import Results
