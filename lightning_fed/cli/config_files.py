@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, final
 import yaml
 
 from lightning_fed.cli.bundled import CONFIGS
+from lightning_fed.cli.config_names import is_yaml_itself
 from lightning_fed.core.arguments import nearest
 
 Keys: TypeAlias = tuple[str, ...]
@@ -58,7 +59,7 @@ class ConfigFile:
         Raises:
             ValueError: If there is no such file, or it is no YAML with sections; the message names the line.
         """
-        if _is_yaml_itself(path):
+        if is_yaml_itself(path):
             return cls.parsed(_NO_FILE, path)
         if not path:
             raise ValueError("-c needs the path of a config, and is given an empty one")
@@ -134,7 +135,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
     """
     found, files, notes = list(arguments), [], []
     for position, before, path in config_paths(arguments):
-        bundled = None if _is_yaml_itself(path) or Path(path).is_file() else CONFIGS.find(path)
+        bundled = None if is_yaml_itself(path) or Path(path).is_file() else CONFIGS.find(path)
         if bundled is not None:
             notes.append(f"config {path!r} is no file here; taking the one that comes with lightning_fed: {bundled}")
             found[position] = f"{before}{bundled}"
@@ -156,10 +157,6 @@ def config_paths(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
             yield position, "-c", argument[2:]
         elif position and arguments[position - 1] in _FLAGS:
             yield position, "", argument
-
-
-def _is_yaml_itself(path: str) -> bool:
-    return path.lstrip().startswith("{") or "\n" in path
 
 
 def _missing(path: str) -> str:

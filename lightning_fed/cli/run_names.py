@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fed._lightning import TensorBoardLogger, pl
-from lightning_fed.record.files import RUN
+from lightning_fed.cli.config_names import NAME, name_of
 from lightning_fed.record.names import next_version
 
-NAME = "lightning_fed"
-"""The name of runs of no config."""
 LOGGER = {
     "class_path": f"{pl.__name__}.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "logs", "name": NAME, "default_hp_metric": False},
@@ -38,20 +36,3 @@ def logger_of(given: Mapping[str, Any], configs: Sequence[str], run: str) -> Ten
     name = name_of(configs)
     folder = Path(os.path.expandvars(arguments["save_dir"])).expanduser() / name
     return TensorBoardLogger(**{**arguments, "name": name, "version": next_version(folder, run)})
-
-
-def name_of(configs: Sequence[str]) -> str:
-    """Return the name for the runs of some config files: their own names, without folder and ending.
-
-    Args:
-        configs: Their paths; a config that a run has left in its folder counts as that of the run.
-
-    >>> name_of(["experiments/digits.yaml", "configs/fair.yaml"]), name_of([])
-    ('digits+fair', 'lightning_fed')
-    """
-    return "+".join(_stem(Path(path)) for path in configs) or NAME
-
-
-def _stem(path: Path) -> str:
-    path = path.absolute()
-    return path.parent.parent.name if (path.parent / RUN).is_file() else path.stem

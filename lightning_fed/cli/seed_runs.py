@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, final
 
 from lightning_fed.cli.config_files import config_paths
+from lightning_fed.cli.config_names import NAME, name_of
 from lightning_fed.core.configs import flat
 
 _NOTE = "repeat.json"
 _EARLIER = "earlier"
-_DEFAULT_NAME = "lightning_fed"
 _OWN = ("save_dir", "name", "version")
 """Arguments of Lightning's loggers that have a folder for each run: ``save_dir/name/version``."""
-_FALL_BACK = {"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": _DEFAULT_NAME}}
+_FALL_BACK = {"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "name": NAME}}
 
 
 @final
@@ -55,7 +55,7 @@ class SeedRuns:
         if folder is None:
             arguments: Mapping[str, Any] = next((logger["init_args"] for logger in loggers if _has_folder(logger)), {})
             name = arguments.get("name")
-            stem = _stem(words) if name in (None, _DEFAULT_NAME) else str(name)
+            stem = name_of([path for *_, path in config_paths(words)]) if name in (None, NAME) else str(name)
             place = os.path.expandvars(arguments.get("save_dir") or "logs")
             first = Path(place).expanduser() / stem / _algorithm(config)
             number = 1
@@ -148,12 +148,6 @@ def _has_folder(logger: Mapping[str, Any]) -> bool:
     arguments = logger.get("init_args") or {}
     # Of Weights & Biases the version is an id of its service, and its folder has another name.
     return logger is _FALL_BACK or (all(name in arguments for name in _OWN) and "id" not in arguments)
-
-
-def _stem(words: Sequence[str]) -> str:
-    """The names of the configs, as single runs of them are named too."""
-    paths = [path for _, _, path in config_paths(words) if not path.lstrip().startswith("{") and "\n" not in path]
-    return "+".join(Path(path).stem for path in paths) or _DEFAULT_NAME
 
 
 def _algorithm(config: Mapping[str, Any]) -> str:

@@ -122,6 +122,18 @@ def test_another_config_gets_another_folder(run: Callable[..., Any]) -> None:
     assert Path("there/it/seed=0/run.json").is_file()
 
 
+def test_configs_have_the_names_that_single_runs_of_them_have(tmp_path: Path) -> None:
+    left = tmp_path / "logs" / "digits" / "FedAvg-0" / "config.yaml"
+    left.parent.mkdir(parents=True)
+    (left.parent / "run.json").touch()
+    for words, name in {
+        (f"--config={left}",): "digits",
+        ("-c", "my/own.yaml", "-ctoy", "-c", "{data: {cohort_size: 2}}"): "own+toy",
+        ("-c", "{data: {cohort_size: 2}}"): "lightning_fed",
+    }.items():
+        assert SeedRuns.of(["fit", *words], {}).folder == Path("logs") / name / "FedAvg"
+
+
 def test_configs_whose_algorithm_is_the_same_are_numbered(tmp_path: Path) -> None:
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "own", "version": None}}
     folders = []
