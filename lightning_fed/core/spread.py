@@ -34,6 +34,22 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     return {**{label: quantile(ordered, q) for label, q in QUANTILES.items()}, "std": deviation}
 
 
+def point(values: Iterable[float], label: str) -> float:
+    """Return one of the quantiles of some numbers that are shown.
+
+    Args:
+        values: The numbers; NaN is left out.
+        label: One of :data:`QUANTILES`, such as that of :func:`~lightning_fed.core.direction.worst_decile`.
+
+    Returns:
+        The quantile as in :func:`quantile`; NaN if there is no number.
+
+    >>> point([1.0, 2.0, 6.0, float("nan")], "p90")
+    5.2
+    """
+    return quantile(in_order(values), QUANTILES[label])
+
+
 def in_order(values: Iterable[float]) -> npt.NDArray[np.float64]:
     """Return numbers in ascending order, without NaN, as float64 ``[n]``."""
     given = np.fromiter(values, np.float64)

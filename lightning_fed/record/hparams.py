@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-
 from lightning_fed._lightning import TensorBoardLogger, pl, rank_zero_warn, save_hparams_to_yaml
 from lightning_fed.core.direction import better, worst_decile
+from lightning_fed.core.spread import point
 from lightning_fed.record.described import described
+from lightning_fed.server.distributions import by_metric
 from lightning_fed.server.evaluation.report import beside
 from lightning_fed.wire import describe
 
@@ -78,16 +78,9 @@ class Finals:
 
 def _worst_deciles(workers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
     """Return of each metric the decile of those who fare worst, as ``val_acc_p10``."""
-    table: dict[str, list[float]] = {}
-    for metrics in workers.values():
-        for name, value in metrics.items():
-            if value is not None:
-                table.setdefault(name, []).append(value)
-    points = {name: worst_decile(name) for name in table}
-    return {
-        f"{name}_{points[name]}": float(np.quantile(values, 0.1 if points[name] == "p10" else 0.9))
-        for name, values in table.items()
-    }
+    there = {worker: {name: x for name, x in metrics.items() if x is not None} for worker, metrics in workers.items()}
+    deciles = {name: (worst_decile(name), values) for name, values in by_metric(there).items()}
+    return {f"{name}_{label}": point(values.values(), label) for name, (label, values) in deciles.items()}
 
 
 @final

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_fed.core.means import weighted_mean
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.spread import point
 from lightning_fed.core.tree import add_weighted_
 from lightning_fed.wire import Aggregate, GlobalModel, Updates
 
@@ -99,9 +99,8 @@ def spread_scalars(spreads: Sequence[Spread]) -> dict[str, float]:
     norms = [norm for spread in spreads for norm in spread.norms]
     if not norms:
         return {}
-    p10, p90 = np.quantile(norms, [0.1, 0.9]).tolist()
     known = [(spread.alignment, len(spread.norms)) for spread in spreads if spread.alignment is not None]
-    scalars = {"update/p10_norm": p10, "update/p90_norm": p90}
+    scalars = {f"update/{label}_norm": point(norms, label) for label in ("p10", "p90")}
     if known:
         values, weights = zip(*known, strict=True)
         scalars["update/alignment"] = weighted_mean(values, weights)

@@ -18,7 +18,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lightning_fed.core.direction import better
+from lightning_fed.core.direction import better, worst_decile
+from lightning_fed.core.spread import point
 
 _WIDTH = 6.4  # inches, as all lengths here
 _MOST_NAMES = 60
@@ -103,7 +104,7 @@ def per_worker(metric: str, values: Mapping[str, float], pooled: float | None) -
     high = better(metric) == "max"
     ordered = dict(sorted(values.items(), key=lambda item: item[1], reverse=not high))
     numbers = np.array(list(ordered.values()))
-    decile = float(np.quantile(numbers, 0.1 if high else 0.9))
+    decile = point(numbers, worst_decile(metric))
     is_worst = numbers <= decile if high else numbers >= decile
     is_named = len(ordered) <= _MOST_NAMES
     names = [_short(name) for name in ordered]

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from lightning_fed.core.direction import better
+from lightning_fed.core.direction import worst_decile
+from lightning_fed.core.spread import point
 from lightning_fed.record import RunRecord
 from lightning_fed.reports.comparison.run import Evaluation
 
@@ -49,7 +48,7 @@ def evaluations_of(record: RunRecord, metric: str) -> list[Evaluation]:
 
 def _worst(line: Mapping[str, Any], metric: str) -> float | None:
     values = list(_of_workers(line, metric))
-    return float(np.quantile(values, 0.1 if better(metric) == "max" else 0.9)) if values else None
+    return point(values, worst_decile(metric)) if values else None
 
 
 def _of_workers(line: Mapping[str, Any], metric: str) -> Iterator[float]:

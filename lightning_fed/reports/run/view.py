@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-
 from lightning_fed.core.arguments import nearest
-from lightning_fed.core.direction import better
+from lightning_fed.core.direction import better, worst_decile
+from lightning_fed.core.spread import point
 from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.record import RunRecord
 from lightning_fed.reports.run.facts import MissingFactError, need
@@ -150,8 +149,7 @@ class View:
         for line in self.evaluations:
             values = list(self.of_workers(self.metric or "", line).values())
             if len(values) > 1:
-                low, high = np.quantile(values, [0.1, 0.9]).tolist()
-                points.append((int(line["round"]) + 1, low, high))
+                points.append((int(line["round"]) + 1, point(values, "p10"), point(values, "p90")))
         return points
 
     @cached_property
@@ -197,10 +195,10 @@ def deciles(metric: str, values: Mapping[str, float]) -> tuple[float, frozenset[
         metric: The metric's name, which says whether low or high values are bad.
         values: Each worker's value.
     """
-    low, high = np.quantile(list(values.values()), [0.1, 0.9]).tolist()
+    border = point(values.values(), worst_decile(metric))
     if better(metric) == "max":
-        return low, frozenset(worker for worker, value in values.items() if value <= low)
-    return high, frozenset(worker for worker, value in values.items() if value >= high)
+        return border, frozenset(worker for worker, value in values.items() if value <= border)
+    return border, frozenset(worker for worker, value in values.items() if value >= border)
 
 
 def worst_first(metric: str, values: Mapping[str, float]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_fed.core.direction import better
+from lightning_fed.core.spread import LABELS, spread
 from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, counted
 from lightning_fed.reports.run.view import View, deciles, worst_first
 
@@ -113,15 +114,14 @@ def fairness(view: View) -> Section:
         if len(values) < 2:
             continue
         numbers = np.array(list(values.values()))
-        points = np.quantile(numbers, [0.0, 0.1, 0.5, 0.9, 1.0]).tolist()
         is_fair = better(metric) == "max" and bool((numbers >= 0).all()) and bool(numbers.any())
         has_index |= is_fair
         worst = ", ".join(worst_first(metric, values)[:3])
-        rows.append((metric, *points, float(numbers.std()), jain(numbers) if is_fair else None, worst))
+        rows.append((metric, *spread(numbers).values(), jain(numbers) if is_fair else None, worst))
     if not rows:
         why = "hidden by the promise" if view.hidden else "not recorded: workers were not evaluated one by one"
         return Section("Fairness", (Paragraph(f"Values of single workers are {why}."),))
-    head = ("metric", "min", "p10", "median", "p90", "max", "std", "Jain index", "worst three")
+    head = ("metric", *LABELS, "Jain index", "worst three")
     text = (
         "Every worker counts once. The Jain index is (Σx)² / (n Σx²): 1 where all fare alike, 1/n where one has all "
         "(Jain, Chiu & Hawe 1984); for metrics of which high values are the better ones."
