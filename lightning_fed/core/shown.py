@@ -36,7 +36,7 @@ def call_of(thing: object) -> str:
     """
     own = getattr(thing, "__dict__", {})
     said = []
-    for parameter in _parameters(type(thing)):
+    for parameter in parameters_of(type(thing)):
         name = parameter.name
         value = own.get(name, own.get(f"_{name}", _NOT_KEPT))
         if value is not _NOT_KEPT and not _is_same(value, parameter.default):
@@ -53,10 +53,10 @@ def text_of(value: Any) -> str:
     if isinstance(value, partial):
         return f"{text_of(value.func)}(...)"
     if inspect.isclass(value) or inspect.isroutine(value):
-        return str(getattr(value, "__qualname__", value)).replace("<locals>.", "").replace("<lambda>", "lambda")
+        return name_of(value)
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{type(value).__name__}{list(value.shape)}"
-    text = _ADDRESS.sub("", _SHORT.repr(value))
+    text = without_address(_SHORT.repr(value))
     return text if "\n" not in text else f"{type(value).__name__}(...)"
 
 
@@ -76,8 +76,24 @@ def _is_same(value: Any, default: Any) -> bool:
 _PLAIN = (bool, int, float, str, tuple)
 
 
-def _parameters(kind: type) -> list[inspect.Parameter]:
+def parameters_of(kind: type) -> tuple[inspect.Parameter, ...]:
+    """Return the parameters of a class's constructor; none of one that is made outside of Python."""
     try:
-        return list(inspect.signature(kind).parameters.values())
-    except (ValueError, TypeError):  # made outside of Python
-        return []
+        return tuple(inspect.signature(kind).parameters.values())
+    except (ValueError, TypeError):
+        return ()
+
+
+def name_of(code: Any) -> str:
+    """Return the name of a function or a class, with those that it stands in.
+
+    >>> name_of(lambda: 0), name_of(len)
+    ('lambda', 'len')
+    """
+    name = str(getattr(code, "__qualname__", type(code).__name__))
+    return name.replace("<locals>.", "").replace("<lambda>", "lambda")
+
+
+def without_address(text: str) -> str:
+    """Return the text of an object without the place in memory at which it lies."""
+    return _ADDRESS.sub("", text)

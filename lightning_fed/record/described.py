@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import re
 import zlib
 from collections.abc import Collection, Mapping
 from enum import Enum
@@ -21,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fed._lightning import pl
+from lightning_fed.core.shown import name_of, parameters_of, without_address
 
 Scalar: TypeAlias = bool | int | float | str | None
 
 _PLAIN = (bool, int, float, str, type(None))
 _LONGEST = 200
 _DEEPEST = 4
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NOT_KEPT = object()
 
 
@@ -79,11 +78,7 @@ def _text(thing: Any, depth: int, without: Collection[str] = ()) -> str:
     if isinstance(thing, functools.partial):
         return _call(_text(thing.func, depth), _parts(thing), {}, depth)
     if inspect.isclass(thing) or inspect.isroutine(thing):
-        return (
-            str(getattr(thing, "__qualname__", type(thing).__name__))
-            .replace("<locals>.", "")
-            .replace("<lambda>", "lambda")
-        )
+        return name_of(thing)
     if type(thing) in (list, tuple, set, frozenset):
         parts = [_text(part, depth - 1) for part in thing] if depth else ["..."]
         return f"[{', '.join(sorted(parts) if isinstance(thing, (set, frozenset)) else parts)}]"
@@ -94,8 +89,8 @@ def _text(thing: Any, depth: int, without: Collection[str] = ()) -> str:
             else "{...}"
         )
     if type(thing).__module__ == "builtins":
-        return _ADDRESS.sub("", repr(thing))
-    defaults = {p.name: p.default for p in _parameters(type(thing))}
+        return without_address(repr(thing))
+    defaults = {p.name: p.default for p in parameters_of(type(thing))}
     kept = _parts(thing, without)
     return _call(type(thing).__name__, kept, defaults, depth) if depth else type(thing).__name__
 
@@ -145,7 +140,7 @@ def arguments_of(thing: object) -> dict[str, Any]:
     is_data = isinstance(thing, (Mapping, pl.LightningDataModule))
     found: dict[str, Any] = {}
     misses = False
-    for parameter in _parameters(type(thing)):
+    for parameter in parameters_of(type(thing)):
         name = parameter.name
         value = next((place[key] for place in (own, inner) for key in (name, f"_{name}") if key in place), _NOT_KEPT)
         if value is _NOT_KEPT and not is_data:
@@ -175,13 +170,6 @@ def _read(thing: object, name: str) -> Any:
         return getattr(thing, name)
     except Exception:  # whatever a property of the user's raises
         return _NOT_KEPT
-
-
-def _parameters(kind: type) -> tuple[inspect.Parameter, ...]:
-    try:
-        return tuple(inspect.signature(kind).parameters.values())
-    except (ValueError, TypeError):  # made outside of Python
-        return ()
 
 
 def _short(text: str) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_fed._lightning import pl, rank_zero_warn
+from lightning_fed.core.shown import parameters_of
 from lightning_fed.server.checkpoint.format import INSTEAD
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -52,7 +53,7 @@ class Settings:
             trainer: The Trainer, with the server's optimizer and its scheduler; None: it is in another process.
         """
         return {
-            **{name: described(part) for name, part in self.parts.items()},
+            **{name: plain_settings(part) for name, part in self.parts.items()},
             "population": population(self.names),
             "server_optimizer": [] if trainer is None else _optimizers(trainer),
             "server_lr_scheduler": [] if trainer is None else _schedulers(trainer),
@@ -100,7 +101,7 @@ class Settings:
             return
         changes = []
         for name, thing in self.parts.items():
-            for change in differences(name, saved.get(name), described(thing)):
+            for change in differences(name, saved.get(name), plain_settings(thing)):
                 structural = not change.is_strength and name in ("algorithm", "transforms")
                 if structural and holds and part["algorithm"] == now:
                     raise ValueError(
@@ -215,7 +216,7 @@ class Difference:
         return f"{self.name} was {self.before!r} and is {self.now!r}"
 
 
-def described(thing: Any, depth: int = 5) -> Any:
+def plain_settings(thing: Any, depth: int = 5) -> Any:
     """Return plain data that says what something is: the class, and the arguments that it was built with.
 
     Args:
@@ -228,11 +229,12 @@ def described(thing: Any, depth: int = 5) -> Any:
     if inspect.isclass(thing) or inspect.isroutine(thing) or depth == 0:
         return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}".strip()
     if isinstance(thing, Mapping):
-        return {str(key): described(value, depth - 1) for key, value in thing.items()}
+        return {str(key): plain_settings(value, depth - 1) for key, value in thing.items()}
     if isinstance(thing, (Sequence, Set)):
-        return [described(value, depth - 1) for value in (thing if isinstance(thing, Sequence) else sorted(thing))]
-    values = {name: getattr(thing, name, getattr(thing, f"_{name}", _NOT_KEPT)) for name in _arguments(type(thing))}
-    settings = {name: described(value, depth - 1) for name, value in values.items() if value is not _NOT_KEPT}
+        return [plain_settings(value, depth - 1) for value in (thing if isinstance(thing, Sequence) else sorted(thing))]
+    arguments = [p.name for p in parameters_of(type(thing)) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    values = {name: getattr(thing, name, getattr(thing, f"_{name}", _NOT_KEPT)) for name in arguments}
+    settings = {name: plain_settings(value, depth - 1) for name, value in values.items() if value is not _NOT_KEPT}
     return {"class": type(thing).__name__, **settings}
 
 
@@ -241,8 +243,8 @@ def differences(name: str, before: Any, now: Any) -> Iterable[Difference]:
 
     Args:
         name: The path of what is compared.
-        before: Described settings.
-        now: Described settings.
+        before: The result of :func:`plain_settings`.
+        now: The same of what is there now.
     """
     if isinstance(before, dict) and isinstance(now, dict) and before.get("class") == now.get("class"):
         for key in sorted(before.keys() | now.keys()):
@@ -280,14 +282,6 @@ def _short(value: Any) -> Any:
     return value["class"] if isinstance(value, dict) and "class" in value else value
 
 
-def _arguments(kind: type) -> list[str]:
-    try:
-        parameters = inspect.signature(kind).parameters.values()
-    except (ValueError, TypeError):  # made outside of Python
-        return []
-    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
 def options_of(optimizer: Optimizer) -> dict[str, Any]:
     """Return the options of an optimizer that say what it computes, those of a second group as ``lr[1]``.
 
@@ -295,7 +289,7 @@ def options_of(optimizer: Optimizer) -> dict[str, Any]:
         optimizer: The optimizer. Its learning rates are those before any scheduler.
     """
     return {
-        f"{key}[{position}]" if position else key: described(value)
+        f"{key}[{position}]" if position else key: plain_settings(value)
         for position, group in enumerate(optimizer.param_groups)
         for key, value in {**group, "lr": group.get("initial_lr", group.get("lr"))}.items()
         if key not in _HOW and isinstance(value, (*_PLAIN, list, tuple))

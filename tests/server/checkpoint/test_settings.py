@@ -15,7 +15,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Median
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedBN, FedDyn, FedPer, FedProx, Scaffold
-from lightning_fed.server.checkpoint.settings import described
+from lightning_fed.server.checkpoint.settings import plain_settings
 from lightning_fed.transforms import ClipNorm
 
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -200,7 +200,7 @@ def test_a_checkpoint_of_the_format_before_goes_on(tmp_path: Path) -> None:
 
 
 def test_settings_are_plain_values() -> None:
-    assert described(FedPer(("head.*", "norm.*"))) == {"class": "FedPer", "personal": ["head.*", "norm.*"]}
-    assert described(Scaffold()) == {"class": "Scaffold"}
-    assert described([1, 2.5, None, {"a": True}]) == [1, 2.5, None, {"a": True}]
-    assert described(torch.relu) == "builtin_function_or_method _VariableFunctionsClass.relu"
+    assert plain_settings(FedPer(("head.*", "norm.*"))) == {"class": "FedPer", "personal": ["head.*", "norm.*"]}
+    assert plain_settings(Scaffold()) == {"class": "Scaffold"}
+    assert plain_settings([1, 2.5, None, {"a": True}]) == [1, 2.5, None, {"a": True}]
+    assert plain_settings(torch.relu) == "builtin_function_or_method _VariableFunctionsClass.relu"
