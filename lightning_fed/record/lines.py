@@ -7,9 +7,8 @@ from typing import Any
 
 from lightning_fed.record.files import plain
 from lightning_fed.server.evaluation.report import EvaluationReport
-from lightning_fed.server.round_result import Round
+from lightning_fed.server.round_result import StepResult
 from lightning_fed.wire import WorkerError
-from lightning_fed.wire.report import RoundReport
 
 MOST_IN_A_COHORT = 1000
 """The largest cohort whose workers are named in the line of a round."""
@@ -17,26 +16,25 @@ MOST_EVALUATED = 10_000
 """The largest number of workers whose metrics stand in the line of an evaluation."""
 
 
-def of_a_round(rounds: Sequence[Round]) -> dict[str, Any]:
+def of_a_round(result: StepResult) -> dict[str, Any]:
     """Return what is recorded of a server step in which nothing is hidden.
 
     Args:
-        rounds: Its one cohort, or several whose gradients were accumulated.
+        result: What came of it.
     """
-    report = RoundReport.merged([r.report for r in rounds])
-    asked = [worker for r in rounds for worker in r.asked]
-    logged = {name: part.value for r in rounds for name, (shown, part) in r.logged.items() if shown.logger}
-    examples = report.examples
+    report, examples = result.report, result.examples
+    asked = [worker for r in result.rounds for worker in r.asked]
+    logged = {name: part.value for name, (shown, part) in result.logged.items() if shown.logger}
     return {
         "size": len(asked),
         "cohort": _names(asked),
         "examples": plain(float(examples)),
-        "loss": plain(report.loss) if examples else None,
+        "loss": plain(result.loss) if examples else None,
         "metrics": plain(logged),
         "dropped": _names(report.dropped),
         "stragglers": _names(report.stragglers),
         "failures": _failures(report.failures),
-        "seconds": round(sum(r.seconds for r in rounds), 6),
+        "seconds": round(result.seconds, 6),
         "bytes_down": report.bytes_down,
         "bytes_up": report.bytes_up,
     }

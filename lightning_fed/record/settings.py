@@ -13,6 +13,7 @@ from lightning_fed.server.checkpoint.settings import options_of
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.hyperparameters import with_lists, with_ours
+from lightning_fed.server.readable import Readable
 
 _OF_A_SCHEDULER = ("optimizer", "last_epoch", "verbose")
 _OF_THE_TRAINER = (
@@ -30,7 +31,7 @@ _AT_THE_START = ("privacy/noise_multiplier", "privacy/delta", "privacy/accountan
 """What a promise may leave to the start of a fit."""
 
 
-def settings(fed: Any, data: FederatedDataModule | None) -> dict[str, Scalar]:
+def settings(fed: Readable, data: FederatedDataModule | None) -> dict[str, Scalar]:
     """Return the settings of a run, flat: ``{"algorithm": "FedProx(mu=0.1)", "algorithm/mu": 0.1, ...}``.
 
     Names are the arguments' of FederatedModule and FederatedDataModule; ``name/part`` is an argument of what is given
@@ -42,26 +43,25 @@ def settings(fed: Any, data: FederatedDataModule | None) -> dict[str, Scalar]:
         data: Its FederatedDataModule; None: there is none.
     """
     given = {**fed._given, **{name: value for name, value in vars(fed).items() if name in fed._given}}
-    trainer = fed._trainer
-    fits = trainer is not None and trainer.state.fn == "fit"
+    trainer = fed._trainer if fed._trainer is not None and fed._trainer.state.fn == "fit" else None
     rows: dict[str, Scalar] = {}
     for name, value in given.items():
         if name not in (*_ROWS_OF_THEIR_OWN, *_NO_SETTINGS):
             rows |= described(name, value)
     rows |= _engine(given["engine"])
-    if fits and trainer.optimizers:
+    if trainer is not None and trainer.optimizers:
         real = _optimizers(trainer)  # which stands in for what makes it, and for the arguments of that
         rows = {name: value for name, value in rows.items() if not name.startswith("server_optimizer/") or name in real}
         rows |= real
     rows |= _promise(fed._guard)
     rows |= _model(fed.module)
     rows |= {} if data is None else _data(data, fed._guard.shows_metrics)
-    for name in _OF_THE_TRAINER if fits else ():
+    for name in () if trainer is None else _OF_THE_TRAINER:
         rows |= described(f"trainer/{name}", getattr(trainer, name))
     return rows
 
 
-def hyperparameters(fed: Any, data: FederatedDataModule | None) -> dict[str, Any]:
+def hyperparameters(fed: Readable, data: FederatedDataModule | None) -> dict[str, Any]:
     """Return what loggers get as hyperparameters: those of the user's module, and the settings beside them.
 
     Lightning logs them before a fit has chosen its engine, and before a promise has found its noise; what is not

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -21,8 +21,8 @@ from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.own_callbacks import callbacks_of, take_out
-from lightning_fed.server.round_result import Round
-from lightning_fed.wire.contents import Leaves
+from lightning_fed.server.readable import Readable
+from lightning_fed.server.round_result import StepResult
 
 
 @final
@@ -37,7 +37,7 @@ class RunWriter(pl.Callback):
         self._disk: Disk | None = None
         self._run: dict[str, Any] = {}
         self._fit = ""
-        self._server: pl.LightningModule | None = None  # while a fit is recorded
+        self._server: Readable | None = None  # while a fit is recorded
         self._guard: Guard | None = None
         self._began = 0.0
         self._hparams = HParamsLog()
@@ -63,7 +63,7 @@ class RunWriter(pl.Callback):
         elif run := _earlier(folder):  # what is evaluated is a run that is recorded
             self._run, self._fit, self._disk = run, run["fits"][-1]["fit"], Disk(folder)
 
-    def begin(self, server: pl.LightningModule, guard: Guard) -> None:
+    def begin(self, server: Readable, guard: Guard) -> None:
         """Begin to record a fit, which is about to run its first round.
 
         Args:
@@ -80,7 +80,7 @@ class RunWriter(pl.Callback):
             self._run = self._content(server, settings(server, data), guard)
             self._disk.replace(RUN, self._run)
 
-    def _content(self, server: pl.LightningModule, table: Mapping[str, Scalar], guard: Guard) -> dict[str, Any]:
+    def _content(self, server: Readable, table: Mapping[str, Scalar], guard: Guard) -> dict[str, Any]:
         """Return the content of ``run.json`` for a fit that begins; one that goes on here adds itself to the fits."""
         assert self._disk is not None
         trainer, folder, started = server.trainer, self._disk.folder, facts.now()
@@ -114,19 +114,19 @@ class RunWriter(pl.Callback):
             if line["round"] < round and line["stage"] == "val":
                 self._finals.add_evaluation(line)
 
-    def note(self, round: int, rounds: Sequence[Round], epoch: int) -> None:
+    def note(self, round: int, result: StepResult, epoch: int) -> None:
         """Add the line of a server step.
 
         Args:
             round: Its number.
-            rounds: Its one cohort, or several whose gradients were accumulated.
+            result: What came of it.
             epoch: The Trainer's epoch.
         """
         if self._guard is None:
             return
         line: dict[str, Any] = {"fit": self._fit, "round": round, "epoch": epoch}
         if self._guard.shows_metrics:
-            line |= of_a_round(rounds)
+            line |= of_a_round(result)
         self._finals.add_round(line)
         if self._disk is not None:
             self._note_leaves(self._disk)
@@ -135,7 +135,7 @@ class RunWriter(pl.Callback):
 
     def _note_leaves(self, disk: Disk) -> None:
         """Note what leaves each worker, which the first round of a fit has shown."""
-        leaves = cast(Leaves | None, self._server.leaves) if self._server is not None else None
+        leaves = None if self._server is None else self._server.leaves
         if leaves is not None and self._run["leaves"] is None:
             self._run["leaves"] = leaves.as_json()
             disk.replace(RUN, self._run)

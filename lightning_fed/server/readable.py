@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from lightning_fed.server.guard import Guard
 from lightning_fed.server.history import History
 from lightning_fed.server.in_words import module_in_words
 from lightning_fed.server.results import Results
+from lightning_fed.server.training import Training
 from lightning_fed.server.wrapper import Wrapper
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
@@ -26,10 +28,12 @@ class Readable(Wrapper, ABC):
     """Wraps the user's module, and shows results and state beside it."""
 
     _evaluation: Evaluation
+    _given: Mapping[str, Any]  # the arguments that it was built with
     _guard: Guard
     _keeper: Keeper
     _outbox: Outbox
     _results: Results
+    _training: Training | None  # while a fit runs
 
     last_report: RoundReport
     """The report of the last round's workers; for callbacks."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_fed.server.round_result import Round
+from lightning_fed.server.round_result import StepResult
 from lightning_fed.server.spread import spread_scalars
-from lightning_fed.wire.report import RoundReport
 
 
-def cohort_scalars(rounds: Sequence[Round], coverage: float) -> dict[str, float]:
+def cohort_scalars(result: StepResult, coverage: float) -> dict[str, float]:
     """Return the curves that are about workers, and are hidden where these are.
 
     Args:
-        rounds: The one cohort of the step, or several whose gradients were accumulated.
+        result: What came of the step.
         coverage: The share of the population that has taken part by now.
 
     Returns:
@@ -22,13 +21,13 @@ def cohort_scalars(rounds: Sequence[Round], coverage: float) -> dict[str, float]
         ``update/{p10,p90}_norm`` and ``update/alignment``, where they were measured; ``local/lr``, the first learning
         rate of the workers.
     """
-    local = sum(r.outcome.local_seconds for r in rounds)
-    spreads = [r.outcome.spread for r in rounds if r.outcome.spread is not None]
-    rates = list(RoundReport.merged([r.report for r in rounds]).rates.values())
+    local = sum(r.outcome.local_seconds for r in result.rounds)
+    spreads = [r.outcome.spread for r in result.rounds if r.outcome.spread is not None]
+    rates = list(result.report.rates.values())
     return {
         "round/coverage": coverage,
         "time/local": local,
-        "time/aggregate": sum(r.seconds for r in rounds) - local,
+        "time/aggregate": result.seconds - local,
         **spread_scalars(spreads),
         **({"local/lr": rates[0]} if rates else {}),
     }

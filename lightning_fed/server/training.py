@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast, final
 
@@ -51,7 +51,7 @@ class Training:
         guard: Is asked before, in and after a round.
         search: Sets the workers' learning rates in a search for one.
         log: Shows what is logged.
-        note: Is told the number of a server step, its rounds and the Trainer's epoch, when the step is over.
+        note: Called when a server step is over, with its number, what came of it, and the Trainer's epoch.
         results: Remembers what came of rounds.
         one_by_one: Whether each worker gets curves of its own.
     """
@@ -66,7 +66,7 @@ class Training:
         guard: Guard,
         search: RateSearch,
         log: TrainingLog,
-        note: Callable[[int, Sequence[Round], int], None],
+        note: Callable[[int, StepResult, int], None],
         results: Results,
         one_by_one: bool,
     ) -> None:
@@ -158,7 +158,7 @@ class Training:
                 of_server = {**self._keeper.state.traffic.scalars, **server_rate(trainer.optimizers)}
                 curves.draw({**of_cohort, **of_server, "server/update_norm": norm}, step)
             self._log.take_in(self._module, rounds)
-            self._note(step, rounds, trainer.current_epoch)
+            self._note(step, result, trainer.current_epoch)
             self._datamodule.complete(cast(Cohort, self._last_cohort))
         self._results.note_round(step, trainer.current_epoch, result)
 
@@ -194,7 +194,7 @@ class Training:
     def _of_cohort(self, result: StepResult, spreads: Mapping[str, Distribution]) -> dict[str, float]:
         """The curves that are about workers."""
         coverage = self._keeper.state.coverage.share(of=len(self._datamodule.names))
-        return {**round_scalars(result, spreads, self._one_by_one), **cohort_scalars(result.rounds, coverage)}
+        return {**round_scalars(result, spreads, self._one_by_one), **cohort_scalars(result, coverage)}
 
     def _pending_state(self) -> Tensors:
         """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""

@@ -18,7 +18,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.record import lines, read
 from lightning_fed.record.files import Disk
-from lightning_fed.selection import Availability, Response
+from lightning_fed.selection import Availability, Response, RoundRobin
 
 
 class Validated(Scalar):
@@ -88,12 +88,22 @@ def test_who_was_away_late_or_broken(tmp_path: Path) -> None:
     assert "no disk" in failure["reason"]
 
 
+class Logging(Scalar):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("first", batch[0][0])
+        return super().training_step(batch, batch_idx)
+
+
 def test_accumulated_cohorts_are_one_round(tmp_path: Path) -> None:
-    data = FederatedDataModule({"a": Rows([1.0]), "b": Rows([3.0])}, cohort_size=1, rounds_per_epoch=4)
-    fit(FederatedModule(Scalar()), data, logger=logger(tmp_path), accumulate_grad_batches=2)
+    data = FederatedDataModule(
+        {"a": Rows([1.0]), "b": Rows([3.0])}, cohort_size=1, rounds_per_epoch=4, sampler=RoundRobin()
+    )
+    fit(FederatedModule(Logging()), data, logger=logger(tmp_path), accumulate_grad_batches=2)
     lines = read(tmp_path / "toy" / "run").rounds
     assert [line["round"] for line in lines] == [0, 1]
-    assert [len(line["cohort"]) for line in lines] == [2, 2]
+    assert [line["cohort"] for line in lines] == [["a", "b"]] * 2
+    assert [line["metrics"] for line in lines] == [{"first": 2.0}] * 2  # the mean over both
+    assert lines[0]["loss"] == pytest.approx((0.5 + 4.5) / 2)
 
 
 def test_an_error_ends_the_record(tmp_path: Path) -> None:
