@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Mapping
 from typing import Any, final
@@ -44,6 +45,8 @@ class Evaluations:
             if worst is not None:
                 self._asides[name] = f"{decile} {number(float(worst))}"
             best = self._best.get(name)
+            if math.isnan(value):  # it is better than none, and would be the best for ever
+                continue
             if best is None or (value < best[0] if better(name) == "min" else value > best[0]):
                 self._best[name] = value, round
         self.last.append(Evaluation(round, self.texts(self._values)))
