@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_fed.record.files import plain
+from lightning_fed.server.evaluation.log import drawn_name
 from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.round_result import StepResult
 from lightning_fed.wire import WorkerError
@@ -51,7 +52,7 @@ def of_an_evaluation(report: EvaluationReport, drawn: Mapping[str, float]) -> di
     if not report.workers or len(report.workers) > MOST_EVALUATED:
         return {"workers": None, "examples": None, "failures": failures}
     workers = {
-        worker: {name: plain(value) for name, value in metrics.items() if name in drawn or _forked(name) in drawn}
+        worker: {name: plain(value) for name, value in metrics.items() if drawn_name(name, drawn) is not None}
         for worker, metrics in report.workers.items()
     }
     return {"workers": workers, "examples": dict(report.examples), "failures": failures}
@@ -63,9 +64,3 @@ def _names(workers: Sequence[str]) -> list[str] | None:
 
 def _failures(failures: Sequence[WorkerError]) -> list[dict[str, str]]:
     return [{"worker": failure.worker, "reason": failure.reason} for failure in failures]
-
-
-def _forked(name: str) -> str:
-    """Return the name under which the value of an epoch is drawn, where each step has drawn one of its own."""
-    name, loader, number = name.partition("/dataloader_idx_")
-    return f"{name}_epoch{loader}{number}"

@@ -84,8 +84,9 @@ class Results:
         """
         if self._hidden_by is not None:
             report = replace(report, workers={}, examples={})
-        told = "" if report.workers else self._note("the data are central, and no worker's own were evaluated")
-        self.evaluation = replace(report, round=self._round, note=told or "nothing was logged about their data")
+        why = "the data are central, and no worker's own were evaluated"
+        note = "nothing was logged about their data" if report.workers else self._note(why)
+        self.evaluation = replace(report, round=self._round, note=note)
 
     def end_evaluation(self, metrics: dict[str, float], spreads: dict[str, Distribution]) -> None:
         """Complete the report, and add what belongs into the row of its round.

@@ -183,7 +183,7 @@ class Training:
             traffic = outcome.planned.times(self._datamodule.cohort_size)
             return Round(cohort.number, outcome, RoundReport(), time.perf_counter() - started, traffic=traffic)
         report = outcome.report
-        replied = {worker for reply in report.replies for worker in reply.workers}
+        replied = set(report.names)
         took_part = [
             place for worker, place in zip(cohort.workers, cohort.positions, strict=False) if worker in replied
         ]

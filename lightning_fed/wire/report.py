@@ -142,6 +142,11 @@ class RoundReport:
         return sum(len(reply.workers) for reply in self.replies)
 
     @property
+    def names(self) -> list[str]:
+        """The names of the workers that came back, as they came in."""
+        return [worker for reply in self.replies for worker in reply.workers]
+
+    @property
     def workers(self) -> dict[str, WorkerRecord]:
         """A record for each worker that came back, by name."""
         records: dict[str, WorkerRecord] = {}

@@ -106,16 +106,12 @@ def _reasons_down(job: Job, outbox: Outbox) -> Callable[[Part], str]:
 def _staying(updates: Updates, job: Job, outbox: Outbox) -> Iterator[Row]:
     """What never leaves: first what has a name of its own, then what no worker sends."""
     algorithm, promise = outbox.algorithm, outbox.promise
-    personal = {*algorithm.stays_local(job.model), *job.model.parameters}
+    left = {*algorithm.stays_local(job.model), *job.model.parameters}
     for name in sorted(updates.stays):
         tensor = job.model.parameters.get(name, job.model.buffers.get(name))
         assert tensor is not None, "updates_contents has refused others"
-        by = f"{type(algorithm).__name__} leaves it with the worker"
-        why = (
-            by
-            if name in personal or name in job.model.parameters
-            else f"no noise of {type(promise).__name__} covers it"
-        )
+        by_algorithm = f"{type(algorithm).__name__} leaves it with the worker"
+        why = by_algorithm if name in left else f"no noise of {type(promise).__name__} covers it"
         dtype = str(tensor.dtype).removeprefix("torch.")
         yield Row("stays", name, dtype, tuple(tensor.shape), 0, why)
     tables = {

@@ -123,7 +123,7 @@ class Dashboard(Shown, pl.Callback):
         """Note who has taken part; after the first round, show what crosses in a round."""
         fed = _federated(pl_module)
         if self._participation is not None and isinstance(batch, Cohort):
-            self._participation.note(batch.number, fed.last_report.workers)
+            self._participation.note(batch.number, fed.last_report.names)
         if not self._has_leaves and fed.leaves is not None and self._boards:
             self._has_leaves = True
             with self._showing("what leaves a worker"):

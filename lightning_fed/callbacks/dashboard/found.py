@@ -10,6 +10,7 @@ from lightning_fed.callbacks.dashboard.labels import label_counts
 from lightning_fed.module import FederatedModule
 from lightning_fed.population import Population
 from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.evaluation.log import drawn_name
 
 
 def shows_workers(fed: FederatedModule) -> bool:
@@ -35,7 +36,7 @@ def values_of_workers(trainer: pl.Trainer, fed: FederatedModule) -> dict[str, di
         for metric, value in metrics.items():
             if math.isfinite(value):
                 found.setdefault(metric, {})[worker] = value
-    return {metric: own for metric, own in found.items() if _curve(metric, trainer.logged_metrics) is not None}
+    return {metric: own for metric, own in found.items() if drawn_name(metric, trainer.logged_metrics) is not None}
 
 
 def curves_of_all(trainer: pl.Trainer, fed: FederatedModule, of_workers: Collection[str]) -> dict[str, str]:
@@ -48,21 +49,12 @@ def curves_of_all(trainer: pl.Trainer, fed: FederatedModule, of_workers: Collect
     """
     logged = trainer.logged_metrics
     names = [*of_workers, *fed.last_evaluation.metrics]
-    curves = {name: curve for name in names if (curve := _curve(name, logged)) is not None}
+    curves = {name: curve for name in names if (curve := drawn_name(name, logged)) is not None}
     first: dict[str, str] = {}
     for name, curve in curves.items():
         if curve not in first.values():
             first[name] = curve
     return first
-
-
-def _curve(metric: str, logged: Collection[str]) -> str | None:
-    """Return the name under which a metric is drawn; None: it was logged with ``logger=False``."""
-    if metric in logged:
-        return metric
-    base, mark, loader = metric.partition("/dataloader_idx_")
-    forked = f"{base}_epoch{mark}{loader}"  # it was logged on each step, too
-    return forked if forked in logged else None
 
 
 def logged_in_training(fed: FederatedModule) -> dict[str, str]:

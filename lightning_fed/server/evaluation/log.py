@@ -186,3 +186,24 @@ class EvaluationLog:
             log(f"{name.removesuffix(options.suffix)}_epoch{options.suffix}", value, **shown)
             shown = {**shown, "logger": False, "prog_bar": False}
         log(name, value, **shown)
+
+
+def drawn_name(metric: str, drawn: Container[str]) -> str | None:
+    """Return the name under which the value of a metric over all data is drawn.
+
+    Args:
+        metric: Its name for callbacks.
+        drawn: The names of all that loggers draw.
+
+    Returns:
+        The name itself, or that of an epoch where each step has drawn a value of its own; None: it was logged with
+        ``logger=False``.
+
+    >>> drawn_name("val_acc/dataloader_idx_1", ["val_acc_epoch/dataloader_idx_1"])
+    'val_acc_epoch/dataloader_idx_1'
+    """
+    if metric in drawn:
+        return metric
+    base, mark, loader = metric.partition("/dataloader_idx_")
+    forked = f"{base}_epoch{mark}{loader}"
+    return forked if forked in drawn else None
