@@ -21,9 +21,9 @@ from lightning_fed.engines import Engine
 from lightning_fed.selection import Availability, Response
 from lightning_fed.selection.availability import asked
 from lightning_fed.server.cohort_progress import CohortProgress
+from lightning_fed.server.drift import Drift, DriftMeter
 from lightning_fed.server.late_buffers import LateBuffers
 from lightning_fed.server.processes import sizes_of
-from lightning_fed.server.spread import Spread, SpreadMeter
 from lightning_fed.server.traffic import Traffic, planned
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import job_bytes
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
         succeeded: Whether workers keep what they staged.
         local_seconds: How long this process has waited for its workers.
         planned: The traffic of one worker as it is planned; only where something is promised.
-        spread: The spread of the updates, if it was to be measured and there are some.
+        drift: The drift of the workers, if it was to be measured and there are some.
     """
 
     aggregate: Aggregate
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
     succeeded: bool = False
     local_seconds: float = 0.0
     planned: Traffic = Traffic()
-    spread: Spread | None = None
+    drift: Drift | None = None
 
 
 @final
@@ -102,7 +102,7 @@ class FederatedLoop(Shown):
             cohort: The names of the workers.
             server: What the algorithm remembers at the server; read only.
             look: Looks into the first message that comes back, for the report.
-            measures: Whether to measure the spread of the updates.
+            measures: Whether to measure the drift of the workers.
 
         Returns:
             The aggregate and what the server is to remember, the same on every process, and the report of all workers.
@@ -117,7 +117,7 @@ class FederatedLoop(Shown):
         job = self.algorithm.assign(job, remembered)
         plan = Traffic() if self.outbox.promise is None else planned(job)
         job, present, responses = self._ask(job, cohort)
-        watch, meter = Stopwatch(), SpreadMeter(job.model) if measures else None
+        watch, meter = Stopwatch(), DriftMeter(job.model) if measures else None
         try:
             self.outbox.own.begin(job.cohort, job.last, job.failed)
             with isolated(), torch.no_grad(), counting_signals():
@@ -138,12 +138,12 @@ class FederatedLoop(Shown):
             return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
         with torch.no_grad():
             aggregate = self.aggregator.finish(partial, self.processes)
-            spread = self._spread(meter, aggregate, [norms for _, norms in heard])
+            drift = self._drift(meter, aggregate, [norms for _, norms in heard])
             aggregate = late.finish(aggregate, self.aggregator, self.processes)
             aggregate = self.outbox.at_server(aggregate, job)
             self.outbox.own.exchange(self.processes)
             aggregate = self.algorithm.conclude(aggregate, job, remembered, self.aggregator.count(len(report)))
-        return Outcome(aggregate, report, remembered, True, watch.seconds, plan, spread)
+        return Outcome(aggregate, report, remembered, True, watch.seconds, plan, drift)
 
     def _ask(self, job: Job, cohort: Sequence[str]) -> tuple[Job, Sequence[str], dict[str, Response]]:
         """Ask the cohort to train; gives the job with what stragglers do of it, who replies, and what all do."""
@@ -185,7 +185,7 @@ class FederatedLoop(Shown):
         report: RoundReport,
         late: LateBuffers,
         look: Callable[[Updates, Job], Leaves] | None,
-        meter: SpreadMeter | None,
+        meter: DriftMeter | None,
     ) -> Iterator[Updates]:
         """Pass on updates as they arrive, and note everything; stop at the first error if it is to raise."""
         for result in results:
@@ -207,14 +207,14 @@ class FederatedLoop(Shown):
                 yield late.take(result)
             del result
 
-    def _spread(
-        self, meter: SpreadMeter | None, aggregate: Aggregate, norms: Sequence[Sequence[float] | None]
-    ) -> Spread | None:
-        """Return the spread of the updates of all processes, if all have measured; else one would wait for others."""
+    def _drift(
+        self, meter: DriftMeter | None, aggregate: Aggregate, norms: Sequence[Sequence[float] | None]
+    ) -> Drift | None:
+        """Return the drift in the updates of all processes, if all have measured; else one would wait for others."""
         measured = [theirs for theirs in norms if theirs is not None]
         if meter is None or len(measured) < len(norms):
             return None
-        return meter.spread(aggregate, [norm for theirs in measured for norm in theirs], self.processes)
+        return meter.drift(aggregate, [norm for theirs in measured for norm in theirs], self.processes)
 
     def _has_quorum(self, report: RoundReport, job: Job) -> bool:
         """Whether enough workers are left. If only because workers failed they are not, that is an error.

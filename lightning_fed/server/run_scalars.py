@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_fed.server.drift import drift_scalars
 from lightning_fed.server.round_result import StepResult
-from lightning_fed.server.spread import spread_scalars
 
 
 def cohort_scalars(result: StepResult, coverage: float) -> dict[str, float]:
@@ -22,13 +22,13 @@ def cohort_scalars(result: StepResult, coverage: float) -> dict[str, float]:
         rate of the workers.
     """
     local = sum(r.outcome.local_seconds for r in result.rounds)
-    spreads = [r.outcome.spread for r in result.rounds if r.outcome.spread is not None]
+    drifts = [r.outcome.drift for r in result.rounds if r.outcome.drift is not None]
     rates = list(result.report.rates.values())
     return {
         "round/coverage": coverage,
         "time/local": local,
         "time/aggregate": result.seconds - local,
-        **spread_scalars(spreads),
+        **drift_scalars(drifts),
         **({"local/lr": rates[0]} if rates else {}),
     }
 

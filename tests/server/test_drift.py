@@ -20,17 +20,17 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Median, WeightedMean
 from lightning_fed.core.processes import Processes
 from lightning_fed.engines import Sequential, Vectorized
-from lightning_fed.server.spread import SpreadMeter
+from lightning_fed.server.drift import DriftMeter
 from lightning_fed.transforms import ClipNorm
 
 
 def measured(*stacks: list[list[float]]) -> Any:
     to = job(2)
-    meter, mean = SpreadMeter(to.model), WeightedMean()
+    meter, mean = DriftMeter(to.model), WeightedMean()
     rows = [updates(stack) for stack in stacks]
     for stack in rows:
         meter.take(stack)
-    return meter.spread(mean.finish(mean.fold(rows, to), Processes()), meter.norms, Processes())
+    return meter.drift(mean.finish(mean.fold(rows, to), Processes()), meter.norms, Processes())
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_alignment_by_hand(stacks: Any, alignment: float | None) -> None:
 
 def test_workers_without_examples_do_not_count() -> None:
     to = job(2)
-    meter = SpreadMeter(to.model)
+    meter = DriftMeter(to.model)
     meter.take(updates([[2.0, 0.0], [0.0, 0.0]], examples=torch.tensor([3.0, 0.0], dtype=torch.float64)))
     assert meter.norms == [2.0]
 
@@ -128,5 +128,5 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
 
 
 def test_nothing_is_measured_where_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SpreadMeter, "take", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(DriftMeter, "take", lambda *_: pytest.fail("measured"))
     fit(FederatedModule(Plane(), engine=Sequential()), rows(), max_steps=1)

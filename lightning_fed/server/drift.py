@@ -1,4 +1,4 @@
-"""Spread of a cohort's updates: how long they are, and how far they point the way of their aggregate."""
+"""Drift of a cohort's workers: how long their updates are, and how far these point the way of their aggregate."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LEAST = 1e-30
 
 
 @final
-class Spread(NamedTuple):
-    """Spread of the updates of one cohort.
+class Drift(NamedTuple):
+    """Drift of the workers of one cohort.
 
     Args:
         norms: The L2 norm of each update of a worker that has examples, as it left the worker.
@@ -34,8 +34,8 @@ class Spread(NamedTuple):
 
 
 @final
-class SpreadMeter:
-    """Measures the spread of updates as they pass, without keeping one.
+class DriftMeter:
+    """Measures the drift in updates as they pass, without keeping one.
 
     The mean of the cosines ``⟨uᵢ, m⟩ / (‖uᵢ‖ ‖m‖)`` is ``⟨Σ uᵢ/‖uᵢ‖, m⟩ / (n ‖m‖)``. So one vector is kept, the sum of
     the updates at length 1, whatever the size of the cohort, and the aggregate m is needed at the end only. Both are
@@ -65,8 +65,8 @@ class SpreadMeter:
         """The norms of what this process has taken in."""
         return torch.cat(self._norms).tolist() if self._norms else []
 
-    def spread(self, aggregate: Aggregate, norms: Sequence[float], processes: Processes) -> Spread:
-        """Return the spread of the whole cohort; called on every process.
+    def drift(self, aggregate: Aggregate, norms: Sequence[float], processes: Processes) -> Drift:
+        """Return the drift of the whole cohort; called on every process.
 
         Args:
             aggregate: The aggregate of the updates.
@@ -77,29 +77,29 @@ class SpreadMeter:
         count = sum(_LEAST < norm < math.inf for norm in norms)
         length = aggregate.norm
         if not (count and length > _LEAST):
-            return Spread(norms, None)
+            return Drift(norms, None)
         dot = torch.dot(self._directions, aggregate.delta.to(self._directions))
-        return Spread(norms, float(dot) / (count * length))
+        return Drift(norms, float(dot) / (count * length))
 
 
-def spread_scalars(spreads: Sequence[Spread]) -> dict[str, float]:
+def drift_scalars(drifts: Sequence[Drift]) -> dict[str, float]:
     """Return the curves of a server step's updates.
 
     Args:
-        spreads: Those of its cohorts, as far as they were measured.
+        drifts: Those of its cohorts, as far as they were measured.
 
     Returns:
         ``update/{p10,p90}_norm`` over the updates, and ``update/alignment``; without what there is nothing to say of.
 
-    >>> spread_scalars([Spread([1.0, 3.0], 0.5)])
+    >>> drift_scalars([Drift([1.0, 3.0], 0.5)])
     {'update/p10_norm': 1.2, 'update/p90_norm': 2.8, 'update/alignment': 0.5}
-    >>> spread_scalars([Spread([0.0], None)])
+    >>> drift_scalars([Drift([0.0], None)])
     {'update/p10_norm': 0.0, 'update/p90_norm': 0.0}
     """
-    norms = [norm for spread in spreads for norm in spread.norms]
+    norms = [norm for drift in drifts for norm in drift.norms]
     if not norms:
         return {}
-    known = [(spread.alignment, len(spread.norms)) for spread in spreads if spread.alignment is not None]
+    known = [(drift.alignment, len(drift.norms)) for drift in drifts if drift.alignment is not None]
     scalars = {f"update/{label}_norm": point(norms, label) for label in ("p10", "p90")}
     if known:
         values, weights = zip(*known, strict=True)
