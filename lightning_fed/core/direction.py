@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal
 
@@ -39,6 +40,22 @@ def better(metric: str) -> Mode:
     low = any(word in _LOW_IS_GOOD or word.endswith(_ENDINGS) for word in words)
     turned = "neg" in words or any(word == "negative" and after in _LIKELIHOODS for word, after in pairwise(words))
     return "min" if low != turned else "max"
+
+
+def foremost(metrics: Iterable[str]) -> str | None:
+    """Return the metric by which a model is judged unless one is named: the first of which high values are good.
+
+    Args:
+        metrics: The names of metrics.
+
+    Returns:
+        Its name; if there is none of the kind, the first; None if there is none at all.
+
+    >>> foremost(["val_loss", "val_acc", "val_f1"]), foremost(["val_loss", "val_mse"]), foremost([])
+    ('val_acc', 'val_loss', None)
+    """
+    names = list(metrics)
+    return next((name for name in names if better(name) == "max"), next(iter(names), None))
 
 
 def worst_decile(metric: str) -> Literal["p10", "p90"]:

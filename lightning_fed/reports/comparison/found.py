@@ -10,13 +10,13 @@ from typing import Any
 
 from lightning_fed.core.arguments import nearest
 from lightning_fed.core.configs import Scalar
-from lightning_fed.core.direction import better
+from lightning_fed.core.direction import foremost
 from lightning_fed.record import RunRecord, read
+from lightning_fed.record.files import RUN
 from lightning_fed.reports.comparison.curves import evaluations_of, metrics_of
 from lightning_fed.reports.comparison.facts import code_of, data_of, dealt_of, hides, seeds_of, settings_of, spending_of
 from lightning_fed.reports.comparison.run import Run
 
-_RECORD = "run.json"
 _FINISHED = "completed"
 _NEEDED = ("outcome", "started", "settings", "seeds", "data")
 
@@ -33,8 +33,8 @@ def records_below(folders: Sequence[str | Path]) -> list[RunRecord]:
     """
     found: dict[str, Path] = {}
     for given in map(Path, folders):
-        folder = given.parent if given.name == _RECORD else given
-        below = [folder] if (folder / _RECORD).is_file() else sorted(path.parent for path in folder.rglob(_RECORD))
+        folder = given.parent if given.name == RUN else given
+        below = [folder] if (folder / RUN).is_file() else sorted(path.parent for path in folder.rglob(RUN))
         if not below:
             raise FileNotFoundError(
                 f"{folder}: there is no record of a run in it or below it, which a fit with a logger leaves in the "
@@ -86,11 +86,12 @@ def metric_among(records: Sequence[RunRecord], metric: str | None) -> str:
     """
     known = list(dict.fromkeys(name for record in records for name in metrics_of(record)))
     if metric is None:
-        if not known:
+        first = foremost(known)
+        if first is None:
             raise ValueError(
                 "no run was evaluated or has logged a metric: log one in validation_step, as self.log('val_acc', ...)"
             )
-        return next((name for name in known if better(name) == "max"), known[0])
+        return first
     if metric not in known:
         there = f"there are {', '.join(known)}" if known else "there is none at all"
         raise ValueError(f"no run has a metric {metric!r}; {there}{nearest(metric, known)}")
@@ -153,7 +154,7 @@ def _whole(record: RunRecord) -> RunRecord:
     """Refuse a record that lacks what a comparison needs."""
     missing = [key for key in _NEEDED if key not in record.run]
     if missing:
-        raise ValueError(f"{record.folder / _RECORD} is damaged: it has no {missing[0]}; leave this run out")
+        raise ValueError(f"{record.folder / RUN} is damaged: it has no {missing[0]}; leave this run out")
     return record
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_FILE = "run.json"
+from lightning_fed.record.files import RUN
 
 
 def record_at(path: Path) -> tuple[Path, Path | None]:
@@ -21,13 +21,13 @@ def record_at(path: Path) -> tuple[Path, Path | None]:
     """
     if not path.exists():
         raise ValueError(f"{path} does not exist; give a run's folder, such as logs/toy/FedAvg-0")
-    if path.name == _FILE:
+    if path.name == RUN:
         return path.parent, None
     if path.is_file():
         return _around(path), path
-    if (path / _FILE).is_file():
+    if (path / RUN).is_file():
         return path, None
-    below = sorted(found.parent for found in path.rglob(_FILE))
+    below = sorted(found.parent for found in path.rglob(RUN))
     if len(below) == 1:
         return below[0], None
     if below:
@@ -37,7 +37,7 @@ def record_at(path: Path) -> tuple[Path, Path | None]:
     if any(path.glob("*.ckpt")):
         return _around(path), None
     raise ValueError(
-        f"there is no record of a run in {path}: it has no {_FILE}, which a fit with a logger writes into the logger's "
+        f"there is no record of a run in {path}: it has no {RUN}, which a fit with a logger writes into the logger's "
         "folder"
     )
 
@@ -45,9 +45,9 @@ def record_at(path: Path) -> tuple[Path, Path | None]:
 def _around(path: Path) -> Path:
     """The nearest of the folders around a file or folder that has a record, at most three steps away."""
     for folder in path.absolute().parents[:3]:
-        if (folder / _FILE).is_file():
+        if (folder / RUN).is_file():
             return folder
     raise ValueError(
-        f"there is no record of a run around {path}: no folder above it has a {_FILE}; give the run's own folder, "
+        f"there is no record of a run around {path}: no folder above it has a {RUN}; give the run's own folder, "
         "which is that of its logger"
     )

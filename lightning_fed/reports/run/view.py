@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, final
 
 from lightning_fed.core.arguments import nearest
-from lightning_fed.core.direction import better, worst_decile
+from lightning_fed.core.direction import better, foremost, worst_decile
 from lightning_fed.core.spread import point
 from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.record import RunRecord
+from lightning_fed.record.files import RUN
 from lightning_fed.reports.run.facts import MissingFactError, need
 
 _STAGES = ("val", "validate", "test")
@@ -74,7 +75,7 @@ class View:
     @property
     def file(self) -> Path:
         """The file of the facts about the run."""
-        return self.record.folder / "run.json"
+        return self.record.folder / RUN
 
     @cached_property
     def promise(self) -> Mapping[str, Any] | None:
@@ -110,7 +111,7 @@ class View:
         """The metric that is looked at."""
         if self.wanted is not None:
             return self.wanted
-        return next((name for name in self.metrics if better(name) == "max"), next(iter(self.metrics), None))
+        return foremost(self.metrics)
 
     def pooled(self, metric: str) -> list[tuple[int, float]]:
         """Return rounds and values of a metric over all workers, or of central data."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from lightning_fed.core.arguments import nearest, number, one_of, whole
-from lightning_fed.core.direction import Mode, better, worst_decile
+from lightning_fed.core.direction import Mode, better, foremost, worst_decile
 from lightning_fed.core.spread import LABELS, in_order, quantile, spread
 from lightning_fed.core.table import aligned
 from lightning_fed.server.distributions import by_metric
@@ -147,9 +147,7 @@ class EvaluationReport:
         return {"examples": self.examples[worker]} if worker in self.examples else {}
 
     def _chosen(self) -> str:
-        table = by_metric(self.workers)
-        high = [name for name in table if better(name) == "max"]
-        return next(iter([*high, *table]), "")
+        return foremost(by_metric(self.workers)) or ""
 
     def _values(self, metric: str) -> dict[str, float]:
         table = by_metric(self.workers)
