@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -208,7 +209,12 @@ def test_a_report_is_a_table() -> None:
     many = repr(report(1000)).splitlines()
     assert len(many) == 1 + 1 + 20 + 1
     assert many[2].split() == ["w<980>", "2", "980", "9.8"], "those with the largest losses, in order"
-    assert many[-1] == "  and 980 more, with smaller losses"
+    assert many[-1] == "  and 980 more, with smaller losses or none"
+    holed = report(30)
+    holed.replies[0].loss[3:13] = math.nan
+    assert [line.split()[0] for line in repr(holed).splitlines()[2:-1]] == [
+        f"w<{i}>" for i in (0, 1, 2, *range(13, 30))
+    ]
     html = report(3)._repr_html_()
     assert html.count("<tr>") == 4
     assert "w&lt;1&gt;" in html

@@ -43,7 +43,8 @@ def rows_of(report: RoundReport) -> list[list[str]]:
     if not records:
         return []
     if len(records) > _MOST:
-        largest = sorted(records, key=lambda worker: -records[worker].loss)[:_MOST]
+        order = {worker: math.inf if math.isnan(record.loss) else -record.loss for worker, record in records.items()}
+        largest = sorted(records, key=order.__getitem__)[:_MOST]
         records = {worker: records[worker] for worker in records if worker in set(largest)}
     names = list(dict.fromkeys(name for record in records.values() for name in record.metrics))
     head = ["worker", "examples", "loss", *(f"logged/{name}" if name == "loss" else name for name in names)]
@@ -64,7 +65,7 @@ def left_out(report: RoundReport, rows: Sequence[Sequence[str]]) -> list[str]:
         rows: The rows, with the head.
     """
     more = len(report) - max(len(rows) - 1, 0)
-    return [f"  and {more} more, with smaller losses"] if more > 0 else []
+    return [f"  and {more} more, with smaller losses or none"] if more > 0 else []
 
 
 def _number(value: float | None) -> str:
