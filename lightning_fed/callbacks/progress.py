@@ -268,7 +268,7 @@ def _total(trainer: pl.Trainer) -> int | None:
 
 
 def _time_left(trainer: pl.Trainer) -> Callable[[], float | None]:
-    """Return what tells the seconds that ``max_time`` leaves."""
+    """Return a function that returns the seconds that ``max_time`` leaves."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, pl.callbacks.Timer)]  # type: ignore[attr-defined]
     return timers[0].time_remaining if timers else lambda: None
 

@@ -13,7 +13,7 @@ class Tally:
     Args:
         title: What is counted.
         done: How many are over at the start: those before the checkpoint.
-        total: How many there will be in all; None: nobody can tell.
+        total: How many there will be in all; None: unknown.
         now: The time, by ``time.monotonic``.
         time_left: Returns the seconds after which the run ends, whatever is done by then; None: there is no limit.
     """
@@ -64,7 +64,7 @@ class Tally:
         return now - self._started
 
     def pace(self, now: float) -> float | None:
-        """Return the seconds that one takes, without what else was done; None: it cannot be told yet.
+        """Return the seconds that one takes, without what else was done; None: unknown as yet.
 
         The first, in which much is set up and compiled, counts as long as there are few others.
         """
@@ -74,7 +74,7 @@ class Tally:
         return (now - start - self.paused) / over if over > 0 else None
 
     def left(self, now: float, pause: float = 0.0) -> float | None:
-        """Return the seconds that are left, with the share of what else is done; None: it cannot be told.
+        """Return the seconds that are left, with the share of what else is done; None: unknown.
 
         Args:
             now: The time.
@@ -89,7 +89,7 @@ class Tally:
         return left if limit is None else min(left, limit)
 
     def fraction(self, now: float) -> float | None:
-        """Return the share of the whole that is over; None: it cannot be told."""
+        """Return the share of the whole that is over; None: unknown."""
         if self.total:
             return (self.done + self.part) / self.total
         limit = self._time_left()

@@ -100,7 +100,7 @@ def of_the_data(data: FederatedDataModule, shows: bool) -> dict[str, Any]:
 
 
 def _sizes(data: FederatedDataModule) -> dict[str, float] | None:
-    """Return the distribution of the workers' numbers of training examples, if it can be told without building any."""
+    """Return the distribution of the workers' numbers of training examples, if none has to be built for it."""
     workers = data.workers
     if not isinstance(workers, Population) or len(workers) > _MOST_SIZES:
         return None

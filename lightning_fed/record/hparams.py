@@ -1,4 +1,4 @@
-"""Hyperparameters in loggers: the settings that only a fit that has begun can tell, and how the run came out.
+"""Hyperparameters in loggers: the settings that are settled when a fit begins, and how the run came out.
 
 TensorBoard's HPARAMS tab shows a run that has a start and an end of a session in its event file. Which columns there
 are it takes from the first *experiment* that it finds in any run, so that of a run with other settings some are left

@@ -10,9 +10,9 @@ from typing import Any, final
 class CohortProgress:
     """The workers of the round at hand that have been trained, for progress bars; on each process its own.
 
-    Engines tell of a worker that has been trained, and the round of updates that arrive: an engine that passes updates
-    on in blocks is so counted worker by worker, and one that tells nothing block by block. Nothing is counted unless
-    somebody listens, nor in a run whose promise hides who takes part.
+    Engines report workers that have been trained, and the round reports updates that arrive: an engine that passes
+    updates on in blocks is so counted worker by worker, and one that reports nothing block by block. Nothing is counted
+    without a listener, nor in a run whose promise hides who takes part.
 
     Example::
 
@@ -66,7 +66,7 @@ class CohortProgress:
             trainings: Their number.
         """
         self._trained += trainings
-        self._tell()
+        self._report()
 
     def arrived(self, workers: int) -> None:
         """Count workers whose updates, or errors, have come in.
@@ -78,9 +78,9 @@ class CohortProgress:
             return
         self._arrived += workers
         self._trained = 0
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         done = min(self._arrived + self._trained // self._trainings, self.workers)
         if done > self.done and self.listener is not None:
             self.done = done

@@ -21,7 +21,7 @@ class Display(ABC):
         Args:
             now: The time, by ``time.monotonic``.
             done: How many rounds, or batches of an evaluation, are over.
-            total: How many there will be; None: nobody can tell.
+            total: How many there will be; None: unknown.
             between: Whether one has just ended, and not only a part of it.
         """
 

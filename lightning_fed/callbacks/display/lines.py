@@ -19,7 +19,7 @@ _SHARE = 0.05
 class Lines(Display):
     """Prints a line at the first round, then one when 30 seconds and 5 % of the rounds are over since the last one.
 
-    Where nobody can tell how many rounds there will be, it is 5 % of those that are over: a run of days has few lines
+    Where it is unknown how many rounds there will be, it is 5 % of those that are over: a run of days has few lines
     too.
 
     Args:

@@ -17,8 +17,8 @@ class Status:
     Args:
         title: What is counted: ``"round"``, ``"testing"`` ...
         done: The number of the round at hand, or of what is over.
-        total: How many there will be; None: nobody can tell.
-        fraction: The share of the whole that is over, from 0 to 1; None: nobody can tell.
+        total: How many there will be; None: unknown.
+        fraction: The share of the whole that is over, from 0 to 1; None: unknown.
         cohort: The workers of the round: ``"6/10"`` ...
         within: What is done meanwhile: ``"evaluating 6/12"`` ...
         pace: Seconds for one.

@@ -124,7 +124,7 @@ def head(status: Status) -> str:
 
 
 def percent(status: Status) -> str:
-    """Return the share that is over; nothing if nobody can tell it."""
+    """Return the share that is over; nothing if it is unknown."""
     return "" if status.fraction is None else f"{int(100 * min(max(status.fraction, 0.0), 1.0) + 1e-9)} %"
 
 
