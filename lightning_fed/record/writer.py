@@ -17,7 +17,7 @@ from lightning_fed.record.hparams import Finals, HParamsLog
 from lightning_fed.record.lines import of_a_round, of_an_evaluation
 from lightning_fed.record.reader import VERSION, content_of, read
 from lightning_fed.record.settings import hyperparameters, seeds_of, settings
-from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.datamodule import data_of
 from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.guard import Guard
 from lightning_fed.server.own_callbacks import callbacks_of, take_out
@@ -74,7 +74,7 @@ class RunWriter(pl.Callback):
         if not (trainer.is_global_zero and trainer.loggers):
             return
         self._fit, self._server, self._guard, self._finals = fresh_name(), server, guard, Finals()
-        data = _data_of(trainer)
+        data = data_of(trainer)
         self._hparams.begin(trainer, {**hyperparameters(server, data), **data.hparams_initial})
         if self._disk is not None:
             self._run = self._content(server, settings(server, data), guard)
@@ -99,7 +99,7 @@ class RunWriter(pl.Callback):
             **facts.of_the_program(folder),
             "settings": table,
             "seeds": seeds_of(table),
-            "data": facts.of_the_data(_data_of(trainer), guard.shows_metrics),
+            "data": facts.of_the_data(data_of(trainer), guard.shows_metrics),
             "leaves": None,
             **facts.of_the_promise(guard.promise, guard.run, folder),
         }
@@ -159,7 +159,7 @@ class RunWriter(pl.Callback):
         self._hparams.end(server.trainer, self._finals.values(epsilon), failed=error is not None)
         if self._disk is None:
             return
-        table = settings(server, _data_of(server.trainer))
+        table = settings(server, data_of(server.trainer))
         self._run |= {"finished": facts.now(), "outcome": _outcome(error), "settings": table}
         if error is not None and guard.shows_metrics:
             self._run["error"] = f"{type(error).__name__}: {error}"
@@ -267,10 +267,6 @@ def _earlier(folder: Path) -> dict[str, Any]:
         return content_of(folder / RUN)
     except (OSError, ValueError):
         return {}
-
-
-def _data_of(trainer: pl.Trainer) -> FederatedDataModule:
-    return cast(FederatedDataModule, trainer.datamodule)  # type: ignore[attr-defined]
 
 
 def _outcome(error: BaseException | None) -> str:

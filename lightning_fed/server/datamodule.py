@@ -419,3 +419,8 @@ class FederatedDataModule(pl.LightningDataModule):
         if self._batches.module is None:  # no run: user code moves a batch
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return self._batches.placed(batch, device, self.val, self.trainer, dataloader_idx)
+
+
+def data_of(trainer: pl.Trainer) -> FederatedDataModule:
+    """Return the workers' data that the Trainer of a FederatedModule has."""
+    return cast(FederatedDataModule, trainer.datamodule)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from lightning_fed.core.tree import Tensors
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.server.checkpoint import Keeper
 from lightning_fed.server.checks import refuse_no_round
-from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.datamodule import FederatedDataModule, data_of
 from lightning_fed.server.distributions import Distribution, distributions
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard
@@ -235,4 +235,4 @@ class Training:
 
     @property
     def _datamodule(self) -> FederatedDataModule:
-        return cast(FederatedDataModule, self._trainer.datamodule)  # type: ignore[attr-defined]
+        return data_of(self._trainer)

@@ -28,7 +28,7 @@ from lightning_fed.core.arguments import flag
 from lightning_fed.core.shown import Shown
 from lightning_fed.module import FederatedModule
 from lightning_fed.record import settings
-from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.datamodule import FederatedDataModule, data_of
 from lightning_fed.server.loaders import Cohort
 
 MOST_WORKERS = 200
@@ -88,7 +88,7 @@ class Dashboard(Shown, pl.Callback):
         self._drawn_at = time.monotonic()
         self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
         self._participation = None
-        data = _data(trainer)
+        data = data_of(trainer)
         if stage == "fit" and self._draws_figures(fed, data):
             self._participation = Participation(data.names)
             if self._boards and importlib.util.find_spec("matplotlib") is None:
@@ -113,7 +113,7 @@ class Dashboard(Shown, pl.Callback):
         fed, step = _federated(pl_module), trainer.global_step
         with self._showing("its settings"):
             for board in self._boards:
-                board.text("run/settings", settings_table(settings(fed, _data(trainer))), step)
+                board.text("run/settings", settings_table(settings(fed, data_of(trainer))), step)
                 board.text("run/promise", promise_table(fed), step)
 
     @override
@@ -207,7 +207,7 @@ class Dashboard(Shown, pl.Callback):
 
     def _draw_figures(self, trainer: pl.Trainer, fed: FederatedModule, step: int) -> None:
         self._draw_values(trainer, fed, step)
-        data = _data(trainer)
+        data = data_of(trainer)
         if not (self._can_draw and self._draws_figures(fed, data)):
             return
         from lightning_fed.callbacks.dashboard import figures
@@ -225,7 +225,7 @@ class Dashboard(Shown, pl.Callback):
                     self._show("who/partition", figures.partition(counts, sizes, unseen), step)
 
     def _draw_values(self, trainer: pl.Trainer, fed: FederatedModule, step: int) -> None:
-        if not (self._can_draw and self._draws_figures(fed, _data(trainer))):
+        if not (self._can_draw and self._draws_figures(fed, data_of(trainer))):
             return
         from lightning_fed.callbacks.dashboard import figures
 
@@ -288,8 +288,3 @@ def _federated(module: pl.LightningModule) -> FederatedModule:
             "trainer.fit(FederatedModule(module), data), or leave Dashboard() out"
         )
     return module
-
-
-def _data(trainer: pl.Trainer) -> FederatedDataModule:
-    data: FederatedDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    return data

@@ -17,6 +17,7 @@ from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import lightning_parts, logging_through, step_arguments
+from lightning_fed.server.datamodule import data_of
 from lightning_fed.server.distributions import Distribution, by_metric, distributions, worker_scalars
 from lightning_fed.server.evaluation.batch_trainer import about_data
 from lightning_fed.server.evaluation.loader_results import LoaderResults
@@ -239,7 +240,7 @@ class Evaluation:
         self._objects.end()
 
     def _settle_failures(self, shares: Sequence[_Share]) -> None:
-        tell_prepared(self._server.trainer.datamodule.pool, self._processes)  # type: ignore[attr-defined]
+        tell_prepared(data_of(self._server.trainer).pool, self._processes)
         own = dict(self._failures)
         failures = tuple(failure for share in shares for failure in share.failures)
         self._clear()
@@ -248,7 +249,7 @@ class Evaluation:
             raise first from first.__cause__
         for failure in failures:
             rank_zero_warn(f"{failure}; the evaluation goes on without it")
-        if failures and len(failures) >= self._server.trainer.datamodule.num_evaluated:  # type: ignore[attr-defined]
+        if failures and len(failures) >= data_of(self._server.trainer).num_evaluated:
             listed = "".join(f"\n  {failure}" for failure in failures)
             raise RoundError(f"no worker is left whose data could be evaluated. What failed:{listed}")
 
@@ -257,7 +258,7 @@ class Evaluation:
         workers = {worker: metrics for share in shares for worker, metrics in share.logged.workers.items()}
         examples = {worker: number for share in shares for worker, number in share.logged.examples.items()}
         if len(shares) > 1:
-            names = self._server.trainer.datamodule.names  # type: ignore[attr-defined]
+            names = data_of(self._server.trainer).names
             workers = {name: workers[name] for name in names if name in workers}
         failures = tuple(failure for share in shares for failure in share.failures)
         self._results.begin_evaluation(EvaluationReport(workers, examples, failures=failures))
@@ -272,7 +273,7 @@ class Evaluation:
         self._spreads = distributions(table, partial(dict, table), self._said)
         curves = Curves(trainer)
         curves.show_distributions(self._spreads.values())
-        own = workers if len(trainer.datamodule.names) <= self._one_by_one_up_to else {}  # type: ignore[attr-defined]
+        own = workers if len(data_of(trainer).names) <= self._one_by_one_up_to else {}
         # The pooled values of an evaluation within a fit stand on the step of the round before it.
         step = trainer.global_step - (1 if trainer.state.fn == "fit" else 0)
         seconds = {"time/evaluate": time.perf_counter() - self._began}
