@@ -145,7 +145,7 @@ def _data(data: FederatedDataModule, shows: bool) -> dict[str, Scalar]:
         if name not in ("workers", "seed"):
             rows |= described(name, value)
     seeds = data.seeds
-    rows |= {"seed": seeds.training if seeds.everything is None else seeds.everything, "data/seed": seeds.training}
+    rows |= {"seed": seeds.everything, "data/seed": seeds.training}
     rows["population/class"] = type(data.workers).__name__
     if isinstance(data.workers, Population):
         for name, value in arguments_of(data.workers).items():

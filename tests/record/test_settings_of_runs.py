@@ -183,10 +183,12 @@ class Toy(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.rate)
 
 
-def test_the_seed_is_that_of_everything_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_is_that_of_everything_and_none_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(GLOBAL_SEED, raising=False)
     found = table(data={"seed": 5})
-    assert (found["seed"], found["data/seed"]) == (5, 5)
+    assert (found["seed"], found["data/seed"]) == (None, 5)
+    found = table()
+    assert (found["seed"], found["data/seed"]) == (None, 0)
     monkeypatch.setenv(GLOBAL_SEED, "9")
     found = table(data={"seed": 5})
     assert (found["seed"], found["data/seed"]) == (9, 5)

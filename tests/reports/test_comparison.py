@@ -280,6 +280,15 @@ def test_of_two_runs_with_one_seed_the_later_one_counts(two: Path) -> None:
     assert f"Left out, since a later run has the same settings and seeds: {two}/FedAvg/seed=1." in found.caption
 
 
+def test_runs_without_a_seed_are_runs_of_their_own(tmp_path: Path) -> None:
+    for number, value in enumerate((0.5, 0.7)):
+        record(tmp_path / "a" / str(number), [value], settings={"seed": None})
+        record(tmp_path / "b" / str(number), [value], algorithm="Scaffold", settings={"seed": None})
+    rows = compare([tmp_path]).rows
+    assert [row.metric.n for row in rows] == [2, 2]
+    assert [row.difference for row in rows] == [None, None]
+
+
 def test_a_folder_that_is_given_twice_counts_once(two: Path) -> None:
     found = compare([two / "FedProx", two, two / "FedAvg" / ".." / "FedAvg"])
     assert [row.differs["algorithm"] for row in found.rows] == ["FedProx(mu=0.1)", "FedAvg"]

@@ -142,6 +142,13 @@ def many(folder: Path, n: int) -> Path:
     return record(folder, [round_of(0, ["w000", "w001"])], [evaluation_of(0, {"val_acc": 0.5}, values)])
 
 
+def test_a_run_whose_weights_had_no_seed_does_not_repeat(tmp_path: Path) -> None:
+    text = text_of(record(tmp_path / "run", seeds={"seed": None, "data/seed": 0}))
+    assert "| seed | none |" in text
+    assert "**Does not repeat.** **The initial weights had no seed" in text
+    assert "Does not repeat" not in text_of(record(tmp_path / "seeded", seeds={"seed": 0, "data/seed": 0}))
+
+
 def test_of_many_workers_the_ten_worst_and_the_ten_best(tmp_path: Path) -> None:
     text = text_of(many(tmp_path / "run", 51))
     shown = re.findall(r"^\| (w\d+) \|", text, flags=re.MULTILINE)

@@ -50,11 +50,18 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
 def key_of(runs: Sequence[Run]) -> Callable[[Run], object]:
     """Return a function that gives runs of equal seeds one key: of the seeds that all runs have.
 
+    A run whose initial weights had no seed has a key of its own.
+
     Args:
         runs: The runs.
     """
     names = [name for name in runs[0].seeds if all(name in run.seeds for run in runs)]
-    return lambda run: tuple(run.seeds[name] for name in names) if names else run.path
+
+    def key(run: Run) -> object:
+        seeds = tuple(run.seeds[name] for name in names)
+        return run.path if not seeds or None in seeds else seeds
+
+    return key
 
 
 def telling(names: Sequence[str], tables: Sequence[Mapping[str, Scalar]]) -> list[str]:

@@ -83,8 +83,8 @@ class Run:
 
     @property
     def seed(self) -> tuple[tuple[str, Scalar], ...]:
-        """All seeds, as something that two runs have in common or not."""
-        return tuple(sorted(self.seeds.items()))
+        """All seeds, as something that two runs have in common or not; empty if there are none, or one is missing."""
+        return () if None in self.seeds.values() else tuple(sorted(self.seeds.items()))
 
     @property
     def values(self) -> list[float]:

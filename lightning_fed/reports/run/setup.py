@@ -42,7 +42,7 @@ def how_to_repeat(view: View) -> Section:
     versions = view.fact("versions", "which versions ran it")
     blocks: list[Block] = [
         Paragraph(view.fact("command", "by which command it was run"), "Command"),
-        Table(("seed", "value"), tuple((name, _said(value)) for name, value in seeds.items())),
+        Table(("seed", "value"), tuple((name, _seed(value)) for name, value in seeds.items())),
     ]
     pinned = " ".join(f"{_package(name)}=={version}" for name, version in versions.items() if name != "python")
     blocks.append(Paragraph(f"Python {versions.get('python', 'of an unknown version')}; {pinned}", "Versions"))
@@ -50,6 +50,12 @@ def how_to_repeat(view: View) -> Section:
     if commit is not None:
         text = f"The folder was at commit {commit}; changes that were not committed are not recorded."
         blocks.append(Paragraph(text, "Commit"))
+    if seeds.get("seed", ...) is None:
+        text = (
+            "The initial weights had no seed (no pl.seed_everything before the module was built), so this command gives "
+            "another run."
+        )
+        blocks.append(Paragraph(text, "Does not repeat", "warning"))
     if view.promise is not None and not view.promise.get("insecure"):
         text = "Noise and cohorts come from the system's entropy, so a private run never repeats."
         blocks.append(Paragraph(text, "Privacy"))
@@ -85,6 +91,10 @@ def _said(value: Any) -> Cell:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(_said(part)) for part in value)
     return str(value)  # a seed is no amount
+
+
+def _seed(value: Any) -> Cell:
+    return "none" if value is None else _said(value)
 
 
 def _package(name: str) -> str:
