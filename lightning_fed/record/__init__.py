@@ -1,8 +1,9 @@
 """The record of a run: files beside its logger's, from which reports and comparisons are made. See docs/records.md."""
 
 from lightning_fed.record.names import next_version
+from lightning_fed.record.origin import Origin, whole
 from lightning_fed.record.reader import RunRecord, read
 from lightning_fed.record.settings import settings
 from lightning_fed.record.writer import RunWriter
 
-__all__ = ["RunRecord", "RunWriter", "next_version", "read", "settings"]
+__all__ = ["Origin", "RunRecord", "RunWriter", "next_version", "read", "settings", "whole"]

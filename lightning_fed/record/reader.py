@@ -43,7 +43,7 @@ class RunRecord:
         return settings
 
 
-def read(folder: str | Path) -> RunRecord:
+def read(folder: str | Path, until: str | None = None) -> RunRecord:
     """Read the record of a run.
 
     A run that was resumed in its folder has run some rounds twice, after a crash; the last line of a round counts. A
@@ -51,10 +51,11 @@ def read(folder: str | Path) -> RunRecord:
 
     Args:
         folder: The folder of the run's logger, such as ``logs/toy/FedAvg-0``; or the file ``run.json`` in it.
+        until: The name of a fit, after which later ones in the folder are left out; None: none are.
 
     Raises:
         FileNotFoundError: If there is no record in the folder; the message names those in folders below it.
-        ValueError: If ``run.json`` is damaged, or was written by a newer lightning_fed.
+        ValueError: If ``run.json`` is damaged, was written by a newer lightning_fed, or has no such fit.
     """
     folder = Path(folder)
     if folder.name == RUN:
@@ -62,6 +63,11 @@ def read(folder: str | Path) -> RunRecord:
     if not (folder / RUN).is_file():
         raise FileNotFoundError(_nothing_in(folder))
     run = content_of(folder / RUN)
+    if until is not None:
+        names = [fit["fit"] for fit in run["fits"]]
+        if until not in names:
+            raise ValueError(f"{folder / RUN} is of another run by now, which has taken the place of the one before")
+        run["fits"] = run["fits"][: names.index(until) + 1]
     begins = {fit["fit"]: fit["round"] for fit in run["fits"]}
     rounds = {line["round"]: line for line in _lines(folder / ROUNDS, begins)}
     evaluations = list(_lines(folder / EVALUATIONS, begins))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -15,7 +16,8 @@ from lightning_fed.record.described import Scalar
 from lightning_fed.record.files import EVALUATIONS, ROUNDS, RUN, Disk, plain
 from lightning_fed.record.hparams import Finals, HParamsLog
 from lightning_fed.record.lines import of_a_round, of_an_evaluation
-from lightning_fed.record.reader import VERSION, content_of, read
+from lightning_fed.record.origin import fit_of, whole
+from lightning_fed.record.reader import VERSION, RunRecord, content_of, read
 from lightning_fed.record.settings import hyperparameters, seeds_of, settings
 from lightning_fed.server.datamodule import data_of
 from lightning_fed.server.evaluation.report import EvaluationReport
@@ -84,10 +86,12 @@ class RunWriter(pl.Callback):
         """Return the content of ``run.json`` for a fit that begins; one that goes on here adds itself to the fits."""
         assert self._disk is not None
         trainer, folder, started = server.trainer, self._disk.folder, facts.now()
-        fit = {"fit": self._fit, "round": trainer.global_step, "started": started, "checkpoint": trainer.ckpt_path}
+        checkpoint = _whole_path(trainer.ckpt_path)
+        fit = {"fit": self._fit, "round": trainer.global_step, "started": started, "checkpoint": checkpoint}
+        fit["from_fit"] = fit_of(checkpoint)
         earlier = _earlier(folder).get("fits", []) if trainer.global_step else []
-        if earlier:
-            self._take_up(folder, trainer.global_step)
+        if trainer.global_step:
+            self._take_up(folder, earlier, fit)
         return {
             "version": VERSION,
             "name": _name(trainer, folder),
@@ -104,14 +108,15 @@ class RunWriter(pl.Callback):
             **facts.of_the_promise(guard.promise, guard.run, folder),
         }
 
-    def _take_up(self, folder: Path, round: int) -> None:
-        """Count what earlier fits have done of the run that goes on in their folder."""
-        record = read(folder)
+    def _take_up(self, folder: Path, earlier: Sequence[Mapping[str, Any]], fit: Mapping[str, Any]) -> None:
+        """Count what earlier fits have done of a run that goes on, in its folder or in another."""
+        there = read(folder) if earlier else RunRecord(folder, {}, (), ())
+        record, _ = whole(replace(there, run={"fits": [*earlier, fit]}))
         for line in record.rounds:
-            if line["round"] < round:
+            if line["round"] < fit["round"]:
                 self._finals.add_round(line, earlier=True)
         for line in record.evaluations:
-            if line["round"] < round and line["stage"] == "val":
+            if line["round"] < fit["round"] and line["stage"] == "val":
                 self._finals.add_evaluation(line)
 
     def note(self, round: int, result: StepResult, epoch: int) -> None:
@@ -162,7 +167,7 @@ class RunWriter(pl.Callback):
         table = settings(server, data_of(server.trainer))
         self._run |= {"finished": facts.now(), "outcome": _outcome(error), "settings": table}
         if error is not None and guard.shows_metrics:
-            self._run["error"] = f"{type(error).__name__}: {error}"
+            self._run["error"] = f"{type(error).__name__}: {error}".removesuffix(": ")
         if epsilon is not None:
             self._run["promise"]["epsilon"] = epsilon
         self._disk.write()
@@ -267,6 +272,11 @@ def _earlier(folder: Path) -> dict[str, Any]:
         return content_of(folder / RUN)
     except (OSError, ValueError):
         return {}
+
+
+def _whole_path(path: str | Path | None) -> str | None:
+    """Return a path that means the same from any working directory."""
+    return None if path is None else str(path) if "://" in str(path) else str(Path(path).absolute())
 
 
 def _outcome(error: BaseException | None) -> str:

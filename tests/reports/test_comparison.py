@@ -400,7 +400,7 @@ def test_too_few_runs_and_no_runs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"only one finished run, .*/a$"):
         compare([tmp_path])
     record(tmp_path / "b", [0.5], 1, outcome="interrupted")
-    with pytest.raises(ValueError, match=r"only one finished run, .*/a; not finished: .*/b \(interrupted\)"):
+    with pytest.raises(ValueError, match=r"only one finished run, .*/a; left out: .*/b \(interrupted\)"):
         compare([tmp_path])
 
 

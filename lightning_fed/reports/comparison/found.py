@@ -11,7 +11,7 @@ from typing import Any
 from lightning_fed.core.arguments import nearest
 from lightning_fed.core.configs import Scalar
 from lightning_fed.core.direction import foremost
-from lightning_fed.record import RunRecord, read
+from lightning_fed.record import RunRecord, read, whole
 from lightning_fed.record.files import RUN
 from lightning_fed.reports.comparison.curves import evaluations_of, metrics_of
 from lightning_fed.reports.comparison.facts import code_of, data_of, dealt_of, hides, seeds_of, settings_of, spending_of
@@ -54,21 +54,29 @@ def finished(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
         records: The records.
 
     Returns:
-        Those of finished runs; and of each other run its folder and how it ended, unless a finished run of its settings
-        and seeds has taken its place.
+        Those of finished runs, each with the rounds that it ran in other folders; and of each other run its folder and
+        why it is left out: how it ended, unless a finished run of its settings and seeds has taken its place, or that
+        its first rounds are recorded nowhere.
 
     Raises:
         ValueError: If fewer than two runs are finished.
     """
-    kept = [record for record in records if record.run["outcome"] == _FINISHED]
-    done = [_identity(record) for record in kept]
-    left_out = [
+    kept, done, left_out = [], [], []
+    for record in records:
+        if record.run["outcome"] == _FINISHED:
+            joined, origin = whole(record)
+            done.append(_identity(record))
+            if origin is None or not origin.missing:
+                kept.append(joined)
+            else:
+                left_out.append(f"{record.folder} (without its first {origin.missing} rounds: {origin.why})")
+    left_out += [
         f"{record.folder} ({_how(record)})"
         for record in records
         if record.run["outcome"] != _FINISHED and _identity(record) not in done
     ]
     if len(kept) < 2:
-        also = f"; not finished: {', '.join(left_out)}" if left_out else ""
+        also = f"; left out: {', '.join(left_out)}" if left_out else ""
         one = f"only one finished run, {kept[0].folder}" if kept else "no finished run"
         raise ValueError(f"a comparison is of two runs or more, and there is {one}{also}")
     return kept, left_out

@@ -31,7 +31,7 @@ def report_of(
         MissingFactError: If the run's files do not say what belongs into it.
         ValueError: If there is no such metric.
     """
-    view = View(record, metric)
+    view = View.of(record, metric)
     promised = promised_by(view, checkpoint)
     sections = (
         headline(view, tile(promised)),
@@ -57,7 +57,7 @@ def promise_of(record: RunRecord, *, checkpoint: Path | None = None) -> Report:
     Raises:
         MissingFactError: If the run's files do not say what belongs into it.
     """
-    view = View(record)
+    view = View.of(record)
     return Report(record.name, _subtitle(view), (statement(view, promised_by(view, checkpoint)),))
 
 
@@ -68,7 +68,7 @@ def rows_of_all(record: RunRecord, metric: str | None = None) -> str | None:
         record: The run's record.
         metric: See :func:`report_of`.
     """
-    return table_of_all(View(record, metric))
+    return table_of_all(View.of(record, metric))
 
 
 def _subtitle(view: View) -> str:

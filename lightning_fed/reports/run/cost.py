@@ -35,9 +35,11 @@ def _amounts(view: View) -> Iterator[tuple[Cell, ...]]:
     began, ended = view.fact("started", "when it began"), view.fact("finished", "when it ended")
     if ended is not None:
         seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(began)).total_seconds()
-        yield ("from the beginning to the end", f"{written(seconds)} s")
-    rounds = len(view.record.rounds)
-    yield ("rounds", written(rounds))
+        here = "" if view.origin is None else f", after round {view.origin.after - 1}"
+        yield (f"from the beginning to the end{here}", f"{written(seconds)} s")
+    yield ("rounds", written(view.over))
+    if view.missing:
+        yield ("rounds that are recorded, of which is what follows", written(len(view.record.rounds)))
     in_rounds = view.total("seconds")
     if in_rounds is not None:
         yield ("in rounds", f"{written(in_rounds)} s")
@@ -75,6 +77,12 @@ def _to_reach(view: View, target: float) -> Paragraph:
     if not reached:
         return Paragraph(f"{wanted} was not reached in {counted(len(view.record.rounds), 'round')}.", "Target")
     first = reached[0]
+    if view.missing:
+        return Paragraph(
+            f"{wanted} was evaluated after {counted(first, 'round')}; the first {counted(view.missing, 'round')} are "
+            "not recorded here, so it may have been reached before, and what it has cost cannot be said.",
+            "Target",
+        )
     until = [line for line in view.record.rounds if int(line["round"]) < first]
     says = [counted(first, "round")]
     if all("bytes_up" in line for line in until):

@@ -33,7 +33,7 @@ def headline(view: View, epsilon: Tile) -> Section:
         view: The run.
         epsilon: What is promised, as a tile.
     """
-    return Section("", (*_ending(view), Tiles((*_tiles(view), epsilon))))
+    return Section("", (*_ending(view), *_beginning(view), Tiles((*_tiles(view), epsilon))))
 
 
 def curves(view: View) -> Section:
@@ -55,7 +55,7 @@ def curves(view: View) -> Section:
 
 def _ending(view: View) -> Iterator[Paragraph]:
     outcome = view.fact("outcome", "how the run ended")
-    after = f"after {counted(len(view.record.rounds), 'round')}"
+    after = f"after {counted(view.over, 'round')}"
     if outcome == "running":
         yield Paragraph(
             f"It has no end in its record, {after}: it is still running, or its process was killed.",
@@ -63,9 +63,27 @@ def _ending(view: View) -> Iterator[Paragraph]:
             "warning",
         )
     elif outcome != "completed":
-        error = view.record.run.get("error")
+        error = str(view.record.run.get("error") or "").rstrip(": ")
         how = "has failed" if outcome == "failed" else f"was {outcome}"
         yield Paragraph(f"The run {how} {after}{f': {error}' if error else ''}.", outcome.capitalize(), "warning")
+
+
+def _beginning(view: View) -> Iterator[Paragraph]:
+    origin = view.origin
+    if origin is None:
+        return
+    went = f"It went on from {origin.checkpoint} after {counted(origin.after, 'round')}"
+    folders = " and ".join(str(record.folder) for record in origin.records)
+    if not origin.missing:
+        yield Paragraph(f"{went}; those are recorded in {folders}, and are counted here.", "Went on")
+        return
+    yield Paragraph(
+        f"{went}, and the first {counted(origin.missing, 'round')} are not counted here: {origin.why}. All numbers "
+        f"are of the {counted(len(view.record.rounds), 'round')} that {'are' if folders else 'this folder has'} "
+        f"recorded{f' here and in {folders}' if folders else ''}.",
+        "The end of a run",
+        "warning",
+    )
 
 
 def _tiles(view: View) -> Iterator[Tile]:
@@ -76,15 +94,16 @@ def _tiles(view: View) -> Iterator[Tile]:
             yield Tile(f"{metric}, pooled", written(points[-1][1]))
             best = (max if better(metric) == "max" else min)(value for _, value in points)
             if best != points[-1][1]:
-                yield Tile(f"{metric}, best", written(best))
+                yield Tile(f"{metric}, best{' recorded' if view.missing else ''}", written(best))
         values = view.of_workers(metric)
         if len(values) > 1:
             yield Tile("worst decile of workers", written(deciles(metric, values)[0]))
             yield Tile("spread (std) over workers", written(float(np.std(list(values.values())))))
-    yield Tile("rounds", written(len(view.record.rounds)))
+    recorded = f" in {counted(len(view.record.rounds), 'recorded round')}" if view.missing else ""
+    yield Tile("rounds" + (f", {len(view.record.rounds)} of them recorded" if recorded else ""), written(view.over))
     up, down = view.total("bytes_up"), view.total("bytes_down")
     if up is not None and down is not None:
-        yield Tile("sent up / down", f"{written(up / 1e6)} / {written(down / 1e6)} MB")
+        yield Tile(f"sent up / down{recorded}", f"{written(up / 1e6)} / {written(down / 1e6)} MB")
 
 
 def _metric_curve(view: View) -> Iterator[Chart]:

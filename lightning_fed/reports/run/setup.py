@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table
+from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, counted
 from lightning_fed.reports.run.view import View
 
 
@@ -40,7 +40,12 @@ def how_to_repeat(view: View) -> Section:
     """
     seeds = view.fact("seeds", "from which seeds it was run")
     versions = view.fact("versions", "which versions ran it")
+    earlier = () if view.origin is None else view.origin.records
+    before = [str(record.run.get("command")) for record in earlier]
+    if view.missing:
+        before.insert(0, "a command that is not recorded here")
     blocks: list[Block] = [
+        *(Paragraph(command, "Before it") for command in before),
         Paragraph(view.fact("command", "by which command it was run"), "Command"),
         Table(("seed", "value"), tuple((name, _seed(value)) for name, value in seeds.items())),
     ]
@@ -52,8 +57,8 @@ def how_to_repeat(view: View) -> Section:
         blocks.append(Paragraph(text, "Commit"))
     if seeds.get("seed", ...) is None:
         text = (
-            "The initial weights had no seed (no pl.seed_everything before the module was built), so this command gives "
-            "another run."
+            "The initial weights had no seed (no pl.seed_everything before the module was built), so this command "
+            "gives another run."
         )
         blocks.append(Paragraph(text, "Does not repeat", "warning"))
     if view.promise is not None and not view.promise.get("insecure"):
@@ -78,10 +83,12 @@ def _config(view: View) -> Iterator[Paragraph]:
 
 
 def _fits(view: View) -> Iterator[Block]:
-    fits = view.record.run.get("fits", ())
-    if len(fits) > 1:
+    earlier = () if view.origin is None else view.origin.records
+    fits = [fit for record in (*earlier, view.record) for fit in record.run.get("fits", ())]
+    if len(fits) > 1 or view.missing:
         rows = tuple((fit["started"], int(fit["round"]), fit.get("checkpoint")) for fit in fits)
-        yield Paragraph(f"The run was resumed: it is made of {len(fits)} fits.")
+        more = ", besides those that are not recorded here" if view.missing else ""
+        yield Paragraph(f"The run was resumed: it is made of {counted(len(fits), 'fit')}{more}.")
         yield Table(("began", "after rounds", "from checkpoint"), rows)
 
 

@@ -13,7 +13,7 @@ from lightning_fed.core.arguments import nearest
 from lightning_fed.core.direction import better, foremost, worst_decile
 from lightning_fed.core.spread import point
 from lightning_fed.privacy.ledger import PREFIX
-from lightning_fed.record import RunRecord
+from lightning_fed.record import Origin, RunRecord, whole
 from lightning_fed.record.files import RUN
 from lightning_fed.reports.run.facts import MissingFactError, need
 
@@ -31,9 +31,10 @@ class View:
     """A run's record, as sections of a report look at it.
 
     Args:
-        record: The record.
+        record: The record, with what earlier folders of the run record.
         wanted: The metric that the user asks for; None: the first of which high values are the better ones, else the
             first.
+        origin: Where the run came from, if it did not begin in its folder.
 
     Raises:
         ValueError: If the metric is not among those that were evaluated.
@@ -41,6 +42,18 @@ class View:
 
     record: RunRecord
     wanted: str | None = None
+    origin: Origin | None = None
+
+    @staticmethod
+    def of(record: RunRecord, wanted: str | None = None) -> View:
+        """Return the view of a run, with what earlier folders of it record.
+
+        Args:
+            record: The record in the run's folder.
+            wanted: See the class.
+        """
+        joined, origin = whole(record)
+        return View(joined, wanted, origin)
 
     def __post_init__(self) -> None:
         for name in _OF_AN_EVALUATION:
@@ -76,6 +89,17 @@ class View:
     def file(self) -> Path:
         """The file of the facts about the run."""
         return self.record.folder / RUN
+
+    @property
+    def missing(self) -> int:
+        """How many rounds, from the first one on, are recorded in a folder that was not found."""
+        return 0 if self.origin is None else self.origin.missing
+
+    @property
+    def over(self) -> int:
+        """How many rounds are over, those before the checkpoint among them from which the run went on."""
+        last, began = self.record.rounds[-1:], self.record.run["fits"][-1:]
+        return next(iter((*(int(line["round"]) + 1 for line in last), *(int(fit["round"]) for fit in began))), 0)
 
     @cached_property
     def promise(self) -> Mapping[str, Any] | None:

@@ -55,7 +55,8 @@ def columns(view: View) -> tuple[str, ...]:
     counts = tuple(name for name, _ in _counts(view))
     examples = ("examples evaluated",) if view.examples else ()
     metric = () if view.metric is None or not view.values else (view.metric,)
-    return ("worker", *examples, f"took part, of {counted(len(view.record.rounds), 'round')}", *counts, *metric)
+    rounds = counted(len(view.record.rounds), "recorded round" if view.missing else "round")
+    return ("worker", *examples, f"took part, of {rounds}", *counts, *metric)
 
 
 def row(view: View, worker: str) -> tuple[Cell, ...]:
@@ -145,7 +146,8 @@ def jain(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
 def _summary(view: View, population: int | None) -> str:
     took = sum(view.took_part(name) > 0 for name in view.names)
     whole = "" if population is None else f" of {population:,}"
-    says = [f"{took:,}{whole} workers took part at least once"]
+    since = f" after the first {counted(view.missing, 'round')}" if view.missing else ""
+    says = [f"{took:,}{whole} workers took part at least once{since}"]
     for counts, one, more in (
         (view.failed, "training failed", "trainings failed"),
         (
