@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_fed.record.files import RUN
+RUN = "run.json"  # not from the record's room, which imports torch: a wrong place is refused before that
 
 
 def record_at(path: Path) -> tuple[Path, Path | None]:
