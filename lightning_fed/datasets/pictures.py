@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_fed.core.extras import empty_figure, import_extra
 from lightning_fed.datasets._dealing import flat
 from lightning_fed.datasets.partition import Partition
 
@@ -21,6 +21,7 @@ MOST_LABELS = 100
 """With more different labels than this (real numbers, for example) a picture shows sizes only."""
 MOST_NAMED = 20
 """With more bars or labels than this they bear no names."""
+_WHAT = "a picture of a partition"
 
 
 class LabelCounts(NamedTuple):
@@ -86,8 +87,7 @@ def draw_label_counts(table: LabelCounts, title: str = "") -> Figure:
     Raises:
         ImportError: If matplotlib is not installed; it comes with the extra ``examples``.
     """
-    figure = _matplotlib("figure").Figure(figsize=(8, 3.5), layout="constrained")
-    _matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
+    figure = empty_figure(8, 3.5, _WHAT, "examples")
     if len(table.workers) <= MOST_BARS:
         _draw_bars(figure, table)
     elif table.labels:
@@ -136,17 +136,7 @@ def _draw_sizes(axes: Any, table: LabelCounts) -> None:
 
 
 def _colors(number: int) -> Any:
-    maps = _matplotlib("").colormaps
+    maps = import_extra("matplotlib", _WHAT, "examples").colormaps
     if number <= 20:
         return maps["tab10" if number <= 10 else "tab20"].colors
     return maps["viridis"](np.linspace(0, 1, number))
-
-
-def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}".rstrip("."))
-    except ImportError as error:
-        raise ImportError(
-            f'a picture of a partition needs matplotlib ({error}): pip install "lightning_fed[examples]"',
-            name=error.name,
-        ) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_fed.privacy.extra import import_extra
+from lightning_fed.core.extras import empty_figure
+from lightning_fed.privacy.extra import EXTRA, NEEDED_BY
 
 
 def draw(curve: Sequence[tuple[int, float]], label: str, title: str, budget: float | None, path: Path) -> None:
@@ -23,9 +24,7 @@ def draw(curve: Sequence[tuple[int, float]], label: str, title: str, budget: flo
         OSError: If the file cannot be written.
         ValueError: If there is no such format.
     """
-    # A figure of its own with Agg's canvas: nothing of pyplot's, so a notebook's figures and backend stay as they are.
-    figure = import_extra("matplotlib.figure").Figure(figsize=(7, 4.5), layout="constrained")
-    import_extra("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
+    figure = empty_figure(7, 4.5, NEEDED_BY, EXTRA)
     axes = figure.add_subplot()
     rounds, values = zip(*curve, strict=True)
     axes.plot(rounds, values, marker="o", markersize=3)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from lightning_fed.core.extras import empty_figure
 from lightning_fed.reports.comparison.groups import Group
 from lightning_fed.reports.comparison.spread import spread
 
@@ -32,9 +31,7 @@ def draw(groups: Sequence[Group], metric: str, title: str, target: float | None,
         OSError: If the file cannot be written.
         ValueError: If there is no such format.
     """
-    # A figure of its own with Agg's canvas: nothing of pyplot's, so a notebook's figures and backend stay as they are.
-    figure = _matplotlib("figure").Figure(figsize=(7, 4.5), layout="constrained")
-    _matplotlib("backends.backend_agg").FigureCanvasAgg(figure)
+    figure = empty_figure(7, 4.5, "a plot", "examples")
     axes = figure.add_subplot()
     for number, group in enumerate(groups):
         color, style = _COLORS[number % len(_COLORS)], _STYLES[number // len(_COLORS) % len(_STYLES)]
@@ -63,10 +60,3 @@ def _band(group: Group) -> tuple[list[int], list[float], list[float], list[float
     lows = [mean - edge for mean, edge in zip(means, edges, strict=True)]
     highs = [mean + edge for mean, edge in zip(means, edges, strict=True)]
     return rounds, means, lows, highs
-
-
-def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}")
-    except ImportError as error:
-        raise ImportError(f'a plot needs matplotlib ({error}): pip install "lightning_fed[examples]"') from error
