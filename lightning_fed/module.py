@@ -349,6 +349,11 @@ class FederatedModule(Readable):
         )
         self._record.begin(self, self._guard)
 
+    def on_train_end(self) -> None:
+        """Sign off what was released."""
+        self._guard.end()
+        self._tell("on_train_end")
+
     def teardown(self, stage: str) -> None:
         """Release the workers' copy."""
         self._tell("teardown", stage)
@@ -357,7 +362,6 @@ class FederatedModule(Readable):
         self.engine.teardown()
         self._training = None
         if stage == "fit":
-            self._guard.end()
             self._record.end()
             self._hands_over = is_started_by_another(self.trainer)
 

@@ -95,6 +95,15 @@ def content_of(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def evaluations_ever(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of all evaluations in a folder, those among them that a later fit has made again.
+
+    Args:
+        folder: The folder of the run.
+    """
+    return list(_entries(folder / EVALUATIONS))
+
+
 def _lines(path: Path, begins: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """The lines of a file that count: those about rounds before the first of every later fit.
 
@@ -104,6 +113,14 @@ def _lines(path: Path, begins: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """
     fits = list(begins)
     ends = {fit: min((begins[later] for later in fits[place + 1 :]), default=None) for place, fit in enumerate(fits)}
+    for entry in _entries(path):
+        end = ends.get(entry["fit"], 0)
+        if end is None or entry["round"] < end:
+            yield entry
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that can be read."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -111,10 +128,9 @@ def _lines(path: Path, begins: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     for line in content.splitlines():
         try:
             entry = json.loads(line)
-            fit, number = entry["fit"], entry["round"]
-        except (ValueError, KeyError, TypeError):  # torn
+        except ValueError:  # torn
             continue
-        if fit in ends and (ends[fit] is None or number < ends[fit]):
+        if isinstance(entry, dict) and entry.keys() >= {"fit", "round"}:
             yield entry
 
 

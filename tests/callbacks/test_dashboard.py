@@ -257,7 +257,9 @@ def test_a_private_run_shows_nothing_of_its_workers(tmp_path: Path) -> None:
     assert not re.search(r"worker_\d", texts)
     spent = events.Tensors("run/promise/text_summary")[-1]
     assert spent.step == 4
-    assert spent.tensor_proto.string_val[0].decode().startswith("# Privacy of run")
+    page = spent.tensor_proto.string_val[0].decode()
+    assert page.startswith("# Privacy of run")
+    assert "| signed off | agrees" in page
 
 
 @pytest.mark.filterwarnings("ignore:CentralDP. ")

@@ -18,6 +18,7 @@ from lightning_fed import __version__
 from lightning_fed.algorithms import Scaffold
 from lightning_fed.cli import main
 from lightning_fed.privacy import CentralDP, LocalDP, Mechanism
+from lightning_fed.reports.run import around
 
 STATEMENTS = Path(__file__).parent / "statements"
 CENTRAL = CentralDP(clip=1.0, noise_multiplier=2.0, delta=1e-3)
@@ -87,6 +88,8 @@ def test_metrics_that_were_released_stand_first(tmp_path: Path, capsys: pytest.C
     promise = CentralDP(clip=1.0, noise_multiplier=2.0, delta=1e-3, release_metrics=True)
     text = stated(private_run(tmp_path, promise), capsys)
     assert "METRICS RELEASED" in text
+    assert "Without noise, of 2 rounds: the names of the workers that were asked" in text
+    assert "Nothing" not in text
     assert "Not released" not in text
 
 
@@ -140,6 +143,34 @@ def test_a_run_that_goes_on_elsewhere_has_its_ledger_where_it_began(
     text = stated(place, capsys)
     assert "with 3 releases in 2 fits" in text
     assert "The run was resumed." in text
+
+
+def test_what_was_released_besides_is_counted_over_all_folders_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation in the first folder, and one in the second, which goes on from the first."""
+    often = {"rounds_per_epoch": 2}
+    begun = private_run(tmp_path, CENTRAL, name="a/0", **often)
+    later = private_run(tmp_path, CENTRAL, rounds=4, name="b/0", ckpt_path=begun / "last.ckpt", **often)
+    for place in (begun, later):
+        text = stated(place, capsys)
+        assert "with 4 releases in 2 fits" in text
+        assert "val_loss on central data, 2 values in 2 evaluations." in text
+        assert f"No other private run lies in {tmp_path};" in text
+    shutil.rmtree(later)
+    text = stated(begun, capsys)
+    assert "1 value in 1 evaluation." in text
+    assert "All this by the fits recorded here; the ledger has 1 fit more, whose record was not found." in text
+
+
+def test_runs_of_other_configs_in_the_folder_of_logs_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = private_run(tmp_path, CENTRAL, name="private/0")
+    private_run(tmp_path, CENTRAL, name="private2/0")
+    assert f"1 other private run lies in {tmp_path}:" in stated(place, capsys)
+    monkeypatch.setattr(around, "MOST_FOLDERS", 1)
+    assert "folders, and the others were not looked at" in stated(place, capsys)
 
 
 def test_a_promise_that_was_given_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

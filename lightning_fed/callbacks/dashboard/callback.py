@@ -132,12 +132,17 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw all figures; show what was spent; without evaluations, lay out what was logged in training."""
+        """Draw all figures; without evaluations, lay out what was logged in training."""
         fed, step = _federated(pl_module), max(trainer.global_step - 1, 0)
         self._lay_out(trainer, fed)
         self._draw_figures(trainer, fed, step)
+        self._end(trainer)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show what was spent of privacy, which is signed off when the training has ended."""
         with self._showing("what was spent of privacy"):
-            page = spent_page(fed) if self._boards else None
+            page = spent_page(_federated(pl_module)) if self._boards else None
             if page is not None:
                 for board in self._boards:
                     board.text("run/promise", page, trainer.global_step)

@@ -11,8 +11,8 @@ from typing import Any, final
 
 from lightning_fed.privacy import AUDIENCES, Mechanism
 from lightning_fed.privacy.accounting.storage import restored
-from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.privacy.page import Statement, statements_of
+from lightning_fed.reports.run.around import Logs
 from lightning_fed.reports.run.facts import MissingFactError, need, need_value
 from lightning_fed.reports.run.view import View
 
@@ -152,15 +152,20 @@ class Promised:
         return of_a_checkpoint or any(fit["insecure"] for fit in self.fits)
 
     @cached_property
+    def around(self) -> Logs:
+        """The folder of all logs, and what lies in it."""
+        return Logs.around(self.view.record)
+
+    @cached_property
     def others(self) -> Others:
-        """Other private runs beside this one."""
-        return Others.beside(self)
+        """Other private runs in the folder of all logs."""
+        return Others.of(self)
 
 
 @final
 @dataclass(frozen=True)
 class Others:
-    """Other private runs beside a run.
+    """Other private runs in the folder of all logs.
 
     Args:
         number: How many there are.
@@ -177,12 +182,12 @@ class Others:
     unreadable: int
 
     @staticmethod
-    def beside(promised: Promised) -> Others:
-        """Find them: ledgers in the folder in which the run's folder lies, and in the folders in it."""
-        own, around = promised.facts, promised.view.record.folder.absolute().parent
+    def of(promised: Promised) -> Others:
+        """Find them by their ledgers."""
+        own = promised.facts
         epsilon, delta, names = own["epsilon"], own["delta"], {own["run"]}
         apart = insecure = unreadable = 0
-        for path in sorted((*around.glob(f"{PREFIX}*.jsonl"), *around.glob(f"*/{PREFIX}*.jsonl"))):
+        for path in promised.around.ledgers:
             try:
                 facts = [statement.as_json() for statement in statements_of(path)]
             except (OSError, ValueError, KeyError, TypeError):

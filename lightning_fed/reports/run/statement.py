@@ -9,6 +9,8 @@ from typing import Any
 from lightning_fed.privacy import AUDIENCES, Mechanism
 from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.privacy.page import shown_epsilon
+from lightning_fed.reports.run.around import MOST_FOLDERS
+from lightning_fed.reports.run.besides import released_besides
 from lightning_fed.reports.run.document import Block, Bullets, Paragraph, Section, Tile, counted
 from lightning_fed.reports.run.promised import Promised, bounds, is_signed, unended
 from lightning_fed.reports.run.view import View
@@ -41,7 +43,7 @@ def statement(view: View, promised: Promised | None) -> Section:
     if promised is None:
         return Section(TITLE, (Paragraph("Nothing was promised."), *_without(view)))
     blocks: list[Block] = [*_warnings(promised), *_promise(promised), *_how(promised), *_besides(view, promised)]
-    blocks += [*_not_covered(view, promised), *_history(promised), *_others(view, promised)]
+    blocks += [*_not_covered(view, promised), *_history(promised), *_others(promised)]
     return Section(TITLE, (*blocks, Paragraph("…" * 30, "Signed off by (name, date)")))
 
 
@@ -166,18 +168,7 @@ def _besides(view: View, promised: Promised) -> Iterator[Paragraph]:
     elif audience == AUDIENCES[2]:
         says = "The update of each worker, after its noise, and the global model after every round"
     yield Paragraph(f"{says}: that is what the promise covers.", "Released")
-    central = [line for line in view.record.evaluations if not line["workers"]]
-    names = dict.fromkeys(name for line in central for name in line["metrics"] if name != "epoch")
-    values = sum(name in line["metrics"] for line in central for name in names)
-    if values:
-        yield Paragraph(
-            f"{', '.join(names)} on central data, {counted(values, 'value')} in {counted(len(central), 'evaluation')}. "
-            "They follow from the released models and cost the workers nothing; the central data itself is not "
-            "covered.",
-            "Released besides",
-        )
-    else:
-        yield Paragraph("Nothing: no metric was evaluated on central data.", "Released besides")
+    yield from released_besides(view, promised)
     if not any(fit["release_metrics"] for fit in promised.fits):
         who = ", and who took part" if hides_cohorts(promised) else ""
         yield Paragraph(f"Losses, metrics and counts of workers{who}.", "Not released")
@@ -256,10 +247,14 @@ def _history(promised: Promised) -> Iterator[Paragraph]:
         )
 
 
-def _others(view: View, promised: Promised) -> Iterator[Paragraph]:
-    others, place = promised.others, view.record.folder.parent
+def _others(promised: Promised) -> Iterator[Paragraph]:
+    others, around = promised.others, promised.around
+    place = around.place
     if others.unreadable:
         yield Paragraph(f"{counted(others.unreadable, 'ledger')} in {place} cannot be read.", "Other runs", "warning")
+    if not around.is_whole:
+        says = f"{place} has more than {MOST_FOLDERS:,} folders, and the others were not looked at."
+        yield Paragraph(says, "Other runs", "warning")
     if not others.number:
         yield Paragraph(f"No other private run lies in {place}; runs elsewhere are not counted.", "Other runs")
         return
