@@ -22,6 +22,7 @@ from lightning_fed.privacy import CentralDP
 from lightning_fed.selection import MinSeparation, Poisson
 from lightning_fed.server.loaders import Cohort
 from lightning_fed.wire import WorkerError
+from lightning_fed.wire.contents import Leaves, Row
 from lightning_fed.wire.report import Replies, RoundReport
 
 ADDRESS = re.compile(r"0x[0-9a-f]{4,}")
@@ -220,3 +221,17 @@ def test_a_report_is_a_table() -> None:
     assert "w&lt;1&gt;" in html
     assert "w<1>" not in html
     assert repr(RoundReport()) == "RoundReport: nothing is reported"
+
+
+def test_what_leaves_a_worker_reads_as_a_table() -> None:
+    row = Row("delta", "weight", "float32", (2, 3), 24, "it is aggregated")
+    leaves = Leaves(0, "<ann>", up=(row,), down=(), stays=(Row("stays", "rows", "", (), 0, "the data"),))
+    assert repr(leaves).splitlines() == [
+        "Leaves: <ann>, round 0: 24 bytes have left it, it was sent 0",
+        "  name       way    dtype  shape  bytes",
+        "  weight  leaves  float32    2×3     24",
+        "  rows     stays                      0",
+    ]
+    html = leaves._repr_html_()
+    assert "<td>weight</td><td>leaves</td>" in html
+    assert "<ann>" not in html

@@ -84,7 +84,7 @@ class Evaluations:
             return ""
         names = sorted(self._best, key=lambda name: (name != monitored, better(name) == "min"))
         value, round = self._best[names[0]]
-        return f"best {names[0]} {number(value)} in round {round}"
+        return f"best {names[0]} {number(value)} after {round} round{'s' if round != 1 else ''}"
 
 
 def _of_workers(name: str) -> bool:

@@ -28,7 +28,7 @@ def summary_of(
     path = str(getattr(checkpoints, "best_model_path", "") or getattr(checkpoints, "last_model_path", ""))
     parts = [
         f"{_rounds(tally)} in {duration(tally.seconds(now))}",
-        "" if error is None else f"ended in {tally.title} {tally.done + 1} by {type(error).__name__}",
+        "" if error is None else f"ended in {tally.title} {tally.done} by {type(error).__name__}",
         evaluations.best(getattr(checkpoints, "monitor", None)),
         *(f"logs in {place}" for place in _logs(trainer)),
         f"checkpoint {_near(path)}" if path else "",
@@ -39,7 +39,7 @@ def summary_of(
 def _rounds(tally: Tally) -> str:
     done, total = tally.done, tally.total
     if tally.first:
-        return f"{tally.title}s {tally.first + 1} to {done}" if done > tally.first else f"no {tally.title}"
+        return f"{tally.title}s {tally.first} to {done - 1}" if done > tally.first else f"no {tally.title}"
     of_all = f"{done} of {total}" if total is not None and done < total else f"{done}"
     return f"{of_all} {tally.title}{'s' if (total or done) != 1 else ''}"
 

@@ -67,8 +67,14 @@ def _put(text: str, rows: str | None, file: Path | None) -> None:
 
 
 def _kind_of(args: argparse.Namespace) -> str:
-    if args.output is not None and args.output.suffix.lower() in _SUFFIXES:
-        return _SUFFIXES[args.output.suffix.lower()]
+    suffix = "" if args.output is None else args.output.suffix.lower()
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    if suffix:
+        there = ", ".join(_SUFFIXES)
+        refuse(
+            f"-o {args.output}: there is no report as {suffix}; end it with one of {there}, or say --format", _PROGRAM
+        )
     return "md" if args.promise_only else "html"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
+from lightning_fed.core.table import aligned, in_html
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import container
 from lightning_fed.wire.attributes import Attributes
@@ -93,6 +95,26 @@ class Leaves:
     def bytes_down(self) -> int:
         """The length of the message that it was sent."""
         return sum(row.bytes for row in self.down)
+
+    def __repr__(self) -> str:
+        return "\n".join([self._head(), *aligned(self._table())])
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(self._head())}</p>{in_html(self._table())}"
+
+    def _head(self) -> str:
+        who = "a worker" if self.worker is None else self.worker
+        when = "a round" if self.round is None else f"round {self.round}"
+        return f"Leaves: {who}, {when}: {self.bytes_up:,} bytes have left it, it was sent {self.bytes_down:,}"
+
+    def _table(self) -> list[list[str]]:
+        ways = (("leaves", self.up), ("is sent", self.down), ("stays", self.stays))
+        rows = [
+            [row.name or row.kind, way, row.dtype, "×".join(map(str, row.shape)), f"{row.bytes:,}"]
+            for way, part in ways
+            for row in part
+        ]
+        return [["name", "way", "dtype", "shape", "bytes"], *rows]
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON has it."""

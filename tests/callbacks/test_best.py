@@ -11,8 +11,8 @@ def test_the_best_value_is_the_least_of_a_loss_and_the_greatest_of_others() -> N
     seen = Evaluations()
     for round, (loss, accuracy) in enumerate([(2.0, 0.5), (1.0, 0.9), (3.0, 0.7)], start=1):
         seen.add(round, {"val_loss": loss, "val_acc": accuracy}, before=())
-    assert seen.best("val_loss") == "best val_loss 1 in round 2"
-    assert seen.best(None) == "best val_acc 0.9 in round 2"
+    assert seen.best("val_loss") == "best val_loss 1 after 2 rounds"
+    assert seen.best(None) == "best val_acc 0.9 after 2 rounds"
 
 
 def test_a_value_that_is_nan_is_never_the_best() -> None:
@@ -22,4 +22,4 @@ def test_a_value_that_is_nan_is_never_the_best() -> None:
     assert seen.best(None) == ""
     seen.add(2, {"val_acc": 0.5}, before=())
     seen.add(3, {"val_acc": math.nan}, before=())
-    assert seen.best(None) == "best val_acc 0.5 in round 2"
+    assert seen.best(None) == "best val_acc 0.5 after 2 rounds"

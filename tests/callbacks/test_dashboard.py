@@ -136,6 +136,8 @@ def test_every_curve_of_the_layout_is_drawn_and_each_pattern_finds_one(tmp_path:
 
 
 def test_the_worst_decile_of_a_loss_is_the_upper_one() -> None:
+    for has_budget, charts in ((True, ["ε and its budget", "rounds left"]), (False, ["ε"])):
+        assert list(layout_of({}, [], False, True, False, has_budget)["Privacy"]) == charts
     section = layout_of({"val_loss": "val_loss"}, ["val_loss"], True, False, True)["How good, and for whom"]
     assert section["val_loss: all, and worst decile"] == ("Multiline", ["^val_loss$", "^workers/val_loss/p90$"])
 

@@ -17,7 +17,7 @@ def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert re.search(r"^round 1/20 · 5 % · cohort 2 · .*loss .*val_loss", out, re.MULTILINE)
     assert re.search(
-        r"^20 rounds in .*best val_loss .* in round \d+ · logs in lightning_logs/version_0", out, re.MULTILINE
+        r"^20 rounds in .*best val_loss .* after \d+ rounds · logs in lightning_logs/version_0", out, re.MULTILINE
     )
     assert out.count(".") >= 4
     assert out.endswith("....")

@@ -114,7 +114,7 @@ def test_the_line_says_it_all_and_stays_in_the_end(tmp_path: Path) -> None:
     bar = r"round 4/4 ━{20} 100 % · cohort 2/2 · [\d.]+ m?s/round · loss 0\.0625 · val_acc 0\.667"
     assert re.fullmatch(bar + r"( \(p10 0\.667\))? · val_error 0\.5( \(p90 0\.5\))?", last)
     assert re.fullmatch(
-        r"4 rounds in [\d.]+ m?s · best val_acc 0\.667 in round 1 · logs in logs/lightning_logs/one", summary
+        r"4 rounds in [\d.]+ m?s · best val_acc 0\.667 after 1 round · logs in logs/lightning_logs/one", summary
     )
     assert rest == ""
 
@@ -206,7 +206,7 @@ def test_the_terminal_is_left_clean_when_a_run_breaks_off(error: Any) -> None:
         print("afterwards")
     lines = screen(written[0])
     assert lines[-2:] == ["afterwards", ""]
-    assert re.fullmatch(rf"2 of 5 rounds in .* · ended in round 3 by {error.__name__}", lines[-3])
+    assert re.fullmatch(rf"2 of 5 rounds in .* · ended in round 2 by {error.__name__}", lines[-3])
     assert lines[-4].startswith("round")
 
 
@@ -307,7 +307,7 @@ def test_two_hundred_rounds_to_a_file(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "\r" not in text
     assert lines[0].startswith("round 1/200 · 0 % · cohort 2 · ")
     assert re.fullmatch(
-        r"200 rounds in [\d.]+ m?s · best val_error 0\.5 in round \d+ · checkpoint best\.ckpt", lines[-1]
+        r"200 rounds in [\d.]+ m?s · best val_error 0\.5 after \d+ rounds? · checkpoint best\.ckpt", lines[-1]
     )
 
 
@@ -372,7 +372,7 @@ def test_a_resumed_run_begins_at_its_round(capsys: pytest.CaptureFixture[str], t
     again.fit(fed, data, ckpt_path=tmp_path / "three.ckpt", **TRUSTED)
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("round 4/6 · 66 % · ")
-    assert last.startswith("rounds 4 to 6 in ")
+    assert last.startswith("rounds 3 to 5 in ")
 
 
 def test_several_fits_with_one_bar(capsys: pytest.CaptureFixture[str]) -> None:

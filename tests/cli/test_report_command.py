@@ -49,6 +49,16 @@ def test_a_file_says_what_it_is_by_its_name(
     assert Path(words[1]).read_text(encoding="utf-8").startswith(begins)
 
 
+def test_a_file_that_would_be_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["report", str(record(tmp_path / "run")), "-o", "r.pdf"])
+    assert capsys.readouterr().err.startswith("error: -o r.pdf: there is no report as .pdf; end it with one of .html,")
+    assert not Path("r.pdf").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "begins"), [(["--format", "md"], "# toy"), (["--format", "json"], "{"), (["-o", "-"], "<!d")]
 )

@@ -108,7 +108,7 @@ def test_cost_and_cost_to_a_target(tmp_path: Path) -> None:
 def test_what_left(tmp_path: Path) -> None:
     rows = lines(text_of(record(tmp_path / "run")), "What left each worker")
     assert rows[1] == (
-        "The messages of bob in round 1, as on the wire: 108 bytes left it, and it was sent 208. "
+        "The messages of bob in round 0, as on the wire: 108 bytes left it, and it was sent 208. "
         "All numbers are of one worker and one round."
     )
     assert "| change of trained parameters | 1 | 2 | 8 | aggregated |" in rows
@@ -147,6 +147,33 @@ def test_a_run_whose_weights_had_no_seed_does_not_repeat(tmp_path: Path) -> None
     assert "| seed | none |" in text
     assert "**Does not repeat.** **The initial weights had no seed" in text
     assert "Does not repeat" not in text_of(record(tmp_path / "seeded", seeds={"seed": 0, "data/seed": 0}))
+
+
+def test_a_setting_that_repeats_another_is_left_out(tmp_path: Path) -> None:
+    table = {
+        "workers": 4,
+        "population": 4,
+        "seed": 7,
+        "data/seed": 8,
+        "noise_multiplier": 2,
+        "privacy/noise_multiplier": 2,
+    }
+    text = text_of(record(tmp_path / "run", settings=table))
+    rows = [line.split(" | ")[0] for line in lines(text, "What was run")]
+    assert "| population" in rows
+    assert "| workers" not in rows
+    assert {"| seed", "| data/seed", "| privacy/noise_multiplier"} <= set(rows)
+    assert "| noise_multiplier" not in rows
+
+
+def test_few_workers_have_their_names_below_their_bars_and_the_worst_is_seen(tmp_path: Path) -> None:
+    values = {"ann": 0.0, "bob <x>": 1.0}
+    line = evaluation_of(2, {"val_acc": 0.5}, {name: {"val_acc": value} for name, value in values.items()})
+    page = page_of(record(tmp_path / "run", ROUNDS, [line]))
+    assert ">ann</text>" in page
+    assert ">bob &lt;x&gt;</text>" in page
+    (height,) = re.findall(r'height="([\d.]+)" fill="[^"]*"><title>ann: 0<', page)
+    assert float(height) >= 2
 
 
 def test_of_many_workers_the_ten_worst_and_the_ten_best(tmp_path: Path) -> None:
@@ -269,6 +296,12 @@ def test_a_run_that_is_not_over(tmp_path: Path) -> None:
 def test_a_run_that_was_interrupted(tmp_path: Path) -> None:
     text = text_of(record(tmp_path / "run", outcome="interrupted"))
     assert "**Interrupted.** **The run was interrupted after 3 rounds.**" in text
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt: ", "KeyboardInterrupt"])
+def test_an_error_without_words_is_its_kind(tmp_path: Path, error: str) -> None:
+    text = text_of(record(tmp_path / "run", outcome="interrupted", error=error))
+    assert "**The run was interrupted after 3 rounds: KeyboardInterrupt.**" in text
 
 
 def test_a_run_that_was_resumed(tmp_path: Path) -> None:

@@ -197,7 +197,10 @@ class Dashboard(Shown, pl.Callback):
         if not pooled and not of_workers and shows:
             pooled = logged_in_training(fed)
             of_workers = list(pooled)
-        charts = layout_of(pooled, of_workers, shows, fed.privacy is not None, evaluates=self._evaluations > 0)
+        has_budget = fed.private_run is not None and fed.private_run.budget is not None
+        charts = layout_of(
+            pooled, of_workers, shows, fed.privacy is not None, evaluates=self._evaluations > 0, has_budget=has_budget
+        )
         with self._showing("the layout of its charts"):
             for board in self._boards:
                 board.layout(charts)

@@ -13,7 +13,12 @@ _MOST_METRICS = 8
 
 
 def layout_of(
-    pooled: Mapping[str, str], of_workers: Collection[str], shows_workers: bool, is_private: bool, evaluates: bool
+    pooled: Mapping[str, str],
+    of_workers: Collection[str],
+    shows_workers: bool,
+    is_private: bool,
+    evaluates: bool,
+    has_budget: bool = False,
 ) -> Layout:
     """Return the charts of a run, section by section.
 
@@ -23,6 +28,7 @@ def layout_of(
         shows_workers: Whether curves about workers are drawn.
         is_private: Whether something is promised.
         evaluates: Whether there are evaluations whose time is drawn.
+        has_budget: Whether there is a budget, so that rounds are left.
     """
     names = list(dict.fromkeys([*pooled, *of_workers]))[:_MOST_METRICS]
     good: dict[str, tuple[str, list[str]]] = {}
@@ -54,10 +60,9 @@ def layout_of(
             "alignment with the mean": _lines("update/alignment"),
         }
     if is_private:
-        sections["Privacy"] = {
-            "ε and its budget": _lines("privacy/epsilon", "privacy/epsilon_budget"),
-            "rounds left": _lines("privacy/rounds_left"),
-        }
+        spent = {"ε and its budget": _lines("privacy/epsilon", "privacy/epsilon_budget")}
+        left = {"rounds left": _lines("privacy/rounds_left")}
+        sections["Privacy"] = {**spent, **left} if has_budget else {"ε": _lines("privacy/epsilon")}
     return {title: charts for title, charts in sections.items() if charts}
 
 

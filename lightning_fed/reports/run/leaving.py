@@ -39,7 +39,7 @@ def what_left(view: View) -> Section:
     if leaves is None:
         return Section("What left each worker", (Paragraph("No worker has come back, so nothing has left one."),))
     whose = "of one worker" if leaves["worker"] is None else f"of {leaves['worker']}"
-    when = "a round" if leaves["round"] is None else f"round {leaves['round'] + 1}"
+    when = "a round" if leaves["round"] is None else f"round {leaves['round']}"
     intro = (
         f"The messages {whose} in {when}, as on the wire: {leaves['bytes_up']:,} bytes left it, "
         f"and it was sent {leaves['bytes_down']:,}. All numbers are of one worker and one round."

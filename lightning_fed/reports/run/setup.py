@@ -9,6 +9,14 @@ from typing import Any
 from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, counted
 from lightning_fed.reports.run.view import View
 
+_REPEATS = {
+    "workers": "population",
+    "data/seed": "seed",
+    "noise_multiplier": "privacy/noise_multiplier",
+    "epsilon_budget": "privacy/epsilon",
+}
+"""Settings that are left out where the other one has their value."""
+
 
 def what_was_run(view: View) -> Section:
     """Return settings, versions, commit and config.
@@ -19,7 +27,11 @@ def what_was_run(view: View) -> Section:
     settings = view.fact("settings", "with which settings it was run")
     versions = view.fact("versions", "which versions ran it")
     data = view.fact("data", "about the data")
-    rows: list[tuple[Cell, ...]] = [(name, _said(value)) for name, value in settings.items() if value is not None]
+    rows: list[tuple[Cell, ...]] = [
+        (name, _said(value))
+        for name, value in settings.items()
+        if value is not None and not (name in _REPEATS and settings.get(_REPEATS[name]) == value)
+    ]
     rows += [
         (f"data: {name}", _said(value)) for name, value in data.items() if value is not None and name not in settings
     ]

@@ -11,6 +11,8 @@ from lightning_fed.reports.run.document import Bars, Chart
 
 _WIDTH, _HEIGHT = 460, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 30, 44
+_LETTER, _LEAST = 6.5, 2.0
+"""Units of the picture: the width of a letter, and the height of a bar of 0."""
 _PLAIN, _WORST, _REST = "#1f77b4", "#c62828", ("#1f77b4", "#2e7d32", "#6a1b9a", "#ef6c00")
 
 
@@ -71,10 +73,13 @@ def bars(figure: Bars) -> str:
     n = len(figure.bars)
     axes = _Axes(0, n, ticks_y[0], ticks_y[-1])
     every = max(1, math.ceil(n / 12))
-    parts = _frame(figure.title, figure.x, figure.y, axes, [(i + 0.5, str(i + 1)) for i in range(0, n, every)], ticks_y)
+    room = max(3, int((axes.x(every) - axes.x(0)) / _LETTER))
+    names = [(i + 0.5, _end_of(figure.bars[i].name, room)) for i in range(0, n, every)]
+    parts = _frame(figure.title, figure.x, figure.y, axes, names, ticks_y)
     for number, bar in enumerate(figure.bars):
         left, right = axes.x(number + 0.12), axes.x(number + 0.88)
         top, bottom = sorted((axes.y(bar.value), axes.y(0.0)))
+        top = min(top, bottom - _LEAST)  # a bar of 0 is seen, and its colour
         parts.append(
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
             f'fill="{_WORST if bar.is_worst else _PLAIN}"><title>{escape(bar.name)}: {bar.value:.4g}</title></rect>'
@@ -152,6 +157,11 @@ def _places(points: Sequence[tuple[float, float]], axes: _Axes) -> str:
 
 def _short(value: float) -> str:
     return f"{value:g}"
+
+
+def _end_of(name: str, most: int) -> str:
+    """Names of workers differ at their ends as a rule."""
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 def _cut(text: str, most: int) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, final
 
 from lightning_fed.core.arguments import nearest, number, one_of, whole
 from lightning_fed.core.direction import Mode, better, foremost, worst_decile
 from lightning_fed.core.spread import LABELS, in_order, quantile, spread
-from lightning_fed.core.table import aligned
+from lightning_fed.core.table import aligned, in_html
 from lightning_fed.server.distributions import by_metric
 from lightning_fed.wire import WorkerError
 
@@ -115,6 +116,12 @@ class EvaluationReport:
         lines += [f"left out: {failure}" for failure in self.failures]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        head, *_ = repr(self).splitlines()
+        failures = "".join(f"<p>left out: {escape(str(failure))}</p>" for failure in self.failures)
+        return f"<p>{escape(head)}</p>{in_html(self._rows_of_metrics())}{in_html(self._rows_of_workers())}{failures}"
+
     def _who(self) -> str:
         if not self.workers:
             return f"no workers, {self.note}"
@@ -138,10 +145,18 @@ class EvaluationReport:
             metric = self._chosen()
             worst = ", ".join(f"{worker} {_short(value)}" for worker, value in self.worst(5, metric).items())
             return [f"worst by {metric} ({worst_decile(metric)} above): {worst}"]
+        return aligned(self._rows_of_workers())
+
+    def _rows_of_workers(self) -> list[list[str]]:
+        """A row for each worker, or for each of the few of many that fare worst, below a head."""
+        if not by_metric(self.workers):
+            return []
         rows = self.table()
+        if len(self.workers) > _MANY:
+            worst = self.worst(5, self._chosen())
+            rows = [row for worker in worst for row in rows if row["worker"] == worker]
         names = list(dict.fromkeys(name for row in rows for name in row))
-        cells = [[str(row["worker"]), *(_short(row.get(name)) for name in names[1:])] for row in rows]
-        return aligned([names, *cells])
+        return [names, *([str(row["worker"]), *(_short(row.get(name)) for name in names[1:])] for row in rows)]
 
     def _examples_of(self, worker: str) -> dict[str, Any]:
         return {"examples": self.examples[worker]} if worker in self.examples else {}

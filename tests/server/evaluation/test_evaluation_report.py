@@ -127,6 +127,16 @@ def test_a_metric_of_all_together_is_no_metric_of_single_workers() -> None:
 # ---- in words --------------------------------------------------------------------------------------------------------
 
 
+def test_a_notebook_shows_tables() -> None:
+    html = EvaluationReport({"<a>": {"acc": 0.5}, "b": {"acc": 1.0}}, {"<a>": 8, "b": 8}, {"acc": 0.75})._repr_html_()
+    assert html.startswith("<p>EvaluationReport: 2 workers, 16 examples</p><table><tr><th>metric</th>")
+    assert "<td>&lt;a&gt;</td><td>8</td><td>0.5</td>" in html
+    assert "<a>" not in html
+    many = EvaluationReport({f"w{i}": {"acc": i / 100} for i in range(100)})._repr_html_()
+    assert many.count("<tr>") == 1 + 1 + 1 + 5, "one metric, and those who fare worst"
+    assert EvaluationReport()._repr_html_() == "<p>EvaluationReport: nothing has been evaluated yet</p>"
+
+
 def test_a_report_reads_as_a_table() -> None:
     fed = FederatedModule(Measured())
     assert repr(fed.last_evaluation) == "EvaluationReport: nothing has been evaluated yet"
