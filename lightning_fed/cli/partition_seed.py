@@ -24,11 +24,18 @@ def follow(parsed: Namespace, given: Mapping[str, Any], seed: int | bool) -> Non
         seed: That of ``seed_everything``; False: there is none.
 
     Raises:
-        ValueError: If there is none, or all of the others are given, and differ.
+        ValueError: If there is none, nothing is dealt out or drawn by a seed, or all of the others are given, and
+            differ.
     """
     if seed is False:
         raise ValueError("vary_partition=true needs a seed to follow; give one, such as --seed_everything 1")
     seeds = list(_seeds("data.workers", parsed.get("workers"), given.get("workers")))
+    if not seeds:
+        raise ValueError(
+            "vary_partition=true varies nothing: data.workers has no partition with a seed, so who holds what is the "
+            "same whatever the seed; deal data out by a PartitionedPopulation with IID, Dirichlet, Shards or "
+            "LogNormal, or leave vary_partition out"
+        )
     ours = [(key, arguments) for key, arguments, is_given in seeds if not is_given]
     others = [f"{key}={arguments['seed']}" for key, arguments, is_given in seeds if is_given]
     for _, arguments in ours:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, final, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -17,6 +15,7 @@ from lightning_fed._lightning import pl, refuse_foreign
 from lightning_fed.core.arguments import article, nearest
 from lightning_fed.core.shown import Shown
 from lightning_fed.population.lengths import length_of
+from lightning_fed.population.tensors import alike, refuse_tables
 
 if not TYPE_CHECKING:
     # At runtime the narrow type, by which the command line reads a config: YAML has names of classes, and no tensors.
@@ -103,7 +102,7 @@ def datamodule_of(
     """
     if isinstance(thing, pl.LightningDataModule):
         return thing
-    if isinstance(thing, Mapping) and any(key in SPLITS for key in thing):
+    if isinstance(thing, Mapping) and any(key in SPLITS or _is_misspelt(key, part) for key, part in thing.items()):
         parts = {split: (part, f"{argument}[{split!r}]") for split, part in _checked_splits(thing, argument).items()}
         if splits[0] == "train" and "train" not in parts:
             raise ValueError(f"{argument} has no part 'train': give the data to train on under that name")
@@ -124,7 +123,8 @@ def examples_of(thing: object, argument: str) -> Dataset[Any]:
     - A single tensor or array gives batches that are tensors.
     - A dict of tensors or arrays gives batches that are dicts.
 
-    An array becomes a tensor that shares its memory; only float64, numpy's default, becomes torch's default dtype.
+    An array becomes a tensor that shares its memory; only float64, numpy's default, becomes torch's default dtype, and
+    what torch takes no tensor from (foreign byte order, negative strides, memory that is read only) is copied.
 
     Args:
         thing: What the user gave.
@@ -134,19 +134,21 @@ def examples_of(thing: object, argument: str) -> Dataset[Any]:
         TypeError: If it is nothing of the kind; the message says what to give instead.
         ValueError: If it has no examples, or not as many of one kind as of another.
     """
-    _refuse_tables(thing, argument)
+    refuse_tables(thing, argument)
     if isinstance(thing, Dataset):
+        _refuse_no_examples(thing, argument)
         return thing
     if isinstance(thing, (Tensor, np.ndarray)):
-        (tensor,) = _alike({argument: thing}, argument)
+        (tensor,) = alike({argument: thing}, argument)
         return cast("Dataset[Any]", tensor)  # a DataLoader takes a tensor for a dataset; TensorDataset gives lists
     if isinstance(thing, (tuple, list)):
         _refuse_two_sets(thing, argument)
-        return TensorDataset(*_alike({f"{argument}[{i}]": item for i, item in enumerate(thing)}, argument))
+        return TensorDataset(*alike({f"{argument}[{i}]": item for i, item in enumerate(thing)}, argument))
     if isinstance(thing, Mapping):
-        tensors = _alike({f"{argument}[{name!r}]": item for name, item in thing.items()}, argument)
+        tensors = alike({f"{argument}[{name!r}]": item for name, item in thing.items()}, argument)
         return Fields(dict(zip(thing, tensors, strict=True)))
     if isinstance(thing, Numbered) and not isinstance(thing, (type, str, bytes, nn.Module)):
+        _refuse_no_examples(thing, argument)
         return cast("Dataset[Any]", thing)
     refuse_foreign(thing, "LightningDataModule", argument, _MAY_BE)
     raise TypeError(f"{argument} is a LightningDataModule, which has parts of its own: give it as a whole")
@@ -160,6 +162,10 @@ def _loading(thing: object, argument: str, batch_size: int) -> Callable[..., Any
             "IterableDataset, which can be gone through in every round"
         )
     if isinstance(thing, Iterable) and not isinstance(thing, (Numbered, AbstractSet, Dataset, nn.Module, type)):
+        if length_of(thing) == 0:
+            raise ValueError(
+                f"{argument} is {article(type(thing).__name__)} without batches: give it data, or leave it out"
+            )
         return partial(_as_it_is, thing)  # a DataLoader, or another iterable of batches
     return partial(_batched, examples_of(thing, argument), batch_size)
 
@@ -181,62 +187,30 @@ def _batched(examples: Dataset[Any], batch_size: int, trains: bool) -> DataLoade
 def _checked_splits(parts: Mapping[Any, Any], argument: str) -> Mapping[str, Any]:
     for key in parts:
         if key not in SPLITS:
-            hint = "; did you mean 'val'?" if key == "validation" else nearest(str(key), SPLITS)
             raise ValueError(
-                f"{argument} has a part {key!r}, which must be one of {', '.join(map(repr, SPLITS))}{hint}"
+                f"{argument} has a part {key!r}, which must be one of {', '.join(map(repr, SPLITS))}{_near_split(key)}"
             )
     return parts
 
 
-def _alike(things: Mapping[str, object], argument: str) -> list[Tensor]:
-    """Return tensors of as many examples each.
+def _is_misspelt(key: object, part: object) -> bool:
+    """Whether a key is near to the name of a split; but a tensor of such a name may be a field, as ``text`` is."""
+    return not isinstance(part, (Tensor, np.ndarray)) and bool(_near_split(key))
 
-    Args:
-        things: Tensors or arrays, by what to call them in a message.
-        argument: The name of all of them.
-    """
-    if not things:
-        raise ValueError(f"{argument} is empty: give tensors, such as (x, y)")
-    tensors = [_tensor(thing, name) for name, thing in things.items()]
-    lengths = [len(tensor) for tensor in tensors]
-    if len(set(lengths)) > 1:
-        raise ValueError(
-            f"{argument} has tensors of {' and '.join(map(str, lengths))} examples: give as many rows of each, one per "
-            "example"
+
+def _near_split(key: object) -> str:
+    return "; did you mean 'val'?" if key == "validation" else nearest(str(key), SPLITS)
+
+
+def _refuse_no_examples(examples: object, argument: str) -> None:
+    length, name = length_of(examples), type(examples).__name__
+    if length is None and not isinstance(examples, IterableDataset):
+        raise TypeError(
+            f"{argument} is {article(name)}, which does not say how many examples it has: give it a method __len__ "
+            "that returns their number, or derive it from IterableDataset"
         )
-    if not lengths[0]:
-        raise ValueError(f"{argument} has no examples: give it data, or leave it out")
-    return tensors
-
-
-def _tensor(thing: object, name: str) -> Tensor:
-    _refuse_tables(thing, name)
-    if isinstance(thing, np.ndarray):
-        is_wide = thing.dtype == np.float64
-        try:
-            # torch takes no negative strides, and warns of memory that must not be written to
-            tensor = torch.as_tensor(_own(np.require(thing, requirements=["C", "W"])))
-        except TypeError:
-            raise TypeError(
-                f"{name} is an array of {thing.dtype}, of which torch has no tensors: give numbers, such as "
-                "array.astype('float32')"
-            ) from None
-        tensor = tensor.to(torch.get_default_dtype()) if is_wide else tensor
-    elif isinstance(thing, Tensor):
-        tensor = thing.detach()  # data have no gradients, and a worker's would add up
-    else:
-        raise TypeError(f"{name} is {_named(thing)}: give a tensor or an array, such as torch.tensor([[0.0], [1.0]])")
-    if tensor.ndim == 0:
-        raise ValueError(f"{name} is a single number: give a tensor with one row per example, [n, ...]")
-    return tensor
-
-
-def _own(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return an array, or a copy if its memory is a tensor's: that moves when the tensor is sent to a process."""
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return array.copy() if isinstance(base, Tensor) else array
+    if length == 0:
+        raise ValueError(f"{argument} is {article(name)} without examples: give it data, or leave it out")
 
 
 def _refuse_two_sets(things: Sequence[object], argument: str) -> None:
@@ -246,17 +220,3 @@ def _refuse_two_sets(things: Sequence[object], argument: str) -> None:
             f"{argument} holds several {type(things[0]).__name__}s and does not say what each is for: give a dict, "
             "such as {'train': train_set, 'val': val_set}, or join them with torch.utils.data.ConcatDataset"
         )
-
-
-def _refuse_tables(thing: object, name: str) -> None:
-    pandas = sys.modules.get("pandas")  # who has a table has imported it
-    if pandas is not None and isinstance(thing, (pandas.DataFrame, pandas.Series)):
-        raise TypeError(
-            f"{name} is a pandas {type(thing).__name__}, which does not say which columns are features and which is "
-            "the label: give lightning_fed.datasets.FrameDataModule(frame, features=[...], label=...), or arrays, as "
-            "by .to_numpy()"
-        )
-
-
-def _named(thing: object) -> str:
-    return "None" if thing is None else article(type(thing).__name__)

@@ -109,3 +109,23 @@ def test_without_a_seed_nothing_can_vary(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         build("--seed_everything", "false", "--vary_partition", "true")
     assert "vary_partition=true needs a seed to follow; give one" in capsys.readouterr().err
+
+
+NATURAL = {"class_path": "lightning_fed.datasets.NaturalIds"}
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        config()["data"]["workers"],
+        {**DEALT, "init_args": {**DEALT["init_args"], "partition": NATURAL}},
+    ],
+    ids=["datamodules by name", "people as they are"],
+)
+def test_without_a_partition_by_a_seed_nothing_varies_and_that_is_said(
+    workers: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(workers=workers, val={"class_path": f"{HERE}.Data"})
+    with pytest.raises(SystemExit):
+        build("--vary_partition", "true")
+    assert "vary_partition=true varies nothing: data.workers has no partition with a seed" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -154,6 +155,29 @@ def test_an_array_that_must_not_be_written_to_is_copied() -> None:
     assert x.tolist() == [0.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(3.0).astype(">f8"),
+        np.arange(3.0).astype(">f4"),
+        np.arange(3.0)[::-1][::-1],
+        np.arange(2.0, -1.0, -1.0)[::-1],
+        np.asfortranarray(np.arange(3.0)),
+        np.arange(6.0)[::2] / 2,
+        np.ma.masked_array(np.arange(3.0), mask=False),
+    ],
+)
+def test_an_array_in_any_layout_gives_its_values(array: Any) -> None:
+    (x,) = of(array).train_dataloader()
+    assert x.dtype == torch.float32
+    assert x.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_field_may_have_a_name_like_that_of_a_part() -> None:
+    (batch,) = of({"text": X, "label": Y}).train_dataloader()
+    assert list(batch) == ["text", "label"]
+
+
 def test_an_array_of_a_tensor_is_copied() -> None:
     """When a tensor is shared with another process its memory moves, and of the array nothing is left."""
     tensor = torch.arange(3.0)
@@ -162,6 +186,31 @@ def test_an_array_of_a_tensor_is_copied() -> None:
     tensor.fill_(7.0)
     (after,) = datamodule.train_dataloader()
     assert torch.equal(after, before)
+
+
+class NoLength(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return X[index], Y[index]
+
+
+class Empty(Squares):
+    def __len__(self) -> int:
+        return 0
+
+
+class EmptyDuck(Duck):
+    def __len__(self) -> int:
+        return 0
+
+
+def masked() -> Any:
+    return np.ma.masked_array(X.numpy(), mask=X.numpy() > 3)
+
+
+def of_another_kind(kind: str) -> torch.Tensor:
+    with warnings.catch_warnings():  # torch has it that these kinds may change, or go
+        warnings.simplefilter("ignore")
+        return X.to_sparse_csr() if kind == "rows" else torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
 
 
 class Other(Mapping[str, Any]):
@@ -211,6 +260,22 @@ W = r"workers\['bob'\]"
         (lambda: {"train": (X, Y), "validation": (X, Y)}, f"{W} has a part 'validation', .*; did you mean 'val'"),
         (lambda: {"train": (X, Y), "tset": (X, Y)}, f"{W} has a part 'tset', which must be one of .* mean 'test'"),
         (lambda: {"train": (X, Y[:1])}, rf"{W}\['train'\] has tensors of 3 and 1 examples"),
+        (lambda: {"trian": (X, Y)}, f"{W} has a part 'trian', which must be one of .*; did you mean 'train'"),
+        (lambda: {"training": (X, Y)}, f"{W} has a part 'training', .*; did you mean 'train'"),
+        (lambda: (masked(), Y), rf"{W}\[0\] is a masked array, of which 2 values are masked.*array.filled\(0.0\)"),
+        (lambda: {"x": X, "y": masked()}, rf"{W}\['y'\] is a masked array"),
+        (lambda: np.zeros(3, [("a", float), ("b", int)]), f"{W} is an array of records: .*'a': array.*'b': array"),
+        (lambda: np.array(["2020-01-01"], "datetime64[D]"), f"{W} is an array of datetime64.*np.timedelta64"),
+        (lambda: (X.to_sparse(), Y), rf"{W}\[0\] is a sparse tensor, .*tensor.to_dense"),
+        (lambda: of_another_kind("rows"), f"{W} is a sparse tensor"),
+        (lambda: (X.to("meta"), Y), rf"{W}\[0\] is a meta tensor"),
+        (lambda: of_another_kind("quantized"), f"{W} is a quantized tensor, .*dequantize"),
+        (lambda: Empty(), f"{W} is an Empty without examples: give it data, or leave it out"),
+        (lambda: EmptyDuck(), f"{W} is an EmptyDuck without examples"),
+        (lambda: {"train": (X, Y), "val": Empty()}, rf"{W}\['val'\] is an Empty without examples"),
+        (lambda: DataLoader(Squares(), 4, drop_last=True), f"{W} is a DataLoader without batches"),
+        (lambda: DataLoader(Empty()), f"{W} is a DataLoader without batches"),
+        (lambda: NoLength(), f"{W} is a NoLength, which does not say how many examples it has: .*__len__"),
         (lambda: Other(), rf"{W}\['bob'\] is a tuple: give a tensor"),
     ],
 )
