@@ -35,7 +35,9 @@ class Distribution:
         if not self._points:
             values = self._values()
             self._points = spread(values.values())
-            self._say_who_has_none([worker for worker, value in values.items() if math.isnan(value)])
+            without = [worker for worker, value in values.items() if math.isnan(value)]
+            if len(without) < len(values):  # else there is no distribution, such as one of losses that are not returned
+                self._say_who_has_none(without)
         return self._points[label]
 
     @property

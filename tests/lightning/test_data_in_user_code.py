@@ -109,7 +109,7 @@ def test_so_does_user_code_that_finds_the_loaders_on_the_trainer(central: bool, 
     run = fit(FederatedModule(Evaluates()), data, max_epochs=2, callbacks=[Going()], num_sanity_val_steps=0)
     several = 1 if form == "one" else 2
     assert seen == [[1.0, 2.0] * several] * (2 * (2 + 2 * several) + 1)
-    metrics = {name: value.item() for name, value in run.callback_metrics.items() if "mean" in name}
+    metrics = {name: value.item() for name, value in run.callback_metrics.items() if name.startswith("mean")}
     assert set(metrics.values()) == {1.5}
     assert len(metrics) == several
 
@@ -127,19 +127,6 @@ def test_the_loader_of_a_round_says_what_it_gives() -> None:
     fit(FederatedModule(Scalar()), FederatedDataModule({"bob": Rows([1.0])}), callbacks=[Going()])
     assert says
     assert all("its cohort, which cannot be unpacked: no batch of a worker reaches the server" in text for text in says)
-
-
-@pytest.mark.parametrize("argument", ["workers", "val"])
-def test_a_loader_in_place_of_a_datamodule_is_refused_with_the_fix(argument: str) -> None:
-    loader = Rows([1.0]).train_dataloader()
-    arguments: dict[str, Any] = {"workers": {"bob": Rows([1.0])}, argument: {"bob": loader}}
-    if argument == "val":
-        arguments["val"] = loader
-    place = r"workers\['bob'\]" if argument == "workers" else "val"
-    with pytest.raises(
-        TypeError, match=rf"^{place} is a DataLoader, .*; give a .* LightningDataModule.from_datasets\("
-    ):
-        FederatedDataModule(**arguments)
 
 
 def test_training_on_loaders_one_after_another_is_refused_as_by_lightning() -> None:

@@ -231,7 +231,7 @@ def test_a_worker_that_skips_every_step_counts_nothing() -> None:
         "alice": 1,
         "idle": 0,
     }
-    values = {name: value.item() for name, value in run.callback_metrics.items()}
+    values = {name: value.item() for name, value in run.callback_metrics.items() if not name.startswith("workers/")}
     assert values == {"loss": (2 + 18) / 2, "seen": 4}
 
 
