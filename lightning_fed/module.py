@@ -59,7 +59,7 @@ from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.readable import Readable
 from lightning_fed.server.readiness import has_lazy, leave_uncompiled, refuse_lazy
-from lightning_fed.server.remarks import say_what_acts_on_rounds
+from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
@@ -293,7 +293,7 @@ class FederatedModule(Readable):
         self._tell("on_fit_start")
         self._keeper.check_optimizer(self.trainer, self._global.trained_parameters)
         say_what_acts_on_rounds(self.trainer, self.module)
-        rank_zero_info(str(self._datamodule.seeds))
+        rank_zero_info(f"{self._datamodule.seeds}; {size_of(self.module)}")
 
     def on_train_start(self) -> None:
         """Make the workers' copy of the module, once it is placed and its hooks have run."""

@@ -86,6 +86,8 @@ def test_an_algorithm_and_an_aggregator_with_arguments(tmp_path: Path) -> None:
 def test_a_promise_of_privacy_by_config(tmp_path: Path) -> None:
     output = cli(tmp_path, "fit", "-c", "configs/private.yaml", "--trainer.max_steps=2", "--trainer.accelerator=cpu")
     assert "epsilon=" in output
+    assert re.search(r"^round 1/20? .* · ε [\d.]+$", output, re.M)
+    assert re.search(r"^2 rounds in .* · epsilon=[\d.]+ at delta=1e-05 · logs in ", output, re.M)
 
 
 def test_digits_by_partition(tmp_path: Path) -> None:

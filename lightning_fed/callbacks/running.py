@@ -12,6 +12,7 @@ from lightning_fed.callbacks.display.text import number
 from lightning_fed.callbacks.summary import summary_of
 from lightning_fed.callbacks.tally import Tally
 from lightning_fed.module import FederatedModule
+from lightning_fed.privacy import PrivateRun
 from lightning_fed.server.datamodule import FederatedDataModule
 
 
@@ -41,12 +42,16 @@ class Running:
         self._share = 1.0
         self._worker: str | None = None
         self._values: Mapping[str, str] = {}
-        self._epsilon = ""
+        self._epsilon: float | None = None
 
     @property
     def follows(self) -> bool:
         """Whether the round at hand is shown, and not only those that are over."""
         return self._display is not None and self._display.follows
+
+    @property
+    def _private_run(self) -> PrivateRun | None:
+        return None if self._module is None else self._module.private_run
 
     # ---- rounds ------------------------------------------------------------------------------------------------------
 
@@ -131,12 +136,11 @@ class Running:
         Args:
             metrics: What was logged for the bar.
         """
-        run = None if self._module is None else self._module.private_run
-        self._epsilon = ""
-        if run is not None:
-            spent = run.spent if run.tells_quickly else metrics.get("epsilon")
-            budget = "" if run.budget is None else f" of {number(run.budget)}"
-            self._epsilon = "" if spent is None else f"{number(float(spent))}{budget}"
+        run = self._private_run
+        if run is not None and (run.tells_quickly or self._epsilon is None):
+            self._compute_epsilon()
+        elif run is not None and "epsilon" in metrics:
+            self._epsilon = float(metrics["epsilon"])
         hidden = {*self.evaluations.names, *(["epsilon"] if run is not None else [])}
         own = {name: _text(value) for name, value in metrics.items() if name not in hidden}
         self._values = {**own, **self.evaluations.shown(metrics)}
@@ -145,6 +149,8 @@ class Running:
         """Show the status."""
         if self._display is not None:
             try:
+                if not self.follows:  # few lines, and each of them stays
+                    self._compute_epsilon()
                 self._display.show(self._status(now), now)
             except Exception as error:
                 self._give_up(error)
@@ -163,8 +169,22 @@ class Running:
             left=tally.left(now, pause) or None,
             values=self._values,
             asides=self.evaluations.asides,
-            epsilon=self._epsilon,
+            epsilon="" if self._epsilon is None else f"{number(self._epsilon)}{self._of_budget()}",
         )
+
+    def _compute_epsilon(self) -> None:
+        run = self._private_run
+        if run is not None:
+            self._epsilon = run.spent
+
+    def _of_budget(self) -> str:
+        run = self._private_run
+        return "" if run is None or run.budget is None else f" of {number(run.budget)}"
+
+    def _privacy(self) -> str:
+        """What is spent in the end, in signs that every encoding has: a job's log is searched for it."""
+        run = self._private_run
+        return "" if run is None else f"epsilon={number(run.spent)}{self._of_budget()} at delta={number(run.delta)}"
 
     def _of_cohort(self) -> str:
         """The workers that are done; under a promise that hides them, how many are planned."""
@@ -192,7 +212,10 @@ class Running:
         now = self._clock()
         if self._module is not None:
             self._module.cohort_progress.listener = None
-        summary = summary_of(trainer, self.tally, self.evaluations, now, error) if self.is_fit else None
+        self._compute_epsilon()
+        summary = None
+        if self.is_fit:
+            summary = summary_of(trainer, self.tally, self.evaluations, self._privacy(), now, error)
         self._close(self._status(now) if error is None else None, summary)
 
     def break_off(self) -> None:

@@ -13,7 +13,7 @@ from lightning_fed.callbacks.tally import Tally
 
 
 def summary_of(
-    trainer: pl.Trainer, tally: Tally, evaluations: Evaluations, now: float, error: BaseException | None
+    trainer: pl.Trainer, tally: Tally, evaluations: Evaluations, privacy: str, now: float, error: BaseException | None
 ) -> Summary:
     """Return the summary of a fit.
 
@@ -21,6 +21,7 @@ def summary_of(
         trainer: The Trainer.
         tally: What was counted.
         evaluations: What was evaluated.
+        privacy: What is spent of privacy, in words; empty: nothing is promised.
         now: The time, by ``time.monotonic``.
         error: What has ended the fit; None: it has ended by itself.
     """
@@ -30,6 +31,7 @@ def summary_of(
         f"{_rounds(tally)} in {duration(tally.seconds(now))}",
         "" if error is None else f"ended in {tally.title} {tally.done} by {type(error).__name__}",
         evaluations.best(getattr(checkpoints, "monitor", None)),
+        privacy,
         *(f"logs in {place}" for place in _logs(trainer)),
         f"checkpoint {_near(path)}" if path else "",
     ]

@@ -72,7 +72,11 @@ class FederatedCLI(LightningCLI):
                 args=args,
                 run=run,
                 parser_kwargs=_parser_kwargs(parser),
-                trainer_defaults={"logger": run_names.LOGGER, **(options.pop("trainer_defaults", None) or {})},
+                trainer_defaults={
+                    "logger": run_names.LOGGER,
+                    "enable_model_summary": False,  # a line of the fit's says what is trained
+                    **(options.pop("trainer_defaults", None) or {}),
+                },
                 # A second run of the same config replaces its record; without this it fails.
                 save_config_kwargs={"overwrite": True, **(options.pop("save_config_kwargs", None) or {})},
                 **{

@@ -1,12 +1,27 @@
-"""Options of the Trainer that act on whole rounds here, said once when a fit begins."""
+"""What is said once when a fit begins: how large the module is, and options of the Trainer that act on whole rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch.nn.parameter import is_lazy
+
 from lightning_fed._lightning import StochasticWeightAveraging, pl, rank_zero_info, rank_zero_warn
 from lightning_fed.hooks import overrides
 from lightning_fed.server.own_callbacks import callbacks_of
+
+
+def size_of(module: pl.LightningModule) -> str:
+    """Say in a few words how many parameters a module has.
+
+    Args:
+        module: The user's module; parameters whose shape the first batch decides are not counted.
+    """
+    parameters = [parameter for parameter in module.parameters() if not is_lazy(parameter)]
+    count = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    frozen = f", {trained:,} of them trained" if trained < count else ""
+    return f"{type(module).__name__} has {count:,} parameter{'s' if count != 1 else ''}{frozen}"
 
 
 def say_what_acts_on_rounds(trainer: pl.Trainer, module: pl.LightningModule) -> None:

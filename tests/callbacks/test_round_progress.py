@@ -10,7 +10,7 @@ import time
 import types
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -535,3 +535,27 @@ def test_a_promise_hides_losses_and_who_takes_part(released: bool, monkeypatch: 
         assert set(re.findall(r"cohort (\S+ ?\w*)", text)) == {"6 planned"}
         assert "loss" not in text
         assert not re.search(r"[^ ]/6", text.replace("/round", ""))
+
+
+@pytest.mark.parametrize(("accountant", "budget"), [("pld", None), ("rdp", None), ("pld", 50.0)])
+def test_what_is_spent_is_in_every_line_of_a_file_and_in_the_summary(
+    accountant: Literal["pld", "rdp"],
+    budget: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Clock(monkeypatch, 60)  # a line for every round
+    pytest.importorskip("dp_accounting")
+    promise = CentralDP(clip=1.0, noise_multiplier=5.0, epsilon=budget, delta=1e-3, accountant=accountant)
+    fed = FederatedModule(Scalar(), privacy=promise, engine=Sequential())
+    # Of itself, ε is drawn with the curves only, here never.
+    data = FederatedDataModule(workers(20), cohort_size=6, sampler=Poisson())
+    shown(fed, data, max_steps=4, log_every_n_steps=100)
+    *lines, summary = [line for line in capsys.readouterr().out.splitlines() if "round" in line]
+    assert fed.private_run is not None
+    of = "" if budget is None else " of 50"
+    each = [re.findall(rf"ε ([\d.]+){of}$", line) for line in lines]
+    assert all(each), lines
+    spent = [float(value) for (value,) in each]
+    assert spent == sorted(set(spent)), "each round costs something"
+    assert f" · epsilon={fed.private_run.spent:.3g}{of} at delta=0.001" in summary

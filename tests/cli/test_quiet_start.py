@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info
 
+from lightning_fed.cli import FederatedCLI
 from lightning_fed.cli.quiet import quiet
 
 
@@ -52,10 +55,25 @@ def test_a_toy_run_says_little_on_standard_error_and_no_control_characters_in_fi
     lines = done.stderr.decode().splitlines()
     assert len(lines) <= 5, lines
     assert any(line.startswith('engine="auto": ') for line in lines)
+    assert any(re.search(r"^seeds: 0 .*; LinearRegression has 3 parameters$", line) for line in lines)
     out = done.stdout.decode().splitlines()
-    assert len(out) < 30
+    assert len(out) < 10
     assert not {b"\r", b"\x1b"} & {bytes([byte]) for byte in done.stdout + done.stderr}
     assert sum(line.startswith("round 1/200 · ") for line in out) == 1
     assert out[-1].startswith("200 rounds in ")
     assert "logs in logs/" in out[-1]
     assert "checkpoint logs/" in out[-1]
+
+
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [([], 0), (["--trainer.enable_model_summary=true"], 1), (["--trainer.callbacks=ModelSummary"], 1)],
+)
+def test_the_model_is_summarized_on_demand(
+    options: list[str], count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    callbacks = FederatedCLI(["fit", "-c", "toy", *quick, *options]).trainer.callbacks
+    assert sum(isinstance(callback, pl.callbacks.ModelSummary) for callback in callbacks) == count

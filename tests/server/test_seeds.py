@@ -249,7 +249,7 @@ def test_a_fit_says_its_seeds_once(monkeypatch: pytest.MonkeyPatch) -> None:
     population = PartitionedPopulation(DigitsDataModule(), IID(workers=20, seed=1))
     own = FederatedDataModule(population, cohort_size=3)
     trainer(max_steps=1, max_epochs=-1).fit(FederatedModule(Digits()), own)
-    assert lines == [str(Seeds(3, 3, True, 1))] == [str(own.seeds)]
+    assert lines == [f"{Seeds(3, 3, True, 1)}; Digits has 1 parameter"] == [f"{own.seeds}; Digits has 1 parameter"]
 
 
 class Digits(Scalar):
