@@ -60,6 +60,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
         LRSchedulerCallable,
         OptimizerCallable,
         ReduceLROnPlateau,
+        SaveConfigCallback,
         instantiate_class,
     )
     from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters_context
@@ -70,7 +71,7 @@ if TYPE_CHECKING or choose() == NAMES[0]:
         _configure_schedulers_manual_opt,
     )
     from pytorch_lightning.core.saving import save_hparams_to_yaml
-    from pytorch_lightning.loggers import TensorBoardLogger
+    from pytorch_lightning.loggers import Logger, TensorBoardLogger
     from pytorch_lightning.overrides.distributed import _IndexBatchSamplerWrapper
     from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
     from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -102,6 +103,7 @@ else:
         LRSchedulerCallable,
         OptimizerCallable,
         ReduceLROnPlateau,
+        SaveConfigCallback,
         instantiate_class,
     )
     from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
@@ -112,7 +114,7 @@ else:
         _configure_schedulers_manual_opt,
     )
     from lightning.pytorch.core.saving import save_hparams_to_yaml
-    from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.loggers import Logger, TensorBoardLogger
     from lightning.pytorch.overrides.distributed import _IndexBatchSamplerWrapper
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -141,10 +143,12 @@ __all__ = [
     "LightningArgumentParser",
     "LightningCLI",
     "LightningOptimizer",
+    "Logger",
     "MisconfigurationException",
     "OptimizerCallable",
     "ReduceLROnPlateau",
     "RunningStage",
+    "SaveConfigCallback",
     "SingleDeviceStrategy",
     "StochasticWeightAveraging",
     "TQDMProgressBar",

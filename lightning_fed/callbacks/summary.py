@@ -10,6 +10,7 @@ from lightning_fed.callbacks.best import Evaluations
 from lightning_fed.callbacks.display import Summary
 from lightning_fed.callbacks.display.text import SEPARATOR, duration, printable
 from lightning_fed.callbacks.tally import Tally
+from lightning_fed.record import folder_of_logger
 
 
 def summary_of(
@@ -48,7 +49,7 @@ def _rounds(tally: Tally) -> str:
 
 def _logs(trainer: pl.Trainer) -> list[str]:
     """Return the folders of the loggers that have one. Not ``trainer.log_dir``, for which all processes must meet."""
-    places = [logger.log_dir or logger.save_dir for logger in trainer.loggers]
+    places = [folder_of_logger(logger) or logger.save_dir for logger in trainer.loggers]
     return list(dict.fromkeys(_near(place) for place in places if isinstance(place, (str, Path))))
 
 

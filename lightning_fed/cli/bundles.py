@@ -41,6 +41,8 @@ def answer(bundle: Bundle, hint: str, arguments: Sequence[str]) -> None:
             print(f"wrote {bundle.copy(args.name, args.to, args.force)}")
         else:
             print(f"{bundle.listed()}\n\n{hint}; change one: {PROGRAM} {command} copy NAME")
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         says = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
         refuse(says, f"{PROGRAM} {command}")

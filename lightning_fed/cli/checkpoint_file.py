@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import nearest
+from lightning_fed.record import folder_of
 
 _KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
+_NO_LAST = r'\.\w+\(ckpt_path="last"\) is set, but there is no last checkpoint available'
 _WORDS = ("best", "last", "hpc", "registry")
 """Words that Lightning takes in place of a path."""
 
@@ -61,6 +67,36 @@ def read_checkpoint(path: str, weights_only: bool | None = None) -> Mapping[str,
         if not isinstance(checkpoint, Mapping) or key not in checkpoint:
             raise ValueError(f"ckpt_path={path} is no checkpoint of a Trainer: it has no {key}")
     return dict(checkpoint)
+
+
+@contextmanager
+def last_is_found(trainer: pl.Trainer) -> Iterator[None]:
+    """Context in which ``ckpt_path="last"`` without a last checkpoint is refused; Lightning goes on from nothing.
+
+    Args:
+        trainer: The Trainer.
+
+    Raises:
+        ValueError: If there is none; the message names the newest of the runs beside this one.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", _NO_LAST)
+        try:
+            yield
+        except UserWarning as warning:
+            if re.match(_NO_LAST, str(warning)) is None:
+                raise
+            newest = max(_beside(trainer), key=lambda path: path.stat().st_mtime, default=None)
+            says = "" if newest is None else f"; the newest of its neighbours is --ckpt_path {newest}"
+            raise ValueError(f"ckpt_path=last: this run has no last checkpoint; give the path of one{says}") from None
+
+
+def _beside(trainer: pl.Trainer) -> Iterator[Path]:
+    """The checkpoints of all runs in the folder in which this one lies."""
+    folder = folder_of(trainer) if trainer.is_global_zero else None
+    if folder is not None:
+        for path in folder.parent.glob("*/checkpoints/*.ckpt"):
+            yield path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path
 
 
 def _no_checkpoint(path: str) -> str:

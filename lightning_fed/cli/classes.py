@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 import typing
@@ -10,6 +11,16 @@ from collections.abc import Iterator
 _OURS = "lightning_fed."
 _PACKAGES = (_OURS, "torch.", "pytorch_lightning.", "lightning.")
 _READABLE = 25
+
+
+_ROOMS = ("datasets", "models", "callbacks", "aggregation", "transforms", "optim", "selection", "privacy")
+"""The packages of ours in which all classes are that a config may name."""
+
+
+def import_rooms() -> None:
+    """Import every package that has classes for a config, so that each is found by its name alone."""
+    for room in _ROOMS:
+        importlib.import_module(f"{_OURS}{room}")
 
 
 def classes_of(kind: object) -> dict[str, type]:

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from lightning_fed.callbacks import Dashboard, RoundProgress
 from lightning_fed.callbacks.prediction_writer import where_predictions_are
 from lightning_fed.cli import partition_seed, run_names
 from lightning_fed.cli.bundled import CONFIGS
-from lightning_fed.cli.checkpoint_file import read_checkpoint
-from lightning_fed.cli.classes import names_of
+from lightning_fed.cli.checkpoint_file import last_is_found, read_checkpoint
+from lightning_fed.cli.classes import import_rooms
 from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
-from lightning_fed.cli.messages import explained
+from lightning_fed.cli.messages import explained, place_of_module, problem_of_class
 from lightning_fed.cli.one_line_parser import options_of
 from lightning_fed.cli.quiet import quiet
+from lightning_fed.cli.save_config import SaveConfig
 from lightning_fed.cli.short_help import short_help
 from lightning_fed.core.arguments import nearest
 from lightning_fed.lightning_cli import section
@@ -83,6 +84,7 @@ class FederatedCLI(LightningCLI):
                     "model_class": FederatedModule,
                     "datamodule_class": FederatedDataModule,
                     "seed_everything_default": 0,
+                    "save_config_callback": SaveConfig,
                     **options,
                 },
             )
@@ -98,7 +100,11 @@ class FederatedCLI(LightningCLI):
                     arguments, self._files, notes = with_files_found(self._given)
                     sys.stderr.writelines(f"{note}\n" for note in notes)
                     self._parse = partial(parser.parse_args, arguments)
-                self.config = self._parse()
+                try:
+                    self.config = self._parse()
+                except argparse.ArgumentError:
+                    import_rooms()  # a class may be named that nothing has imported
+                    self.config = self._parse()
         except argparse.ArgumentError as error:
             message = error.message if error.argument_name is None else str(error)
             refuse(self._explained(parser, message), self._command)
@@ -120,14 +126,13 @@ class FederatedCLI(LightningCLI):
 
     def _explained(self, parser: LightningArgumentParser, message: str) -> str:
         kinds = {action.dest: getattr(action, "_typehint", None) for action in self._of_command(parser)._actions}
-        key, sentence = explained(
-            message, {*options_of(parser), "help-all"}, classes=lambda key: names_of(kinds.get(key))
-        )
+        key, sentence = explained(message, {*options_of(parser), "help-all"}, kinds=kinds)
         if key == "seed_everything" and re.search(r"\d\D+\d", message):
             sentence += f"; for a run with each of several seeds: {PROGRAM} repeat --seeds 1,2,3 -- fit ..."
         if not self._files and message.startswith("the following arguments are required"):
             begin = f"start from a config: {self._command} -c toy; `{PROGRAM} configs` lists {len(CONFIGS.files())}"
             sentence = f"{sentence}; {begin}"
+        sentence += place_of_module(message, [file.name for file in self._files])
         if key.startswith("data.workers"):
             wrong = [explained(said, (), f"data.workers.{name}") for name, said in _wrong_workers(self._files)]
             if wrong:
@@ -188,7 +193,8 @@ class FederatedCLI(LightningCLI):
                 partition_seed.follow(parsed["data"], given.get("data") or {}, parsed["seed_everything"])
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with _one_line(self._command):
+        asks = self.config[subcommand].get("ckpt_path") == "last"
+        with _one_line(self._command), last_is_found(self.trainer) if asks else nullcontext():
             super()._run_subcommand(subcommand)
         if subcommand == "predict" and self.trainer.is_global_zero:
             sys.stdout.write(where_predictions_are(self.trainer))
@@ -264,6 +270,8 @@ def _one_line(command: str) -> Iterator[None]:
 
 def _said(error: Exception) -> str:
     """Return a constructor's message without what jsonargparse puts around it where an argument has several types."""
+    if says := problem_of_class(str(error)):
+        return says
     lines = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
     lines = [line for line in lines if "NoneType" not in line and "instantiatable class" not in line]
     return lines[0] if lines else one_sentence(error)

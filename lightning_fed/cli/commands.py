@@ -65,6 +65,16 @@ COMMANDS = (
 )
 
 
+_ANOTHER_WORD = {
+    "train": "fit",
+    "run": "fit",
+    "start": "fit",
+    "eval": "validate",
+    "infer": "predict",
+    "sweep": "repeat",
+}
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line.
 
@@ -85,14 +95,20 @@ def main(args: Sequence[str] | None = None) -> None:
         print(version())
     elif word in names:
         _import_from_here()
-        COMMANDS[names.index(word)].run(rest)
+        try:
+            COMMANDS[names.index(word)].run(rest)
+            sys.stdout.flush()
+        except BrokenPipeError:  # what reads it has seen enough, such as `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails
+            raise SystemExit(1) from None
     elif near := nearest(word, ["--help", "--version"]) if word.startswith("--") and not rest else "":
         refuse(f"there is no option {word!r}{near}")
     elif word.startswith("-"):  # such as the -c of a config for several commands
         _import_from_here()
         importlib.import_module(TRAINER).main(given)
     else:
-        refuse(f"there is no command {word!r}; give one of {', '.join(names)}{nearest(word, names)}")
+        near = f"; did you mean {_ANOTHER_WORD[word]!r}?" if word in _ANOTHER_WORD else nearest(word, names)
+        refuse(f"there is no command {word!r}; give one of {', '.join(names)}{near}")
 
 
 def overview() -> str:

@@ -25,6 +25,7 @@ Keys: TypeAlias = tuple[str, ...]
 _SECTIONS = ("model", "data", "trainer")
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 _NO_SECTIONS = (_TEXT, "tag:yaml.org,2002:null")  # which a later file or the command line may give
+_SUFFIXES = (".yaml", ".yml")
 _FLAGS = ("-c", "--config")
 _NO_FILE = "of the command line"
 
@@ -142,7 +143,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
         files.append(ConfigFile.read(path if bundled is None else str(bundled)))
     for argument in arguments:  # a section may lie in a file of its own: --data workers.yaml
         path = argument.partition("=")[2] if argument.startswith("--") else argument
-        if path.endswith((".yaml", ".yml")) and Path(path).is_file() and path not in [file.name for file in files]:
+        if path.endswith(_SUFFIXES) and Path(path).is_file() and path not in [file.name for file in files]:
             ConfigFile.read(path)
     return found, files, notes
 
@@ -184,7 +185,7 @@ def _nearest_path(path: Path) -> Path | None:
                 return None
             part = close[0]
         found = found / part
-    return found if found.is_file() else None
+    return found if found.is_file() and found.suffix in _SUFFIXES else None
 
 
 def _names(folder: Path) -> list[str]:

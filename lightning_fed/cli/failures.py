@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from types import FrameType
 
 from lightning_fed._lightning import MisconfigurationException
+from lightning_fed.core.arguments import nearest
 from lightning_fed.wire import BudgetError, RoundError, WorkerError
 
 _REFUSALS = (
@@ -19,6 +21,10 @@ _REFUSALS = (
     BudgetError,
     MisconfigurationException,
 )
+_MONITORS = re.compile(
+    r"Early stopping conditioned on metric `(.+?)` which is not available\..*any of the following: (.*)", re.DOTALL
+)
+"""What EarlyStopping raises as a RuntimeError."""
 _OURS = {"lightning_fed", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torch"}
 _OURS |= {
     "jsonargparse",
@@ -41,7 +47,7 @@ def is_refusal(error: BaseException) -> bool:
     Args:
         error: What was caught, with its traceback.
     """
-    if not isinstance(error, _REFUSALS) and not _is_of_another_module(error):
+    if not isinstance(error, _REFUSALS) and not _is_of_another_module(error) and _MONITORS.match(str(error)) is None:
         return False
     return all(_package(frame) in _OURS for frame in _frames(error))
 
@@ -50,6 +56,10 @@ def one_sentence(error: BaseException) -> str:
     """Return what an error says, in a single line."""
     if _is_of_another_module(error):
         return f"the checkpoint is of another module: {' '.join(str(error).split())}"
+    if found := _MONITORS.match(str(error)):
+        name, known = found.group(1), re.findall(r"`([^`]+)`", found.group(2))
+        others = nearest(name, known) or f"; there are {', '.join(known)}"
+        return f"EarlyStopping: there is no metric {name!r}{others}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 import torch
 
 from lightning_fed._lightning import pl
-from lightning_fed.cli.synonyms import REMARKS, meant
+from lightning_fed.cli.bundled import CONFIGS
+from lightning_fed.cli.classes import classes_of, names_of
+from lightning_fed.cli.other_kinds import option_of
+from lightning_fed.cli.synonyms import REMARKS, meant, same
 from lightning_fed.core.arguments import article, nearest
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
@@ -31,7 +36,7 @@ _NOISE = re.compile(
 
 
 def explained(
-    message: str, options: Collection[str], key: str = "", classes: Callable[[str], Sequence[str]] = lambda _: ()
+    message: str, options: Collection[str], key: str = "", kinds: Mapping[str, object] = MappingProxyType({})
 ) -> tuple[str, str]:
     """Say what is wrong with an argument.
 
@@ -39,7 +44,7 @@ def explained(
         message: What jsonargparse says.
         options: The names of all options, such as ``"trainer.max_epochs"``.
         key: The argument that it is about, if the message does not say so itself.
-        classes: Returns the names of the classes that an option may be given.
+        kinds: The types of options by their names.
 
     Returns:
         The argument's key, empty if it is about none; and the sentence.
@@ -64,9 +69,7 @@ def explained(
     ]
     if tellings:
         pattern, key, sentence = tellings[0]
-        known = ", ".join(classes(key)) if pattern == _NO_PATH else ""
-        begin = " There are" if sentence.endswith("?") else "; there are"
-        return key, f"{sentence}{begin} {known}" if known else sentence
+        return key, _with_those_there_are(sentence, key, kinds) if pattern == _NO_PATH else sentence
     if types:
         near = nearest(value, [literal.strip("'") for literal in literals]) if literals else ""
         return key, f"{key}={_short(value)} must be {_choices(types)}{near}"
@@ -77,10 +80,46 @@ def explained(
     return key, " ".join(message.split())
 
 
+def problem_of_class(message: str) -> str:
+    """Say why a class of the config cannot be built, such as which package it needs; empty if it can.
+
+    Args:
+        message: What jsonargparse says when it cannot build one of several types.
+
+    >>> problem_of_class("Problem with given class_path 'a.Writer': No module named 'wandb'")
+    'Writer needs wandb: pip install wandb'
+    """
+    for path, reason in re.findall(r"Problem with given class_path '([^']+)':\s*(.+)", message)[-1:]:
+        name = path.rpartition(".")[2]
+        found = re.search(r"pip install (?:-U |--upgrade )?'?([^`']+)|No module named '([\w.]+)'", reason)
+        if found is None:
+            return f"{name}: {reason.strip()}"
+        package = (found.group(1) or found.group(2)).rstrip(". ")
+        return f"{name} needs {package}: pip install {shlex.quote(package)}"
+    return ""
+
+
+def place_of_module(message: str, configs: Sequence[str]) -> str:
+    """Say in which folder of a config a module lies that is not found, as the end of a sentence; empty if in none.
+
+    Args:
+        message: What jsonargparse says.
+        configs: The paths of the config files.
+    """
+    found = re.search(r"No module named '(\w+)'", message)
+    folders = [Path(config).parent for config in configs] if found else []
+    for folder in folders:
+        if found and folder != Path() and (folder / f"{found.group(1)}.py").is_file():
+            return f"; modules are looked for in the current folder, and {found.group(1)}.py lies in {folder}"
+    return ""
+
+
 def _no_option(option: str, options: Collection[str]) -> tuple[str, str]:
     option = option.split("=")[0]
     dashes = option[: len(option) - len(option.lstrip("-"))]
     word = option.lstrip("-")
+    if not dashes and CONFIGS.find(word) is not None:
+        return word, f"there is no option {option!r}; did you mean '-c {word}'?"
     names = meant(word, options)
     ends = [name.rpartition(".")[2] for name in names]
     # A remark says which of several is which, and why it is another word; a misspelt one needs none.
@@ -119,15 +158,30 @@ def _no_module(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
 
 
 def _no_class(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
+    return key, found.group(1)
+
+
+def _with_those_there_are(word: str, key: str, kinds: Mapping[str, object]) -> str:
+    """Say that there is no class of a name for an option, which is meant, and which there are."""
+    says = f"{key}: there is no class {word!r}"
+    if other := option_of(word, key, kinds):
+        return f"{key}: {word!r} is given as {other}"
+    near = nearest(word, list(classes_of(kinds[key])) if key in kinds else _all_classes())
+    known = ", ".join(names_of(kinds.get(key)))
+    if near:
+        return f"{says}{near}{f' There are {known}' if known else ''}"
+    there_are = f"; there are {known}" if known else ""
+    return f"{says}; one of your own is given with its module, such as mine.Net{there_are}"
+
+
+def _all_classes() -> list[str]:
     packages = [module for path, module in sys.modules.items() if path.startswith("lightning_fed.")]
     ours = [
         [name for name in vars(package).get("__all__", ()) if isinstance(vars(package).get(name), type)]
         for package in packages
     ]
     theirs = (torch.optim, torch.optim.lr_scheduler, pl.callbacks, pl.loggers, pl.strategies, pl.profilers)
-    known = {name for names in (*ours, *map(_public, theirs)) for name in names}
-    near = nearest(found.group(1), sorted(known)) or "; one of your own is given with its module, such as mine.Net"
-    return key, f"{key}: there is no class {found.group(1)!r}{near}"
+    return sorted({name for names in (*ours, *map(_public, theirs)) for name in names})
 
 
 def _relative(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
@@ -143,7 +197,8 @@ def _no_argument(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
     name = found.group(1)
     if not owner:
         return name, f"there is no option {name!r} for all commands; give -c after the command"
-    near = nearest(name, _arguments(owner))
+    arguments = _arguments(owner)
+    near = nearest(name, arguments) or same(name, arguments)
     return f"{key}.init_args.{name}", f"{key}: {owner.rpartition('.')[2]} has no argument {name!r}{near}"
 
 

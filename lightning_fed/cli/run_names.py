@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from lightning_fed._lightning import TensorBoardLogger, pl
+from lightning_fed._lightning import Logger, pl
 from lightning_fed.cli.config_names import NAME, name_of
+from lightning_fed.lightning_cli import imported
 from lightning_fed.record.names import next_version
 
 LOGGER = {
@@ -18,7 +20,7 @@ LOGGER = {
 """The logger of a command that names none."""
 
 
-def logger_of(given: Mapping[str, Any], configs: Sequence[str], run: str) -> TensorBoardLogger | None:
+def logger_of(given: Mapping[str, Any], configs: Sequence[str], run: str) -> Logger | None:
     """Return the logger with the run's name.
 
     Args:
@@ -27,12 +29,21 @@ def logger_of(given: Mapping[str, Any], configs: Sequence[str], run: str) -> Ten
         run: What the run's name begins with: the algorithm, and what is done where that is no training.
 
     Returns:
-        The logger; None: the user has named the run, or has another logger, and has it as it is.
+        The logger; None: the user has named the run, or has a logger that has no folder of its own for each run.
     """
-    arguments = dict(given.get("init_args") or {})
-    is_ours = given.get("class_path") == LOGGER["class_path"] and arguments.get("name") == NAME
-    if not is_ours or arguments.get("version") is not None or "://" in str(arguments["save_dir"]):
+    arguments = {**(given.get("init_args") or {}), **(given.get("dict_kwargs") or {})}
+    kind = imported(given.get("class_path"))
+    save_dir = arguments.get("save_dir")
+    if not (isinstance(kind, type) and issubclass(kind, Logger) and _has_folders(kind)) or save_dir is None:
+        return None
+    is_named = arguments.get("name") not in (NAME, signature(kind).parameters["name"].default)
+    if is_named or arguments.get("version") is not None or "://" in str(save_dir):
         return None
     name = name_of(configs)
-    folder = Path(os.path.expandvars(arguments["save_dir"])).expanduser() / name
-    return TensorBoardLogger(**{**arguments, "name": name, "version": next_version(folder, run)})
+    folder = Path(os.path.expandvars(save_dir)).expanduser() / name
+    return kind(**{**arguments, "name": name, "version": next_version(folder, run)})
+
+
+def _has_folders(kind: type[Logger]) -> bool:
+    """Whether each run of a logger has the folder ``save_dir/name/version``."""
+    return kind.log_dir is not Logger.log_dir and {"save_dir", "name", "version"} <= set(signature(kind).parameters)

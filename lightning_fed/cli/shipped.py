@@ -30,10 +30,10 @@ def versions() -> dict[str, str]:
 
 def made() -> dict[Path, str]:
     """Return the content of each file, as it would be made now."""
+    from lightning_fed.cli.classes import import_rooms
     from lightning_fed.cli.schema_of import schema_of
 
-    for room in ("datasets", "models", "callbacks", "aggregation", "transforms", "optim", "selection", "privacy"):
-        import_module(f"lightning_fed.{room}")
+    import_rooms()
     schema = schema_of(_parsers())
     others = {command.name: _in_help(command.module) for command in COMMANDS if command.module != TRAINER}
     options = {"versions": versions(), "commands": others}

@@ -41,7 +41,10 @@ _MEANT: dict[tuple[str, ...], tuple[str, ...]] = {
     ("min_clients", "min_fit_clients", "min_available_clients", "min_num_clients"): ("model.min_workers",),
     ("client_sampler", "sampling", "selection", "selector"): ("data.sampler",),
     ("dropout", "stragglers", "dropouts"): ("data.availability",),
-    ("dataset", "datamodule", "partition", "partitioner", "alpha", "batch_size", "bs", "local_bs"): ("data.workers",),
+    ("dataset", "datamodule"): ("data.workers",),
+    ("partition", "partitioner", "split"): ("data.workers.partition",),
+    ("alpha", "dirichlet", "dirichlet_alpha", "concentration"): ("data.workers.partition.alpha",),
+    ("batch_size", "bs", "local_bs", "local_batch_size", "train_batch_size"): ("data.batch_size",),
     ("net", "network", "arch", "architecture"): ("model.module",),
     ("aggregation", "agg", "aggregate", "defense", "robust"): ("model.aggregator",),
     ("compression", "compressor", "clip"): ("model.transforms", "model.privacy"),
@@ -74,6 +77,9 @@ REMARKS = {
     "model.module.init_args.lr": "the workers', if your module takes it",
     "model.server_optimizer.lr": "the server's",
     "data.workers": "a section of the config",
+    "data.workers.partition": "where the workers are a PartitionedPopulation",
+    "data.workers.partition.alpha": "where the partition is a Dirichlet",
+    "data.batch_size": "of datasets and arrays; a datamodule has its own",
 }
 """What an option is, where its name alone does not say so."""
 
@@ -99,6 +105,16 @@ def meant(option: str, options: Collection[str]) -> Sequence[str]:
         if found:
             return [".".join([name, *rest]) for name in found]
     return ()
+
+
+def same(word: str, known: Collection[str]) -> str:
+    """Say which known word means the same as one that is not known, as the end of a message; empty if none does.
+
+    >>> same("learning_rate", ["params", "lr", "betas"])
+    "; did you mean 'lr'?"
+    """
+    likewise = next((words for words in _MEANT if word.lower() in words), ())
+    return next((f"; did you mean {name!r}?" for name in known if name in likewise), "")
 
 
 def _by_word(word: str, options: Collection[str]) -> Sequence[str]:

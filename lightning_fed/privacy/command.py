@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NoReturn, final
 
 from typing_extensions import override
 
+from lightning_fed.core.arguments import nearest
 from lightning_fed.privacy.accounting import KINDS, Kind
 from lightning_fed.privacy.clipping import AdaptiveClip
 from lightning_fed.privacy.curve import draw
@@ -199,7 +201,9 @@ class _Parser(argparse.ArgumentParser):
 
     @override
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"error: {' '.join(message.split())}\n\n{self.prog} --help lists all options\n")
+        unknown = re.search(r"unrecognized arguments: ([^\s=]+)", message)
+        near = nearest(unknown.group(1), list(self._option_string_actions)) if unknown else ""
+        sys.stderr.write(f"error: {' '.join(message.split())}{near}\n\n{self.prog} --help lists all options\n")
         raise SystemExit(2)
 
 

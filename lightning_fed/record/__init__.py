@@ -4,6 +4,16 @@ from lightning_fed.record.names import next_version
 from lightning_fed.record.origin import Origin, whole
 from lightning_fed.record.reader import RunRecord, read
 from lightning_fed.record.settings import settings
-from lightning_fed.record.writer import RunWriter
+from lightning_fed.record.writer import RunWriter, folder_of, folder_of_logger
 
-__all__ = ["Origin", "RunRecord", "RunWriter", "next_version", "read", "settings", "whole"]
+__all__ = [
+    "Origin",
+    "RunRecord",
+    "RunWriter",
+    "folder_of",
+    "folder_of_logger",
+    "next_version",
+    "read",
+    "settings",
+    "whole",
+]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, final
 
-from lightning_fed._lightning import pl
+from lightning_fed._lightning import Logger, pl
 from lightning_fed.privacy.account import fresh_name
 from lightning_fed.record import facts
 from lightning_fed.record.described import Scalar
@@ -246,15 +246,23 @@ def folder_of(trainer: pl.Trainer) -> Path | None:
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
     for logger in trainer.loggers:
-        folder = logger.log_dir
-        if folder is None and logger.save_dir is not None and None not in (logger.name, logger.version):
-            version = logger.version
-            folder = os.path.join(
-                logger.save_dir, str(logger.name), version if isinstance(version, str) else f"version_{version}"
-            )
+        folder = folder_of_logger(logger)
         if folder is not None and "://" not in str(folder):
             return Path(folder).absolute()  # user code may change the working directory
     return None
+
+
+def folder_of_logger(logger: Logger) -> str | None:
+    """Return the folder, or the address, that a logger has for a run; None: it has none.
+
+    Args:
+        logger: The logger.
+    """
+    folder: str | None = logger.log_dir
+    if folder is None and logger.save_dir is not None and None not in (logger.name, logger.version):
+        version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+        return os.path.join(logger.save_dir, str(logger.name), version)
+    return folder
 
 
 def _name(trainer: pl.Trainer, folder: Path) -> str:

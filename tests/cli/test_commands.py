@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 
@@ -96,3 +97,14 @@ def test_the_version_names_what_it_runs_on(capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert said.startswith(f"lightning_fed {lightning_fed.__version__} (torch 2.")
     assert "lightning 2." in said
+
+
+def test_a_reader_that_goes_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "lightning_fed", "examples", "show", "digits"]
+    reads, writes = os.pipe()
+    os.close(reads)
+    try:
+        done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writes)
+    assert done.stderr == b""

@@ -82,7 +82,11 @@ def how_to_repeat(view: View) -> Section:
 def _config(view: View) -> Iterator[Paragraph]:
     config, digest = view.fact("config", "which config it had"), view.fact("config_sha256", "which config it had")
     if config is None or digest is None:
-        yield Paragraph("There is no config file: it was run from Python.", "", "small")
+        yield Paragraph(
+            "The run's folder has no config.yaml: the command line leaves one there, a run from Python none.",
+            "",
+            "small",
+        )
         return
     yield Paragraph(f"{config}, SHA-256 {digest}", "Config", "small")
     try:
