@@ -3,7 +3,7 @@ PYTHON ?= python3
 PYTHON_3_10 ?= $(lastword python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10))
 BIN := .venv/bin
 
-.PHONY: toy test command-line oracle faults soak test-processors oldest bench bench-peers ecosystem install clean
+.PHONY: toy test slow command-line oracle faults soak test-processors oldest bench bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -14,6 +14,10 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --numprocesses auto
+
+# What takes minutes and is left out of `make test`
+slow: .venv/installed
+	$(BIN)/pytest --numprocesses auto -m slow
 
 # What completion and the schema of configs say about options: made anew when an option changes
 command-line: .venv/installed
