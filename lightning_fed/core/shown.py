@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import re
 import reprlib
+from collections.abc import Iterable
+from enum import Enum
 from functools import partial
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _NOT_KEPT = object()
+_OURS = __name__.partition(".")[0]
 
 
 class Shown:
@@ -27,8 +31,12 @@ class Shown:
         return call_of(self)
 
 
-def call_of(thing: object) -> str:
+def call_of(thing: object, hides: bool = False) -> str:
     """Return the call that makes an object, with the arguments that it keeps and that are not the default's.
+
+    Args:
+        thing: The object.
+        hides: Whether arguments that may be about single workers are left out.
 
     >>> from lightning_fed.privacy import CentralDP
     >>> call_of(CentralDP(clip=1.0, noise_multiplier=0.5))
@@ -39,9 +47,20 @@ def call_of(thing: object) -> str:
     for parameter in parameters_of(type(thing)):
         name = parameter.name
         value = own.get(name, own.get(f"_{name}", _NOT_KEPT))
-        if value is not _NOT_KEPT and not _is_same(value, parameter.default):
+        if value is _NOT_KEPT or _is_same(value, parameter.default):
+            continue
+        if not hides:
             said.append(f"{name}={text_of(value)}")
+        elif is_of_no_worker(type(thing), name, value):
+            said.append(f"{name}={private_text_of(value)}")
     return f"{type(thing).__name__}({', '.join(said)})"
+
+
+def private_text_of(value: Any) -> str:
+    """Return a value as :func:`text_of` does, without what may be about single workers."""
+    if isinstance(value, (*_PLAIN, type(None), Enum, list)) or inspect.isroutine(value) or inspect.isclass(value):
+        return text_of(value)
+    return call_of(value, hides=True)
 
 
 def text_of(value: Any) -> str:
@@ -74,6 +93,32 @@ def _is_same(value: Any, default: Any) -> bool:
 
 
 _PLAIN = (bool, int, float, str, tuple)
+
+
+def may_be_of_workers(value: object) -> bool:
+    """Whether a value is a text or a collection, which may hold workers' names or their sizes.
+
+    >>> may_be_of_workers("bob"), may_be_of_workers([3, 5]), may_be_of_workers(0.5)
+    (True, True, False)
+    """
+    return isinstance(value, (Iterable, PurePath)) and not isinstance(value, (Enum, nn.Module))
+
+
+def is_of_no_worker(kind: type, argument: str, value: object) -> bool:
+    """Whether an argument cannot be about single workers, so that it may be shown under a promise.
+
+    A number cannot be, and neither can what a class of this package was made to take; a text or a collection of a
+    user's own class may hold workers' names, or their sizes. An object is asked for its own arguments in turn.
+
+    Args:
+        kind: The class of which it is an argument.
+        argument: Its name.
+        value: What was given.
+    """
+    return not may_be_of_workers(value) or any(
+        base.__module__.partition(".")[0] == _OURS and argument in (p.name for p in parameters_of(base))
+        for base in kind.__mro__
+    )
 
 
 def parameters_of(kind: type) -> tuple[inspect.Parameter, ...]:

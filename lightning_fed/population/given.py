@@ -50,6 +50,27 @@ class GivenData(Shown, pl.LightningDataModule):
         for split, make in loaders.items():
             vars(self)[f"{split}_dataloader"] = make
 
+    @property
+    def makes_batches(self) -> bool:
+        """Whether some data came without batches."""
+        return any(make.func is _batched for make in self._makers())
+
+    @property
+    def batches(self) -> dict[str, int | str | bool | None]:
+        """How the batches of given loaders are made: their size, and the sampler that draws them."""
+        said: dict[str, int | str | bool | None] = {}
+        for make in self._makers():
+            if make.func is _as_it_is and isinstance(loader := make.args[0], DataLoader):
+                said |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
+                said |= {"sampler": type(loader.sampler).__name__, "batches": type(loader.batch_sampler).__name__}
+                break
+        return said
+
+    def _makers(self) -> Iterator[partial[Any]]:
+        """Yield what makes the loaders, that for training first."""
+        makers = (vars(self).get(f"{split}_dataloader") for split in SPLITS)
+        return (make for make in makers if isinstance(make, partial))
+
 
 @final
 class Fields(Dataset[dict[str, Tensor]]):

@@ -2,46 +2,50 @@
 
 There is no list of known classes: an object is described by the arguments of its constructor, as far as it keeps them
 as attributes of the same names. So an algorithm, a sampler or a population of a user's own is described like ours.
+What a line cannot say has a checksum in it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import zlib
+from collections import deque
 from collections.abc import Collection, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_fed._lightning import pl
-from lightning_fed.core.shown import name_of, parameters_of, without_address
+from lightning_fed.core.shown import is_of_no_worker, name_of, parameters_of, without_address
+from lightning_fed.record.arguments import PLAIN, Scalar, arguments_of
+from lightning_fed.record.checksum import can_be_imported, checksum, has_attributes
 
-Scalar: TypeAlias = bool | int | float | str | None
-
-_PLAIN = (bool, int, float, str, type(None))
 _LONGEST = 200
 _DEEPEST = 4
-_NOT_KEPT = object()
+_MOST_PARTS = 1_000
+"""How many parts of a collection are said one by one."""
+_LISTS = (list, set, frozenset, deque)
 
 
-def described(name: str, thing: Any, without: Collection[str] = ()) -> dict[str, Scalar]:
+def described(name: str, thing: Any, without: Collection[str] = (), hides: bool = False) -> dict[str, Scalar]:
     """Describe what a setting is set to.
 
     Args:
         name: The setting's name.
         thing: A plain value; a list, a tuple or a dict of such things; a function or a class; or an object.
         without: Arguments of its constructor that are left out.
+        hides: Whether nothing is said that may be about single workers: of the arguments of a user's own classes no
+            text, no collection and no checksum.
 
     Returns:
         Under the name itself the value, or for an object its class with the arguments that are not the default's; under
         ``name/argument`` every argument. Values are plain, none holds an address, and a long one is cut, with a
-        checksum at its end.
+        checksum at its end. Tensors, functions that cannot be imported, modules with others in them and what is nested
+        too deep have a checksum too.
 
     >>> from lightning_fed.selection import RandomAvailability
     >>> described("availability", RandomAvailability(absent=0.1))["availability"]
@@ -49,127 +53,116 @@ def described(name: str, thing: Any, without: Collection[str] = ()) -> dict[str,
     >>> described("size", (2, 3))
     {'size': '[2, 3]'}
     """
-    return _rows(name, thing, _DEEPEST, without)
+    return _Description(hides).rows(name, thing, _DEEPEST, without)
 
 
-def _rows(name: str, thing: Any, depth: int, without: Collection[str] = ()) -> dict[str, Scalar]:
-    rows: dict[str, Scalar] = {name: _value(thing, depth, without)}
-    for part, value in _parts(thing, without).items() if depth else ():
-        rows |= _rows(f"{name}/{part}", value, depth - 1)
-    return rows
-
-
-def _value(thing: Any, depth: int, without: Collection[str] = ()) -> Scalar:
-    """Return one plain value for a thing."""
-    return thing if isinstance(thing, _PLAIN) and not isinstance(thing, Enum) else _short(_text(thing, depth, without))
-
-
-def _text(thing: Any, depth: int, without: Collection[str] = ()) -> str:
-    if isinstance(thing, Enum):
-        return thing.name
-    if isinstance(thing, (*_PLAIN, torch.dtype, torch.device)):
-        return repr(thing)
-    if isinstance(thing, Path):
-        return str(thing)
-    if isinstance(thing, np.generic):
-        return repr(thing.item())
-    if isinstance(thing, (Tensor, np.ndarray)):
-        return f"{type(thing).__name__}{list(thing.shape)}"
-    if isinstance(thing, functools.partial):
-        return _call(_text(thing.func, depth), _parts(thing), {}, depth)
-    if inspect.isclass(thing) or inspect.isroutine(thing):
-        return name_of(thing)
-    if type(thing) in (list, tuple, set, frozenset):
-        parts = [_text(part, depth - 1) for part in thing] if depth else ["..."]
-        return f"[{', '.join(sorted(parts) if isinstance(thing, (set, frozenset)) else parts)}]"
-    if type(thing) is dict:
-        return (
-            f"{{{', '.join(f'{key}: {_text(value, depth - 1)}' for key, value in thing.items())}}}"
-            if depth
-            else "{...}"
-        )
-    if type(thing).__module__ == "builtins":
-        return without_address(repr(thing))
-    defaults = {p.name: p.default for p in parameters_of(type(thing))}
-    kept = _parts(thing, without)
-    return _call(type(thing).__name__, kept, defaults, depth) if depth else type(thing).__name__
-
-
-def _call(name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any], depth: int) -> str:
-    """Return a call as one writes it, without the arguments that are the default's."""
-    said = {key: _text(value, depth - 1) for key, value in arguments.items()}
-    own = [
-        f"{key}={text}"
-        for key, text in said.items()
-        if key not in defaults or defaults[key] is inspect.Parameter.empty or text != _text(defaults[key], depth - 1)
-    ]
-    return f"{name}({', '.join(own)})" if own else name
-
-
-def _parts(thing: Any, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return the parts that a thing was built with, by name."""
-    if isinstance(thing, (*_PLAIN, Tensor, np.ndarray, np.generic, Path, torch.dtype, torch.device)):
-        return {}
-    if isinstance(thing, functools.partial):
-        return {**{str(place): value for place, value in enumerate(thing.args)}, **thing.keywords}
-    if inspect.isclass(thing) or inspect.isroutine(thing):
-        return {}
-    if type(thing) in (list, tuple):
-        return {str(place): part for place, part in enumerate(thing) if not isinstance(part, _PLAIN)}
-    if type(thing) is dict:
-        return {str(key): value for key, value in thing.items()}
-    if type(thing).__module__ == "builtins":
-        return {}
-    return {name: value for name, value in arguments_of(thing).items() if name not in without}
-
-
-def arguments_of(thing: object) -> dict[str, Any]:
-    """Return the arguments that an object was built with, as far as it keeps them.
-
-    An argument is kept as an attribute of its name, with or without an underscore before it, or as a field of a
-    dataclass that is an attribute. Where one is not kept, the plain values among the attributes stand in for it.
+@final
+class _Description:
+    """Says what things are.
 
     Args:
-        thing: The object. Of a datamodule or a mapping no property is read, since that may load data.
+        hides: Whether nothing is said that may be about single workers.
     """
-    own = _attributes(thing)
-    inner: dict[str, Any] = {}
-    for value in own.values():
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            inner |= _attributes(value)
-    is_data = isinstance(thing, (Mapping, pl.LightningDataModule))
-    found: dict[str, Any] = {}
-    misses = False
-    for parameter in parameters_of(type(thing)):
-        name = parameter.name
-        value = next((place[key] for place in (own, inner) for key in (name, f"_{name}") if key in place), _NOT_KEPT)
-        if value is _NOT_KEPT and not is_data:
-            value = _read(thing, name)
-        if value is not _NOT_KEPT:
-            found[name] = value
-        misses |= value is _NOT_KEPT and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    if misses and not isinstance(thing, (pl.LightningDataModule, nn.Module)):
-        known = {key.lstrip("_") for key in found}
-        for key, value in own.items():
-            if isinstance(value, _PLAIN) and key.lstrip("_") not in known:
-                found[key.lstrip("_")] = value
-    return found
 
+    def __init__(self, hides: bool) -> None:
+        self._hides = hides
 
-def _attributes(thing: object) -> dict[str, Any]:
-    try:
-        return dict(vars(thing))
-    except TypeError:  # it has slots only
-        return {}
+    def rows(self, name: str, thing: Any, depth: int, without: Collection[str] = ()) -> dict[str, Scalar]:
+        rows: dict[str, Scalar] = {name: self._value(thing, depth, without)}
+        for part, value in self._parts(thing, without).items() if depth else ():
+            rows |= self.rows(f"{name}/{part}", value, depth - 1)
+        return rows
 
+    def _value(self, thing: Any, depth: int, without: Collection[str] = ()) -> Scalar:
+        """Return one plain value for a thing."""
+        plain = isinstance(thing, PLAIN) and not isinstance(thing, Enum)
+        return thing if plain else _short(self._text(thing, depth, without))
 
-def _read(thing: object, name: str) -> Any:
-    """Read an attribute that lies in no dictionary: a slot, a property, or one of the class."""
-    try:
-        inspect.getattr_static(thing, name)
-        return getattr(thing, name)
-    except Exception:  # whatever a property of the user's raises
-        return _NOT_KEPT
+    def _text(self, thing: Any, depth: int, without: Collection[str] = ()) -> str:
+        if isinstance(thing, Enum):
+            return thing.name
+        if isinstance(thing, (*PLAIN, torch.dtype, torch.device)):
+            return repr(thing)
+        if isinstance(thing, Path):
+            return str(thing)
+        if isinstance(thing, np.generic):
+            return repr(thing.item())
+        if isinstance(thing, (Tensor, np.ndarray)):
+            shape = f"{type(thing).__name__}{list(thing.shape)}"
+            return shape if isinstance(thing, nn.Parameter) else self._marked(shape, thing)
+        if isinstance(thing, functools.partial):
+            return self._call(self._text(thing.func, depth), self._parts(thing), {}, depth)
+        if inspect.isclass(thing) or inspect.isroutine(thing):
+            text = name_of(thing)
+            return text if inspect.isclass(thing) or can_be_imported(thing) else self._marked(text, thing)
+        if isinstance(thing, _LISTS) or type(thing) is tuple:
+            kind = "" if type(thing) in (list, tuple, set, frozenset) else type(thing).__name__
+            if not depth or len(thing) > _MOST_PARTS:
+                return self._marked(f"{kind}[...]", thing)
+            parts = [self._text(part, depth - 1) for part in thing]
+            return f"{kind}[{', '.join(sorted(parts) if isinstance(thing, (set, frozenset)) else parts)}]"
+        if isinstance(thing, dict):
+            kind = "" if type(thing) is dict else type(thing).__name__
+            if not depth or self._hides or len(thing) > _MOST_PARTS:
+                return self._marked(f"{kind}{{...}}", thing)
+            return f"{kind}{{{', '.join(f'{key}: {self._text(value, depth - 1)}' for key, value in thing.items())}}}"
+        if type(thing).__module__ == "builtins" and not has_attributes(thing):
+            return type(thing).__name__ if self._hides else without_address(repr(thing))
+        return self._object(thing, depth, without)
+
+    def _object(self, thing: Any, depth: int, without: Collection[str]) -> str:
+        name = type(thing).__name__
+        if not depth:
+            return self._marked(name, thing) if arguments_of(thing) else name
+        kept = self._parts(thing, without)
+        if not kept and not has_attributes(thing) and not self._hides:
+            text = without_address(repr(thing))
+            return text if text.startswith(name) else f"{name}({text})"
+        defaults = {p.name: p.default for p in parameters_of(type(thing))}
+        text = self._call(name, kept, defaults, depth)
+        # Not every module within another is an argument of it, and each is set by its own.
+        return self._marked(text, thing) if isinstance(thing, nn.Module) and any(thing.children()) else text
+
+    def _marked(self, text: str, thing: Any) -> str:
+        return text if self._hides else f"{text} #{checksum(thing)}"
+
+    def _call(self, name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any], depth: int) -> str:
+        """Return a call as one writes it, without the arguments that are the default's."""
+        said = {key: self._text(value, depth - 1) for key, value in arguments.items()}
+        own = [
+            f"{key}={text}"
+            for key, text in said.items()
+            if key not in defaults
+            or defaults[key] is inspect.Parameter.empty
+            or text != self._text(defaults[key], depth - 1)
+        ]
+        return f"{name}({', '.join(own)})" if own else name
+
+    def _parts(self, thing: Any, without: Collection[str] = ()) -> dict[str, Any]:
+        """Return the parts that a thing was built with, by name."""
+        if isinstance(thing, (*PLAIN, Tensor, np.ndarray, np.generic, Path, torch.dtype, torch.device)):
+            return {}
+        if isinstance(thing, functools.partial):
+            given = {**{str(place): value for place, value in enumerate(thing.args)}, **thing.keywords}
+            return {} if self._hides else given
+        if inspect.isclass(thing) or inspect.isroutine(thing):
+            return {}
+        if isinstance(thing, (*_LISTS, dict)) and len(thing) > _MOST_PARTS:
+            return {}
+        if isinstance(thing, (list, deque)) or type(thing) is tuple:
+            return {str(place): part for place, part in enumerate(thing) if not isinstance(part, PLAIN)}
+        if isinstance(thing, (set, frozenset)):
+            return {}
+        if isinstance(thing, dict):
+            return {} if self._hides else {without_address(str(key)): value for key, value in thing.items()}
+        if type(thing).__module__ == "builtins" and not has_attributes(thing):
+            return {}
+        found = arguments_of(thing, only_arguments=self._hides).items()
+        return {
+            name: value
+            for name, value in found
+            if name not in without and not (self._hides and not is_of_no_worker(type(thing), name, value))
+        }
 
 
 def _short(text: str) -> str:

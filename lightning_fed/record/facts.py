@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from lightning_fed.privacy import Privacy, PrivateRun
 from lightning_fed.server.checkpoint.settings import population
 from lightning_fed.server.datamodule import FederatedDataModule
 
+HIDDEN = "HIDDEN"
+"""What stands for a word of a command that is about single workers."""
 _CONFIG = "config.yaml"
 _MOST_SIZES = 10_000
 """The largest population whose sizes are looked at."""
@@ -32,11 +35,12 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def of_the_program(folder: Path) -> dict[str, Any]:
+def of_the_program(folder: Path, hidden: Sequence[str] = ()) -> dict[str, Any]:
     """Return the command, the config and the versions of the program that runs.
 
     Args:
         folder: The folder of the run, in which a command line has put its config.
+        hidden: Names of workers that a promise hides; none: nothing is hidden.
     """
     ours = sys.modules[__name__.partition(".")[0]]  # an import would be one of everything that is above this room
     config = folder / _CONFIG
@@ -45,7 +49,7 @@ def of_the_program(folder: Path) -> dict[str, Any]:
     except OSError:
         digest = None
     return {
-        "command": _command(sys.argv),
+        "command": _command(_masked(sys.argv, hidden) if hidden else sys.argv),
         "config": None if digest is None else _CONFIG,
         "config_sha256": digest,
         "commit": _commit(Path.cwd()),
@@ -57,6 +61,31 @@ def of_the_program(folder: Path) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
+
+
+def _masked(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Hide the words of a command that are about single workers: that name one, or are set below ``workers``.
+
+    >>> _masked(["x", "fit", "--data.workers.bob", "BobData", "--size=3", "--only=ann,bob"], ["bob"])
+    ['x', 'fit', 'HIDDEN', 'HIDDEN', '--size=3', 'HIDDEN']
+    >>> _masked(["x", "--data.workers=Synthetic", "--data.workers.workers=9"], ["0"])
+    ['x', 'HIDDEN', 'HIDDEN']
+    """
+    named = _naming(words, names)
+    said: list[str] = []
+    below = False
+    for word in words:
+        is_option = word.startswith("-") and not word[1:2].isdigit()
+        below = "workers" in word.partition("=")[0].lstrip("-").split(".") if is_option else below
+        said.append(HIDDEN if below or word in named else word)
+    return said
+
+
+def _naming(words: Sequence[str], names: Sequence[str]) -> set[str]:
+    """Return the words in which a name stands, as a word of its own."""
+    text = "\0".join(words)
+    standing = [re.compile(rf"(?<!\w){re.escape(name)}(?!\w)") for name in names if name in text]
+    return {word for word in words[1:] if any(name.search(word) for name in standing)}
 
 
 def _command(words: Sequence[str]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from itertools import islice
 from typing import Any
 
 from lightning_fed._lightning import pl
-from lightning_fed.population import Population
-from lightning_fed.record.described import Scalar, arguments_of, described
+from lightning_fed.population import GivenData, Population
+from lightning_fed.record.arguments import PLAIN, Scalar, arguments_of
+from lightning_fed.record.checksum import checksum
+from lightning_fed.record.described import described
+from lightning_fed.record.trainers import of_the_trainer
 from lightning_fed.server.checkpoint.settings import options_of
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.guard import Guard
@@ -16,13 +18,11 @@ from lightning_fed.server.hyperparameters import with_lists, with_ours
 from lightning_fed.server.readable import Readable
 
 _OF_A_SCHEDULER = ("optimizer", "last_epoch", "verbose")
-_OF_THE_TRAINER = (
-    *("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-    *("limit_train_batches", "overfit_batches", "precision"),
-)
 _ROWS_OF_THEIR_OWN = ("module", "privacy", "engine")
-_LOOKED_AT = 20
+_LOOKED_AT = 200
 """How many workers of a dict are looked at, of which each has a datamodule of its own."""
+_READ = 20
+"""How many of them are described in full."""
 _NO_SETTINGS = ("state_dir",)
 """Arguments that say where files lie, and nothing of what is computed."""
 
@@ -44,21 +44,20 @@ def settings(fed: Readable, data: FederatedDataModule | None) -> dict[str, Scala
     """
     given = {**fed._given, **{name: value for name, value in vars(fed).items() if name in fed._given}}
     trainer = fed._trainer if fed._trainer is not None and fed._trainer.state.fn == "fit" else None
+    hides = not fed._guard.shows_metrics
     rows: dict[str, Scalar] = {}
     for name, value in given.items():
         if name not in (*_ROWS_OF_THEIR_OWN, *_NO_SETTINGS):
-            rows |= described(name, value)
-    rows |= _engine(given["engine"])
+            rows |= described(name, value, hides=hides)
+    rows |= _engine(given["engine"], hides)
     if trainer is not None and trainer.optimizers:
-        real = _optimizers(trainer)  # which stands in for what makes it, and for the arguments of that
+        real = _optimizers(trainer, hides)  # which stands in for what makes it, and for the arguments of that
         rows = {name: value for name, value in rows.items() if not name.startswith("server_optimizer/") or name in real}
         rows |= real
     rows |= _promise(fed._guard)
-    rows |= _model(fed.module)
-    rows |= {} if data is None else _data(data, fed._guard.shows_metrics)
-    for name in () if trainer is None else _OF_THE_TRAINER:
-        rows |= described(f"trainer/{name}", getattr(trainer, name))
-    return rows
+    rows |= _model(fed.module, hides, _names(data) if hides else frozenset())
+    rows |= {} if data is None else _data(data, hides)
+    return rows if trainer is None else {**rows, **of_the_trainer(trainer, hides)}
 
 
 def hyperparameters(fed: Readable, data: FederatedDataModule | None) -> dict[str, Any]:
@@ -71,7 +70,11 @@ def hyperparameters(fed: Readable, data: FederatedDataModule | None) -> dict[str
         fed: The FederatedModule.
         data: Its FederatedDataModule; None: there is none.
     """
-    theirs = with_lists(fed.module.hparams_initial if fed.module._log_hyperparams else {})
+    saved = fed.module.hparams_initial if fed.module._log_hyperparams else {}
+    if not fed._guard.shows_metrics:
+        names = _names(data)
+        saved = {name: value for name, value in saved.items() if not _names_one(value, names)}
+    theirs = with_lists(saved)
     left_out = {f"model/{name}" for name in theirs}
     ours = settings(fed, data)
     if fed._training is None:
@@ -92,13 +95,13 @@ def seeds_of(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {name: value for name, value in table.items() if name.rpartition("/")[2] == "seed"}
 
 
-def _engine(engine: Any) -> dict[str, Scalar]:
+def _engine(engine: Any, hides: bool) -> dict[str, Scalar]:
     """Return the engine that trains the workers, and the one that was asked for, which may choose another."""
-    rows = described("engine", engine)
+    rows = described("engine", engine, hides=hides)
     return {**rows, "engine": engine.choice or type(engine).__name__.lower(), "engine/asked": rows["engine"]}
 
 
-def _optimizers(trainer: pl.Trainer) -> dict[str, Scalar]:
+def _optimizers(trainer: pl.Trainer, hides: bool) -> dict[str, Scalar]:
     """Return the server optimizer and its scheduler as they are, whatever function has made them."""
     (optimizer,) = trainer.optimizers
     options = options_of(optimizer)
@@ -107,14 +110,14 @@ def _optimizers(trainer: pl.Trainer) -> dict[str, Scalar]:
     for name, value in options.items():
         rows |= described(f"server_optimizer/{name}", value)
     for config in trainer.lr_scheduler_configs:
-        rows |= described("server_lr_scheduler", config.scheduler, without=_OF_A_SCHEDULER)
+        rows |= described("server_lr_scheduler", config.scheduler, _OF_A_SCHEDULER, hides)
     return rows
 
 
 def _promise(guard: Guard) -> dict[str, Scalar]:
     if guard.promise is None:
         return {"privacy": None}
-    rows = guard.hyperparameters() | described("privacy", guard.promise)
+    rows = guard.hyperparameters() | described("privacy", guard.promise, hides=not guard.shows_metrics)
     if guard.promise.insecure_deterministic_noise:
         rows["privacy"] = f"{rows['privacy']} WITH SEEDED NOISE: NOT PRIVATE"
     run = guard.run
@@ -129,37 +132,77 @@ def _promise(guard: Guard) -> dict[str, Scalar]:
     return rows
 
 
-def _model(module: pl.LightningModule) -> dict[str, Scalar]:
-    """Return the user's module: its class, its size and its hyperparameters, unless it keeps them from loggers."""
+def _model(module: pl.LightningModule, hides: bool, workers: Set[str]) -> dict[str, Scalar]:
+    """Return the user's module: its class, its size and its hyperparameters, unless it keeps them from loggers.
+
+    A checksum stands for what it does not save, for its parts, and for what it keeps from loggers.
+    """
     rows: dict[str, Scalar] = {"model": type(module).__name__}
     rows["model/parameters"] = sum(parameter.numel() for parameter in module.parameters())
     saved = module.hparams_initial if module._log_hyperparams else {} if module.hparams else arguments_of(module)
     for name, value in saved.items():
-        rows |= described(f"model/{name}", value)
-    return rows
+        if not (hides and _names_one(value, workers)):
+            rows |= described(f"model/{name}", value, hides=hides)
+    return {**rows, "model/checksum": checksum(module, hides)}
 
 
-def _data(data: FederatedDataModule, shows: bool) -> dict[str, Scalar]:
+def _names(data: FederatedDataModule | None) -> frozenset[str]:
+    return frozenset(() if data is None else data.names)
+
+
+def _names_one(value: Any, workers: Set[str]) -> bool:
+    """Whether a text or a collection names a worker."""
+    if isinstance(value, str):
+        return value in workers
+    if isinstance(value, Mapping):
+        return any(_names_one(part, workers) for pair in value.items() for part in pair)
+    return isinstance(value, (Sequence, Set)) and any(_names_one(part, workers) for part in value)
+
+
+def _data(data: FederatedDataModule, hides: bool) -> dict[str, Scalar]:
     rows = data.hyperparameters() | {"population": len(data.names)}
     for name, value in arguments_of(data).items():
-        if name not in ("workers", "seed"):
-            rows |= described(name, value)
+        if name not in ("workers", "seed") and not (name == "batch_size" and not data.makes_batches):
+            rows |= described(name, value, hides=hides)
     seeds = data.seeds
     rows |= {"seed": seeds.everything, "data/seed": seeds.training}
     rows["population/class"] = type(data.workers).__name__
     if isinstance(data.workers, Population):
-        for name, value in arguments_of(data.workers).items():
+        for name, value in arguments_of(data.workers, only_arguments=hides).items():
             name = name if name == "partition" else f"population/{name}"
-            rows |= described(name, value) if shows else _numbers(name, value)
-    elif isinstance(data.workers, dict) and shows:
-        rows |= _alike(list(islice(data.workers.values(), _LOOKED_AT)))
+            rows |= _numbers(name, value) if hides else described(name, value)
+    elif isinstance(data.workers, dict) and not hides:
+        workers = list(data.workers.values())
+        step = -(-len(workers) // _LOOKED_AT)
+        rows |= _alike(workers[::step])
     return rows if seeds.partition is None else {**rows, "partition/seed": seeds.partition}
 
 
 def _alike(datamodules: Sequence[pl.LightningDataModule]) -> dict[str, Scalar]:
-    """Return what workers' datamodules were built with, as far as they are alike."""
-    first, *others = (described("population/worker", datamodule) for datamodule in datamodules)
-    return {name: value for name, value in first.items() if all(other.get(name, ...) == value for other in others)}
+    """Return what workers' datamodules were built with, as far as they are alike, and a checksum of the rest.
+
+    The rest is plain values only: what a datamodule holds besides may be data, which follow from seeds.
+    """
+    tables = [_of_a_worker(datamodule) for datamodule in datamodules[:_READ]]
+    first, *others = tables
+    alike = {name: value for name, value in first.items() if all(other.get(name, ...) == value for other in others)}
+    plain = [_plain_of_a_worker(datamodule) for datamodule in datamodules]
+    if all(one == plain[0] for one in plain):
+        return alike
+    return {**alike, "population/worker/checksum": checksum(plain)}
+
+
+def _plain_of_a_worker(datamodule: pl.LightningDataModule) -> dict[str, Scalar]:
+    if isinstance(datamodule, GivenData):
+        return dict(datamodule.batches)
+    return {name: value for name, value in arguments_of(datamodule).items() if isinstance(value, PLAIN)}
+
+
+def _of_a_worker(datamodule: pl.LightningDataModule) -> dict[str, Scalar]:
+    name = "population/worker"
+    if not isinstance(datamodule, GivenData):
+        return described(name, datamodule)
+    return {name: type(datamodule).__name__} | {f"{name}/{key}": value for key, value in datamodule.batches.items()}
 
 
 def _numbers(name: str, thing: Any) -> dict[str, Scalar]:
@@ -168,6 +211,6 @@ def _numbers(name: str, thing: Any) -> dict[str, Scalar]:
         return {name: thing}
     if isinstance(thing, (str, Sequence, Set, Mapping)):
         return {}
-    parts = arguments_of(thing).items()
+    parts = arguments_of(thing, only_arguments=True).items()
     numbers = {f"{name}/{part}": value for part, value in parts if isinstance(value, (bool, int, float))}
     return {name: type(thing).__name__, **numbers}

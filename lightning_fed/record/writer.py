@@ -12,7 +12,7 @@ from typing import Any, cast, final
 from lightning_fed._lightning import Logger, pl
 from lightning_fed.privacy.account import fresh_name
 from lightning_fed.record import facts
-from lightning_fed.record.described import Scalar
+from lightning_fed.record.arguments import Scalar
 from lightning_fed.record.files import EVALUATIONS, ROUNDS, RUN, Disk, plain
 from lightning_fed.record.hparams import Finals, HParamsLog
 from lightning_fed.record.lines import of_a_round, of_an_evaluation
@@ -100,7 +100,7 @@ class RunWriter(pl.Callback):
             "outcome": "running",
             "error": None,
             "fits": [*earlier, fit],
-            **facts.of_the_program(folder),
+            **facts.of_the_program(folder, () if guard.shows_metrics else data_of(trainer).names),
             "settings": table,
             "seeds": seeds_of(table),
             "data": facts.of_the_data(data_of(trainer), guard.shows_metrics),
@@ -164,7 +164,9 @@ class RunWriter(pl.Callback):
         self._hparams.end(server.trainer, self._finals.values(epsilon), failed=error is not None)
         if self._disk is None:
             return
-        table = settings(server, data_of(server.trainer))
+        # What was open is settled now; all else may hold what the fit has counted, which is no setting.
+        now, before = settings(server, data_of(server.trainer)), self._run["settings"]
+        table = {name: now.get(name) if value is None else value for name, value in before.items()}
         self._run |= {"finished": facts.now(), "outcome": _outcome(error), "settings": table}
         if error is not None and guard.shows_metrics:
             self._run["error"] = f"{type(error).__name__}: {error}".removesuffix(": ")

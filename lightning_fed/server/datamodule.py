@@ -16,6 +16,7 @@ from lightning_fed.core.rng import derive, global_seed
 from lightning_fed.population import (
     BATCH_SIZE,
     EvaluationKind,
+    GivenData,
     Population,
     QuietTrainer,
     TrainerOfData,
@@ -210,6 +211,13 @@ class FederatedDataModule(pl.LightningDataModule):
             "sampler": None if self.sampler is None else type(self.sampler).__name__,
             "seed": self.seed,
         }
+
+    @property
+    def makes_batches(self) -> bool:
+        """Whether data come without batches, or may, since they are made when they are needed."""
+        if not isinstance(self.workers, dict):
+            return True
+        return any(isinstance(data, GivenData) and data.makes_batches for data in (self.val, *self.workers.values()))
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from lightning_fed.core.shown import call_of, text_of
+from lightning_fed.core.shown import call_of, private_text_of, text_of
 from lightning_fed.population import Population
 from lightning_fed.population.crowd import how_many, named
 
@@ -21,10 +21,11 @@ def data_in_words(data: Any) -> str:
         whom = how_many(len(data.names))
     else:
         whom = repr(workers) if isinstance(workers, Population) else named(data.names)
+    say = private_text_of if data.hides_workers else text_of
     parts = {"cohort_size": data.cohort_size, "sampler": data.sampler, "seed": data.seed}
     others = {"val": data.val, "availability": data.availability, "eval_cohort_size": data.eval_cohort_size}
     parts |= {name: value for name, value in others.items() if value is not None}
-    return f"{type(data).__name__}({whom}, {', '.join(f'{name}={text_of(part)}' for name, part in parts.items())})"
+    return f"{type(data).__name__}({whom}, {', '.join(f'{name}={say(part)}' for name, part in parts.items())})"
 
 
 def module_in_words(fed: Any) -> str:
@@ -33,7 +34,8 @@ def module_in_words(fed: Any) -> str:
     Args:
         fed: The module.
     """
-    promise = "None" if fed.privacy is None else call_of(fed.privacy)
-    how = f"algorithm={call_of(fed.algorithm)}, engine={fed.engine!r}, privacy={promise}"
+    hides = not fed._guard.shows_metrics
+    promise = "None" if fed.privacy is None else call_of(fed.privacy, hides)
+    how = f"algorithm={call_of(fed.algorithm, hides)}, engine={fed.engine!r}, privacy={promise}"
     module = textwrap.indent(repr(fed.module), "  ").lstrip()
     return f"{type(fed).__name__}(\n  {how}\n  (module): {module}\n)"

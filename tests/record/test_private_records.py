@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import Rows, Scalar, fit
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
+from lightning_fed.algorithms import FedPer, FedProx
+from lightning_fed.callbacks import Dashboard
 from lightning_fed.population import Population
 from lightning_fed.privacy import CentralDP, LocalDP
-from lightning_fed.record import read
+from lightning_fed.record import read, settings
+from lightning_fed.record.described import described
+from lightning_fed.reports.run.build import report_of
+from lightning_fed.reports.run.markdown import as_markdown
+from lightning_fed.selection import Poisson, RandomAvailability
+from lightning_fed.server.checkpoint.settings import plain_settings
 
 NAMES = ("alice", "bob", "carol", "dora")
 
@@ -87,3 +96,118 @@ def test_what_ended_a_private_run_is_not_told_by_name(tmp_path: Path) -> None:
         fit(FederatedModule(Scalar(), privacy=CentralDP(1.0, 1.0, delta=1e-3, accountant="rdp")), data, logger=logger)
     run = read(tmp_path / "run").run
     assert (run["outcome"], run["error"]) == ("failed", None)
+
+
+# ---- what a user's own classes were built with -----------------------------------------------------------------------
+
+CENTRAL = CentralDP(1.0, 1.0, delta=1e-3, accountant="rdp")
+SECRETS = ("Zq0name", "Zq1name", "9876540", "9876541")
+SIZES = {"Zq0name": 9876540, "Zq1name": 9876541}
+
+
+class Favouring(Poisson):
+    def __init__(self, favourites: Any = (), rate: float = 0.5) -> None:
+        super().__init__()
+        self.favourites, self.rate = favourites, rate
+
+
+class Patchy(RandomAvailability):
+    def __init__(self, of_each: Any = None) -> None:
+        super().__init__(absent=0.1)
+        self.of_each = of_each
+
+
+class Weighing(FedProx):
+    def __init__(self, mu: float, of_each: Any) -> None:
+        super().__init__(mu)
+        self.of_each = of_each
+
+
+class Watching(pl.Callback):
+    def __init__(self, whom: Any) -> None:
+        self.whom = whom
+
+
+class Nested:
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+
+class Saving(Scalar):
+    def __init__(self, of_each: Any, widths: Any = (3, 4)) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+@pytest.mark.parametrize("held", [[*SIZES], SIZES, "Zq0name", Nested(SIZES), [Nested(SIZES)], lambda: "Zq0name"])
+@pytest.mark.filterwarnings("ignore:.*NOT private", "ignore:Attribute 'of_each'")
+def test_nothing_of_workers_that_a_users_own_classes_hold_is_written(tmp_path: Path, held: Any) -> None:
+    data = FederatedDataModule(
+        {name: Rows([1.0]) for name in SIZES},
+        sampler=Favouring(held),
+        cohort_size=1,
+        availability=Patchy(held),
+        val=Rows([1.0]),
+    )
+    fed = FederatedModule(Scalar(), algorithm=Weighing(0.1, held), privacy=CENTRAL)
+    folder = tmp_path / "run"
+    loggers = [
+        TensorBoardLogger(str(tmp_path), name="", version="run", default_hp_metric=False),
+        CSVLogger(str(folder), name="", version="csv"),
+    ]
+    callbacks = [Dashboard(), Watching(held), ModelCheckpoint(folder / "checkpoints")]
+    fit(fed, data, max_epochs=2, logger=loggers, callbacks=callbacks, enable_checkpointing=True)
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("privacy-ledger")]
+    assert [path for path in files if path.suffix == ".ckpt"]
+    written = {str(path): path.read_bytes() for path in files}
+    shown = [repr(fed), repr(data), as_markdown(report_of(read(folder))), str(settings(fed, data))]
+    for secret in SECRETS:
+        assert not [path for path, content in written.items() if secret.encode() in content], secret
+        assert not [text for text in shown if secret in text], secret
+    table = read(folder).settings
+    assert (table["algorithm/mu"], table["sampler/rate"]) == (0.1, 0.5)
+    assert str(table["algorithm"]).startswith("Weighing(mu=0.1")
+
+
+def test_no_checksum_tells_of_what_is_hidden() -> None:
+    assert described("x", Favouring(SIZES), hides=True) == described("x", Favouring(["else"]), hides=True)
+    one, other = (described("x", Nested(code), hides=True) for code in (lambda: "Zq0name", lambda: "Zq1name"))
+    assert one == other
+    fed, another = (FederatedModule(Saving({name: 1}), privacy=CENTRAL) for name in ("Zq0name", "Zq1name"))
+    assert settings(fed, None)["model/checksum"] == settings(another, None)["model/checksum"]
+
+
+def test_what_ours_are_built_with_is_shown() -> None:
+    assert described("x", FedPer(["head.*"]), hides=True)["x"] == "FedPer(personal=['head.*'])"
+    assert plain_settings(FedPer(["head.*"]), hides=True) == {"class": "FedPer", "personal": ["head.*"]}
+    assert plain_settings(Favouring(SIZES), hides=True) == {"class": "Favouring", "rate": 0.5}
+    assert plain_settings({"a": Favouring(SIZES)}, hides=True) == {}
+
+
+def test_hyperparameters_of_the_module_that_name_a_worker_are_hidden() -> None:
+    fed = FederatedModule(Saving(SIZES), privacy=CENTRAL)
+    data = FederatedDataModule({name: Rows([1.0]) for name in SIZES})
+    table = settings(fed, data)
+    assert not [secret for secret in SECRETS if secret in str(table)]
+    assert table["model/widths"] == "[3, 4]"
+
+
+@pytest.mark.filterwarnings("ignore:.*NOT private")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fit", "--data.workers.alice", "Toy", "--model.lr=1"], "fit HIDDEN HIDDEN --model.lr=1"),
+        (["fit", "--data.workers.x.size=711", "-c", "a.yaml"], "fit HIDDEN -c a.yaml"),
+        (["--only", "alice,bob", "--alices"], "--only HIDDEN --alices"),
+    ],
+)
+def test_words_of_the_command_that_are_about_workers_are_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    run = record(tmp_path, CENTRAL)
+    assert run.run["command"] == f"python train.py {said}"
+    text = as_markdown(report_of(read(tmp_path / "run")))
+    assert "HIDDEN stands for a word that is about single workers" in text
+    record(tmp_path / "open", None)
+    assert read(tmp_path / "open" / "run").run["command"] == f"python train.py {' '.join(words)}"

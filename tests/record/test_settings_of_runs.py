@@ -83,14 +83,28 @@ OF_THE_DATA: dict[str, Any] = {
     "seed": 3,
     "eval_cohort_size": 3,
     "cached_workers": 4,
-    "batch_size": 2,
     "availability": RandomAvailability(absent=0.0, lost=0.0),
 }
 
 
 def test_every_argument_is_in_one_of_the_tables() -> None:
     assert set(inspect.signature(FederatedModule).parameters) == OF_THE_MODULE.keys() | NOT_OF_THE_MODULE.keys()
-    assert set(inspect.signature(FederatedDataModule).parameters) == OF_THE_DATA.keys()
+    assert set(inspect.signature(FederatedDataModule).parameters) == OF_THE_DATA.keys() | {"batch_size"}
+
+
+def test_the_size_of_batches_tells_runs_apart_where_batches_are_made() -> None:
+    x = torch.ones(4, 1)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=3)
+
+    def said(workers: Any, **data: Any) -> dict[str, Any]:
+        return before(data={"workers": workers, "cohort_size": None, **data})
+
+    assert said({"bob": x}, batch_size=2)["batch_size"] == 2
+    assert said({"bob": loader, "ann": x}, batch_size=2)["batch_size"] == 2
+    assert said({"bob": loader}, val=x, batch_size=2)["batch_size"] == 2
+    assert "batch_size" not in said({"bob": loader})
+    assert said({"bob": loader})["population/worker/batch_size"] == 3
+    assert "batch_size" not in said(four())
 
 
 @pytest.fixture(scope="module")

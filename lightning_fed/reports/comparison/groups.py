@@ -9,6 +9,7 @@ from typing import final
 from lightning_fed.core.configs import Scalar
 from lightning_fed.reports.comparison.run import Run
 
+_CHECKSUM = "checksum"
 _WORDS_OF_CONFIGS = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -76,6 +77,10 @@ def telling(names: Sequence[str], tables: Sequence[Mapping[str, Scalar]]) -> lis
     """
     columns = {name: [repr(table.get(name)) for table in tables] for name in names}
     differ = [name for name in names if len(set(columns[name])) > 1]
+    # A checksum is said only where nothing else tells as much.
+    worded = [name for name in differ if _words(name)[-1] != _CHECKSUM]
+    together = [repr([columns[name][position] for name in worded]) for position in range(len(tables))]
+    differ = [name for name in differ if name in worded or not _tells_as_much(together, columns[name])]
     return [
         name
         for position, name in enumerate(differ)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from lightning_fed.record.facts import HIDDEN
 from lightning_fed.reports.run.document import Block, Cell, Paragraph, Section, Table, counted
 from lightning_fed.reports.run.view import View
 
@@ -56,9 +57,11 @@ def how_to_repeat(view: View) -> Section:
     before = [str(record.run.get("command")) for record in earlier]
     if view.missing:
         before.insert(0, "a command that is not recorded here")
+    command = view.fact("command", "by which command it was run")
     blocks: list[Block] = [
-        *(Paragraph(command, "Before it") for command in before),
-        Paragraph(view.fact("command", "by which command it was run"), "Command"),
+        *(Paragraph(each, "Before it") for each in before),
+        Paragraph(command, "Command"),
+        *_of_masked((*before, command), view),
         Table(("seed", "value"), tuple((name, _seed(value)) for name, value in seeds.items())),
     ]
     pinned = " ".join(f"{_package(name)}=={version}" for name, version in versions.items() if name != "python")
@@ -77,6 +80,13 @@ def how_to_repeat(view: View) -> Section:
         text = "Noise and cohorts come from the system's entropy, so a private run never repeats."
         blocks.append(Paragraph(text, "Privacy"))
     return Section("How to repeat it", tuple(blocks))
+
+
+def _of_masked(commands: Sequence[str], view: View) -> Iterator[Paragraph]:
+    if view.promise is not None and any(HIDDEN in command.split() for command in commands):
+        yield Paragraph(
+            f"{HIDDEN} stands for a word that is about single workers, whom the promise hides.", "", "small"
+        )
 
 
 def _config(view: View) -> Iterator[Paragraph]:

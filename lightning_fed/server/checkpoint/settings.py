@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lightning_fed._lightning import pl, rank_zero_warn
-from lightning_fed.core.shown import parameters_of
+from lightning_fed.core.shown import is_of_no_worker, parameters_of
 from lightning_fed.server.checkpoint.format import INSTEAD
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -53,7 +53,7 @@ class Settings:
             trainer: The Trainer, with the server's optimizer and its scheduler; None: it is in another process.
         """
         return {
-            **{name: plain_settings(part) for name, part in self.parts.items()},
+            **{name: plain_settings(part, hides=self._hides) for name, part in self.parts.items()},
             "population": population(self.names),
             "server_optimizer": [] if trainer is None else _optimizers(trainer),
             "server_lr_scheduler": [] if trainer is None else _schedulers(trainer),
@@ -100,8 +100,9 @@ class Settings:
         if saved is None:
             return
         changes = []
+        hides = self._hides or saved.get("privacy") is not None
         for name, thing in self.parts.items():
-            for change in differences(name, saved.get(name), plain_settings(thing)):
+            for change in differences(name, saved.get(name), plain_settings(thing, hides=self._hides), hides):
                 structural = not change.is_strength and name in ("algorithm", "transforms")
                 if structural and holds and part["algorithm"] == now:
                     raise ValueError(
@@ -118,6 +119,12 @@ class Settings:
                 + "; ".join(changes)
                 + ". From here on it is not what it would have been"
             )
+
+    @property
+    def _hides(self) -> bool:
+        """Whether a promise hides single workers."""
+        privacy = self.parts.get("privacy")
+        return privacy is not None and not privacy.release_metrics
 
     def _check_population(
         self, saved: Mapping[str, Any], remembered: Mapping[str, set[str]], changes: list[str]
@@ -216,42 +223,52 @@ class Difference:
         return f"{self.name} was {self.before!r} and is {self.now!r}"
 
 
-def plain_settings(thing: Any, depth: int = 5) -> Any:
+def plain_settings(thing: Any, depth: int = 5, hides: bool = False) -> Any:
     """Return plain data that says what something is: the class, and the arguments that it was built with.
 
     Args:
         thing: A number, a string, None; a sequence or mapping; a function or class, of which the name is taken; or an
             object that keeps its constructor's arguments as attributes of the same names.
         depth: How deep to go.
+        hides: Whether what may be about single workers is left out: of the arguments of a user's own classes all texts
+            and collections.
     """
     if isinstance(thing, _PLAIN):
         return thing
     if inspect.isclass(thing) or inspect.isroutine(thing) or depth == 0:
         return f"{type(thing).__name__} {getattr(thing, '__qualname__', '')}".strip()
     if isinstance(thing, Mapping):
-        return {str(key): plain_settings(value, depth - 1) for key, value in thing.items()}
+        return {} if hides else {str(key): plain_settings(value, depth - 1) for key, value in thing.items()}
     if isinstance(thing, (Sequence, Set)):
-        return [plain_settings(value, depth - 1) for value in (thing if isinstance(thing, Sequence) else sorted(thing))]
+        return [
+            plain_settings(value, depth - 1, hides)
+            for value in (thing if isinstance(thing, Sequence) else sorted(thing))
+        ]
     arguments = [p.name for p in parameters_of(type(thing)) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    values = {name: getattr(thing, name, getattr(thing, f"_{name}", _NOT_KEPT)) for name in arguments}
-    settings = {name: plain_settings(value, depth - 1) for name, value in values.items() if value is not _NOT_KEPT}
+    kept = {name: getattr(thing, name, getattr(thing, f"_{name}", _NOT_KEPT)) for name in arguments}
+    settings = {
+        name: plain_settings(value, depth - 1, hides)
+        for name, value in kept.items()
+        if value is not _NOT_KEPT and not (hides and not is_of_no_worker(type(thing), name, value))
+    }
     return {"class": type(thing).__name__, **settings}
 
 
-def differences(name: str, before: Any, now: Any) -> Iterable[Difference]:
+def differences(name: str, before: Any, now: Any, hides: bool = False) -> Iterable[Difference]:
     """Yield the settings that differ, the deepest that can be named.
 
     Args:
         name: The path of what is compared.
         before: The result of :func:`plain_settings`.
         now: The same of what is there now.
+        hides: Whether one of them leaves out what may be about single workers, so that only what both say can differ.
     """
     if isinstance(before, dict) and isinstance(now, dict) and before.get("class") == now.get("class"):
-        for key in sorted(before.keys() | now.keys()):
-            yield from differences(f"{name}.{key}", before.get(key), now.get(key))
+        for key in sorted(before.keys() & now.keys() if hides else before.keys() | now.keys()):
+            yield from differences(f"{name}.{key}", before.get(key), now.get(key), hides)
     elif _are_parts(before) and _are_parts(now) and len(before) == len(now):
         for position, pair in enumerate(zip(before, now, strict=True)):
-            yield from differences(f"{name}[{position}]", *pair)
+            yield from differences(f"{name}[{position}]", *pair, hides)
     elif before != now and not (before != before and now != now):  # NaN is itself here
         yield Difference(name, _short(before), _short(now))
 

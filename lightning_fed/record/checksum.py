@@ -1,0 +1,184 @@
+"""Checksums of what things were built with, for what cannot be said in a line: equal in every process and machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+from collections import deque
+from enum import Enum
+from pathlib import PurePath
+from types import CodeType
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_fed.core.configs import is_seed
+from lightning_fed.core.shown import may_be_of_workers, name_of, without_address
+from lightning_fed.record.arguments import PLAIN, arguments_of
+
+_MOST_PARTS = 100_000
+"""After how many parts a thing is taken to be like another."""
+_DEEPEST = 50
+_MOST_BYTES = 4_000_000
+_SAMPLE = 1_000_000
+
+
+def checksum(thing: object, hides: bool = False) -> str:
+    """Return a checksum of what a thing was built with, eight hexadecimal digits.
+
+    Seeds are left out, and so are trained parameters and buffers that are no argument, as they follow from seeds. Of
+    functions that cannot be imported by their names the code counts, with its constants and the plain values that it
+    encloses; of tensors and arrays all bytes up to 4 MB, of larger ones a million evenly spaced bytes; and of
+    collections the first 100,000 parts.
+
+    Args:
+        thing: Anything.
+        hides: Whether nothing counts that may be about single workers: no text, no collection and no code.
+
+    >>> checksum({"a": 1}) == checksum({"a": 1}), checksum(lambda x: x) == checksum(lambda x: x + 1)
+    (True, False)
+    """
+    digest = _Digest(hides)
+    digest.add(thing, _DEEPEST)
+    return digest.text()
+
+
+def can_be_imported(function: Any) -> bool:
+    """Whether a function is what its name says: that of a module, which is no script."""
+    module = getattr(function, "__module__", None)
+    if module is None or module == "__main__":
+        return not inspect.isfunction(function)
+    place: Any = sys.modules.get(module)
+    for word in str(getattr(function, "__qualname__", "")).split("."):
+        place = getattr(place, word, None)
+    return place is function or not inspect.isfunction(inspect.unwrap(getattr(function, "__func__", function)))
+
+
+@final
+class _Digest:
+    """Goes through a thing, and what it consists of."""
+
+    def __init__(self, hides: bool) -> None:
+        self._hides = hides
+        self._hash = hashlib.sha256()
+        self._above: list[int] = []
+        self._left = _MOST_PARTS
+
+    def text(self) -> str:
+        return self._hash.hexdigest()[:8]
+
+    def add(self, thing: Any, depth: int) -> None:
+        self._left -= 1
+        if id(thing) in self._above:
+            self._put("above", str(len(self._above) - self._above.index(id(thing))))
+        elif depth and self._left > 0:
+            self._above.append(id(thing))
+            self._add(thing, depth - 1)
+            self._above.pop()
+
+    def _add(self, thing: Any, depth: int) -> None:
+        if isinstance(thing, Enum):
+            self._put(type(thing).__name__, thing.name)
+        elif isinstance(thing, (*PLAIN, bytes, torch.dtype, torch.device)):
+            self._put(type(thing).__name__, repr(thing))
+        elif isinstance(thing, PurePath):
+            self._put("path", str(thing))
+        elif isinstance(thing, np.generic):
+            self._put(type(thing).__name__, repr(thing.item()))
+        elif isinstance(thing, nn.Parameter):
+            self._put("parameter", str(list(thing.shape)))
+        elif isinstance(thing, (Tensor, np.ndarray)):
+            self._array(thing)
+        elif isinstance(thing, functools.partial):
+            self._parts("partial", {"": thing.func, **dict(enumerate(thing.args)), **thing.keywords}, depth)
+        elif inspect.isclass(thing):
+            self._put("class", name_of(thing))
+        elif inspect.isroutine(thing):
+            self._function(thing, depth)
+        elif isinstance(thing, (set, frozenset)):
+            self._put(type(thing).__name__, *sorted(checksum(part) for part in thing))
+        elif isinstance(thing, dict):
+            self._parts(type(thing).__name__, thing, depth)
+        elif isinstance(thing, (list, tuple, deque)):
+            self._parts(type(thing).__name__, dict(enumerate(thing)), depth)
+        else:
+            self._object(thing, depth)
+
+    def _object(self, thing: Any, depth: int) -> None:
+        parts = arguments_of(thing, only_arguments=self._hides)
+        if self._hides:
+            parts = {name: part for name, part in parts.items() if not may_be_of_workers(part)}
+        if isinstance(thing, nn.Module):
+            parts |= thing._modules
+        if not parts and not has_attributes(thing) and not self._hides:
+            self._put(type(thing).__name__, without_address(repr(thing)))
+        self._parts(type(thing).__name__, parts, depth)
+
+    def _function(self, function: Any, depth: int) -> None:
+        self._put("function", name_of(function))
+        if can_be_imported(function) or self._hides:
+            return
+        function = inspect.unwrap(getattr(function, "__func__", function))
+        self._code(function.__code__, depth)
+        cells = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+        enclosed = [cell for cell in cells if isinstance(cell, PLAIN) or inspect.isroutine(cell)]
+        defaults = (function.__defaults__ or (), function.__kwdefaults__ or {})
+        self._parts("enclosed", dict(enumerate((*enclosed, *defaults))), depth)
+
+    def _code(self, code: CodeType, depth: int) -> None:
+        self._put("code", code.co_code.hex(), *code.co_names)
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                self._code(constant, depth)
+            else:
+                self.add(constant, depth)
+
+    def _parts(self, kind: str, parts: Any, depth: int) -> None:
+        self._put(kind, str(len(parts)))
+        for name, part in parts.items():
+            if not is_seed(str(name)):
+                self._put("part", f"{type(name).__name__} {without_address(str(name))}")
+                self.add(part, depth)
+
+    def _array(self, array: Tensor | np.ndarray[Any, Any]) -> None:
+        self._put(type(array).__name__, str(array.dtype), str(list(array.shape)))
+        try:
+            if isinstance(array, Tensor):
+                array = array.detach().cpu().contiguous().flatten()
+                values = array.view(torch.uint8).numpy()
+            elif array.dtype.hasobject:
+                self._put(*map(repr, array.flatten().tolist()[:_MOST_PARTS]))
+                return
+            else:
+                values = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):  # sparse, quantized, on no device
+            return
+        if len(values) > _MOST_BYTES:
+            values = values[np.linspace(0, len(values) - 1, _SAMPLE).astype(np.int64)]
+        self._hash.update(values.tobytes())
+
+    def _put(self, *words: str) -> None:
+        for word in words:
+            encoded = word.encode("utf-8", "surrogatepass")
+            self._hash.update(len(encoded).to_bytes(8, "big") + encoded)
+
+
+def has_attributes(thing: object) -> bool:
+    """Whether an object has attributes of its own, other than slots."""
+    try:
+        vars(thing)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False
