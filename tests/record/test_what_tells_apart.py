@@ -221,6 +221,15 @@ def running(fed: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]
     return found
 
 
+def patient(rounds: int) -> pl.Callback:
+    callback: pl.Callback = EarlyStopping("val_loss", patience=rounds)
+    return callback
+
+
+def falling(rate: float) -> Any:
+    return lambda optimizer: LambdaLR(optimizer, lambda epoch: rate**epoch)
+
+
 class Valued(Rows):
     def val_dataloader(self) -> Any:
         return self.train_dataloader()
@@ -234,11 +243,11 @@ class Valued(Rows):
         ({"limit_val_batches": 1}, {"limit_val_batches": 0}),
         ({"limit_test_batches": 2}, {}),
         ({"check_val_every_n_epoch": 2}, {}),
-        ({"callbacks": [EarlyStopping("val_loss", patience=1)]}, {"callbacks": [EarlyStopping("val_loss", patience=2)]}),
-        ({"fed": {"server_lr_scheduler": lambda o: LambdaLR(o, lambda e: 0.5**e)}}, {"fed": {"server_lr_scheduler": lambda o: LambdaLR(o, lambda e: 0.9**e)}}),
+        ({"callbacks": [patient(1)]}, {"callbacks": [patient(2)]}),
+        ({"fed": {"server_lr_scheduler": falling(0.5)}}, {"fed": {"server_lr_scheduler": falling(0.9)}}),
     ],
     ids=lambda options: ",".join(options),
-)  # fmt: skip
+)
 def test_options_of_the_trainer_and_its_callbacks_do(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert running(**one) != running(**other)
 
