@@ -3,7 +3,7 @@
 from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, examples_per_pass
 from lightning_fed.population.combined import batch_in, loaders_in, set_epoch, unshuffled
-from lightning_fed.population.given import BATCH_SIZE, GivenData, WorkerData, datamodule_of, examples_of
+from lightning_fed.population.given import BATCH_SIZE, WorkerData, datamodule_of, examples_of
 from lightning_fed.population.lengths import num_batches
 from lightning_fed.population.loader_processes import end_pass, end_processes
 from lightning_fed.population.pool import WorkerPool
@@ -16,7 +16,6 @@ __all__ = [
     "BATCH_SIZE",
     "Batches",
     "EvaluationKind",
-    "GivenData",
     "Names",
     "Population",
     "Prepared",

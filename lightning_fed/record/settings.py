@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from lightning_fed._lightning import pl
-from lightning_fed.population import GivenData, Population
+from lightning_fed.population import Population
+from lightning_fed.population.given import GivenData
 from lightning_fed.record.arguments import PLAIN, Scalar, arguments_of
 from lightning_fed.record.checksum import checksum
 from lightning_fed.record.described import described
@@ -202,7 +203,8 @@ def _of_a_worker(datamodule: pl.LightningDataModule) -> dict[str, Scalar]:
     name = "population/worker"
     if not isinstance(datamodule, GivenData):
         return described(name, datamodule)
-    return {name: type(datamodule).__name__} | {f"{name}/{key}": value for key, value in datamodule.batches.items()}
+    rows: dict[str, Scalar] = {name: type(datamodule).__name__}
+    return rows | {f"{name}/{key}": value for key, value in datamodule.batches.items()}
 
 
 def _numbers(name: str, thing: Any) -> dict[str, Scalar]:

@@ -16,7 +16,6 @@ from lightning_fed.core.rng import derive, global_seed
 from lightning_fed.population import (
     BATCH_SIZE,
     EvaluationKind,
-    GivenData,
     Population,
     QuietTrainer,
     TrainerOfData,
@@ -28,6 +27,7 @@ from lightning_fed.population import (
     loaders_in,
     starts_afresh,
 )
+from lightning_fed.population.given import GivenData
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.evaluation.batches import EvaluationBatches, RunningEvaluation
 from lightning_fed.server.evaluation.central_loader import central_loaders
