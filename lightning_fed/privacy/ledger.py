@@ -136,9 +136,9 @@ def read(path: Path) -> Record:
                 record.releases.append(entry)
             elif kind == "end":
                 record.ends.append(entry)
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             record.unreadable += 1
-    newest = max((run.get("version", VERSION) for run in record.runs), default=VERSION)
+    newest = max((int(run.get("version") or VERSION) for run in record.runs), default=VERSION)
     if newest > VERSION:
         raise ValueError(
             f"{path} was written by a newer lightning_fed (format {newest}, this one reads {VERSION}); upgrade it"

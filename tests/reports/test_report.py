@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from records_by_hand import ACCURACIES, EVALUATIONS, LEAVES, ROUNDS, evaluation_of, record, round_of
+from records_by_hand import ACCURACIES, EVALUATIONS, LEAVES, ROUNDS, RUN, evaluation_of, record, round_of
 
 from lightning_fed.record import read
 from lightning_fed.reports.run.build import report_of, rows_of_all
@@ -225,7 +225,7 @@ def test_names_and_settings_are_text(tmp_path: Path) -> None:
         [round_of(0, [NASTY])],
         [evaluation_of(0, {"val_acc": 0.5}, values)],
         name=NASTY,
-        settings={"model": NASTY, NASTY: 1},
+        settings={"algorithm": "FedAvg", "model": NASTY, NASTY: 1},
         command=NASTY,
         leaves={**LEAVES, "worker": NASTY},
         error=NASTY,
@@ -280,7 +280,7 @@ def test_an_evaluation_after_the_fit_counts_where_there_was_none_in_it(tmp_path:
 
 
 def test_cohorts_that_were_too_large_to_be_named(tmp_path: Path) -> None:
-    rounds = [*ROUNDS, {**round_of(3, []), "cohort": None, "dropped": None}]
+    rounds = [*ROUNDS, {**round_of(3, []), "size": 1001, "cohort": None, "dropped": None}]
     assert "The cohorts of 1 round are too large to be named." in text_of(record(tmp_path / "run", rounds))
 
 
@@ -327,18 +327,105 @@ def test_a_config_that_was_changed_since(tmp_path: Path) -> None:
 _FACTS = ["started", "finished", "outcome", "command", "config", "config_sha256", "commit", "versions", "settings"]
 
 
-@pytest.mark.parametrize("name", [*_FACTS, "seeds", "data", "leaves", "promise"])
+@pytest.mark.parametrize("name", [*_FACTS, "seeds", "data", "leaves", "promise", "ledger", "name"])
 def test_without_a_fact_of_the_run_there_is_no_report(name: str, tmp_path: Path) -> None:
     folder = record(tmp_path / "run", **{name: ...})
     with pytest.raises(MissingFactError, match=f"run.json does not say .*'{name}'.*a report does not guess"):
         text_of(folder)
 
 
-@pytest.mark.parametrize("name", ["cohort", "loss", "dropped", "failures", "stragglers", "seconds", "bytes_up"])
+@pytest.mark.parametrize("value", [None, 5, [], {"a": []}, " "])
+@pytest.mark.parametrize("name", ["name", "started", "outcome", "command", "versions", "settings", "seeds", "data"])
+def test_a_fact_of_the_run_that_is_of_another_kind(name: str, value: Any, tmp_path: Path) -> None:
+    folder = record(tmp_path / "run", **{name: value})
+    with pytest.raises(MissingFactError, match=r"run\.json does not say "):
+        text_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"finished": None}, r"run\.json does not say when the run ended: its 'outcome' is completed, .* null"),
+        ({"outcome": "running"}, r"its 'outcome' is running, and 'finished' is 2026"),
+        ({"config": "config.yaml"}, r"of 'config' and 'config_sha256' one is null"),
+        ({"seeds": {}}, r"from which seeds it was run: 'seed' is in 'settings', and not in 'seeds'"),
+        ({"versions": {"python": "3.11.7"}}, r"which version of lightning_fed ran it"),
+        (
+            {"versions": {**RUN["versions"], "torch": None}},
+            r"'versions' is .* which must be a table, each of a text that is not empty",
+        ),
+        (
+            {"versions": dict.fromkeys(("python", "lightning_fed", "torch", "numpy"), "1")},
+            r"which version of Lightning ran it",
+        ),
+        ({"fits": []}, r"'fits' is empty"),
+        ({"leaves": None}, r"'leaves' is null there.*rounds\.jsonl has bytes that were sent up in round 0"),
+        (
+            {"leaves": {**LEAVES, "up": LEAVES["up"][1:]}},
+            r"the parts in 'up' of 'leaves' in .*run\.json have 8 bytes, and 'bytes_up' says 108",
+        ),
+        ({"leaves": {**LEAVES, "stays": None}}, r"'leaves' in .*run\.json does not say what never leaves it"),
+        (
+            {"ledger": "privacy-ledger-ab.jsonl"},
+            r"run\.json says that nothing was promised .*privacy-ledger-ab\.jsonl is that of a private run",
+        ),
+        ({"settings": {**RUN["settings"], "privacy": "LocalDP"}}, r"'promise' is null there"),
+    ],
+)
+def test_facts_that_contradict_each_other(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    assert text_of(record(tmp_path / "whole"))
+    with pytest.raises(MissingFactError, match=said):
+        text_of(record(tmp_path / "run", **changes))
+
+
+def test_a_config_in_the_folder_of_a_run_that_says_it_had_none(tmp_path: Path) -> None:
+    folder = record(tmp_path / "run")
+    (folder / "config.yaml").touch()
+    with pytest.raises(MissingFactError, match=r"'config' is null there\), and .*config\.yaml lies beside it"):
+        text_of(folder)
+
+
+_OF_A_ROUND = ["cohort", "dropped", "stragglers", "failures", "seconds", "bytes_up", "bytes_down", "size"]
+
+
+@pytest.mark.parametrize("name", [*_OF_A_ROUND, "loss"])
 def test_without_a_fact_of_a_round_there_is_no_report(name: str, tmp_path: Path) -> None:
     rounds = [ROUNDS[0], {key: value for key, value in ROUNDS[1].items() if key != name}]
-    with pytest.raises(MissingFactError, match=rf"rounds\.jsonl does not say .*'{name}'"):
+    with pytest.raises(MissingFactError, match=rf"the line of round 1 in .*rounds\.jsonl does not say .*'{name}'"):
         text_of(record(tmp_path / "run", rounds))
+
+
+@pytest.mark.parametrize("name", _OF_A_ROUND)
+def test_a_fact_of_a_round_that_is_null(name: str, tmp_path: Path) -> None:
+    """The sums over rounds would be lower, and nobody would see it."""
+    rounds = [*ROUNDS[:2], {**ROUNDS[2], name: None}]
+    with pytest.raises(MissingFactError, match=rf"the line of round 2 in .*rounds\.jsonl does not say .*'{name}'"):
+        text_of(record(tmp_path / "run", rounds))
+
+
+def test_a_worker_that_is_taken_out_of_a_cohort(tmp_path: Path) -> None:
+    rounds = [*ROUNDS[:2], {**ROUNDS[2], "cohort": ["ann"]}]
+    with pytest.raises(MissingFactError, match=r"round 2 .* names 1 workers, and says that 2 were asked"):
+        text_of(record(tmp_path / "run", rounds))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": None},
+        {"stage": None},
+        {"metrics": None},
+        {"workers": {"ann": None, "bob": {"val_acc": 1.0}}},
+        {"workers": {"ann": {"val_acc": "high"}}},
+        {"examples": {"ann": None}},
+    ],
+)
+def test_a_fact_of_an_evaluation_that_is_null(change: dict[str, Any], tmp_path: Path) -> None:
+    (name,) = change
+    lines = [EVALUATIONS[0], {**EVALUATIONS[1], **change}]
+    said = rf"the line after round 2 in .*evaluations\.jsonl does not say .*'{name}'"
+    with pytest.raises(MissingFactError, match=said):
+        text_of(record(tmp_path / "run", evaluations=lines))
 
 
 def test_lines_that_were_lost(tmp_path: Path) -> None:
@@ -346,6 +433,25 @@ def test_lines_that_were_lost(tmp_path: Path) -> None:
     folder = record(tmp_path / "run", ROUNDS[:2], fits=[{**fit, "rounds": 3, "evaluations": 2}])
     with pytest.raises(MissingFactError, match=r"rounds\.jsonl has 2 lines of the last fit, .* has written 3"):
         text_of(folder)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_round_that_was_lost_of_a_run_that_was_killed(lost: int, tmp_path: Path) -> None:
+    rounds = [line for line in ROUNDS if line["round"] != lost]
+    with pytest.raises(MissingFactError, match=rf"has no line of round {lost}, and one of round {lost + 1}"):
+        text_of(record(tmp_path / "run", rounds, outcome="running", finished=None))
+
+
+def test_lines_that_an_earlier_fit_has_lost(tmp_path: Path) -> None:
+    first = {"fit": "e", "round": 0, "started": "2026-11-26T09:00:00+00:00", "checkpoint": None}
+    second = {"fit": "f", "round": 2, "started": "2026-11-26T10:00:00+00:00", "checkpoint": "last.ckpt"}
+    rounds = [{**line, "fit": "f" if line["round"] >= 2 else "e"} for line in ROUNDS]
+    with pytest.raises(MissingFactError, match=r"evaluations\.jsonl has 0 lines of the fit e, .* has written 1"):
+        text_of(
+            record(tmp_path / "run", rounds, EVALUATIONS[1:], fits=[{**first, "rounds": 2, "evaluations": 1}, second])
+        )
+    with pytest.raises(MissingFactError, match=r"has no line of round 1, after which the last fit went on"):
+        text_of(record(tmp_path / "run", rounds[:1], EVALUATIONS[:1], fits=[first, second]))
 
 
 def test_a_metric_that_is_not_there(tmp_path: Path) -> None:

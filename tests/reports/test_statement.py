@@ -345,3 +345,38 @@ def test_a_whole_report_of_a_private_run_names_no_worker(
         assert "Who took part, and what single workers have reported, is hidden by the promise. There are 10" in text
         assert "train_loss" not in text
         assert "a private run never repeats" in text
+
+
+@pytest.mark.parametrize("changes", [{"promise": None}, {"promise": None, "ledger": None}])
+def test_a_promise_that_is_taken_out_of_the_record(
+    changes: dict[str, Any], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = shutil.copytree(run, tmp_path / "run")
+    change(place / "run.json", **changes)
+    said = refused(place, capsys)
+    assert f"{place / 'run.json'} says that nothing was promised" in said
+    assert "privacy-ledger-" in said
+
+
+def test_a_release_whose_mechanism_is_null(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = shutil.copytree(run, tmp_path / "run")
+    (ledger,) = place.glob("privacy-ledger-*.jsonl")
+
+    def nothing(line: dict[str, Any]) -> bool:
+        if line["kind"] == "release":
+            line["mechanism"] = None
+        return True
+
+    change_lines(ledger, nothing)
+    assert "lines of the ledger are missing" in refused(place, capsys)
+
+
+def test_what_left_is_not_said_where_it_is_not_recorded(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = shutil.copytree(run, tmp_path / "run")
+    change(place / "run.json", leaves=None)
+    main(["report", str(place), "--format", "md", "-o", "-"])
+    said = capsys.readouterr().out
+    assert "No message was looked into in the last fit. The promise hides whether any worker has come back." in said
+    assert "nothing has left one" not in said

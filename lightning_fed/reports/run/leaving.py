@@ -37,7 +37,7 @@ def what_left(view: View) -> Section:
     """
     leaves = view.fact("leaves", "what left the workers")
     if leaves is None:
-        return Section("What left each worker", (Paragraph("No worker has come back, so nothing has left one."),))
+        return Section("What left each worker", (_nothing(view),))
     whose = "of one worker" if leaves["worker"] is None else f"of {leaves['worker']}"
     when = "a round" if leaves["round"] is None else f"round {leaves['round']}"
     intro = (
@@ -51,6 +51,20 @@ def what_left(view: View) -> Section:
     blocks += [Paragraph("", "What never leaves it"), Table(("what", "shape", "why"), never)]
     blocks += [*_in_evaluations(view), Paragraph(_ERRORS)]
     return Section("What left each worker", tuple(blocks))
+
+
+def _nothing(view: View) -> Paragraph:
+    """Say why no message was looked into."""
+    if not view.record.rounds:
+        return Paragraph("No worker has come back, so nothing has left one.")
+    if view.record.rounds[-1]["fit"] != view.record.run["fits"][-1]["fit"]:
+        return Paragraph(
+            "The last fit has run no round, so no message was looked into in it.", "Not recorded", "warning"
+        )
+    if view.hidden:
+        text = "No message was looked into in the last fit. The promise hides whether any worker has come back."
+        return Paragraph(text, "Not recorded", "warning")
+    return Paragraph("No worker of the last fit has come back, so no message was looked into in it.")
 
 
 _SUM = ("what", "tensors", "numbers", "bytes", "why")

@@ -12,17 +12,13 @@ from typing import Any, final
 from lightning_fed.core.arguments import nearest
 from lightning_fed.core.direction import better, foremost, worst_decile
 from lightning_fed.core.spread import point
-from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.record import Origin, RunRecord, whole
 from lightning_fed.record.files import RUN
-from lightning_fed.reports.run.facts import MissingFactError, need
+from lightning_fed.reports.run.facts import need
+from lightning_fed.reports.run.schema import check_record
 
 _STAGES = ("val", "validate", "test")
 """Kinds of evaluations, those of the fit itself first."""
-
-
-_OF_AN_EVALUATION = ("round", "stage", "metrics", "workers", "seconds")
-_OF_A_ROUND = ("cohort", "loss", "dropped", "stragglers", "failures", "seconds", "bytes_down", "bytes_up")
 
 
 @final
@@ -51,35 +47,21 @@ class View:
         Args:
             record: The record in the run's folder.
             wanted: See the class.
+
+        Raises:
+            MissingFactError: If its files do not say what belongs into them.
         """
+        check_record(record)
         joined, origin = whole(record)
+        for earlier in () if origin is None else origin.records:
+            check_record(earlier, is_cut=True)
         return View(joined, wanted, origin)
 
     def __post_init__(self) -> None:
-        for name in _OF_AN_EVALUATION:
-            for line in self.record.evaluations:
-                need(line, name, f"the {name} of an evaluation", self.record.folder / "evaluations.jsonl")
-        had_promise = self.promise is not None or any(self.record.folder.glob(f"{PREFIX}*.jsonl"))
-        for line in self.record.rounds:
-            if not had_promise or not line.keys().isdisjoint(_OF_A_ROUND):  # else it is hidden as a whole
-                for name in _OF_A_ROUND:
-                    need(line, name, f"the {name} of a round", self.record.folder / "rounds.jsonl")
-        self._refuse_lost_lines()
         if self.wanted is not None and self.wanted not in self.metrics:
             there = ", ".join(self.metrics) or "none, as nothing was evaluated"
             near = nearest(self.wanted, self.metrics)
             raise ValueError(f"there is no metric {self.wanted!r} in {self.file}{near}; there are: {there}")
-
-    def _refuse_lost_lines(self) -> None:
-        """Refuse files of which lines are missing that the last fit has written."""
-        for fit in self.fact("fits", "of which fits the run is made")[-1:]:
-            for name, lines in (("rounds", self.record.rounds), ("evaluations", self.record.evaluations)):
-                there = sum(line["fit"] == fit["fit"] for line in lines)
-                if there < fit.get(name, 0):
-                    raise MissingFactError(
-                        f"{self.record.folder / name}.jsonl has {there} lines of the last fit, and {self.file} says "
-                        f"that it has written {fit[name]}: lines are missing, and a report does not guess"
-                    )
 
     def fact(self, name: str, what: str) -> Any:
         """Return a fact of ``run.json``; see :func:`~lightning_fed.reports.run.facts.need`."""
