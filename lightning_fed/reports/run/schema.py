@@ -59,7 +59,6 @@ _OF_A_FIT = (
 _OF_THE_VERSIONS = tuple(
     Fact(name, f"which version of {name} ran it", TEXT) for name in ("python", "lightning_fed", "torch", "numpy")
 )
-_OF_THE_SETTINGS = (Fact("algorithm", "which algorithm was run", TEXT),)
 _OF_THE_DATA = (
     Fact("population", "how many workers there are", COUNT),
     Fact("cohort_size", "how many workers take part in a round", COUNT),
@@ -140,7 +139,6 @@ def check_record(record: RunRecord, is_cut: bool = False) -> None:
             f"{file} does not say which version of Lightning ran it ('versions' has none), and a report does not "
             "guess; put back the file that the run has written"
         )
-    check(run["settings"], _OF_THE_SETTINGS, f"'settings' in {file}")
     if run["leaves"] is not None:
         _check_leaves(run["leaves"], run["promise"] is not None, f"'leaves' in {file}")
     _check_end(record)
