@@ -158,7 +158,7 @@ def test_a_setting_that_repeats_another_is_left_out(tmp_path: Path) -> None:
         "noise_multiplier": 2,
         "privacy/noise_multiplier": 2,
     }
-    text = text_of(record(tmp_path / "run", settings=table))
+    text = text_of(record(tmp_path / "run", settings=table, seeds={"seed": 7, "data/seed": 8}))
     rows = [line.split(" | ")[0] for line in lines(text, "What was run")]
     assert "| population" in rows
     assert "| workers" not in rows
@@ -270,6 +270,31 @@ def test_losses_that_are_no_numbers_and_metrics_of_some_workers(tmp_path: Path) 
     folder = record(tmp_path / "run", rounds, [evaluation_of(1, {"val_acc": None, "val_loss": 1.0}, values)])
     Strict().feed(page_of(folder))
     assert "| bob | 0 | 0.5 |" in text_of(folder)
+
+
+def test_a_run_that_has_diverged(tmp_path: Path) -> None:
+    """No value of an earlier evaluation stands for the last one, and the workers that are lost are named."""
+    lost = {name: {"val_loss": None, "val_acc": 0.1} for name in ACCURACIES}
+    last = evaluation_of(2, {"val_loss": None, "val_acc": 0.1}, lost)
+    text = text_of(record(tmp_path / "run", evaluations=[EVALUATIONS[0], last]), metric="val_loss")
+    assert "| val_loss, pooled | not finite |" in text
+    assert "| val_loss, best | 0.9 |" in text
+    assert "val_loss was not finite in 1 of 2 evaluations, after the rounds 3" in text
+    assert "worst decile of workers |" not in text, "it would be that of an earlier evaluation"
+    assert "val_loss is not finite for 4 of 4 workers: ann, bob, cyd, dee." in text
+    assert "not evaluated one by one" not in text
+    assert "| ann | 1 | 0 | 1 | 0 | not finite |" in text
+
+
+def test_one_worker_that_has_diverged(tmp_path: Path) -> None:
+    """Of 0.75, 0.75 and 1 the p10 is 0.75."""
+    workers = {**EVALUATIONS[1]["workers"], "ann": {"val_loss": None, "val_acc": None}}
+    last = evaluation_of(2, {"val_loss": None, "val_acc": 0.7}, workers)
+    text = text_of(record(tmp_path / "run", evaluations=[EVALUATIONS[0], last]))
+    assert "| val_acc, pooled | 0.7 |" in text
+    assert "| worst decile of workers, 1 without a finite value left out | 0.75 |" in text
+    assert "val_acc is not finite for 1 of 4 workers: ann; what follows leaves them out." in text
+    Strict().feed(page_of(tmp_path / "run"))
 
 
 def test_an_evaluation_after_the_fit_counts_where_there_was_none_in_it(tmp_path: Path) -> None:

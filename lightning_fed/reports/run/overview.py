@@ -24,6 +24,7 @@ from lightning_fed.reports.run.document import (
 from lightning_fed.reports.run.view import View, deciles, worst_first
 
 _MOST_BARS = 200
+_MOST_NAMED = 10
 
 
 def headline(view: View, epsilon: Tile) -> Section:
@@ -42,7 +43,7 @@ def curves(view: View) -> Section:
     Args:
         view: The run.
     """
-    blocks: list[Block] = [*_metric_curve(view), *_loss_curve(view), *_bars(view)]
+    blocks: list[Block] = [*_not_finite(view), *_metric_curve(view), *_loss_curve(view), *_bars(view)]
     if not blocks:
         hides = "; the promise hides the losses of training" if view.hidden else ""
         blocks = [Paragraph(f"Nothing was evaluated, so there is nothing to draw{hides}.")]
@@ -89,21 +90,40 @@ def _beginning(view: View) -> Iterator[Paragraph]:
 def _tiles(view: View) -> Iterator[Tile]:
     metric = view.metric
     if metric is not None:
-        points = view.pooled(metric)
+        points, last = view.pooled(metric), view.last(metric)
+        value = None if last is None else last["metrics"][metric]
+        if last is not None:
+            yield Tile(f"{metric}, pooled", "not finite" if value is None else written(float(value)))
         if points:
-            yield Tile(f"{metric}, pooled", written(points[-1][1]))
             best = (max if better(metric) == "max" else min)(value for _, value in points)
-            if best != points[-1][1]:
+            if best != value:
                 yield Tile(f"{metric}, best{' recorded' if view.missing else ''}", written(best))
         values = view.of_workers(metric)
         if len(values) > 1:
-            yield Tile("worst decile of workers", written(deciles(metric, values)[0]))
-            yield Tile("spread (std) over workers", written(float(np.std(list(values.values())))))
+            lost = len(view.not_finite(metric))
+            some = f", {lost} without a finite value left out" if lost else ""
+            yield Tile(f"worst decile of workers{some}", written(deciles(metric, values)[0]))
+            yield Tile(f"spread (std) over workers{some}", written(float(np.std(list(values.values())))))
     recorded = f" in {counted(len(view.record.rounds), 'recorded round')}" if view.missing else ""
     yield Tile("rounds" + (f", {len(view.record.rounds)} of them recorded" if recorded else ""), written(view.over))
     up, down = view.total("bytes_up"), view.total("bytes_down")
     if up is not None and down is not None:
         yield Tile(f"sent up / down{recorded}", f"{written(up / 1e6)} / {written(down / 1e6)} MB")
+
+
+def _not_finite(view: View) -> Iterator[Paragraph]:
+    """Say after which rounds the metric was not finite: a curve cannot show it."""
+    metric = view.metric or ""
+    lines = [line for line in view.evaluations if metric in line["metrics"]]
+    rounds = [int(line["round"]) + 1 for line in lines if line["metrics"][metric] is None]
+    if rounds:
+        some = ", ".join(map(str, rounds[:_MOST_NAMED])) + (" ..." if len(rounds) > _MOST_NAMED else "")
+        yield Paragraph(
+            f"{metric} was not finite in {len(rounds)} of {counted(len(lines), 'evaluation')}, after the rounds {some};"
+            " a curve leaves those out.",
+            "Not finite",
+            "warning",
+        )
 
 
 def _metric_curve(view: View) -> Iterator[Chart]:
@@ -136,11 +156,11 @@ def _bars(view: View) -> Iterator[Bars]:
         return
     _, worst = deciles(metric, values)
     bars = tuple(Bar(worker, values[worker], worker in worst) for worker in worst_first(metric, values))
-    level = view.pooled(metric)
+    level = (view.last(metric) or {"metrics": {}})["metrics"].get(metric)
     yield Bars(
         f"{metric} of each worker, the worst decile in red",
         "workers, the worst first",
         metric,
         bars,
-        level[-1][1] if level else None,
+        None if level is None else float(level),
     )

@@ -119,8 +119,18 @@ class View:
             return self.wanted
         return foremost(self.metrics)
 
+    def last(self, metric: str) -> Mapping[str, Any] | None:
+        """Return the last evaluation of a metric, finite or not; None: there is none."""
+        return next((line for line in reversed(self.evaluations) if metric in line["metrics"]), None)
+
+    def not_finite(self, metric: str) -> Sequence[str]:
+        """Return the workers whose value of a metric is not finite in its last evaluation."""
+        workers = (self.last(metric) or {}).get("workers") or {}
+        own = metric.removesuffix("_epoch")
+        return [worker for worker, each in workers.items() if each.get(metric, each.get(own, ...)) is None]
+
     def pooled(self, metric: str) -> list[tuple[int, float]]:
-        """Return rounds and values of a metric over all workers, or of central data."""
+        """Return rounds and values of a metric over all workers, or of central data; those that are finite."""
         points = [(int(line["round"]) + 1, line["metrics"].get(metric)) for line in self.evaluations]
         return [(round, float(value)) for round, value in points if value is not None]
 
@@ -129,10 +139,10 @@ class View:
 
         Args:
             metric: The metric's name.
-            line: The evaluation; None: the last one in which workers were evaluated.
+            line: The evaluation; None: the last one of the metric.
         """
         if line is None:
-            line = next((line for line in reversed(self.evaluations) if line["workers"]), None)
+            line = self.last(metric)
         workers = {} if line is None or not line["workers"] else line["workers"]
         own = metric.removesuffix("_epoch")
         values = {worker: each.get(metric, each.get(own)) for worker, each in workers.items()}
@@ -140,8 +150,13 @@ class View:
 
     @cached_property
     def values(self) -> Mapping[str, float]:
-        """Each worker's value of the metric that is looked at, in the last evaluation of workers."""
+        """Each worker's value of the metric that is looked at, in its last evaluation."""
         return {} if self.metric is None else self.of_workers(self.metric)
+
+    @cached_property
+    def lost(self) -> frozenset[str]:
+        """The workers whose value of the metric that is looked at is not finite in its last evaluation."""
+        return frozenset() if self.metric is None else frozenset(self.not_finite(self.metric))
 
     @cached_property
     def examples(self) -> Mapping[str, float]:

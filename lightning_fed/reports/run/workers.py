@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def columns(view: View) -> tuple[str, ...]:
     """Return the names of the columns of :func:`row`."""
     counts = tuple(name for name, _ in _counts(view))
     examples = ("examples evaluated",) if view.examples else ()
-    metric = () if view.metric is None or not view.values else (view.metric,)
+    metric = () if view.metric is None or not (view.values or view.lost) else (view.metric,)
     rounds = counted(len(view.record.rounds), "recorded round" if view.missing else "round")
     return ("worker", *examples, f"took part, of {rounds}", *counts, *metric)
 
@@ -71,7 +71,8 @@ def row(view: View, worker: str) -> tuple[Cell, ...]:
     if view.examples:
         own = view.examples.get(worker)
         examples = (None if own is None else int(own),)
-    metric: tuple[Cell, ...] = (view.values.get(worker),) if view.values else ()
+    value: Cell = "not finite" if worker in view.lost else view.values.get(worker)
+    metric: tuple[Cell, ...] = (value,) if view.values or view.lost else ()
     return (worker, *examples, view.took_part(worker), *counts, *metric)
 
 
@@ -119,6 +120,9 @@ def fairness(view: View) -> Section:
         has_index |= is_fair
         worst = ", ".join(worst_first(metric, values)[:3])
         rows.append((metric, *spread(numbers).values(), jain(numbers) if is_fair else None, worst))
+    lost = [paragraph for metric in view.metrics for paragraph in _lost(view, metric)]
+    if not rows and lost:
+        return Section("Fairness", tuple(lost))
     if not rows:
         why = "hidden by the promise" if view.hidden else "not recorded: workers were not evaluated one by one"
         return Section("Fairness", (Paragraph(f"Values of single workers are {why}."),))
@@ -127,8 +131,19 @@ def fairness(view: View) -> Section:
         "Every worker counts once. The Jain index is (Σx)² / (n Σx²): 1 where all fare alike, 1/n where one has all "
         "(Jain, Chiu & Hawe 1984); for metrics of which high values are the better ones."
     )
-    blocks = (Table(head, tuple(rows)), *((Paragraph(text, "", "small"),) if has_index else ()))
+    blocks = (*lost, Table(head, tuple(rows)), *((Paragraph(text, "", "small"),) if has_index else ()))
     return Section("Fairness", blocks)
+
+
+def _lost(view: View, metric: str) -> Iterator[Paragraph]:
+    """Name the workers whose value of a metric is not finite."""
+    lost = view.not_finite(metric)
+    if lost:
+        of = len(lost) + len(view.of_workers(metric))
+        more = f" and {len(lost) - _FEW:,} more" if len(lost) > _FEW else ""
+        text = f"{metric} is not finite for {len(lost):,} of {counted(of, 'worker')}: {', '.join(lost[:_FEW])}{more}"
+        left = "; what follows leaves them out." if of > len(lost) + 1 else "."
+        yield Paragraph(text + left, "Not finite", "warning")
 
 
 def jain(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
