@@ -28,12 +28,13 @@ def summary_of(
     """
     checkpoints = trainer.checkpoint_callback
     path = str(getattr(checkpoints, "best_model_path", "") or getattr(checkpoints, "last_model_path", ""))
+    has_not_begun = error is not None and tally.done == tally.first  # a folder without a record
     parts = [
         f"{_rounds(tally)} in {duration(tally.seconds(now))}",
         "" if error is None else f"ended in {tally.title} {tally.done} by {type(error).__name__}",
         evaluations.best(getattr(checkpoints, "monitor", None)),
         privacy,
-        *(f"logs in {place}" for place in _logs(trainer)),
+        *(f"logs in {place}" for place in (() if has_not_begun else _logs(trainer))),
         f"checkpoint {_near(path)}" if path else "",
     ]
     return Summary(SEPARATOR.join(printable(part) for part in parts if part), tuple(evaluations.last))

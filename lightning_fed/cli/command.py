@@ -64,6 +64,7 @@ class FederatedCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None, run: bool = True, **options: Any) -> None:
         self._files: list[ConfigFile] = []
+        self._own_folder: Path | None = None  # that of the run, if it is named here
         given = sys.argv[1:] if args is None else args
         self._given = list(given) if isinstance(given, Sequence) else []
         parser = {"prog": Path(sys.argv[0]).name, **(options.pop("parser_kwargs", None) or {})}
@@ -194,8 +195,13 @@ class FederatedCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         asks = self.config[subcommand].get("ckpt_path") == "last"
-        with _one_line(self._command), last_is_found(self.trainer) if asks else nullcontext():
-            super()._run_subcommand(subcommand)
+        try:
+            with _one_line(self._command), last_is_found(self.trainer) if asks else nullcontext():
+                super()._run_subcommand(subcommand)
+        except BaseException:
+            if self._own_folder is not None and subcommand == "fit" and self.trainer.is_global_zero:
+                run_names.take_back(self._own_folder)
+            raise
         if subcommand == "predict" and self.trainer.is_global_zero:
             sys.stdout.write(where_predictions_are(self.trainer))
 
@@ -233,6 +239,7 @@ class FederatedCLI(LightningCLI):
         run = "-".join((type(self.model.algorithm).__name__, *does))
         files = [file.name for file in self._files if file.is_a_file]
         logger = run_names.logger_of(given.as_dict(), files, run)
+        self._own_folder = None if logger is None else Path(str(logger.log_dir)).absolute()
         return {} if logger is None else {"logger": logger}
 
     def _default_logger(self) -> Any:

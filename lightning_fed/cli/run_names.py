@@ -20,6 +20,10 @@ LOGGER = {
 """The logger of a command that names none."""
 
 
+_OF_A_START = ("config.yaml", "hparams.yaml", "events.out.tfevents.*")
+"""Files that a command writes before a fit has begun."""
+
+
 def logger_of(given: Mapping[str, Any], configs: Sequence[str], run: str) -> Logger | None:
     """Return the logger with the run's name.
 
@@ -47,3 +51,19 @@ def logger_of(given: Mapping[str, Any], configs: Sequence[str], run: str) -> Log
 def _has_folders(kind: type[Logger]) -> bool:
     """Whether each run of a logger has the folder ``save_dir/name/version``."""
     return kind.log_dir is not Logger.log_dir and {"save_dir", "name", "version"} <= set(signature(kind).parameters)
+
+
+def take_back(folder: Path) -> None:
+    """Remove the folder of a run that has not begun, so that none is left without a record and a number is not lost.
+
+    Args:
+        folder: The folder, which the command has named.
+    """
+    try:
+        files = list(folder.iterdir())
+        if all(file.is_file() and any(file.match(name) for name in _OF_A_START) for file in files):  # else it has begun
+            for file in files:
+                file.unlink()
+            folder.rmdir()
+    except OSError:  # it was not made yet; or it stays, as it can be read by nobody
+        return

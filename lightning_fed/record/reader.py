@@ -141,6 +141,6 @@ def _nothing_in(folder: Path) -> str:
     near = f"; there are records in {', '.join(map(str, below[:5]))}" if below else ""
     more = f" and {len(below) - 5} more" if len(below) > 5 else ""
     return (
-        f"there is no record of a run in {folder}: it has no {RUN}, which a fit with a logger writes into the "
-        f"logger's folder{near}{more}"
+        f"there is no record of a run in {folder}: it has no {RUN}, which a fit writes into the folder of the "
+        f"first logger that has one{near}{more}"
     )

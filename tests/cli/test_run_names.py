@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lightning_fed.cli import FederatedCLI
+from lightning_fed.cli.run_names import take_back
 from lightning_fed.record import next_version, read
 
 pytestmark = [
@@ -83,3 +84,24 @@ def test_the_next_number_is_above_all_that_are_there(tmp_path: Path) -> None:
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert next_version(tmp_path / "runs", "FedAvg") == "FedAvg-8"
     assert next_version(tmp_path / "none", "FedAvg") == "FedAvg-0"
+
+
+def test_a_run_that_was_refused_leaves_no_folder_and_takes_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("-c", "mine.yaml", "--model.min_workers=99")
+    assert "min_workers=99" in capsys.readouterr().err
+    assert not Path("logs/mine/FedAvg-0").exists()
+    assert run("-c", "mine.yaml") == Path("logs/mine/FedAvg-0")
+
+
+def test_what_is_not_of_a_start_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "FedAvg-0"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", "run.json"):
+        (folder / name).touch()
+    take_back(folder)
+    assert (folder / "config.yaml").exists()
+    (folder / "run.json").unlink()
+    take_back(folder)
+    take_back(folder)
+    assert not folder.exists()

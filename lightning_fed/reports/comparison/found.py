@@ -37,8 +37,8 @@ def records_below(folders: Sequence[str | Path]) -> list[RunRecord]:
         below = [folder] if (folder / RUN).is_file() else sorted(path.parent for path in folder.rglob(RUN))
         if not below:
             raise FileNotFoundError(
-                f"{folder}: there is no record of a run in it or below it, which a fit with a logger leaves in the "
-                "logger's folder; give folders such as logs/digits"
+                f"{folder}: there is no record of a run in it or below it, which a fit leaves in the folder of "
+                "the first logger that has one; give folders such as logs/digits"
                 if folder.is_dir()
                 else f"there is no folder {folder}; give folders of runs, such as logs/digits"
             )

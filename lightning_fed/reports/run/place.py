@@ -37,8 +37,8 @@ def record_at(path: Path) -> tuple[Path, Path | None]:
     if any(path.glob("*.ckpt")):
         return _around(path), None
     raise ValueError(
-        f"there is no record of a run in {path}: it has no {RUN}, which a fit with a logger writes into the logger's "
-        "folder"
+        f"there is no record of a run in {path}: it has no {RUN}, which a fit writes into the folder of the first "
+        "logger that has one"
     )
 
 
