@@ -24,7 +24,7 @@ from lightning_fed.wire import describe
 
 @final
 class Finals:
-    """Values that say how a run came out, ``summary/...``: some plain numbers, however long it is."""
+    """Values that say how a run came out, ``at_end/...``: some plain numbers, however long it is."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
@@ -73,7 +73,7 @@ class Finals:
         found = {**self._last, **{f"{name}_best": value for name, value in self._best.items()}}
         if not found and self._loss is not None:
             found["loss"] = self._loss
-        return {f"summary/{name}": value for name, value in {**beside(costs, found), **costs}.items()}
+        return {f"at_end/{name}": value for name, value in {**beside(costs, found), **costs}.items()}
 
 
 def _worst_deciles(workers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:

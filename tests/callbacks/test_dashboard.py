@@ -34,7 +34,7 @@ SCALARS |= {f"comm/{name}" for name in ("bytes_up", "bytes_down", "megabytes_up_
 SCALARS |= {"time/local", "time/aggregate", *(f"update/{n}" for n in ("norm", "p10_norm", "p90_norm", "alignment"))}
 POINTS = ("min", "p10", "median", "p90", "max", "std")
 SPREADS = {f"workers/{metric}/{point}" for metric in ("loss", "val_acc") for point in POINTS}
-SUMMARY = {"summary/megabytes", "summary/seconds", "summary/val_acc", "summary/val_acc_best", "summary/val_acc_p10"}
+SUMMARY = {"at_end/megabytes", "at_end/seconds", "at_end/val_acc", "at_end/val_acc_best", "at_end/val_acc_p10"}
 TEXTS = {f"run/{name}/text_summary" for name in ("settings", "what_leaves", "promise")}
 FIGURES = {"who/partition", "who/participation", "who/val_acc_per_worker"}
 
@@ -244,7 +244,7 @@ def test_a_private_run_shows_nothing_of_its_workers(tmp_path: Path) -> None:
         *("epoch", "val_acc", "time/evaluate", "server/lr", "server/update_norm"),
         *("comm/megabytes_up_total", "comm/megabytes_down_total"),
         *("privacy/epsilon", "privacy/epsilon_budget", "privacy/rounds_left", "privacy/clip"),
-        *("summary/seconds", "summary/val_acc", "summary/val_acc_best", "summary/epsilon"),
+        *("at_end/seconds", "at_end/val_acc", "at_end/val_acc_best", "at_end/epsilon"),
     }
     assert (tags["images"], tags["histograms"]) == ([], [])
     assert charts(events) == {

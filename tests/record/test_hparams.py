@@ -94,17 +94,17 @@ def test_the_final_and_the_best_values_and_the_worst_decile(tmp_path: Path) -> N
     values = last_values(run(tmp_path, n=11))
     x = 5 * (1 - 0.5**3)
     losses = sorted((x - i) ** 2 for i in range(11))
-    assert values["summary/val_loss"] == values["summary/val_loss_best"] == pytest.approx(sum(losses) / 11)
-    assert values["summary/val_loss_p90"] == pytest.approx(losses[9])
-    assert values["summary/megabytes"] > 0
-    assert 0 < values["summary/seconds"] < 60
+    assert values["at_end/val_loss"] == values["at_end/val_loss_best"] == pytest.approx(sum(losses) / 11)
+    assert values["at_end/val_loss_p90"] == pytest.approx(losses[9])
+    assert values["at_end/megabytes"] > 0
+    assert 0 < values["at_end/seconds"] < 60
     assert not [name for name in values if "epsilon" in name]
 
 
 def test_without_an_evaluation_it_is_the_loss(tmp_path: Path) -> None:
     logger = TensorBoardLogger(str(tmp_path), name="", version="run", default_hp_metric=False)
     fit(FederatedModule(Scalar()), FederatedDataModule({"a": Rows([2.0])}), logger=logger)
-    assert last_values(tmp_path / "run")["summary/loss"] == pytest.approx(2.0)
+    assert last_values(tmp_path / "run")["at_end/loss"] == pytest.approx(2.0)
 
 
 class Timed(Validated):
@@ -116,8 +116,8 @@ def test_a_metric_that_is_named_as_a_cost_stands_beside_it(tmp_path: Path) -> No
     logger = TensorBoardLogger(str(tmp_path), name="", version="run", default_hp_metric=False)
     fit(FederatedModule(Timed()), FederatedDataModule(workers()), logger=logger)
     values = last_values(tmp_path / "run")
-    assert values["summary/logged/seconds"] == values["summary/seconds_best"] == 1000
-    assert values["summary/seconds"] < 60
+    assert values["at_end/logged/seconds"] == values["at_end/seconds_best"] == 1000
+    assert values["at_end/seconds"] < 60
 
 
 def test_under_a_promise_there_is_epsilon_and_nothing_of_workers(tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_under_a_promise_there_is_epsilon_and_nothing_of_workers(tmp_path: Path)
     fed = FederatedModule(Scalar(), privacy=promise)
     fit(fed, data, logger=logger)
     values, logged = last_values(tmp_path / "run"), settings_of(tmp_path / "run")
-    assert {name for name in values if name.startswith("summary/")} == {"summary/epsilon", "summary/seconds"}
+    assert {name for name in values if name.startswith("at_end/")} == {"at_end/epsilon", "at_end/seconds"}
     assert fed.private_run is not None
-    assert values["summary/epsilon"] == pytest.approx(fed.private_run.spent)
+    assert values["at_end/epsilon"] == pytest.approx(fed.private_run.spent)
     assert (logged["privacy/clip"], logged["privacy/noise_multiplier"], logged["privacy/delta"]) == (1.0, 1.0, 1e-3)
     assert logged["privacy/neighbours"] in ("zero-out", "replace-one")
     assert not [text for text in map(str, logged.values()) if "alice" in text]

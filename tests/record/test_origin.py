@@ -158,4 +158,4 @@ def test_a_fit_records_from_which_fit_it_goes_on(tmp_path: Path, monkeypatch: py
     assert [line["round"] for line in joined.rounds] == [0, 1, 2]
     sent = sum(line["bytes_up"] + line["bytes_down"] for line in joined.rounds) / 1e6
     events = EventAccumulator(str(place)).Reload()
-    assert events.Scalars("summary/megabytes")[-1].value == pytest.approx(sent, rel=1e-6)  # of float32
+    assert events.Scalars("at_end/megabytes")[-1].value == pytest.approx(sent, rel=1e-6)  # of float32

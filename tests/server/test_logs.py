@@ -36,7 +36,7 @@ def test_every_curve_and_its_first_values_by_hand(tmp_path: Path) -> None:
     data = FederatedDataModule({"a": Rows([2.0]), "b": Rows([4.0, 4.0])})
     spy = Spy()
     drawn = logged(tmp_path, FederatedModule(Scalar(lr=0.5), aggregator=spy), data, max_epochs=3)
-    drawn = {name: values for name, values in drawn.items() if not name.startswith(("epoch", "summary/"))}
+    drawn = {name: values for name, values in drawn.items() if not name.startswith(("epoch", "at_end/"))}
     first = {name: values[0] for name, values in drawn.items()}
     seconds, local, rest = (first.pop(name)[1] for name in ("round/seconds", "time/local", "time/aggregate"))
     assert 0 < local < seconds
