@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from lightning_fed._lightning import pl, refuse_foreign
 from lightning_fed.core.arguments import article, nearest
 from lightning_fed.core.shown import Shown
-from lightning_fed.population.lengths import length_of
+from lightning_fed.population.lengths import length_of, num_examples
 from lightning_fed.population.tensors import alike, refuse_tables
 
 if not TYPE_CHECKING:
@@ -65,6 +65,25 @@ class GivenData(Shown, pl.LightningDataModule):
                 said |= {"sampler": type(loader.sampler).__name__, "batches": type(loader.batch_sampler).__name__}
                 break
         return said
+
+    @property
+    def examples(self) -> dict[str, Any]:
+        """The examples of each part that came without batches."""
+        makers = {split: vars(self).get(f"{split}_dataloader") for split in SPLITS}
+        return {
+            split: make.args[0] for split, make in makers.items() if isinstance(make, partial) and make.func is _batched
+        }
+
+    @property
+    def num_examples(self) -> int | None:
+        """The number of examples to train on, if it can be told without a pass over them."""
+        make = vars(self).get("train_dataloader")
+        if not isinstance(make, partial):
+            return None
+        of = self.examples.get("train")
+        if of is None:
+            return num_examples(make.args[0])
+        return None if isinstance(of, IterableDataset) else length_of(of)
 
     def _makers(self) -> Iterator[partial[Any]]:
         """Yield what makes the loaders, that for training first."""

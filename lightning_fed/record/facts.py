@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from lightning_fed._lightning import pl
-from lightning_fed.population import Population
 from lightning_fed.privacy import Privacy, PrivateRun
+from lightning_fed.record.checksums import of_contents, of_sizes, sizes_of
 from lightning_fed.server.checkpoint.settings import population
 from lightning_fed.server.datamodule import FederatedDataModule
 
@@ -125,24 +125,22 @@ def of_the_data(data: FederatedDataModule, shows: bool) -> dict[str, Any]:
     """
     marks = population(data.names)
     facts = {"population": marks["workers"], "cohort_size": data.cohort_size}
-    return {**facts, "names_checksum": marks["checksum"], "sizes": _sizes(data)} if shows else facts
+    return {**facts, "names_checksum": marks["checksum"], **_of_the_workers(data.workers)} if shows else facts
 
 
-def _sizes(data: FederatedDataModule) -> dict[str, float] | None:
-    """Return the distribution of the workers' numbers of training examples, if none has to be built for it."""
-    workers = data.workers
-    if not isinstance(workers, Population) or len(workers) > _MOST_SIZES:
-        return None
+def _of_the_workers(workers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the distribution and checksums of the workers' data, as far as none has to be built for it."""
+    unknown: dict[str, Any] = {"sizes": None, "sizes_checksum": None, "contents_checksum": None}
+    if len(workers) > _MOST_SIZES:
+        return unknown
     try:
-        sizes = [workers.num_examples(name) for name in workers]
+        sizes, contents = sizes_of(workers), of_contents(workers)
     except Exception:  # what is wrong with it is said when the worker trains
-        return None
-    return {
-        "total": sum(sizes),
-        "min": min(sizes),
-        "median": float(np.median(sizes)),
-        "max": max(sizes),
-    }
+        return unknown
+    if sizes is None:
+        return {**unknown, "contents_checksum": contents}
+    spread = {"total": sum(sizes), "min": min(sizes), "median": float(np.median(sizes)), "max": max(sizes)}
+    return {"sizes": spread, "sizes_checksum": of_sizes(sizes), "contents_checksum": contents}
 
 
 def of_the_promise(privacy: Privacy | None, run: PrivateRun | None, folder: Path) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def test_nothing_of_workers_is_written(tmp_path: Path, privacy: Any) -> None:
 def test_without_a_promise_it_is(tmp_path: Path) -> None:
     run = record(tmp_path, None)
     assert run.run["data"]["sizes"] == {"total": 2910, "min": 711, "median": 727.5, "max": 744}
+    assert len(run.run["data"]["sizes_checksum"]) == 8
     assert "711" in str(run.settings["population/sizes"])
     assert (run.run["promise"], run.run["ledger"], run.settings["privacy"]) == (None, None, None)
 

@@ -21,7 +21,12 @@ _MAY_DIFFER = ("cohort_size",)
 _DEALT = ("partition", "population", "val", "eval_cohort_size")
 """Settings that say what data there are, who holds what, and what is evaluated, with what stands below them."""
 _NOT_DEALT = "batch_size"
-_WORDS = {"names_checksum": "the checksum of the workers' names", "sizes": "numbers of training examples"}
+_WORDS = {
+    "names_checksum": "the checksum of the workers' names",
+    "sizes": "numbers of training examples",
+    "sizes_checksum": "the checksum of all numbers of training examples",
+    "contents_checksum": "the checksum of the workers' tensors",
+}
 _EVALUATED = "numbers of evaluated examples"
 _EVERY = "rounds between evaluations"
 _SEED = re.compile(r"(?:, )?\bseed=[^,()\[\]]*")
