@@ -385,6 +385,12 @@ def test_one_folder_and_the_file_of_a_record_will_do(two: Path) -> None:
     assert compare(files).rows[0].values == [0.7, 0.8]
 
 
+def test_a_metric_of_training_is_said_to_be_one(two: Path) -> None:
+    caption = compare([two], metric="train_loss", target=1.0).caption
+    assert "train_loss (lower is better) is a run's last training round (rule: last)" in caption
+    assert "up to the first training round that reaches it" in caption
+
+
 def test_a_damaged_record_is_named(two: Path) -> None:
     (two / "FedAvg" / "seed=0" / "run.json").write_text('{"version": 1, "fits": []}')
     with pytest.raises(ValueError, match=r"FedAvg/seed=0/run.json is damaged: it has no outcome; leave this run out"):

@@ -246,6 +246,11 @@ def test_names_and_settings_are_text(tmp_path: Path) -> None:
     assert json.loads(as_json(report_of(read(folder))))["title"] == NASTY
 
 
+def test_a_name_is_no_formula(tmp_path: Path) -> None:
+    text = text_of(record(tmp_path / "run", name="$m_x$"))
+    assert text.startswith(r"# \$m_x\$")
+
+
 def test_central_data_alone(tmp_path: Path) -> None:
     folder = record(tmp_path / "run", evaluations=[evaluation_of(2, {"val_acc": 0.5})])
     text = text_of(folder)

@@ -33,21 +33,22 @@ def caption_of(
         left_out: The runs that are left out, each with the reason.
     """
     runs = [run for group in groups for run in group.runs]
+    of = "training round" if any(each.in_training for run in runs for each in run.evaluations) else "evaluation"
     sentences = [
-        *_values(rows, metric, rule),
-        *_costs(rows, target, rule),
+        *_values(rows, metric, rule, of),
+        *_costs(rows, target, rule, of),
         *_privacy(runs),
         *_doubts(groups, runs, unlike, left_out),
     ]
     return " ".join(filter(None, sentences))
 
 
-def _values(rows: Sequence[Row], metric: str, rule: Rule) -> Iterator[str]:
+def _values(rows: Sequence[Row], metric: str, rule: Rule, of: str) -> Iterator[str]:
     low_is_better = better(metric) == "min"
     several = any(row.metric.n > 1 for row in rows)
     shown = "; mean ± standard deviation of a sample over seeds" if several else " of one run a row"
     way = "lower" if low_is_better else "higher"
-    yield f"{metric} ({way} is better) is {rule.in_words()} (rule: {rule}){shown} (number of seeds)."
+    yield f"{metric} ({way} is better) is {rule.in_words(of)} (rule: {rule}){shown} (number of seeds)."
     if any(row.worst for row in rows):
         yield f"Worst decile: a tenth of the workers has this value or a {'higher' if low_is_better else 'lower'} one."
     if any(row.difference for row in rows):
@@ -55,9 +56,9 @@ def _values(rows: Sequence[Row], metric: str, rule: Rule) -> Iterator[str]:
         yield f"Difference: to the first row at equal seeds, mean{interval} (number of pairs)."
 
 
-def _costs(rows: Sequence[Row], target: float | None, rule: Rule) -> Iterator[str]:
+def _costs(rows: Sequence[Row], target: float | None, rule: Rule, of: str) -> Iterator[str]:
     if target is not None:
-        what = "evaluation" if rule.count == 1 else f"mean of {rule.count} evaluations"
+        what = of if rule.count == 1 else f"mean of {rule.count} {of}s"
         yield (
             f"Rounds and MB (sent and received) to {target:g}: up to the first {what} that reaches it, median over the "
             "seeds that do (how many do)."

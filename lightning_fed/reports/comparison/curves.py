@@ -40,7 +40,7 @@ def evaluations_of(record: RunRecord, metric: str) -> list[Evaluation]:
         found = {line["round"] + 1: line for line in lines if metric in (line.get("metrics") or ())}
         if found:
             return [
-                Evaluation(over, _number(line["metrics"][metric]), _worst(line, metric))
+                Evaluation(over, _number(line["metrics"][metric]), _worst(line, metric), lines is record.rounds)
                 for over, line in sorted(found.items())
             ]
     return []

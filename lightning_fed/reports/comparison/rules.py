@@ -56,13 +56,17 @@ class Rule:
     def __str__(self) -> str:
         return f"mean:{self.count}" if self.kind == "mean" else self.kind
 
-    def in_words(self) -> str:
-        """Return what a value is, as a caption says it."""
+    def in_words(self, of: str = "evaluation") -> str:
+        """Return what a value is, as a caption says it.
+
+        Args:
+            of: What the values are of.
+        """
         if self.kind == "mean":
-            return f"the mean of a run's last {self.count} evaluations"
+            return f"the mean of a run's last {self.count} {of}s"
         if self.kind == "last":
-            return "a run's last evaluation"
-        return "a run's best evaluation, which was chosen by the values that are reported, and is too good for that"
+            return f"a run's last {of}"
+        return f"a run's best {of}, which was chosen by the values that are reported, and is too good for that"
 
     def chosen(self, values: Sequence[float], mode: Mode) -> list[int]:
         """Return which evaluations count; one without a number (NaN) is never the best, but may be the last.

@@ -18,11 +18,13 @@ class Evaluation:
         rounds: The rounds that were over by then.
         value: The pooled value of the metric.
         worst: The worst decile over workers; None where there are no values of single workers.
+        in_training: Whether it is no evaluation, but what the workers of a training round have logged.
     """
 
     rounds: int
     value: float
     worst: float | None = None
+    in_training: bool = False
 
 
 @final

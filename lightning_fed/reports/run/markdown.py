@@ -20,7 +20,7 @@ from lightning_fed.reports.run.document import (
 )
 
 _MOST_POINTS = 12
-_SPECIAL = re.compile(r"[\\`*\[\]<|~&]|(?<!\w)_|_(?!\w)|^[#>+-]")
+_SPECIAL = re.compile(r"[\\`*\[\]<|~&$]|(?<!\w)_|_(?!\w)|^[#>+-]")
 
 
 def as_markdown(report: Report) -> str:
