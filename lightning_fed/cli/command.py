@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,10 @@ class FederatedCLI(LightningCLI):
             begin = f"start from a config: {self._command} -c toy; `{PROGRAM} configs` lists {len(CONFIGS.files())}"
             sentence = f"{sentence}; {begin}"
         sentence += place_of_module(message, [file.name for file in self._files])
+        if message.startswith("the following arguments are required"):
+            unknown = self._unknown(_sections(options_of(parser)))
+            sentence = "; ".join((sentence, *unknown))
+            key = "" if unknown else key
         if key.startswith("data.workers"):
             wrong = [explained(said, (), f"data.workers.{name}") for name, said in _wrong_workers(self._files)]
             if wrong:
@@ -154,10 +158,16 @@ class FederatedCLI(LightningCLI):
     def _refuse_empty_sections(self) -> None:
         whole = self.config.as_dict()
         part = whole.get(whole.get("subcommand") or "", whole)
-        for file in self._files:
-            for keys, known in file.empty_and_unknown({**whole, **part}):
-                key, near = ".".join(keys), nearest(keys[-1], known)
-                refuse(f"there is no option {key!r}{near} ({file.where(keys)})", self._command)
+        for sentence in self._unknown({**whole, **part}):
+            refuse(sentence, self._command)
+
+    def _unknown(self, known: Mapping[str, Any]) -> list[str]:
+        """Say of each empty section of the files that there is none of its name."""
+        return [
+            f"there is no option {'.'.join(keys)!r}{nearest(keys[-1], near)} ({file.where(keys)})"
+            for file in self._files
+            for keys, near in file.empty_and_unknown(known)
+        ]
 
     def _refuse_wrong_checkpoint(self) -> None:
         subcommand = self.config.get("subcommand")
@@ -282,6 +292,22 @@ def _said(error: Exception) -> str:
     lines = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
     lines = [line for line in lines if "NoneType" not in line and "instantiatable class" not in line]
     return lines[0] if lines else one_sentence(error)
+
+
+def _sections(options: Collection[str]) -> dict[str, Any]:
+    """Return the names of options by section; None: it is no section.
+
+    >>> _sections(["model.module", "seed_everything"])
+    {'model': {'module': None}, 'seed_everything': None}
+    """
+    sections: dict[str, Any] = {}
+    for option in options:
+        section, _, name = option.partition(".")
+        if name:
+            sections[section] = {**(sections.get(section) or {}), name.partition(".")[0]: None}
+        else:
+            sections.setdefault(section)
+    return sections
 
 
 def _wrong_workers(files: Sequence[ConfigFile]) -> Iterator[tuple[str, str]]:

@@ -122,20 +122,26 @@ class ConfigFile:
 def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFile], list[str]]:
     """Read the configs that a command line names.
 
-    A bare name (``toy.yaml``, ``toy``) or one in ``configs/`` that is no file here stands for the config of this name
-    that comes with the package; any other path for itself alone.
+    A path without its ending stands for the file with it. A bare name (``toy.yaml``, ``toy``) or one in ``configs/``
+    that is no file here stands for the config of this name that comes with the package; any other path for itself
+    alone.
 
     Args:
         arguments: The command line.
 
     Returns:
-        The command line with the paths of bundled configs in it, the files, and a line on each bundled one.
+        The command line with the paths of the files that are meant, these files, and a line on each whose path is not
+        as it was written.
 
     Raises:
         ValueError: If there is no such file, or it is none that can be used.
     """
     found, files, notes = list(arguments), [], []
     for position, before, path in config_paths(arguments):
+        whole = _with_ending(path)
+        if whole != path:
+            notes.append(f"config {path!r}: taking the file {whole}")
+            path, found[position] = whole, f"{before}{whole}"
         bundled = None if is_yaml_itself(path) or Path(path).is_file() else CONFIGS.find(path)
         if bundled is not None:
             notes.append(f"config {path!r} is no file here; taking the one that comes with lightning_fed: {bundled}")
@@ -158,6 +164,13 @@ def config_paths(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
             yield position, "-c", argument[2:]
         elif position and arguments[position - 1] in _FLAGS:
             yield position, "", argument
+
+
+def _with_ending(path: str) -> str:
+    """Return the path of the file that is meant where a path lacks its ending; otherwise the path itself."""
+    if not path or is_yaml_itself(path) or Path(path).is_file():
+        return path
+    return next((whole for ending in _SUFFIXES if Path(whole := f"{path}{ending}").is_file()), path)
 
 
 def _missing(path: str) -> str:

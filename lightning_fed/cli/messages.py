@@ -17,16 +17,18 @@ from types import MappingProxyType, ModuleType
 
 import torch
 
-from lightning_fed._lightning import pl
+from lightning_fed._lightning import ENVIRONMENT_VARIABLE, NAMES, pl
 from lightning_fed.cli.bundled import CONFIGS
 from lightning_fed.cli.classes import classes_of, names_of
 from lightning_fed.cli.other_kinds import option_of
 from lightning_fed.cli.synonyms import REMARKS, meant, same
 from lightning_fed.core.arguments import article, nearest
+from lightning_fed.lightning_cli import imported
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _VALUE = re.compile(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", re.MULTILINE)
 _TYPE = re.compile(r"Expected (?:an? )?(.+?)\.?$")
+_PARSED = "Namespace("
 _OWNER = re.compile(r"class_path '([^']+)'|class_path='([^']+)'")
 _NOISE = re.compile(
     r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Subclass types expect|a class path \(str\)|a dict "
@@ -57,9 +59,16 @@ def explained(
     reasons = [line.strip(" -") for line in _VALUE.sub("", message).splitlines()]
     reasons = [re.sub(r"^Type .* expects a function or a callable class: ", "", reason) for reason in reasons]
     types = [found.group(1) for reason in reasons if (found := _TYPE.match(reason)) and not _NOISE.match(reason)]
+    if _OWNER.search(message):  # a class is given, and something is wrong within it: it is no section with names
+        types = [kind for kind in types if _plain(kind) != _PLAIN["Mapping"]]
     literals = [literal for kind in types for literal in _literals(kind)]
     owner = next((one or other for one, other in reversed(_OWNER.findall(message))), "")
     value = " ".join((found.group(1) if (found := _VALUE.search(message)) else "").split())
+    if value.startswith("Namespace(init_args="):
+        return key, (
+            f"{key}: a class cannot take the place of the names that an earlier config gives there; leave the earlier "
+            "config out, or take its section out of it"
+        )
     tellings = [
         (pattern, *tell(found, key, owner))
         for reason in reasons
@@ -72,12 +81,12 @@ def explained(
         return key, _with_those_there_are(sentence, key, kinds) if pattern == _NO_PATH else sentence
     if types:
         near = nearest(value, [literal.strip("'") for literal in literals]) if literals else ""
-        return key, f"{key}={_short(value)} must be {_choices(types)}{near}"
+        return key, f"{_given(key, value)} must be {_choices(types)}{near}"
     for pattern, sentence in _ABOUT_VALUES:
         if found := re.search(pattern, message):
             word = found.group(1)
-            return key, sentence.format(key=key, value=_short(value), found=word, kind=article(word))
-    return key, " ".join(message.split())
+            return key, sentence.format(key=key, given=_given(key, value), found=word, kind=article(word))
+    return key, " ".join((_VALUE.sub("", message) if _PARSED in value else message).split())
 
 
 def problem_of_class(message: str) -> str:
@@ -190,7 +199,15 @@ def _relative(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
 
 
 def _wrong_class(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
-    return key, f"{key}: {found.group(1)} is no {found.group(2)}"
+    path, base = found.groups()
+    other = next(name for name in NAMES if name != pl.__name__)
+    kind, theirs = imported(path), getattr(sys.modules.get(other), base, None)
+    if isinstance(kind, type) and theirs is not None and issubclass(kind, theirs):
+        return key, (
+            f"{key}: {path} is {article(base)} of {other}, but lightning_fed runs on {pl.__name__}, and the two do not "
+            f"mix: set the environment variable {ENVIRONMENT_VARIABLE}={other}"
+        )
+    return key, f"{key}: {path} is no {base}"
 
 
 def _no_argument(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
@@ -229,7 +246,7 @@ _ABOUT_VALUES = (
         r"Expected an instantiatable class, but (\S+) is abstract",
         "{key}: {found} is abstract; name a class of its kind",
     ),
-    (r"Not a valid subclass of (\w+)", "{key}={value} must be {kind}, given by its class_path and init_args"),
+    (r"Not a valid subclass of (\w+)", "{given} must be {kind}, given by its class_path and init_args"),
     (r"object has no attribute '(keys)'", "{key}: its init_args must be a section with keys"),
     (r"argument of type '(\w+)' is not iterable", "{key}: its class_path must be the path of a class, with dots"),
 )
@@ -271,6 +288,11 @@ def _plain(kind: str) -> str:
 
 _PLAIN = {"NoneType": "None", "int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 _PLAIN |= {"Mapping": "a section with names", "Sequence": "a list", "Iterable": "a list"}
+
+
+def _given(key: str, value: str) -> str:
+    """A key with its value; without, where that is a whole section as a parser holds it, and none that a user wrote."""
+    return key if _PARSED in value else f"{key}={_short(value)}"
 
 
 def _short(value: str) -> str:

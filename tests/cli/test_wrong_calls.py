@@ -32,6 +32,7 @@ def test_a_wrong_call_is_answered_in_a_line(call: str, answer: str, capsys: pyte
     pattern = re.escape(answer).replace(r"\.\.\.", ".*")
     assert [line for line in said.err.splitlines() if re.fullmatch(pattern, line)], said.err
     assert said.out == ""
+    assert "Namespace(" not in said.err
 
 
 def test_the_file_is_read_to_its_end() -> None:

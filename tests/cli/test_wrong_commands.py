@@ -7,8 +7,10 @@ import logging
 import os
 import pickle
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -552,3 +554,47 @@ def test_an_error_of_another_kind_is_no_answer_to_the_user(monkeypatch: pytest.M
 
 def test_there_are_more_than_a_hundred_of_them() -> None:
     assert len(CONFIGS) + len(FILES) + len(COMMANDS) + 2 * len(CHECKPOINTS) > 140
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        (
+            "data.workers",
+            made(
+                "lightning_fed.datasets.PartitionedPopulation",
+                source=made("lightning_fed.datasets.DigitsDataModule"),
+                partition="lightning_fed.datasets.IID",
+            ),
+            r"data.workers.init_args.partition: IID needs workers \(c.yaml, line \d+\)",
+        ),
+        (
+            "model.module",
+            made("foreign.Net"),
+            "model.module: foreign.Net is a LightningModule of lightning.pytorch, but lightning_fed runs on "
+            "pytorch_lightning, and the two do not mix: set the environment variable LIGHTNING_FED_PL=",
+        ),
+    ],
+    ids=["forgotten arguments", "the other Lightning"],
+)
+def test_the_cause_is_named_and_no_value_of_a_parser(
+    key: str, value: Any, sentence: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs, foreign = ModuleType("lightning.pytorch"), ModuleType("foreign")
+    vars(theirs)["LightningModule"] = type("LightningModule", (), {})
+    vars(foreign)["Net"] = type("Net", (vars(theirs)["LightningModule"],), {"__module__": "foreign"})
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", theirs)
+    monkeypatch.setitem(sys.modules, "foreign", foreign)
+    write(here / "c.yaml", changed(key, value))
+    assert re.match(sentence, refused(capsys, "fit", "-c", "c.yaml"))
+
+
+def test_a_config_of_this_folder_goes_before_one_of_its_name_that_comes_with_the_package(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(here / "digits.yaml", changed("trainer.max_epochs", "few"))
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "digits"])
+    said = capsys.readouterr().err
+    assert "config 'digits': taking the file digits.yaml\n" in said
+    assert "error: trainer.max_epochs=few must be a whole number or None (digits.yaml, line" in said
