@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lightning_fed.cli.commands import refuse
 from lightning_fed.cli.one_line_parser import OneLineParser
+from lightning_fed.reports.places import runs_below
 
 if TYPE_CHECKING:
     from lightning_fed.reports.comparison import Comparison
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(list(arguments))
     try:
         _check_plot(args.plot)
+        runs_below(args.runs)
         from lightning_fed.reports.comparison import compare  # with torch, which takes seconds
 
         found = compare(args.runs, args.metric, args.rule, args.target, args.anyway)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,3 +90,13 @@ def test_other_partitions_are_refused_by_name(logs: Path, capsys: pytest.Capture
     )
     main(["compare", "logs", "--anyway"])
     assert "WARNING: compared anyway, although partition is" in capsys.readouterr().out
+
+
+def test_a_wrong_folder_is_refused_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from lightning_fed.cli import main\n"
+        "try: main(['compare', 'nowhere'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    said = "error: there is no folder nowhere; give folders of runs, such as logs/digits"
+    assert (done.returncode, done.stderr.splitlines()[0]) == (2, said)

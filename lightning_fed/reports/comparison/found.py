@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from lightning_fed.record.files import RUN
 from lightning_fed.reports.comparison.curves import evaluations_of, metrics_of
 from lightning_fed.reports.comparison.facts import code_of, data_of, dealt_of, hides, seeds_of, settings_of, spending_of
 from lightning_fed.reports.comparison.run import Run
+from lightning_fed.reports.places import runs_below
 
 _FINISHED = "completed"
 _NEEDED = ("outcome", "started", "settings", "seeds", "data")
@@ -31,20 +31,7 @@ def records_below(folders: Sequence[str | Path]) -> list[RunRecord]:
         FileNotFoundError: If there is no record in one of them.
         ValueError: If a record cannot be read.
     """
-    found: dict[str, Path] = {}
-    for given in map(Path, folders):
-        folder = given.parent if given.name == RUN else given
-        below = [folder] if (folder / RUN).is_file() else sorted(path.parent for path in folder.rglob(RUN))
-        if not below:
-            raise FileNotFoundError(
-                f"{folder}: there is no record of a run in it or below it, which a fit leaves in the folder of "
-                "the first logger that has one; give folders such as logs/digits"
-                if folder.is_dir()
-                else f"there is no folder {folder}; give folders of runs, such as logs/digits"
-            )
-        for path in below:
-            found.setdefault(os.path.realpath(path), path)
-    return [_whole(read(path)) for path in found.values()]
+    return [_whole(read(path)) for path in runs_below(folders)]
 
 
 def finished(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
