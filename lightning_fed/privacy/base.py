@@ -83,14 +83,26 @@ class Privacy(ABC):
         """The aggregator that keeps the promise; None: any in which workers count equally."""
 
     def at_worker(self, updates: Updates, job: Job) -> Updates:
-        """Hide what the promise covers, of updates that leave the workers: the last step, after all transforms.
+        """Keep the promise at the workers: the last step, after all transforms.
+
+        Args:
+            updates: The updates of n workers.
+            job: What the server sent, with :attr:`Job.promise`.
+
+        Raises:
+            ValueError: If something else than trained parameters and buffers has moved.
+        """
+        return self.worker(self.hidden(updates, job), job)
+
+    def hidden(self, updates: Updates, job: Job) -> Updates:
+        """Return updates of which only that is left which the promise covers, as yet without noise.
 
         Buffers stay with the workers. Losses, metrics and numbers of steps and examples too, unless they are released.
         Workers count equally, since a weight would be a number of examples.
 
         Args:
             updates: The updates of n workers.
-            job: What the server sent, with :attr:`Job.promise`.
+            job: What the server sent.
 
         Raises:
             ValueError: If something else than trained parameters and buffers has moved.
@@ -109,7 +121,7 @@ class Privacy(ABC):
             examples = updates.examples if self.needs_examples else torch.ones_like(nothing)
             updates = replace(updates, loss=nothing, steps=torch.ones_like(nothing), examples=examples)
             updates = replace(updates, metrics={}, shown={}, metric_states={}, rates={})
-        return self.worker(updates, job)
+        return updates
 
     def check_module(self, module: nn.Module) -> None:  # noqa: B027 - most promises hold for every module
         """Refuse a module in whose local training the promise cannot be kept.

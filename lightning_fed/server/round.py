@@ -92,7 +92,7 @@ class FederatedLoop(Shown):
         job: Job,
         cohort: Sequence[str],
         server: Tensors | None = None,
-        look: Callable[[Updates, Job], Leaves] | None = None,
+        look: Callable[[Updates | None, Job], Leaves | None] | None = None,
         measures: bool = False,
     ) -> Outcome:
         """Run one round. The global model is only read: applying the aggregate is the server optimizer's work.
@@ -101,7 +101,8 @@ class FederatedLoop(Shown):
             job: The global model and how long each worker trains.
             cohort: The names of the workers.
             server: What the algorithm remembers at the server; read only.
-            look: Looks into the first message that comes back, for the report.
+            look: Looks into the messages of one worker, for the report: before any has come, and if there is nothing to
+                say yet, when the first one has.
             measures: Whether to measure the drift of the workers.
 
         Returns:
@@ -116,6 +117,8 @@ class FederatedLoop(Shown):
         late = LateBuffers(job.model, job.round)
         job = self.algorithm.assign(job, remembered)
         plan = Traffic() if self.outbox.promise is None else planned(job)
+        if look is not None:
+            report.leaves = look(None, job)
         job, present, responses = self._ask(job, cohort)
         watch, meter = Stopwatch(), DriftMeter(job.model) if measures else None
         try:
@@ -184,7 +187,7 @@ class FederatedLoop(Shown):
         job: Job,
         report: RoundReport,
         late: LateBuffers,
-        look: Callable[[Updates, Job], Leaves] | None,
+        look: Callable[[Updates | None, Job], Leaves | None] | None,
         meter: DriftMeter | None,
     ) -> Iterator[Updates]:
         """Pass on updates as they arrive, and note everything; stop at the first error if it is to raise."""

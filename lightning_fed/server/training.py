@@ -85,7 +85,8 @@ class Training:
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
         self.leaves: Leaves | None = None
-        """What left a worker in the first round, and what it was sent; None: nobody has come back yet."""
+        """What left a worker in the first round, and what it was sent; None: nobody has come back yet. Where a promise
+        hides who has, it is there after the first round even so."""
 
     def run(self, cohort: Cohort, local: LocalTraining, schedule: LocalLRSchedule | None) -> tuple[Tensor, RoundReport]:
         """Run one round.
@@ -173,8 +174,8 @@ class Training:
             parameter.grad = None
         return None
 
-    def _look(self, updates: Updates, job: Job) -> Leaves:
-        """Look into a message, once in a fit."""
+    def _look(self, updates: Updates | None, job: Job) -> Leaves | None:
+        """Look into the messages of a worker, once in a fit."""
         return leaves_of(updates, job, self._loop.outbox, self._datamodule.names)
 
     def _round(self, cohort: Cohort, outcome: Outcome, started: float) -> Round:

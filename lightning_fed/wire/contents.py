@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any, NamedTuple, final
 
@@ -170,23 +170,6 @@ def job_contents(job: Job) -> list[Part]:
     """
     header, tensors = job_parts(job, Attributes(job.attributes))
     return [_header(header, tensors), *(_part(*_named_in_job(name, job), tensor) for name, tensor in tensors.items())]
-
-
-def renamed(updates: Updates, job: Job, name: str) -> tuple[Updates, Job]:
-    """Return one worker's messages as if the worker had another name.
-
-    Args:
-        updates: Of one worker.
-        job: As the worker is sent it.
-        name: The other name.
-    """
-
-    def under(parts: Mapping[str, Any]) -> dict[str, Any]:
-        return dict.fromkeys([name] if parts else [], next(iter(parts.values()), None))
-
-    penalty = None if job.penalty is None else replace(job.penalty, linear=under(job.penalty.linear))
-    job = replace(job, work=under(job.work), start=under(job.start), penalty=penalty)
-    return replace(updates, workers=(name,)), job
 
 
 def _of_layout(updates: Updates, job: Job) -> Iterator[Part]:

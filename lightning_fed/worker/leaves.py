@@ -5,29 +5,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import torch
+
+from lightning_fed.core.rng import isolated
 from lightning_fed.privacy import AUDIENCES
-from lightning_fed.wire.contents import Leaves, Part, Row, job_contents, renamed, updates_contents
+from lightning_fed.state import OwnState
+from lightning_fed.wire.contents import Leaves, Part, Row, job_contents, updates_contents
 from lightning_fed.wire.job import Job
 from lightning_fed.wire.updates import Updates
 from lightning_fed.worker.kept import OPTIMIZER, SCHEDULE
 from lightning_fed.worker.outbox import Outbox, tables_of
 
 
-def leaves_of(updates: Updates, job: Job, outbox: Outbox, names: Sequence[str]) -> Leaves:
+def leaves_of(updates: Updates | None, job: Job, outbox: Outbox, names: Sequence[str]) -> Leaves | None:
     """Say what leaves a worker, and what it is sent.
 
+    Where a promise hides who took part, it also hides what there is to see in a message that came: whether one did, the
+    length of its sender's name, and which rounds nobody answered. The messages are then those that the job plans.
+
     Args:
-        updates: What has left some workers by the outbox; the first one's is looked at.
+        updates: What has left some workers by the outbox; the first one's is looked at. None: nothing has come yet.
         job: What the cohort was sent.
         outbox: The steps by which it left.
         names: The names of the population.
+
+    Returns:
+        The account; None if there is no message to look at.
     """
+    if not outbox.may_tell:
+        stand_in = max(names, key=len)
+        job = replace(job.of(stand_in), last=None, failed=())
+        updates = _planned(job, outbox, stand_in)
+    if updates is None:
+        return None
     first = updates.workers[0]
     keep = updates.examples.new_zeros(len(updates.workers)).bool()
     keep[0] = True
     updates, job = updates.rows(keep), job.of(first)
-    if not outbox.may_tell:  # who took part is hidden: also the length of its name, and which rounds nobody answered
-        updates, job = renamed(updates, replace(job, last=None, failed=()), max(names, key=len))
     up, down = _reasons_up(job, outbox), _reasons_down(job, outbox)
     return Leaves(
         round=job.round if outbox.may_tell else None,
@@ -36,6 +50,28 @@ def leaves_of(updates: Updates, job: Job, outbox: Outbox, names: Sequence[str]) 
         down=tuple(Row(*part, down(part)) for part in job_contents(job)),
         stays=tuple(_staying(updates, job, outbox)),
     )
+
+
+def _planned(job: Job, outbox: Outbox, worker: str) -> Updates | None:
+    """Return what would leave a worker whose training changes nothing; None: a step of the outbox refuses it."""
+    assert outbox.promise is not None
+    tables = tables_of(outbox.algorithm, outbox.transforms, outbox.kept)
+    rehearsed = replace(outbox, promise=None, own=OwnState(tables))  # its noise is no part of what there is to see
+    with isolated(), torch.no_grad():
+        for result in rehearsed(_changes_nothing, job, [worker]):
+            if isinstance(result, Updates):
+                return outbox.promise.hidden(result, job)
+    return None
+
+
+def _changes_nothing(job: Job, workers: Sequence[str]) -> Iterator[Updates]:
+    n, vector = len(workers), job.model.vector
+    if not n:
+        return
+    zeros, ones = vector.new_zeros(n, len(vector)), torch.ones(n, dtype=torch.float64)
+    buffers = {name: buffer.expand(n, *buffer.shape) for name, buffer in job.model.buffers.items()}
+    gradient = zeros if job.wants_gradient else None
+    yield Updates(job.cohort, tuple(workers), zeros, buffers, ones, ones, ones, ones, gradient=gradient)
 
 
 def _reasons_up(job: Job, outbox: Outbox) -> Callable[[Part], str]:

@@ -10,6 +10,7 @@ import pytest
 from helpers import Rows, Scalar, fit
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -21,7 +22,7 @@ from lightning_fed.record import read, settings
 from lightning_fed.record.described import described
 from lightning_fed.reports.run.build import report_of
 from lightning_fed.reports.run.markdown import as_markdown
-from lightning_fed.selection import Poisson, RandomAvailability
+from lightning_fed.selection import Availability, Poisson, RandomAvailability, Response, Uniform
 from lightning_fed.server.checkpoint.settings import plain_settings
 
 NAMES = ("alice", "bob", "carol", "dora")
@@ -66,7 +67,9 @@ def record(folder: Path, privacy: Any) -> Any:
 def test_nothing_of_workers_is_written(tmp_path: Path, privacy: Any) -> None:
     run = record(tmp_path, privacy)
     assert [set(line) for line in run.rounds] == [{"fit", "round", "epoch"}] * 4
-    written = [path.read_bytes() for path in (tmp_path / "run").iterdir() if not path.name.startswith("privacy-ledger")]
+    random = run.run["fits"][0]["fit"].encode()  # hexadecimal digits, among which there may be any number
+    files = [path for path in (tmp_path / "run").iterdir() if not path.name.startswith("privacy-ledger")]
+    written = [path.read_bytes().replace(random, b"") for path in files]
     for secret in (*NAMES, "711", "722", "2910"):
         assert not [content for content in written if secret.encode() in content], secret
     assert run.run["data"] == {"population": 4, "cohort_size": 2}
@@ -75,6 +78,58 @@ def test_nothing_of_workers_is_written(tmp_path: Path, privacy: Any) -> None:
     assert (promise["name"], promise["bound"], promise["delta"]) == (type(privacy).__name__, 1.0, 1e-3)
     assert promise["epsilon"] > 0
     assert (tmp_path / "run" / run.run["ledger"]).is_file()
+
+
+class Away(Availability):
+    """Nobody replies before some cohort."""
+
+    def __init__(self, until: int) -> None:
+        self.until = until
+
+    def respond(self, worker: str, number: int, seed: int) -> Response:
+        return Response("absent") if number < self.until else Response()
+
+
+class AfterEachBatch(pl.Callback):
+    """Notes whether the record says what leaves, after each batch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.seen: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.seen.append(read(self.folder).run["leaves"] is not None)
+
+
+@pytest.mark.filterwarnings("ignore:.*NOT private")
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_what_leaves_is_written_when_the_first_round_is_over_whoever_has_replied(
+    tmp_path: Path, accumulated: int
+) -> None:
+    """Everyone, everyone from the second cohort on, and nobody at all: all three runs write the same."""
+    written = []
+    for until in (0, 1, 9):
+        folder = tmp_path / str(until) / "run"
+        data = FederatedDataModule(
+            {name: Rows([1.0]) for name in NAMES},
+            availability=Away(until),
+            cohort_size=2,
+            rounds_per_epoch=4,
+            sampler=Uniform(),
+        )
+        watch = AfterEachBatch(folder)
+        promise = CentralDP(1.0, 1.0, delta=1e-3, accountant="rdp", insecure_deterministic_noise=True)
+        fed = FederatedModule(Scalar(), privacy=promise, engine="sequential")
+        logger = TensorBoardLogger(str(folder.parent), name="", version="run", default_hp_metric=False)
+        options = {"accumulate_grad_batches": accumulated, "callbacks": [watch, Dashboard()], "max_epochs": 1}
+        fit(fed, data, logger=logger, **options)
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        steps = [event.step for event in events.Tensors("run/what_leaves/text_summary")]
+        written.append((read(folder).run["leaves"], watch.seen, steps))
+        assert watch.seen == [number >= accumulated - 1 for number in range(4)]
+    assert written[0] == written[1] == written[2]
+    assert written[0][0]["bytes_up"] > 0
 
 
 def test_without_a_promise_it_is(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedBN, FedDyn, Fe
 from lightning_fed.module import FederatedModule
 from lightning_fed.privacy import CentralDP, LocalDP, Privacy, RecordDP
 from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.transforms import ClipNorm
 from lightning_fed.wire import report
 from lightning_fed.wire.contents import Leaves
 
@@ -124,6 +125,26 @@ def test_under_a_promise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = next(row.why for row in leaves.up if row.name == "examples")
     assert examples.startswith("hidden") == (hidden and name != "weighed")
     assert not hidden or "bob" not in str(leaves.as_json()) + "eve"
+
+
+@pytest.mark.filterwarnings("ignore:LocalDP. checkpoints hold what")
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_under_a_promise_the_planned_messages_are_those_that_are_sent(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The account is that of the plan; the lengths are those of what two workers with names of one length send."""
+    up: list[int] = []
+    down: list[int] = []
+    measure, measure_job = report.updates_bytes, report.job_bytes
+    monkeypatch.setattr(report, "updates_bytes", lambda *given: up.extend(measure(*given)) or up[-2:])
+    monkeypatch.setattr(report, "job_bytes", lambda *given: down.append(measure_job(*given)) or down[-1])
+    net = NETS["batch norm"]() if name == "FedBN" else nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))
+    module = Zoo(net)
+    promise = LocalDP(clip=1.0, noise_multiplier=1.0, delta=0.1)
+    fed = FederatedModule(module, ALGORITHMS[name](), transforms=[ClipNorm(1.0)], privacy=promise, engine="vectorized")
+    leaves = looked_into(fed, "bob", "eve")
+    assert (leaves.bytes_up, leaves.bytes_down) == (up[0], down[0])
+    assert named(leaves, "extra") == ({"control"} if name == "Scaffold" else set())
 
 
 class Counter(nn.Module):
