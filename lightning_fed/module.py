@@ -277,9 +277,9 @@ class FederatedModule(Readable):
         drops, for_data = self.on_worker_error == "drop", self._guard.for_data(self.trainer)
         self._datamodule.attach(self.module, self._evaluation, drops, self.engine.teardown, for_data)
         self._datamodule.hides_workers = not self._guard.shows_metrics
+        self._record.set_up(self.trainer)  # behind those that put results where they are read
         self._evaluation.set_up()
         self._log.set_up(self.trainer)
-        self._record.set_up(self.trainer)
         self._state_folder.begin(self.trainer)
         self._keeper.attach(self.trainer)
         # The round keeps buffers equal on all processes; DDP's own broadcast before every forward pass would only make
@@ -320,7 +320,9 @@ class FederatedModule(Readable):
             self._guard.start(datamodule, self.trainer, self.local)
             self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
             self._keeper.promise(self._guard.run)
-        self._results.begin(self.trainer.global_step)
+        # The rounds of a search for a learning rate are none of the run.
+        results = Results(None) if self._search.is_on else self._results
+        results.begin(self.trainer.global_step)
         loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
@@ -344,10 +346,11 @@ class FederatedModule(Readable):
             search=self._search,
             log=self._log,
             note=self._record.note,
-            results=self._results,
+            results=results,
             one_by_one=len(datamodule.names) <= self.log_workers_up_to,
         )
-        self._record.begin(self, self._guard)
+        if not self._search.is_on:
+            self._record.begin(self, self._guard)
 
     def on_train_end(self) -> None:
         """Sign off what was released."""
@@ -429,6 +432,7 @@ class FederatedModule(Readable):
             self._datamodule.position.move(part["cohort"])
         else:
             self._results.load(checkpoint.get("global_step", 0))
+            self._record.load(checkpoint.get("epoch"))
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])
         privacy = {**part["privacy"], **part.get("account", {})} if "privacy" in part else None

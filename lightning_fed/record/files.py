@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -105,6 +106,8 @@ class Disk:
             new.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             os.replace(new, path)
         except OSError as error:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
             self._say(path, error)
 
     def _say(self, path: Path, error: OSError) -> None:

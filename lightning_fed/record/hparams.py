@@ -8,79 +8,13 @@ here, and Lightning's own placeholder (``default_hp_metric``), which is one, is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 from lightning_fed._lightning import TensorBoardLogger, pl, rank_zero_warn, save_hparams_to_yaml
-from lightning_fed.core.direction import better, worst_decile
-from lightning_fed.core.spread import point
 from lightning_fed.record.described import described
-from lightning_fed.server.distributions import by_metric
-from lightning_fed.server.evaluation.report import beside
 from lightning_fed.wire import describe
-
-
-@final
-class Finals:
-    """Values that say how a run came out, ``at_end/...``: some plain numbers, however long it is."""
-
-    def __init__(self) -> None:
-        self._last: dict[str, float] = {}
-        self._best: dict[str, float] = {}
-        self._loss: float | None = None
-        self._bytes = 0
-        self._earlier = 0.0
-        self._began = time.monotonic()
-
-    def add_round(self, line: Mapping[str, Any], earlier: bool = False) -> None:
-        """Add a round.
-
-        Args:
-            line: Its line in the record.
-            earlier: Whether an earlier fit has run it, from whose checkpoint this one goes on.
-        """
-        self._bytes += (line.get("bytes_down") or 0) + (line.get("bytes_up") or 0)
-        self._loss = line.get("loss", self._loss)
-        if earlier:
-            self._earlier += line.get("seconds") or 0.0
-
-    def add_evaluation(self, line: Mapping[str, Any]) -> None:
-        """Add an evaluation.
-
-        Args:
-            line: Its line in the record.
-        """
-        for name, value in line["metrics"].items():
-            if value is not None:
-                self._last[name] = value
-                choose = min if better(name) == "min" else max
-                self._best[name] = choose(value, self._best.get(name, value))
-        self._last |= _worst_deciles(line["workers"] or {})
-
-    def values(self, epsilon: float | None) -> dict[str, float]:
-        """Return the values by name.
-
-        Args:
-            epsilon: What was spent of privacy; None: nothing was promised.
-        """
-        costs = {"seconds": self._earlier + time.monotonic() - self._began}
-        if self._bytes:
-            costs["megabytes"] = self._bytes / 1e6
-        if epsilon is not None:
-            costs["epsilon"] = epsilon
-        found = {**self._last, **{f"{name}_best": value for name, value in self._best.items()}}
-        if not found and self._loss is not None:
-            found["loss"] = self._loss
-        return {f"at_end/{name}": value for name, value in {**beside(costs, found), **costs}.items()}
-
-
-def _worst_deciles(workers: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
-    """Return of each metric the decile of those who fare worst, as ``val_acc_p10``."""
-    there = {worker: {name: x for name, x in metrics.items() if x is not None} for worker, metrics in workers.items()}
-    deciles = {name: (worst_decile(name), values) for name, values in by_metric(there).items()}
-    return {f"{name}_{label}": point(values.values(), label) for name, (label, values) in deciles.items()}
 
 
 @final

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_fed.record.files import plain
+from lightning_fed.server.distributions import Workers
 from lightning_fed.server.evaluation.log import drawn_name
 from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.round_result import StepResult
@@ -41,21 +42,30 @@ def of_a_round(result: StepResult) -> dict[str, Any]:
     }
 
 
-def of_an_evaluation(report: EvaluationReport, drawn: Mapping[str, float]) -> dict[str, Any]:
+def of_an_evaluation(report: EvaluationReport, workers: Workers) -> dict[str, Any]:
     """Return what is recorded of single workers in an evaluation.
+
+    Args:
+        report: Their results.
+        workers: Their values, as far as :func:`drawn_of` loggers draw them.
+    """
+    failures = _failures(report.failures)
+    if not workers or len(workers) > MOST_EVALUATED:
+        return {"workers": None, "examples": None, "failures": failures}
+    return {"workers": plain(workers), "examples": dict(report.examples), "failures": failures}
+
+
+def drawn_of(report: EvaluationReport, drawn: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return the values of single workers that may stand in a record.
 
     Args:
         report: Their results.
         drawn: The pooled values that loggers draw; others are kept from the record too.
     """
-    failures = _failures(report.failures)
-    if not report.workers or len(report.workers) > MOST_EVALUATED:
-        return {"workers": None, "examples": None, "failures": failures}
-    workers = {
-        worker: {name: plain(value) for name, value in metrics.items() if drawn_name(name, drawn) is not None}
+    return {
+        worker: {name: value for name, value in metrics.items() if drawn_name(name, drawn) is not None}
         for worker, metrics in report.workers.items()
     }
-    return {"workers": workers, "examples": dict(report.examples), "failures": failures}
 
 
 def _names(workers: Sequence[str]) -> list[str] | None:

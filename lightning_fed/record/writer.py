@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -14,17 +13,20 @@ from lightning_fed.privacy.account import fresh_name
 from lightning_fed.record import facts
 from lightning_fed.record.arguments import Scalar
 from lightning_fed.record.files import EVALUATIONS, ROUNDS, RUN, Disk, plain
-from lightning_fed.record.hparams import Finals, HParamsLog
-from lightning_fed.record.lines import of_a_round, of_an_evaluation
-from lightning_fed.record.origin import fit_of, whole
-from lightning_fed.record.reader import VERSION, RunRecord, content_of, read
+from lightning_fed.record.finals import Finals
+from lightning_fed.record.hparams import HParamsLog
+from lightning_fed.record.lines import drawn_of, of_a_round, of_an_evaluation
+from lightning_fed.record.origin import fit_of
+from lightning_fed.record.reader import VERSION, content_of
 from lightning_fed.record.settings import hyperparameters, seeds_of, settings
 from lightning_fed.server.datamodule import data_of
 from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.guard import Guard
-from lightning_fed.server.own_callbacks import callbacks_of, take_out
+from lightning_fed.server.own_callbacks import put_first
 from lightning_fed.server.readable import Readable
 from lightning_fed.server.round_result import StepResult
+
+_KEY = "lightning_fed.record"
 
 
 @final
@@ -41,6 +43,7 @@ class RunWriter(pl.Callback):
         self._fit = ""
         self._server: Readable | None = None  # while a fit is recorded
         self._guard: Guard | None = None
+        self._loaded: int | None = None  # the epoch of the checkpoint that is evaluated
         self._began = 0.0
         self._hparams = HParamsLog()
         self._finals = Finals()
@@ -51,8 +54,7 @@ class RunWriter(pl.Callback):
         Args:
             trainer: The Trainer.
         """
-        take_out(trainer, RunWriter)
-        callbacks_of(trainer).append(self)
+        put_first(trainer, self)  # before whoever writes a checkpoint, which holds what is noted here
         self._server = self._guard = self._disk = None
         if not trainer.is_global_zero:
             return
@@ -61,9 +63,17 @@ class RunWriter(pl.Callback):
         if folder is None:
             return
         if trainer.state.fn == "fit":
-            self._disk = Disk(folder)
+            self._disk, self._loaded = Disk(folder), None
         elif run := _earlier(folder):  # what is evaluated is a run that is recorded
             self._run, self._fit, self._disk = run, run["fits"][-1]["fit"], Disk(folder)
+
+    def load(self, epoch: int | None) -> None:
+        """Note that the model is that of a checkpoint, which is to be evaluated.
+
+        Args:
+            epoch: The epoch in which it was written; None: it does not say.
+        """
+        self._loaded = epoch
 
     def begin(self, server: Readable, guard: Guard) -> None:
         """Begin to record a fit, which is about to run its first round.
@@ -73,9 +83,14 @@ class RunWriter(pl.Callback):
             guard: Says what may be shown.
         """
         trainer = server.trainer
-        if not (trainer.is_global_zero and trainer.loggers):
+        if not trainer.is_global_zero:
             return
-        self._fit, self._server, self._guard, self._finals = fresh_name(), server, guard, Finals()
+        self._fit, self._server, self._guard = fresh_name(), server, guard
+        if not trainer.global_step:
+            self._finals = Finals()
+        self._finals.begin()  # also without a logger: a fit that goes on from its checkpoint may have one
+        if not trainer.loggers:
+            return
         data = data_of(trainer)
         self._hparams.begin(trainer, {**hyperparameters(server, data), **data.hparams_initial})
         if self._disk is not None:
@@ -90,8 +105,6 @@ class RunWriter(pl.Callback):
         fit = {"fit": self._fit, "round": trainer.global_step, "started": started, "checkpoint": checkpoint}
         fit["from_fit"] = fit_of(checkpoint)
         earlier = _earlier(folder).get("fits", []) if trainer.global_step else []
-        if trainer.global_step:
-            self._take_up(folder, earlier, fit)
         return {
             "version": VERSION,
             "name": _name(trainer, folder),
@@ -108,17 +121,6 @@ class RunWriter(pl.Callback):
             **facts.of_the_promise(guard.promise, guard.run, folder),
         }
 
-    def _take_up(self, folder: Path, earlier: Sequence[Mapping[str, Any]], fit: Mapping[str, Any]) -> None:
-        """Count what earlier fits have done of a run that goes on, in its folder or in another."""
-        there = read(folder) if earlier else RunRecord(folder, {}, (), ())
-        record, _ = whole(replace(there, run={"fits": [*earlier, fit]}))
-        for line in record.rounds:
-            if line["round"] < fit["round"]:
-                self._finals.add_round(line, earlier=True)
-        for line in record.evaluations:
-            if line["round"] < fit["round"] and line["stage"] == "val":
-                self._finals.add_evaluation(line)
-
     def note(self, round: int, result: StepResult, epoch: int) -> None:
         """Add the line of a server step.
 
@@ -129,13 +131,13 @@ class RunWriter(pl.Callback):
         """
         if self._guard is None:
             return
-        line: dict[str, Any] = {"fit": self._fit, "round": round, "epoch": epoch}
-        if self._guard.shows_metrics:
-            line |= of_a_round(result)
-        self._finals.add_round(line)
+        shows = self._guard.shows_metrics
+        if shows:
+            self._finals.add_round(result.loss if result.examples else None, sum(result.traffic))
         if self._disk is not None:
             self._note_leaves(self._disk)
-            self._disk.add(ROUNDS, line)
+            line = {"fit": self._fit, "round": round, "epoch": epoch}
+            self._disk.add(ROUNDS, {**line, **(of_a_round(result) if shows else {})})
             self._count("rounds")
 
     def _note_leaves(self, disk: Disk) -> None:
@@ -161,6 +163,7 @@ class RunWriter(pl.Callback):
             return
         self._server = self._guard = None
         epsilon = None if guard.run is None else guard.run.spent
+        self._finals.end()
         self._hparams.end(server.trainer, self._finals.values(epsilon), failed=error is not None)
         if self._disk is None:
             return
@@ -193,9 +196,18 @@ class RunWriter(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write the lines of all rounds that the checkpoint holds."""
+        """Write the lines of all rounds that the checkpoint holds, and keep how the run has come out so far."""
         if self._disk is not None:
             self._disk.write()
+        checkpoint[_KEY] = self._finals.state_dict()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on with how the run has come out so far."""
+        self._finals = Finals()
+        if _KEY in checkpoint:
+            self._finals.load_state_dict(checkpoint[_KEY])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the time."""
@@ -215,21 +227,22 @@ class RunWriter(pl.Callback):
         self._evaluated(trainer, pl_module, "test")
 
     def _evaluated(self, trainer: pl.Trainer, server: pl.LightningModule, stage: str) -> None:
-        if self._guard is None and self._disk is None:
+        if self._guard is None and (self._disk is None or stage == "val"):  # a search for a learning rate is no fit
             return
         report = cast(EvaluationReport, server.last_evaluation)
         metrics = {name: float(value) for name, value in trainer._logger_connector.metrics["log"].items()}
+        workers = drawn_of(report, metrics)
         line = {
             "fit": self._fit,
-            "round": trainer.global_step - 1,
-            "epoch": trainer.current_epoch,
+            "round": -1 if report.round is None else report.round,
+            "epoch": trainer.current_epoch if self._loaded is None else self._loaded,
             "stage": stage,
             "metrics": plain(metrics),
-            **of_an_evaluation(report, metrics),
+            **of_an_evaluation(report, workers),
             "seconds": round(time.perf_counter() - self._began, 6),
         }
         if stage == "val":
-            self._finals.add_evaluation(line)
+            self._finals.add_evaluation(metrics, workers)
         if self._disk is not None:
             self._disk.add(EVALUATIONS, line)
             self._disk.write()

@@ -74,6 +74,11 @@ class RateSearch:
             self._set(self._saved)
             self._callback, self._optimizers = None, []
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the rounds at hand are a search."""
+        return self._callback is not None
+
     def factor(self, scheduled: float) -> float:
         """Return by what to multiply the workers' rates in this round.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import EvaluatedRows, Rows, Scalar, assert_equal, fit, trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule
@@ -15,6 +18,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Scaffold
 from lightning_fed.optim import ExponentialDecay
 from lightning_fed.privacy import CentralDP
+from lightning_fed.record import read
 from lightning_fed.server import tuner
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -269,3 +273,20 @@ def test_a_search_for_a_batch_size_is_refused(find: str, what: str, module: type
     data = FederatedDataModule({"a": EvaluatedRows([1.0])})
     with pytest.raises(ValueError, match=r"cannot find a batch size here: .* search with a plain Trainer"):
         FINDS[find](trainer(), FederatedModule(module()), data, what)
+
+
+def test_rounds_of_a_search_are_none_of_the_run(tmp_path: Path) -> None:
+    """Neither in what the module remembers nor in what lies in the logger's folder, before a fit and in it."""
+    logger = TensorBoardLogger(str(tmp_path), name="", version="run", default_hp_metric=False)
+    fed, data = FederatedModule(Scalar()), FederatedDataModule({"a": Rows([8.0]), "b": Rows([1.0])})
+    run = trainer(max_epochs=3, logger=logger, default_root_dir=str(tmp_path / "root"))
+    pl.tuner.Tuner(run).lr_find(fed, data, num_training=20, max_lr=3.0)
+    assert len(fed.history) == 0
+    assert not [path for path in (tmp_path / "run").glob("*") if not path.name.startswith(("events", "hparams"))]
+    run.fit(fed, data)
+    record = read(tmp_path / "run")
+    assert [row["round"] for row in fed.history] == [line["round"] for line in record.rounds] == [0, 1, 2]
+    assert [(entry["round"], entry["rounds"]) for entry in record.run["fits"]] == [(0, 3)]
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("summary/megabytes")] == [2]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers import EvaluatedRows, Rows, Scalar, fit
+from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.loggers.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,8 +16,10 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed._lightning import pl
 from lightning_fed.algorithms import FedAvg, FedProx
 from lightning_fed.privacy import CentralDP
+from lightning_fed.record import finals
 
 
 class Validated(Scalar):
@@ -99,6 +102,88 @@ def test_the_final_and_the_best_values_and_the_worst_decile(tmp_path: Path) -> N
     assert values["at_end/megabytes"] > 0
     assert 0 < values["at_end/seconds"] < 60
     assert not [name for name in values if "epsilon" in name]
+
+
+class Diverging(Validated):
+    """From the third epoch on, the loss is NaN, and an error infinite at the worker at 0."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        late = self.trainer.current_epoch >= 2
+        self.log("val_loss", math.nan if late else 5.0 + self.trainer.current_epoch)
+        self.log("val_error", math.inf if late and batch[0][0] == 0 else 1.0)
+        self.log("never_error", math.nan)
+
+
+def test_a_last_value_that_is_no_number_is_shown_as_that(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(str(tmp_path), name="", version="run", default_hp_metric=False)
+    with pytest.warns(UserWarning, match="is NaN at worker"):
+        fit(FederatedModule(Diverging()), FederatedDataModule(workers(3)), max_epochs=4, logger=logger)
+    values = last_values(tmp_path / "run")
+    for name in ("val_loss", "val_loss_p90", "never_error", "never_error_p90"):
+        assert math.isnan(values[f"at_end/{name}"]), name
+    assert values["at_end/val_loss_best"] == 5.0
+    assert values["at_end/val_error"] == values["at_end/val_error_p90"] == math.inf
+    assert values["at_end/val_error_best"] == 1.0
+    assert "at_end/never_error_best" not in values
+
+
+class Nowhere(Scalar):
+    """Its loss is NaN, and its gradient is not."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        return loss + (math.nan - loss).detach() if self.trainer.current_epoch else loss
+
+
+def test_a_last_loss_that_is_no_number_is_shown_as_that(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(str(tmp_path), name="", version="run", default_hp_metric=False)
+    with pytest.warns(UserWarning, match="loss is NaN at worker"):
+        fit(FederatedModule(Nowhere()), FederatedDataModule({"a": Rows([2.0])}), max_epochs=2, logger=logger)
+    assert math.isnan(last_values(tmp_path / "run")["at_end/loss"])
+
+
+class Clock(pl.Callback):
+    """A clock by which each epoch takes 10 seconds; a checkpoint is written after the first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.now += 10
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+class Turning(Validated):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", float(1 + self.trainer.current_epoch))
+
+
+@pytest.mark.parametrize("folder", ["a", "b"])
+def test_a_resumed_run_has_what_it_took_up_to_its_checkpoint_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Two epochs, gone on with from the first one's checkpoint: 20 seconds, two rounds' bytes, the first one's loss."""
+    clock = Clock(tmp_path / "first.ckpt")
+    monkeypatch.setattr(finals, "time", clock)
+    for name, path in (("a", None), (folder, str(clock.path))):
+        logger = TensorBoardLogger(str(tmp_path), name="", version=name, default_hp_metric=False)
+        data = FederatedDataModule(workers())
+        run = trainer(max_epochs=2, logger=logger, callbacks=[clock])
+        run.fit(FederatedModule(Turning()), data, ckpt_path=path)
+        logger.finalize("success")
+        clock.now += 100
+        values = last_values(tmp_path / name)
+        assert values["at_end/seconds"] == 20
+        total = values["comm/megabytes_up_total"] + values["comm/megabytes_down_total"]
+        assert values["at_end/megabytes"] == pytest.approx(total, rel=1e-6)  # curves are float32
+        assert (values["at_end/val_loss"], values["at_end/val_loss_best"]) == (2.0, 1.0)
 
 
 def test_without_an_evaluation_it_is_the_loss(tmp_path: Path) -> None:

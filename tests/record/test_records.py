@@ -163,6 +163,28 @@ def test_a_resumed_run_goes_on_in_its_files_and_the_last_line_of_a_round_counts(
     assert len((folder / "rounds.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint")
+def test_a_checkpoint_is_evaluated_at_its_own_round(tmp_path: Path) -> None:
+    """Two rounds an epoch, four epochs; the checkpoint of the second one goes to the same Trainer and to a new one."""
+    workers = {"a": EvaluatedRows([2.0]), "b": EvaluatedRows([4.0])}
+    data, fed = FederatedDataModule(workers, cohort_size=1, rounds_per_epoch=2), FederatedModule(Validated())
+    saves = pl.callbacks.ModelCheckpoint(tmp_path / "saved", save_top_k=-1, filename="{epoch}")
+    run = fit(fed, data, max_epochs=4, logger=logger(tmp_path), callbacks=[saves], enable_checkpointing=True)
+    path = str(tmp_path / "saved" / "epoch=1.ckpt")
+    run.validate(fed, data, ckpt_path=path, verbose=False)
+    trainer(logger=logger(tmp_path)).test(FederatedModule(Validated()), data, ckpt_path=path, verbose=False)
+    other = FederatedModule(Validated())
+    run.test(other, data, verbose=False)  # which has not been trained
+    entries = read(tmp_path / "toy" / "run").evaluations
+    assert [(line["round"], line["epoch"]) for line in entries[:4]] == [(1, 0), (3, 1), (5, 2), (7, 3)]
+    assert [(line["stage"], line["round"], line["epoch"]) for line in entries[4:6]] == [
+        ("validate", 3, 1),
+        ("test", 3, 1),
+    ]
+    assert entries[4]["metrics"]["val_loss"] == entries[1]["metrics"]["val_loss"]
+    assert (entries[6]["stage"], entries[6]["round"]) == ("test", -1)
+
+
 def test_a_run_that_begins_anew_takes_the_place_of_another(tmp_path: Path) -> None:
     fit(FederatedModule(Validated()), two(EvaluatedRows), max_epochs=3, logger=logger(tmp_path))
     fit(FederatedModule(Scalar()), two(), max_epochs=1, logger=logger(tmp_path))
@@ -232,6 +254,13 @@ def test_what_cannot_be_written_is_said_once_and_the_training_goes_on(tmp_path: 
         run = fit(fed, two(), max_epochs=3, logger=logger(tmp_path))
     assert len([one for one in said if "the record" in str(one.message)]) == 1
     assert run.global_step == 3
+
+
+def test_nothing_is_left_of_a_file_that_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "run.json").mkdir()
+    with pytest.warns(UserWarning, match="cannot be written"):
+        Disk(tmp_path).replace("run.json", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_folder_without_a_record_is_refused_with_those_near_it(tmp_path: Path) -> None:
