@@ -27,6 +27,7 @@ from lightning_fed.callbacks.dashboard.labels import label_counts
 from lightning_fed.callbacks.dashboard.layout import layout_of
 from lightning_fed.datasets import Dirichlet, PartitionedPopulation
 from lightning_fed.privacy import CentralDP
+from lightning_fed.selection import RoundRobin
 
 SCALARS = {"loss", "val_acc", "epoch", "server/lr", "server/update_norm", "local/lr", "local/lr-SGD", "time/evaluate"}
 SCALARS |= {f"round/{name}" for name in ("cohort_size", "dropped", "stragglers", "examples", "seconds", "coverage")}
@@ -316,6 +317,28 @@ def test_who_took_part_goes_on_in_a_resumed_run(tmp_path: Path, monkeypatch: pyt
     assert np.array_equal(found[1], expected[1])
 
 
+def test_accumulated_cohorts_are_one_round_of_who_took_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three cohorts of one worker each in turn, two of them a round: columns are rounds, also of a round cut short."""
+    data = FederatedDataModule(
+        {name: Rows([1.0]) for name in "abc"}, cohort_size=1, sampler=RoundRobin(), rounds_per_epoch=3
+    )
+    asked: list[list[str]] = []
+
+    class Asked(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            while len(asked) <= trainer.global_step:
+                asked.append([])
+            asked[trainer.global_step] += batch.workers
+
+    def run() -> None:
+        options = {"accumulate_grad_batches": 2, "max_epochs": 2, "callbacks": [Dashboard(), Asked()]}
+        fit(FederatedModule(Scalar()), data, logger=board(tmp_path), **options)
+
+    names, took_part, first = participation(tmp_path, monkeypatch, run)
+    assert (len(asked), [len(cohorts) for cohorts in asked], first) == (4, [2, 1, 2, 1], 0)
+    assert took_part.tolist() == [[name in cohorts for name in names] for cohorts in asked]
+
+
 def test_a_checkpoint_is_used_without_the_callback_and_without_a_warning(tmp_path: Path) -> None:
     fit(FederatedModule(Labelled()), federation(), logger=board(tmp_path), callbacks=[Dashboard()]).save_checkpoint(
         tmp_path / "a.ckpt"
@@ -574,6 +597,107 @@ def test_labels_are_read_without_making_an_example() -> None:
 )
 def test_what_is_no_label_is_not_counted(labels: torch.Tensor) -> None:
     assert label_counts(DataLoader(TensorDataset(torch.zeros(len(labels)), labels))) is None
+
+
+class Targets(torch.utils.data.Dataset[Any]):
+    """Two examples, which must not be made, and an attribute with their labels."""
+
+    def __init__(self, targets: Any) -> None:
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("an example was made")
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (["cat", "dog"], {"cat": 1, "dog": 1}),
+        (np.array(["cat", "cat"]), {"cat": 2}),
+        (np.array([[4], [4]]), {4: 2}),
+        ((True, False), {0: 1, 1: 1}),
+        ([torch.tensor(3), torch.tensor([3])], {3: 2}),
+        ([1, "cat", 2], None),
+        ([[1], [1, 2]], None),
+        ([None, "cat"], None),
+        ([torch.zeros(2), torch.zeros(3)], None),
+        (np.array([0.5, 1.0]), None),
+        (torch.tensor([1.0, 2.0], dtype=torch.bfloat16), None),
+        ([1, 2, 3], None),  # of other examples, as it seems
+    ],
+)
+def test_targets_of_every_kind(targets: Any, expected: Any) -> None:
+    assert label_counts(DataLoader(Targets(targets))) == expected
+
+
+NINE = TensorDataset(torch.zeros(9), torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2]))
+
+
+class Every(torch.utils.data.Sampler[int]):
+    """A sampler of the user's."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("it was asked")
+
+    def __len__(self) -> int:
+        return 4
+
+
+class Batched(torch.utils.data.BatchSampler):
+    def __iter__(self) -> Any:
+        raise AssertionError("it was asked")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"shuffle": True}, {0: 3, 1: 3, 2: 3}),
+        ({"sampler": torch.utils.data.SubsetRandomSampler([0, 1, 3])}, {0: 2, 1: 1}),
+        ({"sampler": torch.utils.data.SubsetRandomSampler(torch.tensor([0, 3]))}, {0: 1, 1: 1}),  # type: ignore[arg-type]
+        ({"sampler": torch.utils.data.RandomSampler(NINE, replacement=True)}, None),
+        ({"sampler": torch.utils.data.RandomSampler(NINE, num_samples=3)}, None),
+        ({"sampler": torch.utils.data.WeightedRandomSampler([1.0] * 9, 5)}, None),
+        ({"sampler": Every()}, None),
+        ({"batch_sampler": Batched(torch.utils.data.SequentialSampler(NINE), 2, False)}, None),
+    ],
+)
+def test_labels_are_those_of_what_is_drawn(options: Any, expected: Any) -> None:
+    assert label_counts(DataLoader(NINE, **options)) == expected
+
+
+def test_which_of_three_tensors_has_the_labels_is_not_guessed() -> None:
+    x, y = torch.zeros(9), NINE.tensors[1]
+    assert label_counts(DataLoader(TensorDataset(x, y, torch.arange(9)))) is None
+
+
+class Sampled(EvaluatedRows):
+    """Nine rows with labels, of which a sampler draws the first few."""
+
+    def __init__(self, count: int, **options: Any) -> None:
+        super().__init__([0.0])
+        self.sampler = torch.utils.data.SubsetRandomSampler(range(count))
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(NINE, batch_size=2, sampler=self.sampler)
+
+
+def drawn_partition(data: FederatedDataModule, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    from lightning_fed.callbacks.dashboard import figures
+
+    drawn: list[Any] = []
+    original = figures.partition
+    monkeypatch.setattr(figures, "partition", lambda *a: drawn.append(a) or original(*a))
+    shown(folder, FederatedModule(Labelled()), data, max_epochs=1)
+    return drawn[-1]
+
+
+def test_the_figure_of_data_is_of_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = FederatedDataModule({"a": Sampled(4), "b": Sampled(5)})
+    counts, sizes, _ = drawn_partition(data, tmp_path, monkeypatch)
+    assert (counts, sizes) == ({"a": {0: 3, 1: 1}, "b": {0: 3, 1: 2}}, {"a": 4, "b": 5})
 
 
 def test_a_dataset_of_ones_own_has_sizes_only() -> None:

@@ -78,6 +78,17 @@ def test_workers_and_how_often_they_took_part(tmp_path: Path) -> None:
     assert rows[8].startswith("2 of 4 workers took part at least once; 1 training failed; 1 time a worker was away")
 
 
+def test_a_worker_of_two_accumulated_cohorts_took_part_in_one_round(tmp_path: Path) -> None:
+    """Ann is in both cohorts of the first round, and once away; in the second she fails, and is away."""
+    failed = [{"worker": "ann", "reason": "no disk"}]
+    rounds = [
+        {**ROUNDS[0], "cohort": ["ann", "bob", "ann", "bob"], "dropped": ["ann"], "stragglers": [], "failures": []},
+        {**ROUNDS[1], "cohort": ["ann", "bob", "ann"], "dropped": ["ann"], "stragglers": [], "failures": failed},
+    ]
+    view = View(read(record(tmp_path / "run", rounds=rounds)))
+    assert (view.took_part("ann"), view.took_part("bob")) == (1, 2)
+
+
 def test_numbers_of_examples_are_shown_where_they_are_recorded(tmp_path: Path) -> None:
     last = {**EVALUATIONS[-1], "examples": {"ann": 12, "bob": 3}}
     rows = lines(text_of(record(tmp_path / "run", evaluations=[last])), "Workers")

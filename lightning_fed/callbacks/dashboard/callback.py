@@ -71,6 +71,8 @@ class Dashboard(Shown, pl.Callback):
         self._boards: list[Board] = []
         self._participation: Participation | None = None
         self._saved: Mapping[str, Any] | None = None
+        self._round = -1
+        self._took_part: set[str] = set()  # in that round so far
         self._evaluations = 0
         self._drawn_at = time.monotonic()
         self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
@@ -87,7 +89,7 @@ class Dashboard(Shown, pl.Callback):
         self._evaluations = 0
         self._drawn_at = time.monotonic()
         self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
-        self._participation = None
+        self._participation, self._round = None, -1
         data = data_of(trainer)
         if stage == "fit" and self._draws_figures(fed, data):
             self._participation = Participation(data.names)
@@ -117,13 +119,20 @@ class Dashboard(Shown, pl.Callback):
                 board.text("run/promise", promise_table(fed), step)
 
     @override
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Begin a round, unless the cohort is one more whose gradients are accumulated for it."""
+        if self._round != trainer.global_step:
+            self._round, self._took_part = trainer.global_step, set()
+
+    @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Note who has taken part; after the first round, show what crosses in a round."""
         fed = _federated(pl_module)
         if self._participation is not None and isinstance(batch, Cohort):
-            self._participation.note(batch.number, fed.last_report.names)
+            self._took_part.update(fed.last_report.names)
+            self._participation.note(self._round, self._took_part)
         if not self._has_leaves and fed.leaves is not None and self._boards:
             self._has_leaves = True
             with self._showing("what leaves a worker"):

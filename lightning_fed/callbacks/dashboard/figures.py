@@ -18,6 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from lightning_fed.callbacks.dashboard.labels import Label
 from lightning_fed.core.direction import better, worst_decile
 from lightning_fed.core.spread import point
 
@@ -29,7 +30,7 @@ _MOST_COLUMNS = 400
 _MOST_IN_LEGEND = 20
 
 
-def partition(counts: Mapping[str, Mapping[int, int]], sizes: Mapping[str, int], unseen: int = 0) -> Figure:
+def partition(counts: Mapping[str, Mapping[Label, int]], sizes: Mapping[str, int], unseen: int = 0) -> Figure:
     """Draw what data each worker has: a bar of its examples, divided by label.
 
     Args:
@@ -52,13 +53,14 @@ def partition(counts: Mapping[str, Mapping[int, int]], sizes: Mapping[str, int],
         axes.add_collection(_bars(places, left, right, colour))
         left = right
     if 0 < len(labels) <= _MOST_IN_LEGEND:
-        patches = [Patch(color=colour, label=str(label)) for label, colour in zip(labels, colours, strict=True)]
+        patches = [Patch(color=colour, label=_short(str(label))) for label, colour in zip(labels, colours, strict=True)]
         figure.legend(
             handles=patches, title="label", ncol=10, fontsize=8, title_fontsize=8, loc="upper center", frameon=False,
             handlelength=1, columnspacing=1,
         )  # fmt: skip
     elif labels:
-        axes.set_title(f"{len(labels)} labels, from dark ({labels[0]}) to bright ({labels[-1]})", fontsize=9)
+        ends = [_short(str(label)) for label in (labels[0], labels[-1])]
+        axes.set_title(f"{len(labels)} labels, from dark ({ends[0]}) to bright ({ends[1]})", fontsize=9)
     axes.set_xlim(0, max(float(left.max(initial=0)), 1) * 1.02)
     return figure
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 
 from lightning_fed._lightning import pl
-from lightning_fed.callbacks.dashboard.labels import label_counts
+from lightning_fed.callbacks.dashboard.labels import Label, draws_all, label_counts
 from lightning_fed.module import FederatedModule
 from lightning_fed.population import Population
 from lightning_fed.server.datamodule import FederatedDataModule
@@ -72,8 +72,11 @@ def logged_in_training(fed: FederatedModule) -> dict[str, str]:
     return curves if logged else {"loss": "loss"}
 
 
-def held(data: FederatedDataModule) -> tuple[dict[str, Mapping[int, int]], dict[str, int]]:
+def held(data: FederatedDataModule) -> tuple[dict[str, Mapping[Label, int]], dict[str, int]]:
     """Return how many examples of which label each worker trains on, and how many in all.
+
+    Where the labels of one worker are unknown, there are none of any: bars that are divided and bars that are not would
+    say that some have no labels.
 
     Nothing of the user's is run for it: workers are left out whose data are neither set up here nor at hand.
 
@@ -81,18 +84,20 @@ def held(data: FederatedDataModule) -> tuple[dict[str, Mapping[int, int]], dict[
         data: The workers' data.
     """
     at_hand = isinstance(data.workers, Population) and data.workers.draws_nothing
-    counts: dict[str, Mapping[int, int]] = {}
+    counts: dict[str, Mapping[Label, int]] = {}
     sizes: dict[str, int] = {}
     for name in data.names:
         worker = data.pool[name]
         if not (at_hand or worker.is_set_up):
             continue
         batches = worker.batches
-        size = batches.num_rows or batches.num_examples
+        # A sampler of the user's may draw some of the rows only, or some twice.
+        size = batches.num_rows if draws_all(batches.loader) else batches.num_examples or batches.num_rows
         if size is None:
             continue
         sizes[name] = size
         own = label_counts(batches.loader)
         if own is not None:
             counts[name] = own
-    return (counts if counts.keys() == sizes.keys() else {}), sizes
+    one_kind = len({type(label) for own in counts.values() for label in own}) == 1
+    return (counts if counts.keys() == sizes.keys() and one_kind else {}), sizes

@@ -196,7 +196,18 @@ class View:
 
     def took_part(self, worker: str) -> int:
         """Return the number of rounds to which a worker has contributed."""
-        return self.asked[worker] - self.absent[worker] - self.failed[worker]
+        return self._contributed[worker]
+
+    @cached_property
+    def _contributed(self) -> Counter[str]:
+        """In how many rounds each worker has; where cohorts are accumulated, it may be in several of one round."""
+        rounds: Counter[str] = Counter()
+        for line in self.record.rounds:
+            trained = Counter(line.get("cohort") or ())
+            trained.subtract(line.get("dropped") or ())
+            trained.subtract(each["worker"] for each in line.get("failures") or ())
+            rounds.update((+trained).keys())
+        return rounds
 
     @cached_property
     def names(self) -> Sequence[str]:
