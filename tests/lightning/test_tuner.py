@@ -289,4 +289,4 @@ def test_rounds_of_a_search_are_none_of_the_run(tmp_path: Path) -> None:
     assert [(entry["round"], entry["rounds"]) for entry in record.run["fits"]] == [(0, 3)]
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
-    assert [event.step for event in events.Scalars("summary/megabytes")] == [2]
+    assert [event.step for event in events.Scalars("at_end/megabytes")] == [2]
