@@ -380,3 +380,31 @@ def test_what_left_is_not_said_where_it_is_not_recorded(
     said = capsys.readouterr().out
     assert "No message was looked into in the last fit. The promise hides whether any worker has come back." in said
     assert "nothing has left one" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("run", "population", "many"),
+        ("run", "delta", "small"),
+        ("run", "time", "today"),
+        ("run", "versions", {"lightning_fed": "0.1.0"}),
+        ("release", "bound", [1]),
+        ("end", "agrees", "yes"),
+    ],
+)
+def test_a_fact_of_the_ledger_that_is_of_another_kind(
+    kind: str, name: str, value: Any, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = shutil.copytree(run, tmp_path / "run")
+    (ledger,) = place.glob("privacy-ledger-*.jsonl")
+
+    def other(line: dict[str, Any]) -> bool:
+        if line["kind"] == kind:
+            line[name] = value
+        return True
+
+    change_lines(ledger, other)
+    said = refused(place, capsys)
+    assert f"the line '{kind}' in {ledger} does not say" in said
+    assert f"'{name}' is " in said

@@ -14,6 +14,7 @@ from lightning_fed.privacy.accounting.storage import restored
 from lightning_fed.privacy.page import Statement, statements_of
 from lightning_fed.reports.run.around import Logs
 from lightning_fed.reports.run.facts import MissingFactError, need, need_value
+from lightning_fed.reports.run.kinds import COUNT, FLAG, TEXT, TIME, Fact, Kind, check, table_of
 from lightning_fed.reports.run.view import View
 
 _OF_A_FIT = {
@@ -55,6 +56,20 @@ _OF_AN_END = {
     "accountant": "how the claim was added up",
     "agrees": "whether the accountant agrees",
 }
+_VERSIONS = Kind(
+    "a table with the versions of lightning_fed and dp-accounting",
+    lambda value: table_of(TEXT).holds(value) and {"lightning_fed", "dp-accounting"} <= value.keys(),
+)
+_SIZE = Kind("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))
+_KINDS = {
+    **dict.fromkeys(("promise", "unit", "audience", "relation", "accountant", "sampling", "stretch"), TEXT),
+    **dict.fromkeys(("population", "cohort_size", "least_replies", "charges"), COUNT),
+    **dict.fromkeys(("insecure", "release_metrics", "agrees"), FLAG),
+    **dict.fromkeys(("delta", "noise_multiplier", "bound", "noise_std", "epsilon"), _SIZE),
+    "time": TIME,
+    "versions": _VERSIONS,
+}
+"""What facts of the ledger must be; ε and bounds may be infinite."""
 _OF_A_CHECKPOINT = {
     "delta": "for which δ its account holds",
     "epsilon": "which ε it claims",
@@ -93,6 +108,8 @@ class Promised:
             for line in lines:
                 for name, what in facts.items():
                     need_value(line, name, what, self.ledger)
+                kinds = tuple(Fact(name, facts[name], kind) for name, kind in _KINDS.items() if name in facts)
+                check(line, kinds, f"the line {line['kind']!r} in {self.ledger}")
         for line in record.runs:
             for name, what in _OF_A_FIT_OR_NONE.items():
                 need(line, name, what, self.ledger)
