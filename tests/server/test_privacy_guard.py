@@ -501,7 +501,7 @@ SETTINGS = {
     *("privacy", "noise_multiplier", "epsilon_budget"),
     # of the data: what the user has set for all, and the central data's
     *("workers", "population", "population/class", "cohort_size", "rounds_per_epoch", "sampler", "availability"),
-    *("seed", "data/seed", "eval_cohort_size", "cached_workers", "batch_size", "val", "val/batch_size"),
+    *("seed", "data/seed", "eval_cohort_size", "cached_workers", "val", "val/batch_size"),
 }
 """All hyperparameters of a private run that are single ones; nothing of a worker's own is among them."""
 PROMISED = (
@@ -511,7 +511,9 @@ PROMISED = (
 OF_SGD = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 OF_THE_TRAINER = (
     *("max_epochs", "max_steps", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-    *("limit_train_batches", "overfit_batches", "precision"),
+    *("limit_train_batches", "overfit_batches", "precision", "deterministic", "min_epochs", "min_steps"),
+    *("limit_val_batches", "limit_test_batches", "limit_predict_batches", "val_check_interval"),
+    *("check_val_every_n_epoch", "reload_dataloaders_every_n_epochs", "callbacks/Notes"),
 )
 
 PROMISES = [
@@ -557,7 +559,7 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
     own_of_promise = {"CentralDP": {"weight_cap"}, "DistributedDP": {"survivors"}}.get(type(privacy).__name__, set())
     assert set(logger.hparams) == {
         *SETTINGS,
-        *("hidden", "lr", "norm", "model", "model/parameters"),
+        *("hidden", "lr", "norm", "model", "model/parameters", "model/checksum"),
         *(f"engine/{name}" for name in ("asked", "compile", *own)),
         *(f"privacy/{name}" for name in (*PROMISED, *own_of_promise)),
         *(
