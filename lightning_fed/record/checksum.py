@@ -20,9 +20,9 @@ from lightning_fed.core.configs import is_seed
 from lightning_fed.core.shown import may_be_of_workers, name_of, without_address
 from lightning_fed.record.arguments import PLAIN, arguments_of
 
-_MOST_PARTS = 100_000
+_MOST_PARTS = 10_000
 """After how many parts a thing is taken to be like another."""
-_DEEPEST = 50
+_DEEPEST = 20
 _MOST_BYTES = 4_000_000
 _SAMPLE = 1_000_000
 
@@ -33,7 +33,7 @@ def checksum(thing: object, hides: bool = False) -> str:
     Seeds are left out, and so are trained parameters and buffers that are no argument, as they follow from seeds. Of
     functions that cannot be imported by their names the code counts, with its constants and the plain values that it
     encloses; of tensors and arrays all bytes up to 4 MB, of larger ones a million evenly spaced bytes; and of
-    collections the first 100,000 parts.
+    collections the first 10,000 parts. What is met again counts as the same thing, and is not gone through again.
 
     Args:
         thing: Anything.
@@ -65,7 +65,7 @@ class _Digest:
     def __init__(self, hides: bool) -> None:
         self._hides = hides
         self._hash = hashlib.sha256()
-        self._above: list[int] = []
+        self._seen: dict[int, tuple[int, object]] = {}  # by identity: its number, and itself, to keep it
         self._left = _MOST_PARTS
 
     def text(self) -> str:
@@ -73,12 +73,13 @@ class _Digest:
 
     def add(self, thing: Any, depth: int) -> None:
         self._left -= 1
-        if id(thing) in self._above:
-            self._put("above", str(len(self._above) - self._above.index(id(thing))))
+        is_plain = isinstance(thing, (*PLAIN, bytes, Enum)) or inspect.isclass(thing) or inspect.isroutine(thing)
+        if not is_plain and id(thing) in self._seen:
+            self._put("seen", str(self._seen[id(thing)][0]))
         elif depth and self._left > 0:
-            self._above.append(id(thing))
+            if not is_plain:
+                self._seen[id(thing)] = len(self._seen), thing
             self._add(thing, depth - 1)
-            self._above.pop()
 
     def _add(self, thing: Any, depth: int) -> None:
         if isinstance(thing, Enum):
@@ -100,7 +101,7 @@ class _Digest:
         elif inspect.isroutine(thing):
             self._function(thing, depth)
         elif isinstance(thing, (set, frozenset)):
-            self._put(type(thing).__name__, *sorted(checksum(part) for part in thing))
+            self._put(type(thing).__name__, *sorted(without_address(repr(part)) for part in thing))
         elif isinstance(thing, dict):
             self._parts(type(thing).__name__, thing, depth)
         elif isinstance(thing, (list, tuple, deque)):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from lightning_fed._lightning import pl
+from lightning_fed._lightning import SaveConfigCallback, pl
 from lightning_fed.core.shown import parameters_of
 from lightning_fed.record.arguments import PLAIN, Scalar, arguments_of
 from lightning_fed.record.described import described
@@ -18,7 +18,7 @@ _OF_NO_RESULT = (
 """Arguments that say where a run is computed, shown and kept."""
 _SHOW_OR_KEEP = (
     *(pl.callbacks.Checkpoint, pl.callbacks.ProgressBar, pl.callbacks.ModelSummary),
-    *(pl.callbacks.LearningRateMonitor, pl.callbacks.DeviceStatsMonitor),
+    *(pl.callbacks.LearningRateMonitor, pl.callbacks.DeviceStatsMonitor, SaveConfigCallback),
 )
 _DESCRIBED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer)
 _OURS = __name__.partition(".")[0]

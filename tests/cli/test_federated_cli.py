@@ -247,7 +247,7 @@ def test_another_record_or_none(capsys: pytest.CaptureFixture[str]) -> None:
     fit("--trainer.logger=false", save_config_callback=None)
     assert not Path("config.yaml").exists()
     Path("config.yaml").touch()
-    with pytest.raises(RuntimeError, match=r"config.yaml to NOT exist"):
+    with pytest.raises(RuntimeError, match=r"config.yaml is the config of an earlier run and is not replaced"):
         fit("--trainer.logger=false", save_config_kwargs={"overwrite": False})
 
 
