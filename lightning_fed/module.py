@@ -421,7 +421,8 @@ class FederatedModule(Readable):
         optimizers = [] if self._trainer is None else self._trainer.optimizers
         settings["trained"] = self._global.trained_parameters.state_dict(optimizers)
         privacy, account = self._guard.state_dict(), self._guard.account()
-        self._keeper.save(checkpoint, settings, self.engine.choice, privacy, account, self._facts.position)
+        position, record = self._facts.position, self._record.so_far()
+        self._keeper.save(checkpoint, settings, self.engine.choice, privacy, account, position, record)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read a checkpoint of this run; for an evaluation, also one of the user's module alone."""
@@ -430,6 +431,7 @@ class FederatedModule(Readable):
         part = self._keeper.load(checkpoint, self._settings(), self._processes(), fitting=fitting)
         if fitting:
             self._datamodule.position.move(part["cohort"])
+            self._record.go_on(part.get("record"))
         else:
             self._results.load(checkpoint.get("global_step", 0))
             self._record.load(checkpoint.get("epoch"))

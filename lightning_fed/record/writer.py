@@ -26,8 +26,6 @@ from lightning_fed.server.own_callbacks import put_first
 from lightning_fed.server.readable import Readable
 from lightning_fed.server.round_result import StepResult
 
-_KEY = "lightning_fed.record"
-
 
 @final
 class RunWriter(pl.Callback):
@@ -66,6 +64,20 @@ class RunWriter(pl.Callback):
             self._disk, self._loaded = Disk(folder), None
         elif run := _earlier(folder):  # what is evaluated is a run that is recorded
             self._run, self._fit, self._disk = run, run["fits"][-1]["fit"], Disk(folder)
+
+    def so_far(self) -> dict[str, Any]:
+        """Return how the run has come out so far, for a checkpoint."""
+        return self._finals.state_dict()
+
+    def go_on(self, so_far: Mapping[str, Any] | None) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            so_far: The result of :meth:`so_far`; None: the checkpoint is of an older version.
+        """
+        self._finals = Finals()
+        if so_far is not None:
+            self._finals.load_state_dict(so_far)
 
     def load(self, epoch: int | None) -> None:
         """Note that the model is that of a checkpoint, which is to be evaluated.
@@ -196,18 +208,9 @@ class RunWriter(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write the lines of all rounds that the checkpoint holds, and keep how the run has come out so far."""
+        """Write the lines of all rounds that the checkpoint holds."""
         if self._disk is not None:
             self._disk.write()
-        checkpoint[_KEY] = self._finals.state_dict()
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Go on with how the run has come out so far."""
-        self._finals = Finals()
-        if _KEY in checkpoint:
-            self._finals.load_state_dict(checkpoint[_KEY])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the time."""

@@ -48,6 +48,7 @@ def test_the_federated_part_lies_under_one_key(saved: tuple[Path, LinearRegressi
     part = content[KEY]
     assert part.pop("optimizer_states")[0]["param_groups"][0]["lr"] == 1.0  # the server's: plain averaging
     del part["settings"]  # see test_settings.py
+    assert part.pop("record").keys() == {"last", "best", "loss", "bytes", "seconds"}  # for the values at the end
     assert part["state"].pop("validated").keys() == {"val_loss", "val_mse"}  # what plateaus at the workers go by
     assert all(part["state"].pop("traffic"))  # what has travelled down and up
     assert part["state"].pop("took_part").tolist() == [0b11]  # a bit for each worker

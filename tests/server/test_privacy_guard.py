@@ -582,7 +582,7 @@ def test_all_that_is_shown_and_kept_stands_on_this_list(tmp_path: Path, privacy:
     part = saved["lightning_fed"]
     assert set(part) == {
         *("version", "algorithm", "engine", "state", "settings", "privacy", "account"),
-        *("cohort", "optimizer_states", "lr_schedulers"),
+        *("cohort", "record", "optimizer_states", "lr_schedulers"),
     }
     names = [name for name, _ in module.named_parameters()]
     assert part["state"].pop("validated").keys() == {"val_loss"}  # of central data

@@ -199,6 +199,7 @@ class Keeper:
         privacy: dict[str, Any] | None,
         account: dict[str, Any],
         position: Position,
+        record: dict[str, Any],
     ) -> None:
         """Write the federated part of a checkpoint.
 
@@ -209,6 +210,7 @@ class Keeper:
             privacy: What was spent of privacy.
             account: Of that the account, stretch by stretch.
             position: The place of the run in its sequence of cohorts.
+            record: How the run has come out so far.
         """
         state, cohort = self._validated(), position.next
         if self._step is not None and not self._step.is_over:
@@ -219,6 +221,7 @@ class Keeper:
             "engine": engine,
             "state": {**state.state_dict(self._own), "moved": sorted(self.moved), "trained": self._trained},
             "cohort": cohort,
+            "record": record,
         }
         if privacy is not None:
             part["privacy"] = privacy if state.bound is None else {**privacy, "bound": state.bound}
