@@ -62,6 +62,7 @@ def test_private_digits_reach_88_percent_for_what_they_claim_to_cost(tmp_path: P
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_robust_aggregators_withstand_attackers_under_which_the_mean_falls() -> None:
     chosen = ("WeightedMean", "Median", "MultiKrum")
     attacks = ("none", "sign flip", "colluding")
