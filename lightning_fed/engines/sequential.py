@@ -7,6 +7,7 @@ from typing import final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import flag
+from lightning_fed.core.lost_device import refuse_lost
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
 from lightning_fed.engines.remarks import Remarks
@@ -71,6 +72,7 @@ class Sequential(Engine):
                 with watch.over(name, job.round):
                     results.append(self._local_fit.train(job, worker, rows))
             except Exception as error:
+                refuse_lost(job.model.device, repr(name), job.round, error)
                 yield from stacked(job.cohort, results, delta[first:row])
                 first, results = row, []
                 failure = WorkerError(name, job.round, describe(error))

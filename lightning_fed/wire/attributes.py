@@ -93,8 +93,8 @@ def is_plain(value: object) -> bool:
     return value is not ABSENT
 
 
-def attributes_from(tree: object, packed: Packed, numbers: Numbers) -> dict[str, Any]:
-    """The inverse of :class:`Attributes`."""
+def attributes_from(tree: object, packed: Packed, numbers: Numbers, device: torch.device) -> dict[str, Any]:
+    """The inverse of :class:`Attributes`; the tensors are on a device."""
 
     def value(node: object, depth: int) -> Any:
         if node is None or isinstance(node, bool | int | str):
@@ -107,7 +107,7 @@ def attributes_from(tree: object, packed: Packed, numbers: Numbers) -> dict[str,
                 return complex(numbers.next(), numbers.next())
             if tag in ("tensor", "array", "scalar") and type(content) is int:
                 tensor = packed.take(f"attributes/{content}")
-                return tensor if tag == "tensor" else _as_array(tensor, scalar=tag == "scalar")
+                return tensor.to(device) if tag == "tensor" else _as_array(tensor, scalar=tag == "scalar")
             if tag == "tuple" and isinstance(content, list) and depth:
                 return tuple(value(each, depth - 1) for each in content)
             if tag == "dict" and isinstance(content, dict) and depth:

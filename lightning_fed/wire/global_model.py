@@ -36,6 +36,11 @@ class GlobalModel:
         """The names of the buffers that a worker may keep for itself: all but parameters that have moved."""
         return tuple(name for name in self.buffers if name not in self.moved)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.parameters.values()), torch.device("cpu"))
+
     @cached_property
     def layout(self) -> Layout:
         """The place of each parameter in a vector."""

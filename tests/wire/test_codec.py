@@ -274,6 +274,28 @@ def test_gradients_of_the_sender_do_not_matter() -> None:
     assert bytes(buffer[: encode_updates_into(updates, job, buffer)]) == encode_updates(updates, job)
 
 
+def devices(value: Any) -> set[str]:
+    """Where all tensors of a dataclass are."""
+    if isinstance(value, Tensor):
+        return {value.device.type}
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value)]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return set().union(*map(devices, parts))
+
+
+def test_a_job_arrives_on_any_device_and_updates_where_the_jobs_model_is() -> None:
+    there = decode_job(encode_job(full_job()), device=torch.device("meta"))
+    assert devices(there) == {"meta"}
+    assert devices(decode_job(encode_job(full_job()))) == {"cpu"}
+    updates = full_updates()
+    back = decode_updates(encode_updates(updates, full_job()), there)
+    numbers = (back.examples, back.weight, back.loss, back.steps, back.metrics, back.rates)
+    assert devices(numbers) == {"cpu"}
+    assert devices((back.delta, back.buffers, back.extra, back.metric_states)) == {"meta"}
+    assert devices(decode_updates(encode_updates(updates, full_job()), full_job())) == {"cpu"}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_tensors_of_a_gpu_arrive_on_the_cpu() -> None:
     def moved(value: Any) -> Any:

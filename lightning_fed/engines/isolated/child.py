@@ -24,6 +24,7 @@ from safetensors.torch import save as save_rows
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.allocator import keep_freed_memory
+from lightning_fed.core.lost_device import LostDeviceError
 from lightning_fed.core.watch import Watch, counting_signals
 from lightning_fed.engines.isolated.channel import Channel
 from lightning_fed.engines.isolated.settings import Settings
@@ -87,7 +88,7 @@ def _serve(channel: Channel) -> None:
                 channel.send(ready=True)
         elif "job" in fields:
             assert child is not None
-            child.job = decode_job(parts[0], copy=False)
+            child.job = decode_job(parts[0], copy=False, device=child.device)
         elif "train" in fields:
             assert child is not None
             if "fd" in fields:
@@ -120,6 +121,7 @@ class _Child:
         torch.use_deterministic_algorithms(settings.deterministic)
         for name in ("pytorch_lightning", "lightning.pytorch"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        self._is_lost = False
         self._warnings: list[str] = []
         self._watch = Watch()
         with warnings.catch_warnings():
@@ -127,7 +129,8 @@ class _Child:
             self._trainer = _Trainer(**settings.trainer)
         warnings.showwarning = self._note_warning
         self._trainer.state.fn = pl.trainer.states.TrainerFn.FITTING
-        if self._trainer.strategy.root_device.type == "cpu":
+        self.device = self._trainer.strategy.root_device
+        if self.device.type == "cpu":
             keep_freed_memory()
         self._module = loads(settings.module)
         self._own = OwnState(settings.tables)
@@ -158,12 +161,15 @@ class _Child:
             with counting_signals(), torch.no_grad():
                 answer = self._answer(self._trained(worker, data), slot)
         except Exception as error:
-            answer = {"error": describe(error), "traceback": traceback.format_exc(), "is_workers": False}, []
+            self._is_lost = isinstance(error, LostDeviceError)
+            reason = describe(error.__cause__ if self._is_lost and error.__cause__ else error)
+            answer = {"error": reason, "traceback": traceback.format_exc(), "is_workers": self._is_lost}, []
         finally:
             self._let_go()
         fields, parts = answer
         return {
             **fields,
+            "is_lost": self._is_lost,
             "changed": list(self._engine.changed),
             "unread": list(self._engine.unread),
             "restarted": self._engine.restarted,

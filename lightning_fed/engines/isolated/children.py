@@ -189,6 +189,8 @@ class Child:
             fields, parts = self._channel.receive(task.seconds)
             if fields.get("in_slot") is not None:
                 parts[0] = self._slots[number].read(fields["in_slot"])
+            if fields["is_lost"]:  # its device takes no more work from it; the next task gets another child
+                self._forget_process(patience=0.0)
             return fields, parts
         except TimeoutError:  # one of OSError's
             self._forget_process(patience=0.0)

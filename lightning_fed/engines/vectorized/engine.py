@@ -8,6 +8,7 @@ from typing import final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import flag, whole
+from lightning_fed.core.lost_device import refuse_lost
 from lightning_fed.core.rng import derive
 from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
@@ -97,6 +98,7 @@ class Vectorized(Engine):
             with self._watch.over(names, job.round):
                 updates, failures = self._fit.train(job, plans)
         except Exception as error:
+            refuse_lost(job.model.device, names, job.round, error)
             if len(plans) == 1 or (isinstance(error, UnvectorizableError) and error.only_together):
                 yield from (_failure(job, plan.worker, error) for plan in plans)
             else:

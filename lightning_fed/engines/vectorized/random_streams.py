@@ -12,8 +12,9 @@ beforehand, to note its random operations and how their tensors lie (:class:`Dra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, final
 
 import torch
@@ -141,17 +142,15 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not any(isinstance(argument, (_Layout, list, tuple)) for argument in expected.args):
             return self._in_turn(func, args, expected, kwargs)
         self._done += 1
-        rows = [
-            self._drawn(worker, *_one_row(func, args, expected, len(self._workers), i), kwargs)
-            for i, worker in enumerate(self._workers)
-        ]
+        alone, of_rows = _by_row(func, args, expected, len(self._workers))
+        rows = [self._drawn(worker, alone, own, kwargs) for worker, own in zip(self._workers, of_rows, strict=True)]
         self._left = self._default.get_state()
         self._check_device(func, rows[0])
         if func._schema.is_mutable:
             for i, row in enumerate(rows):
                 args[0][i].copy_(row)
             return args[0]
-        return pytree.tree_map(lambda *same: torch.stack(same), *rows)
+        return _stack(rows)
 
     def _in_turn(self, func: Any, args: tuple[Any, ...], expected: Draw, kwargs: dict[str, Any]) -> Any:
         """An operation that has no shape to stack (``randperm``): the rule of vmap calls it for each worker in turn."""
@@ -198,8 +197,10 @@ _DROPOUT_ALONE = torch.ops.aten.bernoulli_.float
 _DROPOUT_STACKED = torch.ops.aten.bernoulli.p
 
 
-def _one_row(func: Any, args: tuple[Any, ...], expected: Draw, n: int, i: int) -> tuple[Any, tuple[Any, ...]]:
-    """An operation on row i in place of one on n rows, every tensor laid out as expected.
+def _by_row(func: Any, args: tuple[Any, ...], expected: Draw, n: int) -> tuple[Any, Iterable[tuple[Any, ...]]]:
+    """An operation on single rows in place of one on n of them, and its arguments, every tensor laid out as expected.
+
+    What all rows have in common is looked at once, since there are thousands of them in a round.
 
     Raises:
         OtherDrawsError: If the operation is another than the expected one.
@@ -208,25 +209,32 @@ def _one_row(func: Any, args: tuple[Any, ...], expected: Draw, n: int, i: int) -
         # The rule of vmap for dropout: it draws a new mask from the probability, with no regard to the input's layout.
         layout, (mask, p) = expected.args[0], args
         _check_shape(func, mask.shape, layout.shape, n)
-        return _DROPOUT_ALONE, (_empty(layout, mask), p)
+        return _DROPOUT_ALONE, ((_empty(layout, mask), p) for _ in range(n))
     if func is not expected.func or len(args) != len(expected.args):
         raise OtherDrawsError(f"{func} draws random numbers for a stack, and {expected.func} for one worker alone")
-    return func, tuple(_row(func, a, e, n, i) for a, e in zip(args, expected.args, strict=True))
+    return func, zip(*(_of_rows(func, a, e, n) for a, e in zip(args, expected.args, strict=True)), strict=True)
 
 
-def _row(func: Any, argument: Any, expected: Any, n: int, i: int) -> Any:
+def _of_rows(func: Any, argument: Any, expected: Any, n: int) -> Iterable[Any]:
     if isinstance(argument, Tensor) and isinstance(expected, _Layout):
         _check_shape(func, argument.shape, expected.shape, n)
-        row = argument[i]
-        return row if row.stride() == expected.stride else _empty(expected, row, row)
+        rows = argument.unbind()
+        return rows if rows[0].stride() == expected.stride else (_empty(expected, row, row) for row in rows)
     if isinstance(argument, (list, tuple)) and isinstance(expected, (list, tuple)):
         _check_shape(func, argument, expected, n)
-        return expected
+        return repeat(expected, n)
     if type(argument) is not type(expected):
         raise OtherDrawsError(
             f"{func} is given a {type(argument).__name__} for a stack, and another for one worker alone"
         )
-    return argument
+    return repeat(argument, n)
+
+
+def _stack(rows: Sequence[Any]) -> Any:
+    """Stack the outputs of an operation: tensors, or tuples of them and of other things."""
+    if isinstance(rows[0], Tensor):
+        return torch.stack(list(rows))
+    return tuple(torch.stack(same) if isinstance(same[0], Tensor) else same[0] for same in zip(*rows, strict=True))
 
 
 def _check_shape(func: Any, stacked: Sequence[int], alone: Sequence[int], n: int) -> None:

@@ -300,18 +300,26 @@ def _reduced(steps: list[_Step], n: int) -> Logged:
                 shown[event.shown.name] = event.shown
                 size = step.batch_size if event.batch_size is None else event.batch_size
                 found.append((step, column, step.outputs[event.value], size))
-    # One copy from an accelerator, not one per value.
-    numbers = torch.cat([tensor for _, _, tensor, _ in found]).to(torch.float64).cpu().numpy()
-    start = 0
-    for step, column, tensor, size in found:
-        column.add(step.rows, numbers[start : start + len(tensor)], size)
-        start += len(tensor)
+    numbers = _doubles([tensor for _, _, tensor, _ in found])
+    for (step, column, _, size), values in zip(found, numbers, strict=True):
+        column.add(step.rows, values, size)
     return Logged(
         loss=losses.result(),
         values={name: column.result() for name, column in columns.items()},
         present={name: column.weight > 0 for name, column in columns.items()},
         shown={name: own for name, own in shown.items() if own != Shown(name)},
     )
+
+
+def _doubles(tensors: Sequence[Tensor]) -> list[NDArray[np.float64]]:
+    """Copy tensors of one dim to the CPU: all that are on one device at once, since an accelerator waits each time."""
+    copied: dict[int, NDArray[np.float64]] = {}
+    for device in {tensor.device for tensor in tensors}:
+        there = [place for place, tensor in enumerate(tensors) if tensor.device == device]
+        numbers = torch.cat([tensors[place] for place in there]).to(torch.float64).cpu().numpy()
+        ends = np.cumsum([len(tensors[place]) for place in there])
+        copied |= zip(there, np.split(numbers, ends[:-1]), strict=True)
+    return [copied[place] for place in range(len(tensors))]
 
 
 def _replayed(steps: list[_Step], worker: int, n: int) -> Recorder:

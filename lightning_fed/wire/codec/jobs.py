@@ -7,7 +7,7 @@ import torch
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import container
 from lightning_fed.wire.attributes import Attributes, attributes_from
-from lightning_fed.wire.codec.tensors import prefixed, take_all
+from lightning_fed.wire.codec.tensors import CPU, prefixed, take_all
 from lightning_fed.wire.container import Buffer, Packed
 from lightning_fed.wire.errors import WireError
 from lightning_fed.wire.global_model import GlobalModel
@@ -36,13 +36,14 @@ def encode_job(job: Job) -> bytes:
     return container.pack(*job_parts(job, Attributes(job.attributes)))
 
 
-def decode_job(data: Buffer, *, copy: bool = True) -> Job:
-    """Read what :func:`encode_job` wrote. The tensors are on the CPU.
+def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = CPU) -> Job:
+    """Read what :func:`encode_job` wrote.
 
     Args:
         data: The bytes, from anyone: nothing in them is run.
         copy: Whether tensors are copies; else they are views of ``data``, which must be writable and stay as it is for
             as long as the job is used. A tensor that does not lie at a multiple of its items' size is a copy even then.
+        device: Where the tensors are to be.
 
     Raises:
         WireError: If the bytes are not a whole job of this version.
@@ -50,17 +51,17 @@ def decode_job(data: Buffer, *, copy: bool = True) -> Job:
     packed = Packed(data, copy)
     fields = Fields(packed.header, _KIND)
     numbers = Numbers(packed.take("numbers", copy=True))
-    parameters = take_all(packed, "parameters", fields.names("parameters"))
-    buffers = take_all(packed, "buffers", fields.names("buffers"))
+    parameters = take_all(packed, "parameters", fields.names("parameters"), device)
+    buffers = take_all(packed, "buffers", fields.names("buffers"), device)
     lr_factor = numbers.next()
     work = {worker: numbers.next() for worker in fields.names("work")}
     penalty = None
     corrected = fields.optional_names("penalty")
     if corrected is not None:
-        linear = {worker: packed.take(f"linear/{i}") for i, worker in enumerate(corrected)}
+        linear = {worker: packed.take(f"linear/{i}").to(device) for i, worker in enumerate(corrected)}
         penalty = Penalty(numbers.next(), linear)
     start = {
-        worker: Model(packed.take(f"start/{i}"), take_all(packed, f"start/{i}/buffers", names))
+        worker: Model(packed.take(f"start/{i}").to(device), take_all(packed, f"start/{i}/buffers", names, device))
         for i, (worker, names) in enumerate(fields.names_by_name("start").items())
     }
     record_privacy, record_seed = None, fields.optional("record_seed")
@@ -85,11 +86,11 @@ def decode_job(data: Buffer, *, copy: bool = True) -> Job:
         start=start,
         frozen=frozenset(fields.names("frozen")),
         wants_gradient=fields.flag("wants_gradient"),
-        sent=take_all(packed, "sent", fields.names("sent")),
+        sent=take_all(packed, "sent", fields.names("sent"), device),
         extra=fields.names("extra"),
         record_privacy=record_privacy,
         promise=promise,
-        attributes=attributes_from(fields.any("attributes"), packed, numbers),
+        attributes=attributes_from(fields.any("attributes"), packed, numbers, device),
     )
     for rest in (fields, numbers, packed):
         rest.close()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire.container import Packed
 
+CPU = torch.device("cpu")
 
-def take_all(packed: Packed, prefix: str, names: Iterable[str]) -> Tensors:
-    """Read tensors by their names without the prefix."""
-    return {name: packed.take(f"{prefix}/{name}") for name in names}
+
+def take_all(packed: Packed, prefix: str, names: Iterable[str], device: torch.device = CPU) -> Tensors:
+    """Read tensors by their names without the prefix, onto a device."""
+    return {name: packed.take(f"{prefix}/{name}").to(device) for name in names}
 
 
 def prefixed(prefix: str, tensors: Tensors) -> Tensors:

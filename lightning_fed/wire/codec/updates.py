@@ -60,7 +60,9 @@ def encode_updates_into(updates: Updates, job: Job, buffer: bytearray | memoryvi
 
 
 def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = None, copy: bool = True) -> Updates:
-    """Read what :func:`encode_updates` wrote, and check it against the job that it answers. The tensors are on the CPU.
+    """Read what :func:`encode_updates` wrote, and check it against the job that it answers.
+
+    Vectors, buffers and states of metrics are where the job's model is, numbers on the CPU.
 
     What stays with the workers is filled in: ``delta`` with 0, buffers with the global ones. Numbers are taken as they
     come, NaN too: a cohort's finite updates are chosen later.
@@ -94,15 +96,16 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
             f"there are numbers of shape {list(numbers.shape)} in {numbers.dtype} for {n} workers, {len(metrics)} "
             f"metrics and {len(rates)} learning rates: they must be of shape {[count, n]} in float64"
         )
+    device = job.model.device
     buffers = {}
     for name in fields.names("buffers"):
         stay = name in stays and name in job.model.buffers
-        buffers[name] = _global(job, name, n) if stay else packed.take(f"buffers/{name}")
+        buffers[name] = _global(job, name, n) if stay else packed.take(f"buffers/{name}").to(device)
     buffers |= {name: _global(job, name, n) for name in job.model.buffers if name in stays and name not in buffers}
     updates = Updates(
         cohort=cohort,
         workers=names,
-        delta=_take_delta(packed, job.model.layout, n, stays),
+        delta=_take_delta(packed, job.model.layout, n, stays).to(device),
         buffers=buffers,
         examples=numbers[0],
         weight=numbers[1],
@@ -112,11 +115,11 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
         rates=dict(zip(rates, numbers[4 + len(metrics) :], strict=True)),
         shown=fields.shown("shown"),
         metric_states={
-            kind: take_all(packed, f"metric_states/{kind}", own)
+            kind: take_all(packed, f"metric_states/{kind}", own, device)
             for kind, own in fields.names_by_name("metric_states").items()
         },
-        gradient=packed.take("gradient") if fields.flag("gradient") else None,
-        extra=take_all(packed, "extra", fields.names("extra")),
+        gradient=packed.take("gradient").to(device) if fields.flag("gradient") else None,
+        extra=take_all(packed, "extra", fields.names("extra"), device),
         stays=stays,
     )
     for rest in (fields, packed):

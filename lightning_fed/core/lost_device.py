@@ -1,0 +1,46 @@
+"""Errors that leave an accelerator unusable for the process, so that no other worker can train in it either."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+
+
+@final
+class LostDeviceError(RuntimeError):
+    """An accelerator takes no more work from this process; only another process can go on.
+
+    Args:
+        names: Whose training it was, in words.
+        round: In which round.
+        why: What went wrong, in words.
+    """
+
+    def __init__(self, names: str, round: int, why: str) -> None:
+        super().__init__(
+            f"worker {names}, round {round}: {why.partition(chr(10))[0]}. After this error the GPU takes no more work "
+            "from this process, so no other worker can go on in it. It often is a label or an index out of range: one "
+            "round on the CPU says which. Go on from the last checkpoint in a new process; with engine='isolated' and "
+            "on_worker_error='drop' such a worker ends no process but its own"
+        )
+
+
+def refuse_lost(device: torch.device, names: str, round: int, error: Exception) -> None:
+    """Look whether an error has left an accelerator unusable, as a failed assertion in a program on a GPU does.
+
+    Args:
+        device: Where the training was.
+        names: Whose it was.
+        round: In which round.
+        error: What it raised.
+
+    Raises:
+        LostDeviceError: If so.
+    """
+    if device.type != "cuda" or isinstance(error, LostDeviceError):
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as lost:
+        raise LostDeviceError(names, round, f"{type(lost).__name__}: {lost}") from error
