@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ OVERRIDABLE = {
 }
 """Methods of LightningModule itself that a Trainer calls and a user overrides."""
 
+ACCELERATOR = os.environ.get("LIGHTNING_FED_TEST_ACCELERATOR", "cpu")
+"""Where :func:`trainer` trains; ``make test-gpu`` says ``gpu``."""
+
 NARROW = {torch.float32, torch.float16, torch.bfloat16, torch.complex64}
 
 
@@ -52,7 +56,7 @@ def assert_equal(actual: Any, expected: Any, what: str = "") -> None:
     """
     for tensor in pytree.tree_leaves((actual, expected)):
         assert not isinstance(tensor, Tensor) or tensor.dtype not in NARROW, f"{what}{tensor.dtype} is no float64"
-    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9, msg=lambda m: f"{what}{m}")
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9, check_device=False, msg=lambda m: f"{what}{m}")
 
 
 class Scalar(pl.LightningModule):
@@ -107,11 +111,11 @@ def averaging(kind: str = "EMAWeightAveraging", **options: Any) -> pl.Callback:
 
 
 def trainer(**options: Any) -> pl.Trainer:
-    """A Trainer on the CPU that writes nothing; one epoch unless told otherwise."""
+    """A Trainer that writes nothing, on the CPU and for one epoch unless told otherwise."""
     if "max_steps" not in options:
         options.setdefault("max_epochs", 1)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "log_every_n_steps": 1, **quiet, **options})
+    return pl.Trainer(**{"accelerator": ACCELERATOR, "devices": 1, "log_every_n_steps": 1, **quiet, **options})
 
 
 def fit(fed: FederatedModule, data: FederatedDataModule, **options: Any) -> pl.Trainer:

@@ -121,6 +121,7 @@ class Measured(Member):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         logits = self(batch[0])
         self.accuracy(logits, batch[1])
+        self.others[0].to(self.device)  # Lightning moves metrics that are attributes
         self.others[0].update(logits, batch[1])
         self.log("accuracy", self.accuracy)
         self.log("macro", self.others[0])

@@ -35,7 +35,9 @@ def by_worker(
     engine: Engine, module: pl.LightningModule, workers: Mapping[str, pl.LightningDataModule], local: LocalTraining
 ) -> dict[str, dict[str, Any]]:
     """Everything that comes back, worker by worker."""
-    engine.setup(module, WorkerPool(workers, 100), trainer())
+    run = trainer()
+    module.to(run.strategy.root_device)
+    engine.setup(module, WorkerPool(workers, 100), run)
     job = job_for(module, local)
     results: dict[str, dict[str, Any]] = {}
     with torch.no_grad():

@@ -87,6 +87,7 @@ def remembered(federated: FederatedModule) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
+    parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--strategy", default="auto")
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = pl.Trainer(
         max_steps=options.rounds,
         max_epochs=-1,
-        accelerator="cpu",
+        accelerator=options.accelerator,
         devices=options.devices,
         num_nodes=options.nodes,
         strategy=options.strategy,
