@@ -3,7 +3,7 @@ PYTHON ?= python3
 PYTHON_3_10 ?= $(lastword python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10))
 BIN := .venv/bin
 
-.PHONY: toy test slow command-line oracle faults soak test-processors oldest bench bench-peers ecosystem install clean
+.PHONY: toy test slow command-line oracle faults soak test-processors test-gpu oldest bench bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -40,6 +40,12 @@ test-processors: .venv/installed
 	ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest --numprocesses auto
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest --numprocesses auto
 	OMP_NUM_THREADS=2 $(BIN)/pytest
+
+# What only a GPU can show, and then the tests whose trainers are made by helpers.py, on a GPU: some compare with tensors
+# of the CPU, or fork, and fail for that
+test-gpu: .venv/installed
+	$(BIN)/pytest --numprocesses auto tests/gpu
+	LIGHTNING_FED_TEST_ACCELERATOR=gpu $(BIN)/pytest --numprocesses auto --ignore tests/gpu
 
 # The whole suite with the oldest versions that pyproject.toml allows, among them Python 3.10. From PyPI, torch 2.4 brings
 # 3 GB of CUDA with it; an index of CPU builds, named in PIP_EXTRA_INDEX_URL, has a small one

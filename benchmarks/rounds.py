@@ -39,7 +39,7 @@ from lightning_fed import FederatedDataModule, FederatedModule, engines
 from lightning_fed._lightning import pl
 
 HERE = Path(__file__).resolve().parent
-ROUNDS = {"linear": 300, "mlp": 60, "cnn": 5}
+ROUNDS = {"linear": 300, "mlp": 60, "cnn": 5, "transformer": 5}
 LIMIT = 600
 """Seconds after which a contender is taken to hang."""
 

@@ -23,7 +23,12 @@ class Kind:
     cohort: int
 
 
-KINDS = {"linear": Kind((60,), 100), "mlp": Kind((1, 28, 28), 50), "cnn": Kind((3, 32, 32), 50)}
+KINDS = {
+    "linear": Kind((60,), 100),
+    "mlp": Kind((1, 28, 28), 50),
+    "cnn": Kind((3, 32, 32), 50),
+    "transformer": Kind((32, 64), 50),
+}
 
 
 def network(kind: str) -> nn.Module:
@@ -36,6 +41,9 @@ def network(kind: str) -> nn.Module:
     if kind == "mlp":
         hidden = [nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(200, 10))
+    if kind == "transformer":  # two layers over 32 tokens, without dropout
+        layer = nn.TransformerEncoderLayer(64, 4, dim_feedforward=256, dropout=0.0, batch_first=True)
+        return nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(32 * 64, 10))
     return nn.Sequential(  # the CIFAR10 network of apple/pfl-research's benchmark
         *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25)),
         *(nn.Flatten(), nn.Linear(64 * 14 * 14, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)),

@@ -14,6 +14,7 @@ from pfl.callback.base import TrainingProcessCallback
 from pfl.data import FederatedDataset
 from pfl.data.sampling import get_user_sampler
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
+from pfl.internal.ops.pytorch_ops import get_default_device
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from stopwatch import WARMUP, Stopwatch
@@ -43,7 +44,8 @@ def main() -> None:
     stopwatch = Stopwatch()
     net = network(kind)
     net.loss, net.metrics = MethodType(loss, net), MethodType(metrics, net)
-    users = {worker: points(kind, worker) for worker in range(POPULATION)}
+    device = get_default_device()  # the GPU if there is one: the points are there beforehand, as in the loop
+    users = {worker: tuple(t.to(device) for t in points(kind, worker)) for worker in range(POPULATION)}
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
             central_num_iterations=WARMUP + rounds,
