@@ -26,8 +26,6 @@ _READ = 20
 """How many of them are described in full."""
 _NO_SETTINGS = ("state_dir",)
 """Arguments that say where files lie, and nothing of what is computed."""
-
-
 _AT_THE_START = ("privacy/noise_multiplier", "privacy/delta", "privacy/accountant")
 """What a promise may leave to the start of a fit."""
 
