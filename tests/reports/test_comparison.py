@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+from matplotlib.axes import Axes
 from pytorch_lightning.loggers import CSVLogger
 from recorded import record
 
@@ -351,6 +352,23 @@ def test_the_curves_are_drawn(two: Path, suffix: str) -> None:
     assert path.stat().st_size > 5000
     if suffix == "svg":
         assert "FedProx" in path.read_text() or "<!-- FedProx(mu=0.1) (3) -->" in path.read_text()
+
+
+def test_the_band_is_one_standard_deviation_to_each_side(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bands: list[list[list[float]]] = []
+    monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **_: bands.append([x, low, high]))
+    compare([two]).draw(two / "curves.png")
+    rounds, low, high = bands[0]
+    assert rounds == [10, 20, 30]
+    assert low[2] == pytest.approx(0.8 - 0.1, abs=1e-12)  # of 0.7, 0.8, 0.9
+    assert high[2] == pytest.approx(0.8 + 0.1, abs=1e-12)
+
+
+def test_what_was_spent_is_rounded_up(tmp_path: Path) -> None:
+    promise = {"unit": "worker", "delta": 1e-5, "accountant": "rdp", "insecure": False, "epsilon": 1.2341}
+    record(tmp_path / "a", [0.5], settings={"privacy": "CentralDP(clip=1.0)"}, with_workers=False, promise=promise)
+    record(tmp_path / "b", [0.5])
+    assert "| 1.235 " in compare([tmp_path]).as_markdown()
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from lightning_fed.wire import (
     job_bytes,
     updates_bytes,
 )
+from lightning_fed.wire.contents import updates_contents
 from lightning_fed.wire.logged import Shown
 
 DTYPES = [
@@ -313,6 +314,16 @@ def test_tensors_of_a_gpu_arrive_on_the_cpu() -> None:
     assert updates_bytes(there, full_job()) == updates_bytes(updates, full_job())
     job = replace(plain_job(), model=GlobalModel(moved(model().parameters), moved(model().buffers)))
     assert encode_job(job) == encode_job(plain_job())
+
+
+def test_the_contents_of_updates_are_all_that_is_encoded() -> None:
+    one = full_updates().rows(torch.tensor([True, False]))
+    contents = updates_contents(one, full_job())
+    assert sum(part.bytes for part in contents) == len(encode_updates(one, full_job()))
+    assert one.gradient is not None
+    assert [tuple(part) for part in contents if part.kind == "gradient"] == [
+        ("gradient", "gradient", "float32", (4,), 16)
+    ]
 
 
 # What stays

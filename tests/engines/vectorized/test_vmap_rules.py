@@ -123,6 +123,19 @@ class Transposed(nn.Module):
         return x @ F.dropout(self.weight, 0.4)
 
 
+class Noisy(nn.Module):
+    """Noise written over a convolution's output, whose rows do not lie as dense in a stack as one worker's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(2, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(-1, 2, 2, 2).repeat(1, 1, 3, 3)
+        return (self.layer(x) + self.layer(x).detach().normal_()).flatten(1)[:, :CLASSES]
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -444,6 +457,7 @@ RIGHT: dict[str, Callable[[], nn.Module]] = {
     "dropout, in place": fn(lambda x: F.dropout(x * 2, 0.3, inplace=True)),
     "dropout, in place, transposed": fn(lambda x: F.dropout((x * 2).t(), 0.3, inplace=True).t()),
     "dropout of a transposed parameter": Transposed,
+    "noise over a convolution": Noisy,
     "dropout behind another layout": fn(lambda x: F.dropout(x.mT + x.mT.contiguous(), 0.3), 2, 4),
     "dropout behind einsum": fn(lambda x: F.dropout(torch.einsum("bij,bkj->ikb", x, x), 0.3).permute(2, 0, 1), 2, 4),
     "dropout1d": layer(lambda: nn.Dropout1d(0.3), 3, 4),
