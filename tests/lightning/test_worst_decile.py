@@ -187,6 +187,18 @@ def test_a_worker_that_has_no_number_is_left_out_and_named_once() -> None:
     assert run.callback_metrics["workers/all/min"].item() == 1.0
 
 
+class Never(Some):
+    """Logs what no worker has a number for."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("never", torch.tensor(math.nan))
+
+
+def test_where_no_worker_has_a_number_nobody_is_named() -> None:
+    run = fit(FederatedModule(Never()), rows())  # a warning would be an error
+    assert math.isnan(run.callback_metrics["workers/never/max"].item())
+
+
 @pytest.mark.filterwarnings("ignore:seldom is NaN")
 def test_what_no_logger_draws_is_there_for_callbacks_only(tmp_path: Path) -> None:
     run = trainer(logger=CSVLogger(tmp_path))
