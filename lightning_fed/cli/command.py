@@ -20,7 +20,7 @@ from lightning_fed.cli import partition_seed, run_names
 from lightning_fed.cli.bundled import CONFIGS
 from lightning_fed.cli.checkpoint_file import last_is_found, read_checkpoint
 from lightning_fed.cli.classes import import_rooms
-from lightning_fed.cli.commands import PROGRAM, refuse
+from lightning_fed.cli.commands import OF_A_TRAINER, PROGRAM, refuse
 from lightning_fed.cli.config_files import ConfigFile, with_files_found
 from lightning_fed.cli.failures import is_refusal, one_sentence
 from lightning_fed.cli.messages import explained, place_of_module, problem_of_class
@@ -33,7 +33,6 @@ from lightning_fed.lightning_cli import section
 from lightning_fed.module import FederatedModule
 from lightning_fed.server.datamodule import FederatedDataModule
 
-COMMANDS = ("fit", "validate", "test", "predict")
 _USAGE = "{} [-c CONFIG] [--model.OPTION VALUE] [--data.OPTION VALUE] [--trainer.OPTION VALUE]"
 
 
@@ -68,7 +67,7 @@ class FederatedCLI(LightningCLI):
         given = sys.argv[1:] if args is None else args
         self._given = list(given) if isinstance(given, Sequence) else []
         parser = {"prog": Path(sys.argv[0]).name, **(options.pop("parser_kwargs", None) or {})}
-        self._command = " ".join((parser["prog"], *(word for word in self._given[:1] if word in COMMANDS)))
+        self._command = " ".join((parser["prog"], *(word for word in self._given[:1] if word in OF_A_TRAINER)))
         with quiet():
             super().__init__(
                 args=args,
@@ -122,7 +121,7 @@ class FederatedCLI(LightningCLI):
 
     def _of_command(self, parser: LightningArgumentParser) -> LightningArgumentParser:
         """The parser of the subcommand that is given; if there is none, the whole one."""
-        command = next((word for word in self._given if word in COMMANDS), None)
+        command = next((word for word in self._given if word in OF_A_TRAINER), None)
         return parser if command is None or parser._subcommands_action is None else self._subcommand_parsers[command]
 
     def _explained(self, parser: LightningArgumentParser, message: str) -> str:
@@ -268,7 +267,8 @@ def _parser_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
         "`lightning-fed privacy --help` is about what differential privacy would cost."
     )
     each = {
-        name: {"usage": _USAGE.format(f"{given['prog']} {name}"), **common, **given.get(name, {})} for name in COMMANDS
+        name: {"usage": _USAGE.format(f"{given['prog']} {name}"), **common, **given.get(name, {})}
+        for name in OF_A_TRAINER
     }
     # What is wrong is said here, not by the parser.
     return {"description": description, **common, **given, **each, "exit_on_error": False}

@@ -65,6 +65,9 @@ COMMANDS = (
 )
 
 
+OF_A_TRAINER = tuple(command.name for command in COMMANDS if command.module == TRAINER)
+"""Those that take the arguments of a Trainer, most of which ``--help`` leaves out."""
+
 _ANOTHER_WORD = {
     "train": "fit",
     "run": "fit",
@@ -151,7 +154,8 @@ def refuse(message: str, command: str = PROGRAM) -> NoReturn:
         message: The sentence.
         command: The words whose ``--help`` says more.
     """
-    sys.stderr.write(f"error: {message}\n\n{command} --help lists all options\n")
+    help = "--help-all" if command.rpartition(" ")[2] in OF_A_TRAINER else "--help"
+    sys.stderr.write(f"error: {message}\n\n{command} {help} lists all options\n")
     raise SystemExit(2)
 
 

@@ -14,4 +14,8 @@ def main(arguments: Sequence[str]) -> None:
     Args:
         arguments: What follows ``lightning-fed examples``.
     """
-    answer(EXAMPLES, "run one: lightning-fed examples copy NAME, then python NAME.py", arguments)
+    answer(
+        EXAMPLES,
+        "run one: lightning-fed examples copy NAME, then python NAME.py; a notebook (.ipynb) opens in Jupyter",
+        arguments,
+    )

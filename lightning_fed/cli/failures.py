@@ -21,6 +21,7 @@ _REFUSALS = (
     BudgetError,
     MisconfigurationException,
 )
+_SEEDS = re.compile(r"(-?\d+) is not in bounds, numpy accepts from 0 to (\d+)")
 _MONITORS = re.compile(
     r"Early stopping conditioned on metric `(.+?)` which is not available\..*any of the following: (.*)", re.DOTALL
 )
@@ -60,6 +61,8 @@ def one_sentence(error: BaseException) -> str:
         name, known = found.group(1), re.findall(r"`([^`]+)`", found.group(2))
         others = nearest(name, known) or f"; there are {', '.join(known)}"
         return f"EarlyStopping: there is no metric {name!r}{others}"
+    if found := _SEEDS.match(str(error)):
+        return f"seed_everything={found.group(1)} must be at least 0 and at most {found.group(2)}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

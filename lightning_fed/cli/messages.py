@@ -30,6 +30,7 @@ _VALUE = re.compile(r"(?:Given|Got) value: (.*?)(?:\. Got value: .*)?$", re.MULT
 _TYPE = re.compile(r"Expected (?:an? )?(.+?)\.?$")
 _PARSED = "Namespace("
 _OWNER = re.compile(r"class_path '([^']+)'|class_path='([^']+)'")
+_OF_A_CLASS = re.compile(r"\.(class_path|init_args)\b.*")
 _NOISE = re.compile(
     r"Parser key|Does not validate|Subtypes:|Errors:|Given value|Subclass types expect|a class path \(str\)|a dict "
     r"with|Expected a dot import|Not a valid subclass|Expected an instantiatable class|Expected a path but|Unable to "
@@ -129,7 +130,7 @@ def _no_option(option: str, options: Collection[str]) -> tuple[str, str]:
     word = option.lstrip("-")
     if not dashes and CONFIGS.find(word) is not None:
         return word, f"there is no option {option!r}; did you mean '-c {word}'?"
-    names = meant(word, options)
+    names = meant(_OF_A_CLASS.sub("", word), [name for name in options if not name.endswith(".help")])
     ends = [name.rpartition(".")[2] for name in names]
     # A remark says which of several is which, and why it is another word; a misspelt one needs none.
     remarks = REMARKS if len(names) > 1 or not nearest(word.rpartition(".")[2], ends) else {}

@@ -138,7 +138,8 @@ def _run(runs: SeedRuns, words: Sequence[str], seeds: Sequence[int], jobs: int, 
     except KeyboardInterrupt:
         _say(f"interrupted, and all runs are ended: {_count(finished, seeds)}; the same command runs the others")
         return 130
-    _say(f"{_count(finished, seeds)}; lightning-fed compare {shlex.quote(str(runs.folder))} makes a table of them")
+    table = f"; lightning-fed compare {shlex.quote(str(runs.folder))} makes a table of them" if finished else ""
+    _say(f"{_count(finished, seeds)}{table}")
     for seed in sorted(failed):
         _say(f"failed: seed {seed}: {failed[seed]}")
     return 1 if failed else 0

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ class DrawnPopulation(Population):
         TypeError: If one of them is no number.
         ValueError: If one of them is out of range.
     """
+
+    gives_datamodules: ClassVar[bool] = True
 
     def __init__(self, batch_size: int, val_fraction: float = 0.0) -> None:
         self._batch_size = check_count("batch_size", batch_size)

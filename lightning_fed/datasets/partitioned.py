@@ -144,6 +144,7 @@ class PartitionedPopulation(Population):
     """
 
     draws_nothing: ClassVar[bool] = True
+    gives_datamodules: ClassVar[bool] = True
 
     def __init__(
         self,

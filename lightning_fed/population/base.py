@@ -43,6 +43,9 @@ class Population(Mapping[str, WorkerData]):
     """Whether neither ``__getitem__`` nor the datamodules draw random numbers until a loader is iterated. If so, the
     generators need not be seeded for them, which takes half as long as building a worker whose data are at hand."""
 
+    gives_datamodules: ClassVar[bool] = False
+    """Whether every worker is a datamodule, which makes its own batches; else it may be tensors or a Dataset, too."""
+
     seed: int | None = None
     """Decides which worker holds what, where that was drawn; None: nothing was. It is said when a fit begins."""
 

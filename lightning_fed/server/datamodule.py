@@ -31,7 +31,7 @@ from lightning_fed.population.given import GivenData
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.evaluation.batches import EvaluationBatches, RunningEvaluation
 from lightning_fed.server.evaluation.central_loader import central_loaders
-from lightning_fed.server.evaluation.kinds import kind_to_come, workers_have
+from lightning_fed.server.evaluation.kinds import kind_to_come, refuse_nothing_to_evaluate, workers_have
 from lightning_fed.server.evaluation.offered import Offer, agreed, offer_of
 from lightning_fed.server.evaluation.workers_loader import workers_loaders
 from lightning_fed.server.hyperparameters import agreeing
@@ -215,9 +215,10 @@ class FederatedDataModule(pl.LightningDataModule):
     @property
     def makes_batches(self) -> bool:
         """Whether data come without batches, or may, since they are made when they are needed."""
-        if not isinstance(self.workers, dict):
+        known = self.workers.values() if isinstance(self.workers, dict) else ()
+        if not known and not (isinstance(self.workers, Population) and self.workers.gives_datamodules):
             return True
-        return any(isinstance(data, GivenData) and data.makes_batches for data in (self.val, *self.workers.values()))
+        return any(isinstance(data, GivenData) and data.makes_batches for data in (self.val, *known))
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
@@ -274,6 +275,7 @@ class FederatedDataModule(pl.LightningDataModule):
         """Set up the central data; a worker's own is set up when it is first needed."""
         refuse_batch_size_search(self.trainer)
         self._batches.detach()  # until a FederatedModule attaches itself
+        refuse_nothing_to_evaluate(stage, self.__dict__)
         self.pool.reseed(self._seed.settle(processes_of(self.trainer), stage == "fit"))
         self.pool.trainer = self.trainer
         self._preparation.conclude(self.trainer)

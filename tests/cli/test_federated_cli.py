@@ -286,7 +286,7 @@ def test_mistakes_are_answered_under_the_name_of_the_program(capsys: pytest.Capt
         fit("--round=3", cli=Own)
     said = capsys.readouterr().err
     assert "error: there is no option '--round'; did you mean '--rounds'?" in said
-    assert "own.py fit --help lists all options" in said
+    assert "own.py fit --help-all lists all options" in said
 
 
 def test_an_error_in_a_hook_of_ones_own_keeps_its_traceback() -> None:

@@ -94,6 +94,13 @@ def test_a_seed_that_fails_ends_no_other(run: Callable[..., Any]) -> None:
     assert lines[4] == "failed: seed 2: ValueError: no data for 2"
 
 
+def test_of_seeds_that_all_fail_there_is_no_table(run: Callable[..., Any]) -> None:
+    status, said, _ = run("--seeds", "2", "fit", "-c", "toy", "--fail=2")
+    assert status == 1
+    assert "0 of 1 seeds finished\n" in said
+    assert "compare" not in said
+
+
 def test_what_has_finished_is_not_run_again(run: Callable[..., Any]) -> None:
     run("--seeds", "0..2", "--", "fit", "--fail=1")
     status, said, _ = run("--seeds", "0..3", "--", "fit", "--trainer.logger=x")
@@ -226,7 +233,7 @@ def test_what_are_no_seeds(text: str) -> None:
     [
         ("one\ntwo\n\n", "two"),
         ("Traceback\n  File\npackage.OwnError: bad\nRound: 3/5\rRound: 4/5\n", "package.OwnError: bad"),
-        ("error: there is no worker 'x'\n\nlightning-fed fit --help lists all options\n", "there is no worker 'x'"),
+        ("error: there is no worker 'x'\n\nlightning-fed fit --help-all lists all options\n", "there is no worker 'x'"),
         ("\x1b[31mKeyboardInterrupt\x1b[0m\n", "KeyboardInterrupt"),
         ("", ""),
     ],

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Rows, Scalar, fit
+from helpers import Rows, Scalar, fit, trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.parsing import AttributeDict
@@ -32,6 +32,7 @@ from lightning_fed.record import read, settings
 from lightning_fed.record.arguments import arguments_of
 from lightning_fed.record.checksum import checksum
 from lightning_fed.record.described import described
+from lightning_fed.record.trainers import of_the_trainer
 from lightning_fed.reports.comparison import compare
 
 
@@ -313,6 +314,24 @@ def test_a_comparison_has_one_row_for_seeds_and_one_for_each_setting(tmp_path: P
     assert [(list(row.differs), row.metric.n) for row in both.rows] == [(["model/net"], 2)] * 2
     table = read(tmp_path / "a" / "s0").settings
     assert table["trainer/callbacks/EarlyStopping/patience"] == 3
+
+
+class Study:
+    """One try of many, which a study hands out under a number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Prunes(pl.Callback):
+    def __init__(self, trial: Study, monitor: str) -> None:
+        self._trial, self.monitor = trial, monitor
+
+
+def test_the_number_of_a_studys_trial_tells_no_runs_apart() -> None:
+    one, other = (of_the_trainer(trainer(callbacks=[Prunes(Study(n), "val_loss")]), hides=False) for n in (0, 1))
+    assert one == other
+    assert one["trainer/callbacks/Prunes"] == "Prunes(monitor='val_loss')"
 
 
 def test_a_checksum_is_no_column_where_something_else_tells_as_much(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_worker_is_evaluated_on_its_own_parts() -> None:
 
 
 def test_what_is_given_without_parts_is_for_training_only() -> None:
-    with pytest.raises(Exception, match="val_dataloader"):
+    with pytest.raises(Exception, match="no worker has data for 'val': give each some"):
         trainer().validate(FederatedModule(LinearRegression(2, 1)), FederatedDataModule({"bob": (X, Y)}))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from lightning_fed._lightning import is_overridden, pl
+from lightning_fed._lightning import MisconfigurationException, is_overridden, pl
 from lightning_fed.population import EvaluationKind, Population, has_loader
 
 _KINDS: dict[str, EvaluationKind] = {"fit": "val", "validate": "val", "test": "test", "predict": "predict"}
@@ -37,3 +37,22 @@ def workers_have(kind: EvaluationKind, workers: Mapping[str, pl.LightningDataMod
     if isinstance(workers, dict):
         return any(has_loader(datamodule, kind) for datamodule in workers.values())
     return True
+
+
+def refuse_nothing_to_evaluate(stage: str, without: Collection[str]) -> None:
+    """Refuse an evaluation for which neither the workers nor the server have data.
+
+    Args:
+        stage: That of the run.
+        without: Names, among them those of the loaders that nobody has.
+
+    Raises:
+        MisconfigurationException: As Lightning raises, whose own words know no workers.
+    """
+    kind = None if stage == "fit" else _KINDS.get(stage)
+    if kind is not None and f"{kind}_dataloader" in without:
+        raise MisconfigurationException(
+            f"no worker has data for '{kind}': give each some, such as workers={{'bob': {{'train': (x, y), {kind!r}: "
+            f"(x, y)}}}} or a {kind}_dataloader of its datamodule, or all data together: "
+            "FederatedDataModule(..., val=(x, y))"
+        )
