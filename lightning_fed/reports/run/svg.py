@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple, final
@@ -73,9 +74,11 @@ def bars(figure: Bars) -> str:
     n = len(figure.bars)
     axes = _Axes(0, n, ticks_y[0], ticks_y[-1])
     every = max(1, math.ceil(n / 12))
-    room = max(3, int((axes.x(every) - axes.x(0)) / _LETTER))
-    names = [(i + 0.5, _end_of(figure.bars[i].name, room)) for i in range(0, n, every)]
-    parts = _frame(figure.title, figure.x, figure.y, axes, names, ticks_y)
+    room = max(3, int((axes.x(every) - axes.x(0)) / _LETTER) - 1)
+    common = _common([bar.name for bar in figure.bars])
+    names = [(i + 0.5, _end_of(figure.bars[i].name.removeprefix(common), room)) for i in range(0, n, every)]
+    x = f"{figure.x} ({common}…)" if common else figure.x
+    parts = _frame(figure.title, x, figure.y, axes, names, ticks_y)
     for number, bar in enumerate(figure.bars):
         left, right = axes.x(number + 0.12), axes.x(number + 0.88)
         top, bottom = sorted((axes.y(bar.value), axes.y(0.0)))
@@ -157,6 +160,19 @@ def _places(points: Sequence[tuple[float, float]], axes: _Axes) -> str:
 
 def _short(value: float) -> str:
     return f"{value:g}"
+
+
+def _common(names: Sequence[str]) -> str:
+    """Return what all of several names begin with, up to a character that is neither letter nor digit.
+
+    >>> _common(["worker_10", "worker_12"]), _common(["bob", "bert"]), _common(["site 1"])
+    ('worker_', '', '')
+    """
+    first, last = min(names), max(names)  # what these two have in common, all have
+    pairs = enumerate(zip(first, last, strict=False))
+    same = next((place for place, (one, other) in pairs if one != other), 0)
+    found = re.match(r".*[\W_]", first[:same], re.DOTALL)
+    return found.group() if found else ""
 
 
 def _end_of(name: str, most: int) -> str:
