@@ -226,6 +226,8 @@ class FederatedCLI(LightningCLI):
         is_bare = trainer.get("barebones")
         if is_bare and self._get(self.config, "trainer")["logger"] == self._default_logger():
             kwargs["logger"] = None
+        if is_bare:  # nothing is logged, however often a config says
+            kwargs["log_every_n_steps"] = None
         is_shown = trainer.get("enable_progress_bar") is not False and not is_bare
         ours: list[pl.Callback] = []
         if is_shown and not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in given):
