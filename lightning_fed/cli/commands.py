@@ -104,6 +104,8 @@ def main(args: Sequence[str] | None = None) -> None:
         except BrokenPipeError:  # what reads it has seen enough, such as `head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails
             raise SystemExit(1) from None
+    elif word.startswith("--print_completion"):  # of jsonargparse, which finds no end in these parsers
+        refuse(f"there is no option {word!r}; `{PROGRAM} completion` prints the script of a shell: bash, zsh or fish")
     elif near := nearest(word, ["--help", "--version"]) if word.startswith("--") and not rest else "":
         refuse(f"there is no option {word!r}{near}")
     elif word.startswith("-"):  # such as the -c of a config for several commands

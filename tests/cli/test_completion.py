@@ -87,3 +87,13 @@ def test_a_script_has_all_commands_options_and_names(shell: str, capsys: pytest.
         assert word in said
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=said, text=True, check=True, timeout=30)
+
+
+def test_the_completion_of_the_parser_is_refused_for_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
+    with pytest.raises(SystemExit) as left:
+        main(["--print_completion=shtab-bash"])
+    assert left.value.code == 2
+    assert "`lightning-fed completion` prints the script of a shell" in capsys.readouterr().err
