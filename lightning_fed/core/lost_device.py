@@ -9,21 +9,7 @@ import torch
 
 @final
 class LostDeviceError(RuntimeError):
-    """An accelerator takes no more work from this process; only another process can go on.
-
-    Args:
-        names: Whose training it was, in words.
-        round: In which round.
-        why: What went wrong, in words.
-    """
-
-    def __init__(self, names: str, round: int, why: str) -> None:
-        super().__init__(
-            f"worker {names}, round {round}: {why.partition(chr(10))[0]}. After this error the GPU takes no more work "
-            "from this process, so no other worker can go on in it. It often is a label or an index out of range: one "
-            "round on the CPU says which. Go on from the last checkpoint in a new process; with engine='isolated' and "
-            "on_worker_error='drop' such a worker ends no process but its own"
-        )
+    """An accelerator takes no more work from this process; only another process can go on."""
 
 
 def refuse_lost(device: torch.device, names: str, round: int, error: Exception) -> None:
@@ -43,4 +29,10 @@ def refuse_lost(device: torch.device, names: str, round: int, error: Exception) 
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as lost:
-        raise LostDeviceError(names, round, f"{type(lost).__name__}: {lost}") from error
+        reason = f"{type(lost).__name__}: {lost}".partition("\n")[0]
+        raise LostDeviceError(
+            f"worker {names}, round {round}: {reason}. After this error the GPU takes no more work from this process, "
+            "so no other worker can go on in it. It often is a label or an index out of range: one round on the CPU "
+            "says which. Go on from the last checkpoint in a new process; with engine='isolated' and "
+            "on_worker_error='drop' such a worker ends no process but its own"
+        ) from error
