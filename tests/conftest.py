@@ -31,6 +31,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     os.environ.pop("PL_GLOBAL_SEED", None)  # of the program that runs the tests
     os.environ.pop("COLUMNS", None)  # the width of a terminal, which pytest-xdist sets
+    os.environ.pop("TERM", None)  # what kind of a terminal the tests run in, if in any
     torch.set_flush_denormal(False)  # programs that torch 2.4 compiles switch subnormal numbers off for the process
     yield
     os.environ.pop("PL_GLOBAL_SEED", None)  # of the test's pl.seed_everything: fixtures of other modules come next

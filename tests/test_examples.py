@@ -78,6 +78,7 @@ def test_robust_aggregators_withstand_attackers_under_which_the_mean_falls() -> 
         assert min(figures) > without - 3, name
 
 
+@pytest.mark.slow
 def test_every_kind_of_algorithm_solves_fcube() -> None:
     chosen = ("FedAvg", "SCAFFOLD", "FedNova", "FedDyn", "Ditto")
     output = example("fcube.py", "--rounds", "10", "--algorithms", *chosen)

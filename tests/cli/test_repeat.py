@@ -253,8 +253,9 @@ pathlib.Path(f"child{seed}").write_text(str(subprocess.Popen(["sleep", "60"]).pi
 until ="""
     (tmp_path / "fit.py").write_text(FIT.replace("\nuntil =", sleeps))
     code = f"""
-import sys
+import signal
 from lightning_fed.cli import repeat
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have been told to ignore it
 repeat.python = lambda: [{sys.executable!r}, "fit.py"]
 repeat.main(["--seeds", "0..3", "--jobs", "2", "--", "fit", "--sleep=60"])
 """

@@ -36,6 +36,7 @@ def test_updates_are_float32_and_close(net: str) -> None:
     [Sequential(compile=True), pytest.param(Vectorized(compile=True), marks=needs_compiled_stacks)],
     ids=lambda e: type(e).__name__,
 )
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from torch.compile
 def test_compiled_too(engine: Engine) -> None:
     torch.manual_seed(0)
