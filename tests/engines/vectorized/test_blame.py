@@ -156,6 +156,7 @@ def test_rows_of_another_kind_are_not_stacked_with_others(change: str) -> None:
     assert_equal(together, one_by_one)
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_compiled_stacks
 def test_a_bad_worker_does_not_end_compilation() -> None:

@@ -322,6 +322,7 @@ def test_a_compiled_run_gives_the_same(net: str, said: list[str]) -> None:
     assert "compile=True: compiling a step of 4 workers took" in "".join(said)
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_compiled_stacks
 def test_modules_of_other_widths_do_not_make_the_sizes_variable(said: list[str]) -> None:

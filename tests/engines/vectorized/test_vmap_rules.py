@@ -634,6 +634,7 @@ def list_of_stacks(rows: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
     return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_compiled_stacks
 def test_padding_compiled() -> None:
