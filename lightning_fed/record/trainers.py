@@ -21,8 +21,8 @@ _SHOW_OR_KEEP = (
     *(pl.callbacks.LearningRateMonitor, pl.callbacks.DeviceStatsMonitor, SaveConfigCallback),
 )
 _DESCRIBED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer)
-_OF_NO_CALLBACK = ("trial",)
-"""A study's trial, such as Optuna's: its number would tell runs apart that are set alike."""
+_OF_A_STUDY = ("trial",)
+"""The argument by which a callback knows its trial, such as Optuna's: the number of it is no setting."""
 _OURS = __name__.partition(".")[0]
 
 
@@ -49,5 +49,5 @@ def of_the_trainer(trainer: pl.Trainer, hides: bool) -> dict[str, Scalar]:
             many[kind.__name__] += 1
             name = f"{kind.__name__}[{number}]" if number else kind.__name__
             others = [key for key, value in arguments_of(callback).items() if isinstance(value, _DESCRIBED_ELSEWHERE)]
-            rows |= described(f"trainer/callbacks/{name}", callback, (*others, *_OF_NO_CALLBACK), hides)
+            rows |= described(f"trainer/callbacks/{name}", callback, (*others, *_OF_A_STUDY), hides)
     return rows

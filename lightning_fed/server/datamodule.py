@@ -124,11 +124,12 @@ class FederatedDataModule(pl.LightningDataModule):
         self._stands_in_for: tuple[pl.LightningDataModule | None] | None = None
         self._offers: dict[EvaluationKind, Offer] = {}
         self._central: dict[EvaluationKind, Any] = {}
-        for kind in get_args(EvaluationKind):
-            if not (self._has_central(kind) or workers_have(kind, self.workers)):
-                # Lightning asks `is_overridden` whether there is such a loader: give it back its own method.
-                name = f"{kind}_dataloader"
-                self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
+        kinds: tuple[EvaluationKind, ...] = get_args(EvaluationKind)
+        self._lacks = [kind for kind in kinds if not (self._has_central(kind) or workers_have(kind, self.workers))]
+        for kind in self._lacks:
+            # Lightning asks `is_overridden` whether there is such a loader: give it back its own method.
+            name = f"{kind}_dataloader"
+            self.__dict__[name] = partial(getattr(pl.LightningDataModule, name), self)
 
     def __repr__(self) -> str:
         return data_in_words(self)
@@ -215,10 +216,13 @@ class FederatedDataModule(pl.LightningDataModule):
     @property
     def makes_batches(self) -> bool:
         """Whether data come without batches, or may, since they are made when they are needed."""
-        known = self.workers.values() if isinstance(self.workers, dict) else ()
-        if not known and not (isinstance(self.workers, Population) and self.workers.gives_datamodules):
+        if isinstance(self.workers, dict):
+            known = [self.val, *self.workers.values()]
+        elif isinstance(self.workers, Population) and self.workers.gives_datamodules:
+            known = [self.val]
+        else:
             return True
-        return any(isinstance(data, GivenData) and data.makes_batches for data in (self.val, *known))
+        return any(isinstance(data, GivenData) and data.makes_batches for data in known)
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
@@ -275,7 +279,7 @@ class FederatedDataModule(pl.LightningDataModule):
         """Set up the central data; a worker's own is set up when it is first needed."""
         refuse_batch_size_search(self.trainer)
         self._batches.detach()  # until a FederatedModule attaches itself
-        refuse_nothing_to_evaluate(stage, self.__dict__)
+        refuse_nothing_to_evaluate(stage, self._lacks)
         self.pool.reseed(self._seed.settle(processes_of(self.trainer), stage == "fit"))
         self.pool.trainer = self.trainer
         self._preparation.conclude(self.trainer)

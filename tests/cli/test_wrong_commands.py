@@ -366,6 +366,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "a misspelt option": (["fit", "-c", "c.yaml", "--model.algoritm", "FedAvg"], r"mean '--model.algorithm'"),
     "the beginning of an option": (["fit", "-c", "c.yaml", "--trainer.max_epoch=3"], r"mean '--trainer.max_epochs'"),
+    "a class where none is taken": (["fit", "-c", "c.yaml", "--data.class_path=x"], r"no option '--data.class_path'$"),
     "an option of another command": (["fit", "--nope"], r"there is no option '--nope'"),
     "a word too many": (["fit", "-c", "c.yaml", "foo"], r"there is no option 'foo'"),
     "a file for a folder": (

@@ -171,9 +171,11 @@ def test_a_worker_is_evaluated_on_its_own_parts() -> None:
     assert run.callback_metrics["val_mse"].item() == pytest.approx(expected)
 
 
-def test_what_is_given_without_parts_is_for_training_only() -> None:
-    with pytest.raises(Exception, match="no worker has data for 'val': give each some"):
-        trainer().validate(FederatedModule(LinearRegression(2, 1)), FederatedDataModule({"bob": (X, Y)}))
+@pytest.mark.parametrize(("stage", "kind"), [("validate", "val"), ("test", "test"), ("predict", "predict")])
+def test_what_is_given_without_parts_is_for_training_only(stage: str, kind: str) -> None:
+    data = FederatedDataModule({"bob": (X, Y)})
+    with pytest.raises(Exception, match=f"no worker has data for '{kind}': give each some"):
+        getattr(trainer(), stage)(FederatedModule(LinearRegression(2, 1)), data)
 
 
 def test_a_loader_keeps_its_sampler_and_its_collate_function() -> None:

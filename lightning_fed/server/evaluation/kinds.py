@@ -39,18 +39,18 @@ def workers_have(kind: EvaluationKind, workers: Mapping[str, pl.LightningDataMod
     return True
 
 
-def refuse_nothing_to_evaluate(stage: str, without: Collection[str]) -> None:
+def refuse_nothing_to_evaluate(stage: str, lacking: Collection[EvaluationKind]) -> None:
     """Refuse an evaluation for which neither the workers nor the server have data.
 
     Args:
         stage: That of the run.
-        without: Names, among them those of the loaders that nobody has.
+        lacking: The kinds of loaders that nobody has.
 
     Raises:
         MisconfigurationException: As Lightning raises, whose own words know no workers.
     """
     kind = None if stage == "fit" else _KINDS.get(stage)
-    if kind is not None and f"{kind}_dataloader" in without:
+    if kind in lacking:
         raise MisconfigurationException(
             f"no worker has data for '{kind}': give each some, such as workers={{'bob': {{'train': (x, y), {kind!r}: "
             f"(x, y)}}}} or a {kind}_dataloader of its datamodule, or all data together: "

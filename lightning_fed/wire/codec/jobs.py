@@ -7,7 +7,7 @@ import torch
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import container
 from lightning_fed.wire.attributes import Attributes, attributes_from
-from lightning_fed.wire.codec.tensors import CPU, prefixed, take_all
+from lightning_fed.wire.codec.tensors import prefixed, take_all
 from lightning_fed.wire.container import Buffer, Packed
 from lightning_fed.wire.errors import WireError
 from lightning_fed.wire.global_model import GlobalModel
@@ -15,6 +15,7 @@ from lightning_fed.wire.header import VERSION, Fields, Numbers
 from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
 
 _KIND = "job"
+_CPU = torch.device("cpu")
 
 
 def encode_job(job: Job) -> bytes:
@@ -36,7 +37,7 @@ def encode_job(job: Job) -> bytes:
     return container.pack(*job_parts(job, Attributes(job.attributes)))
 
 
-def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = CPU) -> Job:
+def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = _CPU) -> Job:
     """Read what :func:`encode_job` wrote.
 
     Args:

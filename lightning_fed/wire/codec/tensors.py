@@ -9,10 +9,8 @@ import torch
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire.container import Packed
 
-CPU = torch.device("cpu")
 
-
-def take_all(packed: Packed, prefix: str, names: Iterable[str], device: torch.device = CPU) -> Tensors:
+def take_all(packed: Packed, prefix: str, names: Iterable[str], device: torch.device) -> Tensors:
     """Read tensors by their names without the prefix, onto a device."""
     return {name: packed.take(f"{prefix}/{name}").to(device) for name in names}
 
