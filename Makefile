@@ -41,11 +41,9 @@ test-processors: .venv/installed
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/pytest --numprocesses auto
 	OMP_NUM_THREADS=2 $(BIN)/pytest
 
-# What only a GPU can show, and then the tests whose trainers are made by helpers.py, on a GPU: some compare with tensors
-# of the CPU, or fork, and fail for that
+# What only a GPU can show. The installation takes the torch of constraints.txt: one with CUDA, where the index has it
 test-gpu: .venv/installed
 	$(BIN)/pytest --numprocesses auto tests/gpu
-	LIGHTNING_FED_TEST_ACCELERATOR=gpu $(BIN)/pytest --numprocesses auto --ignore tests/gpu
 
 # The whole suite with the oldest versions that pyproject.toml allows, among them Python 3.10. From PyPI, torch 2.4 brings
 # 3 GB of CUDA with it; an index of CPU builds, named in PIP_EXTRA_INDEX_URL, has a small one

@@ -14,10 +14,7 @@ product reaches here stands above each table.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +25,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from rounds import measure
+from stopwatch import WARMUP
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from workload import BATCH, KINDS, LR, POINTS, POPULATION, Classifier, WorkerData, network, points
@@ -36,7 +35,6 @@ from lightning_fed import FederatedDataModule, FederatedModule, engines
 from lightning_fed._lightning import pl
 
 HERE = Path(__file__).resolve().parent
-WARMUP = 2
 
 
 class Result(NamedTuple):
@@ -175,7 +173,6 @@ def contenders(kind: str, device: torch.device) -> dict[str, Run]:
     def loop(graph: bool = False, precision: torch.dtype | None = None) -> Run:
         def run(clock: Clock) -> None:
             hand = Loop(kind, device, graph, precision)
-            hand.round()
             while not clock.is_over():
                 hand.round()
 
@@ -226,11 +223,10 @@ def floor_ms(kind: str, device: torch.device) -> tuple[float, float]:
 
 
 def pfl(kind: str, seconds: float, guess_ms: float) -> Result | str:
-    command = [sys.executable, str(HERE / "peers" / "apple_pfl.py"), kind, str(max(3, int(1e3 * seconds / guess_ms)))]
-    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    figures = [line for line in done.stdout.splitlines() if line.startswith('{"ms"')]
-    return Result(json.loads(figures[-1])["ms"]) if figures else (done.stderr.strip().split("\n") or [""])[-1]
+    """The round by pfl-research, in a process of its own; or what went wrong."""
+    rounds = max(3, int(1e3 * seconds / guess_ms))
+    figures = measure([sys.executable, str(HERE / "peers" / "apple_pfl.py"), kind, str(rounds)], threads=2)
+    return figures if isinstance(figures, str) else Result(figures["ms"])
 
 
 def compete(kind: str, device: torch.device, options: argparse.Namespace) -> None:
@@ -257,7 +253,7 @@ def compete(kind: str, device: torch.device, options: argparse.Namespace) -> Non
                 turns.setdefault("pfl-research", []).append(result)
     gflop, floor = floor_ms(kind, device)
     print(f"\n## {kind}: cohort {KINDS[kind].cohort}, medians of {options.repeats} turns of {options.seconds:g} s\n")
-    print(f"{gflop:.1f} GFLOP a round: {floor:.2f} ms at this card's rate of float32 products.\n")
+    print(f"{gflop:.1f} GFLOP a round: {floor:.2f} ms at the {gflop / floor:.3g} TFLOP/s of a float32 product here.\n")
     print("| contender | ms a round | least–most | ratio to the loop | ratio to pfl | peak MB |")
     print("|---|---|---|---|---|---|")
     for name, results in turns.items():

@@ -41,7 +41,7 @@ OVERRIDABLE = {
 """Methods of LightningModule itself that a Trainer calls and a user overrides."""
 
 ACCELERATOR = os.environ.get("LIGHTNING_FED_TEST_ACCELERATOR", "cpu")
-"""Where :func:`trainer` trains; ``make test-gpu`` says ``gpu``."""
+"""Where :func:`trainer` trains. On a GPU not all tests can pass: many compare with tensors of the CPU, or fork."""
 
 NARROW = {torch.float32, torch.float16, torch.bfloat16, torch.complex64}
 

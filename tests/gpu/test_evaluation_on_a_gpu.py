@@ -12,6 +12,24 @@ from helpers import assert_equal, fit, trainer
 from lightning_fed import FederatedModule
 
 
+class Counting(Evaluated):
+    """Logs numbers, which are on no device, beside tensors that are on the GPU."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.log("index", batch_idx)
+        self.log("largest", batch[0].max(), reduce_fx="max")
+        self.log("half", torch.tensor(0.5))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+def test_numbers_are_logged_beside_tensors(engine: str) -> None:
+    run = fit(FederatedModule(Counting(), engine=engine), pair(batch_size=1), accelerator="gpu")
+    logged = {name: float(run.callback_metrics[name]) for name in ("index", "largest", "half")}
+    assert_equal(logged, {"index": 0.5, "largest": 9.0, "half": 0.5})
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 def test_it_gives_the_same(engine: str) -> None:
