@@ -131,8 +131,7 @@ def _no_option(option: str, options: Collection[str]) -> tuple[str, str]:
     if not dashes and CONFIGS.find(word) is not None:
         return word, f"there is no option {option!r}; did you mean '-c {word}'?"
     stem = _OF_A_CLASS.sub("", word)  # what it is of, if it is of a class
-    near_stem = meant(stem, [name for name in options if not name.endswith(".help")])
-    names = [name for name in near_stem if name != stem]  # that may well be there, and take no class
+    names = [name for name in meant(stem, options) if name != stem]  # that may well be there, and take no class
     ends = [name.rpartition(".")[2] for name in names]
     # A remark says which of several is which, and why it is another word; a misspelt one needs none.
     remarks = REMARKS if len(names) > 1 or not nearest(word.rpartition(".")[2], ends) else {}

@@ -107,6 +107,7 @@ def test_the_size_of_batches_tells_runs_apart_where_batches_are_made() -> None:
     assert "batch_size" not in said(four())
     population = PartitionedPopulation(ToyDataModule(), IID(2), batch_size=3)
     assert "batch_size" not in said(population)
+    assert "batch_size" not in said(Synthetic(workers=3))
     assert said(population, val=x, batch_size=2)["batch_size"] == 2
 
 

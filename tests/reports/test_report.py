@@ -187,6 +187,14 @@ def test_few_workers_have_their_names_below_their_bars_and_the_worst_is_seen(tmp
     assert float(height) >= 2
 
 
+def test_names_that_begin_alike_are_told_apart_by_their_ends(tmp_path: Path) -> None:
+    workers = {f"worker_{number:02}": {"val_acc": number / 30} for number in range(30)}
+    page = page_of(record(tmp_path / "run", evaluations=[evaluation_of(2, {"val_acc": 0.5}, workers)]))
+    labels = re.findall(r'text-anchor="middle">(\d\d)</text>', page)
+    assert labels == [f"{number:02}" for number in range(0, 30, 3)]
+    assert "workers, the worst first (worker_…)" in page
+
+
 def test_of_many_workers_the_ten_worst_and_the_ten_best(tmp_path: Path) -> None:
     text = text_of(many(tmp_path / "run", 51))
     shown = re.findall(r"^\| (w\d+) \|", text, flags=re.MULTILINE)
