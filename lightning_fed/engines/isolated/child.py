@@ -26,7 +26,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.lost_device import LostDeviceError
 from lightning_fed.core.watch import Watch, counting_signals
-from lightning_fed.engines.isolated.channel import Channel
+from lightning_fed.core.channel import Channel
 from lightning_fed.engines.isolated.settings import Settings
 from lightning_fed.engines.isolated.shared_memory import Slot
 from lightning_fed.engines.remarks import Remark

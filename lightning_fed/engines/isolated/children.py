@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, final
 
-from lightning_fed.engines.isolated.channel import Channel, Message
+from lightning_fed.core.channel import Channel, Message
 from lightning_fed.engines.isolated.child import serve
 from lightning_fed.engines.isolated.shared_memory import Slot, create
 

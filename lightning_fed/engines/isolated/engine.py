@@ -27,7 +27,7 @@ from lightning_fed.core.arguments import flag, whole
 from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
 from lightning_fed.engines.blocks import block_length
-from lightning_fed.engines.isolated.channel import Message
+from lightning_fed.core.channel import Message
 from lightning_fed.engines.isolated.children import Child, EndedError, Task, stop
 from lightning_fed.engines.isolated.settings import settings_for
 from lightning_fed.engines.remarks import Remarks

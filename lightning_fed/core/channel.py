@@ -1,4 +1,4 @@
-"""The connection between a child process and its parent: messages of fields and bytes."""
+"""A connection between two processes of a machine: messages of fields and bytes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,114 @@
+"""Terms of a run: all that the server asks of its nodes, known before the first round, for a node to agree to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, final
+
+from lightning_fed.wire.errors import WireError
+from lightning_fed.wire.parts import Description
+
+PROTOCOL = 1
+"""The version of the questions and answers between server and nodes: another for every change of them."""
+
+
+@final
+@dataclass(frozen=True)
+class Terms:
+    """Terms of a run. Plain data: names of classes and their arguments, and no code.
+
+    Args:
+        run: The name of the run, under which a node keeps what its workers remember; the same after a resume.
+        seed: The seed of the run.
+        fingerprint: That of the server's module; see :mod:`lightning_fed.wire.fingerprint`.
+        algorithm: What a round computes.
+        transforms: Steps on updates before they leave.
+        promise: What is promised to the workers; None: nothing.
+        kept: What is kept of the workers' own optimizers and schedulers.
+        precision: The Trainer's precision, such as ``"32-true"``.
+        default_dtype: torch's default dtype, such as ``"float32"``.
+        matmul_precision: The precision of float32 products.
+        deterministic: Whether torch is to use deterministic algorithms only.
+        trainer: What user code at the workers may ask of its Trainer: its ``max_epochs``, ``max_steps`` and so on.
+        rounds: The number of rounds that are planned; None: there is no end.
+        population: The number of all workers.
+        cohort_size: The number of workers in a round.
+        least_workers: The number of workers below which a round fails, so that nothing is made of fewer updates.
+        sampling: The kind of sampler that chooses cohorts; None: everyone takes part.
+        insecure: Whether noise follows from the seed of the run, so that nothing is private.
+    """
+
+    run: str
+    seed: int
+    fingerprint: str
+    algorithm: Description
+    transforms: tuple[Description, ...] = ()
+    promise: Description | None = None
+    kept: Description = field(default_factory=dict)
+    precision: str = "32-true"
+    default_dtype: str = "float32"
+    matmul_precision: str = "highest"
+    deterministic: bool = False
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int | None = None
+    population: int = 1
+    cohort_size: int = 1
+    least_workers: int = 1
+    sampling: str | None = None
+    insecure: bool = False
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the terms as JSON has them."""
+        return {**asdict(self), "transforms": list(self.transforms), "trainer": dict(self.trainer)}
+
+    @classmethod
+    def from_fields(cls, given: object) -> Terms:
+        """Read what :meth:`to_fields` returned.
+
+        Args:
+            given: From anyone.
+
+        Raises:
+            WireError: If a field is missing, is no field of terms, or is of another type.
+
+        >>> terms = Terms("a1", 7, "sha256:0", {"class": "FedAvg", "arguments": {}})
+        >>> Terms.from_fields(terms.to_fields()) == terms
+        True
+        """
+        if not isinstance(given, dict):
+            raise WireError("the terms of the run are missing: send the message again")
+        names = {each.name for each in fields(cls)}
+        if given.keys() != names:
+            raise WireError(
+                f"the terms of the run have other fields than these ({', '.join(sorted(given.keys() ^ names))}): "
+                "install the same lightning_fed on the server and on all nodes"
+            )
+        for name, kinds in _KINDS.items():
+            value = given[name]
+            if type(value) not in kinds:
+                raise WireError(f"the terms of the run hold {name}={str(value)[:50]!r}: send the message again")
+        return cls(**{**given, "transforms": tuple(given["transforms"])})
+
+
+_NONE = type(None)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "run": (str,),
+    "seed": (int,),
+    "fingerprint": (str,),
+    "algorithm": (dict,),
+    "transforms": (list,),
+    "promise": (dict, _NONE),
+    "kept": (dict,),
+    "precision": (str,),
+    "default_dtype": (str,),
+    "matmul_precision": (str,),
+    "deterministic": (bool,),
+    "trainer": (dict,),
+    "rounds": (int, _NONE),
+    "population": (int,),
+    "cohort_size": (int,),
+    "least_workers": (int,),
+    "sampling": (str, _NONE),
+    "insecure": (bool,),
+}
