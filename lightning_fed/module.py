@@ -26,6 +26,7 @@ from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.arguments import one_of, whole
 from lightning_fed.core.processes import Processes
 from lightning_fed.engines import Engine
+from lightning_fed.engines.base import RunFacts
 from lightning_fed.engines.names import EngineName, engine_of
 from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, lightning_parts, logging_through, overrides
 from lightning_fed.lightning_cli import attach
@@ -312,6 +313,15 @@ class FederatedModule(Readable):
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
+            self.engine.expect(
+                RunFacts(
+                    seed=datamodule.seed,
+                    cohort_size=datamodule.cohort_size,
+                    least_workers=max(self.min_workers, self._guard.least_replies),
+                    sampling=None if datamodule.sampler is None else type(datamodule.sampler).__name__,
+                    simulates=None if datamodule.availability is None else f"availability={datamodule.availability!r}",
+                )
+            )
             self.engine.report_to(self.cohort_progress.begin_fit(hidden=not self._guard.shows_metrics))
             self._outbox = replace(self._outbox, kept=over_the_run(self._outbox.kept, self.trainer, datamodule))
             with self._global.trained_parameters.as_at_first():

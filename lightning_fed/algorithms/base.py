@@ -50,6 +50,9 @@ class Algorithm(Shown, ABC):
     trainings: ClassVar[int] = 1
     """How often :meth:`at_worker` trains a worker in a round."""
 
+    weighs: ClassVar[bool] = False
+    """Whether workers decide for what they count in the mean; else it is their number of examples."""
+
     extra: ClassVar[tuple[str, ...]] = ()
     """The names of what its workers send besides their updates."""
 

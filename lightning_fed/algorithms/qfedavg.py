@@ -45,6 +45,7 @@ class QFedAvg(Algorithm):
 
     trainings: ClassVar[int] = 2
     is_mean: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
     lies_in_its_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

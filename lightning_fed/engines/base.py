@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.shown import Shown
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError
 from lightning_fed.worker.outbox import Outbox
+
+
+@final
+@dataclass(frozen=True)
+class RunFacts:
+    """Facts about a run that is about to begin, for engines whose nodes agree to it beforehand.
+
+    Args:
+        seed: The seed of the run.
+        cohort_size: The number of workers in a round.
+        least_workers: The number of workers below which a round fails.
+        sampling: The kind of sampler that chooses cohorts; None: everyone takes part.
+        simulates: What is simulated that only happens by itself on real machines, such as the absence of workers;
+            None: nothing.
+    """
+
+    seed: int = 0
+    cohort_size: int = 1
+    least_workers: int = 1
+    sampling: str | None = None
+    simulates: str | None = None
 
 
 class Engine(Shown, ABC):
@@ -29,6 +52,16 @@ class Engine(Shown, ABC):
                 f"worker_timeout={seconds:g}: {type(self).__name__} trains workers in this process, and cannot end one "
                 'that hangs; take engine="isolated"'
             )
+
+    def expect(self, facts: RunFacts) -> None:
+        """Take note of the run that is about to begin; called before each :meth:`setup`.
+
+        Args:
+            facts: The facts.
+
+        Raises:
+            ValueError: If it is not for this engine.
+        """
 
     _listener: Callable[[int], None] | None = None
 
@@ -79,6 +112,14 @@ class Engine(Shown, ABC):
         Yields:
             Stacks of updates, which must not be written to by the engine afterwards; in place of a worker that failed,
             its error.
+        """
+
+    def refuse(self, worker: str, cohort: int) -> None:
+        """Hear that a worker's update does not count in its round; for engines whose workers remember it elsewhere.
+
+        Args:
+            worker: Its name.
+            cohort: The number of the round's cohort.
         """
 
     @abstractmethod

@@ -89,6 +89,20 @@ class Remarks:
                 about=setting,
             )
 
+    def hear(self, noted: Mapping[str, Any]) -> None:
+        """Remark on what another process has noted.
+
+        Args:
+            noted: The result of :meth:`Sequential.noted`.
+        """
+        self.changed(noted["changed"])
+        self.unread(noted["unread"])
+        self.restarted(noted["restarted"])
+        self.skipped(noted["skipped"])
+        self.settings(noted["settings"])
+        for text in noted["warnings"]:
+            self.say(text)
+
     def say(self, text: str, about: str | None = None) -> None:
         """Warn.
 

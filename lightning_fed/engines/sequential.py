@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import flag
@@ -111,6 +111,22 @@ class Sequential(Engine):
     def changed_settings(self) -> Mapping[str, str]:
         """The settings of the process that workers have changed so far, each with the first worker that did so."""
         return {} if self._local_fit is None else self._local_fit.watch.changed
+
+    def noted(self, settings: Mapping[str, str], warnings: Sequence[str]) -> dict[str, Any]:
+        """Return what is to be remarked on in another process, as JSON has it; see :meth:`Remarks.hear`.
+
+        Args:
+            settings: Settings of this process that workers have changed otherwise.
+            warnings: The warnings of the round.
+        """
+        return {
+            "changed": list(self.changed),
+            "unread": list(self.unread),
+            "restarted": self.restarted,
+            "skipped": self.skipped,
+            "settings": {**self.changed_settings, **settings},
+            "warnings": list(warnings),
+        }
 
     def teardown(self) -> None:
         self._local_fit = None

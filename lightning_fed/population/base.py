@@ -46,6 +46,9 @@ class Population(Mapping[str, WorkerData]):
     gives_datamodules: ClassVar[bool] = False
     """Whether every worker is a datamodule, which makes its own batches; else it may be tensors or a Dataset, too."""
 
+    lies_elsewhere: ClassVar[bool] = False
+    """Whether the workers' data lie on other machines, so that no datamodule can be had here."""
+
     seed: int | None = None
     """Decides which worker holds what, where that was drawn; None: nothing was. It is said when a fit begins."""
 

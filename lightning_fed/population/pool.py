@@ -118,6 +118,11 @@ class WorkerPool:
         return datamodule_of(self._population[name], f"workers[{name!r}]", self._batch_size)
 
     @property
+    def population(self) -> Mapping[str, pl.LightningDataModule]:
+        """Every worker's datamodule by name; lazy or not."""
+        return self._population
+
+    @property
     def is_built(self) -> bool:
         """Whether every worker's datamodule is there from the beginning."""
         return isinstance(self._population, dict)

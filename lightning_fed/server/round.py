@@ -196,6 +196,7 @@ class FederatedLoop(Shown):
             for failure in failures:
                 report.failures.append(failure)
                 self.outbox.own.forget(failure.worker)
+                self.engine.refuse(failure.worker, job.cohort)
                 report.bytes_down += job_bytes(job.of(failure.worker))
                 if self.on_worker_error == "raise":
                     return

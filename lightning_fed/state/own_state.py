@@ -52,6 +52,8 @@ class OwnState(Shown):
         self._kept: dict[str, SpilledRows] = {}
         self._staged: dict[int, _Staged] = {}  # by the number of the cohort
         self._cohort = 0
+        self.settled: int | None = None
+        """The number of the newest cohort of which something is kept; None: of none."""
 
     def begin(self, cohort: int, last: int | None, failed: Collection[int] = ()) -> None:
         """Begin a cohort's round: settle those before, and stage under a new number.
@@ -80,6 +82,7 @@ class OwnState(Shown):
                     self._kept[table] = self._table(table, len(self._tables))
                 for workers, rows in parts:
                     self._kept[table].write(workers, rows)
+            self.settled = number if self.settled is None else max(self.settled, number)
             del self._staged[number]  # only now: whatever interrupts this, it is done again
 
     def drop(self, cohort: int) -> None:
@@ -224,7 +227,7 @@ class OwnState(Shown):
         for name, table in kept.items():
             table.load_state_dict(state[name], roots)
         self._staged.clear()
-        self._kept = kept
+        self._kept, self.settled = kept, None
 
     def _table(self, name: str, tables: int) -> SpilledRows:
         return SpilledRows(self._budget // tables, self.folder, name.replace("/", "_"))
@@ -260,7 +263,7 @@ class OwnState(Shown):
                     tensors[str(len(places))] = row.clone()  # rows may share memory, which the format refuses
                     places.append((slot, table, worker))
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"places": json.dumps(places)}
+        content = {"places": json.dumps(places), "settled": json.dumps(self.settled)}
         content["checksum"] = str(_checksum(content["places"], tensors))
         write_whole(folder / _FILE, lambda unfinished: save_file(tensors, unfinished, content))
 
@@ -273,12 +276,13 @@ class OwnState(Shown):
         Raises:
             DamagedFileError: If the file is not what was written; then nothing is changed.
         """
-        path, places, tensors = folder / _FILE, [], dict[str, Tensor]()
+        path, places, tensors, settled = folder / _FILE, [], dict[str, Tensor](), None
         if path.exists():
             try:
                 with safe_open(path, framework="pt") as file:
                     content = file.metadata()
                     places = json.loads(content["places"])
+                    settled = json.loads(content.get("settled", "null"))
                     tensors = {str(number): file.get_tensor(str(number)) for number in range(len(places))}
                 right = "checksum" not in content or int(content["checksum"]) == _checksum(content["places"], tensors)
             except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -290,6 +294,7 @@ class OwnState(Shown):
         for (self._cohort, table, worker), row in zip(places, rows, strict=True):
             self.stage(table, [worker], row.unsqueeze(0))
         self.settle(-1)
+        self.settled = settled
 
 
 @final

@@ -14,6 +14,7 @@ does not hold. No test framework is needed::
 
 from lightning_fed.testing.aggregators import check_aggregator
 from lightning_fed.testing.algorithms import ALGORITHM_CHECKS, check_algorithm
+from lightning_fed.testing.loopback import Loopback, OverLoopback
 from lightning_fed.testing.mechanisms import check_mechanism
 from lightning_fed.testing.promises import PROMISE_CHECKS, check_promise
 from lightning_fed.testing.samplers import check_availability, check_sampler
@@ -24,6 +25,8 @@ __all__ = [
     "ALGORITHM_CHECKS",
     "PROMISE_CHECKS",
     "Layered",
+    "Loopback",
+    "OverLoopback",
     "Points",
     "check_aggregator",
     "check_algorithm",

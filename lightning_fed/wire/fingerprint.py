@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -39,18 +39,20 @@ class TensorRow(NamedTuple):
         return f"{self.name} ({self.kind}, {self.dtype}, {list(self.shape)})"
 
 
-def rows_of(module: nn.Module) -> list[TensorRow]:
+def rows_of(module: nn.Module, frozen: Collection[str] | None = None) -> list[TensorRow]:
     """Return the rows of a module's tensors, in the module's order.
 
     Args:
         module: The user's module.
+        frozen: The names of the parameters that are not trained; None: those that require no gradient.
 
     >>> rows_of(torch.nn.Linear(2, 1))[1]
     TensorRow(name='bias', kind='trained', dtype='float32', shape=(1,), values='')
     """
     rows = []
     for name, parameter in module.named_parameters():
-        kind = "trained" if parameter.requires_grad else "frozen"
+        is_trained = parameter.requires_grad if frozen is None else name not in frozen
+        kind = "trained" if is_trained else "frozen"
         rows.append(_row(name, kind, parameter, "" if kind == "trained" else _digest(parameter)))
     return rows + [_row(name, "buffer", buffer) for name, buffer in module.named_buffers()]
 

@@ -1,4 +1,4 @@
-"""Parts of a run as plain data: the class of an algorithm, a transform or a promise, and the arguments it was made with.
+"""Parts of a run as plain data: the class of an algorithm, a transform or a promise, and its arguments.
 
 Code never crosses. What a server sends is a name and plain arguments, and a node looks the name up among the classes
 that are installed there and that it allows.
@@ -25,7 +25,7 @@ def description_of(part: object) -> Description:
 
     Args:
         part: An object that keeps the arguments of its constructor as attributes of the same names, as a dataclass
-            does. They are plain values, lists of such, or parts themselves.
+            does, with or without an underscore before them. They are plain values, lists of such, or parts themselves.
 
     Raises:
         ValueError: If the arguments cannot be found, or one of them is no plain value.
@@ -71,13 +71,14 @@ def _described(part: object, path: str, depth: int) -> Description:
     for parameter in parameters_of(kind):
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             continue
-        if not hasattr(part, parameter.name):
+        own = vars(part) if hasattr(part, "__dict__") else {}
+        name = parameter.name if parameter.name in own else f"_{parameter.name}"
+        if name not in own:
             raise ValueError(
                 f"{path} keeps no attribute {parameter.name!r}, so that the argument of its constructor cannot be sent "
                 "to nodes; keep each argument under its own name, as a dataclass does"
             )
-        value = getattr(part, parameter.name)
-        arguments[parameter.name] = _value(value, f"{path}.{parameter.name}", depth)
+        arguments[parameter.name] = _value(own[name], f"{path}.{parameter.name}", depth)
     return {"class": name_of_class(kind), "arguments": arguments}
 
 
@@ -91,8 +92,8 @@ def _value(value: Any, path: str, depth: int) -> Any:
     if depth and hasattr(value, "__dict__") and not callable(value):
         return _described(value, path, depth - 1)
     raise ValueError(
-        f"{path}={value!r} cannot be sent to nodes: only numbers, strings, True, False, None, lists of them and objects "
-        "that are made of them cross; take one of these"
+        f"{path}={value!r} cannot be sent to nodes: only numbers, strings, True, False, None, lists of them, and "
+        "objects made of them, cross; take one of these"
     )
 
 

@@ -34,6 +34,7 @@ class Terms:
         rounds: The number of rounds that are planned; None: there is no end.
         population: The number of all workers.
         cohort_size: The number of workers in a round.
+        frozen: The parameters that the server does not train when the fit begins.
         least_workers: The number of workers below which a round fails, so that nothing is made of fewer updates.
         sampling: The kind of sampler that chooses cohorts; None: everyone takes part.
         insecure: Whether noise follows from the seed of the run, so that nothing is private.
@@ -54,13 +55,14 @@ class Terms:
     rounds: int | None = None
     population: int = 1
     cohort_size: int = 1
+    frozen: tuple[str, ...] = ()
     least_workers: int = 1
     sampling: str | None = None
     insecure: bool = False
 
     def to_fields(self) -> dict[str, Any]:
         """Return the terms as JSON has them."""
-        return {**asdict(self), "transforms": list(self.transforms), "trainer": dict(self.trainer)}
+        return {**asdict(self), "transforms": list(self.transforms), "frozen": list(self.frozen)}
 
     @classmethod
     def from_fields(cls, given: object) -> Terms:
@@ -88,7 +90,7 @@ class Terms:
             value = given[name]
             if type(value) not in kinds:
                 raise WireError(f"the terms of the run hold {name}={str(value)[:50]!r}: send the message again")
-        return cls(**{**given, "transforms": tuple(given["transforms"])})
+        return cls(**{**given, "transforms": tuple(given["transforms"]), "frozen": tuple(given["frozen"])})
 
 
 _NONE = type(None)
@@ -108,6 +110,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "rounds": (int, _NONE),
     "population": (int,),
     "cohort_size": (int,),
+    "frozen": (list,),
     "least_workers": (int,),
     "sampling": (str, _NONE),
     "insecure": (bool,),

@@ -136,19 +136,26 @@ def _finite_only(result: Result, job: Job) -> Iterator[Result]:
     if not isinstance(result, Updates):
         yield result
         return
-    finite = _finite(result, job)
+    finite = finite_of(result, job)
     if not finite.all():
         for worker, good in zip(result.workers, finite.tolist(), strict=True):
             if not good:
-                yield WorkerError(worker, job.round, _NOT_FINITE)
+                yield WorkerError(worker, job.round, NOT_FINITE)
         result = result.rows(finite)
     if result.workers:
         yield result
 
 
-def _finite(updates: Updates, job: Job) -> Tensor:
-    """Return for each worker whether its update is finite, bool ``[n]``; buffers that never were do not count."""
+def finite_of(updates: Updates, job: Job) -> Tensor:
+    """Return for each worker whether its update is finite, bool ``[n]``; buffers that never were do not count.
+
+    Args:
+        updates: The updates of n workers.
+        job: Theirs.
+    """
     finite = finite_rows(updates.delta)
+    for extra in updates.extra.values():
+        finite &= finite_rows(extra)
     if updates.gradient is not None:
         finite &= finite_rows(updates.gradient)
     for name in (
@@ -159,7 +166,7 @@ def _finite(updates: Updates, job: Job) -> Tensor:
     return finite
 
 
-_NOT_FINITE = (
+NOT_FINITE = (
     "its update has NaN or Inf in it, so its local training diverged; lower the learning rate, look at its data, or go "
     'on without it: FederatedModule(on_worker_error="drop")'
 )

@@ -24,9 +24,9 @@ from safetensors.torch import save as save_rows
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.allocator import keep_freed_memory
+from lightning_fed.core.channel import Channel
 from lightning_fed.core.lost_device import LostDeviceError
 from lightning_fed.core.watch import Watch, counting_signals
-from lightning_fed.core.channel import Channel
 from lightning_fed.engines.isolated.settings import Settings
 from lightning_fed.engines.isolated.shared_memory import Slot
 from lightning_fed.engines.remarks import Remark
@@ -35,6 +35,7 @@ from lightning_fed.population import WorkerPool
 from lightning_fed.state import OwnState
 from lightning_fed.wire import Job, Updates, WorkerError, describe
 from lightning_fed.wire.codec import decode_job, encode_updates, encode_updates_into, updates_bytes
+from lightning_fed.worker.far_trainer import FarTrainer
 from lightning_fed.worker.pickling import loads
 
 
@@ -98,20 +99,6 @@ def _serve(channel: Channel) -> None:
         del parts
 
 
-class _Trainer(pl.Trainer):
-    """The Trainer that a worker's datamodule sees: the server's, as far as a job tells of it."""
-
-    job: Job | None = None
-
-    @property
-    def current_epoch(self) -> int:
-        return 0 if self.job is None else self.job.epoch
-
-    @property
-    def global_step(self) -> int:
-        return 0 if self.job is None else self.job.round
-
-
 @final
 class _Child:
     def __init__(self, settings: Settings) -> None:
@@ -126,7 +113,7 @@ class _Child:
         self._watch = Watch()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._trainer = _Trainer(**settings.trainer)
+            self._trainer = FarTrainer(**settings.trainer)
         warnings.showwarning = self._note_warning
         self._trainer.state.fn = pl.trainer.states.TrainerFn.FITTING
         self.device = self._trainer.strategy.root_device
@@ -170,12 +157,7 @@ class _Child:
         return {
             **fields,
             "is_lost": self._is_lost,
-            "changed": list(self._engine.changed),
-            "unread": list(self._engine.unread),
-            "restarted": self._engine.restarted,
-            "skipped": self._engine.skipped,
-            "settings": {**self._engine.changed_settings, **self._watch.changed},
-            "warnings": list(self._warnings),
+            "noted": self._engine.noted(self._watch.changed, self._warnings),
         }, parts
 
     def _trained(self, worker: str, data: memoryview) -> Updates | WorkerError:

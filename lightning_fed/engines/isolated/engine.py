@@ -13,24 +13,21 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from itertools import groupby
 from typing import Any, final
 
 import torch
 from safetensors.torch import load as load_rows
 from safetensors.torch import save as save_rows
-from torch import Tensor
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import flag, whole
+from lightning_fed.core.channel import Message
 from lightning_fed.core.watch import Watch
 from lightning_fed.engines.base import Engine
-from lightning_fed.engines.blocks import block_length
-from lightning_fed.core.channel import Message
 from lightning_fed.engines.isolated.children import Child, EndedError, Task, stop
 from lightning_fed.engines.isolated.settings import settings_for
 from lightning_fed.engines.remarks import Remarks
+from lightning_fed.engines.together import in_blocks
 from lightning_fed.population import WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError, describe
 from lightning_fed.wire.codec import decode_updates, encode_job
@@ -116,20 +113,7 @@ class Isolated(Engine):
             child.set_up(settings)
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        length = block_length(job)
-        results = self._in_order(job, cohort)
-        for start in range(0, len(cohort), length):
-            block: list[Updates] = []
-            for _ in cohort[start : start + length]:
-                result = next(results)
-                if isinstance(result, Updates):
-                    block.append(result)
-                else:
-                    yield from _together(block)
-                    block = []
-                    yield result
-                del result
-            yield from _together(block)
+        yield from in_blocks(self._in_order(job, cohort), job, len(cohort))
 
     def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         """Train workers side by side, and yield one result for each in the cohort's order."""
@@ -191,13 +175,7 @@ class Isolated(Engine):
                 f"it was still at work after worker_timeout={self._seconds:g} seconds, and its process was ended; see "
                 "what its code waits for, or give it more time",
             )
-        self._remarks.changed(fields["changed"])
-        self._remarks.unread(fields["unread"])
-        self._remarks.restarted(fields["restarted"])
-        self._remarks.skipped(fields["skipped"])
-        self._remarks.settings({**fields["settings"], **self._watch.changed})
-        for text in fields["warnings"]:
-            self._remarks.say(text)
+        self._remarks.hear({**fields["noted"], "settings": {**fields["noted"]["settings"], **self._watch.changed}})
         if "error" in fields:
             cause = RuntimeError(f"in the process of worker {name!r}, round {job.round}:\n{fields['traceback']}")
             if fields["is_workers"]:
@@ -231,48 +209,3 @@ def _size(job: Job) -> int:
     """Return the size of the message with an update, with room for its header and for a few new buffers."""
     vectors = job.model.vector.nbytes * (1 + len(job.extra))
     return vectors + sum(buffer.nbytes for buffer in job.model.buffers.values()) + 2**16
-
-
-def _together(updates: Sequence[Updates]) -> Iterator[Updates]:
-    """Stack the updates of single workers as :class:`Sequential` does: those of one kind, as long as they follow on."""
-    for _, group in groupby(updates, key=_kind):
-        alike = list(group)
-        if len(alike) == 1:
-            yield alike[0]
-            continue
-        first = alike[0]
-
-        def cat(tensors: Sequence[Tensor]) -> Tensor:
-            return torch.cat(list(tensors))
-
-        yield replace(
-            first,
-            workers=tuple(update.workers[0] for update in alike),
-            delta=cat([update.delta for update in alike]),
-            buffers={name: cat([update.buffers[name] for update in alike]) for name in first.buffers},
-            examples=cat([update.examples for update in alike]),
-            weight=cat([update.weight for update in alike]),
-            loss=cat([update.loss for update in alike]),
-            steps=cat([update.steps for update in alike]),
-            metrics={name: cat([update.metrics[name] for update in alike]) for name in first.metrics},
-            rates={name: cat([update.rates[name] for update in alike]) for name in first.rates},
-            metric_states={
-                kind: {name: cat([update.metric_states[kind][name] for update in alike]) for name in own}
-                for kind, own in first.metric_states.items()
-            },
-            extra={name: cat([update.extra[name] for update in alike]) for name in first.extra},
-        )
-
-
-def _kind(updates: Updates) -> object:
-    buffers = tuple((name, buffer.shape, buffer.dtype) for name, buffer in updates.buffers.items())
-    states = [(kind, list(own)) for kind, own in updates.metric_states.items()]
-    return (
-        tuple(updates.metrics),
-        tuple(updates.rates),
-        updates.shown,
-        states,
-        buffers,
-        tuple(updates.extra),
-        updates.stays,
-    )

@@ -1,0 +1,366 @@
+"""Workers on nodes: jobs go to where the data are, and what comes back is checked like anyone's message.
+
+A cohort's jobs go out together, one message to each node, and answers are taken as they come; updates are yielded in
+the cohort's order, since the order in which they are added shows in the last bit. A node that is away, late, refuses or
+answers something else is an error of its workers, in words of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.arguments import number
+from lightning_fed.core.channel import Message
+from lightning_fed.engines.base import Engine, RunFacts
+from lightning_fed.engines.remarks import Remarks
+from lightning_fed.engines.remote.link import Link, LinkError, answers
+from lightning_fed.engines.remote.population import RemotePopulation
+from lightning_fed.engines.together import in_blocks
+from lightning_fed.population import WorkerPool
+from lightning_fed.wire import Job, Updates, WireError, WorkerError
+from lightning_fed.wire.codec import decode_updates, encode_job
+from lightning_fed.wire.fingerprint import TensorRow, difference, fingerprint_of, rows_from, rows_of
+from lightning_fed.wire.parts import description_of
+from lightning_fed.wire.terms import PROTOCOL, Terms
+from lightning_fed.worker.local_fit import LocalFit
+from lightning_fed.worker.outbox import NOT_FINITE, Outbox, finite_of, tables_of
+
+_TOLD = 1000
+"""How many characters of a node's words are passed on."""
+
+
+class Remote(Engine):
+    """Trains each worker on the node that hosts it. Derive from it for a link of another kind.
+
+    The results are those of :class:`Sequential` bit for bit, where nodes compute as this machine would.
+
+    Args:
+        timeout: How many seconds a node may take for one message: for the training of all its workers of a round, and
+            for the way there and back. What comes later is dropped. ``FederatedModule(worker_timeout=...)`` makes it
+            shorter.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is not positive and finite.
+    """
+
+    def __init__(self, timeout: float = 600.0) -> None:
+        says = " must be a positive and finite number of seconds"
+        self._timeout = float(number("timeout", timeout, above=0, says=says))
+        self._seconds = self._timeout
+        self._facts = RunFacts()
+        self._run: str | None = None
+        self._terms: Terms | None = None
+        self._rows: list[TensorRow] = []
+        self._population: RemotePopulation | None = None
+        self._outbox = Outbox()
+        self._remarks = Remarks()
+        self._refused: dict[str, list[int]] = {}
+
+    @property
+    @abstractmethod
+    def link(self) -> Link:
+        """The link to the nodes."""
+
+    def limit(self, seconds: float | None) -> None:
+        self._seconds = self._timeout if seconds is None else min(seconds, self._timeout)
+
+    def expect(self, facts: RunFacts) -> None:
+        if facts.simulates is not None:
+            raise ValueError(
+                f"{facts.simulates} is simulated, and real nodes are away by themselves: leave it out, and say "
+                'on_worker_error="drop" to go on without those that are away'
+            )
+        self._facts = facts
+
+    def setup(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
+        LocalFit(module, trainer, kept=outbox.kept).check()
+        if trainer.global_step == 0:  # else it goes on from a checkpoint, or from where another fit has stopped
+            self._run, self._refused = None, {}
+        self.meet(module, workers, trainer, outbox)
+        self._agree()
+
+    def meet(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
+        """Get ready to ask nodes, of which none is asked yet; :meth:`setup` does this, and an evaluation without a fit.
+
+        Args:
+            module: The user's module.
+            workers: The workers.
+            trainer: The server's Trainer.
+            outbox: The steps between local training and the wire, of which the nodes take the workers' halves.
+
+        Raises:
+            ValueError: If the workers lie here, there are several processes, or a part cannot be sent.
+        """
+        name = type(self).__name__
+        population = workers.population
+        if not isinstance(population, RemotePopulation):
+            raise ValueError(
+                f"engine={name}: it trains workers on their nodes, and FederatedDataModule has workers here; give it "
+                "those that the nodes announce, or take another engine"
+            )
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"engine={name}: the server is one process, and the Trainer has {trainer.world_size}; give it "
+                "devices=1 and no strategy"
+            )
+        self._population, self._outbox = population, outbox
+        self._remarks.silent = not outbox.may_tell
+        self._rows = rows_of(module)
+        self._run = self._run or secrets.token_hex(8)
+        self._terms = Terms(
+            run=self._run,
+            seed=self._facts.seed,
+            fingerprint=fingerprint_of(self._rows),
+            algorithm=description_of(outbox.algorithm),
+            transforms=tuple(description_of(transform) for transform in outbox.transforms),
+            promise=None if outbox.promise is None else description_of(outbox.promise),
+            kept=description_of(outbox.kept),
+            precision=str(trainer.precision),
+            default_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
+            matmul_precision=torch.get_float32_matmul_precision(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            trainer=_told(trainer),
+            rounds=_rounds(trainer),
+            population=len(population),
+            cohort_size=self._facts.cohort_size,
+            frozen=tuple(row.name for row in self._rows if row.kind == "frozen"),
+            least_workers=self._facts.least_workers,
+            sampling=self._facts.sampling,
+            insecure=outbox.promise is not None and outbox.promise.insecure_deterministic_noise,
+        )
+
+    def _agree(self) -> None:
+        """Let all nodes look at the terms before the first round.
+
+        Raises:
+            ValueError: Naming every node that refuses, with its workers and its reason. One that is away now may come
+                back; in the rounds until then its workers fail.
+        """
+        assert self._population is not None
+        by_node: dict[int, list[str]] = {}
+        for name, hosted in self._population.hosted.items():
+            by_node.setdefault(hosted.node, []).append(name)
+        nodes, refusals = list(by_node), []
+        message: Message = self._asking("agree"), []
+        for position, answer in answers(self.link, [(node, message) for node in nodes], self._seconds):
+            whose = f"the node of {_few(by_node[nodes[position]])}"
+            if isinstance(answer, LinkError):
+                self._remarks.say(f"{whose} is not there as the run begins: {answer}")
+            elif "refused" in answer[0]:
+                refusals.append(f"{whose}: {self._reason(answer[0])}")
+        if refusals:
+            refusals.sort()
+            raise ValueError("the run cannot begin, since nodes refuse:\n  " + "\n  ".join(refusals))
+
+    def _asking(self, ask: str, **more: Any) -> dict[str, Any]:
+        assert self._terms is not None, "setup() comes before run()"
+        return {"ask": ask, "protocol": PROTOCOL, "terms": self._terms.to_fields(), **more}
+
+    def _reason(self, fields: Mapping[str, Any]) -> str:
+        """Return why a node refuses; where it has another module, by the first tensor that differs."""
+        if "module" in fields:
+            try:
+                different = difference(self._rows, rows_from(fields["module"]))
+            except WireError as error:
+                different = str(error)
+            return f"its module is another one: {different}" if different else str(fields["refused"])[:_TOLD]
+        return str(fields["refused"])[:_TOLD]
+
+    # ---- a round -----------------------------------------------------------------------------------------------------
+
+    def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        yield from in_blocks(self._in_order(job, cohort), job, len(cohort))
+
+    def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        """Yield a result for each worker, in the cohort's order; those that came early wait as bytes."""
+        early: dict[str, _Result] = {}
+        arriving = self._arriving(job, cohort)
+        for name in cohort:
+            while name not in early:
+                worker, result = next(arriving)
+                early[worker] = result
+                del result
+            read = self._read(job, name, early.pop(name))
+            self.has_trained(self._outbox.algorithm.trainings)
+            if isinstance(read, Updates):
+                self._refused.pop(name, None)  # the worker has heard of them
+            yield read
+            del read
+
+    def refuse(self, worker: str, cohort: int) -> None:
+        if tables_of(self._outbox.algorithm, self._outbox.transforms, self._outbox.kept):
+            self._refused.setdefault(worker, []).append(cohort)
+
+    def _arriving(self, job: Job, cohort: Sequence[str]) -> Iterator[tuple[str, _Result]]:
+        """Send a message to each node, and yield what comes back for each worker, in the order of arrival."""
+        assert self._population is not None
+        by_node: dict[int, list[str]] = {}
+        for name in cohort:
+            by_node.setdefault(self._population.hosted[name].node, []).append(name)
+        parts = [memoryview(encode_job(job))] if cohort else []
+        messages: list[tuple[int, Message]] = []
+        for node, names in by_node.items():
+            refused = {name: self._refused[name] for name in names if name in self._refused}
+            messages.append((node, (self._asking("train", workers=names, refused=refused), parts)))
+        nodes = list(by_node)
+        for position, answer in answers(self.link, messages, self._seconds):
+            yield from self._results(job.round, by_node[nodes[position]], answer)
+            del answer
+
+    def _results(
+        self, round: int, workers: Sequence[str], answer: Message | LinkError
+    ) -> Iterator[tuple[str, _Result]]:
+        """Divide a node's answer by its workers."""
+        if isinstance(answer, LinkError):
+            for name in workers:
+                yield name, WorkerError(name, round, str(answer))
+            return
+        fields, parts = answer
+        if "refused" in fields:
+            reason = f"its node refuses: {self._reason(fields)}"
+            for name in workers:
+                yield name, WorkerError(name, round, reason)
+            return
+        told = fields.get("results")
+        good = isinstance(told, list) and [_of(each, "worker") for each in told] == list(workers)
+        count = sum(_of(each, "error") is None for each in told) if good and isinstance(told, list) else -1
+        if count != len(parts):
+            for name in workers:
+                yield name, WorkerError(name, round, "its node's answer is about other workers than were asked for")
+            return
+        self._hear(fields.get("noted"))
+        rest = iter(parts)
+        for name, each in zip(workers, told or (), strict=True):
+            error = _of(each, "error")
+            yield name, next(rest) if error is None else WorkerError(name, round, str(error)[:_TOLD])
+
+    def _hear(self, noted: object) -> None:
+        try:
+            if isinstance(noted, dict):
+                self._remarks.hear(noted)
+        except (KeyError, TypeError, ValueError, AttributeError):  # a node may say anything; its updates are checked
+            self._remarks.say("a node's remarks on its training cannot be read, and are left out", about="unreadable")
+
+    def _read(self, job: Job, worker: str, result: _Result) -> Updates | WorkerError:
+        if isinstance(result, WorkerError):
+            return result
+        try:
+            updates = decode_updates(result, job, workers=[worker], copy=memoryview(result).readonly)
+        except WireError as error:
+            return WorkerError(worker, job.round, f"its update cannot be used: {error}")
+        return self._believed(updates, job, worker)
+
+    def _believed(self, updates: Updates, job: Job, worker: str) -> Updates | WorkerError:
+        """Return updates whose numbers can be right; what a node says of itself decides how much it counts."""
+        assert self._population is not None
+        examples, weight = float(updates.examples), float(updates.weight)
+        announced = self._population.hosted[worker].examples
+        most = self._population.most_examples if announced is None else max(announced, 1)
+        if not (0 <= examples <= most):
+            return WorkerError(
+                worker, job.round, f"it says that it has {examples:g} examples, and it has announced {most}"
+            )
+        # Sums and means by weight would be the worker's own if it could choose the weight.
+        if not self._outbox.algorithm.weighs:
+            expected = 1.0 if self._outbox.promise is not None else examples
+            if weight != expected:
+                return WorkerError(
+                    worker, job.round, f"it says that it counts as {weight:g}, and it counts as {expected:g}"
+                )
+        elif not (0 <= weight < float("inf")):
+            return WorkerError(worker, job.round, f"it says that it counts as {weight:g}, which is no weight")
+        if not finite_of(updates, job).all():
+            return WorkerError(worker, job.round, NOT_FINITE)
+        if not float(updates.steps) >= 0:
+            return WorkerError(worker, job.round, f"it says that it took {float(updates.steps):g} steps")
+        return updates
+
+    # ---- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, kind: str, workers: Sequence[str], job: Job, limit: float | None
+    ) -> Iterator[tuple[str, memoryview | WorkerError]]:
+        """Evaluate workers on their nodes, with the model of a job.
+
+        Args:
+            kind: ``"val"``, ``"test"`` or ``"predict"``.
+            workers: Their names.
+            job: The job, of which the model, the attributes and the numbers of cohorts are used.
+            limit: As the Trainer's ``limit_val_batches``, for each worker; None: all batches.
+
+        Yields:
+            For each worker, in order, what came back (a share as bytes), or its error.
+        """
+        assert self._population is not None, "meet() comes before evaluate()"
+        by_node: dict[int, list[str]] = {}
+        for name in workers:
+            by_node.setdefault(self._population.hosted[name].node, []).append(name)
+        parts, nodes = [memoryview(encode_job(job))], list(by_node)
+        messages: list[tuple[int, Message]] = [
+            (node, (self._asking("evaluate", workers=names, kind=kind, limit=limit), parts))
+            for node, names in by_node.items()
+        ]
+        early: dict[str, _Result] = {}
+        arriving = (
+            each
+            for position, answer in answers(self.link, messages, self._seconds)
+            for each in self._results(job.round, by_node[nodes[position]], answer)
+        )
+        for name in workers:
+            while name not in early:
+                worker, result = next(arriving)
+                early[worker] = result
+            yield name, early.pop(name)
+
+    # ---- the end, and checkpoints ------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        self._outbox, self._remarks = Outbox(), Remarks()
+
+    @property
+    def choice(self) -> str | None:
+        return None if self._run is None else json.dumps({"run": self._run, "refused": self._refused})
+
+    def resume(self, choice: str) -> None:
+        read = json.loads(choice)
+        self._run = str(read["run"])
+        self._refused = {name: list(cohorts) for name, cohorts in read["refused"].items()}
+
+
+_Result: TypeAlias = memoryview | WorkerError
+
+
+def _of(each: object, key: str) -> Any:
+    return each.get(key) if isinstance(each, dict) else None
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(repr, names[:3])) + more
+
+
+def _rounds(trainer: pl.Trainer) -> int | None:
+    steps = trainer.estimated_stepping_batches if trainer.state.fn == "fit" else float("inf")
+    return None if steps == float("inf") else int(steps) * trainer.accumulate_grad_batches
+
+
+def _told(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return what user code at the workers may ask of its Trainer."""
+    return {
+        "max_epochs": -1 if trainer.max_epochs is None else trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "overfit_batches": trainer.overfit_batches,  # type: ignore[attr-defined]
+        "reload_dataloaders_every_n_epochs": trainer.reload_dataloaders_every_n_epochs,  # type: ignore[attr-defined]
+    }

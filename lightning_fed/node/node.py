@@ -1,0 +1,270 @@
+"""A node: a machine that hosts workers, and answers what a server asks of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from lightning_fed import __version__, algorithms, privacy, transforms
+from lightning_fed._lightning import pl, refuse_foreign
+from lightning_fed.algorithms import Algorithm
+from lightning_fed.core.arguments import flag, whole
+from lightning_fed.core.channel import Message
+from lightning_fed.core.rng import restored
+from lightning_fed.core.shown import Shown
+from lightning_fed.node.hosted_run import HostedRun, NodeSettings
+from lightning_fed.node.refusal import RefusalError
+from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of, has_loader
+from lightning_fed.privacy import Privacy
+from lightning_fed.transforms import UpdateTransform
+from lightning_fed.wire import Job, LocalTraining, WireError, WorkerError, describe
+from lightning_fed.wire.codec import decode_job, encode_updates
+from lightning_fed.wire.fingerprint import fingerprint_of, rows_of
+from lightning_fed.wire.parts import name_of_class, part_from
+from lightning_fed.wire.terms import PROTOCOL, Terms
+from lightning_fed.worker.kept import Kept
+from lightning_fed.worker.outbox import Outbox, tables_of
+
+_log = logging.getLogger(__name__)
+
+HOME = "LIGHTNING_FED_HOME"
+"""The environment variable that names a node's folder."""
+
+
+@final
+class Node(Shown):
+    """Hosts workers on a machine: their data, the module that they train, and what they remember.
+
+    A server sends names, numbers and tensors, and no code: what runs here is the module, the data and the classes that
+    are installed here.
+
+    Args:
+        module: The module, as the server has it; what is not trained must have the same values.
+        workers: Every worker's data by name, as for ``FederatedDataModule``.
+        home: The folder in which the node keeps what its workers remember; None: the environment variable
+            ``LIGHTNING_FED_HOME``, or ``lightning_fed_node`` in the working directory.
+        accelerator: The device, as a Trainer's; no server decides it.
+        devices: Which one, as a Trainer's.
+        threads: The number of threads to compute with; None: as many as torch takes.
+        compile: Whether to compile ``training_step`` by ``torch.compile``.
+        channels_last: Whether images and convolutions lie in memory with their channels last.
+        batch_size: The number of examples in a batch of data that come without batches.
+        cached_workers: How many workers are kept set up.
+        parts: Algorithms, transforms and promises that a server may ask for besides those of lightning_fed: classes.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If there is no worker, or a number is out of range.
+
+    Example::
+
+        def build():
+            return Node(LinearRegression(2, 1), {"bob": BobsData()})
+    """
+
+    def __init__(
+        self,
+        module: pl.LightningModule,
+        workers: Mapping[str, WorkerData],
+        *,
+        home: str | Path | None = None,
+        accelerator: str = "auto",
+        devices: Any = 1,
+        threads: int | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        batch_size: int = BATCH_SIZE,
+        cached_workers: int = 1000,
+        parts: Sequence[type] = (),
+    ) -> None:
+        refuse_foreign(module, "LightningModule", "module")
+        if not isinstance(workers, Mapping):
+            raise TypeError(f"workers must be a mapping from names to data, such as {{'bob': data}}, not {workers!r}")
+        if not workers:
+            raise ValueError("workers is empty: a node hosts at least one worker")
+        if threads is not None:
+            torch.set_num_threads(whole("threads", threads, least=1))
+        self.module = module
+        batch_size = whole("batch_size", batch_size, least=1)
+        self.workers = {name: datamodule_of(data, f"workers[{name!r}]", batch_size) for name, data in workers.items()}
+        self.home = Path(home or os.environ.get(HOME) or "lightning_fed_node")
+        self._settings = NodeSettings(
+            accelerator,
+            devices,
+            flag("compile", compile),
+            flag("channels_last", channels_last),
+            batch_size,
+            whole("cached_workers", cached_workers, least=1),
+        )
+        self._known = {name_of_class(kind): kind for kind in (*_OURS, *parts)}
+        self._run: HostedRun | None = None
+        self._rows = rows_of(module)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the module, as a policy names it."""
+        return fingerprint_of(self._rows)
+
+    def answer(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
+        """Answer a message of a server's.
+
+        Args:
+            fields: Its fields, from anyone.
+            parts: Its parts.
+
+        Returns:
+            The fields and the parts of the answer. Nothing is raised: what a node does not do it refuses, in words that
+            hold nothing of a worker's data.
+        """
+        try:
+            if fields.get("protocol") != PROTOCOL:
+                raise RefusalError(
+                    f"the server speaks version {fields.get('protocol')!r} of the protocol, and this node version "
+                    f"{PROTOCOL}: install the same lightning_fed on both"
+                )
+            answers: dict[str, Callable[..., Message]] = {
+                "greet": self._greet,
+                "agree": self._agree,
+                "train": self._train,
+            }
+            ask = fields.get("ask")
+            if ask not in answers:
+                raise RefusalError(f"there is no answer to {str(ask)[:50]!r}: ask one of {', '.join(answers)}")
+            with restored():
+                return answers[ask](fields, parts)
+        except RefusalError as error:
+            _log.warning("refused: %s", error)
+            return {"refused": str(error), **error.more}, []
+        except WireError as error:
+            _log.warning("refused: %s", error)
+            return {"refused": str(error)}, []
+        except Exception as error:
+            _log.exception("the message could not be answered")
+            return {"refused": f"{type(error).__name__} at the node, whose log says more"}, []
+
+    # ---- before a run ------------------------------------------------------------------------------------------------
+
+    def _greet(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
+        """Announce the workers."""
+        pool = WorkerPool(self.workers, capacity=1, batch_size=self._settings.batch_size)
+        announced = []
+        for name, datamodule in self.workers.items():
+            loaders = [kind for kind in ("val", "test", "predict") if has_loader(datamodule, kind)]
+            announced.append({"name": name, "examples": self._size(pool, name), "loaders": loaders})
+        versions = {"protocol": PROTOCOL, "lightning_fed": __version__, "torch": torch.__version__}
+        versions["pytorch_lightning"] = vars(pl)["__version__"]
+        return {"workers": announced, "versions": versions, "fingerprint": self.fingerprint}, []
+
+    def _size(self, pool: WorkerPool, name: str) -> int | None:
+        """Return a worker's number of training examples; None: only a pass over its data can tell it."""
+        try:
+            batches = pool[name].batches
+        except Exception as error:
+            raise RefusalError(
+                f"the data of worker {name!r} cannot be loaded: {type(error).__name__}; the node's log says more"
+            ) from error
+        finally:
+            pool.clear()
+        return None if batches.num_examples is None else int(batches.num_examples)
+
+    def _agree(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
+        """Look at the terms, and build all that the first round needs."""
+        self._hosted(Terms.from_fields(fields.get("terms")))
+        return {}, []
+
+    def _hosted(self, terms: Terms) -> HostedRun:
+        """Return the run of some terms; another one is let go of."""
+        if self._run is not None and self._run.terms == terms:
+            return self._run
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        outbox = self._outbox(terms)
+        tables = tables_of(outbox.algorithm, outbox.transforms, outbox.kept)
+        if not terms.run.isalnum():
+            raise RefusalError(f"the name of the run, {terms.run[:50]!r}, is none of letters and digits")
+        folder = self.home / "runs" / terms.run
+        try:
+            self._run = HostedRun(terms, self.module, self.workers, outbox, tables, self._settings, folder)
+        except RefusalError:
+            raise
+        except Exception as error:
+            raise RefusalError(f"the run cannot begin at this node: {describe(error)}") from error
+        _log.info("run %s: %s", terms.run, outbox.algorithm)
+        return self._run
+
+    def _outbox(self, terms: Terms) -> Outbox:
+        algorithm = _part("algorithm", terms.algorithm, Algorithm, self._known)
+        chosen = [_part("transforms", each, UpdateTransform, self._known) for each in terms.transforms]
+        promise = None if terms.promise is None else _part("promise", terms.promise, Privacy, self._known)
+        kept = _part("kept", terms.kept, Kept, self._known)
+        return Outbox(algorithm, tuple(chosen), promise, kept=kept)
+
+    # ---- a round -----------------------------------------------------------------------------------------------------
+
+    def _train(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
+        run = self._hosted(Terms.from_fields(fields.get("terms")))
+        workers, refused = self._asked(fields.get("workers")), fields.get("refused", {})
+        job = self._job(parts, run.device)
+        results: list[dict[str, Any]] = []
+        updates: list[memoryview] = []
+        for worker in workers:
+            result = run.train(worker, job, _numbers(refused, worker))
+            if not isinstance(result, WorkerError):
+                updates.append(memoryview(encode_updates(result, job)))
+                results.append({"worker": worker})
+            else:
+                _log.warning("%s", result, exc_info=result.__cause__)
+                results.append({"worker": worker, "error": self._reason(result, run)})
+            del result
+        return {"results": results, "noted": run.noted()}, updates
+
+    def _asked(self, given: object) -> list[str]:
+        if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+            raise RefusalError("the message says not which workers it is for")
+        for name in given:
+            if name not in self.workers:
+                raise RefusalError(f"there is no worker {name[:100]!r} at this node")
+        return given
+
+    @staticmethod
+    def _job(parts: Sequence[bytes | memoryview], device: torch.device) -> Job:
+        if len(parts) != 1:
+            raise RefusalError(f"the message has {len(parts)} parts, and a job is one")
+        return decode_job(parts[0], copy=memoryview(parts[0]).readonly, device=device)
+
+    @staticmethod
+    def _reason(failure: WorkerError, run: HostedRun) -> str:
+        """Return what is said of a failure: under a promise not the words of an exception, which may hold data."""
+        if run.outbox.may_tell or failure.__cause__ is None:
+            return failure.reason
+        return f"{type(failure.__cause__).__name__}; what it says stays at its node, in the log"
+
+
+def _part(field: str, description: object, kind: type, known: Mapping[str, type]) -> Any:
+    part = part_from(description, known)
+    if not isinstance(part, kind):
+        raise RefusalError(f"the terms name {type(part).__name__} as their {field}, which is no {kind.__name__}")
+    return part
+
+
+def _numbers(refused: object, worker: str) -> list[int]:
+    given = refused.get(worker, []) if isinstance(refused, dict) else None
+    if not isinstance(given, list) or not all(type(number) is int for number in given):
+        raise RefusalError("the message says not in which rounds an update did not count")
+    return given
+
+
+def _exported(*modules: Any) -> list[type]:
+    """Return the algorithms, transforms and promises of the package, and what they are made of."""
+    things = [getattr(module, name) for module in modules for name in module.__all__]
+    kinds = (Algorithm, UpdateTransform, Privacy, privacy.AdaptiveClip)
+    return [thing for thing in things if isinstance(thing, type) and issubclass(thing, kinds)]
+
+
+_OURS: tuple[type, ...] = (*_exported(algorithms, transforms, privacy), Kept, LocalTraining)

@@ -1,0 +1,19 @@
+"""What a node says when it does not do what a server asks for."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+
+@final
+class RefusalError(ValueError):
+    """A node refuses; says why in words that hold nothing of a worker's data.
+
+    Args:
+        reason: The sentence.
+        more: Other fields of the answer.
+    """
+
+    def __init__(self, reason: str, **more: Any) -> None:
+        super().__init__(reason)
+        self.more = more
