@@ -338,12 +338,12 @@ def test_a_part_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
 def scaffold(engine: Engine, workers: Any, rounds: int, root: Path, ckpt: Any = None, **options: Any) -> Any:
     fed = FederatedModule(member("tied"), algorithm=Scaffold(), engine=engine, local_epochs=2, **options)
     saves = ModelCheckpoint(root, every_n_train_steps=1, save_last=True, save_top_k=-1, filename="{step}")
-    more = {} if ckpt else {"callbacks": [saves], "enable_checkpointing": True}
-    run = trainer(max_steps=rounds, max_epochs=-1, limit_val_batches=0, **more)
+    run = trainer(max_steps=rounds, max_epochs=-1, callbacks=[saves], enable_checkpointing=True, limit_val_batches=0)
     run.fit(fed, FederatedDataModule(workers), ckpt_path=ckpt)
     return {"model": dict(fed.module.state_dict()), "server": dict(fed.server_state)}
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_another_process_resumes_bit_for_bit_with_what_workers_remember(tmp_path: Path) -> None:
     whole = scaffold(Sequential(), cohort(), 4, tmp_path / "simulation")
     scaffold(*connected(lambda: member("tied"), cohort(), tmp_path), 2, tmp_path / "server")
@@ -351,6 +351,7 @@ def test_another_process_resumes_bit_for_bit_with_what_workers_remember(tmp_path
     assert_bits(scaffold(*again, 4, tmp_path / "server", tmp_path / "server" / "last.ckpt"), whole)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_round_that_the_server_did_not_live_to_see_is_trained_again(tmp_path: Path) -> None:
     whole = scaffold(Sequential(), cohort(), 3, tmp_path / "simulation")
     count = iter(range(100))
@@ -401,6 +402,7 @@ def test_what_a_late_worker_remembers_of_the_round_is_dropped(tmp_path: Path) ->
     assert_bits(there, never)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_run_that_goes_back_further_than_its_workers_can_is_refused(tmp_path: Path) -> None:
     scaffold(*connected(lambda: member("tied"), cohort(), tmp_path), 3, tmp_path / "server")
     again = connected(lambda: member("tied"), cohort(), tmp_path)
