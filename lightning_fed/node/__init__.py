@@ -1,0 +1,25 @@
+"""All that runs on a worker's own machine: the process that holds its module and data, and what starts and asks it.
+
+Nothing is imported before it is asked for: what hands messages to that process is started for each of them, and torch
+takes seconds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__: list[str] = []
+
+_HOMES: dict[str, str] = {}
+"""The module of each name, within this package."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
