@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import fcntl
 import os
 import re
@@ -9,7 +11,7 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -58,49 +60,54 @@ def main(arguments: Sequence[str]) -> None:
         idle_timeout=words.idle_timeout,
         owner=os.getpid(),
     )
-    lock = _lock(home)
-    clientapp = write_programs(home / "bin")
-    surroundings = environment(settings, clientapp.parent, os.environ)
-    _check_program([str(clientapp), "--check"], surroundings, "the relay does not start")
-    _check_program(
-        [sys.executable, "-m", "lightning_fed.node.building", words.build],
-        surroundings,
-        f"--build {words.build} cannot be used",
-    )
+    with _alone(home):
+        surroundings = environment(settings, write_programs(home / "bin"), os.environ)
+        _check_program(["flwr-clientapp", "--check"], surroundings, "the relay does not start")
+        _check_program(
+            [sys.executable, "-m", "lightning_fed.node.building", words.build],
+            surroundings,
+            f"--build {words.build} cannot be used",
+        )
+        if words.insecure:
+            _say("--insecure: nothing is encrypted, and the SuperLink cannot tell this node from any other")
+        _say(f"runs {words.build} for {words.superlink}; its home is {home}")
+        raise SystemExit(SuperNode(lambda: _supernode(words), surroundings, _say).run())
 
-    def command() -> list[str]:
-        secrets = ["--root-certificates", str(words.root_certificates), "--auth-supernode-private-key", str(words.key)]
-        port = _free_port() if words.port is None else words.port
-        secured = ["--insecure"] if words.insecure else secrets
-        return [SUPERNODE, "--superlink", words.superlink, *secured, "--host", "127.0.0.1", "--port", str(port)]
 
-    if words.insecure:
-        _say("--insecure: nothing is encrypted, and the SuperLink cannot tell this node from any other")
-    _say(f"runs {words.build} for {words.superlink}; its home is {home}")
-    with lock:
-        raise SystemExit(SuperNode(command, surroundings, _say).run())
+def _supernode(words: argparse.Namespace) -> list[str]:
+    """The command line for the next start, with another port each time, as one that was free may be taken."""
+    secrets = ["--root-certificates", str(words.root_certificates), "--auth-supernode-private-key", str(words.key)]
+    secured = ["--insecure"] if words.insecure else secrets
+    port = _free_port() if words.port is None else words.port
+    return [SUPERNODE, "--superlink", words.superlink, *secured, "--host", "127.0.0.1", "--port", str(port)]
 
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog=_COMMAND,
-        usage=f"{_COMMAND} --superlink HOST:PORT --root-certificates FILE --key FILE --build MODULE:FUNCTION ...",
+        usage=f"{_COMMAND} --superlink HOST:PORT --build MODULE:FUNCTION ...",
         description="Let this machine take part in runs. It runs the module and data that are installed here, and no "
         "code that a server sends.",
-        epilog=f"`{PROGRAM} certificates` makes certificates and keys. SIGTERM ends the node.",
+        epilog=f"`{PROGRAM} certificates` makes certificates and keys.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--superlink", required=True, metavar="HOST:PORT", help="the server's address")
-    add("--root-certificates", type=Path, metavar="FILE", help="the certificate by which the server's is checked")
-    add("--key", type=Path, metavar="FILE", help="this node's private key, whose public key the server knows")
+    add("--root-certificates", type=Path, metavar="FILE", help="vouches for the server")
+    add("--key", type=Path, metavar="FILE", help="this node's private key")
     add("--build", required=True, metavar="MODULE:FUNCTION", help="the function that makes the node")
-    add("--home", type=Path, metavar="DIR", help="where it keeps logs and state (~/.lightning_fed/NAME_OF_KEY)")
+    add("--home", type=Path, metavar="DIR", help="logs and state; else in ~/.lightning_fed")
     add("--policy", type=Path, metavar="FILE", help="YAML: what this node lets a run ask of it")
-    add("--config", nargs="+", default=[], metavar="KEY=VALUE", help="given to the build function, as a dict")
-    add("--idle-timeout", type=float, default=IDLE_TIMEOUT, metavar="S", help="unload it after S seconds (%(default)g)")
-    add("--port", type=int, metavar="P", help="a port of this machine for Flower's own use (any free one)")
-    add("--insecure", action="store_true", help="no TLS and no key, for trials on one machine")
+    add("--config", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for the build function")
+    add(
+        "--idle-timeout",
+        type=float,
+        default=IDLE_TIMEOUT,
+        metavar="S",
+        help="unload data when idle for S (%(default)g)",
+    )
+    add("--port", type=int, metavar="P", help="of this machine, for Flower's own use (a free one)")
+    add("--insecure", action="store_true", help="no TLS and no key: for trials")
     return parser
 
 
@@ -167,28 +174,20 @@ def _check_key(key: Path) -> None:
         _say(f"others can read {key}: chmod 600 {shlex.quote(str(key))}")
 
 
-def _lock(home: Path) -> _Lock:
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold the folder of the node: two nodes of one home would write each other's state."""
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return _Lock(home / "lock")
-    except BlockingIOError:
-        refuse(f"another node runs with the home {home}; give this one another --home", _COMMAND)
+        lock = (home / "lock").open("w")
     except OSError as error:
         refuse(f"--home {home} cannot be used: {error.strerror}", _COMMAND)
-
-
-class _Lock:
-    """Held while the node runs: two nodes of one home would write each other's state."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w")
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refuse(f"another node runs with the home {home}; give this one another --home", _COMMAND)
+        yield
 
 
 def _check_program(program: list[str], surroundings: dict[str, str], what: str) -> None:

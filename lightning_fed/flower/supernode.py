@@ -43,7 +43,7 @@ def write_programs(folder: Path) -> Path:
         folder: Where; it comes first on the node's ``PATH``.
 
     Returns:
-        The one that Flower starts for each message.
+        The folder.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     python = shlex.quote(sys.executable)
@@ -51,7 +51,7 @@ def write_programs(folder: Path) -> Path:
     _write(folder / _CLIENTAPP, f'exec {python} -P -m lightning_fed.flower.clientapp "$@"')
     for name in _OTHERS:
         _write(folder / name, f"echo 'error: this node runs no {name}: it would run code of the server' >&2; exit 1")
-    return folder / _CLIENTAPP
+    return folder
 
 
 def _write(path: Path, line: str) -> None:

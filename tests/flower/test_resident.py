@@ -160,7 +160,7 @@ def test_a_node_that_cannot_be_built_says_so_and_ends(build: str, refused: str, 
 
 def test_a_process_that_ends_as_it_is_built_is_an_error(caller: Make) -> None:
     asking = caller("build_that_ends")
-    with pytest.raises(ResidentError, match="ended (3 times before it took the message|as soon as it was started)"):
+    with pytest.raises(ResidentError, match=r"ended (3 times before it took the message|as soon as it was started)"):
         asking.ask({}, [], 30)
 
 
