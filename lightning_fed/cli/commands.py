@@ -57,6 +57,8 @@ COMMANDS = (
     Command("compare", "lightning_fed.cli.compare", "make a table or a plot of finished runs over seeds"),
     Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
     Command("report", "lightning_fed.cli.report", "make a page about a run, from its record"),
+    Command("node", "lightning_fed.cli.node", "let this machine take part in runs, with the data that is on it"),
+    Command("certificates", "lightning_fed.cli.certificates", "make certificates and keys for a trial on machines"),
     Command("configs", "lightning_fed.cli.configs", "list, show or copy the configs that come with lightning_fed"),
     Command("examples", "lightning_fed.cli.examples", "list, show or copy the example programs"),
     Command("completion", "lightning_fed.cli.completion", "print a script for completion in bash, zsh or fish"),

@@ -1,4 +1,8 @@
-"""A machine that hosts workers: what runs where the data are."""
+"""All that runs on a worker's own machine: the node with its module and data, its process, and what asks it.
+
+Nothing is imported before it is asked for: what hands messages to that process is started for each of them, and torch
+takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,14 @@ if TYPE_CHECKING:
 __all__ = ["Node", "RefusalError"]
 
 _HOMES = {"Node": "node", "RefusalError": "refusal"}
+"""The module of each name, within this package."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import when it is asked for: the relay to a node that is running already needs neither torch nor Lightning."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,211 @@
+"""The command ``lightning-fed node``: lets this machine take part in runs, with the code and data that are on it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from lightning_fed.cli.commands import PROGRAM, refuse
+from lightning_fed.cli.one_line_parser import OneLineParser
+from lightning_fed.core.extras import import_extra
+from lightning_fed.flower.supernode import SUPERNODE, SuperNode, environment, write_programs
+from lightning_fed.node.settings import IDLE_TIMEOUT, Settings
+
+_COMMAND = f"{PROGRAM} node"
+_OLDEST, _FIRST_UNTRIED = (1, 42), (1, 44)
+_INSTALL = 'pip install "lightning_fed[flower]"'
+_CHECK_SECONDS = 300
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command.
+
+    Args:
+        arguments: What follows ``lightning-fed node``.
+
+    Raises:
+        SystemExit: With the status 2 if something is wrong with them or with this machine, before anything runs.
+    """
+    parser = _parser()
+    words = parser.parse_args(list(arguments))
+    _check_superlink(words.superlink)
+    config = dict(_pair(word) for word in words.config)
+    if words.idle_timeout <= 0:
+        refuse(f"--idle-timeout is {words.idle_timeout:g}; give seconds above 0", _COMMAND)
+    if words.port is not None and not 0 < words.port < 65536:
+        refuse(f"--port is {words.port}; give a number from 1 to 65535", _COMMAND)
+    _check_secrets(words.insecure, words.root_certificates, words.key)
+    for option, file in (("--root-certificates", words.root_certificates), ("--key", words.key)):
+        _check_file(option, file)
+    _check_file("--policy", words.policy)
+    _check_flower()
+    if words.key is not None:
+        _check_key(words.key)
+    home = (words.home or Path.home() / ".lightning_fed" / (words.key.stem if words.key else "node")).absolute()
+    settings = Settings(
+        build=words.build,
+        home=home,
+        config=config,
+        policy=None if words.policy is None else str(words.policy.absolute()),
+        idle_timeout=words.idle_timeout,
+        owner=os.getpid(),
+    )
+    with _alone(home):
+        surroundings = environment(settings, write_programs(home / "bin"), os.environ)
+        _check_program(["flwr-clientapp", "--check"], surroundings, "the relay does not start")
+        _check_program(
+            [sys.executable, "-m", "lightning_fed.node.building", words.build],
+            surroundings,
+            f"--build {words.build} cannot be used",
+        )
+        if words.insecure:
+            _say("--insecure: nothing is encrypted, and the SuperLink cannot tell this node from any other")
+        _say(f"runs {words.build} for {words.superlink}; its home is {home}")
+        raise SystemExit(SuperNode(lambda: _supernode(words), surroundings, _say).run())
+
+
+def _supernode(words: argparse.Namespace) -> list[str]:
+    """The command line for the next start, with another port each time, as one that was free may be taken."""
+    secrets = ["--root-certificates", str(words.root_certificates), "--auth-supernode-private-key", str(words.key)]
+    secured = ["--insecure"] if words.insecure else secrets
+    port = _free_port() if words.port is None else words.port
+    return [SUPERNODE, "--superlink", words.superlink, *secured, "--host", "127.0.0.1", "--port", str(port)]
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog=_COMMAND,
+        usage=f"{_COMMAND} --superlink HOST:PORT --build MODULE:FUNCTION ...",
+        description="Let this machine take part in runs. It runs the module and data that are installed here, and no "
+        "code that a server sends.",
+        epilog=f"`{PROGRAM} certificates` makes certificates and keys.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--superlink", required=True, metavar="HOST:PORT", help="the server's address")
+    add("--root-certificates", type=Path, metavar="FILE", help="vouches for the server")
+    add("--key", type=Path, metavar="FILE", help="this node's private key")
+    add("--build", required=True, metavar="MODULE:FUNCTION", help="the function that makes the node")
+    add("--home", type=Path, metavar="DIR", help="logs and state; else in ~/.lightning_fed")
+    add("--policy", type=Path, metavar="FILE", help="YAML: what this node lets a run ask of it")
+    add("--config", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for the build function")
+    add(
+        "--idle-timeout",
+        type=float,
+        default=IDLE_TIMEOUT,
+        metavar="S",
+        help="unload data when idle for S (%(default)g)",
+    )
+    add("--port", type=int, metavar="P", help="of this machine, for Flower's own use (a free one)")
+    add("--insecure", action="store_true", help="no TLS and no key: for trials")
+    return parser
+
+
+def _check_superlink(address: str) -> None:
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/\s]+):(\d{1,5})", address)
+    if not found or not 0 < int(found.group(2)) < 65536:
+        refuse(f"--superlink {address} is no address; give HOST:PORT, such as fed.example.org:9092", _COMMAND)
+
+
+def _pair(word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not (key and equals):
+        refuse(f"--config {word} is no KEY=VALUE", _COMMAND)
+    return key, value
+
+
+def _check_secrets(insecure: bool, certificates: Path | None, key: Path | None) -> None:
+    given = {"--root-certificates": certificates, "--key": key}
+    if insecure:
+        for option in (option for option, file in given.items() if file is not None):
+            refuse(f"--insecure uses no {option}; leave one of them out", _COMMAND)
+    elif missing := [option for option, file in given.items() if file is None]:
+        refuse(
+            f"{' and '.join(missing)} must be given (`{PROGRAM} certificates` makes them), or --insecure for a trial",
+            _COMMAND,
+        )
+
+
+def _check_file(option: str, file: Path | None) -> None:
+    if file is None:
+        return
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        refuse(f"{option} {file}: {error.strerror}", _COMMAND)
+
+
+def _check_flower() -> None:
+    if sys.version_info < (3, 11):
+        refuse(f"a node needs Python 3.11 or newer, as Flower does; this is {sys.version.split()[0]}", _COMMAND)
+    try:
+        version = metadata.version("flwr")
+    except metadata.PackageNotFoundError:
+        refuse(f"a node needs flwr: {_INSTALL}", _COMMAND)
+    if not _OLDEST <= tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _FIRST_UNTRIED:
+        low, high = (".".join(map(str, each)) for each in (_OLDEST, _FIRST_UNTRIED))
+        refuse(f"flwr {version} is installed, and a node needs flwr>={low},<{high}: {_INSTALL}", _COMMAND)
+
+
+def _check_key(key: Path) -> None:
+    serialization = import_extra("cryptography.hazmat.primitives.serialization", "a node", "flower")
+    ec = import_extra("cryptography.hazmat.primitives.asymmetric.ec", "a node", "flower")
+    try:
+        is_ours = isinstance(serialization.load_ssh_private_key(key.read_bytes(), None), ec.EllipticCurvePrivateKey)
+    except TypeError:
+        refuse(f"--key {key} has a passphrase, and there is nobody to type it: make one without", _COMMAND)
+    except Exception:  # of several modules, and none says more
+        is_ours = False
+    if not is_ours:
+        made = f'ssh-keygen -t ecdsa -b 384 -N "" -f {shlex.quote(str(key))}'
+        refuse(f"--key {key} is no private key of a NIST curve in OpenSSH's format, as `{made}` makes one", _COMMAND)
+    if key.stat().st_mode & 0o077:
+        _say(f"others can read {key}: chmod 600 {shlex.quote(str(key))}")
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold the folder of the node: two nodes of one home would write each other's state."""
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (home / "lock").open("w")
+    except OSError as error:
+        refuse(f"--home {home} cannot be used: {error.strerror}", _COMMAND)
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refuse(f"another node runs with the home {home}; give this one another --home", _COMMAND)
+        yield
+
+
+def _check_program(program: list[str], surroundings: dict[str, str], what: str) -> None:
+    try:
+        run = subprocess.run(program, env=surroundings, capture_output=True, text=True, timeout=_CHECK_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        refuse(f"{what}: {error}", _COMMAND)
+    if run.returncode:
+        said = run.stderr.strip().splitlines() or [f"it ends with the status {run.returncode}"]
+        refuse(f"{what}: {said[-1].removeprefix('error: ')}", _COMMAND)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _say(sentence: str) -> None:
+    print(f"{_COMMAND}: {sentence}", file=sys.stderr, flush=True)

@@ -1,0 +1,87 @@
+"""Flower's Grid as a link: its message API carries the messages, and nothing of its strategies is used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import final
+
+from flwr.app import Message as FlowerMessage
+from flwr.serverapp import Grid
+
+from lightning_fed.core.channel import Message
+from lightning_fed.engines.remote import Link
+from lightning_fed.engines.remote.link import LinkError
+from lightning_fed.flower.records import of_records, to_records
+
+_TYPES = {"train": "train", "evaluate": "evaluate"}
+"""Flower's types of messages, by what is asked; all else is a query."""
+
+_REASONS = {
+    1: "its node cannot load the ClientApp that it is to run; see the node's log",
+    2: "its node fails to answer",
+    3: "no answer within {seconds:g} seconds",
+    4: "no answer within {seconds:g} seconds",
+    5: "its node is away: the SuperLink has not heard from it for a minute, or it has signed off",
+    7: "its node refuses the App bundle of this run; see the node's log",
+    8: "the process that was to answer has ended at its node; see the node's log",
+}
+"""The sentences for Flower's ``ErrorCode``."""
+
+
+@final
+class GridLink(Link):
+    """Carries messages over a SuperLink to SuperNodes.
+
+    Args:
+        grid: Flower's, as a ServerApp's ``main`` gets it.
+        poll: The seconds between two looks for answers. Each is a request, and more often than four times a second the
+            SuperLink is busy with these.
+    """
+
+    def __init__(self, grid: Grid, poll: float = 0.25) -> None:
+        self._grid = grid
+        self.poll = poll
+        self._seconds: dict[str, float] = {}
+
+    def nodes(self) -> Sequence[int]:
+        return sorted(self._grid.get_node_ids())
+
+    def send(self, messages: Sequence[tuple[int, Message]], seconds: float) -> Sequence[str]:
+        # One object for equal parts: its hash, by which Flower stores it once for all nodes, is computed once.
+        sent = [
+            FlowerMessage(
+                to_records(fields, parts),
+                dst_node_id=node,
+                message_type=_TYPES.get(fields["ask"], "query"),
+                ttl=seconds,
+            )
+            for node, (fields, parts) in messages
+        ]
+        given = list(self._grid.push_messages(sent)) if sent else []
+        given += [""] * (len(sent) - len(given))
+        identifiers = [identifier or f"unsent-{position}" for position, identifier in enumerate(given)]
+        self._seconds.update(dict.fromkeys(identifiers, seconds))
+        return identifiers
+
+    def receive(self, identifiers: Collection[str]) -> Sequence[tuple[str, Message | LinkError]]:
+        unsent = [identifier for identifier in identifiers if identifier.startswith("unsent-")]
+        arrived: list[tuple[str, Message | LinkError]] = [
+            (identifier, LinkError("the SuperLink has not taken the message: its node is not registered any more"))
+            for identifier in unsent
+        ]
+        waiting = [identifier for identifier in identifiers if identifier not in unsent]
+        for reply in self._grid.pull_messages(waiting) if waiting else ():
+            identifier = reply.metadata.reply_to_message_id
+            arrived.append((identifier, self._read(reply, self._seconds.pop(identifier, 0.0))))
+        return arrived
+
+    @staticmethod
+    def _read(reply: FlowerMessage, seconds: float) -> Message | LinkError:
+        if reply.has_error():
+            known = _REASONS.get(reply.error.code, "its node cannot be reached").format(seconds=seconds)
+            told = f" ({reply.error.reason})" if reply.error.code == 2 and reply.error.reason else ""
+            return LinkError(f"{known}{told}")
+        try:
+            return of_records(reply.content)
+        except ValueError as error:
+            return LinkError(f"its node answers something that is no message of lightning_fed: {error}")
