@@ -1,4 +1,4 @@
-"""All that runs on a worker's own machine: the node with its module and data, its process, and what asks it.
+"""All that runs on a worker's own machine: the node with its module and data, its policy, its process, what asks it.
 
 Nothing is imported before it is asked for: what hands messages to that process is started for each of them, and torch
 takes seconds.
@@ -10,12 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_fed.node.account import NodeAccount
+    from lightning_fed.node.errors import PolicyError, RefusalError
     from lightning_fed.node.node import Node
-    from lightning_fed.node.refusal import RefusalError
+    from lightning_fed.node.policy import Policy, RequiredPromise
 
-__all__ = ["Node", "RefusalError"]
+__all__ = ["Node", "NodeAccount", "Policy", "PolicyError", "RefusalError", "RequiredPromise"]
 
-_HOMES = {"Node": "node", "RefusalError": "refusal"}
+_HOMES = {
+    "Node": "node",
+    "NodeAccount": "account",
+    "Policy": "policy",
+    "PolicyError": "errors",
+    "RefusalError": "errors",
+    "RequiredPromise": "policy",
+}
 """The module of each name, within this package."""
 
 

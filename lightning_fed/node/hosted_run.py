@@ -17,7 +17,7 @@ from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines.remarks import Remark
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.hooks import overrides
-from lightning_fed.node.refusal import RefusalError
+from lightning_fed.node.errors import RefusalError
 from lightning_fed.population import WorkerPool
 from lightning_fed.state import OwnState
 from lightning_fed.wire import Job, Updates, WorkerError, describe

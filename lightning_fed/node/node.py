@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 
@@ -17,12 +17,14 @@ from lightning_fed.core.arguments import flag, whole
 from lightning_fed.core.channel import Message
 from lightning_fed.core.rng import restored
 from lightning_fed.core.shown import Shown
+from lightning_fed.node.account import NodeAccount
+from lightning_fed.node.errors import PolicyError, RefusalError
 from lightning_fed.node.hosted_run import HostedRun, NodeSettings
-from lightning_fed.node.refusal import RefusalError
+from lightning_fed.node.policy import Policy
 from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of, has_loader
 from lightning_fed.privacy import Privacy
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Job, LocalTraining, WireError, WorkerError, describe
+from lightning_fed.wire import Job, LocalTraining, Updates, WireError, WorkerError, describe
 from lightning_fed.wire.codec import decode_job, encode_updates
 from lightning_fed.wire.fingerprint import fingerprint_of, rows_of
 from lightning_fed.wire.parts import name_of_class, part_from
@@ -32,8 +34,8 @@ from lightning_fed.worker.outbox import Outbox, tables_of
 
 _log = logging.getLogger(__name__)
 
-HOME = "LIGHTNING_FED_HOME"
-"""The environment variable that names a node's folder."""
+HOME, POLICY = "LIGHTNING_FED_HOME", "LIGHTNING_FED_POLICY"
+"""The environment variables that name a node's folder and the file of its policy."""
 
 
 @final
@@ -46,6 +48,8 @@ class Node(Shown):
     Args:
         module: The module, as the server has it; what is not trained must have the same values.
         workers: Every worker's data by name, as for ``FederatedDataModule``.
+        policy: What may run here, whatever a server says: a :class:`Policy` or its YAML file; None: the file that the
+            environment variable ``LIGHTNING_FED_POLICY`` names, or what a simulation allows.
         home: The folder in which the node keeps what its workers remember; None: the environment variable
             ``LIGHTNING_FED_HOME``, or ``lightning_fed_node`` in the working directory.
         accelerator: The device, as a Trainer's; no server decides it.
@@ -72,6 +76,7 @@ class Node(Shown):
         module: pl.LightningModule,
         workers: Mapping[str, WorkerData],
         *,
+        policy: Policy | str | Path | None = None,
         home: str | Path | None = None,
         accelerator: str = "auto",
         devices: Any = 1,
@@ -93,6 +98,13 @@ class Node(Shown):
         batch_size = whole("batch_size", batch_size, least=1)
         self.workers = {name: datamodule_of(data, f"workers[{name!r}]", batch_size) for name, data in workers.items()}
         self.home = Path(home or os.environ.get(HOME) or "lightning_fed_node")
+        policy = os.environ.get(POLICY) or None if policy is None else policy
+        if policy is None:
+            self.policy = Policy()
+        else:
+            self.policy = policy if isinstance(policy, Policy) else Policy.read(policy)
+        self.account = NodeAccount(self.home / "account")
+        """What the workers have released so far, in all runs."""
         self._settings = NodeSettings(
             accelerator,
             devices,
@@ -154,11 +166,12 @@ class Node(Shown):
         pool = WorkerPool(self.workers, capacity=1, batch_size=self._settings.batch_size)
         announced = []
         for name, datamodule in self.workers.items():
-            loaders = [kind for kind in ("val", "test", "predict") if has_loader(datamodule, kind)]
+            loaders = [kind for kind in _KINDS if has_loader(datamodule, kind) and self.policy.allows_evaluation(kind)]
             announced.append({"name": name, "examples": self._size(pool, name), "loaders": loaders})
         versions = {"protocol": PROTOCOL, "lightning_fed": __version__, "torch": torch.__version__}
         versions["pytorch_lightning"] = vars(pl)["__version__"]
-        return {"workers": announced, "versions": versions, "fingerprint": self.fingerprint}, []
+        said = {"fingerprint": self.fingerprint, "policy": str(self.policy)}
+        return {"workers": announced, "versions": versions, **said}, []
 
     def _size(self, pool: WorkerPool, name: str) -> int | None:
         """Return a worker's number of training examples; None: only a pass over its data can tell it."""
@@ -170,7 +183,7 @@ class Node(Shown):
             ) from error
         finally:
             pool.clear()
-        return None if batches.num_examples is None else int(batches.num_examples)
+        return None if batches.num_examples is None else self.policy.told_size(int(batches.num_examples))
 
     def _agree(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Look at the terms, and build all that the first round needs."""
@@ -185,6 +198,7 @@ class Node(Shown):
             self._run.close()
             self._run = None
         outbox = self._outbox(terms)
+        self.policy.check_terms(terms, outbox.algorithm, outbox.transforms, outbox.promise)
         tables = tables_of(outbox.algorithm, outbox.transforms, outbox.kept)
         if not terms.run.isalnum():
             raise RefusalError(f"the name of the run, {terms.run[:50]!r}, is none of letters and digits")
@@ -213,16 +227,25 @@ class Node(Shown):
         job = self._job(parts, run.device)
         results: list[dict[str, Any]] = []
         updates: list[memoryview] = []
+        self.policy.check_job(job, run.terms, run.outbox.promise)
         for worker in workers:
-            result = run.train(worker, job, _numbers(refused, worker))
+            result = self._trained(run, worker, job, _numbers(refused, worker))
             if not isinstance(result, WorkerError):
-                updates.append(memoryview(encode_updates(result, job)))
+                updates.append(memoryview(encode_updates(self.policy.leaving(result), job)))
                 results.append({"worker": worker})
             else:
                 _log.warning("%s", result, exc_info=result.__cause__)
                 results.append({"worker": worker, "error": self._reason(result, run)})
             del result
         return {"results": results, "noted": run.noted()}, updates
+
+    def _trained(self, run: HostedRun, worker: str, job: Job, refused: Sequence[int]) -> Updates | WorkerError:
+        """Charge the worker's account, and train it: what leaves is counted before it can."""
+        try:
+            self.policy.admit(self.account, worker, job, run.terms, run.outbox.promise)
+        except PolicyError as error:
+            return WorkerError(worker, job.round, f"its node refuses: {error}")
+        return run.train(worker, job, refused)
 
     def _asked(self, given: object) -> list[str]:
         if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
@@ -266,5 +289,7 @@ def _exported(*modules: Any) -> list[type]:
     kinds = (Algorithm, UpdateTransform, Privacy, privacy.AdaptiveClip)
     return [thing for thing in things if isinstance(thing, type) and issubclass(thing, kinds)]
 
+
+_KINDS: tuple[Literal["val", "test", "predict"], ...] = ("val", "test", "predict")
 
 _OURS: tuple[type, ...] = (*_exported(algorithms, transforms, privacy), Kept, LocalTraining)

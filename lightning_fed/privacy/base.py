@@ -69,6 +69,20 @@ class Privacy(ABC):
             ValueError: If nothing can be promised in this setting.
         """
 
+    def mechanism_alone(self, noise_multiplier: float, setting: Setting) -> Mechanism | None:
+        """Return the mechanism of what one worker sends in a round, for those who see it alone.
+
+        That is what a node can count which does not trust the server.
+
+        Args:
+            noise_multiplier: That of the round.
+            setting: What the promise is made for.
+
+        Returns:
+            The mechanism; None: what leaves a worker has no noise of its own, so that nothing is hidden from the server.
+        """
+        return self.mechanism(noise_multiplier, setting) if self.audience == AUDIENCES[2] else None
+
     @abstractmethod
     def bound(self) -> float:
         """The clipping bound of the first round."""

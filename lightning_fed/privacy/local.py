@@ -120,6 +120,9 @@ class DistributedDP(Privacy):
         # itself tells how many there were. The guarantee is for a worker that replies with noise alone.
         return Gaussian(noise_multiplier)
 
+    def mechanism_alone(self, noise_multiplier: float, setting: Setting) -> Mechanism:
+        return LocalGaussian(noise_multiplier / math.sqrt(self.survivors))  # its share, and none of the others'
+
     def bound(self) -> float:
         return self.clip
 

@@ -275,7 +275,7 @@ class Remote(Engine):
         # Sums and means by weight would be the worker's own if it could choose the weight.
         if not self._outbox.algorithm.weighs:
             expected = 1.0 if self._outbox.promise is not None else examples
-            if weight != expected:
+            if not abs(weight - expected) <= 1e-9 * expected:  # a node that hides its sizes divides by them
                 return WorkerError(
                     worker, job.round, f"it says that it counts as {weight:g}, and it counts as {expected:g}"
                 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, final
 
 
-@final
 class RefusalError(ValueError):
     """A node refuses; says why in words that hold nothing of a worker's data.
 
@@ -17,3 +16,8 @@ class RefusalError(ValueError):
     def __init__(self, reason: str, **more: Any) -> None:
         super().__init__(reason)
         self.more = more
+
+
+@final
+class PolicyError(RefusalError):
+    """The node's policy refuses what a server asks for; the message says what, and which setting it is."""

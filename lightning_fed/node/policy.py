@@ -1,0 +1,355 @@
+"""The policy of a node: what may run on it, whatever a server says.
+
+A node that trusts its server needs none. One that does not is the second wall: it compares what a run asks for (its
+:class:`~lightning_fed.wire.terms.Terms`), what each job really uses, and its own account, with a file that lies on the
+node. ``docs/node_policy.md`` has each setting, and what it protects from;
+``docs/decisions/2026-11-27-a-nodes-own-policy.md`` which parts of a job can break a promise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeAlias, final
+
+import torch
+
+from lightning_fed.algorithms import Algorithm
+from lightning_fed.core.arguments import settle
+from lightning_fed.core.shown import Shown
+from lightning_fed.node.account import Charge, NodeAccount, Unit, WorkerAccount
+from lightning_fed.node.agreed import check_goes_with, check_numbers, mechanism_of
+from lightning_fed.node.errors import PolicyError
+from lightning_fed.node.policy_settings import CHECKS, check_together, in_yaml, known, promise_of, with_place
+from lightning_fed.node.required_promise import RequiredPromise, numbers_of
+from lightning_fed.node.settings_file import SettingsFile
+from lightning_fed.privacy import Mechanism, Privacy
+from lightning_fed.privacy.question import promises
+from lightning_fed.transforms import UpdateTransform
+from lightning_fed.wire import Job, Updates
+from lightning_fed.wire.parts import name_of_class
+from lightning_fed.wire.terms import Terms
+
+__all__ = ["Policy", "PolicyError", "RequiredPromise"]
+
+Kind: TypeAlias = Literal["val", "test", "predict"]
+"""A kind of evaluation."""
+
+_WORKER: Unit = "worker"
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class Policy(Shown):
+    """What a node allows. Without any argument: whatever a simulation allows.
+
+    Args:
+        modules: The fingerprints of the modules that may be trained, such as ``"sha256:4f..."``; None: any.
+        algorithms: The names of the algorithms; None: any that is installed here.
+        transforms: Whether transforms may work on updates, or the names of those that may.
+        least_workers: The least number of workers behind an aggregate. The server says how many there are, and without
+            secure aggregation it also sees each of them: this is no wall, unless something else enforces it.
+        promise: The promise that is asked for; None: no one.
+        most_rounds: How often each worker is ever trained, over all runs; None: without end.
+        most_epsilon: The largest ε that each worker ever spends, or each of its examples where ``promise`` hides those,
+            over all runs, by the node's own account.
+        delta: The δ of it.
+        evaluation: Whether validation and test on workers' own data may be sent back; None: yes, unless there is a
+            ``promise``, and it does not release metrics.
+        prediction: Whether workers may write predictions on the node. Nothing of them leaves.
+        sizes: How many examples a worker is said to have: ``"exact"``, ``"hidden"``, or at most a number; None: hidden
+            where there is a ``promise``.
+        attributes: Which attributes of the module a server may change from round to round: True, False, or their paths;
+            None: any, unless there is a ``promise`` or ``most_epsilon``.
+
+    Raises:
+        TypeError: If one of them is of a wrong type.
+        ValueError: If one of them is out of range.
+        ImportError: If there is a ``most_epsilon``, and dp-accounting is not installed.
+
+    >>> print(Policy(algorithms=["FedAvg"], promise=RequiredPromise("LocalDP", clip=1.0, noise_multiplier=4.0)))
+    algorithms FedAvg; LocalDP with clip at most 1.0, noise_multiplier at least 4.0; no evaluation; sizes hidden; no \
+attributes
+    """
+
+    modules: Sequence[str] | None = None
+    algorithms: Sequence[str] | None = None
+    transforms: bool | Sequence[str] = True
+    least_workers: int = 1
+    promise: RequiredPromise | None = None
+    most_rounds: int | None = None
+    most_epsilon: float | None = None
+    delta: float | None = None
+    evaluation: bool | None = None
+    prediction: bool = True
+    sizes: Literal["exact", "hidden"] | int | None = None
+    attributes: bool | Sequence[str] | None = None
+    _file: SettingsFile = field(default=SettingsFile("the node's own", {}, {}), init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, check in CHECKS.items():
+            settle(self, **{name: check(name, getattr(self, name))})
+        check_together(self.most_epsilon, self.delta)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read a policy from a YAML file.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: If it is no policy; the message names the file, the line, the setting and the fix.
+            ImportError: If a setting needs a package that is not installed.
+        """
+        file = SettingsFile.read(Path(path))
+        values: dict[str, Any] = {}
+        for name, value in file.content.items():
+            if name not in CHECKS:
+                raise ValueError(f"{file.where(name)}: there is no setting {name!r}{known(name, CHECKS)}")
+            if value is None:
+                raise ValueError(f"{file.where(name)}: {name} has no value; give it one, or leave it out")
+            try:
+                values[name] = promise_of(file, value) if name == "promise" else CHECKS[name](name, value)
+            except (TypeError, ValueError) as error:
+                raise ValueError(with_place(file.where(name), error)) from error
+        try:
+            check_together(values.get("most_epsilon"), values.get("delta"))
+        except ValueError as error:
+            raise ValueError(with_place(file.where("most_epsilon", "delta"), error)) from error
+        policy = cls(**values)
+        settle(policy, _file=file)
+        return policy
+
+    def __str__(self) -> str:
+        says = []
+        if self.modules is not None:
+            says.append(f"modules {', '.join(self.modules)}")
+        if self.algorithms is not None:
+            says.append(f"algorithms {', '.join(self.algorithms)}")
+        if self.transforms is not True:
+            says.append(f"transforms {', '.join(self.transforms)}" if self.transforms else "no transforms")
+        if self.least_workers > 1:
+            says.append(f"at least {self.least_workers} workers behind an aggregate, as the server says")
+        if self.promise is not None:
+            says.append(str(self.promise))
+        if self.most_rounds is not None:
+            says.append(f"at most {self.most_rounds} rounds of each worker")
+        if self.most_epsilon is not None:
+            says.append(f"ε of at most {self.most_epsilon:g} for δ = {self.delta:g}, over all runs")
+        if not self.allows_evaluation("val"):
+            says.append("no evaluation")
+        if not self.prediction:
+            says.append("no prediction")
+        if self._sizes != "exact":
+            says.append("sizes hidden" if self._sizes == "hidden" else f"sizes of at most {self._sizes}")
+        if self._attributes is not True:
+            allowed = self._attributes
+            says.append(f"attributes {', '.join(allowed)}" if allowed else "no attributes")
+        return "; ".join(says) or "no limits"
+
+    # ---- before the first round --------------------------------------------------------------------------------------
+
+    def check_terms(
+        self, terms: Terms, algorithm: Algorithm, transforms: Sequence[UpdateTransform], promise: Privacy | None
+    ) -> None:
+        """Refuse a run that asks for more than the policy allows.
+
+        Args:
+            terms: What the server asks for. That its fingerprint is the one of the module that will be trained is for
+                the node to see to.
+            algorithm: The algorithm of the terms.
+            transforms: Their transforms.
+            promise: Their promise.
+
+        Raises:
+            PolicyError: Naming what is asked, what the policy says, and where.
+        """
+        if self.modules is not None and terms.fingerprint not in self.modules:
+            self._refuse("modules", f"the run trains a module with the fingerprint {terms.fingerprint[:100]}")
+        name = name_of_class(type(algorithm))
+        if self.algorithms is not None and name not in self.algorithms:
+            self._refuse("algorithms", f"the run uses the algorithm {name}")
+        for transform in transforms:
+            name = name_of_class(type(transform))
+            if self.transforms is False or (self.transforms is not True and name not in self.transforms):
+                self._refuse("transforms", f"the run uses the transform {name}")
+        if not terms.least_workers >= self.least_workers:
+            self._refuse("least_workers", f"a round of the run may have as few as {terms.least_workers} workers")
+        if self._sizes != "exact" and algorithm.lies_in_its_mean:
+            self._refuse("sizes", f"{type(algorithm).__name__} needs the exact numbers of steps and examples")
+        if promise is not None:
+            check_goes_with(promise, algorithm)
+        self._check_promise(terms, promise, {} if promise is None else numbers_of(promise))
+
+    def _check_promise(self, terms: Terms, promise: Privacy | None, numbers: Mapping[str, float | None]) -> None:
+        required, asked = self.promise, "no promise" if promise is None else type(promise).__name__
+        if required is not None:
+            if promise is None or type(promise) is not promises().get(required.promise):
+                self._refuse("promise", f"the run makes {asked}" if promise is None else f"the run promises {asked}")
+            beyond = required.beyond(numbers)
+            if beyond is not None:
+                self._refuse(f"promise.{beyond}", f"the run has {asked} with {beyond}={numbers[beyond]}")
+            if promise.release_metrics and not required.release_metrics:
+                self._refuse("promise.release_metrics", f"the run has {asked} with release_metrics=True")
+        if self._counts_on_noise and promise is not None and (promise.insecure_deterministic_noise or terms.insecure):
+            self._refuse(self._guard, "the run's noise follows from its seed, so that anyone can take it away")
+        if self.most_epsilon is not None and (promise is None or mechanism_of(promise, terms) is None):
+            self._refuse("most_epsilon", f"the run has {asked}, and without noise of the worker's own no ε holds")
+
+    # ---- in each round -----------------------------------------------------------------------------------------------
+
+    def check_job(self, job: Job, terms: Terms, promise: Privacy | None) -> None:
+        """Refuse a job that is not what the terms say, or is more than the policy allows.
+
+        Without a policy, too: what is not looked at here would be charged wrongly.
+
+        Args:
+            job: What the server sent for this round.
+            terms: What it said before.
+            promise: The promise of the terms.
+
+        Raises:
+            PolicyError: Naming what is asked, what was agreed or what the policy says, and where.
+        """
+        self._check_promise(terms, promise, {} if promise is None else numbers_of(promise))
+        self._check_attributes(job)
+        for worker, part in job.work.items():
+            if not 0 < part <= 1:
+                raise PolicyError(
+                    f"the job asks worker {worker!r} for {part} of its local training; ask for at most all"
+                )
+        if promise is None:
+            if job.promise or job.record_privacy is not None:
+                raise PolicyError("the job has the numbers of a promise, and the terms of its run make none")
+            return
+        check_numbers(job, promise)
+        if self.promise is not None:
+            used = {"clip": job.promise["bound"], "noise_multiplier": job.promise["noise_multiplier"]}
+            self._check_promise(terms, promise, {**numbers_of(promise), **used})
+
+    def admit(self, account: NodeAccount, worker: str, job: Job, terms: Terms, promise: Privacy | None) -> None:
+        """Charge a worker's account for a job, or refuse it; the last thing before the training.
+
+        Args:
+            account: The node's account.
+            worker: The worker's name.
+            job: What the server sent for this round.
+            terms: What it said before.
+            promise: The promise of the terms.
+
+        Raises:
+            PolicyError: If the job is refused, the worker has had its last round or would spend too much, or the
+                account cannot be read or written. Nothing may leave then.
+        """
+        self.check_job(job, terms, promise)
+        mechanism: Mechanism | None = None
+        releases, unit = 1, _WORKER
+        if promise is not None:
+            releases, unit = promise.releases(job.local), promise.unit
+            mechanism = mechanism_of(promise, terms, job)
+
+        def check(so_far: WorkerAccount) -> None:
+            if self.most_rounds is not None and so_far.rounds >= self.most_rounds:
+                self._refuse("most_rounds", f"worker {worker!r} was trained {so_far.rounds} times")
+            if self.most_epsilon is not None:
+                assert self.delta is not None
+                charge = Charge(mechanism, releases, unit)
+                if not so_far.after(charge).keeps_within(self.most_epsilon, self.delta, unit):
+                    spent = so_far.epsilon(self.delta, unit)
+                    self._refuse(
+                        "most_epsilon", f"worker {worker!r} has spent ε = {spent:.4g}, and this round is too much"
+                    )
+
+        try:
+            account.charge(worker, mechanism, releases, terms.run, job.cohort, unit=unit, check=check)
+        except PolicyError:
+            raise
+        except (OSError, ValueError) as error:
+            raise PolicyError(str(error)) from error
+
+    # ---- what leaves -------------------------------------------------------------------------------------------------
+
+    def allows_evaluation(self, kind: Kind) -> bool:
+        """Whether an evaluation on workers' own data is allowed.
+
+        Args:
+            kind: ``"val"`` or ``"test"``, whose results are sent back; ``"predict"``, which writes on the node.
+        """
+        if kind == "predict":
+            return self.prediction
+        if self.evaluation is None:
+            return self.promise is None or self.promise.release_metrics
+        return self.evaluation
+
+    def told_size(self, examples: int) -> int | None:
+        """Return how many examples a worker is said to have; None: it is not said.
+
+        Args:
+            examples: How many it has.
+        """
+        if self._sizes == "hidden":
+            return None
+        return examples if self._sizes == "exact" else min(examples, self._sizes)
+
+    def leaving(self, updates: Updates) -> Updates:
+        """Return updates that say no more about the workers' numbers of examples than :meth:`told_size` does.
+
+        What a worker counts for in a mean follows. Numbers of steps, from which that of examples can be told, are ones.
+        Metrics of the module's own, and their states, are not looked at.
+
+        Args:
+            updates: What has left the outbox.
+        """
+        if self._sizes == "exact":
+            return updates
+        examples = updates.examples
+        told = torch.ones_like(examples) if self._sizes == "hidden" else examples.clamp(max=float(self._sizes))
+        share = torch.where(examples > 0, told / examples, 1.0)  # a worker without examples counts nothing as it is
+        return replace(updates, examples=told, weight=updates.weight * share, steps=torch.ones_like(updates.steps))
+
+    # ---- in words ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _counts_on_noise(self) -> bool:
+        return self.promise is not None or self.most_epsilon is not None
+
+    @property
+    def _guard(self) -> str:
+        return "promise" if self.promise is not None else "most_epsilon"
+
+    @property
+    def _sizes(self) -> Literal["exact", "hidden"] | int:
+        if self.sizes is None:
+            return "exact" if self.promise is None else "hidden"
+        return self.sizes
+
+    @property
+    def _attributes(self) -> bool | Sequence[str]:
+        return not self._counts_on_noise if self.attributes is None else self.attributes
+
+    def _check_attributes(self, job: Job) -> None:
+        allowed = self._attributes
+        if allowed is True:
+            return
+        for path in job.attributes:
+            if allowed is False or path not in allowed:
+                self._refuse(
+                    "attributes",
+                    f"the job changes the attribute {path[:100]!r} of the module, and what training does with it is "
+                    "covered by no promise",
+                )
+
+    def _refuse(self, setting: str, asked: str) -> NoReturn:
+        first, _, second = setting.partition(".")
+        value: Any = getattr(self, first)
+        if second and value is not None:
+            value = getattr(value, second)
+        if first == "sizes":
+            value = self._sizes
+        if first == "attributes":
+            value = self._attributes
+        says = f"{setting}: {in_yaml(value)}"
+        raise PolicyError(f"{asked}, and the policy ({self._file.where(*setting.split('.'))}) says {says}")
