@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -219,6 +220,22 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, says: str) -> None
         written(tmp_path, text)
     assert str(raised.value).count("policy.yaml") == 1
     assert "\n" not in str(raised.value)
+
+
+def test_the_page_shows_every_setting(tmp_path: Path) -> None:
+    text = PAGE.read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    policy = written(tmp_path, example)
+    names = [field.name for field in fields(policy) if field.init]
+    assert [line.partition(":")[0] for line in example.splitlines() if re.match(r"\w", line)] == names
+    for name in names:
+        assert name == "delta" or re.search(rf"^\| `{name}`", text, flags=re.MULTILINE), name
+    (line,) = re.findall(r"^```json\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    account = NodeAccount(tmp_path / "account")
+    account.charge("bob", LocalGaussian(4.0), 1, "a1", 3)
+    assert list(json.loads(line)) == list(json.loads(account.path("bob").read_text()))
+    account.path("bob").write_text(line)
+    assert NodeAccount(account.folder).of("bob") == account.of("bob")
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
