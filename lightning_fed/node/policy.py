@@ -9,7 +9,7 @@ node. ``docs/node_policy.md`` has each setting, and what it protects from;
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias, final
@@ -22,15 +22,25 @@ from lightning_fed.core.shown import Shown
 from lightning_fed.node.account import Charge, NodeAccount, Unit, WorkerAccount
 from lightning_fed.node.agreed import check_goes_with, check_numbers, mechanism_of
 from lightning_fed.node.errors import PolicyError
-from lightning_fed.node.policy_settings import CHECKS, check_together, in_yaml, known, promise_of, with_place
+from lightning_fed.node.policy_settings import (
+    CHECKS,
+    check_failures,
+    check_together,
+    in_yaml,
+    known,
+    promise_of,
+    with_place,
+)
 from lightning_fed.node.required_promise import RequiredPromise, numbers_of
 from lightning_fed.node.settings_file import SettingsFile
 from lightning_fed.privacy import Mechanism, Privacy
 from lightning_fed.privacy.question import promises
+from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Job, Updates
+from lightning_fed.wire import Job, Updates, WorkerError
 from lightning_fed.wire.parts import name_of_class
 from lightning_fed.wire.terms import Terms
+from lightning_fed.worker.outbox import Outbox, tables_of
 
 __all__ = ["Policy", "PolicyError", "RequiredPromise"]
 
@@ -63,6 +73,8 @@ class Policy(Shown):
             where there is a ``promise``.
         attributes: Which attributes of the module a server may change from round to round: True, False, or their paths;
             None: any, unless there is a ``promise`` or ``most_epsilon``.
+        failures: Whether it is ``"told"`` that a worker's training failed, or ``"hidden"``: then noise leaves in its
+            place, as if it had learned nothing. None: hidden where the ``promise`` hides workers.
 
     Raises:
         TypeError: If one of them is of a wrong type.
@@ -71,7 +83,7 @@ class Policy(Shown):
 
     >>> print(Policy(algorithms=["FedAvg"], promise=RequiredPromise("LocalDP", clip=1.0, noise_multiplier=4.0)))
     algorithms FedAvg; LocalDP with clip at most 1.0, noise_multiplier at least 4.0; no evaluation; sizes hidden; no \
-attributes
+attributes; failures hidden
     """
 
     modules: Sequence[str] | None = None
@@ -86,12 +98,14 @@ attributes
     prediction: bool = True
     sizes: Literal["exact", "hidden"] | int | None = None
     attributes: bool | Sequence[str] | None = None
+    failures: Literal["told", "hidden"] | None = None
     _file: SettingsFile = field(default=SettingsFile("the node's own", {}, {}), init=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
             settle(self, **{name: check(name, getattr(self, name))})
         check_together(self.most_epsilon, self.delta)
+        check_failures(self.failures, self.promise)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Policy:
@@ -118,7 +132,13 @@ attributes
         try:
             check_together(values.get("most_epsilon"), values.get("delta"))
         except ValueError as error:
-            raise ValueError(with_place(file.where("most_epsilon", "delta"), error)) from error
+            raise ValueError(
+                with_place(file.where("most_epsilon" if "most_epsilon" in values else "delta"), error)
+            ) from error
+        try:
+            check_failures(values.get("failures"), values.get("promise"))
+        except ValueError as error:
+            raise ValueError(with_place(file.where("failures"), error)) from error
         policy = cls(**values)
         settle(policy, _file=file)
         return policy
@@ -148,6 +168,8 @@ attributes
         if self._attributes is not True:
             allowed = self._attributes
             says.append(f"attributes {', '.join(allowed)}" if allowed else "no attributes")
+        if self._hides_failures:
+            says.append("failures hidden")
         return "; ".join(says) or "no limits"
 
     # ---- before the first round --------------------------------------------------------------------------------------
@@ -310,6 +332,25 @@ attributes
         share = torch.where(examples > 0, told / examples, 1.0)  # a worker without examples counts nothing as it is
         return replace(updates, examples=told, weight=updates.weight * share, steps=torch.ones_like(updates.steps))
 
+    def in_place_of(self, failed: WorkerError, job: Job, outbox: Outbox) -> Updates | None:
+        """Return what leaves in place of the error of a worker's training: noise; None: it is told that it failed.
+
+        Whether a training fails depends on data, which no noise hides, and the server chooses the model with which it
+        fails. So the worker has learned nothing, and that goes through the outbox as what others learn does.
+
+        Args:
+            failed: The error.
+            job: What the server sent; it was checked.
+            outbox: The outbox of the worker, whose own state is neither read nor changed.
+        """
+        if not self._hides_failures or outbox.promise is None:
+            return None
+        own = OwnState(tables_of(outbox.algorithm, outbox.transforms, outbox.kept))
+        for result in replace(outbox, own=own)(_learn_nothing, job, [failed.worker]):
+            if isinstance(result, Updates):
+                return self.leaving(result)
+        return None
+
     # ---- in words ----------------------------------------------------------------------------------------------------
 
     @property
@@ -319,6 +360,12 @@ attributes
     @property
     def _guard(self) -> str:
         return "promise" if self.promise is not None else "most_epsilon"
+
+    @property
+    def _hides_failures(self) -> bool:
+        if self.failures is None:
+            return self.promise is not None and self.promise.unit == "worker"
+        return self.failures == "hidden"
 
     @property
     def _sizes(self) -> Literal["exact", "hidden"] | int:
@@ -353,3 +400,20 @@ attributes
             value = self._attributes
         says = f"{setting}: {in_yaml(value)}"
         raise PolicyError(f"{asked}, and the policy ({self._file.where(*setting.split('.'))}) says {says}")
+
+
+def _learn_nothing(job: Job, workers: Sequence[str]) -> Iterator[Updates]:
+    for worker in workers:
+        zeros = torch.zeros_like(job.model.vector).unsqueeze(0)
+        one = torch.ones(1, dtype=torch.float64)
+        yield Updates(
+            cohort=job.cohort,
+            workers=(worker,),
+            delta=zeros,
+            buffers={name: buffer.unsqueeze(0) for name, buffer in job.model.buffers.items()},
+            examples=one,
+            weight=one,
+            loss=torch.full_like(one, torch.nan),
+            steps=one,
+            gradient=zeros,
+        )

@@ -99,6 +99,7 @@ CHECKS: dict[str, Callable[[str, object], object]] = {
     "prediction": flag,
     "sizes": _sizes,
     "attributes": _attributes,
+    "failures": _or_none(one_of, choices=("told", "hidden")),
 }
 
 
@@ -115,6 +116,19 @@ def check_together(most_epsilon: float | None, delta: float | None) -> None:
         raise ValueError(f"delta={delta:g} is that of most_epsilon, which is missing; give both, or none")
     if most_epsilon is not None:
         Accountant("rdp")  # raises if dp-accounting is not installed: now, and not in a round
+
+
+def check_failures(failures: str | None, promise: RequiredPromise | None) -> None:
+    """Check that failures can be hidden, if they are to be.
+
+    Raises:
+        ValueError: If there is no noise of a worker's in which they could be.
+    """
+    if failures == "hidden" and (promise is None or promise.unit != "worker"):
+        raise ValueError(
+            "failures='hidden' needs a promise that hides workers, such as LocalDP, whose noise leaves in their place; "
+            + ("there is none" if promise is None else f"{promise.promise} hides single examples")
+        )
 
 
 def promise_of(file: SettingsFile, value: object) -> RequiredPromise:

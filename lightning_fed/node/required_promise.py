@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 from lightning_fed.core.arguments import flag, nearest, number, settle, text, whole
 from lightning_fed.core.shown import Shown
@@ -79,6 +79,11 @@ class RequiredPromise(Shown):
         numbers = [f"{name} {which} {getattr(self, name)}" for name, which in _LIMITS.items() if self._has(name)]
         shown = ", metrics shown" if self.release_metrics else ""
         return f"{self.promise} with {', '.join(numbers)}{shown}"
+
+    @property
+    def unit(self) -> Literal["worker", "example"]:
+        """What it hides."""
+        return promises()[self.promise].unit
 
     def _has(self, name: str) -> bool:
         return getattr(self, name) is not None

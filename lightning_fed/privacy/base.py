@@ -79,7 +79,7 @@ class Privacy(ABC):
             setting: What the promise is made for.
 
         Returns:
-            The mechanism; None: what leaves a worker has no noise of its own, so that nothing is hidden from the server.
+            The mechanism; None: what leaves a worker has no noise of its own, and nothing is hidden from the server.
         """
         return self.mechanism(noise_multiplier, setting) if self.audience == AUDIENCES[2] else None
 
