@@ -58,6 +58,14 @@ SERVER_HOOKS = (
 BATCH_HOOKS = frozenset(hook for hook in SERVER_HOOKS if hook.endswith(("_batch_start", "_batch_end")))
 """Those of them that are about a batch of an evaluation."""
 
+AFTER_BATCHES = frozenset(
+    hook
+    for hook in SERVER_HOOKS
+    if hook.startswith(("on_validation", "on_test", "on_predict")) and hook.endswith("_end")
+) - BATCH_HOOKS | {"configure_callbacks"}
+"""Those of them that are about all workers' batches, or a whole run: where one worker is evaluated for a server
+elsewhere, they are called there."""
+
 EVALUATION_STEPS = ("validation_step", "test_step")
 """Passed on with the user's own batch; present on the server exactly if the user's module defines them."""
 

@@ -25,10 +25,18 @@ from lightning_fed.algorithms import Algorithm, FedAvg
 from lightning_fed.core.allocator import keep_freed_memory
 from lightning_fed.core.arguments import one_of, whole
 from lightning_fed.core.processes import Processes
-from lightning_fed.engines import Engine
+from lightning_fed.engines import Engine, EngineOfNodes
 from lightning_fed.engines.base import RunFacts
 from lightning_fed.engines.names import EngineName, engine_of
-from lightning_fed.hooks import BATCH_HOOKS, EVALUATION_STEPS, SERVER_HOOKS, lightning_parts, logging_through, overrides
+from lightning_fed.hooks import (
+    AFTER_BATCHES,
+    BATCH_HOOKS,
+    EVALUATION_STEPS,
+    SERVER_HOOKS,
+    lightning_parts,
+    logging_through,
+    overrides,
+)
 from lightning_fed.lightning_cli import attach
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
@@ -46,12 +54,14 @@ from lightning_fed.server.checks import (
     refuse_synchronised,
     refuse_too_few,
     refuse_two_lengths,
+    refuse_unreachable,
     refuse_unsupported,
     require_seconds,
     warn_of_lost_mean,
 )
 from lightning_fed.server.cohort_progress import CohortProgress
 from lightning_fed.server.datamodule import FederatedDataModule
+from lightning_fed.server.evaluation.asking import Asking
 from lightning_fed.server.evaluation.evaluation import Evaluation
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
@@ -71,7 +81,7 @@ from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch, refuse_search
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import LocalTraining
+from lightning_fed.wire import LocalTraining, Share
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.copying import deep_copy
@@ -276,9 +286,11 @@ class FederatedModule(Readable):
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         drops, for_data = self.on_worker_error == "drop", self._guard.for_data(self.trainer)
+        refuse_unreachable(self._datamodule, self.engine)
         self._datamodule.attach(self.module, self._evaluation, drops, self.engine.teardown, for_data)
         self._datamodule.hides_workers = not self._guard.shows_metrics
         self._record.set_up(self.trainer)  # behind those that put results where they are read
+        self._reach_workers()
         self._evaluation.set_up()
         self._log.set_up(self.trainer)
         self._state_folder.begin(self.trainer)
@@ -287,6 +299,23 @@ class FederatedModule(Readable):
         # processes with different numbers of evaluation batches wait for each other for ever.
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
         self._tell("setup", stage)
+
+    def _reach_workers(self) -> None:
+        """Let evaluations ask the workers whose data lie elsewhere."""
+        self._evaluation.ask = None
+        if isinstance(self.engine, EngineOfNodes) and self._datamodule.lies_elsewhere:
+            data = self._datamodule
+            self.engine.expect(
+                RunFacts(
+                    seed=data.seed,
+                    cohort_size=data.cohort_size,
+                    least_workers=max(self.min_workers, self._guard.least_replies),
+                    sampling=None if data.sampler is None else type(data.sampler).__name__,
+                    simulates=None if data.availability is None else f"availability={data.availability!r}",
+                )
+            )
+            self.engine.introduce(self.module, self._datamodule.pool, self.trainer, self._outbox)
+            self._evaluation.ask = Asking(self.engine, self.trainer, self._global, self._keeper, self._guard)
 
     def on_fit_start(self) -> None:
         """Compare the server's optimizer with that of the checkpoint, before it takes over the state there."""
@@ -313,15 +342,6 @@ class FederatedModule(Readable):
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
-            self.engine.expect(
-                RunFacts(
-                    seed=datamodule.seed,
-                    cohort_size=datamodule.cohort_size,
-                    least_workers=max(self.min_workers, self._guard.least_replies),
-                    sampling=None if datamodule.sampler is None else type(datamodule.sampler).__name__,
-                    simulates=None if datamodule.availability is None else f"availability={datamodule.availability!r}",
-                )
-            )
             self.engine.report_to(self.cohort_progress.begin_fit(hidden=not self._guard.shows_metrics))
             self._outbox = replace(self._outbox, kept=over_the_run(self._outbox.kept, self.trainer, datamodule))
             with self._global.trained_parameters.as_at_first():
@@ -382,7 +402,10 @@ class FederatedModule(Readable):
 
     def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
         """Log as every LightningModule does; about a round, with its number of examples as the size of the batch."""
-        options = self._log.sized(options, arguments)
+        if self._evaluation.size is None:
+            options = self._log.sized(options, arguments)
+        else:  # Lightning would look for it in what stands for a batch elsewhere
+            options = {"batch_size": self._evaluation.size, **options}
         super().log(name, value, *arguments, **options)
 
     def predict_step(self, batch: Any, batch_idx: int, *rest: int) -> Any:
@@ -399,16 +422,34 @@ class FederatedModule(Readable):
         self._tell("on_validation_end")
         self._keeper.end_evaluation()
 
+    def pass_on_evaluations(self, listener: Callable[[Share], None]) -> None:
+        """Let what evaluations note go to a listener, and leave to it all that comes after the batches.
+
+        For a machine that evaluates a worker for a server elsewhere, where the user's hooks at the end of an epoch are
+        then called.
+
+        Args:
+            listener: Called at the end of each evaluation.
+        """
+        self._evaluation.listener = listener
+
     def personal_module(self, worker: str) -> pl.LightningModule:
         """Return a copy of the user's module as one worker has it: with its own layers, if the algorithm leaves it any.
 
         Args:
             worker: The worker's name.
 
+        Raises:
+            RuntimeError: If its layers lie on another machine.
+
         Example::
 
             bobs = fed.personal_module("bob")
         """
+        if self.algorithm.tables and isinstance(self.engine, EngineOfNodes):
+            raise RuntimeError(
+                f"what {type(self.algorithm).__name__} leaves to worker {worker!r} lies where its data are"
+            )
         with self._model_of(worker):
             return deep_copy(self.module)
 
@@ -484,7 +525,7 @@ class FederatedModule(Readable):
 
     def _tell(self, hook: str, *arguments: Any) -> Any:
         """Call a hook of the user's module, if it has one, with a ``self.log`` that works."""
-        if not overrides(self.module, hook):
+        if not overrides(self.module, hook) or (hook in AFTER_BATCHES and self._evaluation.listener is not None):
             return None
         if hook in BATCH_HOOKS:
             return self._evaluation.call(hook, *arguments)

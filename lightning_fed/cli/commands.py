@@ -58,6 +58,7 @@ COMMANDS = (
     Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
     Command("report", "lightning_fed.cli.report", "make a page about a run, from its record"),
     Command("node", "lightning_fed.cli.node", "let this machine take part in runs, with the data that is on it"),
+    Command("try-deployment", "lightning_fed.cli.try_deployment", "run a config over real processes of this machine"),
     Command("certificates", "lightning_fed.cli.certificates", "make certificates and keys for a trial on machines"),
     Command("configs", "lightning_fed.cli.configs", "list, show or copy the configs that come with lightning_fed"),
     Command("examples", "lightning_fed.cli.examples", "list, show or copy the example programs"),

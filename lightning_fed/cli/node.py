@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     for option, file in (("--root-certificates", words.root_certificates), ("--key", words.key)):
         _check_file(option, file)
     _check_file("--policy", words.policy)
-    _check_flower()
+    check_flower(_COMMAND)
     if words.key is not None:
         _check_key(words.key)
     home = (words.home or Path.home() / ".lightning_fed" / (words.key.stem if words.key else "node")).absolute()
@@ -146,16 +146,24 @@ def _check_file(option: str, file: Path | None) -> None:
         refuse(f"{option} {file}: {error.strerror}", _COMMAND)
 
 
-def _check_flower() -> None:
+def check_flower(command: str) -> None:
+    """Refuse a machine without a Flower that is known to work.
+
+    Args:
+        command: The command that needs it.
+
+    Raises:
+        SystemExit: With the status 2.
+    """
     if sys.version_info < (3, 11):
-        refuse(f"a node needs Python 3.11 or newer, as Flower does; this is {sys.version.split()[0]}", _COMMAND)
+        refuse(f"it needs Python 3.11 or newer, as Flower does; this is {sys.version.split()[0]}", command)
     try:
         version = metadata.version("flwr")
     except metadata.PackageNotFoundError:
-        refuse(f"a node needs flwr: {_INSTALL}", _COMMAND)
+        refuse(f"it needs flwr: {_INSTALL}", command)
     if not _OLDEST <= tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _FIRST_UNTRIED:
         low, high = (".".join(map(str, each)) for each in (_OLDEST, _FIRST_UNTRIED))
-        refuse(f"flwr {version} is installed, and a node needs flwr>={low},<{high}: {_INSTALL}", _COMMAND)
+        refuse(f"flwr {version} is installed, and it needs flwr>={low},<{high}: {_INSTALL}", command)
 
 
 def _check_key(key: Path) -> None:

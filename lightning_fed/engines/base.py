@@ -9,8 +9,9 @@ from typing import final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.shown import Shown
-from lightning_fed.population import WorkerPool
+from lightning_fed.population import EvaluationKind, WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError
+from lightning_fed.wire.container import Buffer
 from lightning_fed.worker.outbox import Outbox
 
 
@@ -52,16 +53,6 @@ class Engine(Shown, ABC):
                 f"worker_timeout={seconds:g}: {type(self).__name__} trains workers in this process, and cannot end one "
                 'that hangs; take engine="isolated"'
             )
-
-    def expect(self, facts: RunFacts) -> None:
-        """Take note of the run that is about to begin; called before each :meth:`setup`.
-
-        Args:
-            facts: The facts.
-
-        Raises:
-            ValueError: If it is not for this engine.
-        """
 
     _listener: Callable[[int], None] | None = None
 
@@ -136,4 +127,54 @@ class Engine(Shown, ABC):
 
         Args:
             choice: What :attr:`choice` was.
+        """
+
+
+class EngineOfNodes(Engine):
+    """Interface of engines whose workers' data lie on other machines, which they reach and this process does not.
+
+    It goes with a population that ``lies_elsewhere``, and with no other.
+    """
+
+    @abstractmethod
+    def expect(self, facts: RunFacts) -> None:
+        """Take note of the run that is about to begin; called before each :meth:`introduce`.
+
+        Args:
+            facts: The facts.
+
+        Raises:
+            ValueError: If such a run is not for real machines.
+        """
+
+    @abstractmethod
+    def introduce(
+        self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
+    ) -> None:
+        """Get ready for a run of any kind: called once at its start, before :meth:`setup` and any question.
+
+        A sanity check comes before :meth:`setup`, and a run that only evaluates never comes to it.
+
+        Args:
+            module: The user's module.
+            workers: The workers, of which nothing can be looked up but names and numbers of examples.
+            trainer: The Trainer of the run.
+            outbox: What leaves workers in training, whose algorithm and own state also make personal models.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, kind: EvaluationKind, workers: Sequence[str], job: Job, limit: int | float | None
+    ) -> Iterator[tuple[str, Buffer | WorkerError]]:
+        """Evaluate some workers where their data are.
+
+        Args:
+            kind: On which of their loaders.
+            workers: Their names; there may be too many to list them.
+            job: The global model, and what workers are to keep of their own state.
+            limit: The number of batches of each worker, the part of each if it is a float, or None: all.
+
+        Yields:
+            Each worker once, in any order, with the bytes of its share (:func:`~lightning_fed.wire.encode_share`), or
+            in place of them the error of one that failed. It is not gone through to its end if the run ends before.
         """

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, Literal, cast, final
 from urllib.parse import quote
 
 import torch
@@ -18,9 +18,10 @@ from lightning_fed.engines.remarks import Remark
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.hooks import overrides
 from lightning_fed.node.errors import RefusalError
+from lightning_fed.node.evaluation import evaluate
 from lightning_fed.population import WorkerPool
 from lightning_fed.state import OwnState
-from lightning_fed.wire import Job, Updates, WorkerError, describe
+from lightning_fed.wire import Job, Share, Updates, WorkerError, describe, encode_share
 from lightning_fed.wire.fingerprint import TensorRow, fingerprint_of, rows_of
 from lightning_fed.wire.terms import Terms
 from lightning_fed.worker.copying import deep_copy
@@ -82,6 +83,7 @@ class HostedRun:
         self.terms = terms
         self.outbox = Outbox(outbox.algorithm, outbox.transforms, outbox.promise, OwnState(tables), outbox.kept)
         self._tables = tables
+        self._workers = workers
         self._folder = folder
         self._warnings: list[str] = []
         torch.set_default_dtype(getattr(torch, terms.default_dtype))
@@ -169,6 +171,25 @@ class HostedRun:
                 failure.__cause__ = error
                 return failure
         return result
+
+    def evaluate(
+        self, worker: str, job: Job, kind: Literal["val", "test", "predict"], limit: int | float | None
+    ) -> bytes:
+        """Evaluate a worker with the model of a job, or with its own; see :func:`lightning_fed.node.evaluation.evaluate`.
+
+        Args:
+            worker: Its name.
+            job: The job.
+            kind: On which of its loaders.
+            limit: The number of batches, the part of them if it is a float, or None: all.
+        """
+        folder = self._folder_of(worker)
+        try:
+            own = self.recall(worker, job)
+        except ValueError as error:
+            return encode_share(Share(failures=(WorkerError(worker, job.round, str(error)),)))
+        algorithm, options = self.outbox.algorithm, {**self.trainer_options, "default_root_dir": folder}
+        return evaluate(self.module, self._workers, worker, job, kind, algorithm, own, options, limit, folder)
 
     def recall(self, worker: str, job: Job, refused: Collection[int] = ()) -> OwnState:
         """Read what a worker remembers, as it was after the last round that succeeded before a job's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -143,6 +144,7 @@ class Node(Shown):
                 "greet": self._greet,
                 "agree": self._agree,
                 "train": self._train,
+                "evaluate": self._evaluate,
             }
             ask = fields.get("ask")
             if ask not in answers:
@@ -238,6 +240,23 @@ class Node(Shown):
                 results.append({"worker": worker, "error": self._reason(result, run)})
             del result
         return {"results": results, "noted": run.noted()}, updates
+
+    def _evaluate(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
+        """Evaluate workers by the user's own steps; predictions are written here."""
+        run = self._hosted(Terms.from_fields(fields.get("terms")))
+        workers, kind, limit = self._asked(fields.get("workers")), fields.get("kind"), fields.get("limit")
+        if kind not in _KINDS:
+            raise RefusalError(f"there is no evaluation of the kind {str(kind)[:20]!r}: ask one of {', '.join(_KINDS)}")
+        if limit is not None and (type(limit) not in (int, float) or not 0 <= limit < math.inf):
+            raise RefusalError(f"limit={str(limit)[:20]} is no number of batches and no part of them")
+        if kind != "predict" and not run.outbox.may_tell:
+            raise RefusalError(f"{type(run.outbox.promise).__name__} covers nothing that an evaluation would say")
+        if not self.policy.allows_evaluation(kind):
+            raise RefusalError(f"the node's policy allows no evaluation of the kind {kind!r} ({self.policy})")
+        job = self._job(parts, torch.device("cpu"))
+        return {"results": [{"worker": name} for name in workers]}, [
+            memoryview(run.evaluate(name, job, kind, limit)) for name in workers
+        ]
 
     def _trained(self, run: HostedRun, worker: str, job: Job, refused: Sequence[int]) -> Updates | WorkerError:
         """Charge the worker's account, and train it: what leaves is counted before it can."""

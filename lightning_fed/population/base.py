@@ -47,7 +47,8 @@ class Population(Mapping[str, WorkerData]):
     """Whether every worker is a datamodule, which makes its own batches; else it may be tensors or a Dataset, too."""
 
     lies_elsewhere: ClassVar[bool] = False
-    """Whether the workers' data lie on other machines, so that no datamodule can be had here."""
+    """Whether the workers' data lie on other machines: ``__getitem__`` gives nothing here. Workers are then trained and
+    evaluated there, by an engine that reaches them (:class:`~lightning_fed.engines.base.EngineOfNodes`)."""
 
     seed: int | None = None
     """Decides which worker holds what, where that was drawn; None: nothing was. It is said when a fit begins."""
@@ -79,6 +80,14 @@ class Population(Mapping[str, WorkerData]):
     @abstractmethod
     def has_loader(self, kind: EvaluationKind) -> bool:
         """Say whether the workers define a loader of this kind, without building a datamodule."""
+
+    def num_loaders(self, kind: EvaluationKind) -> int:
+        """Return the number of loaders of a kind that each worker has; asked only where the data lie elsewhere.
+
+        Args:
+            kind: Which loaders.
+        """
+        return int(self.has_loader(kind))
 
 
 @final

@@ -22,9 +22,11 @@ from lightning_fed._lightning import (
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import instance, number, text
+from lightning_fed.engines import Engine, EngineOfNodes
 from lightning_fed.hooks import EVALUATION_STEPS, UNUSED_HOOKS, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
+from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.given_data import admit
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import LocalTraining, RoundError
@@ -75,6 +77,29 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
     for hook, reason in UNUSED_HOOKS.items():
         if overrides(module, hook):
             rank_zero_warn(f"{name}.{hook}() is not used: {reason}")
+
+
+def refuse_unreachable(data: FederatedDataModule, engine: Engine) -> None:
+    """Refuse an engine that cannot reach the workers.
+
+    Args:
+        data: The workers' data.
+        engine: How workers are trained.
+
+    Raises:
+        ValueError: If the data lie elsewhere and the engine trains here, or the other way round.
+    """
+    kind, name = type(data.workers).__name__, type(engine).__name__
+    if data.lies_elsewhere and not isinstance(engine, EngineOfNodes):
+        raise ValueError(
+            f"the data of {kind} lie on other machines, which engine={name} does not reach; give the engine that the "
+            "workers come from"
+        )
+    if data.names and not data.lies_elsewhere and isinstance(engine, EngineOfNodes):
+        raise ValueError(
+            f"engine={name} trains workers whose data lie on other machines, and those of {kind} are here; give the "
+            'workers that it announces, or another engine, such as engine="auto"'
+        )
 
 
 def refuse_manual(module: pl.LightningModule, aggregator: Aggregator[Any], privacy: Privacy | None) -> None:

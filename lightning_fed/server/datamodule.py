@@ -31,6 +31,7 @@ from lightning_fed.population.given import GivenData
 from lightning_fed.selection import Availability, CohortSampler, Uniform
 from lightning_fed.server.evaluation.batches import EvaluationBatches, RunningEvaluation
 from lightning_fed.server.evaluation.central_loader import central_loaders
+from lightning_fed.server.evaluation.elsewhere import Question, question, stand_in_loaders
 from lightning_fed.server.evaluation.kinds import kind_to_come, refuse_nothing_to_evaluate, workers_have
 from lightning_fed.server.evaluation.offered import Offer, agreed, offer_of
 from lightning_fed.server.evaluation.workers_loader import workers_loaders
@@ -224,6 +225,11 @@ class FederatedDataModule(pl.LightningDataModule):
             return True
         return any(isinstance(data, GivenData) and data.makes_batches for data in known)
 
+    @property
+    def lies_elsewhere(self) -> bool:
+        """Whether the workers' data lie on other machines."""
+        return isinstance(self.workers, Population) and self.workers.lies_elsewhere
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return not self._has_central(kind) and workers_have(kind, self.workers)
@@ -258,7 +264,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self.pool.states.lose(self._why_states_are_lost())
         self._offers.clear()
         kind = kind_to_come(self.trainer, module)
-        if kind is not None and self.evaluates_workers(kind):
+        if kind is not None and self.evaluates_workers(kind) and not self.lies_elsewhere:
             processes = processes_of(self.trainer)
             self._offers[kind] = agreed(*offer_of(self.pool, self._evaluated(), kind, self.trainer), kind, processes)
             tell_prepared(self.pool, processes)
@@ -401,8 +407,22 @@ class FederatedDataModule(pl.LightningDataModule):
                 self.val.trainer = cast(pl.Trainer, TrainerOfData(self.trainer))
             return central_loaders(given, kind, self.trainer, processes)
         names = self._evaluated()
+        if self.lies_elsewhere:
+            loaders = cast(Population, self.workers).num_loaders(kind)
+            return stand_in_loaders(names, kind, loaders, self.trainer, processes)
         offer = self._offers.get(kind) or offer_of(self.pool, names, kind, self.trainer)[0]
         return workers_loaders(self.pool, names, kind, processes, self._batches, offer)
+
+    def question(self, kind: EvaluationKind) -> Question | None:
+        """Return what an evaluation asks of workers whose data lie elsewhere; None: nothing, as all data are here.
+
+        Args:
+            kind: On which of their loaders.
+        """
+        if not self.lies_elsewhere or not self.evaluates_workers(kind):
+            return None
+        assert self.trainer is not None
+        return question(self._evaluated(), kind, self.trainer, processes_of(self.trainer))
 
     def _evaluated(self) -> Sequence[str]:
         """Return the workers whose own data are evaluated."""

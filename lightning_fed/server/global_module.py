@@ -86,7 +86,8 @@ class GlobalModule:
 
     def changed_attributes(self) -> dict[str, Any]:
         """Return the attributes that the server's code has changed in this fit, by path; say which cannot be sent."""
-        assert self._attributes is not None
+        if self._attributes is None:  # there was no fit: all are as the module was built
+            return {}
         changed = self._attributes.changed()
         for path in self._attributes.opaque:
             if path not in self._said:

@@ -3,8 +3,10 @@
 from lightning_fed.wire.attributes import ABSENT
 from lightning_fed.wire.codec import (
     decode_job,
+    decode_share,
     decode_updates,
     encode_job,
+    encode_share,
     encode_updates,
     encode_updates_into,
     job_bytes,
@@ -14,6 +16,7 @@ from lightning_fed.wire.errors import BudgetError, RoundError, WireError, Worker
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
 from lightning_fed.wire.layout import Layout, wide
+from lightning_fed.wire.share import Share
 from lightning_fed.wire.updates import Aggregate, Updates
 
 __all__ = [
@@ -28,13 +31,16 @@ __all__ = [
     "Penalty",
     "RecordPrivacy",
     "RoundError",
+    "Share",
     "Updates",
     "WireError",
     "WorkerError",
     "decode_job",
+    "decode_share",
     "decode_updates",
     "describe",
     "encode_job",
+    "encode_share",
     "encode_updates",
     "encode_updates_into",
     "job_bytes",

@@ -81,6 +81,21 @@ class Fields:
     def names_by_name(self, name: str) -> dict[str, tuple[str, ...]]:
         return {key: self._unique(name, value) for key, value in self._take(name, dict).items()}
 
+    def by_name(self, name: str) -> dict[str, object]:
+        return self._take(name, dict)
+
+    def texts(self, name: str) -> dict[str, str]:
+        return {key: self._typed(name, value, str) for key, value in self._take(name, dict).items()}
+
+    def counts(self, name: str) -> dict[str, int]:
+        numbers = {key: self._typed(name, value, int) for key, value in self._take(name, dict).items()}
+        if min(numbers.values(), default=0) < 0:
+            raise WireError(f"the header's field {name!r} holds a number below 0: it counts something, send it again")
+        return numbers
+
+    def entries(self, name: str) -> list[list[Any]]:
+        return [self._typed(name, each, list) for each in self._take(name, list)]
+
     def shown(self, name: str) -> dict[str, Shown]:
         return {key: self._shown(name, value) for key, value in self._take(name, dict).items()}
 

@@ -22,7 +22,8 @@ from torchmetrics.utilities import dim_zero_cat, dim_zero_sum
 
 from lightning_fed._lightning import _extract_batch_size
 from lightning_fed.wire.logged import Part, merged
-from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
+from lightning_fed.wire.share import MetricState
+from lightning_fed.worker.metric_states import NoSync, empty_state, merged_state, metrics_of, put_state, state_of
 from lightning_fed.worker.recorder import Recorder
 
 
@@ -87,10 +88,10 @@ class WorkerMetrics:
             self._worker, self._loader = worker, loader
             if worker is not None:
                 metrics = metrics_of(self._module)
-                self._before = {path: MetricState.of(metric) for path, metric in metrics.items()}
+                self._before = {path: state_of(metric) for path, metric in metrics.items()}
                 if loader is not None:
                     for metric in metrics.values():
-                        MetricState.empty(metric).put(metric)
+                        put_state(metric, empty_state(metric))
         self._recorder.batch_size = batch_size
 
     def note(self, name: str, value: Any, options: Mapping[str, Any]) -> None:
@@ -128,7 +129,7 @@ class WorkerMetrics:
             self._count(metrics)
         if self._worker in self._failed or self._loader is not None:
             for path, state in before.items():
-                state.put(metrics[path])
+                put_state(metrics[path], state)
         self._forget_worker()
 
     def _count(self, metrics: Mapping[str, Metric]) -> None:
@@ -149,7 +150,7 @@ class WorkerMetrics:
             shares = {name: _share(m, self._before.get(paths[id(m)])) for name, m in self._logged.items()}
         else:
             shares = {name: _value(metric) for name, metric in self._logged.items()}
-            states = {path: MetricState.of(metric) for path, metric in metrics.items() if metric.update_count}
+            states = {path: state_of(metric) for path, metric in metrics.items() if metric.update_count}
             self._states.setdefault(worker, []).append(states)
         values = self._values.setdefault(worker, {})
         values |= {name: part.value for name, part in parts.items()}
@@ -159,9 +160,9 @@ class WorkerMetrics:
         """Let each torchmetrics object hold what the workers that did not fail have added by their several loaders."""
         states = [own for worker, theirs in self._states.items() if worker not in self._failed for own in theirs]
         for path, metric in metrics_of(self._module).items() if states else ():
-            state = MetricState.merged(metric, [own[path] for own in states if path in own])
+            state = merged_state(metric, [own[path] for own in states if path in own])
             if state.updates:
-                state.put(metric)
+                put_state(metric, state)
         self._states.clear()
 
 

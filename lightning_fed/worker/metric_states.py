@@ -7,77 +7,66 @@ evaluation of workers that may never happen: some of them log other things than 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
+from lightning_fed.wire.share import MetricState
+
 _SYNC = ("sync_on_compute", "dist_sync_on_step", "_to_sync")
 
 
-@final
-class MetricState(NamedTuple):
-    """The state of a torchmetrics object.
+def state_of(metric: Metric) -> MetricState:
+    """Copy the state of an object."""
+    states = {name: getattr(metric, name) for name in metric._defaults}
+    return MetricState(
+        metric.update_count,
+        {name: list(s) if isinstance(s, list) else s.detach().clone() for name, s in states.items()},
+    )
+
+
+def empty_state(metric: Metric) -> MetricState:
+    """Return the state of an object that was never updated."""
+    device = metric.device
+    defaults = metric._defaults.items()
+    return MetricState(0, {name: [] if isinstance(d, list) else d.detach().clone().to(device) for name, d in defaults})
+
+
+def put_state(metric: Metric, state: MetricState) -> None:
+    """Put a state into an object."""
+    for name, value in state.states.items():
+        setattr(metric, name, list(value) if isinstance(value, list) else value.clone())
+    metric._update_count = state.updates
+    metric._computed = None
+
+
+def state_on(state: MetricState, device: torch.device) -> MetricState:
+    """Return a state on a device."""
+    return MetricState(state.updates, {name: _on(value, device) for name, value in state.states.items()})
+
+
+def merged_state(metric: Metric, parts: Sequence[MetricState]) -> MetricState:
+    """Merge states as torchmetrics does, but without those that were never updated.
 
     Args:
-        updates: The number of its updates.
-        states: Its states by name: tensors of any shape, and lists of them.
+        metric: An object with such states, which says how each is reduced.
+        parts: Those of the processes, in order of rank.
     """
-
-    updates: int
-    states: dict[str, Any]
-
-    @staticmethod
-    def of(metric: Metric) -> MetricState:
-        """Copy the state of an object."""
-        states = {name: getattr(metric, name) for name in metric._defaults}
-        return MetricState(
-            metric.update_count,
-            {name: list(s) if isinstance(s, list) else s.detach().clone() for name, s in states.items()},
-        )
-
-    @staticmethod
-    def empty(metric: Metric) -> MetricState:
-        """Return the state of an object that was never updated."""
-        device = metric.device
-        defaults = metric._defaults.items()
-        return MetricState(
-            0, {name: [] if isinstance(d, list) else d.detach().clone().to(device) for name, d in defaults}
-        )
-
-    def put(self, metric: Metric) -> None:
-        """Put this state into an object."""
-        for name, state in self.states.items():
-            setattr(metric, name, list(state) if isinstance(state, list) else state.clone())
-        metric._update_count = self.updates
-        metric._computed = None
-
-    def on(self, device: torch.device) -> MetricState:
-        """Return this state on a device."""
-        return MetricState(self.updates, {name: _on(state, device) for name, state in self.states.items()})
-
-    @staticmethod
-    def merged(metric: Metric, parts: Sequence[MetricState]) -> MetricState:
-        """Merge states as torchmetrics does, but without those that were never updated.
-
-        Args:
-            metric: An object with such states, which says how each is reduced.
-            parts: Those of the processes, in order of rank.
-        """
-        parts = [part for part in parts if part.updates]
-        if len(parts) < 2:
-            return parts[0] if parts else MetricState.of(metric)
-        states: dict[str, Any] = {}
-        for name, reduce in metric._reductions.items():
-            values, default = [part.states[name] for part in parts], cast(Any, metric._defaults[name])
-            is_list = isinstance(default, list)
-            joined: Any = [item for value in values for item in value] if is_list else _stacked(values, default)
-            states[name] = reduce(joined) if callable(reduce) and len(joined) else joined
-            if is_list and isinstance(states[name], Tensor):
-                states[name] = [states[name]]
-        return MetricState(sum(part.updates for part in parts), states)
+    parts = [part for part in parts if part.updates]
+    if len(parts) < 2:
+        return parts[0] if parts else state_of(metric)
+    states: dict[str, Any] = {}
+    for name, reduce in metric._reductions.items():
+        values, default = [part.states[name] for part in parts], cast(Any, metric._defaults[name])
+        is_list = isinstance(default, list)
+        joined: Any = [item for value in values for item in value] if is_list else _stacked(values, default)
+        states[name] = reduce(joined) if callable(reduce) and len(joined) else joined
+        if is_list and isinstance(states[name], Tensor):
+            states[name] = [states[name]]
+    return MetricState(sum(part.updates for part in parts), states)
 
 
 def merges(metric: Metric) -> bool:

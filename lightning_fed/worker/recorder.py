@@ -13,8 +13,9 @@ from torchmetrics import Metric
 
 from lightning_fed._lightning import MisconfigurationException, extract_batch_size
 from lightning_fed.wire.logged import Part, Shown
+from lightning_fed.wire.share import MetricState
 from lightning_fed.worker.log_calls import EPOCH_HOOKS, Key, LogCalls, one_number
-from lightning_fed.worker.metric_states import MetricState, merges
+from lightning_fed.worker.metric_states import merged_state, merges, put_state, state_of
 
 
 @final
@@ -74,13 +75,13 @@ class Recorder(LogCalls):
             return
         for metric in {id(metric): metric for metric in self._metrics.values()}.values():
             if merges(metric):
-                self._earlier.setdefault(id(metric), (metric, []))[1].append(MetricState.of(metric))
+                self._earlier.setdefault(id(metric), (metric, []))[1].append(state_of(metric))
                 metric.reset()
 
     def end_passes(self) -> None:
         """Merge into each torchmetrics object what it held in the passes before."""
         for metric, earlier in self._earlier.values():
-            MetricState.merged(metric, [*earlier, MetricState.of(metric)]).put(metric)
+            put_state(metric, merged_state(metric, [*earlier, state_of(metric)]))
         self._earlier.clear()
 
     def take(self, shown: Shown, value: Any, batch_size: int | None = None) -> None:

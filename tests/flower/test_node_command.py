@@ -123,7 +123,7 @@ def test_an_untried_flower_is_refused(
     version: str, ca: Path, key: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lightning_fed.cli.node.metadata.version", lambda _: version)
-    assert f"flwr {version} is installed, and a node needs flwr>=1.42,<1.44" in _refused(_words(ca, key), capsys)
+    assert f"flwr {version} is installed, and it needs flwr>=1.42,<1.44" in _refused(_words(ca, key), capsys)
 
 
 @needs_flower

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_fed.worker.metric_states import MetricState
+from lightning_fed.wire.share import MetricState
+from lightning_fed.worker.metric_states import merged_state, state_of
 
 
 class Lowest(Metric):
@@ -33,15 +34,15 @@ def states(numbers: int, reduce: Any) -> list[MetricState]:
     once.update(torch.tensor([4.0]))
     for value in (3.0, 2.0):
         twice.update(torch.tensor([value]))
-    return [MetricState.of(once), MetricState.of(twice)]
+    return [state_of(once), state_of(twice)]
 
 
 @pytest.mark.parametrize(("reduce", "low"), [("min", [2.0]), ("sum", [6.0]), (None, [[4.0], [2.0]])])
 def test_a_state_of_one_number_may_have_lost_its_dimension(reduce: Any, low: list[Any]) -> None:
-    merged = MetricState.merged(Lowest(1, reduce), states(1, reduce))
+    merged = merged_state(Lowest(1, reduce), states(1, reduce))
     assert (merged.updates, merged.states["low"].tolist()) == (3, low)
 
 
 def test_states_of_other_numbers_are_no_states_of_one_object() -> None:
     with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
-        MetricState.merged(Lowest(2, "min"), states(2, "min"))
+        merged_state(Lowest(2, "min"), states(2, "min"))

@@ -18,14 +18,15 @@ import torch
 from lightning_fed._lightning import pl
 from lightning_fed.core.arguments import number
 from lightning_fed.core.channel import Message
-from lightning_fed.engines.base import Engine, RunFacts
+from lightning_fed.engines.base import EngineOfNodes, RunFacts
 from lightning_fed.engines.remarks import Remarks
 from lightning_fed.engines.remote.link import Link, LinkError, answers
 from lightning_fed.engines.remote.population import RemotePopulation
 from lightning_fed.engines.together import in_blocks
-from lightning_fed.population import WorkerPool
+from lightning_fed.population import EvaluationKind, WorkerPool
 from lightning_fed.wire import Job, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_updates, encode_job
+from lightning_fed.wire.container import Buffer
 from lightning_fed.wire.fingerprint import TensorRow, difference, fingerprint_of, rows_from, rows_of
 from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
@@ -36,7 +37,7 @@ _TOLD = 1000
 """How many characters of a node's words are passed on."""
 
 
-class Remote(Engine):
+class Remote(EngineOfNodes):
     """Trains each worker on the node that hosts it. Derive from it for a link of another kind.
 
     The results are those of :class:`Sequential` bit for bit, where nodes compute as this machine would.
@@ -58,6 +59,7 @@ class Remote(Engine):
         self._facts = RunFacts()
         self._run: str | None = None
         self._terms: Terms | None = None
+        self._asks_about: tuple[pl.LightningModule, pl.Trainer] | None = None
         self._rows: list[TensorRow] = []
         self._population: RemotePopulation | None = None
         self._outbox = Outbox()
@@ -84,28 +86,14 @@ class Remote(Engine):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         LocalFit(module, trainer, kept=outbox.kept).check()
-        if trainer.global_step == 0:  # else it goes on from a checkpoint, or from where another fit has stopped
-            self._run, self._refused = None, {}
-        self.meet(module, workers, trainer, outbox)
+        self._begin(module, workers, trainer, outbox)
         self._agree()
 
-    def meet(
+    def introduce(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
-        """Get ready to ask nodes, of which none is asked yet; :meth:`setup` does this, and an evaluation without a fit.
-
-        Args:
-            module: The user's module.
-            workers: The workers.
-            trainer: The server's Trainer.
-            outbox: The steps between local training and the wire, of which the nodes take the workers' halves.
-
-        Raises:
-            ValueError: If the workers lie here, there are several processes, or a part cannot be sent.
-        """
         name = type(self).__name__
-        population = workers.population
-        if not isinstance(population, RemotePopulation):
+        if not isinstance(workers.population, RemotePopulation):
             raise ValueError(
                 f"engine={name}: it trains workers on their nodes, and FederatedDataModule has workers here; give it "
                 "those that the nodes announce, or take another engine"
@@ -115,31 +103,47 @@ class Remote(Engine):
                 f"engine={name}: the server is one process, and the Trainer has {trainer.world_size}; give it "
                 "devices=1 and no strategy"
             )
-        self._population, self._outbox = population, outbox
+        if trainer.state.fn == "fit" and trainer.global_step == 0:  # a checkpoint, if there is one, is read later
+            self._run, self._refused = None, {}
+        self._begin(module, workers, trainer, outbox)
+
+    def _begin(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox) -> None:
+        assert isinstance(workers.population, RemotePopulation)
+        self._population, self._outbox = workers.population, outbox
         self._remarks.silent = not outbox.may_tell
-        self._rows = rows_of(module)
-        self._run = self._run or secrets.token_hex(8)
-        self._terms = Terms(
-            run=self._run,
-            seed=self._facts.seed,
-            fingerprint=fingerprint_of(self._rows),
-            algorithm=description_of(outbox.algorithm),
-            transforms=tuple(description_of(transform) for transform in outbox.transforms),
-            promise=None if outbox.promise is None else description_of(outbox.promise),
-            kept=description_of(outbox.kept),
-            precision=str(trainer.precision),
-            default_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
-            matmul_precision=torch.get_float32_matmul_precision(),
-            deterministic=torch.are_deterministic_algorithms_enabled(),
-            trainer=_told(trainer),
-            rounds=_rounds(trainer),
-            population=len(population),
-            cohort_size=self._facts.cohort_size,
-            frozen=tuple(row.name for row in self._rows if row.kind == "frozen"),
-            least_workers=self._facts.least_workers,
-            sampling=self._facts.sampling,
-            insecure=outbox.promise is not None and outbox.promise.insecure_deterministic_noise,
-        )
+        self._asks_about = module, trainer
+        self._terms = None
+
+    def _terms_now(self) -> Terms:
+        """Return the terms, made when they are first needed: by then the module is in the run's precision."""
+        if self._terms is None:
+            assert self._population is not None, "introduce() comes before all questions"
+            assert self._asks_about is not None
+            (module, trainer), outbox = self._asks_about, self._outbox
+            self._rows = rows_of(module)
+            self._run = self._run or secrets.token_hex(8)
+            self._terms = Terms(
+                run=self._run,
+                seed=self._facts.seed,
+                fingerprint=fingerprint_of(self._rows),
+                algorithm=description_of(outbox.algorithm),
+                transforms=tuple(description_of(transform) for transform in outbox.transforms),
+                promise=None if outbox.promise is None else description_of(outbox.promise),
+                kept=description_of(outbox.kept),
+                precision=str(trainer.precision),
+                default_dtype=str(torch.get_default_dtype()).removeprefix("torch."),
+                matmul_precision=torch.get_float32_matmul_precision(),
+                deterministic=torch.are_deterministic_algorithms_enabled(),
+                trainer=_told(trainer),
+                rounds=_rounds(trainer),
+                population=len(self._population),
+                cohort_size=self._facts.cohort_size,
+                frozen=tuple(row.name for row in self._rows if row.kind == "frozen"),
+                least_workers=self._facts.least_workers,
+                sampling=self._facts.sampling,
+                insecure=outbox.promise is not None and outbox.promise.insecure_deterministic_noise,
+            )
+        return self._terms
 
     def _agree(self) -> None:
         """Let all nodes look at the terms before the first round.
@@ -165,8 +169,7 @@ class Remote(Engine):
             raise ValueError("the run cannot begin, since nodes refuse:\n  " + "\n  ".join(refusals))
 
     def _asking(self, ask: str, **more: Any) -> dict[str, Any]:
-        assert self._terms is not None, "setup() comes before run()"
-        return {"ask": ask, "protocol": PROTOCOL, "terms": self._terms.to_fields(), **more}
+        return {"ask": ask, "protocol": PROTOCOL, "terms": self._terms_now().to_fields(), **more}
 
     def _reason(self, fields: Mapping[str, Any]) -> str:
         """Return why a node refuses; where it has another module, by the first tensor that differs."""
@@ -290,20 +293,9 @@ class Remote(Engine):
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluate(
-        self, kind: str, workers: Sequence[str], job: Job, limit: float | None
-    ) -> Iterator[tuple[str, memoryview | WorkerError]]:
-        """Evaluate workers on their nodes, with the model of a job.
-
-        Args:
-            kind: ``"val"``, ``"test"`` or ``"predict"``.
-            workers: Their names.
-            job: The job, of which the model, the attributes and the numbers of cohorts are used.
-            limit: As the Trainer's ``limit_val_batches``, for each worker; None: all batches.
-
-        Yields:
-            For each worker, in order, what came back (a share as bytes), or its error.
-        """
-        assert self._population is not None, "meet() comes before evaluate()"
+        self, kind: EvaluationKind, workers: Sequence[str], job: Job, limit: int | float | None
+    ) -> Iterator[tuple[str, Buffer | WorkerError]]:
+        assert self._population is not None, "introduce() comes before all questions"
         by_node: dict[int, list[str]] = {}
         for name in workers:
             by_node.setdefault(self._population.hosted[name].node, []).append(name)
@@ -312,22 +304,14 @@ class Remote(Engine):
             (node, (self._asking("evaluate", workers=names, kind=kind, limit=limit), parts))
             for node, names in by_node.items()
         ]
-        early: dict[str, _Result] = {}
-        arriving = (
-            each
-            for position, answer in answers(self.link, messages, self._seconds)
-            for each in self._results(job.round, by_node[nodes[position]], answer)
-        )
-        for name in workers:
-            while name not in early:
-                worker, result = next(arriving)
-                early[worker] = result
-            yield name, early.pop(name)
+        for position, answer in answers(self.link, messages, self._seconds):
+            yield from self._results(job.round, by_node[nodes[position]], answer)
+            del answer
 
     # ---- the end, and checkpoints ------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
-        self._outbox, self._remarks = Outbox(), Remarks()
+        self._outbox, self._remarks, self._asks_about = Outbox(), Remarks(), None
 
     @property
     def choice(self) -> str | None:

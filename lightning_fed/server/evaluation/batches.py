@@ -11,6 +11,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.core.watch import Watch
 from lightning_fed.hooks import place_batch
 from lightning_fed.population import WorkerPool
+from lightning_fed.server.evaluation.elsewhere import StandIn
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
 from lightning_fed.wire import WorkerError
 
@@ -101,6 +102,9 @@ class EvaluationBatches:
         assert self._evaluation is not None
         if not isinstance(batch, EvaluationBatch):
             return place_batch(batch, device, None, self.module, dataloader_idx)
+        if isinstance(batch.batch, StandIn):
+            self._evaluation.begin_batch(batch)
+            return batch.batch
         own = self._own(batch, device, self.module, self._evaluation, central, trainer, dataloader_idx)
         self._evaluation.begin_batch(own)
         return own.batch

@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, TypeAlias, final
+
+from torch import nn
 
 from lightning_fed._lightning import extract_batch_size, pl, rank_zero_warn
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.watch import Watch
-from lightning_fed.hooks import lightning_parts, logging_through, step_arguments
+from lightning_fed.hooks import lightning_parts, logging_through, overrides, step_arguments
+from lightning_fed.population import EvaluationKind
 from lightning_fed.server.datamodule import data_of
 from lightning_fed.server.distributions import Distribution, by_metric, distributions, worker_scalars
 from lightning_fed.server.evaluation.batch_trainer import about_data
+from lightning_fed.server.evaluation.elsewhere import Answers, Predicted, StandIn
 from lightning_fed.server.evaluation.loader_results import LoaderResults
-from lightning_fed.server.evaluation.log import EvaluationLog, LoggedShare
+from lightning_fed.server.evaluation.log import EvaluationLog
 from lightning_fed.server.evaluation.metric_objects import MetricObjects
 from lightning_fed.server.evaluation.report import EvaluationReport
 from lightning_fed.server.loaders import EvaluationBatch, what_failed
@@ -29,17 +33,13 @@ from lightning_fed.server.logs import Curves
 from lightning_fed.server.own_callbacks import put_first, take_out
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.results import Results
-from lightning_fed.wire import RoundError, WorkerError
-from lightning_fed.worker.metric_states import MetricState
+from lightning_fed.wire import RoundError, Share, WorkerError
+from lightning_fed.wire.container import Buffer
 
-
-@final
-class _Share(NamedTuple):
-    """The part of one process in the end of an evaluation."""
-
-    logged: LoggedShare
-    failures: list[WorkerError]
-    states: dict[str, MetricState]
+Ask: TypeAlias = Callable[
+    [EvaluationKind, Sequence[str], int | float | None], Iterator[tuple[str, Buffer | WorkerError]]
+]
+"""Asks for evaluations where the data are; see :meth:`lightning_fed.engines.base.EngineOfNodes.evaluate`."""
 
 
 @final
@@ -81,6 +81,16 @@ class Evaluation:
         self._results = results
         self._spreads: dict[str, Distribution] = {}
         self._said: set[str] = set()  # the metrics that are NaN at some workers
+        self.ask: Ask | None = None
+        """Asks those whose data lie elsewhere; None: all data are here."""
+        self.listener: Callable[[Share], None] | None = None
+        """Takes what this process has noted, in place of the Trainer; what follows the batches is the listener's."""
+        self._answers: Answers | None = None  # of those whose data lie elsewhere
+        self._shares: dict[str, Share] = {}  # theirs, in their order
+        self._said_filled = False
+        self._stand_in: StandIn | None = None
+        self._lengths: dict[str, int] = {}  # of the lists and dicts on the module, before the first batch
+        self._batches: dict[str, int] = {}  # by worker
 
     def set_up(self) -> None:
         """Forget what an interrupted evaluation has left, and take part in the evaluations of a Trainer."""
@@ -88,6 +98,7 @@ class Evaluation:
         self.finish()
         self._parts = ()
         self._said = set()
+        self._said_filled = False
         put_first(self._server.trainer, _Progress(self))
 
     def tear_down(self) -> None:
@@ -98,6 +109,8 @@ class Evaluation:
 
     def step(self, name: str, batch: Any, batch_idx: int, *rest: int) -> Any:
         """Run one of the user's evaluation steps on the user's own batch; None if its worker has failed."""
+        if isinstance(batch, StandIn):
+            return self._step_elsewhere(batch)
         step = getattr(self._module, name)
         with self._telling_others():
             if self.is_out(self.worker):
@@ -105,11 +118,13 @@ class Evaluation:
             with self._model_of(self.worker), self.about(self._now or EvaluationBatch(None, batch), name):
                 output = step(*step_arguments(step, batch, batch_idx, *rest))
                 self._log.count(batch)
+                if self.worker is not None:
+                    self._batches[self.worker] = self._batches.get(self.worker, 0) + 1
                 return output
 
     def call(self, hook: str, *arguments: Any) -> Any:
         """Call a hook of the user's module about the batch at hand, unless its worker has failed."""
-        if self.is_out(self.worker):
+        if self.is_out(self.worker) or self._stand_in is not None:
             return None
         with self.about(self._now or EvaluationBatch(None, None), hook):
             return getattr(self._module, hook)(*arguments)
@@ -149,8 +164,44 @@ class Evaluation:
     def begin_batch(self, batch: EvaluationBatch) -> None:
         """Take note of the batch that the hooks and steps to come are about."""
         self._now = batch
+        self._stand_in = batch.batch if isinstance(batch.batch, StandIn) else None
+        if self._stand_in is not None:
+            self._take_answers(self._stand_in)
         if self._server.trainer.predicting:
             self._predicted[batch.loader or 0].append(batch.worker)
+
+    def _take_answers(self, batch: StandIn) -> None:
+        """Wait for the answers of workers whose data lie elsewhere."""
+        with self._telling_others():
+            for worker in self._asked_of(batch):
+                if self._answers is not None and worker not in self._shares and not self.is_out(worker):
+                    try:
+                        self._shares[worker] = self._answers.of(worker)
+                    except WorkerError as error:
+                        self.fail(worker, error.reason, error)
+        there = [self._shares[worker].logged.examples for worker in batch.workers if worker in self._shares]
+        batch.examples = sum(number for examples in there for number in examples.values())
+
+    def _asked_of(self, batch: StandIn) -> Sequence[str]:
+        return batch.workers[:1] if self._server.trainer.sanity_checking else batch.workers
+
+    def _step_elsewhere(self, batch: StandIn) -> Any:
+        """Show what steps elsewhere have shown; the result is that of a prediction, and else None."""
+        shares = {worker: self._shares[worker] for worker in self._asked_of(batch) if worker in self._shares}
+        for share in shares.values() if not batch.loader else ():
+            self._log.show_step(share.logged.steps)
+        if not self._server.trainer.predicting:
+            return None
+        results = [
+            Predicted(worker, share.batches.get(worker, 0), share.logged.examples.get(worker))
+            for worker, share in shares.items()
+        ]
+        return results[0] if len(batch.workers) == len(results) == 1 else results
+
+    @property
+    def size(self) -> int | None:
+        """The number of examples of the workers whose stand-in is at hand; None: there is none at hand."""
+        return None if self._stand_in is None else self._stand_in.size()
 
     @property
     def worker(self) -> str | None:
@@ -186,12 +237,26 @@ class Evaluation:
 
     # ---- all batches are over ----------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Look for the module's parts, and keep torchmetrics objects from waiting for processes with other batches."""
+    def begin(self, kind: EvaluationKind) -> None:
+        """Look for the module's parts, and keep torchmetrics objects from waiting for processes with other batches.
+
+        Args:
+            kind: The loaders on which workers are evaluated; those elsewhere are asked for it.
+        """
         self._parts = ()  # some may have come in since
         self._began = time.perf_counter()
         if self._processes.size > 1:
             self._objects.begin()
+        self._begin_elsewhere(kind)
+
+    def _begin_elsewhere(self, kind: EvaluationKind) -> None:
+        self._lengths = _lengths(self._found_parts()) if self.listener is not None else {}
+        self._answers, question = None, data_of(self._server.trainer).question(kind)
+        if question is not None:
+            assert self.ask is not None
+            with self._telling_others():
+                answers = self.ask(kind, question.workers, question.limit)
+            self._answers = Answers(answers, self._module, self._server.trainer.global_step)
 
     def conclude(self, step: str) -> None:
         """Hand what was logged to the Trainer, the same on every process, and draw the metrics of single workers.
@@ -204,9 +269,13 @@ class Evaluation:
             RoundError: If all of them did.
         """
         with self._telling_others():
-            logged = self._log.share()
-            states = self._objects.states() if self._processes.size > 1 else {}
-            shares = self._processes.gather(_Share(logged, list(self._failures.values()), states))
+            own = self._own_share()
+            if self.listener is not None:
+                self._clear()
+                return self.listener(own)
+            parts = self._processes.gather([own, *self._shares.values()])
+        shares = [share for theirs in parts for share in theirs]
+        self._say_what_stays(shares)
         if not self._server.trainer.sanity_checking:
             self._note(shares)
         self._settle_failures(shares)
@@ -216,14 +285,44 @@ class Evaluation:
         self._loader_results.note(self._server.trainer, {name: option.loader for name, option in options.items()})
         self._show([name for name, option in options.items() if not option.is_drawn])
 
+    def _own_share(self) -> Share:
+        """Return what this process has noted itself."""
+        failures = tuple(self._failures.values())
+        passes_on = self.listener is not None
+        logged = self._log.share()
+        shared = passes_on or (self._processes.size > 1 and self._answers is None)
+        states = self._objects.states() if shared else {}
+        if not passes_on:
+            return Share(logged, failures, states)
+        now = _lengths(self._found_parts())
+        filled = tuple(path for path, length in self._lengths.items() if now.get(path, 0) > length)
+        return Share(logged, failures, states, batches=dict(self._batches), filled=filled)
+
+    def _say_what_stays(self, shares: Sequence[Share]) -> None:
+        """Say which lists steps elsewhere have filled, if a hook at the end may read them here."""
+        hook = "on_test_epoch_end" if self._server.trainer.testing else "on_validation_epoch_end"
+        filled = dict.fromkeys(path for share in shares for path in share.filled)
+        if filled and overrides(self._module, hook) and not self._said_filled:
+            self._said_filled = True
+            rank_zero_warn(
+                f"{type(self._module).__name__}: steps where the data are have filled {', '.join(filled)}, which "
+                f"{hook}() does not see at the server: keep what it reads in torchmetrics objects, whose states come "
+                "back, or log it in the step"
+            )
+
     def begin_prediction(self) -> None:
         """Look for the module's parts, and forget whose batches were predicted before."""
         self._parts = ()
         self._predicted = [[] for _ in range(self._server.trainer.predict_loop.num_dataloaders)]
+        self._begin_elsewhere("predict")
 
     def conclude_prediction(self) -> None:
         """Let failures end the run on every process, or say whose predictions are missing."""
-        self._settle_failures(self._processes.gather(_Share(LoggedShare(), list(self._failures.values()), {})))
+        own = self._own_share()
+        if self.listener is not None:
+            self._clear()
+            return self.listener(own)
+        self._settle_failures(self._processes.gather(Share(failures=tuple(self._failures.values()))))
 
     def end(self) -> None:
         """Complete the report with what Lightning has computed."""
@@ -239,7 +338,7 @@ class Evaluation:
         self._loader_results.divide()
         self._objects.end()
 
-    def _settle_failures(self, shares: Sequence[_Share]) -> None:
+    def _settle_failures(self, shares: Sequence[Share]) -> None:
         tell_prepared(data_of(self._server.trainer).pool, self._processes)
         own = dict(self._failures)
         failures = tuple(failure for share in shares for failure in share.failures)
@@ -253,7 +352,7 @@ class Evaluation:
             listed = "".join(f"\n  {failure}" for failure in failures)
             raise RoundError(f"no worker is left whose data could be evaluated. What failed:{listed}")
 
-    def _note(self, shares: Sequence[_Share]) -> None:
+    def _note(self, shares: Sequence[Share]) -> None:
         """Remember what single workers have logged, in their order in the population."""
         workers = {worker: metrics for share in shares for worker, metrics in share.logged.workers.items()}
         examples = {worker: number for share in shares for worker, number in share.logged.examples.items()}
@@ -283,6 +382,8 @@ class Evaluation:
         self._now = None
         self._failures.clear()
         self._log.clear()
+        self._answers = self._stand_in = None
+        self._shares, self._batches = {}, {}
 
     @contextmanager
     def _telling_others(self) -> Iterator[None]:
@@ -307,7 +408,7 @@ class _Progress(pl.Callback):
         self._evaluation = evaluation
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._evaluation.begin()
+        self._evaluation.begin("val")
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude("validation_step")
@@ -316,7 +417,7 @@ class _Progress(pl.Callback):
         self._evaluation.end()
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._evaluation.begin()
+        self._evaluation.begin("test")
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude("test_step")
@@ -329,3 +430,14 @@ class _Progress(pl.Callback):
 
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._evaluation.conclude_prediction()
+
+
+def _lengths(parts: Sequence[nn.Module]) -> dict[str, int]:
+    """Return the lengths of the lists and dicts that the user's code keeps on a module and its LightningModules."""
+    ours = vars(pl.LightningModule())
+    return {
+        f"{type(part).__name__}.{name}": len(value)
+        for part in parts
+        for name, value in vars(part).items()
+        if isinstance(value, (list, dict)) and name not in ours
+    }

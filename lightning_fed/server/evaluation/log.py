@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torchmetrics import Metric
@@ -12,50 +12,10 @@ from torchmetrics import Metric
 from lightning_fed._lightning import pl
 from lightning_fed.server.loaders import EvaluationBatch
 from lightning_fed.server.processes import processes_of
-from lightning_fed.wire.logged import Part, merged
+from lightning_fed.wire.logged import merged
+from lightning_fed.wire.share import LoggedShare, Options, StepValue
 from lightning_fed.worker.metric_shares import WorkerMetrics
 from lightning_fed.worker.metric_states import metrics_of
-
-
-@final
-class Options(NamedTuple):
-    """How a value is handed over.
-
-    Args:
-        shown: The arguments of ``self.log`` that say where it is shown, as far as they were given.
-        forked: Whether each step has shown a value of its own.
-        suffix: The end of its name that says which loader it is about.
-        loader: The number of that loader, if there are several.
-    """
-
-    shown: dict[str, Any]
-    forked: bool = False
-    suffix: str = ""
-    loader: int | None = None
-
-    @property
-    def is_drawn(self) -> bool:
-        """Whether loggers draw it."""
-        return self.shown.get("logger") is not False
-
-
-@final
-class LoggedShare(NamedTuple):
-    """Values that one process has to hand over.
-
-    Args:
-        workers: Values by worker and name.
-        pooled: The plain values over all of its workers, by name.
-        objects: The path of each torchmetrics object, by the name that it was given.
-        options: How each is handed over, by name.
-        examples: The number of examples of each worker, as far as batches have a size.
-    """
-
-    workers: Mapping[str, Mapping[str, float]] = {}
-    pooled: Mapping[str, Part] = {}
-    objects: Mapping[str, str] = {}
-    options: Mapping[str, Options] = {}
-    examples: Mapping[str, int] = {}
 
 
 @final
@@ -77,6 +37,7 @@ class EvaluationLog:
     def clear(self) -> None:
         """Forget everything, for the next evaluation."""
         self._options: dict[str, Options] = {}
+        self._steps: dict[str, tuple[Any, dict[str, Any]]] = {}  # what the last step has logged about itself
         self._loaders: dict[int, int | None] = {}  # by the identity of a torchmetrics object: which one it is about
         self._metrics.clear()
 
@@ -110,9 +71,11 @@ class EvaluationLog:
         if on_step:
             # One value is no mean, so no size is looked for.
             at_once = {**shown, "on_step": True, "on_epoch": False, "batch_size": 1, "add_dataloader_idx": adds_index}
-            self._server.log(f"{name}_step" if on_epoch else name, value, **at_once)
+            own = f"{name}_step" if on_epoch else name
+            self._server.log(own, value, **at_once)
+            self._steps[own + self._suffix(batch, adds_index)] = value, shown
         if on_epoch:
-            suffix = f"/dataloader_idx_{batch.loader}" if adds_index and batch.loader is not None else ""
+            suffix = self._suffix(batch, adds_index)
             name += suffix
             if name in self._options and self._options[name].loader != batch.loader:
                 raise ValueError(
@@ -125,6 +88,20 @@ class EvaluationLog:
                 )
             self._options[name] = Options(shown, bool(on_step), suffix, batch.loader)
             self._metrics.note(name, value, options)
+
+    @staticmethod
+    def _suffix(batch: EvaluationBatch, adds_index: bool) -> str:
+        return f"/dataloader_idx_{batch.loader}" if adds_index and batch.loader is not None else ""
+
+    def show_step(self, steps: Mapping[str, StepValue]) -> None:
+        """Show values that steps elsewhere have logged about themselves.
+
+        Args:
+            steps: The values of the last step there, by name.
+        """
+        for name, step in steps.items():
+            about: dict[str, Any] = {"on_step": True, "on_epoch": False, "batch_size": 1, "add_dataloader_idx": False}
+            self._server.log(name, torch.tensor(step.value, dtype=torch.get_default_dtype()), **step.shown, **about)
 
     def count(self, batch: Any) -> None:
         """Note that the user's step has run on a batch of the worker at hand, if there is one.
@@ -143,7 +120,9 @@ class EvaluationLog:
         metrics = self._metrics
         metrics.close()
         metrics.merge()
-        return LoggedShare(metrics.workers, metrics.pooled, metrics.objects, self._options, metrics.examples)
+        values = {name: (_number(value), shown) for name, (value, shown) in self._steps.items()}
+        steps = {name: StepValue(value, shown) for name, (value, shown) in values.items() if value is not None}
+        return LoggedShare(metrics.workers, metrics.pooled, metrics.objects, self._options, metrics.examples, steps)
 
     def hand_over(self, shares: Sequence[LoggedShare], step: str) -> Mapping[str, Options]:
         """Hand to the Trainer what all processes have noted.
@@ -186,6 +165,16 @@ class EvaluationLog:
             log(f"{name.removesuffix(options.suffix)}_epoch{options.suffix}", value, **shown)
             shown = {**shown, "logger": False, "prog_bar": False}
         log(name, value, **shown)
+
+
+def _number(value: Any) -> float | None:
+    """Return the number that a step has logged; None: there is none, as of an object that was only updated."""
+    if isinstance(value, Metric):
+        value = value._forward_cache
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def drawn_name(metric: str, drawn: Container[str]) -> str | None:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torchmetrics import Metric
 
-from lightning_fed.worker.metric_states import MetricState, NoSync, metrics_of
+from lightning_fed.wire.share import MetricState
+from lightning_fed.worker.metric_states import NoSync, merged_state, metrics_of, put_state, state_of, state_on
 
 
 @final
@@ -32,7 +33,7 @@ class MetricObjects:
     def states(self) -> dict[str, MetricState]:
         """Return what the objects of this process hold that were updated, by path and on the CPU."""
         updated = {path: metric for path, metric in metrics_of(self._module).items() if metric.update_count}
-        return {path: MetricState.of(metric).on(torch.device("cpu")) for path, metric in updated.items()}
+        return {path: state_on(state_of(metric), torch.device("cpu")) for path, metric in updated.items()}
 
     def merge(self, states: Sequence[Mapping[str, MetricState]]) -> None:
         """Merge what the objects of all processes hold into those of this one.
@@ -41,10 +42,10 @@ class MetricObjects:
             states: Those of each process, in order of rank.
         """
         for path, metric in metrics_of(self._module).items():
-            parts = [theirs[path].on(metric.device) for theirs in states if path in theirs]
-            own = MetricState.of(metric)
-            merged = MetricState.merged(metric, parts)
-            merged.put(metric)
+            parts = [state_on(theirs[path], metric.device) for theirs in states if path in theirs]
+            own = state_of(metric)
+            merged = merged_state(metric, parts)
+            put_state(metric, merged)
             if merged.updates:
                 self._own.append((metric, own, merged.updates))
 
@@ -52,7 +53,7 @@ class MetricObjects:
         """Put back into the objects what they held in this process alone."""
         for metric, own, updates in self._own:
             if metric.update_count == updates:  # else the user's code has reset it
-                own.put(metric)
+                put_state(metric, own)
         self._own.clear()
         if self._alone is not None:
             self._alone.end()

@@ -1,0 +1,311 @@
+"""An evaluation of workers whose data lie on other machines: stand-ins for their batches, and their answers.
+
+Each worker is evaluated where its data are, by the user's own steps, and comes back as the share of a process does
+(:mod:`lightning_fed.wire.share`). A Trainer goes through batches even so, and its bar with it: through one stand-in for
+each worker. Where the Trainer is limited to fewer batches than there are workers, a stand-in is one for several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias, final
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_fed._lightning import pl
+from lightning_fed.core.processes import Processes
+from lightning_fed.population import EvaluationKind
+from lightning_fed.population.crowd import how_many
+from lightning_fed.server.evaluation.named_batches import EvaluationLoader
+from lightning_fed.server.evaluation.seen_indices import SeenIndices
+from lightning_fed.server.loaders import EvaluationBatch
+from lightning_fed.wire import Share, WireError, WorkerError, decode_share
+from lightning_fed.wire.container import Buffer
+from lightning_fed.worker.metric_states import metrics_of
+
+_HAS = (
+    "no batch of a worker whose data lie elsewhere reaches the server: code about batches belongs into hooks of the "
+    "module, which run where the data are. It has .workers, and .size(0), the number of their examples"
+)
+
+
+@final
+class StandIn:
+    """Stands for all batches of workers whose data lie elsewhere: the batch that callbacks see in an evaluation.
+
+    Args:
+        workers: Their names; mostly one.
+        loader: Which of their loaders, if each has several.
+
+    >>> batch = StandIn(["bob"])
+    >>> batch.examples = 24
+    >>> batch.size(0), batch.shape
+    (24, (24,))
+    """
+
+    def __init__(self, workers: Sequence[str], loader: int = 0) -> None:
+        self.workers = workers
+        self.loader = loader
+        self.examples = 0
+        """The number of their examples, as far as batches have a size; 0 before they have been evaluated."""
+
+    @property
+    def shape(self) -> tuple[int]:
+        """The number of their examples, as the only dimension; 1 if it cannot be told."""
+        return (max(self.examples, 1),)
+
+    def size(self, dim: int = 0) -> int:
+        """Return the number of their examples.
+
+        Raises:
+            IndexError: If ``dim`` is another dimension than the first.
+        """
+        return self.shape[dim]
+
+    def __len__(self) -> int:
+        return self.size()
+
+    def __getitem__(self, part: Any) -> StandIn:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(_HAS)  # else Python would ask for one part after the other
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"there is no {name!r} of a batch: {_HAS}")
+
+    def __repr__(self) -> str:
+        return f"StandIn({self.workers[0]!r})" if len(self.workers) == 1 else f"StandIn({how_many(len(self.workers))})"
+
+
+@final
+class Predicted(NamedTuple):
+    """Result of a prediction elsewhere: the predictions lie where the data are.
+
+    Args:
+        worker: The worker.
+        batches: The number of its batches.
+        examples: The number of its examples; None: its batches have no size that can be read.
+    """
+
+    worker: str
+    batches: int
+    examples: int | None
+
+
+@final
+class StandInLoader(EvaluationLoader):
+    """Yields stand-ins for workers, each process those for every n-th worker.
+
+    Args:
+        names: The workers that are evaluated, on all processes together.
+        kind: Which of their loaders.
+        processes: The processes.
+        limit: The Trainer's ``limit_<kind>_batches``.
+        number: The number of the loader, if each worker has several.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        kind: EvaluationKind,
+        processes: Processes,
+        limit: int | float = 1.0,
+        number: int | None = None,
+    ) -> None:
+        self._names = names[processes.rank :: processes.size]
+        self._number = number
+        size = len(self._names)
+        # A Trainer takes the first batches of a loader, or a part of its length: so many there are, for all workers.
+        self._length = math.ceil(size / limit) if isinstance(limit, float) and 0 < limit < 1 else size
+        part = int(self._length * limit) if isinstance(limit, float) else limit
+        self._parts = max(min(part, size), 1) if size else 0
+        if kind == "predict":
+            self.batch_sampler = SeenIndices()
+
+    def __repr__(self) -> str:
+        return f"StandInLoader({how_many(len(self._names))})"
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        return (named.batch for named in self.named())
+
+    def named(self) -> Iterator[EvaluationBatch]:
+        seen = vars(self).get("batch_sampler")
+        if seen is not None:
+            seen.begin()
+        for part in range(self._parts):
+            begin, end = (len(self._names) * each // self._parts for each in (part, part + 1))
+            workers = self._names[begin:end]
+            if seen is not None:
+                seen.note(self, part)
+            only = workers[0] if len(workers) == 1 else None
+            yield EvaluationBatch(only, StandIn(workers, self._number or 0), self._number)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"the loader of an evaluation elsewhere has no {name!r}: the workers' loaders are where their data are"
+        )
+
+
+def stand_in_loaders(
+    names: Sequence[str], kind: EvaluationKind, loaders: int, trainer: pl.Trainer | None, processes: Processes
+) -> StandInLoader | list[StandInLoader]:
+    """Return the loader of an evaluation elsewhere; or if each worker has several, or none, the list of them.
+
+    Args:
+        names: The workers that are evaluated, on all processes together.
+        kind: Which of their loaders.
+        loaders: The number of them that each worker has.
+        trainer: The Trainer; None: there is none.
+        processes: The processes.
+    """
+    limit = 1.0 if trainer is None else getattr(trainer, f"limit_{kind}_batches")
+    if kind == "predict":
+        loaders = min(loaders, 1)  # what comes back of predictions does not tell loaders apart
+    if loaders == 1:
+        return StandInLoader(names, kind, processes, limit)
+    return [StandInLoader(names, kind, processes, limit, number) for number in range(loaders)]
+
+
+@final
+class Question(NamedTuple):
+    """Question to the machines where the data are.
+
+    Args:
+        workers: The workers that are evaluated by this process, in order.
+        limit: The number of batches of each, or the part of them; None: all.
+    """
+
+    workers: Sequence[str]
+    limit: int | float | None
+
+
+def question(names: Sequence[str], kind: EvaluationKind, trainer: pl.Trainer, processes: Processes) -> Question:
+    """Return the question that a Trainer's evaluation asks.
+
+    An int in ``limit_<kind>_batches`` counts each worker's batches. A sanity check asks as many workers as it has steps
+    for as many batches each.
+
+    Args:
+        names: The workers that are evaluated, on all processes together.
+        kind: On which of their loaders.
+        trainer: The Trainer.
+        processes: The processes.
+    """
+    workers = names[processes.rank :: processes.size]
+    limit = getattr(trainer, f"limit_{kind}_batches")
+    own = None if isinstance(limit, float) and limit == 1.0 else limit
+    steps = trainer.num_sanity_val_steps
+    if not trainer.sanity_checking or math.isinf(steps):
+        return Question(workers, own)
+    return Question(workers[: int(steps)], min(int(steps), own) if isinstance(own, int) else int(steps))
+
+
+@final
+class Answers:
+    """Answers of workers elsewhere, each taken once, in whichever order they come.
+
+    Args:
+        answers: Each worker's answer with its name.
+        module: The user's module, which says what can be merged.
+        round: The number of rounds so far, for errors.
+    """
+
+    def __init__(self, answers: Iterator[tuple[str, Buffer | WorkerError]], module: nn.Module, round: int) -> None:
+        self._answers = answers
+        self._module = module
+        self._round = round
+        self._early: dict[str, Buffer | WorkerError] = {}
+        self._loaders: tuple[str, int] | None = None
+        self._shapes: dict[tuple[str, str], tuple[str, _Shape]] = {}  # of the first of each, to which others must fit
+
+    def of(self, worker: str) -> Share:
+        """Wait for a worker's answer.
+
+        Args:
+            worker: Its name.
+
+        Raises:
+            WorkerError: If it has failed, or what has come cannot be read or merged.
+        """
+        while worker not in self._early:
+            name, answer = next(self._answers, (worker, WorkerError(worker, self._round, _SILENT)))
+            self._early[name] = answer
+        answer = self._early.pop(worker)
+        if isinstance(answer, WorkerError):
+            raise self._error(worker, answer.reason) from answer
+        try:
+            share = decode_share(answer, worker)
+            self._check(worker, share)
+        except (WireError, ValueError) as error:
+            raise self._error(worker, f"its evaluation cannot be taken in: {error}") from error
+        for failure in share.failures:
+            raise self._error(worker, failure.reason) from failure
+        return share
+
+    def _error(self, worker: str, reason: str) -> WorkerError:
+        return WorkerError(worker, self._round, reason)
+
+    def _check(self, worker: str, share: Share) -> None:
+        """Refuse a share that does not go with the server's module, or with the shares before it."""
+        if share.loaders and not share.failures:
+            self._loaders = self._loaders or (worker, share.loaders)
+            other, loaders = self._loaders
+            if loaders != share.loaders:
+                raise ValueError(
+                    f"it gives {share.loaders} loaders and worker {other!r} gives {loaders}; let all workers give as "
+                    "many, or none"
+                )
+        metrics, kind = metrics_of(self._module), type(self._module).__name__
+        for name, path in share.logged.objects.items():
+            if path not in metrics:
+                raise ValueError(
+                    f"it logs {name!r} as the torchmetrics object {path!r}, which the server's {kind} lacks"
+                )
+        found: dict[tuple[str, str], tuple[str, _Shape]] = {}
+        for path, state in share.states.items():
+            metric = metrics.get(path)
+            if metric is None or state.states.keys() != metric._defaults.keys():
+                raise ValueError(f"its torchmetrics object {path!r} is not that of the server's {kind}")
+            for name, value in state.states.items():
+                for shape in _shapes(metric, name, value):
+                    other, first = self._shapes.get((path, name)) or found.setdefault((path, name), (worker, shape))
+                    if shape != first:
+                        raise ValueError(
+                            f"the state {name!r} of its torchmetrics object {path!r} has the shape {list(shape)}, and "
+                            f"that of worker {other!r} {list(first)}"
+                        )
+        self._shapes |= found
+
+
+_Shape: TypeAlias = tuple[int, ...]
+
+
+def _shapes(metric: Metric, name: str, value: Tensor | list[Tensor]) -> Iterator[_Shape]:
+    """Yield the shapes that must be the same in all parts of a state, for these to be merged.
+
+    Raises:
+        ValueError: If it is of another kind than that of an object of the server's.
+    """
+    default: object = metric._defaults[name]
+    is_list = isinstance(default, list)
+    if isinstance(value, list) is not is_list:
+        raise ValueError(f"the state {name!r} of its {type(metric).__name__} is of another kind than the server's")
+    if isinstance(value, Tensor):
+        assert isinstance(default, Tensor)
+        if value.is_complex() != default.is_complex():
+            raise ValueError(f"the state {name!r} of its {type(metric).__name__} is {value.dtype}")
+        if default.numel() > 1:  # else it may be one that grows to the number of outputs
+            yield tuple(default.shape)
+        yield () if value.numel() == 1 else tuple(value.shape)
+    elif metric._reductions[name] is dim_zero_cat:
+        yield from (tuple(item.shape[1:]) for item in value if item.numel())
+
+
+_SILENT = "nothing has come back of its evaluation"
