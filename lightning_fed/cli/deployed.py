@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from jsonargparse import JsonargparseWarning  # type: ignore[attr-defined]
-
 from lightning_fed._lightning import pl
 from lightning_fed.cli.command import FederatedCLI
 from lightning_fed.engines import Engine
@@ -84,7 +82,7 @@ class _DeployedCLI(FederatedCLI):
         self._engine_there = engine
         with warnings.catch_warnings():
             # It warns that an engine cannot be written into a config, which is no news: this config is never written.
-            warnings.simplefilter("ignore", JsonargparseWarning)
+            warnings.filterwarnings("ignore", r"\s*Unable to serialize instance")
             super().__init__(args=["fit", "--config", file], save_config_callback=None)
 
     def before_instantiate_classes(self) -> None:

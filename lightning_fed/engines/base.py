@@ -136,7 +136,6 @@ class EngineOfNodes(Engine):
     It goes with a population that ``lies_elsewhere``, and with no other.
     """
 
-    @abstractmethod
     def expect(self, facts: RunFacts) -> None:
         """Take note of the run that is about to begin; called before each :meth:`introduce`.
 

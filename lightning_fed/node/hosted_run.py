@@ -175,7 +175,7 @@ class HostedRun:
     def evaluate(
         self, worker: str, job: Job, kind: Literal["val", "test", "predict"], limit: int | float | None
     ) -> bytes:
-        """Evaluate a worker with the model of a job, or with its own; see :func:`lightning_fed.node.evaluation.evaluate`.
+        """Evaluate a worker with the model of a job, or with its own: :func:`lightning_fed.node.evaluation.evaluate`.
 
         Args:
             worker: Its name.

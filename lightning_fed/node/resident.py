@@ -91,6 +91,8 @@ class Resident:
             text = f": {error}" if isinstance(error, (BuildError, ImportError)) else ""
             refused = f"the node cannot be built: {type(error).__name__}{text}; see the node's log"
             return lambda fields, parts: ({"refused": refused}, []), 1
+        for name in ("pytorch_lightning", "lightning.pytorch"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # in each round it would say which device it uses
         _log.info("the node is ready")
         return node.answer, 0
 

@@ -308,9 +308,9 @@ def test_what_a_node_announces_is_checked(change: dict[str, Any], words: str, tm
 
 def test_workers_here_and_nodes_do_not_mix(tmp_path: Path) -> None:
     engine, workers = connected(Scalar, rows(), tmp_path)
-    with pytest.raises(ValueError, match="FederatedDataModule has workers here"):
+    with pytest.raises(ValueError, match="and those of dict are here"):
         fit(engine, rows())
-    with pytest.raises(ValueError, match="lie on their nodes"):
+    with pytest.raises(ValueError, match="which engine=Sequential does not reach"):
         fit(Sequential(), workers)
 
 
