@@ -100,10 +100,9 @@ class Node(Shown):
         self.workers = {name: datamodule_of(data, f"workers[{name!r}]", batch_size) for name, data in workers.items()}
         self.home = Path(home or os.environ.get(HOME) or "lightning_fed_node")
         policy = os.environ.get(POLICY) or None if policy is None else policy
-        if policy is None:
-            self.policy = Policy()
-        else:
-            self.policy = policy if isinstance(policy, Policy) else Policy.read(policy)
+        if policy is not None and not isinstance(policy, (Policy, str, Path)):
+            raise TypeError(f"policy={policy!r} must be a Policy, or the path of its YAML file")
+        self.policy = policy if isinstance(policy, Policy) else Policy.read(policy) if policy else Policy()
         self.account = NodeAccount(self.home / "account")
         """What the workers have released so far, in all runs."""
         self._settings = NodeSettings(
