@@ -3,7 +3,7 @@ PYTHON ?= python3
 PYTHON_3_10 ?= $(lastword python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10))
 BIN := .venv/bin
 
-.PHONY: toy test slow command-line oracle faults soak test-processors test-gpu oldest bench bench-peers ecosystem install clean
+.PHONY: toy test slow command-line oracle faults soak test-processors test-gpu test-flower oldest bench bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -44,6 +44,18 @@ test-processors: .venv/installed
 # What only a GPU can show. The installation takes the torch of constraints.txt: one with CUDA, where the index has it
 test-gpu: .venv/installed
 	$(BIN)/pytest --numprocesses auto tests/gpu
+
+# Nodes with processes of their own, over Flower on this machine, with TLS and keys. Flower wants another protobuf and rich
+# than constraints.txt, so it has an environment of its own
+test-flower: .flower/installed
+	.flower/bin/python -m pytest tests/flower -m 'slow or not slow'
+
+.flower/installed: pyproject.toml constraints-flower.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Flower needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .flower
+	.flower/bin/python -m pip install --quiet --constraint constraints-flower.txt --editable '.[flower,privacy]' pytest
+	@touch $@
 
 # The whole suite with the oldest versions that pyproject.toml allows, among them Python 3.10. From PyPI, torch 2.4 brings
 # 3 GB of CUDA with it; an index of CPU builds, named in PIP_EXTRA_INDEX_URL, has a small one
@@ -97,4 +109,4 @@ install: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .oldest dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .oldest .flower dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--insecure", action="store_true")
     parser.add_argument("--root-certificates", type=Path)
     parser.add_argument("--parent-pid", type=int)
-    words = parser.parse_args(given)
+    words, _ = parser.parse_known_args(given)  # other words ask for what is not done here
     run(
         runtime_api_address=words.runtime_api_address,
         token=words.token,

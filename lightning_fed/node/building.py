@@ -27,8 +27,8 @@ def load(build: str) -> Callable[[Mapping[str, str]], Any]:
     Raises:
         BuildError: If there is no such function.
 
-    >>> load("collections:OrderedDict")({})
-    OrderedDict()
+    >>> load("collections:ChainMap")({"site": "north"})
+    ChainMap({'site': 'north'})
     """
     module, _, name = build.partition(":")
     if not (module and name.isidentifier()):

@@ -13,6 +13,7 @@ import pytest
 from lightning_fed.node.caller import Caller
 from lightning_fed.node.settings import Settings
 
+collect_ignore = ["echo_app"]  # a Flower App that tests send to nodes
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
