@@ -56,6 +56,7 @@ COMMANDS = (
     Command("repeat", "lightning_fed.cli.repeat", "run a fit once for each of several seeds"),
     Command("compare", "lightning_fed.cli.compare", "make a table or a plot of finished runs over seeds"),
     Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
+    Command("node-account", "lightning_fed.cli.node_account", "say what a node's workers have spent of privacy"),
     Command("report", "lightning_fed.cli.report", "make a page about a run, from its record"),
     Command("configs", "lightning_fed.cli.configs", "list, show or copy the configs that come with lightning_fed"),
     Command("examples", "lightning_fed.cli.examples", "list, show or copy the example programs"),
