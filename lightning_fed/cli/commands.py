@@ -56,6 +56,7 @@ COMMANDS = (
     Command("repeat", "lightning_fed.cli.repeat", "run a fit once for each of several seeds"),
     Command("compare", "lightning_fed.cli.compare", "make a table or a plot of finished runs over seeds"),
     Command("privacy", "lightning_fed.privacy.command", "say what differential privacy costs, or has cost a run"),
+    Command("node-account", "lightning_fed.cli.node_account", "say what a node's workers have spent of privacy"),
     Command("report", "lightning_fed.cli.report", "make a page about a run, from its record"),
     Command("node", "lightning_fed.cli.node", "let this machine take part in runs, with the data that is on it"),
     Command("try-deployment", "lightning_fed.cli.try_deployment", "run a config over real processes of this machine"),

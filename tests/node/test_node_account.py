@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lightning_fed import cli
 from lightning_fed.node.account import NodeAccount, WorkerAccount
 from lightning_fed.privacy import (
     Accountant,
@@ -335,6 +336,72 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="let the node write there"):
         NodeAccount(tmp_path / "file" / "account").charge("bob", None, 1, "a1", 0)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_is_spent(account: NodeAccount, capsys: pytest.CaptureFixture[str]) -> None:
+    for cohort in range(3):
+        account.charge("bob", LocalGaussian(4.0), 1, "a1", cohort)
+    account.charge("alice", SubsampledGaussian(1.0, 0.01), 40, "a1", 0, unit="example")
+    account.charge("eve", None, 1, "a1", 0)
+    with account.path("bob").open("a") as file:
+        file.write("half a l")
+    folder = str(account.folder)
+    cli.main(["node-account", folder])
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    four = math.ceil(by_hand(LocalGaussian(4.0), 4) * 1e4) / 1e4
+    few = math.ceil(by_hand(SubsampledGaussian(1.0, 0.01), 40) * 1e4) / 1e4
+    assert said[:4] == [
+        ["worker", "rounds", "hides", "epsilon"],
+        ["alice", "1", "example", f"{few:.4f}"],
+        ["bob", "4", "worker", f"{four:.4f}"],
+        ["eve", "1", "worker", "none", "holds"],
+    ]
+    assert " ".join(said[5]) == "Over all runs on this node, for delta = 1e-05."
+    assert " ".join(said[6]) == "Lines that cannot be read count as the dearest trainings: of bob."
+    cli.main(["node-account", folder, "--json", "--delta", "1e-6"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["worker"] for row in rows] == ["alice", "bob", "eve"]
+    assert rows[1]["epsilon"] == account.epsilon("bob", 1e-6)
+    assert rows[2]["epsilon"] is None
+
+
+def test_the_command_prints_what_the_page_shows(account: NodeAccount, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "node_policy.md").read_text()
+    for worker, rounds in (("alice", 40), ("bob", 20)):
+        for cohort in range(rounds):
+            account.charge(worker, LocalGaussian(4.0), 1, "a1", cohort)
+    cli.main(["node-account", str(account.folder)])
+    assert f"```text\n{capsys.readouterr().out}```" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["gone"], "there is no folder gone; give that of a node's account"),
+        ([".", "--deltas", "1"], "did you mean '--delta'?"),
+        ([], "the following arguments are required: FOLDER"),
+    ],
+)
+def test_what_is_wrong_with_the_command(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["node-account", *arguments])
+    assert raised.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_command_on_an_account_without_charges_or_with_a_wrong_delta(
+    account: NodeAccount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account.folder.mkdir()
+    cli.main(["node-account", str(account.folder)])
+    assert capsys.readouterr().out == f"No worker has ever been charged in {account.folder}.\n"
+    account.charge("bob", LocalGaussian(4.0), 1, "a1", 0)
+    with pytest.raises(SystemExit):
+        cli.main(["node-account", str(account.folder), "--delta", "2"])
+    assert "delta=2.0 must be above 0 and below 1" in capsys.readouterr().err
 
 
 class TooMuchError(Exception):

@@ -246,6 +246,25 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
         Policy.read(tmp_path / "bytes.yaml")
 
 
+@pytest.mark.parametrize(
+    ("numbers", "beyond"),
+    [
+        ({"clip": 1.0, "noise_multiplier": 4.0}, None),
+        ({"clip": 0.5, "noise_multiplier": 9.0}, None),
+        ({"clip": 1.0, "noise_multiplier": None}, None),
+        ({"clip": math.nextafter(1.0, 2.0)}, "clip"),
+        ({"clip": 0.0}, "clip"),
+        ({"clip": -1.0}, "clip"),
+        ({"clip": math.nan}, "clip"),
+        ({"noise_multiplier": math.nextafter(4.0, 0.0)}, "noise_multiplier"),
+        ({"noise_multiplier": math.nan}, "noise_multiplier"),
+        ({"noise_multiplier": math.inf}, "noise_multiplier"),
+    ],
+)
+def test_numbers_beyond_a_limit(numbers: dict[str, float | None], beyond: str | None) -> None:
+    assert INSISTS_ON_LOCAL.beyond(numbers) == beyond
+
+
 def test_the_same_is_checked_in_python() -> None:
     with pytest.raises(ValueError, match="least_workers=0 must be at least 1"):
         Policy(least_workers=0)
