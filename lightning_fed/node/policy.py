@@ -271,7 +271,10 @@ attributes; failures hidden
         releases, unit = 1, _WORKER
         if promise is not None:
             releases, unit = promise.releases(job.local), promise.unit
-            mechanism = mechanism_of(promise, terms, job)
+            if not (
+                promise.insecure_deterministic_noise or terms.insecure
+            ):  # noise that anyone can compute hides nothing
+                mechanism = mechanism_of(promise, terms, job)
 
         def check(so_far: WorkerAccount) -> None:
             if self.most_rounds is not None and so_far.rounds >= self.most_rounds:
@@ -290,7 +293,8 @@ attributes; failures hidden
         except PolicyError:
             raise
         except (OSError, ValueError) as error:
-            raise PolicyError(str(error)) from error
+            # The server reads it: where the account lies is none of its business.
+            raise PolicyError(str(error).replace(str(account.folder), account.folder.name)) from error
 
     # ---- what leaves -------------------------------------------------------------------------------------------------
 

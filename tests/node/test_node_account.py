@@ -161,15 +161,20 @@ def test_what_another_process_has_written_is_seen(account: NodeAccount) -> None:
         assert account.rounds("bob") == other.rounds("bob") == 2 * (cohort + 1)
 
 
-def test_a_file_that_was_put_in_its_place_is_read_anew(account: NodeAccount) -> None:
+def test_a_file_that_was_put_in_its_place_or_cut_is_read_anew(account: NodeAccount, tmp_path: Path) -> None:
+    other = NodeAccount(tmp_path / "other")
+    for cohort in range(5):
+        other.charge("bob", LocalGaussian(8.0), 1, "a1", cohort)
     for cohort in range(3):
         account.charge("bob", LocalGaussian(4.0), 1, "a1", cohort)
     path = account.path("bob")
     first = path.read_bytes().splitlines(keepends=True)[0]
-    copy = path.with_name("copy")
-    copy.write_bytes(first * 5)
-    copy.replace(path)
+    other.path("bob").replace(path)
     assert account.rounds("bob") == 5
+    assert account.epsilon("bob", DELTA) == by_hand(LocalGaussian(8.0), 5)
+    path.write_bytes(first)
+    assert account.rounds("bob") == 1
+    assert account.epsilon("bob", DELTA) == by_hand(LocalGaussian(4.0), 1)
 
 
 @pytest.mark.parametrize("worker", ["../bob", "/etc/passwd", ".", "a b", "Müller", "x" * 300, "", "a%2Fb", "\0"])

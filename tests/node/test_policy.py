@@ -626,7 +626,7 @@ def test_the_jobs_of_real_runs_are_admitted_and_counted_as_by_the_server(
     for each in cohorts.values():
         policy.admit(account, "w0", each, TERMS, promise)
     assert account.rounds("w0") == 3
-    if promise is None or isinstance(promise, CentralDP):
+    if promise is None or isinstance(promise, CentralDP) or promise.insecure_deterministic_noise:
         assert account.epsilon("w0", DELTA) == math.inf
     elif promise is not SHARED:
         assert fed.private_run is not None
@@ -703,9 +703,19 @@ def test_promises_that_cannot_be_added_up_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_account_that_cannot_be_written_refuses(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(PolicyError, match="nothing is trained that is not in it"):
-        Policy().admit(NodeAccount(tmp_path / "file"), "bob", sent(None), TERMS, None)
+    (tmp_path / "account").mkdir()
+    (tmp_path / "account" / "bob.jsonl").mkdir()
+    with pytest.raises(PolicyError, match="nothing is trained that is not in it") as raised:
+        Policy().admit(NodeAccount(tmp_path / "account"), "bob", sent(None), TERMS, None)
+    assert "account/bob.jsonl" in str(raised.value)
+    assert str(tmp_path) not in str(raised.value)
+
+
+def test_seeded_noise_is_counted_as_none(tmp_path: Path) -> None:
+    account, seeded = NodeAccount(tmp_path / "account"), replace(LOCAL, insecure_deterministic_noise=True)
+    Policy().admit(account, "bob", sent(seeded), TERMS, seeded)
+    Policy().admit(account, "alice", sent(LOCAL), replace(TERMS, insecure=True), LOCAL)
+    assert account.epsilon("bob", DELTA) == account.epsilon("alice", DELTA) == math.inf
 
 
 # ---- what leaves -----------------------------------------------------------------------------------------------------
