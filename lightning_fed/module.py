@@ -391,10 +391,7 @@ class FederatedModule(Readable):
 
     def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
         """Log as every LightningModule does; about a round, with its number of examples as the size of the batch."""
-        if self._evaluation.size is None:
-            options = self._log.sized(options, arguments)
-        else:  # Lightning would look for it in what stands for a batch elsewhere
-            options = {"batch_size": self._evaluation.size, **options}
+        options = self._log.sized(options, arguments, self._evaluation.size)
         super().log(name, value, *arguments, **options)
 
     def predict_step(self, batch: Any, batch_idx: int, *rest: int) -> Any:

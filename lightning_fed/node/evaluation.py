@@ -57,14 +57,15 @@ def evaluate(
         folder: The worker's own folder, in which its predictions are written, as ``predictions.pt``.
 
     Returns:
-        A :class:`~lightning_fed.wire.Share`: an empty one if the worker has no such loader; one that holds the error if
-        its data or the user's code has failed.
+        A :class:`~lightning_fed.wire.Share`: an empty one if the worker has no such loader, or a promise of privacy
+        hides the numbers of a prediction; one that holds the error if its data or the user's code has failed.
 
     Raises:
         KeyError: If there is no such worker here.
         ValueError: If nothing of an evaluation may leave, as no noise covers it; or predictions have no folder.
     """
-    if job.promise and not job.promise.get("release_metrics"):
+    is_hidden = bool(job.promise) and not job.promise.get("release_metrics")
+    if is_hidden and kind != "predict":
         raise ValueError(
             "evaluating workers' own data would release what no noise covers: evaluate central data at the server, or "
             "accept it with release_metrics=True"
@@ -86,11 +87,14 @@ def evaluate(
             }
             if folder is not None and kind == "predict":
                 options["callbacks"] = [PredictionWriter(Path(folder) / "predictions.pt")]
-            return encode_share(_evaluated(own, {worker: copy.copy(datamodule)}, job, kind, options))
+            share = _evaluated(own, {worker: copy.copy(datamodule)}, job, kind, options)
+            return encode_share(Share() if is_hidden else share)
     except WorkerError as error:
         failure = error
     except Exception as error:
         failure = WorkerError(worker, job.round, what_failed("its evaluation", error))
+    if is_hidden:
+        failure = WorkerError(worker, job.round, "it has failed to predict, and a promise of privacy hides why")
     return encode_share(Share(failures=(failure,)))
 
 

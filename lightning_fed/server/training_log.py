@@ -48,18 +48,20 @@ class TrainingLog(pl.Callback):
         """Note the cohort."""
         self.batch_size = max(1, len(batch.workers)) if isinstance(batch, Cohort) else None
 
-    def sized(self, options: dict[str, Any], arguments: Sequence[Any]) -> dict[str, Any]:
+    def sized(self, options: dict[str, Any], arguments: Sequence[Any], evaluated: int | None = None) -> dict[str, Any]:
         """Return the options of a call of ``log`` with the weight of the round at hand, if none is given.
 
-        Lightning would look for it in the cohort.
+        Lightning would look for it in the cohort, or in what stands for a worker's batches that are elsewhere.
 
         Args:
             options: As they were given by name.
             arguments: Those that were given by place.
+            evaluated: The number of examples of the workers elsewhere that are at hand in an evaluation.
         """
-        if self.batch_size is None or options.get("batch_size") is not None or len(arguments) > _BEFORE_BATCH_SIZE:
+        size = self.batch_size if evaluated is None else evaluated
+        if size is None or options.get("batch_size") is not None or len(arguments) > _BEFORE_BATCH_SIZE:
             return options
-        return {**options, "batch_size": self.batch_size}
+        return {**options, "batch_size": size}
 
     @staticmethod
     def take_in(module: pl.LightningModule, rounds: Sequence[Round]) -> None:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,16 +28,20 @@ from lightning_fed.wire import (
     RecordPrivacy,
     Updates,
     WireError,
+    WorkerError,
     decode_job,
+    decode_share,
     decode_updates,
     encode_job,
+    encode_share,
     encode_updates,
     encode_updates_into,
     job_bytes,
     updates_bytes,
 )
 from lightning_fed.wire.contents import updates_contents
-from lightning_fed.wire.logged import Shown
+from lightning_fed.wire.logged import Part, Shown
+from lightning_fed.wire.share import LoggedShare, MetricState, Options, Share, StepValue
 
 DTYPES = [
     torch.bfloat16,
@@ -558,6 +563,100 @@ def test_lengths_are_measured_once_for_each_schema(monkeypatch: pytest.MonkeyPat
     assert len(updates_bytes(full_updates(("x", "yy", "zzz"), cohort=99), later)) == 3
 
 
+# Shares in an evaluation
+
+
+def full_share(worker: str = "anna", **options: Any) -> Share:
+    logged = LoggedShare(
+        workers={worker: {"val_loss": 0.25, "ä": math.nan}},
+        pooled={"z": Part("mean", math.inf, 8.0), "a": Part("max", -0.0, 0.0)},
+        objects={"acc": "metrics.acc"},
+        options={
+            "z": Options({"prog_bar": True}),
+            "a": Options({"logger": False}, True, "/dataloader_idx_1", 1),
+            "acc": Options({}),
+        },
+        examples={worker: 8},
+        steps={"z_step": StepValue(5e-324, {"prog_bar": True}), "s": StepValue(1.5)},
+    )
+    states = {
+        "metrics.acc": MetricState(
+            3, {"tp": torch.tensor([1, 2]), "": torch.tensor(0.5), "flags": torch.tensor([True])}
+        ),
+        "auroc": MetricState(1, {"preds": [torch.ones(2), torch.zeros(0, 3)], "none": []}),
+        "nothing": MetricState(2, {}),
+    }
+    share = Share(logged, (), states, loaders=2, batches={worker: 3}, filled=("Net.seen",))
+    return share._replace(**options)
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("worker", NAMES)
+def test_a_share_comes_back_bit_for_bit(worker: str, copy: bool) -> None:
+    data = bytearray(encode_share(full_share(worker)))
+    same(decode_share(data, worker, copy=copy), full_share(worker))
+
+
+def test_an_empty_share_and_its_failures_come_back() -> None:
+    same(decode_share(encode_share(Share()), "anna"), Share())
+    (failure,) = decode_share(encode_share(Share(failures=(WorkerError("anna", 7, "ä"),))), "anna").failures
+    assert (failure.worker, failure.round, failure.reason) == ("anna", 7, "ä")
+
+
+def test_what_is_left_out_is_as_by_default() -> None:
+    options = {"z": Options({"logger": None, "prog_bar": 1, "sync_dist": True})}
+    share = decode_share(encode_share(Share(LoggedShare(options=options))), "anna")
+    assert share.logged.options == {"z": Options({"prog_bar": True})}
+
+
+def test_a_state_that_is_no_tensor_does_not_leave() -> None:
+    with pytest.raises(WireError, match="'boxes' holds in 'masks' what is neither a tensor nor a list of tensors"):
+        encode_share(Share(states={"boxes": MetricState(1, {"masks": [(1, 2)]})}))
+
+
+def with_states(*states: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda header: header.update(states=list(states))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h.update(examples={"bob": 8}), "'anna' was asked, and 'bob' answered"),
+        (lambda h: h.update(batches={"bob": 8}), "'anna' was asked, and 'bob' answered"),
+        (lambda h: h.update(failures=[["bob", 0, ""]]), "'anna' was asked, and 'bob' answered"),
+        (lambda h: h.update(workers={"bob": ["a", "b"]}), "'anna' was asked, and 'bob' answered"),
+        (lambda h: h.update(examples={"anna": -1}), "'examples' holds a number below 0"),
+        (lambda h: h.update(examples={"anna": True}), "'examples' holds a bool"),
+        (lambda h: h.update(loaders=-1), "-1 loaders"),
+        (lambda h: h.update(pooled={"z": "median", "a": "max"}), "'z' reduces by 'median'"),
+        (lambda h: h.update(pooled={"z": "mean"}), "numbers, and the header names"),
+        (lambda h: h.update(objects={"acc": 1}), "'objects' holds a int"),
+        (lambda h: h.update(options={"z": [{}, False, ""]}), "'options' holds no value of ours"),
+        (lambda h: h.update(options={"z": [{"sync_dist": True}, False, "", None]}), "'options' holds no value of ours"),
+        (lambda h: h.update(options={"z": [{}, False, "", -1]}), "'options' holds no value of ours"),
+        (lambda h: h.update(steps={"z_step": [], "s": {}}), "'options' holds no value of ours"),
+        (lambda h: h.update(failures=[["anna", 0]]), "'failures' holds no value of ours"),
+        (with_states(["a", 1, {"x": None}]), "are not of this message's format"),
+        (with_states(["a", 1, {"x": 2**60}]), "'states/5' is missing"),
+        (with_states(["a", 1, {"x": -1}]), "'states' holds no value of ours"),
+        (with_states(["a", -1, {}]), "'states' holds no value of ours"),
+        (with_states(["a", 1, {}], ["a", 1, {}]), "'states' holds no value of ours"),
+        (lambda h: h.update(filled=["a", "a"]), "a name twice"),
+        (lambda h: h.update(kind="job"), "call decode_share on such"),
+    ],
+)
+def test_an_altered_header_of_a_share_is_refused(change: Callable[[dict[str, Any]], object], message: str) -> None:
+    with pytest.raises(WireError, match=message):
+        decode_share(with_header(encode_share(full_share()), change), "anna")
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
+def test_a_weight_is_a_number(weight: float) -> None:
+    share = Share(LoggedShare(pooled={"z": Part("mean", 0.0, weight)}))
+    with pytest.raises(WireError, match=r"'z' has the weight .*: a weight is a number of examples"):
+        decode_share(encode_share(share), "anna")
+
+
 # Errors
 
 
@@ -860,19 +959,26 @@ def test_an_altered_header_of_a_job_is_refused(change: Callable[[dict[str, Any]]
 JOB = encode_job(full_job())
 UPDATES = encode_updates(full_updates(), full_job())
 STAYING = encode_updates(full_updates(stays=frozenset({"bias", "mean"})), full_job())
+SHARE = encode_share(full_share(failures=(WorkerError("anna", 1, "x"),)))
+MESSAGES = [JOB, UPDATES, STAYING, SHARE]
 
 
 def survives(data: bytes) -> None:
     """Reading raises nothing but a WireError."""
     for buffer, copy in ((data, True), (bytearray(data), False)):
-        for decode in (decode_job, lambda data, copy: decode_updates(data, full_job(), copy=copy)):
-            with suppress(WireError):
-                decode(buffer, copy=copy)
+        with suppress(WireError):
+            decode_job(buffer, copy=copy)
+        with suppress(WireError):
+            decode_updates(buffer, full_job(), copy=copy)
+        with suppress(WireError):
+            decode_share(buffer, "anna", copy=copy)
 
 
-@pytest.mark.parametrize("data", [JOB, UPDATES, STAYING], ids=["job", "updates", "staying"])
+@pytest.mark.parametrize("data", MESSAGES, ids=["job", "updates", "staying", "share"])
 def test_no_part_of_a_message_is_one(data: bytes) -> None:
-    decode = decode_job if data is JOB else lambda part: decode_updates(part, full_job())
+    decode: Callable[[bytes], Any] = decode_job
+    if data is not JOB:
+        decode = partial(decode_share, worker="anna") if data is SHARE else partial(decode_updates, job=full_job())
     for length in range(len(data)):
         with pytest.raises(WireError):
             decode(data[:length])
@@ -881,7 +987,7 @@ def test_no_part_of_a_message_is_one(data: bytes) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from([JOB, UPDATES, STAYING]), st.data())
+@given(st.sampled_from(MESSAGES), st.data())
 def test_flipped_bits_raise_nothing_else(message: bytes, data: st.DataObject) -> None:
     altered = bytearray(message)
     for place in data.draw(st.lists(st.integers(0, len(message) - 1), min_size=1, max_size=4)):
@@ -922,7 +1028,7 @@ def altered(value: Any, data: st.DataObject) -> Any:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from([JOB, UPDATES, STAYING]), st.data())
+@given(st.sampled_from(MESSAGES), st.data())
 def test_an_altered_header_raises_nothing_else(message: bytes, data: st.DataObject) -> None:
     whole = outer(message)
     if data.draw(st.booleans()):

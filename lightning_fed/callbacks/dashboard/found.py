@@ -86,7 +86,7 @@ def held(data: FederatedDataModule) -> tuple[dict[str, Mapping[Label, int]], dic
     at_hand = isinstance(data.workers, Population) and data.workers.draws_nothing
     counts: dict[str, Mapping[Label, int]] = {}
     sizes: dict[str, int] = {}
-    for name in data.names:
+    for name in () if data.lies_elsewhere else data.names:
         worker = data.pool[name]
         if not (at_hand or worker.is_set_up):
             continue

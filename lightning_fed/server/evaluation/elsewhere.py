@@ -118,11 +118,7 @@ class StandInLoader(EvaluationLoader):
     ) -> None:
         self._names = names[processes.rank :: processes.size]
         self._number = number
-        size = len(self._names)
-        # A Trainer takes the first batches of a loader, or a part of its length: so many there are, for all workers.
-        self._length = math.ceil(size / limit) if isinstance(limit, float) and 0 < limit < 1 else size
-        part = int(self._length * limit) if isinstance(limit, float) else limit
-        self._parts = max(min(part, size), 1) if size else 0
+        self._length, self._parts = _length_and_parts(len(self._names), limit)
         if kind == "predict":
             self.batch_sampler = SeenIndices()
 
@@ -140,8 +136,7 @@ class StandInLoader(EvaluationLoader):
         if seen is not None:
             seen.begin()
         for part in range(self._parts):
-            begin, end = (len(self._names) * each // self._parts for each in (part, part + 1))
-            workers = self._names[begin:end]
+            workers = self._names[_begin(self._names, self._parts, part) : _begin(self._names, self._parts, part + 1)]
             if seen is not None:
                 seen.note(self, part)
             only = workers[0] if len(workers) == 1 else None
@@ -151,6 +146,29 @@ class StandInLoader(EvaluationLoader):
         raise AttributeError(
             f"the loader of an evaluation elsewhere has no {name!r}: the workers' loaders are where their data are"
         )
+
+
+def _length_and_parts(workers: int, limit: int | float) -> tuple[int, int]:
+    """Return the length of a loader for some workers, and the number of stand-ins that a Trainer takes from it.
+
+    A Trainer takes the first batches of a loader, or a part of its length: in these, all workers must find a place.
+
+    Args:
+        workers: Their number.
+        limit: The number of batches that it takes, or their part.
+
+    >>> _length_and_parts(10, 1.0), _length_and_parts(10, 4), _length_and_parts(10, 0.25), _length_and_parts(3, 0.1)
+    ((10, 10), (10, 4), (40, 10), (30, 3))
+    """
+    is_part = isinstance(limit, float)
+    length = math.ceil(workers / limit) if is_part and 0 < limit < 1 else workers
+    taken = int(length * limit) if is_part else int(limit)
+    return length, min(max(taken, 1), workers)
+
+
+def _begin(names: Sequence[str], parts: int, part: int) -> int:
+    """Return the position at which a part of some workers begins."""
+    return len(names) * part // parts
 
 
 def stand_in_loaders(
@@ -204,7 +222,9 @@ def question(names: Sequence[str], kind: EvaluationKind, trainer: pl.Trainer, pr
     steps = trainer.num_sanity_val_steps
     if not trainer.sanity_checking or math.isinf(steps):
         return Question(workers, own)
-    return Question(workers[: int(steps)], min(int(steps), own) if isinstance(own, int) else int(steps))
+    parts = _length_and_parts(len(workers), limit)[1]
+    firsts = [workers[_begin(workers, parts, part)] for part in range(min(int(steps), parts))]
+    return Question(firsts, min(int(steps), own) if isinstance(own, int) else int(steps))
 
 
 @final
