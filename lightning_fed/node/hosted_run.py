@@ -106,6 +106,11 @@ class HostedRun:
         """The rows of the module's tensors, in the run's precision."""
         if fingerprint_of(self.rows) != terms.fingerprint:
             raise RefusalError("its module is another one than the server's", module=[list(row) for row in self.rows])
+        if outbox.promise is not None:
+            try:
+                outbox.promise.check_module(self.module)
+            except ValueError as error:
+                raise RefusalError(str(error)) from error
         self._pool = WorkerPool(workers, settings.cached_workers, terms.seed, settings.batch_size)
         self._pool.trainer = self._trainer
         self.engine = Sequential(settings.compile, settings.channels_last)

@@ -22,7 +22,7 @@ from lightning_fed.node.account import NodeAccount
 from lightning_fed.node.errors import PolicyError, RefusalError
 from lightning_fed.node.hosted_run import HostedRun, NodeSettings
 from lightning_fed.node.policy import Policy
-from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of, has_loader
+from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of
 from lightning_fed.privacy import Privacy
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import Job, LocalTraining, Updates, WireError, WorkerError, describe
@@ -166,25 +166,32 @@ class Node(Shown):
         """Announce the workers."""
         pool = WorkerPool(self.workers, capacity=1, batch_size=self._settings.batch_size)
         announced = []
-        for name, datamodule in self.workers.items():
-            loaders = [kind for kind in _KINDS if has_loader(datamodule, kind) and self.policy.allows_evaluation(kind)]
-            announced.append({"name": name, "examples": self._size(pool, name), "loaders": loaders})
+        for name in self.workers:
+            examples, loaders = self._offered(pool, name)
+            announced.append({"name": name, "examples": examples, "loaders": loaders})
         versions = {"protocol": PROTOCOL, "lightning_fed": __version__, "torch": torch.__version__}
         versions["pytorch_lightning"] = vars(pl)["__version__"]
         said = {"fingerprint": self.fingerprint, "policy": str(self.policy)}
         return {"workers": announced, "versions": versions, **said}, []
 
-    def _size(self, pool: WorkerPool, name: str) -> int | None:
-        """Return a worker's number of training examples; None: only a pass over its data can tell it."""
+    def _offered(self, pool: WorkerPool, name: str) -> tuple[int | None, dict[str, int]]:
+        """Return a worker's number of training examples, and how many loaders it has of each kind.
+
+        The first is None if only a pass over its data can tell it, or the policy hides it.
+        """
         try:
-            batches = pool[name].batches
+            worker = pool[name]
+            examples = worker.batches.num_examples
+            loaders: dict[str, int] = {
+                kind: len(worker.evaluation_loaders(kind)) for kind in _KINDS if self.policy.allows_evaluation(kind)
+            }
         except Exception as error:
             raise RefusalError(
                 f"the data of worker {name!r} cannot be loaded: {type(error).__name__}; the node's log says more"
             ) from error
         finally:
             pool.clear()
-        return None if batches.num_examples is None else self.policy.told_size(int(batches.num_examples))
+        return None if examples is None else self.policy.told_size(int(examples)), loaders
 
     def _agree(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Look at the terms, and build all that the first round needs."""
@@ -235,7 +242,6 @@ class Node(Shown):
                 updates.append(memoryview(encode_updates(self.policy.leaving(result), job)))
                 results.append({"worker": worker})
             else:
-                _log.warning("%s", result, exc_info=result.__cause__)
                 results.append({"worker": worker, "error": self._reason(result, run)})
             del result
         return {"results": results, "noted": run.noted()}, updates
@@ -263,7 +269,11 @@ class Node(Shown):
             self.policy.admit(self.account, worker, job, run.terms, run.outbox.promise)
         except PolicyError as error:
             return WorkerError(worker, job.round, f"its node refuses: {error}")
-        return run.train(worker, job, refused)
+        result = run.train(worker, job, refused)
+        if isinstance(result, WorkerError):
+            _log.warning("%s", result, exc_info=result.__cause__)
+            return self.policy.in_place_of(result, job, run.outbox) or result
+        return result
 
     def _asked(self, given: object) -> list[str]:
         if not isinstance(given, list) or not all(isinstance(name, str) for name in given):

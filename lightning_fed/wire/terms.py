@@ -90,8 +90,14 @@ class Terms:
             value = given[name]
             if type(value) not in kinds:
                 raise WireError(f"the terms of the run hold {name}={str(value)[:50]!r}: send the message again")
+        told = given["trainer"]
+        if told.keys() - _OF_A_TRAINER or not all(type(number) in (int, float) for number in told.values()):
+            raise WireError(f"the terms of the run hold trainer={str(told)[:100]}: it says {', '.join(_OF_A_TRAINER)}")
         return cls(**{**given, "transforms": tuple(given["transforms"]), "frozen": tuple(given["frozen"])})
 
+
+_OF_A_TRAINER = ("max_epochs", "max_steps", "overfit_batches", "reload_dataloaders_every_n_epochs")
+"""What user code at the workers may ask of its Trainer; numbers, so that nobody says where it writes what."""
 
 _NONE = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -71,16 +71,20 @@ def set_attributes(module: nn.Module, attributes: Mapping[str, Any]) -> dict[str
         The values before, to be set by another call.
 
     Raises:
-        ValueError: If the module has no such part.
+        ValueError: If the module has no such part, or what lies there is none of its attributes: the server may be
+            anyone, and from an attribute that is a function or a module of Python every object can be reached.
     """
     before: dict[str, Any] = {}
     for name, value in attributes.items():
         *path, key = name.split(".")
         try:
-            holder = _entries(_at(module, path))
+            thing = _at(module, path)
+            _refuse_frameworks(thing, key)
+            holder = _entries(thing)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
-                f"the server changed {name!r}, but the worker's module has no part {'.'.join(path)!r}"
+                f"the server changed {name!r}, but the worker's module has no part {'.'.join(path)!r} with an "
+                f"attribute {key!r} that it may set"
             ) from error
         new = copy.deepcopy(value) if is_plain(value) else value
         if isinstance(holder, list):
@@ -210,9 +214,18 @@ def _at(module: nn.Module, path: list[str]) -> Any:
         if isinstance(thing, nn.Module) and key in thing._modules:
             thing = thing._modules[key]
         else:
+            _refuse_frameworks(thing, key)
             entries = _entries(thing)
             thing = entries[int(key) if isinstance(entries, list) else key]
+        if not _can_be_looked_into(thing):
+            raise ValueError(f"{key!r} is a {type(thing).__name__}, which is not looked into")
     return thing
+
+
+def _refuse_frameworks(thing: object, key: str) -> None:
+    """Refuse what torch and Lightning keep on a module, such as its parameters, its hooks and its Trainer."""
+    if isinstance(thing, nn.Module) and (key in FRAMEWORK or key in HOOKS or key in thing._modules):
+        raise ValueError(f"{key!r} is no attribute of the user's")
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -82,8 +82,8 @@ def ask(tmp_path: Path) -> Crowd:
 def test_a_greeting_announces_the_workers(ask: Crowd) -> None:
     fields, parts = ask("greet")
     assert fields["workers"] == [
-        {"name": "bob", "examples": 2, "loaders": []},
-        {"name": "alice", "examples": 1, "loaders": []},
+        {"name": "bob", "examples": 2, "loaders": {"val": 0, "test": 0, "predict": 0}},
+        {"name": "alice", "examples": 1, "loaders": {"val": 0, "test": 0, "predict": 0}},
     ]
     assert fields["versions"]["protocol"] == PROTOCOL
     assert fields["fingerprint"] == ask.node.fingerprint

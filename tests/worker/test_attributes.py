@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import OrderedDict, deque
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from helpers import EvaluatedRows, Rows, Scalar, fit, trainer
 from torch import Tensor, nn
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.worker.attributes import set_attributes
 
 ENGINES = ["auto", "sequential", "vectorized"]
 
@@ -252,3 +254,42 @@ def test_one_that_a_worker_changes_is_set_back_before_the_next() -> None:
     assert (module.steps, module.kept, module.last.item()) == (0, [0.0], 0.0)
     said = [str(warning.message) for warning in told if "local training changes" in str(warning.message)]
     assert sorted(text.split("'")[2] for text in said) == ["kept", "last", "steps"]
+
+
+class Referring(pl.LightningModule):
+    """Refers to modules of Python and to the process, as a user's may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functional, self.environment, self.limits = torch.nn.functional, os.environ, {"a": [1, {"b": 2}]}
+        self.layer = torch.nn.Dropout(0.1)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "functional.torch.sys.modules.lightning_fed.privacy.clipping._SLACK",
+        "functional.relu",
+        "environment._data.PATH",
+        "training_step.__globals__.pl",
+        "_parameters.weight",
+        "_modules.layer",
+        "layer",
+        "layer._buffers.x",
+        "_forward_hooks.0",
+        "_trainer",
+    ],
+)
+def test_a_server_reaches_no_further_than_the_modules_own_attributes(path: str) -> None:
+    module = Referring()
+    before = dict(vars(torch.nn.functional)), dict(os.environ), dict(vars(module))
+    with pytest.raises(ValueError, match="that it may set"):
+        set_attributes(module, {path: 1e30})
+    assert (dict(vars(torch.nn.functional)), dict(os.environ), dict(vars(module))) == before
+
+
+def test_a_server_sets_values_in_the_modules_own_containers_and_parts() -> None:
+    module = Referring()
+    set_attributes(module, {"limits.a.1.b": 3, "layer.p": 0.5})
+    assert module.limits == {"a": [1, {"b": 3}]}
+    assert module.layer.p == 0.5

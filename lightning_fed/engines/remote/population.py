@@ -26,12 +26,12 @@ class Hosted:
     Args:
         node: The node's identifier.
         examples: Its number of training examples, as far as the node says it; None: the node keeps it for itself.
-        loaders: The kinds of loaders that it has besides its train loader.
+        loaders: How many loaders it has of each kind besides its train loader.
     """
 
     node: int
     examples: int | None
-    loaders: frozenset[str]
+    loaders: Mapping[str, int]
 
 
 @final
@@ -94,7 +94,10 @@ class RemotePopulation(Population):
         return self.hosted[name].examples or 0
 
     def has_loader(self, kind: EvaluationKind) -> bool:
-        return any(kind in hosted.loaders for hosted in self.hosted.values())
+        return self.num_loaders(kind) > 0
+
+    def num_loaders(self, kind: EvaluationKind) -> int:
+        return max(hosted.loaders.get(kind, 0) for hosted in self.hosted.values())
 
     @property
     def most_examples(self) -> int:
@@ -149,7 +152,7 @@ class RemotePopulation(Population):
                         f"worker {name!r} announces {each['examples']} examples, and most_examples={self._most}: a "
                         "mean by numbers of examples would be its own; see its node, or raise most_examples"
                     )
-                hosted[name] = Hosted(node, each["examples"], frozenset(each["loaders"]))
+                hosted[name] = Hosted(node, each["examples"], each["loaders"])
         return hosted
 
     def _refuse_missing(self, missing: Sequence[str], hosted: Mapping[str, Hosted]) -> NoReturn:
@@ -187,6 +190,8 @@ def _checked(fields: Mapping[str, Any], node: int) -> dict[str, Any]:
             raise ValueError(
                 f"node {node} announces {examples!r} examples of worker {name!r}, which is no number of them"
             )
-        if not isinstance(loaders, list) or not all(isinstance(kind, str) for kind in loaders):
+        if not isinstance(loaders, dict) or not all(
+            type(count) is int and 0 <= count < 100 for count in loaders.values()
+        ):
             raise WireError(f"node {node} announces loaders of worker {name!r} that cannot be read: {loaders!r}")
     return {"versions": versions, "workers": workers}

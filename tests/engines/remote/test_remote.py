@@ -291,9 +291,9 @@ def test_a_worker_may_announce_no_more_examples_than_anyone_has(tmp_path: Path) 
     ("change", "words"),
     [
         ({"versions": {"protocol": 99}}, "speaks version 99 of the protocol"),
-        ({"workers": [{"name": "", "examples": 1, "loaders": []}]}, "without a name"),
-        ({"workers": [{"name": "x", "examples": 1.5, "loaders": []}]}, "announces 1.5 examples"),
-        ({"workers": [{"name": "x", "examples": True, "loaders": []}]}, "announces True examples"),
+        ({"workers": [{"name": "", "examples": 1, "loaders": {}}]}, "without a name"),
+        ({"workers": [{"name": "x", "examples": 1.5, "loaders": {}}]}, "announces 1.5 examples"),
+        ({"workers": [{"name": "x", "examples": True, "loaders": {}}]}, "announces True examples"),
         ({"workers": [{"name": "x", "examples": 1, "loaders": "val"}]}, "loaders of worker 'x' that cannot be read"),
         ({"workers": [3]}, "something else"),
         ({"workers": None}, "something else"),
