@@ -205,9 +205,10 @@ class Federation:
         process.wait(30)
 
     def children(self, name: str, program: str) -> list[int]:
-        """Return the ids of processes whose command line names a program and a node's home, or its session."""
-        session = self.processes[name].pid
-        return [pid for pid, words in _processes() if program in words and _belongs(pid, session)]
+        """Return the ids of the processes that a node has started, by themselves or through others, and that name a
+        program in their command lines."""
+        node = self.processes[name].pid
+        return [pid for pid, words in _processes() if program in words and _belongs(pid, node)]
 
     def close(self) -> None:
         """End all processes: in turn, so that nodes can sign off, and by force where that does not help."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -102,8 +103,6 @@ def test_a_node_that_is_ended_leaves_nothing_and_may_come_back_at_once(federatio
 def test_a_supernode_that_is_killed_signs_on_again(federation: Federation) -> None:
     (supernode,) = federation.children("bob", "flower-supernode")
     signed_on = federation.log("bob").count("SuperNode ID")
-    import os
-
     os.kill(supernode, signal.SIGKILL)
     federation.wait_for_log("bob", "SuperNode ID", seconds=120, count=signed_on + 1)
     assert "it is started again every 15 s" in federation.log("bob")
@@ -117,3 +116,22 @@ def test_a_key_that_is_not_registered_is_not_let_in(federation: Federation) -> N
     federation.wait_for_log("eve", "the SuperLink does not let this node in")
     federation.kill("eve", signal.SIGTERM, group=False)
     assert "SuperNode ID" not in federation.log("eve")
+
+
+def test_a_run_survives_a_superlink_that_is_killed(tmp_path: Path) -> None:
+    """With a SuperExec that is a service of its own."""
+    environment = {"BUNDLE_WAS_RUN": str(tmp_path / "bundle-was-run")}
+    with Federation(tmp_path, nodes=["alice"], separate=True, environment=environment) as made:
+        made.start()
+        out = tmp_path / "rounds.jsonl"
+        run = made.begin(APP, out=str(out), nodes=1, rounds=4, timeout=90)
+        end = time.monotonic() + 90
+        while not out.exists():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        made.kill("superlink")
+        made.start_superlink()
+        assert made.wait_for_run(run, 300) == "finished:completed"
+        answers = [answer for line in out.read_text().splitlines() for answer in json.loads(line)["answers"]]
+        assert [answer["echo"]["round"] for answer in answers] == [0, 1, 2, 3]
+        assert len({answer["pid"] for answer in answers}) == 1
