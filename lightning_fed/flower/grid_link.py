@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import final
 
@@ -26,6 +27,11 @@ _REASONS = {
     8: "the process that was to answer has ended at its node; see the node's log",
 }
 """The sentences for Flower's ``ErrorCode``."""
+
+
+_SAID = re.compile(r"<class '[^']*\.?ResidentError'>:<'(.*)'>", re.DOTALL)
+"""How Flower passes on the sentence of an exception in the relay, which holds nothing of a worker's data; another
+exception's may, and stays at the node."""
 
 
 @final
@@ -79,8 +85,8 @@ class GridLink(Link):
     def _read(reply: FlowerMessage, seconds: float) -> Message | LinkError:
         if reply.has_error():
             known = _REASONS.get(reply.error.code, "its node cannot be reached").format(seconds=seconds)
-            told = f" ({reply.error.reason})" if reply.error.code == 2 and reply.error.reason else ""
-            return LinkError(f"{known}{told}")
+            told = _SAID.fullmatch(reply.error.reason or "") if reply.error.code == 2 else None
+            return LinkError(f"{known}: {told.group(1)}" if told else known)
         try:
             return of_records(reply.content)
         except ValueError as error:

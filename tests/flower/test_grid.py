@@ -1,0 +1,144 @@
+"""The engine ``Flower`` over a Grid of this process: what crosses is what Flower stores; errors have words of ours."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("flwr")
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from grid_in_memory import InMemoryGrid
+from helpers import Rows, Scalar, trainer
+from menagerie import Anneals, cohort, member
+from oracle import ALGORITHMS, PROMISES, assert_bits
+from over_nodes import nodes_of
+
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.flower import Flower, workers
+from lightning_fed.flower.grid_link import GridLink
+from lightning_fed.testing import check_link
+from lightning_fed.transforms import ClipNorm
+from lightning_fed.wire import WorkerError
+
+
+def left_by(engine: Any, population: Any, algorithm: str, promise: str, name: str) -> dict[str, Any]:
+    """All that a run leaves at the server, or the words in which it is refused."""
+    module = member(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            fed = FederatedModule(
+                module,
+                algorithm=ALGORITHMS[algorithm](),
+                transforms=[ClipNorm(5.0)] if promise == "open" else [],
+                engine=engine,
+                privacy=PROMISES[promise](),
+            )
+            run = trainer(max_steps=3, max_epochs=-1, callbacks=[Anneals()], limit_val_batches=0)
+            run.fit(fed, FederatedDataModule(population))
+        except (ValueError, WorkerError) as error:
+            return {"refused": str(error)}
+    report = fed.last_report
+    return {
+        "model": dict(module.state_dict()),
+        "server": dict(fed.server_state),
+        "workers": {worker: tuple(record) for worker, record in sorted(report.workers.items())},
+        "bytes": (report.bytes_down, report.bytes_up),
+        "metrics": {metric: float(value) for metric, value in run.callback_metrics.items() if "time" not in metric},
+    }
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_and_promise_equals_the_simulation(algorithm: str, promise: str, tmp_path: Path) -> None:
+    grid = InMemoryGrid(nodes_of(lambda: member("batch norm"), cohort(), tmp_path))
+    there = left_by(Flower(grid), workers(grid, names=list(cohort())), algorithm, promise, "batch norm")
+    here = left_by("sequential", cohort(), algorithm, promise, "batch norm")
+    if "refused" in here:
+        assert "refused" in there
+    else:
+        assert_bits(there, here)
+
+
+def test_the_link_keeps_the_contract(tmp_path: Path) -> None:
+    check_link(lambda nodes: GridLink(InMemoryGrid(nodes), poll=0.01))
+
+
+NUMBERS = {"bob": Rows([1.0, 3.0]), "alice": Rows([5.0, 5.0])}
+OTHER = RecordDict({"fields": ConfigRecord({"json": "{}"})})
+PICKLED = RecordDict(
+    {
+        "fields": ConfigRecord({"json": "{}"}),
+        "parts": ArrayRecord({"0": Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=b"1234")}),
+    }
+)
+REPLIES: dict[str, tuple[Any, str]] = {
+    "the node cannot load its app": (Error(1, "x"), "cannot load the ClientApp"),
+    "an exception at the node": (Error(2, "<class 'ResidentError'>:<'the process ended'>"), "the process ended"),
+    "its time is over": (Error(3, "x"), "no answer within 0.3 seconds"),
+    "its reply is gone": (Error(4, "x"), "no answer within 0.3 seconds"),
+    "it is offline": (Error(5, "x"), "its node is away"),
+    "an error that nobody has heard of": (Error(99, "x"), "its node cannot be reached"),
+    "no reply": (None, "no answer within 0.3 seconds"),
+    "other records": (OTHER, "no message of lightning_fed"),
+    "an array of another kind": (PICKLED, "no message of lightning_fed"),
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_every_error_of_flowers_is_its_workers_in_words_of_ours(reply: str, tmp_path: Path) -> None:
+    answer, words = REPLIES[reply]
+    grid = InMemoryGrid(nodes_of(Scalar, NUMBERS, tmp_path))
+    population = workers(grid, names=list(NUMBERS))
+    engine = Flower(grid, timeout=0.3, poll=0.01)
+
+    def spoil(node: int, own: RecordDict) -> Any:
+        is_training = grid.sent[-1].metadata.message_type == "train"
+        return answer if is_training and node == 1 else own
+
+    grid.spoil = spoil
+    fed = FederatedModule(Scalar(), engine=engine, on_worker_error="drop")
+    trainer(max_steps=1, max_epochs=-1).fit(fed, FederatedDataModule(population))
+    (failure,) = fed.last_report.failures
+    assert failure.worker == "alice"
+    assert words in failure.reason
+    assert "class '" not in failure.reason
+    assert fed.module.x.item() == 2.0
+
+
+def test_a_node_that_the_superlink_does_not_know_any_more(tmp_path: Path) -> None:
+    grid = InMemoryGrid(nodes_of(Scalar, NUMBERS, tmp_path))
+    population = workers(grid, names=list(NUMBERS))
+    grid.unknown = {1}
+    fed = FederatedModule(Scalar(), engine=Flower(grid, timeout=0.3, poll=0.01), on_worker_error="drop")
+    with pytest.warns(UserWarning, match="not there as the run begins"):
+        trainer(max_steps=1, max_epochs=-1).fit(fed, FederatedDataModule(population))
+    (failure,) = fed.last_report.failures
+    assert "not registered any more" in failure.reason
+
+
+def test_a_message_is_not_delivered_after_its_time(tmp_path: Path) -> None:
+    grid = InMemoryGrid(nodes_of(Scalar, NUMBERS, tmp_path))
+    population = workers(grid, names=list(NUMBERS))
+    fed = FederatedModule(Scalar(), engine=Flower(grid, timeout=17.0), worker_timeout=5.0)
+    trainer(max_steps=1, max_epochs=-1).fit(fed, FederatedDataModule(population))
+    assert {message.metadata.ttl for message in grid.sent if message.metadata.message_type == "train"} == {5.0}
+
+
+def test_one_model_crosses_for_all_nodes(tmp_path: Path) -> None:
+    """Flower stores an object once, by its hash: all nodes are sent the same part."""
+    grid = InMemoryGrid(nodes_of(Scalar, NUMBERS, tmp_path))
+    population = workers(grid, names=list(NUMBERS))
+    trainer(max_steps=1, max_epochs=-1).fit(
+        FederatedModule(Scalar(), engine=Flower(grid)), FederatedDataModule(population)
+    )
+    trained = [message for message in grid.sent if message.metadata.message_type == "train"]
+    assert len({message.content["parts"].object_id for message in trained}) == 1
