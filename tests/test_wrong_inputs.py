@@ -138,6 +138,9 @@ EXEMPT = {
     "FederatedLoop": "made by FederatedModule, at the start of a fit",
     "EvaluationReport": "made by FederatedModule, at the end of an evaluation",
     "Share": "made by an evaluation; what others send of it is tried in tests/wire/test_codec.py",
+    **dict.fromkeys(
+        ("Loopback", "OverLoopback"), "made by a test; what nodes say over it is tried in tests/engines/remote"
+    ),
     "Response": "a tuple; it is looked at when an Availability gives it as its answer",
     "LabelCounts": "plain data, made by count_labels()",
     "Partition": "takes arrays, of which tests/datasets/test_partition.py tries wrong ones",

@@ -264,7 +264,7 @@ class OwnState(Shown):
                     places.append((slot, table, worker))
         folder.mkdir(parents=True, exist_ok=True)
         content = {"places": json.dumps(places), "settled": json.dumps(self.settled)}
-        content["checksum"] = str(_checksum(content["places"], tensors))
+        content["checksum"] = str(_checksum(content["places"] + content["settled"], tensors))
         write_whole(folder / _FILE, lambda unfinished: save_file(tensors, unfinished, content))
 
     def read_from(self, folder: Path) -> None:
@@ -282,9 +282,11 @@ class OwnState(Shown):
                 with safe_open(path, framework="pt") as file:
                     content = file.metadata()
                     places = json.loads(content["places"])
-                    settled = json.loads(content.get("settled", "null"))
+                    said = content.get("settled", "")
+                    settled = json.loads(said or "null")
                     tensors = {str(number): file.get_tensor(str(number)) for number in range(len(places))}
-                right = "checksum" not in content or int(content["checksum"]) == _checksum(content["places"], tensors)
+                is_old = not {"checksum", "settled"} & content.keys()
+                right = is_old or int(content["checksum"]) == _checksum(content["places"] + said, tensors)
             except (SafetensorError, ValueError, KeyError, TypeError) as error:
                 raise DamagedFileError(path, error) from error
             if not right:
