@@ -105,18 +105,20 @@ class OnThisMachine:
         for name in self.nodes:
             self._wait(name, lambda name=name: "SuperNode ID" in self.log(name).read_text(errors="replace"))  # type: ignore[misc]
 
-    def run(self, app: Path, config: Mapping[str, str], show: Callable[[str], None]) -> int:
+    def run(self, app: Path, config: Mapping[str, str | int], show: Callable[[str], None]) -> int:
         """Run a Flower App to its end.
 
         Args:
             app: Its folder.
-            config: Changes of its configuration; texts without quotes in them.
+            config: Changes of its configuration: numbers, and texts without quotes in them.
             show: Called with each line that the run prints.
 
         Returns:
             The exit status of ``flwr run``.
         """
-        changes = " ".join(f"{key}='{value}'" for key, value in config.items())
+        changes = " ".join(
+            f"{key}={value}" if isinstance(value, int) else f"{key}='{value}'" for key, value in config.items()
+        )
         process = self._flwr("run", str(app), CONNECTION, "--stream", *(["--run-config", changes] if config else []))
         self._processes["flwr run"] = process
         assert process.stdout is not None
