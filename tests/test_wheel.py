@@ -31,6 +31,9 @@ def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel: Pat
     for folder, suffix in (("configs", "*.yaml"), ("examples", "*.py")):
         for path in (ROOT / folder).glob(suffix):
             assert f"lightning_fed/{folder}/{path.name}" in names
+    hospitals = {name.partition("/examples/hospitals/")[2] for name in names} - {""}
+    assert {"README.md", "pyproject.toml", "policies/patients.yaml", "hospitals/site.py", "run_here.py"} <= hospitals
+    assert all(name.endswith((".md", ".toml", ".yaml", ".py")) for name in hospitals)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"lightning_fed"}
     assert not [name for name in names if "test_" in name or "tests/" in name]
 

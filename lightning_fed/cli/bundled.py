@@ -14,6 +14,8 @@ from typing import final
 from lightning_fed.core.arguments import nearest
 
 _PACKAGE = Path(__file__).parent.parent
+README = "README.md"
+"""The file that a folder must have to be one of a bundle's files."""
 
 
 @final
@@ -24,7 +26,8 @@ class Bundle:
     Args:
         folder: The folder's name: in a wheel it lies in the package, in a checkout beside it.
         kind: What one of the files is called.
-        suffixes: The ends of the files' names; the first is that of a copy that is given none.
+        suffixes: The ends of the files' names; the first is that of a copy that is given none. A folder with a README
+            counts as one of the files.
     """
 
     folder: str
@@ -36,7 +39,7 @@ class Bundle:
         places = (_PACKAGE / self.folder, _PACKAGE.parent / self.folder)
         place = next((place for place in places if place.is_dir()), None)
         found = () if place is None else sorted(place.iterdir())
-        return {path.stem: path for path in found if path.suffix in self.suffixes}
+        return {path.stem: path for path in found if path.suffix in self.suffixes or (path / README).is_file()}
 
     def find(self, name: str) -> Path | None:
         """Return the file of a name, which may have the folder before it and the suffix behind it; None: none."""
@@ -57,7 +60,7 @@ class Bundle:
         return found
 
     def copy(self, name: str, to: str | None, force: bool) -> Path:
-        """Copy a file.
+        """Copy a file, or a folder with all that is in it.
 
         Args:
             name: Its name.
@@ -75,12 +78,16 @@ class Bundle:
         target = Path(to or ".")
         if target.is_dir() or (to or "").endswith("/"):
             target = target / source.name
-        if target.is_dir():
+        if target.is_dir() and not source.is_dir():
             raise ValueError(f"{target} is a folder; give the copy another name")
         if target.exists() and not force:
-            raise ValueError(f"there is a file {target} already; give --force to replace it, or another name")
+            what = "folder" if target.is_dir() else "file"
+            raise ValueError(f"there is a {what} {target} already; give --force to replace it, or another name")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, target)
         return target
 
     def listed(self) -> str:
@@ -100,10 +107,17 @@ CONFIGS = Bundle("configs", "config", (".yaml",))
 EXAMPLES = Bundle("examples", "example", (".py", ".ipynb"))
 
 
+def text_of(path: Path) -> str:
+    """Return the text of a file, that of its README if it is a folder."""
+    return (path / README if path.is_dir() else path).read_text(encoding="utf-8")
+
+
 def summary(path: Path) -> str:
-    """Return the first sentence of a file's comment, docstring, or first cell."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".ipynb":
+    """Return the first sentence of a comment, docstring, or first cell; of a README the first after its title."""
+    text = text_of(path)
+    if path.is_dir():
+        said = text.partition("\n\n")[2]
+    elif path.suffix == ".ipynb":
         said = "".join(json.loads(text)["cells"][0]["source"]).lstrip("# ").partition("\n")[0]
     elif path.suffix == ".py":
         said = ast.get_docstring(ast.parse(text)) or ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightning_fed.cli.bundled import Bundle
+from lightning_fed.cli.bundled import Bundle, text_of
 from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.one_line_parser import OneLineParser
 
@@ -36,7 +36,7 @@ def answer(bundle: Bundle, hint: str, arguments: Sequence[str]) -> None:
     args = parser.parse_args(list(arguments))
     try:
         if args.action == "show":
-            print(bundle.get(args.name).read_text(encoding="utf-8"), end="")
+            print(text_of(bundle.get(args.name)), end="")
         elif args.action == "copy":
             print(f"wrote {bundle.copy(args.name, args.to, args.force)}")
         else:

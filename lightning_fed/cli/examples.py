@@ -16,6 +16,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     answer(
         EXAMPLES,
-        "run one: lightning-fed examples copy NAME, then python NAME.py; a notebook (.ipynb) opens in Jupyter",
+        "run one: lightning-fed examples copy NAME, then python NAME.py; a notebook (.ipynb) opens in Jupyter, a "
+        "folder begins with its README.md",
         arguments,
     )

@@ -194,7 +194,8 @@ class HostedRun:
         except ValueError as error:
             return encode_share(Share(failures=(WorkerError(worker, job.round, str(error)),)))
         algorithm, options = self.outbox.algorithm, {**self.trainer_options, "default_root_dir": folder}
-        return evaluate(self.module, self._workers, worker, job, kind, algorithm, own, options, limit, folder)
+        hides = not self.outbox.may_tell  # by the terms: the job is what the server says now
+        return evaluate(self.module, self._workers, worker, job, kind, algorithm, own, options, limit, folder, hides)
 
     def recall(self, worker: str, job: Job, refused: Collection[int] = ()) -> OwnState:
         """Read what a worker remembers, as it was after the last round that succeeded before a job's.

@@ -259,6 +259,7 @@ class Node(Shown):
         if not self.policy.allows_evaluation(kind):
             raise RefusalError(f"the node's policy allows no evaluation of the kind {kind!r} ({self.policy})")
         job = self._job(parts, torch.device("cpu"))
+        self.policy.check_attributes(job)
         return {"results": [{"worker": name} for name in workers]}, [
             memoryview(run.evaluate(name, job, kind, limit)) for name in workers
         ]

@@ -237,7 +237,7 @@ attributes; failures hidden
             PolicyError: Naming what is asked, what was agreed or what the policy says, and where.
         """
         self._check_promise(terms, promise, {} if promise is None else numbers_of(promise))
-        self._check_attributes(job)
+        self.check_attributes(job)
         for worker, part in job.work.items():
             if not 0 < part <= 1:
                 raise PolicyError(
@@ -251,6 +251,26 @@ attributes; failures hidden
         if self.promise is not None:
             used = {"clip": job.promise["bound"], "noise_multiplier": job.promise["noise_multiplier"]}
             self._check_promise(terms, promise, {**numbers_of(promise), **used})
+
+    def check_attributes(self, job: Job) -> None:
+        """Refuse a job, of a training or an evaluation, that changes attributes which the policy does not allow.
+
+        Args:
+            job: What the server sent.
+
+        Raises:
+            PolicyError: Naming the first of them.
+        """
+        allowed = self._attributes
+        if allowed is True:
+            return
+        for path in job.attributes:
+            if allowed is False or path not in allowed:
+                self._refuse(
+                    "attributes",
+                    f"the job changes the attribute {path[:100]!r} of the module, and what training does with it is "
+                    "covered by no promise",
+                )
 
     def admit(self, account: NodeAccount, worker: str, job: Job, terms: Terms, promise: Privacy | None) -> None:
         """Charge a worker's account for a job, or refuse it; the last thing before the training.
@@ -380,18 +400,6 @@ attributes; failures hidden
     @property
     def _attributes(self) -> bool | Sequence[str]:
         return not self._counts_on_noise if self.attributes is None else self.attributes
-
-    def _check_attributes(self, job: Job) -> None:
-        allowed = self._attributes
-        if allowed is True:
-            return
-        for path in job.attributes:
-            if allowed is False or path not in allowed:
-                self._refuse(
-                    "attributes",
-                    f"the job changes the attribute {path[:100]!r} of the module, and what training does with it is "
-                    "covered by no promise",
-                )
 
     def _refuse(self, setting: str, asked: str) -> NoReturn:
         first, _, second = setting.partition(".")

@@ -30,7 +30,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize("bundle", [CONFIGS, EXAMPLES], ids=lambda bundle: bundle.folder)
 def test_every_file_has_a_name_and_a_sentence(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = [path for path in (ROOT / bundle.folder).iterdir() if path.suffix in bundle.suffixes]
+    there = (ROOT / bundle.folder).iterdir()
+    paths = [path for path in there if path.suffix in bundle.suffixes or (path / "README.md").is_file()]
     assert list(bundle.files().values()) == sorted(paths)
     listed = said(capsys, bundle.folder)
     assert listed == said(capsys, bundle.folder, "list")
@@ -57,6 +58,18 @@ def test_show_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_copy_is_the_file(words: list[str], written: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "configs", "copy", *words) == f"wrote {written}\n"
     assert Path(written).read_bytes() == (ROOT / "configs" / "toy.yaml").read_bytes()
+
+
+def test_a_folder_is_shown_by_its_readme_and_copied_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = ROOT / "examples" / "hospitals"
+    assert said(capsys, "examples", "show", "hospitals") == (folder / "README.md").read_text()
+    assert said(capsys, "examples", "copy", "hospitals") == "wrote hospitals\n"
+    here = {path.relative_to("hospitals") for path in Path("hospitals").rglob("*") if path.is_file()}
+    there = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert here == {path for path in there if "__pycache__" not in path.parts}
+    assert Path("hospitals/hospitals/site.py").read_bytes() == (folder / "hospitals" / "site.py").read_bytes()
+    assert "there is a folder" in refused(capsys, "examples", "copy", "hospitals")
+    said(capsys, "examples", "copy", "hospitals", "--force")
 
 
 def test_a_copy_takes_the_place_of_nothing_unless_it_may(capsys: pytest.CaptureFixture[str]) -> None:

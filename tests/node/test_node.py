@@ -214,6 +214,35 @@ def test_under_a_promise_losses_and_sizes_stay(tmp_path: Path) -> None:
     assert updates.examples.tolist() == updates.steps.tolist() == updates.weight.tolist() == [1.0]
 
 
+class ToldRows(Rows):
+    def predict_dataloader(self) -> Any:
+        return self.train_dataloader()
+
+
+class Predicts(Scalar):
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.x > 1:
+            raise RuntimeError(f"Jane Doe's numbers are {batch[0].tolist()}")
+        return batch[0]
+
+
+@pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers")
+@pytest.mark.parametrize("x", [0.0, 2.0])
+def test_a_prediction_hides_what_the_terms_hide_whatever_the_job_says(x: float, tmp_path: Path) -> None:
+    def share(given: Terms) -> bytes:
+        ask = Crowd(tmp_path, module=Predicts(), workers={"bob": ToldRows([1.0, 3.0])})
+        sent = [encode_job(job(model=GlobalModel({"x": torch.tensor(x)})))]  # with no promise in it
+        fields, (part,) = ask("evaluate", sent, terms=given.to_fields(), workers=["bob"], kind="predict", limit=None)
+        assert fields["results"] == [{"worker": "bob"}]
+        return part
+
+    module = Predicts()
+    open_, hidden = share(terms(module)), share(terms(module, promise=LOCAL))
+    told = b'\\"examples\\":{\\"bob\\":2}' if x == 0 else b"Jane Doe"
+    assert told in open_
+    assert told not in hidden
+
+
 # ---- the node's own policy and account -------------------------------------------------------------------------------
 
 STRICT = Policy(promise=RequiredPromise("LocalDP", clip=1.0, noise_multiplier=2.0), most_rounds=2)
@@ -223,6 +252,14 @@ def test_a_policy_refuses_a_run_before_its_first_round(tmp_path: Path) -> None:
     ask = Crowd(tmp_path, policy=STRICT)
     assert "the run makes no promise" in ask("agree", terms=terms().to_fields())[0]["refused"]
     assert ask("agree", terms=terms(promise=LOCAL).to_fields()) == ({}, [])
+
+
+@pytest.mark.parametrize("kind", ["val", "predict"])
+def test_an_evaluation_changes_no_attribute_that_the_policy_does_not_allow(kind: str, tmp_path: Path) -> None:
+    ask = Crowd(tmp_path, policy=Policy(attributes=False))
+    sent = [encode_job(job(attributes={"lr": 3.0}))]
+    fields, _ = ask("evaluate", sent, terms=terms().to_fields(), workers=["bob"], kind=kind, limit=None)
+    assert "the job changes the attribute 'lr' of the module" in fields["refused"]
 
 
 def test_a_policy_hides_sizes(tmp_path: Path) -> None:

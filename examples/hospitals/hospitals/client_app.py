@@ -1,0 +1,5 @@
+"""What a Flower App must name as its clientapp. A site that runs ``lightning-fed node`` runs its own installed copy."""
+
+from lightning_fed.flower import client_app
+
+app = client_app("hospitals.site:build")
