@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -114,7 +116,7 @@ class OnThisMachine:
             show: Called with each line that the run prints.
 
         Returns:
-            The exit status of ``flwr run``.
+            0 if the run has completed; ``flwr run`` ends with 0 also where the ServerApp has failed.
         """
         changes = " ".join(
             f"{key}={value}" if isinstance(value, int) else f"{key}='{value}'" for key, value in config.items()
@@ -122,9 +124,23 @@ class OnThisMachine:
         process = self._flwr("run", str(app), CONNECTION, "--stream", *(["--run-config", changes] if config else []))
         self._processes["flwr run"] = process
         assert process.stdout is not None
-        for line in process.stdout:
-            show(line.decode(errors="replace").rstrip("\n"))
-        return process.wait()
+        number = None
+        for each in process.stdout:
+            line = each.decode(errors="replace").rstrip("\n")
+            started = re.search(r"started run (\d+)", line)
+            number = started.group(1) if started and number is None else number
+            show(line)
+        return process.wait() or (0 if self._status(number) == "finished:completed" else 1)
+
+    def _status(self, number: str | None) -> str | None:
+        """Return the status of a run, in Flower's words; None: there is none such."""
+        listing = self._flwr("list", CONNECTION, "--format", "json")
+        said = listing.communicate(timeout=_START_SECONDS)[0].decode(errors="replace")
+        try:
+            runs = json.loads(said[said.index("{") : said.rindex("}") + 1])["runs"]
+            return next((str(run["status"]) for run in runs if str(run["run-id"]) == number), None)
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def log(self, name: str) -> Path:
         """Return the file to which a process prints.

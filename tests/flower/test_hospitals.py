@@ -47,10 +47,11 @@ def test_a_site_announces_itself_as_its_policy_allows(data: Path, tmp_path: Path
         assert "val" not in told["workers"][0]["loaders"]
 
 
-def run_here(folder: Path, *options: str) -> str:
+def run_here(folder: Path, *options: str, status: int = 0) -> str:
     command = [sys.executable, str(FOLDER / "run_here.py"), "--folder", str(folder), *options]
     environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -66,3 +67,5 @@ def test_it_runs_resumes_and_hides_patients(tmp_path: Path) -> None:
     account = NodeAccount(tmp_path / "hidden" / "home-west" / "account")
     assert account.epsilon("west", 1e-4) == pytest.approx(float(epsilon), abs=0.005)
     assert list((tmp_path / "hidden" / "logs" / "run").glob("events.out.tfevents.*"))
+    said = run_here(tmp_path / "hidden", "--promise", "patients", "--asks", "nothing", status=1)
+    assert "the node of 'north': the run makes no promise, and the policy (patients.yaml, line 4) says promise:" in said
