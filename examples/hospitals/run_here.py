@@ -46,9 +46,10 @@ def main() -> int:
     if options.resume:
         config["resume"] = str(options.resume.absolute())
     try:
-        with OnThisMachine(folder, nodes, HERE) as federation:
+        with OnThisMachine(folder, HERE) as federation:
             federation.start_superlink()
-            federation.start_nodes()
+            federation.wait_for_superlink()
+            federation.start_nodes(nodes)
             return federation.run(HERE, config, print)
     except EndedError as error:
         print(error, file=sys.stderr)

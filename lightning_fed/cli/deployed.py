@@ -7,14 +7,18 @@ those of its workers that it hosts. It is how a config is tried over real proces
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from lightning_fed._lightning import pl
+from lightning_utilities.core import rank_zero
+
+from lightning_fed._lightning import LightningArgumentParser, pl
 from lightning_fed.cli.command import FederatedCLI
+from lightning_fed.cli.commands import PROGRAM
 from lightning_fed.engines import Engine
 from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.node import Node
@@ -26,15 +30,32 @@ class _Parts(FederatedCLI):
     """Builds the model and the data of a config, and runs nothing.
 
     Args:
-        file: The config, of ``lightning-fed fit``.
+        words: The words that follow ``lightning-fed``; the first is ``fit``.
+        file: The file into which the config is written that they make, with all defaults.
     """
 
-    def __init__(self, file: str) -> None:
-        super().__init__(args=["fit", "--config", file])
+    def __init__(self, words: Sequence[str], file: Path | None = None) -> None:
+        self._file = file
+        super().__init__(args=list(words), parser_kwargs={"prog": PROGRAM})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and write what was parsed."""
+        super().parse_arguments(parser, args)
+        if self._file is None:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a word that Lightning uses, too
+            written = self._parser("fit").dump(self.config["fit"], skip_none=False)
+        self._file.write_text(written, encoding="utf-8")
 
     def instantiate_trainer(self, **_: Any) -> pl.Trainer:
-        """Build one that writes nothing."""
-        return pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+        """Build one that writes nothing, and says nothing of devices."""
+        level = rank_zero.log.level
+        rank_zero.log.setLevel(logging.WARNING)
+        try:
+            return pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+        finally:
+            rank_zero.log.setLevel(level)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Do nothing."""
@@ -50,7 +71,7 @@ def node(config: Mapping[str, str]) -> Node:
         ValueError: If the config has no such worker.
     """
     names = json.loads(config["workers"])
-    cli = _Parts(config["file"])
+    cli = _Parts(["fit", "--config", config["file"]])
     data: FederatedDataModule = cli.datamodule
     missing = [name for name in names if name not in data.workers]
     if missing:
@@ -58,13 +79,17 @@ def node(config: Mapping[str, str]) -> Node:
     return Node(cli.model.module, {name: data.workers[name] for name in names}, threads=1)
 
 
-def names_in(file: Path) -> list[str]:
-    """Return the names of the workers of a config, in order.
+def write_config(words: Sequence[str], file: Path) -> list[str]:
+    """Write the config that a command makes, and return the names of its workers, in order.
 
     Args:
-        file: The config.
+        words: The words that follow ``lightning-fed``; the first is ``fit``.
+        file: Where to write.
+
+    Raises:
+        SystemExit: With the status 2, after one sentence on standard error, if the command is wrong.
     """
-    return list(_Parts(str(file)).datamodule.names)
+    return list(_Parts(words, file).datamodule.names)
 
 
 @final
@@ -104,4 +129,4 @@ def fit(workers: RemotePopulation, engine: Engine, config: Mapping[str, Any]) ->
 
 
 if __name__ == "__main__":
-    print(json.dumps(names_in(Path(sys.argv[1]))))
+    print(json.dumps(write_config(sys.argv[2:], Path(sys.argv[1]))))

@@ -62,12 +62,13 @@ def main(arguments: Sequence[str]) -> None:
     )
     with _alone(home):
         surroundings = environment(settings, write_programs(home / "bin"), os.environ)
-        _check_program(["flwr-clientapp", "--check"], surroundings, "the relay does not start")
-        _check_program(
-            [sys.executable, "-m", "lightning_fed.node.building", words.build],
-            surroundings,
-            f"--build {words.build} cannot be used",
-        )
+        building = [sys.executable, "-m", "lightning_fed.node.building", words.build]
+        checks = {
+            "the relay does not start": _started(["flwr-clientapp", "--check"], surroundings),
+            f"--build {words.build} cannot be used": _started(building, surroundings),
+        }
+        for what, process in checks.items():
+            _check_ended(process, what)
         if words.insecure:
             _say("--insecure: nothing is encrypted, and the SuperLink cannot tell this node from any other")
         _say(f"runs {words.build} for {words.superlink}; its home is {home}")
@@ -198,13 +199,19 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _check_program(program: list[str], surroundings: dict[str, str], what: str) -> None:
+def _started(program: list[str], surroundings: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(program, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _check_ended(process: subprocess.Popen[str], what: str) -> None:
+    """Wait until a program has ended, and refuse with the last line that it says if it has not ended well."""
     try:
-        run = subprocess.run(program, env=surroundings, capture_output=True, text=True, timeout=_CHECK_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        _, errors = process.communicate(timeout=_CHECK_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        process.kill()
         refuse(f"{what}: {error}", _COMMAND)
-    if run.returncode:
-        said = run.stderr.strip().splitlines() or [f"it ends with the status {run.returncode}"]
+    if process.returncode:
+        said = errors.strip().splitlines() or [f"it ends with the status {process.returncode}"]
         refuse(f"{what}: {said[-1].removeprefix('error: ')}", _COMMAND)
 
 

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     parser = OneLineParser(
         prog=_COMMAND,
-        usage=f"{_COMMAND} -c CONFIG [--rounds N] [--nodes N] [options of `{PROGRAM} fit`]",
+        usage=f"{_COMMAND} -c CONFIG [--rounds N] [--nodes N] [...]",
         description="Run a config of `lightning-fed fit` over a SuperLink and nodes, each in processes of its own on "
         "this machine, with TLS and keys: a rehearsal of a deployment.",
         epilog="All other options are those of `lightning-fed fit`, such as --model.local_steps 3.",
@@ -96,21 +96,33 @@ def main(arguments: Sequence[str]) -> None:
     if words.nodes is not None and words.nodes < 1:
         refuse(f"--nodes is {words.nodes}; give at least 1", _COMMAND)
     check_flower(_COMMAND)
-    if words.keep is not None and words.keep.exists() and any(words.keep.iterdir()):
-        refuse(f"--keep {words.keep} is not empty; give a folder that is new", _COMMAND)
+    if words.keep is not None:
+        _make_new(words.keep)
     signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="lightning_fed-") as temporary:
         folder = Path(temporary) if words.keep is None else words.keep.absolute()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             status = _run(words.config, words.rounds, words.nodes, of_fit, folder)
+            if status:
+                _say(f"the run has failed{_hint(words.keep)}")
         except EndedError as error:
-            _say(str(error))
+            _say(f"{error}{_hint(words.keep)}")
             status = 1
         except KeyboardInterrupt:
             _say("interrupted; all processes have ended")
             status = 130
     raise SystemExit(status)
+
+
+def _make_new(folder: Path) -> None:
+    """Make the folder to keep, or refuse one that has something in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        is_empty = not any(folder.iterdir())
+    except OSError as error:
+        refuse(f"--keep {folder} cannot be made: {error.strerror}", _COMMAND)
+    if not is_empty:
+        refuse(f"--keep {folder} is not empty; give a folder that is new", _COMMAND)
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -119,53 +131,60 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _run(config: str, rounds: int, nodes: int | None, of_fit: Sequence[str], folder: Path) -> int:
     began = time.monotonic()
-    file = folder / f"{name_of([config])}.yaml"
     limit = ["--trainer.max_steps", str(rounds), "--trainer.max_epochs", "-1"] if rounds else []
-    file.write_text(_asked("fit", "-c", config, *of_fit, *limit, "--print_config"))
-    names: list[str] = json.loads(_lines(["-m", "lightning_fed.cli.deployed", str(file)])[-1])
-    count = min(nodes or _MOST_NODES, len(names))
-    shares = {f"node-{number + 1}": names[number::count] for number in range(count)}
-    write({**certificates(["127.0.0.1"], 2), **{k: v for n in shares for k, v in key_pair(n).items()}}, folder, True)
-    _say(f"made a certificate and keys for {count} nodes")
-    for path, content in _APP.items():
-        (folder / "app" / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "app" / path).write_text(content)
-    hosts = {
-        name: ["--build", "lightning_fed.cli.deployed:node", "--config", f"file={file}", f"workers={json.dumps(share)}"]
-        for name, share in shares.items()
-    }
-    with OnThisMachine(folder, hosts, Path.cwd()) as federation:
-        federation.start_superlink()
-        _say(f"the SuperLink listens on 127.0.0.1:{federation.port}, with TLS")
-        federation.start_nodes()
+    write(certificates(["127.0.0.1"], 2), folder, True)
+    with OnThisMachine(folder, Path.cwd()) as federation:
+        federation.start_superlink()  # it takes as long as reading the config
+        file = folder / f"{name_of([config])}.yaml"
+        names = _written(["fit", "-c", config, *of_fit, *limit], file)
+        count = min(nodes or _MOST_NODES, len(names))
+        shares = {f"node-{number + 1}": names[number::count] for number in range(count)}
+        write({path: content for name in shares for path, content in key_pair(name).items()}, folder, True)
+        for path, text in _APP.items():
+            (folder / "app" / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "app" / path).write_text(text)
+        federation.wait_for_superlink()
+        _say(f"the SuperLink listens on 127.0.0.1:{federation.port}, with TLS; {_number_of(count)} with keys start")
+        federation.start_nodes({name: _words(file, share) for name, share in shares.items()})
         for name, share in shares.items():
             _say(f"{name} hosts {_listed(share)}")
         _say(f"the run begins after {time.monotonic() - began:.0f} s; each round of it takes some seconds of waiting")
-        listed = ",".join(names)
-        status = federation.run(folder / "app", {"file": str(file), "names": listed}, _show)
-        if status:
-            _say(f"flwr run has ended with the status {status}")
+        status = federation.run(folder / "app", {"file": str(file), "names": ",".join(names)}, _show)
     _say(f"ended after {time.monotonic() - began:.0f} s, and so have all processes")
     return status
 
 
-def _asked(*words: str) -> str:
-    """Ask another command, which says itself what is wrong."""
-    return "\n".join(_lines(["-m", "lightning_fed", *words]))
+def _words(file: Path, share: Sequence[str]) -> list[str]:
+    """Return what a node is given that hosts some workers of a config."""
+    return ["--build", "lightning_fed.cli.deployed:node", "--config", f"file={file}", f"workers={json.dumps(share)}"]
 
 
-def _lines(words: Sequence[str]) -> list[str]:
-    done = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True)
+def _written(words: Sequence[str], file: Path) -> list[str]:
+    """Let the command for a fit write its config; it says itself what is wrong. Returns the workers' names."""
+    command = [sys.executable, "-m", "lightning_fed.cli.deployed", str(file), *words]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True)
     if done.returncode:
         raise SystemExit(done.returncode)
-    return done.stdout.splitlines()
+    names: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return names
+
+
+def _number_of(nodes: int) -> str:
+    return "1 node" if nodes == 1 else f"{nodes} nodes"
+
+
+def _hint(keep: Path | None) -> str:
+    return "; --keep DIR keeps the logs of all processes" if keep is None else f"; all logs are in {keep}"
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:4])} and {len(names) - 4} more"
 
 
-_FLOWERS = re.compile(r"\x1b\[\d+m(INFO|DEBUG)\b|^\s*(INFO|DEBUG)\s*:")
+_FLOWERS = re.compile(
+    r"\x1b\[\d+m(INFO|DEBUG)\b|^\s*(INFO|DEBUG)\s*:|Using SuperLink: |Successfully (started run|installed) "
+    r"|GPU available: "  # the nodes train
+)
 
 
 def _show(line: str) -> None:

@@ -11,15 +11,17 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, final
 
 _START_SECONDS = 60.0
-_END_SECONDS = 15.0
 _KNOWN = b"already in use"
 """What Flower says of a key that is registered already."""
+_NODES_SECONDS, _SUPERLINK_SECONDS = 12.0, 4.0
+"""How long processes may take to end by themselves."""
 CONNECTION = "here"
 """The name of the SuperLink in Flower's configuration."""
 
@@ -33,16 +35,13 @@ class OnThisMachine:
     """Runs a SuperLink and nodes until it is closed; a context manager.
 
     Args:
-        folder: Where keys, logs, the database and the nodes' homes are. ``ca.crt``, ``server.pem``, ``server.key`` and
-            a key pair for each node are there already.
-        nodes: For each node its name, which is that of its key, and the words that follow ``lightning-fed node`` beside
-            those that are about the SuperLink.
+        folder: Where keys, logs, the database and the nodes' homes are. ``ca.crt``, ``server.pem`` and ``server.key``
+            are there already.
         working: The working directory of the SuperLink, which is that of the runs.
     """
 
-    def __init__(self, folder: Path, nodes: Mapping[str, Sequence[str]], working: Path) -> None:
+    def __init__(self, folder: Path, working: Path) -> None:
         self.folder = folder
-        self.nodes = dict(nodes)
         self._working = working
         self.port = free_port()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -67,11 +66,7 @@ class OnThisMachine:
         self.close()
 
     def start_superlink(self) -> None:
-        """Start the SuperLink, and wait until it listens.
-
-        Raises:
-            EndedError: If it does not.
-        """
+        """Start the SuperLink, without waiting until it listens."""
         at = self.folder
         (at / "flwr").mkdir(parents=True, exist_ok=True)
         (at / "flwr" / "config.toml").write_text(
@@ -82,29 +77,41 @@ class OnThisMachine:
         words = ["--host", "127.0.0.1", "--port", str(self.port), *tls, "--ssl-keyfile", f"{at}/server.key"]
         words += ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
         self._launch("superlink", ["flower-superlink", *words, "--database", f"{at}/state.db"], self._working)
+
+    def wait_for_superlink(self) -> None:
+        """Wait until the SuperLink listens.
+
+        Raises:
+            EndedError: If it does not.
+        """
         self._wait("superlink", self._listens)
 
-    def start_nodes(self) -> None:
-        """Register the nodes and start them, and wait until they have signed on.
+    def start_nodes(self, nodes: Mapping[str, Sequence[str]]) -> None:
+        """Register nodes and start them, and wait until they have signed on.
+
+        Args:
+            nodes: For each node its name, which is that of its key, and the words that follow ``lightning-fed node``
+                beside those that are about the SuperLink. A key pair for each is in the folder.
 
         Raises:
             EndedError: If one does not.
         """
         registering = {
             name: self._flwr("supernode", "register", f"{self.folder}/{name}.pub", CONNECTION, "--name", name)
-            for name in self.nodes
+            for name in nodes
         }
+        self._processes.update({f"registration of {name}": process for name, process in registering.items()})
         for name, process in registering.items():
             said, _ = process.communicate(timeout=_START_SECONDS)
             # In a folder of before the database is that of before, too
             if process.returncode and _KNOWN not in said:
                 raise EndedError(f"the key of {name} could not be registered: {said.decode(errors='replace')[-500:]}")
-        for name, words in self.nodes.items():
+        for name, words in nodes.items():
             of_superlink = ["--superlink", f"127.0.0.1:{self.port}", "--root-certificates", f"{self.folder}/ca.crt"]
             own = ["--key", f"{self.folder}/{name}", "--home", f"{self.folder}/home-{name}"]
             command = [sys.executable, "-m", "lightning_fed", "node", *of_superlink, *own, *words]
             self._launch(name, command, self._working)
-        for name in self.nodes:
+        for name in nodes:
             self._wait(name, lambda name=name: "SuperNode ID" in self.log(name).read_text(errors="replace"))  # type: ignore[misc]
 
     def run(self, app: Path, config: Mapping[str, str | int], show: Callable[[str], None]) -> int:
@@ -151,19 +158,26 @@ class OnThisMachine:
         return self.folder / f"{name}.log"
 
     def close(self) -> None:
-        """End all processes: the nodes first, so that they can sign off, and by force where that does not help."""
-        for name in sorted(self._processes, key=lambda name: name == "superlink"):
-            process = self._processes[name]
+        """End all processes: the SuperLink last, so that nodes can sign off, and by force where that does not help."""
+        with _undisturbed():
+            others = [name for name in self._processes if name != "superlink"]
+            for names, seconds in ((others, _NODES_SECONDS), (["superlink"], _SUPERLINK_SECONDS)):
+                self._end([self._processes[name] for name in names if name in self._processes], seconds)
+            self._processes.clear()
+
+    @staticmethod
+    def _end(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
-        end = time.monotonic() + _END_SECONDS
-        for process in self._processes.values():
+        end = time.monotonic() + seconds
+        for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(end - time.monotonic(), 0.0))
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._processes.clear()
 
     def _flwr(self, *words: str) -> subprocess.Popen[bytes]:
         return self._popen(["flwr", *words], self.folder, subprocess.PIPE)
@@ -195,6 +209,20 @@ class OnThisMachine:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 0.5):
             return True
         return False
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Context in which a second Ctrl-C does not interrupt what the first one has begun."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def free_port() -> int:
