@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -109,7 +110,7 @@ class OnThisMachine:
         for name in nodes:
             self._wait(name, lambda name=name: "SuperNode ID" in self.log(name).read_text(errors="replace"))  # type: ignore[misc]
 
-    def run(self, app: Path, config: Mapping[str, str], show: Callable[[str], None]) -> int:
+    def run(self, app: Path, config: Mapping[str, str], show: Callable[[str], None]) -> str:
         """Run a Flower App to its end.
 
         Args:
@@ -118,7 +119,7 @@ class OnThisMachine:
             show: Called with each line that the run prints.
 
         Returns:
-            The exit status of ``flwr run``.
+            Why it has failed; empty if it has not. ``flwr run`` itself ends with 0 either way.
         """
         changes = " ".join(f"{key}='{value}'" for key, value in config.items())
         process = self._flwr("run", str(app), CONNECTION, "--stream", *(["--run-config", changes] if config else []))
@@ -126,7 +127,21 @@ class OnThisMachine:
         assert process.stdout is not None
         for line in process.stdout:
             show(line.decode(errors="replace").rstrip("\n"))
-        return process.wait()
+        return f"flwr run has ended with the status {process.returncode}" if process.wait() else self._why_failed()
+
+    def _why_failed(self) -> str:
+        """Ask the SuperLink what has become of the newest run."""
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            said, _ = self._flwr("list", CONNECTION, "--format", "json").communicate()
+            text = said.decode(errors="replace")
+            newest = json.loads(text[text.index("{") : text.rindex("}") + 1])["runs"][0]
+            status = str(newest["status"])
+            if status.startswith("finished"):  # the last lines of its log come before that
+                return "" if status == "finished:completed" else str(newest.get("status-details") or status)
+            if time.monotonic() > end:
+                return f"its status is {status}"
+            time.sleep(0.2)
 
     def log(self, name: str) -> Path:
         """Return the file to which a process prints.
