@@ -50,7 +50,9 @@ def main() -> int:
             federation.start_superlink()
             federation.wait_for_superlink()
             federation.start_nodes(nodes)
-            return federation.run(HERE, config, print)
+            why = federation.run(HERE, config, print)
+            print(why, file=sys.stderr)
+            return 1 if why else 0
     except EndedError as error:
         print(error, file=sys.stderr)
         return 1

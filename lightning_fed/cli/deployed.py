@@ -18,7 +18,8 @@ from lightning_utilities.core import rank_zero
 
 from lightning_fed._lightning import LightningArgumentParser, pl
 from lightning_fed.cli.command import FederatedCLI
-from lightning_fed.cli.commands import PROGRAM
+from lightning_fed.cli.commands import PROGRAM, refuse
+from lightning_fed.cli.failures import one_sentence
 from lightning_fed.engines import Engine
 from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.node import Node
@@ -89,7 +90,15 @@ def write_config(words: Sequence[str], file: Path) -> list[str]:
     Raises:
         SystemExit: With the status 2, after one sentence on standard error, if the command is wrong.
     """
-    return list(_Parts(words, file).datamodule.names)
+    data: FederatedDataModule = _Parts(words, file).datamodule
+    if data.availability is not None:
+        kind = type(data.availability).__name__
+        refuse(
+            f"data.availability={kind} simulates workers that are away, and real nodes are away by themselves; leave "
+            "it out: --data.availability null",
+            f"{PROGRAM} fit",
+        )
+    return list(data.names)
 
 
 @final
@@ -124,8 +133,15 @@ def fit(workers: RemotePopulation, engine: Engine, config: Mapping[str, Any]) ->
         workers: The workers that the nodes announce.
         engine: The engine that trains them.
         config: ``"file"``: the config.
+
+    Raises:
+        RuntimeError: If the config is refused; a SystemExit, as on a command line, would lose its reason in Flower.
     """
-    _DeployedCLI(str(config["file"]), workers, engine)
+    try:
+        _DeployedCLI(str(config["file"]), workers, engine)
+    except SystemExit as end:
+        reason = end.__context__
+        raise RuntimeError(str(end) if reason is None else one_sentence(reason)) from None
 
 
 if __name__ == "__main__":

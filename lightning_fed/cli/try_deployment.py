@@ -102,9 +102,10 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="lightning_fed-") as temporary:
         folder = Path(temporary) if words.keep is None else words.keep.absolute()
         try:
-            status = _run(words.config, words.rounds, words.nodes, of_fit, folder)
-            if status:
-                _say(f"the run has failed{_hint(words.keep)}")
+            failure = _run(words.config, words.rounds, words.nodes, of_fit, folder)
+            status = 1 if failure else 0
+            if failure:
+                _say(f"the run has failed: {failure.removeprefix(_FLOWERS_WORDS)}{_hint(words.keep)}")
         except EndedError as error:
             _say(f"{error}{_hint(words.keep)}")
             status = 1
@@ -129,7 +130,7 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _run(config: str, rounds: int, nodes: int | None, of_fit: Sequence[str], folder: Path) -> int:
+def _run(config: str, rounds: int, nodes: int | None, of_fit: Sequence[str], folder: Path) -> str:
     began = time.monotonic()
     limit = ["--trainer.max_steps", str(rounds), "--trainer.max_epochs", "-1"] if rounds else []
     write(certificates(["127.0.0.1"], 2), folder, True)
@@ -149,9 +150,9 @@ def _run(config: str, rounds: int, nodes: int | None, of_fit: Sequence[str], fol
         for name, share in shares.items():
             _say(f"{name} hosts {_listed(share)}")
         _say(f"the run begins after {time.monotonic() - began:.0f} s; each round of it takes some seconds of waiting")
-        status = federation.run(folder / "app", {"file": str(file), "names": ",".join(names)}, _show)
+        failure = federation.run(folder / "app", {"file": str(file), "names": ",".join(names)}, _show)
     _say(f"ended after {time.monotonic() - began:.0f} s, and so have all processes")
-    return status
+    return failure
 
 
 def _words(file: Path, share: Sequence[str]) -> list[str]:
@@ -181,6 +182,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 5 else f"{', '.join(names[:4])} and {len(names) - 4} more"
 
 
+_FLOWERS_WORDS = "ServerApp failed with exception: "
 _FLOWERS = re.compile(
     r"\x1b\[\d+m(INFO|DEBUG)\b|^\s*(INFO|DEBUG)\s*:|Using SuperLink: |Successfully (started run|installed) "
     r"|GPU available: "  # the nodes train

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -114,7 +113,7 @@ class OnThisMachine:
         for name in nodes:
             self._wait(name, lambda name=name: "SuperNode ID" in self.log(name).read_text(errors="replace"))  # type: ignore[misc]
 
-    def run(self, app: Path, config: Mapping[str, str | int], show: Callable[[str], None]) -> int:
+    def run(self, app: Path, config: Mapping[str, str | int], show: Callable[[str], None]) -> str:
         """Run a Flower App to its end.
 
         Args:
@@ -123,7 +122,7 @@ class OnThisMachine:
             show: Called with each line that the run prints.
 
         Returns:
-            0 if the run has completed; ``flwr run`` ends with 0 also where the ServerApp has failed.
+            Why it has failed; empty if it has not. ``flwr run`` itself ends with 0 either way.
         """
         changes = " ".join(
             f"{key}={value}" if isinstance(value, int) else f"{key}='{value}'" for key, value in config.items()
@@ -131,23 +130,23 @@ class OnThisMachine:
         process = self._flwr("run", str(app), CONNECTION, "--stream", *(["--run-config", changes] if config else []))
         self._processes["flwr run"] = process
         assert process.stdout is not None
-        number = None
-        for each in process.stdout:
-            line = each.decode(errors="replace").rstrip("\n")
-            started = re.search(r"started run (\d+)", line)
-            number = started.group(1) if started and number is None else number
-            show(line)
-        return process.wait() or (0 if self._status(number) == "finished:completed" else 1)
+        for line in process.stdout:
+            show(line.decode(errors="replace").rstrip("\n"))
+        return f"flwr run has ended with the status {process.returncode}" if process.wait() else self._why_failed()
 
-    def _status(self, number: str | None) -> str | None:
-        """Return the status of a run, in Flower's words; None: there is none such."""
-        listing = self._flwr("list", CONNECTION, "--format", "json")
-        said = listing.communicate(timeout=_START_SECONDS)[0].decode(errors="replace")
-        try:
-            runs = json.loads(said[said.index("{") : said.rindex("}") + 1])["runs"]
-            return next((str(run["status"]) for run in runs if str(run["run-id"]) == number), None)
-        except (ValueError, KeyError, TypeError):
-            return None
+    def _why_failed(self) -> str:
+        """Ask the SuperLink what has become of the newest run."""
+        end = time.monotonic() + _START_SECONDS
+        while True:
+            said, _ = self._flwr("list", CONNECTION, "--format", "json").communicate()
+            text = said.decode(errors="replace")
+            newest = json.loads(text[text.index("{") : text.rindex("}") + 1])["runs"][0]
+            status = str(newest["status"])
+            if status.startswith("finished"):  # the last lines of its log come before that
+                return "" if status == "finished:completed" else str(newest.get("status-details") or status)
+            if time.monotonic() > end:
+                return f"its status is {status}"
+            time.sleep(0.2)
 
     def log(self, name: str) -> Path:
         """Return the file to which a process prints.

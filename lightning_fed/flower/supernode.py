@@ -14,6 +14,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -80,6 +81,19 @@ def environment(settings: Settings, programs: Path, inherited: Mapping[str, str]
     }
 
 
+_CLOCKS = "whether this machine's clock is right, within 5 s ahead of the SuperLink's and 5 minutes behind it"
+_CLOCKS_ARE_WRONG = "this machine's clock were more than 5 s ahead of the SuperLink's, or 5 minutes behind it"
+
+
+@dataclass
+class _Said:
+    """What a SuperNode has printed: its exit code, and whether it signed on, or refused the SuperLink's certificate."""
+
+    code: int | None = None
+    signed_on: bool = False
+    distrusts: bool = False
+
+
 @final
 class SuperNode:
     """Keeps a SuperNode running.
@@ -118,40 +132,49 @@ class SuperNode:
         try:
             while not self._ends.is_set():
                 began = time.monotonic()
-                status, code = self._run_once()
+                status, said = self._run_once()
+                code = said.code
                 if self._ends.is_set():
                     break
                 if status == _WRONG_WORDS or (code in _SETTINGS_ARE_WRONG and code != _NOT_LET_IN):
                     self._say(f"{SUPERNODE} does not start with these settings, for the reason above; the node ends")
                     return 1
                 in_vain = in_vain + 1 if time.monotonic() - began < 4 * self._again else 1
-                self._say_why(status, code, in_vain)
+                self._say_why(status, said, in_vain)
                 self._ends.wait(self._again)
         finally:
             self._end_all()
         self._say("the node has ended")
         return 0
 
-    def _say_why(self, status: int, code: int | None, in_vain: int) -> None:
-        wait = f"every {self._again:g} s"
-        if in_vain == 1 and code == _NOT_LET_IN:
+    def _say_why(self, status: int, said: _Said, in_vain: int) -> None:
+        wait, is_not_let_in = f"every {self._again:g} s", said.code == _NOT_LET_IN
+        if in_vain == 1 and said.distrusts:
+            self._say(
+                "the SuperLink is not let in: its certificate is not signed by the --root-certificates, does not name "
+                f"the address of --superlink, or does not hold now by this machine's clock; it is tried again {wait}"
+            )
+        elif in_vain == 1 and is_not_let_in:
             self._say(
                 "the SuperLink does not let this node in. If the node was killed, the SuperLink takes it for present "
-                f"for another minute; it is tried again {wait}"
+                f"for another minute; else see whether its key is registered, and {_CLOCKS}; it is tried again {wait}"
             )
+        elif in_vain == 1 and status == 0 and not said.signed_on:  # Flower says nothing then
+            self._say(f"the SuperLink does not let this node in, as if {_CLOCKS_ARE_WRONG}; it is tried again {wait}")
         elif in_vain == 1:
             self._say(f"{SUPERNODE} has ended (status {status}); it is started again {wait}")
-        elif in_vain == _TOO_OFTEN and code == _NOT_LET_IN:
+        elif in_vain == _TOO_OFTEN and is_not_let_in:
             self._say(
                 f"not let in {in_vain} times. Is its public key registered (flwr supernode register)? Does another "
-                "process run with the same key? Is ca.crt the one that signed the SuperLink's certificate? Do the "
-                f"clocks agree within 5 minutes? It is tried again {wait}"
+                "process run with the same key? Is ca.crt the one that signed the SuperLink's certificate? Is "
+                "this machine's clock right, within 5 s ahead of the SuperLink's and 5 minutes behind it? It is tried "
+                f"again {wait}"
             )
         elif in_vain == _TOO_OFTEN:
             self._say(f"{SUPERNODE} has ended {in_vain} times in a row; it is started again {wait}")
 
-    def _run_once(self) -> tuple[int, int | None]:
-        """Run it until it ends; its exit status, and the number that Flower printed, which the status leaves out."""
+    def _run_once(self) -> tuple[int, _Said]:
+        """Run it until it ends; its exit status, and what it printed, as the status leaves out most."""
         process = self._process = subprocess.Popen(
             self._command(),
             env=self._environment,
@@ -162,14 +185,14 @@ class SuperNode:
             preexec_fn=_end_with_this_process,
         )
         self._groups.append(process.pid)
-        printed: list[int] = []
-        printing = threading.Thread(target=_pass_on, args=(process.stdout, printed), daemon=True)
+        said = _Said()
+        printing = threading.Thread(target=_pass_on, args=(process.stdout, said), daemon=True)
         printing.start()
         if self._ends.is_set():  # the signal came before there was a process to pass it to
             process.terminate()
         status = self._wait(process)
         printing.join(1.0)  # what it has started may hold the pipe open
-        return status, printed[-1] if printed else None
+        return status, said
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         deadline: float | None = None
@@ -206,10 +229,12 @@ def _send(group: int, number: int) -> bool:
     return True
 
 
-def _pass_on(lines: Any, printed: list[int]) -> None:
+def _pass_on(lines: Any, said: _Said) -> None:
     for line in lines:
         if found := re.search(rb"Exit Code: (\d+)", line):
-            printed.append(int(found.group(1)))
+            said.code = int(found.group(1))
+        said.signed_on |= b"SuperNode ID" in line
+        said.distrusts |= b"CERTIFICATE_VERIFY_FAILED" in line
         sys.stderr.buffer.write(line)
         sys.stderr.flush()
 

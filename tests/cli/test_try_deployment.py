@@ -110,3 +110,14 @@ def test_what_is_written_is_the_config_with_all_that_the_words_change(here: Path
     names = write_config(["fit", "-c", "toy", "--trainer.max_steps", "2"], here / "written.yaml")
     assert names == ["bob", "alice"]
     assert "max_steps: 2\n" in (here / "written.yaml").read_text()
+
+
+def test_workers_that_are_away_in_a_simulation_are_refused_before_anything_starts(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        write_config(["fit", "-c", "fedprox"], here / "written.yaml")
+    assert caught.value.code == 2
+    assert "leave it out: --data.availability null\n" in capsys.readouterr().err
+    names = write_config(["fit", "-c", "fedprox", "--data.availability", "null"], here / "other.yaml")
+    assert len(names) == 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 
 
 class CutWire:
@@ -24,7 +25,8 @@ class CutWire:
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
 
     def cut(self) -> None:
         """Lose all that is sent from now on."""
@@ -39,9 +41,18 @@ class CutWire:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in (self._listener, *self._open):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for each in list(self._open):
             with contextlib.suppress(OSError):
-                each.close()
+                each.shutdown(socket.SHUT_RDWR)  # which wakes the thread that reads from it
+        for thread in self._threads:
+            thread.join(10)
+        for each in (self._listener, *self._open):
+            each.close()
+
+    def _start(self, target: Callable[..., None], *arguments: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -56,8 +67,8 @@ class CutWire:
                 self._open |= {one, other}
                 if self._cut.is_set():
                     self._lost |= {one, other}
-                for ends in ((one, other), (other, one)):
-                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+                self._start(self._pass_on, one, other)
+                self._start(self._pass_on, other, one)
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -68,5 +79,3 @@ class CutWire:
             for each in (source, sink):
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-                    each.close()
-                self._open.discard(each)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from lightning_fed.cli.commands import main
-from lightning_fed.flower.supernode import SuperNode
+from lightning_fed.flower.supernode import SuperNode, _pass_on, _Said
 
 HAS_FLOWER = importlib.util.find_spec("flwr") is not None
 needs_flower = pytest.mark.skipif(not HAS_FLOWER, reason="flwr is not installed: make test-flower")
@@ -341,8 +341,27 @@ def test_a_supernode_that_runs_long_is_counted_anew() -> None:
     said: list[str] = []
     node = SuperNode(lambda: [], {}, said.append, again=1.0)
     for count in (1, 2, 8):
-        node._say_why(1, None, count)
+        node._say_why(1, _Said(), count)
     assert said == [
         "flower-supernode has ended (status 1); it is started again every 1 s",
         "flower-supernode has ended 8 times in a row; it is started again every 1 s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "printed", "sentence"),
+    [
+        (0, [], "as if this machine's clock were more than 5 s ahead of the SuperLink's, or 5 minutes behind it"),
+        (1, [b"Exit Code: 305"], "see whether its key is registered, and whether this machine's clock is right"),
+        (1, [b"CERTIFICATE_VERIFY_FAILED", b"Exit Code: 305"], "its certificate is not signed by the --root-cert"),
+        (0, [b"SuperNode ID: 1"], "flower-supernode has ended (status 0); it is started again every 1 s"),
+    ],
+)
+def test_why_a_node_is_not_let_in_is_said_as_far_as_it_is_known(
+    status: int, printed: list[bytes], sentence: str
+) -> None:
+    said, heard = [], _Said()
+    _pass_on(printed, heard)
+    SuperNode(lambda: [], {}, said.append, again=1.0)._say_why(status, heard, 1)
+    assert len(said) == 1
+    assert sentence in said[0]
