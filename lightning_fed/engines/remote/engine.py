@@ -27,7 +27,7 @@ from lightning_fed.population import EvaluationKind, WorkerPool
 from lightning_fed.wire import Job, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_updates, encode_job
 from lightning_fed.wire.container import Buffer
-from lightning_fed.wire.fingerprint import TensorRow, difference, fingerprint_of, rows_from, rows_of
+from lightning_fed.wire.fingerprint import TensorRow, as_at_first, difference, fingerprint_of, rows_from, rows_of
 from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.local_fit import LocalFit
@@ -61,6 +61,7 @@ class Remote(EngineOfNodes):
         self._terms: Terms | None = None
         self._asks_about: tuple[pl.LightningModule, pl.Trainer] | None = None
         self._rows: list[TensorRow] = []
+        self._first: list[TensorRow] = []  # those of the run's beginning; nodes have their module as it was then
         self._population: RemotePopulation | None = None
         self._outbox = Outbox()
         self._remarks = Remarks()
@@ -86,6 +87,8 @@ class Remote(EngineOfNodes):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         LocalFit(module, trainer, kept=outbox.kept).check()
+        if trainer.global_step == 0:  # a sanity check has asked before the module was as its hooks make it
+            self._first = []
         self._begin(module, workers, trainer, outbox)
         self._agree()
 
@@ -104,7 +107,7 @@ class Remote(EngineOfNodes):
                 "devices=1 and no strategy"
             )
         if trainer.state.fn == "fit" and trainer.global_step == 0:  # a checkpoint, if there is one, is read later
-            self._run, self._refused = None, {}
+            self._run, self._refused, self._first = None, {}, []
         self._begin(module, workers, trainer, outbox)
 
     def _begin(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox) -> None:
@@ -120,7 +123,8 @@ class Remote(EngineOfNodes):
             assert self._population is not None, "introduce() comes before all questions"
             assert self._asks_about is not None
             (module, trainer), outbox = self._asks_about, self._outbox
-            self._rows = rows_of(module)
+            self._rows = as_at_first(rows_of(module), self._first)
+            self._first = self._first or self._rows
             self._run = self._run or secrets.token_hex(8)
             self._terms = Terms(
                 run=self._run,
@@ -315,12 +319,15 @@ class Remote(EngineOfNodes):
 
     @property
     def choice(self) -> str | None:
-        return None if self._run is None else json.dumps({"run": self._run, "refused": self._refused})
+        if self._run is None:
+            return None
+        return json.dumps({"run": self._run, "refused": self._refused, "first": [list(row) for row in self._first]})
 
     def resume(self, choice: str) -> None:
         read = json.loads(choice)
         self._run = str(read["run"])
         self._refused = {name: list(cohorts) for name, cohorts in read["refused"].items()}
+        self._first = rows_from(read.get("first", []))
 
 
 _Result: TypeAlias = memoryview | WorkerError

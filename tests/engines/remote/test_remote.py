@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from helpers import Rows, Scalar, trainer
-from menagerie import Anneals, cohort, member
+from menagerie import Anneals, Examples, cohort, member
 from oracle import ALGORITHMS, PROMISES, assert_bits
 from over_nodes import connected, nodes_of
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -424,3 +425,59 @@ def test_nothing_of_what_workers_remember_lies_at_the_server(tmp_path: Path) -> 
     assert fed.own_state == {}
     assert Layout(dict(fed.module.named_parameters())).size > 0
     assert len(list(tmp_path.rglob("own_state.safetensors"))) == 4
+
+
+# ---- what of a module has changed since the beginning of its run -----------------------------------------------------
+
+
+class EvaluatedExamples(Examples):
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.rows, batch_size=self.batch_size)
+
+    test_dataloader = val_dataloader
+
+
+def evaluated(name: str) -> Any:
+    """A member of the menagerie that is evaluated by the loss of its training."""
+    module = member(name)
+
+    class Evaluated(type(module)):  # type: ignore[misc]
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            teacher = self.teacher(batch[0]).square().mean() if hasattr(self, "teacher") else 0.0
+            centre = self.centre.sum() if hasattr(self, "centre") else 0.0
+            self.log("measured", torch.nn.functional.cross_entropy(self(batch[0]), batch[1]) + teacher + centre)
+
+        test_step = validation_step
+
+    module.__class__ = Evaluated
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["teacher", "late buffers"])
+def test_nodes_go_on_where_frozen_parameters_and_buffers_have_changed(name: str, tmp_path: Path) -> None:
+    """They have their module as it was at first, and what has changed travels: in a test, and after a resume."""
+    data = {worker: EvaluatedExamples(number, 6) for number, worker in enumerate(("ann", "bob"))}
+
+    def left(engine: Engine, workers: Any, again: tuple[Engine, Any], root: Path) -> Any:
+        saves = ModelCheckpoint(root, every_n_train_steps=1, save_last=True)
+        fed = FederatedModule(evaluated(name), engine=engine)
+        run = trainer(max_steps=2, max_epochs=-1, callbacks=[saves], enable_checkpointing=True)
+        run.fit(fed, FederatedDataModule(workers))
+        (tested,) = trainer().test(fed, FederatedDataModule(workers), verbose=False)
+        if name == "late buffers":  # a checkpoint with more buffers than the user's module does not open in it
+            return tested, dict(fed.module.state_dict()), None
+        resumed = FederatedModule(evaluated(name), engine=again[0])
+        run = trainer(max_steps=3, max_epochs=-1, limit_val_batches=0)
+        run.fit(resumed, FederatedDataModule(again[1]), ckpt_path=str(root / "last.ckpt"))
+        (validated,) = trainer().validate(resumed, FederatedDataModule(again[1]), verbose=False)
+        return tested, dict(resumed.module.state_dict()), validated
+
+    def there() -> tuple[Engine, Any]:
+        return connected(lambda: evaluated(name), data, tmp_path / "nodes")
+
+    nodes = left(*there(), there(), tmp_path / "there")
+    here = left(Sequential(), data, (Sequential(), data), tmp_path / "here")
+    assert_bits(nodes[1], here[1])
+    assert nodes[0] == here[0]
+    assert nodes[2] == here[2]
