@@ -178,7 +178,12 @@ class HostedRun:
         return result
 
     def evaluate(
-        self, worker: str, job: Job, kind: Literal["val", "test", "predict"], limit: int | float | None
+        self,
+        worker: str,
+        job: Job,
+        kind: Literal["val", "test", "predict"],
+        limit: int | float | None,
+        refused: Collection[int] = (),
     ) -> bytes:
         """Evaluate a worker with the model of a job, or with its own: :func:`lightning_fed.node.evaluation.evaluate`.
 
@@ -187,10 +192,11 @@ class HostedRun:
             job: The job.
             kind: On which of its loaders.
             limit: The number of batches, the part of them if it is a float, or None: all.
+            refused: The numbers of cohorts in which its update did not count.
         """
         folder = self._folder_of(worker)
         try:
-            own = self.recall(worker, job)
+            own = self.recall(worker, job, refused)
         except ValueError as error:
             return encode_share(Share(failures=(WorkerError(worker, job.round, str(error)),)))
         algorithm, options = self.outbox.algorithm, {**self.trainer_options, "default_root_dir": folder}

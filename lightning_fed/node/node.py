@@ -249,7 +249,8 @@ class Node(Shown):
     def _evaluate(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Evaluate workers by the user's own steps; predictions are written here."""
         run = self._hosted(Terms.from_fields(fields.get("terms")))
-        workers, kind, limit = self._asked(fields.get("workers")), fields.get("kind"), fields.get("limit")
+        workers, refused = self._asked(fields.get("workers")), fields.get("refused", {})
+        kind, limit = fields.get("kind"), fields.get("limit")
         if kind not in _KINDS:
             raise RefusalError(f"there is no evaluation of the kind {str(kind)[:20]!r}: ask one of {', '.join(_KINDS)}")
         if limit is not None and (type(limit) not in (int, float) or not 0 <= limit < math.inf):
@@ -261,7 +262,7 @@ class Node(Shown):
         job = self._job(parts, torch.device("cpu"))
         self.policy.check_attributes(job)
         return {"results": [{"worker": name} for name in workers]}, [
-            memoryview(run.evaluate(name, job, kind, limit)) for name in workers
+            memoryview(run.evaluate(name, job, kind, limit, _numbers(refused, name))) for name in workers
         ]
 
     def _trained(self, run: HostedRun, worker: str, job: Job, refused: Sequence[int]) -> Updates | WorkerError:

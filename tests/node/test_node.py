@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar
+from helpers import EvaluatedRows, Rows, Scalar
 
 from lightning_fed._lightning import pl
 from lightning_fed.algorithms import FedAvg, FedPer, Scaffold
 from lightning_fed.node import Node, Policy, RequiredPromise
 from lightning_fed.privacy import LocalDP
 from lightning_fed.state import OwnState
-from lightning_fed.wire import GlobalModel, Job, LocalTraining, decode_updates, encode_job
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, decode_share, decode_updates, encode_job
 from lightning_fed.wire.fingerprint import fingerprint_of, rows_of
 from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
@@ -324,6 +324,35 @@ def test_a_round_that_failed_or_did_not_count_is_dropped(tmp_path: Path) -> None
         ask.train(sent(), given)
         ask.train(sent(cohort=1, last=None if more else 0, **more), given, refused={} if more else {"bob": [0]})
         assert rows_on_disk(home) == {}
+
+
+class Own(Scalar):
+    """Has a layer that stays with the worker, and logs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.y = torch.nn.Parameter(torch.tensor(0.0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) + ((self.y - batch[0]) ** 2).mean() / 2
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("own", self.y)
+
+
+@pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
+@pytest.mark.parametrize(("refused", "expected"), [({}, 2.0), ({"bob": [0]}, 0.0)])
+def test_an_evaluation_leaves_out_rounds_in_which_an_update_did_not_count(
+    refused: dict[str, list[int]], expected: float, tmp_path: Path
+) -> None:
+    ask = Crowd(tmp_path, module=Own(), workers={"bob": EvaluatedRows([1.0, 3.0])})
+    model = GlobalModel({"x": torch.zeros(()), "y": torch.zeros(())})
+    given = terms(Own(), FedPer(["y"]))
+    ask.train(job(model=model), given)
+    sent = [encode_job(job(model=model, cohort=1, last=0))]
+    asked = {"terms": given.to_fields(), "workers": ["bob"], "kind": "val", "limit": None, "refused": refused}
+    _, (part,) = ask("evaluate", sent, **asked)
+    assert decode_share(part, "bob").logged.workers == {"bob": {"own": expected}}
 
 
 def test_an_update_stays_where_what_goes_with_it_cannot_be_written(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -157,9 +157,7 @@ class Remote(EngineOfNodes):
                 back; in the rounds until then its workers fail.
         """
         assert self._population is not None
-        by_node: dict[int, list[str]] = {}
-        for name, hosted in self._population.hosted.items():
-            by_node.setdefault(hosted.node, []).append(name)
+        by_node = self._by_node(self._population.hosted)
         nodes, refusals = list(by_node), []
         message: Message = self._asking("agree"), []
         for position, answer in answers(self.link, [(node, message) for node in nodes], self._seconds):
@@ -193,7 +191,7 @@ class Remote(EngineOfNodes):
     def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         """Yield a result for each worker, in the cohort's order; those that came early wait as bytes."""
         early: dict[str, _Result] = {}
-        arriving = self._arriving(job, cohort)
+        arriving = self._asked("train", job, cohort)
         for name in cohort:
             while name not in early:
                 worker, result = next(arriving)
@@ -210,21 +208,25 @@ class Remote(EngineOfNodes):
         if tables_of(self._outbox.algorithm, self._outbox.transforms, self._outbox.kept):
             self._refused.setdefault(worker, []).append(cohort)
 
-    def _arriving(self, job: Job, cohort: Sequence[str]) -> Iterator[tuple[str, _Result]]:
-        """Send a message to each node, and yield what comes back for each worker, in the order of arrival."""
-        assert self._population is not None
-        by_node: dict[int, list[str]] = {}
-        for name in cohort:
-            by_node.setdefault(self._population.hosted[name].node, []).append(name)
-        parts = [memoryview(encode_job(job))] if cohort else []
+    def _asked(self, ask: str, job: Job, workers: Sequence[str], **more: Any) -> Iterator[tuple[str, _Result]]:
+        """Send each node a message about its workers, and yield what comes back for each, in the order of arrival."""
+        by_node = self._by_node(workers)
+        parts = [memoryview(encode_job(job))] if workers else []
         messages: list[tuple[int, Message]] = []
         for node, names in by_node.items():
             refused = {name: self._refused[name] for name in names if name in self._refused}
-            messages.append((node, (self._asking("train", workers=names, refused=refused), parts)))
+            messages.append((node, (self._asking(ask, workers=names, refused=refused, **more), parts)))
         nodes = list(by_node)
         for position, answer in answers(self.link, messages, self._seconds):
             yield from self._results(job.round, by_node[nodes[position]], answer)
             del answer
+
+    def _by_node(self, workers: Iterable[str]) -> dict[int, list[str]]:
+        assert self._population is not None, "introduce() comes before all questions"
+        by_node: dict[int, list[str]] = {}
+        for name in workers:
+            by_node.setdefault(self._population.hosted[name].node, []).append(name)
+        return by_node
 
     def _results(
         self, round: int, workers: Sequence[str], answer: Message | LinkError
@@ -299,18 +301,7 @@ class Remote(EngineOfNodes):
     def evaluate(
         self, kind: EvaluationKind, workers: Sequence[str], job: Job, limit: int | float | None
     ) -> Iterator[tuple[str, Buffer | WorkerError]]:
-        assert self._population is not None, "introduce() comes before all questions"
-        by_node: dict[int, list[str]] = {}
-        for name in workers:
-            by_node.setdefault(self._population.hosted[name].node, []).append(name)
-        parts, nodes = [memoryview(encode_job(job))], list(by_node)
-        messages: list[tuple[int, Message]] = [
-            (node, (self._asking("evaluate", workers=names, kind=kind, limit=limit), parts))
-            for node, names in by_node.items()
-        ]
-        for position, answer in answers(self.link, messages, self._seconds):
-            yield from self._results(job.round, by_node[nodes[position]], answer)
-            del answer
+        return self._asked("evaluate", job, workers, kind=kind, limit=limit)
 
     # ---- the end, and checkpoints ------------------------------------------------------------------------------------
 
