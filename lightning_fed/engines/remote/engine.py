@@ -274,6 +274,9 @@ class Remote(EngineOfNodes):
     def _believed(self, updates: Updates, job: Job, worker: str) -> Updates | WorkerError:
         """Return updates whose numbers can be right; what a node says of itself decides how much it counts."""
         assert self._population is not None
+        wrong = self._wrong_buffer(updates, job)
+        if wrong is not None:
+            return WorkerError(worker, job.round, wrong)
         examples, weight = float(updates.examples), float(updates.weight)
         announced = self._population.hosted[worker].examples
         most = self._population.most_examples if announced is None else max(announced, 1)
@@ -295,6 +298,21 @@ class Remote(EngineOfNodes):
         if not float(updates.steps) >= 0:
             return WorkerError(worker, job.round, f"it says that it took {float(updates.steps):g} steps")
         return updates
+
+    def _wrong_buffer(self, updates: Updates, job: Job) -> str | None:
+        """Return what is wrong with the names of buffers: under that of a parameter, one would take its place."""
+        assert self._asks_about is not None
+        module, _ = self._asks_about
+        missing = job.model.buffers.keys() - updates.buffers.keys()
+        if missing:
+            return f"its update lacks the buffer {min(missing)!r}"
+        parts = dict(module.named_modules())
+        for name in updates.buffers.keys() - job.model.buffers.keys() - job.model.frozen.keys():
+            path, _, key = name.rpartition(".")
+            part = parts.get(path)
+            if part is None or not key or (key not in part._buffers and hasattr(part, key)):
+                return f"its update has a buffer {name[:100]!r}, for which the server's module has no place"
+        return None
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
