@@ -113,6 +113,8 @@ QUESTIONS: dict[str, tuple[Callable[[Crowd], tuple[dict[str, Any], list[bytes]]]
     "terms with another field": (lambda ask: ask("agree", terms={**terms().to_fields(), "x": 1}), "other fields"),
     "terms of another type": (lambda ask: ask("agree", terms={**terms().to_fields(), "seed": "x"}), "hold seed='x'"),
     "a run outside of its folder": (lambda ask: ask("agree", terms=terms(run="../x").to_fields()), "letters and digit"),
+    "a run with a long name": (lambda ask: ask("agree", terms=terms(run="a" * 65).to_fields()), "at most 64 letters"),
+    "a run with another alphabet": (lambda ask: ask("agree", terms=terms(run="é").to_fields()), "letters and digits"),
     "an unknown class": (
         lambda ask: ask("agree", terms={**terms().to_fields(), "algorithm": {"class": "os.system", "arguments": {}}}),
         "there is no 'os.system' at this node",
@@ -241,6 +243,29 @@ def test_a_prediction_hides_what_the_terms_hide_whatever_the_job_says(x: float, 
     told = b'\\"examples\\":{\\"bob\\":2}' if x == 0 else b"Jane Doe"
     assert told in open_
     assert told not in hidden
+
+
+class Widens(Scalar):
+    """Makes its buffer another one where the data are large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch[0].sum() > 4:
+            self.seen = self.seen.double()
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_update_that_cannot_leave_is_its_workers_error_alone(tmp_path: Path) -> None:
+    data = {"bob": Rows([1.0, 3.0]), "alice": Rows([5.0])}
+    work = job(model=GlobalModel({"x": torch.zeros(())}, {"seen": torch.zeros(())}))
+    fields, parts = Crowd(tmp_path, module=Widens(), workers=data).train(work, terms(Widens()), "bob", "alice")
+    bob, alice = fields["results"]
+    assert bob == {"worker": "bob"}
+    assert "its update cannot leave: the updates of 'alice': buffer 'seen' is torch.float64" in alice["error"]
+    assert len(parts) == 1
 
 
 # ---- the node's own policy and account -------------------------------------------------------------------------------
