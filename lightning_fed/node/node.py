@@ -267,9 +267,9 @@ class Node(Shown):
             raise RefusalError(f"the node's policy allows no evaluation of the kind {kind!r} ({self.policy})")
         job = self._job(parts, torch.device("cpu"))
         self.policy.check_attributes(job)
-        return {"results": [{"worker": name} for name in workers]}, [
-            memoryview(run.evaluate(name, job, kind, limit, _numbers(refused, name))) for name in workers
-        ]
+        hides = self.policy.hides_failures
+        shares = [run.evaluate(name, job, kind, limit, _numbers(refused, name), hides) for name in workers]
+        return {"results": [{"worker": name} for name in workers]}, [memoryview(share) for share in shares]
 
     def _trained(self, run: HostedRun, worker: str, job: Job, refused: Sequence[int]) -> memoryview | WorkerError:
         """Charge the worker's account, train it, and return what leaves: that is counted before it can."""

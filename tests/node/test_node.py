@@ -268,6 +268,20 @@ def test_an_update_that_cannot_leave_is_its_workers_error_alone(tmp_path: Path) 
     assert len(parts) == 1
 
 
+@pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers")
+def test_where_failures_are_hidden_a_prediction_does_not_say_whether_it_failed(tmp_path: Path) -> None:
+    """Else a server would read a bit of the data off each model that it sends, and nothing would be charged."""
+
+    def share(x: float) -> bytes:
+        ask = Crowd(tmp_path, module=Predicts(), workers={"bob": ToldRows([1.0, 3.0])}, policy=STRICT)
+        given = terms(Predicts(), promise=LOCAL).to_fields()
+        sent = [encode_job(job(model=GlobalModel({"x": torch.tensor(x)})))]
+        _, (part,) = ask("evaluate", sent, terms=given, workers=["bob"], kind="predict", limit=None)
+        return part
+
+    assert share(2.0) == share(0.0)
+
+
 # ---- the node's own policy and account -------------------------------------------------------------------------------
 
 STRICT = Policy(promise=RequiredPromise("LocalDP", clip=1.0, noise_multiplier=2.0), most_rounds=2)
