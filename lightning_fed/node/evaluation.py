@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from lightning_fed.worker.far_trainer import FarTrainer
 from lightning_fed.worker.metric_states import metrics_of
 from lightning_fed.worker.module_tensors import put
 
+_log = logging.getLogger(__name__)
+
 _QUIET = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
 
 
@@ -41,6 +44,7 @@ def evaluate(
     limit: int | float | None = None,
     folder: str | Path | None = None,
     hides: bool = False,
+    hides_failures: bool = False,
 ) -> bytes:
     """Evaluate one worker by the user's own steps, and return what it has to hand over, as bytes.
 
@@ -58,6 +62,7 @@ def evaluate(
         limit: The number of batches of each loader, the part of it if it is a float, or None: all.
         folder: The worker's own folder, in which its predictions are written, as ``predictions.pt``.
         hides: Whether a promise hides what workers do, whatever the job says of it.
+        hides_failures: Whether a promise hides of a prediction also that it has failed.
 
     Returns:
         A :class:`~lightning_fed.wire.Share`: an empty one if the worker has no such loader, or a promise of privacy
@@ -96,6 +101,10 @@ def evaluate(
         failure = error
     except Exception as error:
         failure = WorkerError(worker, job.round, what_failed("its evaluation", error))
+        failure.__cause__ = error
+    _log.warning("%s", failure, exc_info=failure.__cause__ or failure)
+    if is_hidden and hides_failures:  # which it does depends on data, and the server chooses the model
+        return encode_share(Share())
     if is_hidden:
         failure = WorkerError(worker, job.round, "it has failed to predict, and a promise of privacy hides why")
     return encode_share(Share(failures=(failure,)))

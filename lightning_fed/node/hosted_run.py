@@ -178,7 +178,13 @@ class HostedRun:
         return result
 
     def evaluate(
-        self, worker: str, job: Job, kind: Literal["val", "test", "predict"], limit: int | float | None
+        self,
+        worker: str,
+        job: Job,
+        kind: Literal["val", "test", "predict"],
+        limit: int | float | None,
+        refused: Collection[int] = (),
+        hides_failures: bool = False,
     ) -> bytes:
         """Evaluate a worker with the model of a job, or with its own: :func:`lightning_fed.node.evaluation.evaluate`.
 
@@ -187,15 +193,18 @@ class HostedRun:
             job: The job.
             kind: On which of its loaders.
             limit: The number of batches, the part of them if it is a float, or None: all.
+            refused: The numbers of cohorts in which its update did not count.
+            hides_failures: Whether a promise hides of a prediction also that it has failed.
         """
         folder = self._folder_of(worker)
         try:
-            own = self.recall(worker, job)
+            own = self.recall(worker, job, refused)
         except ValueError as error:
             return encode_share(Share(failures=(WorkerError(worker, job.round, str(error)),)))
         algorithm, options = self.outbox.algorithm, {**self.trainer_options, "default_root_dir": folder}
         hides = not self.outbox.may_tell  # by the terms: the job is what the server says now
-        return evaluate(self.module, self._workers, worker, job, kind, algorithm, own, options, limit, folder, hides)
+        hidden = hides, hides_failures
+        return evaluate(self.module, self._workers, worker, job, kind, algorithm, own, options, limit, folder, *hidden)
 
     def recall(self, worker: str, job: Job, refused: Collection[int] = ()) -> OwnState:
         """Read what a worker remembers, as it was after the last round that succeeded before a job's.

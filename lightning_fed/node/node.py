@@ -39,6 +39,10 @@ HOME, POLICY = "LIGHTNING_FED_HOME", "LIGHTNING_FED_POLICY"
 """The environment variables that name a node's folder and the file of its policy."""
 
 
+_LONGEST_RUN = 64
+"""How long the name of a run may be: it stands in each line of the account."""
+
+
 @final
 class Node(Shown):
     """Hosts workers on a machine: their data, the module that they train, and what they remember.
@@ -208,8 +212,10 @@ class Node(Shown):
         outbox = self._outbox(terms)
         self.policy.check_terms(terms, outbox.algorithm, outbox.transforms, outbox.promise)
         tables = tables_of(outbox.algorithm, outbox.transforms, outbox.kept)
-        if not terms.run.isalnum():
-            raise RefusalError(f"the name of the run, {terms.run[:50]!r}, is none of letters and digits")
+        if not (terms.run.isascii() and terms.run.isalnum() and len(terms.run) <= _LONGEST_RUN):  # it names a folder
+            raise RefusalError(
+                f"the name of the run, {terms.run[:50]!r}, is none of at most {_LONGEST_RUN} letters and digits"
+            )
         folder = self.home / "runs" / terms.run
         try:
             self._run = HostedRun(terms, self.module, self.workers, outbox, tables, self._settings, folder)
@@ -239,7 +245,7 @@ class Node(Shown):
         for worker in workers:
             result = self._trained(run, worker, job, _numbers(refused, worker))
             if not isinstance(result, WorkerError):
-                updates.append(memoryview(encode_updates(self.policy.leaving(result), job)))
+                updates.append(result)
                 results.append({"worker": worker})
             else:
                 results.append({"worker": worker, "error": self._reason(result, run)})
@@ -249,7 +255,8 @@ class Node(Shown):
     def _evaluate(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Evaluate workers by the user's own steps; predictions are written here."""
         run = self._hosted(Terms.from_fields(fields.get("terms")))
-        workers, kind, limit = self._asked(fields.get("workers")), fields.get("kind"), fields.get("limit")
+        workers, refused = self._asked(fields.get("workers")), fields.get("refused", {})
+        kind, limit = fields.get("kind"), fields.get("limit")
         if kind not in _KINDS:
             raise RefusalError(f"there is no evaluation of the kind {str(kind)[:20]!r}: ask one of {', '.join(_KINDS)}")
         if limit is not None and (type(limit) not in (int, float) or not 0 <= limit < math.inf):
@@ -260,21 +267,33 @@ class Node(Shown):
             raise RefusalError(f"the node's policy allows no evaluation of the kind {kind!r} ({self.policy})")
         job = self._job(parts, torch.device("cpu"))
         self.policy.check_attributes(job)
-        return {"results": [{"worker": name} for name in workers]}, [
-            memoryview(run.evaluate(name, job, kind, limit)) for name in workers
-        ]
+        hides = self.policy.hides_failures
+        shares = [run.evaluate(name, job, kind, limit, _numbers(refused, name), hides) for name in workers]
+        return {"results": [{"worker": name} for name in workers]}, [memoryview(share) for share in shares]
 
-    def _trained(self, run: HostedRun, worker: str, job: Job, refused: Sequence[int]) -> Updates | WorkerError:
-        """Charge the worker's account, and train it: what leaves is counted before it can."""
+    def _trained(self, run: HostedRun, worker: str, job: Job, refused: Sequence[int]) -> memoryview | WorkerError:
+        """Charge the worker's account, train it, and return what leaves: that is counted before it can."""
         try:
             self.policy.admit(self.account, worker, job, run.terms, run.outbox.promise)
         except PolicyError as error:
             return WorkerError(worker, job.round, f"its node refuses: {error}")
         result = run.train(worker, job, refused)
+        left = self._encoded(result, worker, job)
+        if isinstance(left, WorkerError):
+            _log.warning("%s", left, exc_info=left.__cause__)
+            noise = self.policy.in_place_of(left, job, run.outbox)
+            return left if noise is None else self._encoded(noise, worker, job)
+        return left
+
+    def _encoded(self, result: Updates | WorkerError, worker: str, job: Job) -> memoryview | WorkerError:
         if isinstance(result, WorkerError):
-            _log.warning("%s", result, exc_info=result.__cause__)
-            return self.policy.in_place_of(result, job, run.outbox) or result
-        return result
+            return result
+        try:
+            return memoryview(encode_updates(self.policy.leaving(result), job))
+        except WireError as error:  # what one worker's data make of a buffer is no other one's failure
+            failure = WorkerError(worker, job.round, f"its update cannot leave: {error}")
+            failure.__cause__ = error
+            return failure
 
     def _asked(self, given: object) -> list[str]:
         if not isinstance(given, list) or not all(isinstance(name, str) for name in given):

@@ -168,7 +168,7 @@ attributes; failures hidden
         if self._attributes is not True:
             allowed = self._attributes
             says.append(f"attributes {', '.join(allowed)}" if allowed else "no attributes")
-        if self._hides_failures:
+        if self.hides_failures:
             says.append("failures hidden")
         return "; ".join(says) or "no limits"
 
@@ -367,7 +367,7 @@ attributes; failures hidden
             job: What the server sent; it was checked.
             outbox: The outbox of the worker, whose own state is neither read nor changed.
         """
-        if not self._hides_failures or outbox.promise is None:
+        if not self.hides_failures or outbox.promise is None:
             return None
         own = OwnState(tables_of(outbox.algorithm, outbox.transforms, outbox.kept))
         for result in replace(outbox, own=own)(_learn_nothing, job, [failed.worker]):
@@ -386,7 +386,8 @@ attributes; failures hidden
         return "promise" if self.promise is not None else "most_epsilon"
 
     @property
-    def _hides_failures(self) -> bool:
+    def hides_failures(self) -> bool:
+        """Whether nobody hears that something has failed for a worker, since that depends on its data."""
         if self.failures is None:
             return self.promise is not None and self.promise.unit == "worker"
         return self.failures == "hidden"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any, Protocol, final
 
+import torch
+
 from lightning_fed.core.channel import Message
 from lightning_fed.engines.remote import Link, Remote
 from lightning_fed.engines.remote.link import LinkError
@@ -62,7 +64,9 @@ class Loopback(Link):
             self._arrived[identifier] = LinkError("its node is away")
             return identifier
         crossed = json.loads(json.dumps(fields))
-        answer: Message | LinkError | None = self._nodes[node].answer(crossed, [bytes(part) for part in parts])
+        answer: Message | LinkError | None
+        with torch.inference_mode(False), torch.enable_grad():  # another machine is in no mode of the server's Trainer
+            answer = self._nodes[node].answer(crossed, [bytes(part) for part in parts])
         self.bytes_down += sum(len(part) for part in parts)
         if self._spoil is not None and not isinstance(answer, LinkError) and answer is not None:
             answer = self._spoil(node, crossed, answer)

@@ -57,6 +57,28 @@ def rows_of(module: nn.Module, frozen: Collection[str] | None = None) -> list[Te
     return rows + [_row(name, "buffer", buffer) for name, buffer in module.named_buffers()]
 
 
+def as_at_first(rows: Sequence[TensorRow], first: Sequence[TensorRow]) -> list[TensorRow]:
+    """Return the rows of a module as they were at the beginning of its run.
+
+    Frozen parameters move, buffers grow and appear, and layers are frozen and unfrozen; all that travels, and nodes
+    that begin with the same module get it.
+
+    Args:
+        rows: The rows now.
+        first: Those of the beginning; none: it is now.
+
+    >>> now = rows_of(torch.nn.BatchNorm1d(1), frozen=["weight"])
+    >>> as_at_first(now, rows_of(torch.nn.Linear(2, 1), frozen=()))[0].shape
+    (1, 2)
+    """
+    known = {row.name: row for row in first}
+    return [
+        known[row.name] if row.name in known and known[row.name].dtype == row.dtype else row
+        for row in rows
+        if not first or row.name in known or row.kind != "buffer"
+    ]
+
+
 def fingerprint_of(rows: Sequence[TensorRow]) -> str:
     """Return the hash of rows.
 

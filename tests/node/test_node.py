@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar
+from helpers import EvaluatedRows, Rows, Scalar
 
 from lightning_fed._lightning import pl
 from lightning_fed.algorithms import FedAvg, FedPer, Scaffold
 from lightning_fed.node import Node, Policy, RequiredPromise
 from lightning_fed.privacy import LocalDP
 from lightning_fed.state import OwnState
-from lightning_fed.wire import GlobalModel, Job, LocalTraining, decode_updates, encode_job
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, decode_share, decode_updates, encode_job
 from lightning_fed.wire.fingerprint import fingerprint_of, rows_of
 from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
@@ -113,6 +113,8 @@ QUESTIONS: dict[str, tuple[Callable[[Crowd], tuple[dict[str, Any], list[bytes]]]
     "terms with another field": (lambda ask: ask("agree", terms={**terms().to_fields(), "x": 1}), "other fields"),
     "terms of another type": (lambda ask: ask("agree", terms={**terms().to_fields(), "seed": "x"}), "hold seed='x'"),
     "a run outside of its folder": (lambda ask: ask("agree", terms=terms(run="../x").to_fields()), "letters and digit"),
+    "a run with a long name": (lambda ask: ask("agree", terms=terms(run="a" * 65).to_fields()), "at most 64 letters"),
+    "a run with another alphabet": (lambda ask: ask("agree", terms=terms(run="é").to_fields()), "letters and digits"),
     "an unknown class": (
         lambda ask: ask("agree", terms={**terms().to_fields(), "algorithm": {"class": "os.system", "arguments": {}}}),
         "there is no 'os.system' at this node",
@@ -243,6 +245,43 @@ def test_a_prediction_hides_what_the_terms_hide_whatever_the_job_says(x: float, 
     assert told not in hidden
 
 
+class Widens(Scalar):
+    """Makes its buffer another one where the data are large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch[0].sum() > 4:
+            self.seen = self.seen.double()
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_update_that_cannot_leave_is_its_workers_error_alone(tmp_path: Path) -> None:
+    data = {"bob": Rows([1.0, 3.0]), "alice": Rows([5.0])}
+    work = job(model=GlobalModel({"x": torch.zeros(())}, {"seen": torch.zeros(())}))
+    fields, parts = Crowd(tmp_path, module=Widens(), workers=data).train(work, terms(Widens()), "bob", "alice")
+    bob, alice = fields["results"]
+    assert bob == {"worker": "bob"}
+    assert "its update cannot leave: the updates of 'alice': buffer 'seen' is torch.float64" in alice["error"]
+    assert len(parts) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The 'predict_dataloader' does not have many workers")
+def test_where_failures_are_hidden_a_prediction_does_not_say_whether_it_failed(tmp_path: Path) -> None:
+    """Else a server would read a bit of the data off each model that it sends, and nothing would be charged."""
+
+    def share(x: float) -> bytes:
+        ask = Crowd(tmp_path, module=Predicts(), workers={"bob": ToldRows([1.0, 3.0])}, policy=STRICT)
+        given = terms(Predicts(), promise=LOCAL).to_fields()
+        sent = [encode_job(job(model=GlobalModel({"x": torch.tensor(x)})))]
+        _, (part,) = ask("evaluate", sent, terms=given, workers=["bob"], kind="predict", limit=None)
+        return part
+
+    assert share(2.0) == share(0.0)
+
+
 # ---- the node's own policy and account -------------------------------------------------------------------------------
 
 STRICT = Policy(promise=RequiredPromise("LocalDP", clip=1.0, noise_multiplier=2.0), most_rounds=2)
@@ -324,6 +363,35 @@ def test_a_round_that_failed_or_did_not_count_is_dropped(tmp_path: Path) -> None
         ask.train(sent(), given)
         ask.train(sent(cohort=1, last=None if more else 0, **more), given, refused={} if more else {"bob": [0]})
         assert rows_on_disk(home) == {}
+
+
+class Own(Scalar):
+    """Has a layer that stays with the worker, and logs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.y = torch.nn.Parameter(torch.tensor(0.0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) + ((self.y - batch[0]) ** 2).mean() / 2
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("own", self.y)
+
+
+@pytest.mark.filterwarnings("ignore:The 'val_dataloader' does not have many workers")
+@pytest.mark.parametrize(("refused", "expected"), [({}, 2.0), ({"bob": [0]}, 0.0)])
+def test_an_evaluation_leaves_out_rounds_in_which_an_update_did_not_count(
+    refused: dict[str, list[int]], expected: float, tmp_path: Path
+) -> None:
+    ask = Crowd(tmp_path, module=Own(), workers={"bob": EvaluatedRows([1.0, 3.0])})
+    model = GlobalModel({"x": torch.zeros(()), "y": torch.zeros(())})
+    given = terms(Own(), FedPer(["y"]))
+    ask.train(job(model=model), given)
+    sent = [encode_job(job(model=model, cohort=1, last=0))]
+    asked = {"terms": given.to_fields(), "workers": ["bob"], "kind": "val", "limit": None, "refused": refused}
+    _, (part,) = ask("evaluate", sent, **asked)
+    assert decode_share(part, "bob").logged.workers == {"bob": {"own": expected}}
 
 
 def test_an_update_stays_where_what_goes_with_it_cannot_be_written(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -27,7 +27,7 @@ from lightning_fed.population import EvaluationKind, WorkerPool
 from lightning_fed.wire import Job, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_updates, encode_job
 from lightning_fed.wire.container import Buffer
-from lightning_fed.wire.fingerprint import TensorRow, difference, fingerprint_of, rows_from, rows_of
+from lightning_fed.wire.fingerprint import TensorRow, as_at_first, difference, fingerprint_of, rows_from, rows_of
 from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.local_fit import LocalFit
@@ -61,6 +61,7 @@ class Remote(EngineOfNodes):
         self._terms: Terms | None = None
         self._asks_about: tuple[pl.LightningModule, pl.Trainer] | None = None
         self._rows: list[TensorRow] = []
+        self._first: list[TensorRow] = []  # those of the run's beginning; nodes have their module as it was then
         self._population: RemotePopulation | None = None
         self._outbox = Outbox()
         self._remarks = Remarks()
@@ -86,6 +87,8 @@ class Remote(EngineOfNodes):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         LocalFit(module, trainer, kept=outbox.kept).check()
+        if trainer.global_step == 0:  # a sanity check has asked before the module was as its hooks make it
+            self._first = []
         self._begin(module, workers, trainer, outbox)
         self._agree()
 
@@ -104,7 +107,7 @@ class Remote(EngineOfNodes):
                 "devices=1 and no strategy"
             )
         if trainer.state.fn == "fit" and trainer.global_step == 0:  # a checkpoint, if there is one, is read later
-            self._run, self._refused = None, {}
+            self._run, self._refused, self._first = None, {}, []
         self._begin(module, workers, trainer, outbox)
 
     def _begin(self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox) -> None:
@@ -120,7 +123,8 @@ class Remote(EngineOfNodes):
             assert self._population is not None, "introduce() comes before all questions"
             assert self._asks_about is not None
             (module, trainer), outbox = self._asks_about, self._outbox
-            self._rows = rows_of(module)
+            self._rows = as_at_first(rows_of(module), self._first)
+            self._first = self._first or self._rows
             self._run = self._run or secrets.token_hex(8)
             self._terms = Terms(
                 run=self._run,
@@ -153,9 +157,7 @@ class Remote(EngineOfNodes):
                 back; in the rounds until then its workers fail.
         """
         assert self._population is not None
-        by_node: dict[int, list[str]] = {}
-        for name, hosted in self._population.hosted.items():
-            by_node.setdefault(hosted.node, []).append(name)
+        by_node = self._by_node(self._population.hosted)
         nodes, refusals = list(by_node), []
         message: Message = self._asking("agree"), []
         for position, answer in answers(self.link, [(node, message) for node in nodes], self._seconds):
@@ -189,7 +191,7 @@ class Remote(EngineOfNodes):
     def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         """Yield a result for each worker, in the cohort's order; those that came early wait as bytes."""
         early: dict[str, _Result] = {}
-        arriving = self._arriving(job, cohort)
+        arriving = self._asked("train", job, cohort)
         for name in cohort:
             while name not in early:
                 worker, result = next(arriving)
@@ -206,21 +208,25 @@ class Remote(EngineOfNodes):
         if tables_of(self._outbox.algorithm, self._outbox.transforms, self._outbox.kept):
             self._refused.setdefault(worker, []).append(cohort)
 
-    def _arriving(self, job: Job, cohort: Sequence[str]) -> Iterator[tuple[str, _Result]]:
-        """Send a message to each node, and yield what comes back for each worker, in the order of arrival."""
-        assert self._population is not None
-        by_node: dict[int, list[str]] = {}
-        for name in cohort:
-            by_node.setdefault(self._population.hosted[name].node, []).append(name)
-        parts = [memoryview(encode_job(job))] if cohort else []
+    def _asked(self, ask: str, job: Job, workers: Sequence[str], **more: Any) -> Iterator[tuple[str, _Result]]:
+        """Send each node a message about its workers, and yield what comes back for each, in the order of arrival."""
+        by_node = self._by_node(workers)
+        parts = [memoryview(encode_job(job))] if workers else []
         messages: list[tuple[int, Message]] = []
         for node, names in by_node.items():
             refused = {name: self._refused[name] for name in names if name in self._refused}
-            messages.append((node, (self._asking("train", workers=names, refused=refused), parts)))
+            messages.append((node, (self._asking(ask, workers=names, refused=refused, **more), parts)))
         nodes = list(by_node)
         for position, answer in answers(self.link, messages, self._seconds):
             yield from self._results(job.round, by_node[nodes[position]], answer)
             del answer
+
+    def _by_node(self, workers: Iterable[str]) -> dict[int, list[str]]:
+        assert self._population is not None, "introduce() comes before all questions"
+        by_node: dict[int, list[str]] = {}
+        for name in workers:
+            by_node.setdefault(self._population.hosted[name].node, []).append(name)
+        return by_node
 
     def _results(
         self, round: int, workers: Sequence[str], answer: Message | LinkError
@@ -268,6 +274,9 @@ class Remote(EngineOfNodes):
     def _believed(self, updates: Updates, job: Job, worker: str) -> Updates | WorkerError:
         """Return updates whose numbers can be right; what a node says of itself decides how much it counts."""
         assert self._population is not None
+        wrong = self._wrong_buffer(updates, job)
+        if wrong is not None:
+            return WorkerError(worker, job.round, wrong)
         examples, weight = float(updates.examples), float(updates.weight)
         announced = self._population.hosted[worker].examples
         most = self._population.most_examples if announced is None else max(announced, 1)
@@ -290,23 +299,27 @@ class Remote(EngineOfNodes):
             return WorkerError(worker, job.round, f"it says that it took {float(updates.steps):g} steps")
         return updates
 
+    def _wrong_buffer(self, updates: Updates, job: Job) -> str | None:
+        """Return what is wrong with the names of buffers: under that of a parameter, one would take its place."""
+        assert self._asks_about is not None
+        module, _ = self._asks_about
+        missing = job.model.buffers.keys() - updates.buffers.keys()
+        if missing:
+            return f"its update lacks the buffer {min(missing)!r}"
+        parts = dict(module.named_modules())
+        for name in updates.buffers.keys() - job.model.buffers.keys() - job.model.frozen.keys():
+            path, _, key = name.rpartition(".")
+            part = parts.get(path)
+            if part is None or not key or (key not in part._buffers and hasattr(part, key)):
+                return f"its update has a buffer {name[:100]!r}, for which the server's module has no place"
+        return None
+
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
     def evaluate(
         self, kind: EvaluationKind, workers: Sequence[str], job: Job, limit: int | float | None
     ) -> Iterator[tuple[str, Buffer | WorkerError]]:
-        assert self._population is not None, "introduce() comes before all questions"
-        by_node: dict[int, list[str]] = {}
-        for name in workers:
-            by_node.setdefault(self._population.hosted[name].node, []).append(name)
-        parts, nodes = [memoryview(encode_job(job))], list(by_node)
-        messages: list[tuple[int, Message]] = [
-            (node, (self._asking("evaluate", workers=names, kind=kind, limit=limit), parts))
-            for node, names in by_node.items()
-        ]
-        for position, answer in answers(self.link, messages, self._seconds):
-            yield from self._results(job.round, by_node[nodes[position]], answer)
-            del answer
+        return self._asked("evaluate", job, workers, kind=kind, limit=limit)
 
     # ---- the end, and checkpoints ------------------------------------------------------------------------------------
 
@@ -315,12 +328,15 @@ class Remote(EngineOfNodes):
 
     @property
     def choice(self) -> str | None:
-        return None if self._run is None else json.dumps({"run": self._run, "refused": self._refused})
+        if self._run is None:
+            return None
+        return json.dumps({"run": self._run, "refused": self._refused, "first": [list(row) for row in self._first]})
 
     def resume(self, choice: str) -> None:
         read = json.loads(choice)
         self._run = str(read["run"])
         self._refused = {name: list(cohorts) for name, cohorts in read["refused"].items()}
+        self._first = rows_from(read.get("first", []))
 
 
 _Result: TypeAlias = memoryview | WorkerError

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Rows, Scalar, trainer
-from menagerie import Anneals, cohort, member
+from helpers import EvaluatedRows, Rows, Scalar, trainer
+from menagerie import Anneals, Examples, cohort, member
 from oracle import ALGORITHMS, PROMISES, assert_bits
 from over_nodes import connected, nodes_of
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -171,6 +172,10 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "less than no examples": (with_(examples=doubles(-1.0), weight=doubles(-1.0)), "-1 examples"),
     "a weight of its own": (with_(weight=doubles(1e6)), "counts as 1e+06, and it counts as 2"),
     "an infinite number of steps": (with_(steps=doubles(float("nan"))), "nan steps"),
+    "a buffer in place of a parameter": (with_(buffers=lambda u: {"x": torch.ones(1)}), "a buffer 'x', for which"),
+    "a buffer of no part": (with_(buffers=lambda u: {"a.b": torch.ones(1)}), "a buffer 'a.b', for which"),
+    "a buffer in place of a method": (with_(buffers=lambda u: {"forward": torch.ones(1)}), "a buffer 'forward', for"),
+    "a buffer in place of a flag": (with_(buffers=lambda u: {"training": torch.ones(1)}), "a buffer 'training', for"),
     "a refusal": (spoiled(lambda fields, parts: ({"refused": "not today"}, [])), "its node refuses: not today"),
 }
 
@@ -206,6 +211,24 @@ def test_too_few_workers_end_the_run_and_leave_the_model(tmp_path: Path) -> None
     with pytest.raises(RoundError, match="min_workers=2"):
         trainer(max_steps=1, max_epochs=-1).fit(fed, FederatedDataModule(workers))
     assert fed.module.x.item() == 9.0
+
+
+class Norm(Scalar):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+
+def test_a_buffer_that_is_missing_is_its_workers_error(tmp_path: Path) -> None:
+    lost = spoiled(lambda fields, parts: (fields, [without]))
+    one, none = torch.ones(1, dtype=torch.float64), torch.zeros(1, 1)
+    job = Job(0, 0, 0, GlobalModel({"x": torch.zeros(())}), LocalTraining())
+    without = encode_updates(Updates(0, ("alice",), none, {}, 2 * one, 2 * one, one, one), job)
+    engine, workers = connected(Norm, rows(), tmp_path, lost)
+    fed = FederatedModule(Norm(), engine=engine, on_worker_error="drop")
+    trainer(max_steps=1, max_epochs=-1).fit(fed, FederatedDataModule(workers))
+    (failure,) = fed.last_report.failures
+    assert failure.reason == "its update lacks the buffer 'seen'"
 
 
 def test_a_node_that_was_away_takes_part_again(tmp_path: Path) -> None:
@@ -424,3 +447,79 @@ def test_nothing_of_what_workers_remember_lies_at_the_server(tmp_path: Path) -> 
     assert fed.own_state == {}
     assert Layout(dict(fed.module.named_parameters())).size > 0
     assert len(list(tmp_path.rglob("own_state.safetensors"))) == 4
+
+
+# ---- what of a module has changed since the beginning of its run -----------------------------------------------------
+
+
+class EvaluatedExamples(Examples):
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.rows, batch_size=self.batch_size)
+
+    test_dataloader = val_dataloader
+
+
+def evaluated(name: str) -> Any:
+    """A member of the menagerie that is evaluated by the loss of its training."""
+    module = member(name)
+
+    class Evaluated(type(module)):  # type: ignore[misc]
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            teacher = self.teacher(batch[0]).square().mean() if hasattr(self, "teacher") else 0.0
+            centre = self.centre.sum() if hasattr(self, "centre") else 0.0
+            self.log("measured", torch.nn.functional.cross_entropy(self(batch[0]), batch[1]) + teacher + centre)
+
+        test_step = validation_step
+
+    module.__class__ = Evaluated
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["teacher", "late buffers"])
+def test_nodes_go_on_where_frozen_parameters_and_buffers_have_changed(name: str, tmp_path: Path) -> None:
+    """They have their module as it was at first, and what has changed travels: in a test, and after a resume."""
+    data = {worker: EvaluatedExamples(number, 6) for number, worker in enumerate(("ann", "bob"))}
+
+    def left(engine: Engine, workers: Any, again: tuple[Engine, Any], root: Path) -> Any:
+        saves = ModelCheckpoint(root, every_n_train_steps=1, save_last=True)
+        fed = FederatedModule(evaluated(name), engine=engine)
+        run = trainer(max_steps=2, max_epochs=-1, callbacks=[saves], enable_checkpointing=True)
+        run.fit(fed, FederatedDataModule(workers))
+        (tested,) = trainer().test(fed, FederatedDataModule(workers), verbose=False)
+        if name == "late buffers":  # a checkpoint with more buffers than the user's module does not open in it
+            return tested, dict(fed.module.state_dict()), None
+        resumed = FederatedModule(evaluated(name), engine=again[0])
+        run = trainer(max_steps=3, max_epochs=-1, limit_val_batches=0)
+        run.fit(resumed, FederatedDataModule(again[1]), ckpt_path=str(root / "last.ckpt"))
+        (validated,) = trainer().validate(resumed, FederatedDataModule(again[1]), verbose=False)
+        return tested, dict(resumed.module.state_dict()), validated
+
+    def there() -> tuple[Engine, Any]:
+        return connected(lambda: evaluated(name), data, tmp_path / "nodes")
+
+    nodes = left(*there(), there(), tmp_path / "there")
+    here = left(Sequential(), data, (Sequential(), data), tmp_path / "here")
+    assert_bits(nodes[1], here[1])
+    assert nodes[0] == here[0]
+    assert nodes[2] == here[2]
+
+
+class Evaluates(Scalar):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("distance", (self.x - batch[0]).abs().mean())
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+def test_evaluations_say_which_updates_did_not_count(tmp_path: Path) -> None:
+    data = {worker: EvaluatedRows(numbers) for worker, numbers in NUMBERS.items()}
+
+    def late(node: int, asked: Any, answer: Any) -> Any:
+        return None if node == 1 and asked["ask"] == "train" else answer
+
+    engine, workers = connected(Evaluates, data, tmp_path, late)
+    module = Evaluates()
+    fed = FederatedModule(module, algorithm=Scaffold(), engine=engine, on_worker_error="drop")
+    trainer(max_steps=1, max_epochs=-1, num_sanity_val_steps=0).fit(fed, FederatedDataModule(workers))
+    asked = [message["refused"] for message in engine.link.asked if message["ask"] == "evaluate"]
+    assert asked == [{}, {"alice": [0]}]
