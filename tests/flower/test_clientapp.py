@@ -129,6 +129,6 @@ def test_it_runs_only_for_a_node(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_it_is_found_and_can_be_run() -> None:
     environment = {"LIGHTNING_FED_BUILD": "a:b", "LIGHTNING_FED_HOME": "/tmp", "PYTHONPATH": str(APP.parents[2])}
-    command = [sys.executable, "-P", "-m", "lightning_fed.flower.clientapp", "--check"]
+    command = [sys.executable, "-P", "-m", "lightning_fed.flower.staying", "--check"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
