@@ -334,7 +334,7 @@ class FederatedModule(Readable):
         processes = self._processes()
         refuse_synchronised(self.module, processes.size)
         processes.broadcast_(list(self.module.buffers()))
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and not isinstance(self.engine, EngineOfNodes):  # with those nothing trains here
             keep_freed_memory()
         with processes.together():
             self._global.begin_fit(self.trainer)

@@ -39,10 +39,10 @@ class WeightedMean(Aggregator[Sums]):
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
         floating = {n: b for n, b in job.model.buffers.items() if b.is_floating_point() or b.is_complex()}
         sums = Sums(
-            delta=torch.zeros_like(job.model.vector),
+            delta=job.model.zeros(),
             buffers={n: torch.zeros(b.shape, dtype=wide(b.dtype), device=b.device) for n, b in floating.items()},
             largest={n: torch.full_like(b, _least(b.dtype)) for n, b in job.model.buffers.items() if n not in floating},
-            extra={name: torch.zeros_like(job.model.vector) for name in job.extra},
+            extra={name: job.model.zeros() for name in job.extra},
             weight=torch.zeros((), dtype=torch.float64),
             model=job.model,
         )

@@ -13,5 +13,7 @@ _LONGEST_BLOCK = 64
 
 def block_length(job: Job) -> int:
     """Return how many workers to train before their updates are passed on: as many as fit 8 MB, at least one."""
-    size = job.model.vector.nbytes + sum(buffer.nbytes for buffer in job.model.buffers.values())
+    size = job.model.layout.size * job.model.layout.dtype.itemsize + sum(
+        buffer.nbytes for buffer in job.model.buffers.values()
+    )
     return min(max(_BLOCK_BYTES // size, 1), _LONGEST_BLOCK)

@@ -56,7 +56,7 @@ class Sequential(Engine):
         """Train the workers of a block."""
         assert self._local_fit is not None, "setup() comes before run()"
         assert self._workers is not None
-        delta = job.model.layout.rows(len(workers), job.model.vector.device)
+        delta = job.model.layout.rows(len(workers), job.model.device)
         by_name = job.model.layout.unflatten(delta)
         results: list[LocalResult] = []
         first = 0  # the first row that has not been passed on

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from lightning_fed.core.channel import Message
 from lightning_fed.engines.remote import Link
 from lightning_fed.engines.remote.link import LinkError
-from lightning_fed.flower.records import of_records, to_records
+from lightning_fed.flower.records import of_records, to_arrays, to_records
 
 _TYPES = {"train": "train", "evaluate": "evaluate"}
 """Flower's types of messages, by what is asked; all else is a query."""
@@ -27,6 +27,11 @@ _REASONS = {
     8: "the process that was to answer has ended at its node; see the node's log",
 }
 """The sentences for Flower's ``ErrorCode``."""
+
+_LARGE = 8 * 2**20
+_REQUESTS = 16
+"""In how many requests is looked for the answers to messages of this many bytes or more. Flower fetches all that a
+request finds before it returns the first, and an answer that it puts together is in memory three times."""
 
 
 _SAID = re.compile(r"<class '[^']*\.?ResidentError'>:<'(.*)'>", re.DOTALL)
@@ -47,16 +52,17 @@ class GridLink(Link):
     def __init__(self, grid: Grid, poll: float = 0.25) -> None:
         self._grid = grid
         self.poll = poll
-        self._seconds: dict[str, float] = {}
+        self._sent: dict[str, tuple[float, bool]] = {}  # how long each may take, and whether it is large
 
     def nodes(self) -> Sequence[int]:
         return sorted(self._grid.get_node_ids())
 
     def send(self, messages: Sequence[tuple[int, Message]], seconds: float) -> Sequence[str]:
-        # One object for equal parts: its hash, by which Flower stores it once for all nodes, is computed once.
+        # One object for the parts that messages share: Flower hashes it once, and holds it once.
+        arrays = {id(parts): to_arrays(parts) for parts in {id(parts): parts for _, (_, parts) in messages}.values()}
         sent = [
             FlowerMessage(
-                to_records(fields, parts),
+                to_records(fields, arrays[id(parts)]),
                 dst_node_id=node,
                 message_type=_TYPES.get(fields["ask"], "query"),
                 ttl=seconds,
@@ -66,7 +72,8 @@ class GridLink(Link):
         given = list(self._grid.push_messages(sent)) if sent else []
         given += [""] * (len(sent) - len(given))
         identifiers = [identifier or f"unsent-{position}" for position, identifier in enumerate(given)]
-        self._seconds.update(dict.fromkeys(identifiers, seconds))
+        for identifier, (_, (_, parts)) in zip(identifiers, messages, strict=True):
+            self._sent[identifier] = seconds, sum(map(len, parts)) >= _LARGE
         return identifiers
 
     def receive(self, identifiers: Collection[str]) -> Sequence[tuple[str, Message | LinkError]]:
@@ -76,9 +83,15 @@ class GridLink(Link):
             for identifier in unsent
         ]
         waiting = [identifier for identifier in identifiers if identifier not in unsent]
-        for reply in self._grid.pull_messages(waiting) if waiting else ():
-            identifier = reply.metadata.reply_to_message_id
-            arrived.append((identifier, self._read(reply, self._seconds.pop(identifier, 0.0))))
+        large = any(self._sent[identifier][1] for identifier in waiting)
+        length = max(-(-len(waiting) // _REQUESTS), 1) if large else max(len(waiting), 1)
+        for first in range(0, len(waiting), length):
+            if large and arrived:
+                break  # the next look is for the others: these are to be used, and let go of, first
+            for reply in self._grid.pull_messages(waiting[first : first + length]):
+                identifier = reply.metadata.reply_to_message_id
+                seconds, _ = self._sent.pop(identifier, (0.0, False))
+                arrived.append((identifier, self._read(reply, seconds)))
         return arrived
 
     @staticmethod

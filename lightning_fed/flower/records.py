@@ -17,19 +17,24 @@ FIELDS, JSON, PARTS = "fields", "json", "parts"
 _DTYPE, _STYPE = "uint8", "lightning_fed"
 
 
-def to_records(fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> RecordDict:
+def to_records(fields: Mapping[str, Any], parts: Sequence[bytes | memoryview] | ArrayRecord) -> RecordDict:
     """Return a message as Flower's records.
 
     Args:
         fields: Its fields; JSON.
-        parts: Its parts, each of which is copied unless it is ``bytes``.
+        parts: Its parts, or what :func:`to_arrays` made of them.
     """
-    return RecordDict(
-        {
-            FIELDS: ConfigRecord({JSON: json.dumps(fields)}),
-            PARTS: ArrayRecord({str(index): _array(part) for index, part in enumerate(parts)}),
-        }
-    )
+    arrays = parts if isinstance(parts, ArrayRecord) else to_arrays(parts)
+    return RecordDict({FIELDS: ConfigRecord({JSON: json.dumps(fields)}), PARTS: arrays})
+
+
+def to_arrays(parts: Sequence[bytes | memoryview]) -> ArrayRecord:
+    """Return the parts of a message as Flower's arrays. Messages that share one share its hash, too.
+
+    Args:
+        parts: Each is copied unless it is ``bytes``, or a view of all of them.
+    """
+    return ArrayRecord({str(index): _array(part) for index, part in enumerate(parts)})
 
 
 def of_records(records: RecordDict) -> Message:
@@ -59,7 +64,8 @@ def of_records(records: RecordDict) -> Message:
 
 
 def _array(part: bytes | memoryview) -> Array:
-    data = bytes(part)  # the same object, if it is bytes
+    whole = part.obj if isinstance(part, memoryview) else part
+    data = whole if isinstance(whole, bytes) and len(whole) == len(part) else bytes(part)
     return Array(dtype=_DTYPE, shape=(len(data),), stype=_STYPE, data=data)
 
 

@@ -48,7 +48,7 @@ def write_programs(folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     python = shlex.quote(sys.executable)
-    _write(folder / _CLIENTAPP, f'exec {python} -m lightning_fed.flower.clientapp "$@"')
+    _write(folder / _CLIENTAPP, f'exec {python} -m lightning_fed.flower.staying "$@"')
     for name in _OTHERS:
         _write(folder / name, f"echo 'error: this node runs no {name}: it would run code of the server' >&2; exit 1")
     return folder

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,17 +16,14 @@ from typing import Any, final
 
 from lightning_fed.core.channel import Channel, Message
 from lightning_fed.node.settings import Settings
+from lightning_fed.node.sockets import ResidentError, socket_of
 
-_LONGEST = 103
-"""The longest path of a unix socket, in bytes: 107 on Linux, 103 elsewhere."""
+__all__ = ["Caller", "ResidentError"]
+
 _START = 60.0
 """How long a process may take until its socket is there, in seconds; its node is built after that."""
 _TRIES = 3
 _LONG_LOG = 10 * 2**20
-
-
-class ResidentError(RuntimeError):
-    """The resident process of a node has not answered."""
 
 
 @final
@@ -44,11 +37,7 @@ class Caller:
 
     def __init__(self, settings: Settings, identity: str) -> None:
         self._settings = settings
-        self.socket = _folder() / f"{_digest(settings, identity)}.sock"
-        if len(os.fsencode(self.socket)) > _LONGEST:
-            raise ResidentError(
-                f"the path of the node's socket is longer than {_LONGEST} bytes: set TMPDIR to a shorter folder"
-            )
+        self.socket = socket_of(settings, identity)
         self.started: list[subprocess.Popen[bytes]] = []
 
     def ask(self, fields: dict[str, Any], parts: Sequence[bytes | memoryview], seconds: float) -> Message:
@@ -159,23 +148,6 @@ class Caller:
 
 def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 1e-3)
-
-
-def _digest(settings: Settings, identity: str) -> str:
-    """A name of one length, as paths of sockets are short."""
-    named = [identity, os.getuid(), settings.environment()]
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _folder() -> Path:
-    """A folder that nobody else can look into, though others may make things beside it."""
-    folder = Path(tempfile.gettempdir()) / f"lightning-fed-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise ResidentError(f"{folder} is not a folder of this user alone (mode 0700): remove it, or set TMPDIR")
-    return folder
 
 
 @contextlib.contextmanager

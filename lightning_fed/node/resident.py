@@ -9,11 +9,9 @@ and sends the answer, both as the one field ``fields`` and the parts.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,6 +22,7 @@ from typing import Any, Protocol, TypeAlias, final
 from lightning_fed.core.channel import Channel
 from lightning_fed.node.building import BuildError, load
 from lightning_fed.node.settings import Settings
+from lightning_fed.node.sockets import is_running, listening
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class Resident:
     def __init__(self, path: Path, settings: Settings) -> None:
         self._path = path
         self._settings = settings
-        self._listener = _listening(path)
+        self._listener = listening(path)
         self._gone = threading.Lock()  # held by whoever removes the socket, and never given back
 
     def serve(self) -> int:
@@ -121,7 +120,7 @@ class Resident:
         return False
 
     def _end_with(self, owner: int) -> None:
-        while _exists(owner):
+        while is_running(owner):
             time.sleep(_LOOKS)
         _log.info("the node's main process %d has ended: so does this one", owner)
         self._leave()
@@ -134,18 +133,6 @@ class Resident:
             self._listener.close()
 
 
-def _listening(path: Path) -> socket.socket:
-    path.unlink(missing_ok=True)  # of a process that was killed
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(mask)
-    listener.listen(16)
-    return listener
-
-
 def _answered(answer: Answer, fields: dict[str, Any], parts: list[memoryview]) -> tuple[dict[str, Any], list[Any]]:
     try:
         answered, others = answer(fields, parts)
@@ -154,15 +141,6 @@ def _answered(answer: Answer, fields: dict[str, Any], parts: list[memoryview]) -
         # The text stays here: it may quote a worker's data
         _log.exception("the message could not be answered")
         return {"refused": f"{type(error).__name__}; see the node's log"}, []
-
-
-def _exists(process: int) -> bool:
-    with contextlib.suppress(PermissionError):
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-    return True
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -46,7 +46,7 @@ class DriftMeter:
     """
 
     def __init__(self, model: GlobalModel) -> None:
-        self._directions = torch.zeros_like(model.vector)
+        self._directions = model.zeros()
         self._norms: list[Tensor] = []
 
     def take(self, updates: Updates) -> None:

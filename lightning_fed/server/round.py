@@ -112,7 +112,7 @@ class FederatedLoop(Shown):
             WorkerError: If a worker failed and ``on_worker_error="raise"``.
             RoundError: If fewer than ``min_workers`` workers are left.
         """
-        remembered = {name: tensor.to(job.model.vector.device) for name, tensor in (server or {}).items()}
+        remembered = {name: tensor.to(job.model.device) for name, tensor in (server or {}).items()}
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
         job = self.algorithm.assign(job, remembered)

@@ -138,7 +138,6 @@ class Training:
         due = curves.are_due
         draw = due and curves.have_loggers
         trained = self._global.trained()
-        before = [p.detach().clone() for p in trained.values()] if draw else []
         earlier = len(self._pending)
         self._global.trained_parameters.join(trained, trainer.optimizers)
         with self._keeper.stepping(position):
@@ -153,7 +152,8 @@ class Training:
             spreads = distributions(result.metrics, result.table, self._said)
             curves.show_distributions(spreads.values())
             if draw:
-                steps = [(a - b.detach()).norm() for a, b in zip(before, trained.values(), strict=True)]
+                before = self._keeper.before_step()
+                steps = [(before[name] - p.detach()).norm() for name, p in trained.items()]
                 norm = float(torch.stack(steps).norm())
                 of_cohort = self._of_cohort(result, spreads) if self._guard.shows_metrics else {}
                 of_server = {**self._keeper.state.traffic.scalars, **server_rate(trainer.optimizers)}

@@ -51,6 +51,10 @@ class GlobalModel:
         """The parameters as one vector, ``[size]``."""
         return self.layout.flatten(self.parameters)
 
+    def zeros(self) -> Tensor:
+        """Return zeros like :attr:`vector`, which is not made for that: it would stay as long as the model."""
+        return torch.zeros(self.layout.size, dtype=self.layout.dtype, device=self.device)
+
     @cached_property
     def wide_parameters(self) -> Tensors:
         """The parameters in the vector's dtype; views of it."""

@@ -109,7 +109,7 @@ class Aggregate:
     def nothing(model: GlobalModel) -> Aggregate:
         """Return an aggregate that changes nothing: of a round without updates."""
         buffers = {name: buffer.clone() for name, buffer in model.buffers.items()}
-        return Aggregate(torch.zeros_like(model.vector), buffers, changes=False)
+        return Aggregate(model.zeros(), buffers, changes=False)
 
     @property
     def norm(self) -> float:

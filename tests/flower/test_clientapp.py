@@ -58,7 +58,8 @@ def message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Me
     monkeypatch.setattr(flowers, "pull_task_input", lambda _: (asked, context, run, bundle))
     monkeypatch.setattr(flowers, "push_message", lambda client, reply, context: replies.append(reply))
     monkeypatch.setattr(flowers, "flwr_exit", leave)
-    for name in ("install_from_fab", "install_app_dependencies", "get_load_client_app_fn"):
+    replaced = ("install_from_fab", "install_app_dependencies", "get_load_client_app_fn")
+    for name in (*replaced, "pull_and_inflate_object_from_tree"):
         monkeypatch.setattr(flowers, name, getattr(flowers, name))  # set back after the test
     yield replies
     for name in [name for name in sys.modules if name.startswith("echo_app")]:
@@ -129,6 +130,21 @@ def test_it_runs_only_for_a_node(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_it_is_found_and_can_be_run() -> None:
     environment = {"LIGHTNING_FED_BUILD": "a:b", "LIGHTNING_FED_HOME": "/tmp", "PYTHONPATH": str(APP.parents[2])}
-    command = [sys.executable, "-m", "lightning_fed.flower.clientapp", "--check"]
+    command = [sys.executable, "-m", "lightning_fed.flower.staying", "--check"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.usefixtures("message")
+def test_a_part_that_is_not_there_yet_is_looked_for_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIGHTNING_FED_BUILD", "fake_nodes:build")
+    monkeypatch.setenv("LIGHTNING_FED_HOME", "/tmp")
+    waits: list[float] = []
+    monkeypatch.setattr(
+        flowers, "pull_and_inflate_object_from_tree", lambda *_, initial_backoff=1.0: waits.append(initial_backoff)
+    )
+    clientapp.runner()
+    flowers.pull_and_inflate_object_from_tree("tree")
+    assert waits == [0.05]
+    monkeypatch.delattr(flowers, "pull_and_inflate_object_from_tree")
+    clientapp.runner()  # a Flower that fetches messages in another way

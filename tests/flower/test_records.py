@@ -31,11 +31,17 @@ def test_a_message_comes_back_as_it_was(sent: Any) -> None:
     assert of_records(sent(to_records({}, []))) == ({}, [])
 
 
-def test_bytes_are_not_copied() -> None:
+@pytest.mark.parametrize("form", [bytes, memoryview])
+def test_bytes_are_not_copied(form: Any) -> None:
     part = bytes(2**20)
-    records = to_records({}, [part])
+    records = to_records({}, [form(part)])
     assert records["parts"]["0"].data is part
     assert of_records(records)[1][0].obj is part
+
+
+def test_a_view_of_some_bytes_is_those_bytes() -> None:
+    (part,) = of_records(to_records({}, [memoryview(b"abcdef")[1:3]]))[1]
+    assert bytes(part) == b"bc"
 
 
 def _with(**records: Any) -> RecordDict:

@@ -211,15 +211,12 @@ class Remote(EngineOfNodes):
     def _asked(self, ask: str, job: Job, workers: Sequence[str], **more: Any) -> Iterator[tuple[str, _Result]]:
         """Send each node a message about its workers, and yield what comes back for each, in the order of arrival."""
         by_node = self._by_node(workers)
-        parts = [memoryview(encode_job(job))] if workers else []
-        messages: list[tuple[int, Message]] = []
-        for node, names in by_node.items():
-            refused = {name: self._refused[name] for name in names if name in self._refused}
-            messages.append((node, (self._asking(ask, workers=names, refused=refused, **more), parts)))
         nodes = list(by_node)
-        for position, answer in answers(self.link, messages, self._seconds):
-            yield from self._results(job.round, by_node[nodes[position]], answer)
+        for position, answer in answers(self.link, self._messages(ask, job, by_node, more), self._seconds):
+            results = self._results(job.round, by_node[nodes[position]], answer)
             del answer
+            while results:
+                yield results.pop(0)
 
     def _by_node(self, workers: Iterable[str]) -> dict[int, list[str]]:
         assert self._population is not None, "introduce() comes before all questions"
@@ -228,32 +225,40 @@ class Remote(EngineOfNodes):
             by_node.setdefault(self._population.hosted[name].node, []).append(name)
         return by_node
 
-    def _results(
-        self, round: int, workers: Sequence[str], answer: Message | LinkError
-    ) -> Iterator[tuple[str, _Result]]:
+    def _messages(
+        self, ask: str, job: Job, by_node: Mapping[int, list[str]], more: Mapping[str, Any]
+    ) -> list[tuple[int, Message]]:
+        """Return the messages about a job. Nobody else holds them: the job's bytes weigh as much as a model."""
+        parts = [memoryview(encode_job(job))] if by_node else []
+        messages: list[tuple[int, Message]] = []
+        for node, names in by_node.items():
+            refused = {name: self._refused[name] for name in names if name in self._refused}
+            messages.append((node, (self._asking(ask, workers=names, refused=refused, **more), parts)))
+        return messages
+
+    def _results(self, round: int, workers: Sequence[str], answer: Message | LinkError) -> list[tuple[str, _Result]]:
         """Divide a node's answer by its workers."""
+
+        def all_fail(reason: str) -> list[tuple[str, _Result]]:
+            return [(name, WorkerError(name, round, reason)) for name in workers]
+
         if isinstance(answer, LinkError):
-            for name in workers:
-                yield name, WorkerError(name, round, str(answer))
-            return
+            return all_fail(str(answer))
         fields, parts = answer
         if "refused" in fields:
-            reason = f"its node refuses: {self._reason(fields)}"
-            for name in workers:
-                yield name, WorkerError(name, round, reason)
-            return
+            return all_fail(f"its node refuses: {self._reason(fields)}")
         told = fields.get("results")
         good = isinstance(told, list) and [_of(each, "worker") for each in told] == list(workers)
         count = sum(_of(each, "error") is None for each in told) if good and isinstance(told, list) else -1
         if count != len(parts):
-            for name in workers:
-                yield name, WorkerError(name, round, "its node's answer is about other workers than were asked for")
-            return
+            return all_fail("its node's answer is about other workers than were asked for")
         self._hear(fields.get("noted"))
-        rest = iter(parts)
+        rest, results = iter(parts), []
         for name, each in zip(workers, told or (), strict=True):
             error = _of(each, "error")
-            yield name, next(rest) if error is None else WorkerError(name, round, str(error)[:_TOLD])
+            failure = None if error is None else WorkerError(name, round, str(error)[:_TOLD])
+            results.append((name, failure or next(rest)))
+        return results
 
     def _hear(self, noted: object) -> None:
         try:

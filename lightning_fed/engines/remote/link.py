@@ -65,18 +65,23 @@ def answers(
         The position of a message, and its answer: exactly one for each.
     """
     waiting = {identifier: position for position, identifier in enumerate(link.send(messages, seconds))}
+    del messages  # here and below: each may be as large as a model, and others are on their way
     deadline = time.monotonic() + seconds
     while waiting:
-        arrived = link.receive(waiting)
-        for identifier, answer in arrived:
-            yield waiting.pop(identifier), answer
-            del answer  # it may be as large as a model, and the next one is on its way
+        arrived = list(link.receive(waiting))
+        pause = 0.0 if arrived else link.poll
+        while arrived:
+            yield _about(waiting, *arrived.pop(0))
         if not waiting:
             return
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        if not arrived:
-            time.sleep(min(link.poll, left))
+        time.sleep(min(pause, left))
     for position in waiting.values():
         yield position, LinkError(f"no answer within {seconds:g} seconds")
+
+
+def _about(waiting: dict[str, int], identifier: str, answer: Message | LinkError) -> tuple[int, Message | LinkError]:
+    """Return the position of the message that an answer is about, and the answer; the caller does not hold it."""
+    return waiting.pop(identifier), answer

@@ -12,6 +12,7 @@ from torch import nn
 from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.tree import Tensors
 from lightning_fed.privacy import PrivateRun
 from lightning_fed.server.checkpoint import format
 from lightning_fed.server.checkpoint.io import CheckpointIO
@@ -139,6 +140,11 @@ class Keeper:
         """
         if self._step is None:
             self._step = ServerStep(trainer, self._module, names, self.state, position.next)
+
+    def before_step(self) -> Tensors:
+        """Return the values that the server step changes, as they were before; read only."""
+        assert self._step is not None, "begin_step() comes first"
+        return self._step.tensors
 
     def after(self, rounds: Sequence[Round], run: PrivateRun | None, epoch: int) -> None:
         """Remember what came of a server step.

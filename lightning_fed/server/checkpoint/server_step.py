@@ -53,6 +53,11 @@ class ServerStep:
         )
 
     @property
+    def tensors(self) -> Tensors:
+        """The values of the parameters and buffers that the step changes; read only."""
+        return self._tensors
+
+    @property
     def is_over(self) -> bool:
         """Whether Lightning has counted the step and stepped the schedulers, so that the next round has begun."""
         return self._trainer.global_step > self._step and self._scheduler_steps() >= self._scheduled

@@ -102,7 +102,8 @@ def updates_bytes(updates: Updates, job: Job) -> list[int]:
     def measure() -> tuple[int, int]:
         first = torch.zeros(len(updates.workers), dtype=torch.bool)
         first[0] = True
-        header, tensors = updates_parts(updates.rows(first), job)
+        one = updates if len(updates.workers) == 1 else updates.rows(first)  # which is a copy
+        header, tensors = updates_parts(one, job)
         return container.length(header, specs_of(tensors))
 
     cohort = _digits([updates.cohort])
