@@ -9,7 +9,6 @@ that fails, or whose result nobody hears, is counted.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -18,9 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
-from urllib.parse import quote
 
 from lightning_fed.core.shown import Shown
+from lightning_fed.node.file_names import name_of_file
 from lightning_fed.privacy import Accountant, Mechanism
 from lightning_fed.privacy.accounting import KINDS, check_delta
 from lightning_fed.privacy.accounting.storage import UndefinedMechanismError, restored, stored
@@ -31,7 +30,6 @@ Unit: TypeAlias = Literal["worker", "example"]
 
 VERSION = 1
 _ENDING = ".jsonl"
-_LONGEST_NAME = 200
 _RDP_IS_NO_MORE_THAN = 4.0
 
 
@@ -289,10 +287,7 @@ class NodeAccount(Shown):
         Args:
             worker: Its name, which may be no name of a file.
         """
-        name = quote(worker, safe=" ")
-        if len(name) > _LONGEST_NAME:
-            name = f"{name[: _LONGEST_NAME // 2]}-{hashlib.sha256(worker.encode()).hexdigest()[:32]}"
-        return self.folder / f"{name}{_ENDING}"
+        return self.folder / f"{name_of_file(worker)}{_ENDING}"
 
     def _lines(self, worker: str, descriptor: int) -> _Lines:
         lines = self._read.setdefault(worker, _Lines(worker, self.path(worker)))

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, final
-from urllib.parse import quote
 
 import torch
 
@@ -19,6 +18,7 @@ from lightning_fed.engines.sequential import Sequential
 from lightning_fed.hooks import overrides
 from lightning_fed.node.errors import RefusalError
 from lightning_fed.node.evaluation import evaluate
+from lightning_fed.node.file_names import name_of_file
 from lightning_fed.population import WorkerPool
 from lightning_fed.state import OwnState
 from lightning_fed.wire import Job, Share, Updates, WorkerError, describe, encode_share
@@ -233,7 +233,7 @@ class HostedRun:
         return own
 
     def _folder_of(self, worker: str) -> Path:
-        return self._folder / quote(worker, safe="")
+        return self._folder / name_of_file(worker)
 
     def noted(self) -> dict[str, Any]:
         """Return what the server is to remark on, nothing where a promise hides what workers do."""

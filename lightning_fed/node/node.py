@@ -298,6 +298,8 @@ class Node(Shown):
     def _asked(self, given: object) -> list[str]:
         if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
             raise RefusalError("the message says not which workers it is for")
+        if len(set(given)) != len(given):
+            raise RefusalError("the message names a worker twice, and it would be trained and charged twice")
         for name in given:
             if name not in self.workers:
                 raise RefusalError(f"there is no worker {name[:100]!r} at this node")
@@ -307,7 +309,10 @@ class Node(Shown):
     def _job(parts: Sequence[bytes | memoryview], device: torch.device) -> Job:
         if len(parts) != 1:
             raise RefusalError(f"the message has {len(parts)} parts, and a job is one")
-        return decode_job(parts[0], copy=memoryview(parts[0]).readonly, device=device)
+        job = decode_job(parts[0], copy=memoryview(parts[0]).readonly, device=device)
+        if min(job.cohort, job.round) < 0:
+            raise RefusalError(f"the job is of cohort {job.cohort} in round {job.round}, and both are counted from 0")
+        return job
 
     @staticmethod
     def _reason(failure: WorkerError, run: HostedRun) -> str:

@@ -66,6 +66,30 @@ class SentMetrics:
         )
 
 
+def difference(module: nn.Module, states: States) -> str | None:
+    """Return in words why states cannot be those of a worker's objects; None: they can.
+
+    Args:
+        module: The server's module, with objects like the worker's.
+        states: Those of one worker, ``[1, ...]`` each, which anyone may have sent.
+    """
+    metrics = {path: part for path, part in module.named_modules() if isinstance(part, Metric)}
+    kinds = {path: kinds for path, metric in metrics.items() if (kinds := _kinds_of(metric)) is not None}
+    known: dict[tuple[str, str], Tensor] = {("sum", f"{path}.{UPDATES}"): torch.tensor(0) for path in kinds}
+    for path, of_metric in kinds.items():
+        known |= {(kind, f"{path}.{name}"): _default(metrics[path], name) for name, kind in of_metric.items()}
+    for kind, tensors in states.items():
+        for name, tensor in tensors.items():
+            default = known.get((kind, name))
+            if default is None:
+                return f"no torchmetrics object of {type(module).__name__} has a state {name[:100]!r} to {kind}"
+            if tensor.shape[1:] != default.shape or tensor.is_complex() != default.is_complex():
+                return f"its state {name!r} has the shape {list(tensor.shape[1:])}, not {list(default.shape)}"
+            if name.endswith(f".{UPDATES}") and (tensor.is_floating_point() or int(tensor) < 0):
+                return f"its state {name!r} is no number of updates"
+    return None
+
+
 def _default(metric: Metric, name: str) -> Tensor:
     """Return the value of a state that merges before the first update."""
     return cast(Tensor, metric._defaults[name])

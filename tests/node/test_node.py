@@ -132,6 +132,8 @@ QUESTIONS: dict[str, tuple[Callable[[Crowd], tuple[dict[str, Any], list[bytes]]]
     "another module": (lambda ask: ask("agree", terms=terms(fingerprint="sha256:0").to_fields()), "another one than"),
     "nobody": (lambda ask: ask("train", [encode_job(job())], terms=terms().to_fields()), "says not which workers"),
     "somebody else": (lambda ask: ask.train(job(), terms(), "eve"), "there is no worker 'eve' at this node"),
+    "somebody twice": (lambda ask: ask.train(job(), terms(), "bob", "bob"), "names a worker twice"),
+    "a cohort below 0": (lambda ask: ask.train(job(cohort=-1), terms()), "both are counted from 0"),
     "no job": (lambda ask: ask("train", terms=terms().to_fields(), workers=["bob"]), "0 parts, and a job is one"),
     "two jobs": (
         lambda ask: ask("train", [b"", b""], terms=terms().to_fields(), workers=["bob"]),
@@ -424,13 +426,15 @@ def test_damaged_own_state_is_that_workers_error(tmp_path: Path) -> None:
     assert len(parts) == 1
 
 
-def test_names_of_workers_are_no_paths(tmp_path: Path) -> None:
-    name = "../../ward 7/b"
+@pytest.mark.parametrize("name", ["../../ward 7/b", "..", ".", "/etc/x", "x" * 400])
+def test_names_of_workers_are_no_paths(name: str, tmp_path: Path) -> None:
     ask = Crowd(tmp_path / "home", workers={name: Rows([1.0])})
     fields, _ = ask.train(sent(), terms(algorithm=Scaffold()), name)
     assert fields["results"] == [{"worker": name}]
     outside = [path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "home")]
     assert outside == []
+    (written,) = tmp_path.rglob("own_state.safetensors")
+    assert written.parent.parent == tmp_path / "home" / "runs" / "a1"
 
 
 # ---- the module, as a fit finds it -----------------------------------------------------------------------------------

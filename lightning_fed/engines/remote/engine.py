@@ -32,6 +32,10 @@ from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.local_fit import LocalFit
 from lightning_fed.worker.outbox import NOT_FINITE, Outbox, finite_of, tables_of
+from lightning_fed.worker.sent_metrics import difference as difference_of_states
+
+_MOST_METRICS = 500
+"""How many metrics one worker may log: each is drawn, and a node could keep the server busy with them."""
 
 _TOLD = 1000
 """How many characters of a node's words are passed on."""
@@ -282,6 +286,13 @@ class Remote(EngineOfNodes):
         wrong = self._wrong_buffer(updates, job)
         if wrong is not None:
             return WorkerError(worker, job.round, wrong)
+        if self._asks_about is not None:
+            wrong = difference_of_states(self._asks_about[0], updates.metric_states)
+            if wrong is not None:
+                return WorkerError(worker, job.round, f"what its torchmetrics objects hold cannot be used: {wrong}")
+        if len(updates.metrics) + len(updates.rates) > _MOST_METRICS:
+            number = len(updates.metrics) + len(updates.rates)
+            return WorkerError(worker, job.round, f"it has logged {number} metrics, and {_MOST_METRICS} are the most")
         examples, weight = float(updates.examples), float(updates.weight)
         announced = self._population.hosted[worker].examples
         most = self._population.most_examples if announced is None else max(announced, 1)
@@ -300,7 +311,7 @@ class Remote(EngineOfNodes):
             return WorkerError(worker, job.round, f"it says that it counts as {weight:g}, which is no weight")
         if not finite_of(updates, job).all():
             return WorkerError(worker, job.round, NOT_FINITE)
-        if not float(updates.steps) >= 0:
+        if not 0 <= float(updates.steps) < float("inf"):
             return WorkerError(worker, job.round, f"it says that it took {float(updates.steps):g} steps")
         return updates
 

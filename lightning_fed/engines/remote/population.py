@@ -14,6 +14,7 @@ from lightning_fed.population import EvaluationKind, Population
 from lightning_fed.wire import WireError
 from lightning_fed.wire.terms import PROTOCOL
 
+_LONGEST_NAME = 500
 _MOST_EXAMPLES = 2**53
 """Numbers of examples beyond it are not exact as float64, and nobody has as many."""
 
@@ -186,6 +187,11 @@ def _checked(fields: Mapping[str, Any], node: int) -> dict[str, Any]:
         name, examples, loaders = (each.get(key) for key in ("name", "examples", "loaders"))
         if not isinstance(name, str) or not name:
             raise ValueError(f"node {node} announces a worker without a name: {name!r}")
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise ValueError(
+                f"node {node} announces a worker with the name {name[:50]!r}: a name has at most {_LONGEST_NAME} "
+                "characters, and all of them can be printed"
+            )
         if examples is not None and (type(examples) is not int or examples < 0):
             raise ValueError(
                 f"node {node} announces {examples!r} examples of worker {name!r}, which is no number of them"

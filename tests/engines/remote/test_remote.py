@@ -171,7 +171,16 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "NaN examples": (with_(examples=doubles(float("nan")), weight=doubles(float("nan"))), "nan examples"),
     "less than no examples": (with_(examples=doubles(-1.0), weight=doubles(-1.0)), "-1 examples"),
     "a weight of its own": (with_(weight=doubles(1e6)), "counts as 1e+06, and it counts as 2"),
-    "an infinite number of steps": (with_(steps=doubles(float("nan"))), "nan steps"),
+    "no number of steps": (with_(steps=doubles(float("nan"))), "nan steps"),
+    "an infinite number of steps": (with_(steps=doubles(float("inf"))), "inf steps"),
+    "metrics without end": (
+        with_(metrics=lambda u: {f"m{i}": u.loss for i in range(501)}),
+        "it has logged 50",
+    ),
+    "states of an object that is not there": (
+        with_(metric_states=lambda u: {"sum": {"accuracy.total": torch.ones(1)}}),
+        "has a state 'accuracy.total'",
+    ),
     "a buffer in place of a parameter": (with_(buffers=lambda u: {"x": torch.ones(1)}), "a buffer 'x', for which"),
     "a buffer of no part": (with_(buffers=lambda u: {"a.b": torch.ones(1)}), "a buffer 'a.b', for which"),
     "a buffer in place of a method": (with_(buffers=lambda u: {"forward": torch.ones(1)}), "a buffer 'forward', for"),
@@ -315,6 +324,8 @@ def test_a_worker_may_announce_no_more_examples_than_anyone_has(tmp_path: Path) 
     [
         ({"versions": {"protocol": 99}}, "speaks version 99 of the protocol"),
         ({"workers": [{"name": "", "examples": 1, "loaders": {}}]}, "without a name"),
+        ({"workers": [{"name": "x" * 501, "examples": 1, "loaders": {}}]}, "at most 500 characters"),
+        ({"workers": [{"name": "x\x1b[2J", "examples": 1, "loaders": {}}]}, "can be printed"),
         ({"workers": [{"name": "x", "examples": 1.5, "loaders": {}}]}, "announces 1.5 examples"),
         ({"workers": [{"name": "x", "examples": True, "loaders": {}}]}, "announces True examples"),
         ({"workers": [{"name": "x", "examples": 1, "loaders": "val"}]}, "loaders of worker 'x' that cannot be read"),
