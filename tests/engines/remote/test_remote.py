@@ -78,7 +78,10 @@ def test_every_kind_of_module_equals_the_simulation(algorithm: str, name: str, t
     engine, workers = connected(lambda: member(name), cohort(), tmp_path)
     there = left_by(engine, workers, algorithm, "open", name)
     here = left_by(Sequential(), cohort(), algorithm, "open", name)
-    assert_bits(there, here)
+    if "refused" in here:  # such as FedBN without a BatchNorm
+        assert there == here
+    else:
+        assert_bits(there, here)
 
 
 def test_the_bytes_that_cross_are_those_that_are_reported(tmp_path: Path) -> None:
