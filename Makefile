@@ -3,7 +3,7 @@ PYTHON ?= python3
 PYTHON_3_10 ?= $(lastword python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10))
 BIN := .venv/bin
 
-.PHONY: toy test slow command-line oracle faults soak test-processors test-gpu test-flower oldest bench bench-peers ecosystem install clean
+.PHONY: toy test slow command-line oracle faults soak test-processors test-gpu test-flower oldest bench bench-deployment bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
@@ -71,6 +71,10 @@ oldest: .oldest/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/rounds.py
+
+# What a round over Flower costs, beside Flower's own strategy: SuperLink and nodes run on this machine
+bench-deployment: .flower/installed
+	.flower/bin/python benchmarks/deployment.py
 
 bench-peers: .venv/installed .peers/pfl/installed .peers/flower/installed .peers/fedjax/installed
 	$(BIN)/python benchmarks/rounds.py --peers

@@ -22,7 +22,7 @@ from lightning_fed._lightning import (
 )
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm, FedAvg
-from lightning_fed.core.allocator import keep_freed_memory
+from lightning_fed.core.allocator import keep_freed_memory, return_freed_memory
 from lightning_fed.core.arguments import one_of, whole
 from lightning_fed.core.processes import Processes
 from lightning_fed.engines import Engine, EngineOfNodes
@@ -334,7 +334,9 @@ class FederatedModule(Readable):
         processes = self._processes()
         refuse_synchronised(self.module, processes.size)
         processes.broadcast_(list(self.module.buffers()))
-        if self.device.type == "cpu" and not isinstance(self.engine, EngineOfNodes):  # with those nothing trains here
+        if isinstance(self.engine, EngineOfNodes):  # nothing trains here, and messages are as large as the model
+            return_freed_memory()
+        elif self.device.type == "cpu":
             keep_freed_memory()
         with processes.together():
             self._global.begin_fit(self.trainer)

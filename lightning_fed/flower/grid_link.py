@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Collection, Sequence
 from typing import final
@@ -71,9 +72,13 @@ class GridLink(Link):
         ]
         given = list(self._grid.push_messages(sent)) if sent else []
         given += [""] * (len(sent) - len(given))
+        del sent, arrays
         identifiers = [identifier or f"unsent-{position}" for position, identifier in enumerate(given)]
         for identifier, (_, (_, parts)) in zip(identifiers, messages, strict=True):
             self._sent[identifier] = seconds, sum(map(len, parts)) >= _LARGE
+        if any(self._sent[identifier][1] for identifier in identifiers):
+            # Requests and responses of Flower's HTTP client hold each other, and what went over the network
+            gc.collect()
         return identifiers
 
     def receive(self, identifiers: Collection[str]) -> Sequence[tuple[str, Message | LinkError]]:
@@ -83,15 +88,16 @@ class GridLink(Link):
             for identifier in unsent
         ]
         waiting = [identifier for identifier in identifiers if identifier not in unsent]
-        large = any(self._sent[identifier][1] for identifier in waiting)
+        large = any(self._sent.get(identifier, (0.0, False))[1] for identifier in waiting)
         length = max(-(-len(waiting) // _REQUESTS), 1) if large else max(len(waiting), 1)
         for first in range(0, len(waiting), length):
-            if large and arrived:
-                break  # the next look is for the others: these are to be used, and let go of, first
             for reply in self._grid.pull_messages(waiting[first : first + length]):
                 identifier = reply.metadata.reply_to_message_id
                 seconds, _ = self._sent.pop(identifier, (0.0, False))
                 arrived.append((identifier, self._read(reply, seconds)))
+            if large and arrived:
+                gc.collect()  # as above
+                break  # the next look is for the others: these are to be used, and let go of, first
         return arrived
 
     @staticmethod

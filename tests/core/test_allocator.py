@@ -45,3 +45,24 @@ def test_freed_memory_is_not_fetched_again_page_by_page() -> None:
 @pytest.mark.parametrize("variable", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"])
 def test_who_has_set_the_allocator_is_left_alone(variable: str) -> None:
     assert run(tell=True, **{variable: "" if variable == "GLIBC_TUNABLES" else "100000"})[0] == "False"
+
+
+@glibc
+def test_a_server_that_only_passes_messages_on_gives_their_memory_back() -> None:
+    script = f"""
+import runpy
+told = runpy.run_path({allocator.__file__!r})["return_freed_memory"]()
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+for _ in range(3):  # by itself, glibc learns from the first that blocks of this size are not to be mapped
+    block = bytearray(30 * 2**20)
+    del block
+before = resident()
+blocks = [bytearray(30 * 2**20) for _ in range(3)]
+last = bytearray(2**19)  # above the others on the heap, if they lie there
+del blocks
+print(told, resident() - before < 2**20)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
