@@ -97,7 +97,7 @@ def remember(
     """Stage the workers' own parameters and buffers as they are after local training.
 
     Raises:
-        ValueError: If one of the buffers has grown: the rows of a table have one size.
+        ValueError: If one of the buffers has another shape or dtype now: the rows of a table have one of each.
     """
     if not updates.workers:
         return
@@ -107,11 +107,17 @@ def remember(
         own.stage(PARAMETERS, updates.workers, layout.flatten(trained, stacked=True))
     if buffers:
         for name in buffers:
-            shape, now = model.buffers[name].shape, updates.buffers[name].shape[1:]
-            if now != shape:
+            before, rows = model.buffers[name], updates.buffers[name]
+            if rows.shape[1:] != before.shape:
                 raise ValueError(
-                    f"worker {updates.workers[0]!r} keeps its own buffer {name}, whose shape became {tuple(now)} from "
-                    f"{tuple(shape)} in local training; give it one shape, or use an algorithm without own buffers"
+                    f"worker {updates.workers[0]!r} keeps its own buffer {name}, whose shape became "
+                    f"{tuple(rows.shape[1:])} from {tuple(before.shape)} in local training; give it one shape, or use "
+                    "an algorithm without own buffers"
+                )
+            if rows.dtype != before.dtype:
+                raise ValueError(
+                    f"worker {updates.workers[0]!r} keeps its own buffer {name}, which became {rows.dtype} from "
+                    f"{before.dtype} in local training; give it one dtype, or use an algorithm without own buffers"
                 )
         layout = Layout({name: model.buffers[name] for name in buffers})
         own.stage(BUFFERS, updates.workers, layout.flatten(updates.buffers, stacked=True))

@@ -6,8 +6,10 @@ that is aggregated here, once: from the next round on it is part of the global m
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ class LateBuffers:
 
     The rules are those of buffers: a mean of floats, weighted as the updates are, the maximum of integers; the median
     of both if the aggregator is robust. A worker that has not moved a frozen parameter counts with the global value.
+    Which shape and dtype a buffer has from now on, most workers of the round decide, and not the first that answers.
 
     Args:
         model: The global model.
@@ -36,19 +39,52 @@ class LateBuffers:
     _weights: dict[str, list[Tensor]] = field(default_factory=dict)
     _others: list[tuple[frozenset[str], Tensor]] = field(default_factory=list)
 
-    def check(self, updates: Updates) -> list[WorkerError]:
-        """Return errors in place of workers whose buffer has another shape than those of the workers before them.
+    def sift(self, results: Iterable[Updates | WorkerError]) -> Iterator[Updates | WorkerError]:
+        """Pass on results, with errors in place of workers whose buffer has another shape or dtype than most have.
+
+        Updates with such buffers are held back until all have been seen; it is a rare round that has any.
 
         Args:
-            updates: The updates of n workers, whose buffers are of one shape.
+            results: Those of a round. The buffers of one of them, of n workers, are of one shape.
         """
-        for name in self._late(updates):
-            shape = tuple(updates.buffers[name].shape[1:])
-            if name in self._rows and shape != tuple(self._rows[name][0].shape[1:]):
+        votes: dict[str, Counter[_Form]] = {}
+        workers, held = 0, list[Updates]()
+        for result in results:
+            if isinstance(result, WorkerError):
+                yield result
+                continue
+            workers += len(result.workers)
+            changed = {name: _form(result.buffers[name]) for name in self._late(result)}
+            changed = {name: form for name, form in changed.items() if form != self._form_so_far(name)}
+            for name, form in changed.items():
+                votes.setdefault(name, Counter())[form] += len(result.workers)
+            if changed:
+                held.append(result)
+            else:
+                yield result
+            del result
+        forms = {name: self._elected(name, counts, workers) for name, counts in votes.items()}
+        while held:
+            updates = held.pop(0)
+            errors = self._errors(updates, forms)
+            if errors:
+                yield from errors
+            else:
+                yield updates
+            del updates
+
+    def _elected(self, name: str, counts: Counter[_Form], workers: int) -> _Form:
+        """Return the form that most workers have; among equals the model's, or else that of the earliest."""
+        form, most = max(counts.items(), key=lambda item: item[1])
+        so_far = self._form_so_far(name)
+        return form if so_far is None or most > workers - counts.total() else so_far
+
+    def _errors(self, updates: Updates, forms: dict[str, _Form]) -> list[WorkerError]:
+        for name, rows in updates.buffers.items():
+            if name in forms and _form(rows) != forms[name]:
                 reason = (
-                    f"after its training the buffer {name} has the shape {shape}, and that of other workers "
-                    f"{tuple(self._rows[name][0].shape[1:])}; buffers are averaged, so let them grow alike, or "
-                    "keep them out of the module's buffers"
+                    f"after its training the buffer {name} {_told(_form(rows), forms[name])}; buffers are averaged, so "
+                    "let them grow alike, or keep them out of the module's buffers"
                 )
                 return [WorkerError(worker, self.round, reason) for worker in updates.workers]
         return []
@@ -112,6 +148,10 @@ class LateBuffers:
             if name not in known or rows.shape[1:] != known[name].shape or rows.dtype != known[name].dtype
         ]
 
+    def _form_so_far(self, name: str) -> _Form | None:
+        tensor = self.model.buffers.get(name, self.model.frozen.get(name))
+        return None if tensor is None else (tuple(tensor.shape), tensor.dtype)
+
     def _any(self, processes: Processes) -> bool:
         return processes.size > 1 and any(processes.gather(bool(self._rows)))
 
@@ -119,6 +159,20 @@ class LateBuffers:
         """The weights of the workers that have not sent a buffer."""
         without = [weight for names, weight in self._others if name not in names]
         return torch.cat([torch.zeros(0, dtype=torch.float64), *without])
+
+
+_Form: TypeAlias = tuple[tuple[int, ...], torch.dtype]
+
+
+def _form(rows: Tensor) -> _Form:
+    """Return the shape and the dtype that a buffer has at each of n workers, given their rows."""
+    return tuple(rows.shape[1:]), rows.dtype
+
+
+def _told(mine: _Form, theirs: _Form) -> str:
+    if mine[0] != theirs[0]:
+        return f"has the shape {mine[0]}, and that of most other workers {theirs[0]}"
+    return f"is of {mine[1]}, and that of most other workers of {theirs[1]}"
 
 
 def _combined(rows: Tensor, weights: Tensor, robust: bool) -> Tensor:

@@ -191,18 +191,17 @@ class FederatedLoop(Shown):
         meter: DriftMeter | None,
     ) -> Iterator[Updates]:
         """Pass on updates as they arrive, and note everything; stop at the first error if it is to raise."""
-        for result in results:
-            failures = [result] if isinstance(result, WorkerError) else late.check(result)
-            for failure in failures:
-                report.failures.append(failure)
-                self.outbox.own.forget(failure.worker)
-                self.engine.refuse(failure.worker, job.cohort)
-                report.bytes_down += job_bytes(job.of(failure.worker))
+        for result in late.sift(results):
+            if isinstance(result, WorkerError):
+                report.failures.append(result)
+                self.outbox.own.forget(result.worker)
+                self.engine.refuse(result.worker, job.cohort)
+                report.bytes_down += job_bytes(job.of(result.worker))
                 if self.on_worker_error == "raise":
                     return
-                _log.warning("%s; the round goes on without it", failure)
+                _log.warning("%s; the round goes on without it", result)
             self.progress.arrived(len(result.workers) if isinstance(result, Updates) else 1)
-            if isinstance(result, Updates) and not failures:
+            if isinstance(result, Updates):
                 report.note(result, job)
                 if look is not None and report.leaves is None:
                     report.leaves = look(result, job)

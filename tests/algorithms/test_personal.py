@@ -336,6 +336,22 @@ def test_a_buffer_that_grows_in_the_heads_training_is_named(engine: Any) -> None
         fit(federated, FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])}))
 
 
+class Retyped(Growing):
+    """Whole numbers that become fractions."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.seen = torch.zeros(0, dtype=torch.float16)
+        return loss
+
+
+def test_an_own_buffer_whose_dtype_changes_is_named() -> None:
+    federated = FederatedModule(Retyped(), algorithm=FedPer(["head.*", "seen"]), engine="sequential")
+    message = r"'a' keeps its own buffer seen, which became torch.float16 from torch.float64 in local training"
+    with pytest.raises(WorkerError, match=message):
+        fit(federated, FederatedDataModule({"a": Rows([1.0]), "b": Rows([2.0])}))
+
+
 # ---- evaluation -----------------------------------------------------------------------------------------------------
 
 

@@ -134,9 +134,39 @@ def test_workers_that_train_together_keep_shapes_and_dtypes(kind: type[Scalar]) 
 def test_one_whose_shape_differs_between_workers_names_worker_and_buffer(engine: Any) -> None:
     with pytest.raises(
         WorkerError,
-        match=r"worker 'b' failed in round 0: .* means has the shape \(2,\), and that of other workers \(1,\)",
+        match=r"worker 'b' failed in round 0: .* means has the shape \(2,\), and that of most other workers \(1,\)",
     ):
         fit(FederatedModule(Growing(), engine=engine), unlike())
+
+
+@engines
+@pytest.mark.parametrize("odd", ["a", "c", "e"])
+def test_most_workers_decide_the_shape_and_not_the_first(engine: Any, odd: str) -> None:
+    rows = {name: [5.0, 7.0] if name == odd else [4.0] for name in "abcde"}
+    fed = FederatedModule(module := Growing(), engine=engine, on_worker_error="drop")
+    fit(fed, FederatedDataModule({name: Rows(values, batch_size=1) for name, values in rows.items()}))
+    assert [failure.worker for failure in fed.last_report.failures] == [odd]
+    assert module.means.tolist() == [4.0]
+    assert module.x.item() == 4.0
+
+
+class GrowsOn6(Growing):
+    """Means that become longer at some workers, and stay as they were at others."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if (batch[0] != 6.0).any():
+            self.means = torch.zeros(0)
+        return loss
+
+
+@engines
+def test_one_worker_does_not_decide_a_shape_against_most(engine: Any) -> None:
+    fed = FederatedModule(module := GrowsOn6(), engine=engine, on_worker_error="drop")
+    fit(fed, FederatedDataModule({name: Rows([value]) for name, value in {"a": 6.0, "b": 4.0, "c": 2.0}.items()}))
+    assert [failure.worker for failure in fed.last_report.failures] == ["a"]
+    assert module.means.numel() == 0
+    assert module.x.item() == 3.0
 
 
 @engines

@@ -205,11 +205,8 @@ def _check_updates(updates: Updates, job: Job) -> None:
         for name, state in own.items():
             _check_shape(f"{who}: the state {name!r} of a metric", state, (n, *state.shape[1:]))
     for name, buffer in updates.buffers.items():
-        # In shape a buffer may differ from the global one, or be new: it grew at the worker.
+        # In shape and dtype a buffer may differ from the global one, or be new: so it came out of local training.
         _check_shape(f"{who}: buffer {name!r}", buffer, (n, *buffer.shape[1:]))
-        known = job.model.buffers.get(name, buffer)
-        if buffer.dtype != known.dtype:
-            raise WireError(f"{who}: buffer {name!r} is {buffer.dtype}, and the global one {known.dtype}")
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
