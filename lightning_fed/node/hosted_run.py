@@ -16,7 +16,7 @@ from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines.remarks import Remark
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.hooks import overrides
-from lightning_fed.node.errors import RefusalError
+from lightning_fed.node.errors import RefusalError, words_of
 from lightning_fed.node.evaluation import evaluate
 from lightning_fed.node.file_names import name_of_file
 from lightning_fed.population import WorkerPool
@@ -133,14 +133,14 @@ class HostedRun:
             self._tell(module, hook)
         return module
 
-    @staticmethod
-    def _tell(module: pl.LightningModule, hook: str, *arguments: Any) -> None:
+    def _tell(self, module: pl.LightningModule, hook: str, *arguments: Any) -> None:
         if not overrides(module, hook):
             return
         try:
             getattr(module, hook)(*arguments)
         except Exception as error:
-            raise RefusalError(f"{type(module).__name__}.{hook}() fails at this node: {describe(error)}") from error
+            said = words_of(error, self.outbox.may_tell)
+            raise RefusalError(f"{type(module).__name__}.{hook}() fails at this node: {said}") from error
 
     @property
     def device(self) -> torch.device:

@@ -19,13 +19,13 @@ from lightning_fed.core.channel import Message
 from lightning_fed.core.rng import restored
 from lightning_fed.core.shown import Shown
 from lightning_fed.node.account import NodeAccount
-from lightning_fed.node.errors import PolicyError, RefusalError
+from lightning_fed.node.errors import PolicyError, RefusalError, words_of
 from lightning_fed.node.hosted_run import HostedRun, NodeSettings
 from lightning_fed.node.policy import Policy
 from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of
 from lightning_fed.privacy import Privacy
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import Job, LocalTraining, Updates, WireError, WorkerError, describe
+from lightning_fed.wire import Job, LocalTraining, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_job, encode_updates
 from lightning_fed.wire.fingerprint import fingerprint_of, rows_of
 from lightning_fed.wire.parts import name_of_class, part_from
@@ -222,7 +222,7 @@ class Node(Shown):
         except RefusalError:
             raise
         except Exception as error:
-            raise RefusalError(f"the run cannot begin at this node: {describe(error)}") from error
+            raise RefusalError(f"the run cannot begin at this node: {words_of(error, outbox.may_tell)}") from error
         _log.info("run %s: %s", terms.run, outbox.algorithm)
         return self._run
 
@@ -319,7 +319,7 @@ class Node(Shown):
         """Return what is said of a failure: under a promise not the words of an exception, which may hold data."""
         if run.outbox.may_tell or failure.__cause__ is None:
             return failure.reason
-        return f"{type(failure.__cause__).__name__}; what it says stays at its node, in the log"
+        return words_of(failure.__cause__, may_tell=False)
 
 
 def _part(field: str, description: object, kind: type, known: Mapping[str, type]) -> Any:

@@ -53,6 +53,11 @@ class Population(Mapping[str, WorkerData]):
     seed: int | None = None
     """Decides which worker holds what, where that was drawn; None: nothing was. It is said when a fit begins."""
 
+    @property
+    def most_examples(self) -> int | None:
+        """The number of examples that no worker can have more than; None: none is known."""
+        return None
+
     def __repr__(self) -> str:
         """Show the number of workers, and the sizes of some."""
         return f"{type(self).__name__}({crowd(self, lambda position: self.num_examples(self.name(position)))})"

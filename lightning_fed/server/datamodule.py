@@ -230,6 +230,11 @@ class FederatedDataModule(pl.LightningDataModule):
         """Whether the workers' data lie on other machines."""
         return isinstance(self.workers, Population) and self.workers.lies_elsewhere
 
+    @property
+    def most_examples(self) -> int | None:
+        """The number of examples that no worker can have more than; None: none is known."""
+        return self.workers.most_examples if isinstance(self.workers, Population) else None
+
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
         """Whether evaluation uses the workers' own data."""
         return not self._has_central(kind) and workers_have(kind, self.workers)

@@ -466,6 +466,17 @@ def test_a_hook_that_fails_at_the_node_is_refused_by_its_name(tmp_path: Path) ->
     assert "Fails.on_fit_start() fails at this node: AttributeError" in refused
 
 
+def test_what_a_hook_says_stays_at_the_node_under_a_promise(tmp_path: Path) -> None:
+    class Fails(Scalar):
+        def setup(self, stage: str) -> None:
+            raise ValueError("row 7 is a secret")
+
+    ask = Crowd(tmp_path, module=Fails())
+    assert "ValueError: row 7 is a secret" in ask("agree", terms=terms().to_fields())[0]["refused"]
+    hidden = ask("agree", terms=terms(promise=LOCAL).to_fields())[0]["refused"]
+    assert hidden == "Fails.setup() fails at this node: ValueError; what it says stays at its node, in the log"
+
+
 def test_a_node_trains_in_the_servers_precision(tmp_path: Path) -> None:
     double = Scalar().double()
     ask = Crowd(tmp_path)

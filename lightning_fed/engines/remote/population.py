@@ -72,6 +72,8 @@ class RemotePopulation(Population):
         if isinstance(names, str):
             raise TypeError(f"names={names!r} must be a list of names, such as ['bob', 'alice']")
         self._announced: dict[int, dict[str, Any]] = {}
+        self._unusable: dict[int, str] = {}
+        self._wanted = None if names is None else frozenset(names)
         self.hosted: Mapping[str, Hosted] = self._gathered(None if names is None else list(names))
         """Every worker's node, and what it says of the worker."""
         self._names = list(self.hosted)
@@ -102,7 +104,7 @@ class RemotePopulation(Population):
 
     @property
     def most_examples(self) -> int:
-        """The number of examples that no worker can have more than."""
+        """The number of examples that no worker can have more than, 2⁵³ if it was not given."""
         return self._most
 
     @property
@@ -120,7 +122,7 @@ class RemotePopulation(Population):
     def _gathered(self, names: list[str] | None) -> dict[str, Hosted]:
         deadline = time.monotonic() + self._wait
         while True:
-            new = [node for node in self._link.nodes() if node not in self._announced]
+            new = [node for node in self._link.nodes() if node not in self._announced | self._unusable]
             self._greet(new, max(deadline - time.monotonic(), 1.0))
             hosted = self._by_name()
             missing = [name for name in names or () if name not in hosted]
@@ -128,21 +130,29 @@ class RemotePopulation(Population):
             if enough and not missing:
                 break
             if time.monotonic() >= deadline:
-                self._refuse_missing(missing, hosted)
+                self._refuse_missing(missing)
             time.sleep(self._link.poll)
         return {name: hosted[name] for name in (sorted(hosted) if names is None else names)}
 
     def _greet(self, nodes: Sequence[int], seconds: float) -> None:
         message: Message = {"ask": "greet", "protocol": PROTOCOL}, []
         for position, answer in answers(self._link, [(node, message) for node in nodes], seconds):
-            if not isinstance(answer, LinkError):  # it may be there again when it is asked once more
+            if isinstance(answer, LinkError):  # it may be there again when it is asked once more
+                continue
+            try:
                 self._announced[nodes[position]] = _checked(answer[0], nodes[position])
+            except ValueError as error:
+                if self._wanted is None:
+                    raise
+                self._unusable[nodes[position]] = str(error)  # it may host none of those that are wanted
 
     def _by_name(self) -> dict[str, Hosted]:
         hosted: dict[str, Hosted] = {}
         for node, greeting in self._announced.items():
             for each in greeting["workers"]:
                 name = each["name"]
+                if self._wanted is not None and name not in self._wanted:
+                    continue
                 if name in hosted:
                     raise ValueError(
                         f"two nodes announce a worker {name!r} ({hosted[name].node} and {node}): give each worker a "
@@ -156,14 +166,16 @@ class RemotePopulation(Population):
                 hosted[name] = Hosted(node, each["examples"], each["loaders"])
         return hosted
 
-    def _refuse_missing(self, missing: Sequence[str], hosted: Mapping[str, Hosted]) -> NoReturn:
-        there = ", ".join(map(repr, sorted(hosted))) or "nobody"
+    def _refuse_missing(self, missing: Sequence[str]) -> NoReturn:
+        announced = (each["name"] for greeting in self._announced.values() for each in greeting["workers"])
+        there = ", ".join(map(repr, sorted(announced))) or "nobody"
         waited = f"after {self._wait:g} seconds"
         if missing:
             whom = f"the workers {', '.join(map(repr, missing))} are"
             whom = f"the worker {missing[0]!r} is" if len(missing) == 1 else whom
             raise ValueError(
                 f"{waited} {whom} not there, and {there} is: start their nodes, or leave them out of names="
+                + "".join(f"\n  {reason}" for reason in self._unusable.values())
             )
         raise ValueError(
             f"{waited} {len(self._announced)} of nodes={self._nodes or 1} nodes are there, with the workers {there}: "

@@ -235,15 +235,24 @@ class Answers:
         answers: Each worker's answer with its name.
         module: The user's module, which says what can be merged.
         round: The number of rounds so far, for errors.
+        most_examples: How much a worker may count in a mean, at most; None: there is no bound.
     """
 
-    def __init__(self, answers: Iterator[tuple[str, Buffer | WorkerError]], module: nn.Module, round: int) -> None:
+    def __init__(
+        self,
+        answers: Iterator[tuple[str, Buffer | WorkerError]],
+        module: nn.Module,
+        round: int,
+        most_examples: int | None = None,
+    ) -> None:
         self._answers = answers
         self._module = module
         self._round = round
+        self._most = math.inf if most_examples is None else most_examples
         self._early: dict[str, Buffer | WorkerError] = {}
         self._loaders: tuple[str, int] | None = None
         self._shapes: dict[tuple[str, str], tuple[str, _Shape]] = {}  # of the first of each, to which others must fit
+        self._reductions: dict[str, tuple[str, str]] = {}  # likewise, by the name of a value
 
     def of(self, worker: str) -> Share:
         """Wait for a worker's answer.
@@ -266,7 +275,7 @@ class Answers:
         except (WireError, ValueError) as error:
             raise self._error(worker, f"its evaluation cannot be taken in: {error}") from error
         for failure in share.failures:
-            raise self._error(worker, failure.reason) from failure
+            raise self._error(worker, failure.reason[:_TOLD]) from failure
         return share
 
     def _error(self, worker: str, reason: str) -> WorkerError:
@@ -282,6 +291,7 @@ class Answers:
                     f"it gives {share.loaders} loaders and worker {other!r} gives {loaders}; let all workers give as "
                     "many, or none"
                 )
+        self._check_values(worker, share)
         metrics, kind = metrics_of(self._module), type(self._module).__name__
         for name, path in share.logged.objects.items():
             if path not in metrics:
@@ -303,6 +313,38 @@ class Answers:
                         )
         self._shapes |= found
 
+    def _check_values(self, worker: str, share: Share) -> None:
+        """Refuse values that would count for more than a worker's data, or take the place of another's."""
+        logged = share.logged
+        names = {*logged.pooled, *logged.objects, *logged.options, *logged.steps, *logged.workers.get(worker, {})}
+        if len(names) > _MOST_VALUES:
+            raise ValueError(f"it logs {len(names)} values, and {_MOST_VALUES} are the most")
+        for name, part in logged.pooled.items():
+            if part.weight > self._most:
+                raise ValueError(f"{name!r} counts {part.weight:g} examples, and no worker has more than {self._most}")
+        loaders = max(share.loaders or 0, 1)
+        if max(logged.examples.values(), default=0) > self._most * loaders:
+            raise ValueError(
+                f"it has seen {logged.examples[worker]} examples, and no worker has more in {loaders} loaders"
+            )
+        for name, option in logged.options.items():
+            if option.loader is not None and not 0 <= option.loader < (share.loaders or 0):
+                raise ValueError(f"{name!r} is of loader {option.loader}, and it gives {share.loaders or 0}")
+        for name, part in logged.pooled.items():
+            other, reduction = self._reductions.get(name, (worker, part.reduction))
+            if reduction != part.reduction:
+                raise ValueError(
+                    f"it logs {name!r} with reduce_fx={part.reduction!r}, and worker {other!r} with {reduction!r}; "
+                    "give the same at every worker, or two names"
+                )
+        self._reductions |= {name: (worker, part.reduction) for name, part in logged.pooled.items()}
+
+
+_MOST_VALUES = 500
+"""How many values one worker may log: each is drawn, and a node could keep the server busy with them."""
+
+_TOLD = 1000
+"""How many characters of a worker's words are passed on."""
 
 _Shape: TypeAlias = tuple[int, ...]
 

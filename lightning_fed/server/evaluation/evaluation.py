@@ -256,7 +256,8 @@ class Evaluation:
             assert self.ask is not None
             with self._telling_others():
                 answers = self.ask(kind, question.workers, question.limit)
-            self._answers = Answers(answers, self._module, self._server.trainer.global_step)
+            data, round = data_of(self._server.trainer), self._server.trainer.global_step
+            self._answers = Answers(answers, self._module, round, data.most_examples)
 
     def conclude(self, step: str) -> None:
         """Hand what was logged to the Trainer, the same on every process, and draw the metrics of single workers.

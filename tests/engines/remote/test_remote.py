@@ -310,6 +310,20 @@ def test_a_missing_worker_is_named(tmp_path: Path) -> None:
         RemotePopulation(link, names=["bob", "carol"], wait=0.05)
 
 
+def test_a_node_without_workers_that_are_wanted_stops_no_run(tmp_path: Path) -> None:
+    def spoil(node: int, asked: Any, answer: Any) -> Any:
+        return ({"refused": "I am another job's"}, []) if node == 2 and asked["ask"] == "greet" else answer
+
+    nodes = nodes_of(Scalar, {**rows(), "carol": Rows([9.0])}, tmp_path)
+    link = Loopback(nodes, spoil=spoil)
+    with pytest.raises(ValueError, match="node 2 refuses to take part: I am another job's"):
+        RemotePopulation(link, nodes=3)
+    with pytest.raises(ValueError, match=r"(?s)'carol' is not there, .*\n  node 2 refuses to take part: I am another"):
+        RemotePopulation(link, names=["bob", "carol"], wait=0.05)
+    fed, _ = fit(OverLoopback(link), RemotePopulation(link, names=["bob", "alice"]))
+    assert fed.module.x.item() == 3.5
+
+
 def test_missing_nodes_are_counted(tmp_path: Path) -> None:
     link = Loopback(nodes_of(Scalar, rows(), tmp_path))
     with pytest.raises(ValueError, match="2 of nodes=3 nodes are there, with the workers 'alice', 'bob'"):

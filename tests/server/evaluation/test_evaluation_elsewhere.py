@@ -26,7 +26,8 @@ from lightning_fed.callbacks import PredictionWriter
 from lightning_fed.privacy import LocalDP
 from lightning_fed.server.evaluation.elsewhere import Predicted, StandIn
 from lightning_fed.wire import RoundError, WorkerError, encode_share
-from lightning_fed.wire.share import LoggedShare, MetricState, Share
+from lightning_fed.wire.logged import Part
+from lightning_fed.wire.share import LoggedShare, MetricState, Options, Share
 
 CLASSES = 3
 SIZES = {"tiny": 7, "small": 20, "middle": 40, "large": 101}
@@ -362,6 +363,13 @@ def share_of(worker: str, **states: Any) -> bytes:
     return encode_share(Share(LoggedShare({worker: {"x": 1.0}}), states={"mse": MetricState(1, states)}))
 
 
+def value_of(reduction: str = "mean", weight: float = 1.0, loader: int | None = None) -> bytes:
+    """Return a worker's message that it has logged a value."""
+    part, options = Part(reduction, 1.0, weight), Options({}, loader=loader)
+    logged = LoggedShare({"bad": {"val_loss": 1.0}}, {"val_loss": part}, options={"val_loss": options})
+    return encode_share(Share(logged, loaders=1))
+
+
 ZERO = torch.tensor(0.0)
 GIGO = {
     "an error of the engine": (WorkerError("bad", 7, "it is away"), "it is away"),
@@ -375,6 +383,20 @@ GIGO = {
     "a list": (share_of("bad", sum_squared_error=[ZERO], total=ZERO), "of another kind than the server's"),
     "complex": (share_of("bad", sum_squared_error=ZERO * 1j, total=ZERO), "is torch.complex"),
     "another shape": (share_of("bad", sum_squared_error=torch.zeros(2), total=ZERO), r"has the shape \[2\]"),
+    "a weight": (value_of(weight=102.0), "'val_loss' counts 102 examples, and no worker has more than 101"),
+    "examples": (
+        encode_share(Share(LoggedShare(examples={"bad": 102}))),
+        "it has seen 102 examples, and no worker has more",
+    ),
+    "a loader": (value_of(loader=1), "'val_loss' is of loader 1, and it gives 1"),
+    "many values": (
+        encode_share(Share(LoggedShare(pooled={str(n): Part("mean", 0.0, 1.0) for n in range(501)}))),
+        "logs 501 values, and 500 are the most",
+    ),
+    "many words": (
+        encode_share(Share(failures=(WorkerError("bad", 0, "x" * 2000),))),
+        "x{1000}[^x]",
+    ),
 }
 
 
@@ -386,6 +408,13 @@ def test_what_cannot_be_taken_in_is_its_workers_failure(answer: str) -> None:
     with pytest.warns(UserWarning, match=f"worker 'bad' failed in round 0: .*{reason}"):
         trainer().validate(fed, data, verbose=False)
     assert list(fed.last_evaluation.workers) == ["tiny"]
+
+
+def test_values_of_one_name_reduce_alike() -> None:
+    data, nodes = elsewhere({"tiny": Points(0, 7), "bad": Points(1, 7)}, instead={"bad": value_of(reduction="max")})
+    said = "logs 'val_loss' with reduce_fx='max', and worker 'tiny' with 'mean'; give the same"
+    with pytest.raises(WorkerError, match=said):
+        trainer().validate(FederatedModule(made(Net), engine=nodes), data, verbose=False)
 
 
 def test_a_worker_of_which_nothing_comes_back_has_failed() -> None:
