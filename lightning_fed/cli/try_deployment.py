@@ -49,15 +49,15 @@ clientapp = "tried.client_app:app"
 
 [tool.flwr.app.config]
 file = ""
-names = ""
 timeout = 600.0
 """,
     "tried/__init__.py": "",
     "tried/server_app.py": """\
 from lightning_fed.cli.deployed import fit
 from lightning_fed.flower import server_app
+from tried.names import NAMES
 
-app = server_app(fit)
+app = server_app(fit, names=NAMES)
 """,
     "tried/client_app.py": """\
 from lightning_fed.flower import client_app
@@ -141,7 +141,7 @@ def _run(config: str, rounds: int, nodes: int | None, of_fit: Sequence[str], fol
         count = min(nodes or _MOST_NODES, len(names))
         shares = {f"node-{number + 1}": names[number::count] for number in range(count)}
         write({path: content for name in shares for path, content in key_pair(name).items()}, folder, True)
-        for path, text in _APP.items():
+        for path, text in {**_APP, "tried/names.py": f"NAMES = {names!a}\n"}.items():
             (folder / "app" / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / "app" / path).write_text(text)
         federation.wait_for_superlink()
@@ -150,7 +150,7 @@ def _run(config: str, rounds: int, nodes: int | None, of_fit: Sequence[str], fol
         for name, share in shares.items():
             _say(f"{name} hosts {_listed(share)}")
         _say(f"the run begins after {time.monotonic() - began:.0f} s; each round of it takes some seconds of waiting")
-        failure = federation.run(folder / "app", {"file": str(file), "names": ",".join(names)}, _show)
+        failure = federation.run(folder / "app", {"file": str(file)}, _show)
     _say(f"ended after {time.monotonic() - began:.0f} s, and so have all processes")
     return failure
 

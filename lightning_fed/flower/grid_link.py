@@ -91,12 +91,17 @@ class GridLink(Link):
         large = any(self._sent.get(identifier, (0.0, False))[1] for identifier in waiting)
         length = max(-(-len(waiting) // _REQUESTS), 1) if large else max(len(waiting), 1)
         for first in range(0, len(waiting), length):
-            for reply in self._grid.pull_messages(waiting[first : first + length]):
+            replies = list(self._grid.pull_messages(waiting[first : first + length]))
+            is_heavy = large and bool(replies)
+            if is_heavy:
+                gc.collect()  # as above, and before the pieces of a part are put together
+            while replies:
+                reply = replies.pop(0)
                 identifier = reply.metadata.reply_to_message_id
                 seconds, _ = self._sent.pop(identifier, (0.0, False))
                 arrived.append((identifier, self._read(reply, seconds)))
-            if large and arrived:
-                gc.collect()  # as above
+                del reply
+            if is_heavy:
                 break  # the next look is for the others: these are to be used, and let go of, first
         return arrived
 

@@ -1,11 +1,14 @@
 """A message as Flower carries it: a ``ConfigRecord`` with its fields as JSON, an ``ArrayRecord`` with its parts.
 
-Parts are arrays because only those are cut into pieces on their way. Their bytes are nothing that Flower can read.
+Parts are arrays because only those are cut into pieces on their way. Their bytes are nothing that Flower can read. A
+long part of an answer is several arrays: Flower holds an array three times while it puts it together, so one of 100 MB
+would make the server hold 300 (benchmarks/deployment.py --only large).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +18,8 @@ from lightning_fed.core.channel import Message
 
 FIELDS, JSON, PARTS = "fields", "json", "parts"
 _DTYPE, _STYPE = "uint8", "lightning_fed"
+_PIECE = 16 * 2**20
+"""The bytes of one array, at most."""
 
 
 def to_records(fields: Mapping[str, Any], parts: Sequence[bytes | memoryview] | ArrayRecord) -> RecordDict:
@@ -24,12 +29,12 @@ def to_records(fields: Mapping[str, Any], parts: Sequence[bytes | memoryview] | 
         fields: Its fields; JSON.
         parts: Its parts, or what :func:`to_arrays` made of them.
     """
-    arrays = parts if isinstance(parts, ArrayRecord) else to_arrays(parts)
+    arrays = parts if isinstance(parts, ArrayRecord) else _in_pieces(parts)
     return RecordDict({FIELDS: ConfigRecord({JSON: json.dumps(fields)}), PARTS: arrays})
 
 
 def to_arrays(parts: Sequence[bytes | memoryview]) -> ArrayRecord:
-    """Return the parts of a message as Flower's arrays. Messages that share one share its hash, too.
+    """Return the parts of a message as Flower's arrays, each as one. Messages that share one share its hash, too.
 
     Args:
         parts: Each is copied unless it is ``bytes``, or a view of all of them.
@@ -37,11 +42,24 @@ def to_arrays(parts: Sequence[bytes | memoryview]) -> ArrayRecord:
     return ArrayRecord({str(index): _array(part) for index, part in enumerate(parts)})
 
 
+def _in_pieces(parts: Sequence[bytes | memoryview]) -> ArrayRecord:
+    """Return the parts of a message as arrays of at most ``_PIECE`` bytes: long ones are copied."""
+    arrays: dict[str, Array] = {}
+    for index, part in enumerate(parts):
+        if len(part) <= _PIECE:
+            arrays[str(index)] = _array(part)
+            continue
+        view = memoryview(part)
+        pieces = (view[begin : begin + _PIECE] for begin in range(0, len(part), _PIECE))
+        arrays |= {f"{index}.{number}": _array(piece) for number, piece in enumerate(pieces)}
+    return ArrayRecord(arrays)
+
+
 def of_records(records: RecordDict) -> Message:
     """Return the message that Flower's records carry; its parts are views of their bytes.
 
     Args:
-        records: They may be anything: the other side is not trusted.
+        records: They may be anything: the other side is not trusted. Pieces of long parts are taken out of them.
 
     Raises:
         ValueError: If they are not such a message.
@@ -58,9 +76,23 @@ def of_records(records: RecordDict) -> Message:
         raise ValueError(f"the fields of a message are not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError(f"the fields of a message are a {type(fields).__name__}, not an object")
-    if not isinstance(arrays, ArrayRecord) or set(arrays) != {str(index) for index in range(len(arrays))}:
+    keys = _keys(arrays) if isinstance(arrays, ArrayRecord) else None
+    if keys is None or not isinstance(arrays, ArrayRecord):
         raise ValueError(f"the record {PARTS!r} of a message does not hold its parts, numbered from 0")
-    return fields, [_part(str(index), arrays[str(index)]) for index in range(len(arrays))]
+    return fields, [_part(arrays, index, pieces) for index, pieces in enumerate(keys)]
+
+
+def _keys(arrays: ArrayRecord) -> list[int] | None:
+    """Return the number of pieces of each part, 0 for one that is whole; None: the arrays are not those of parts."""
+    counts = Counter(key.partition(".")[0] for key in arrays if "." in key)
+    parts = len({key.partition(".")[0] for key in arrays})
+    pieces = [counts[str(index)] for index in range(parts)]
+    expected = {name for index, count in enumerate(pieces) for name in _names(index, count)}
+    return pieces if set(arrays) == expected else None
+
+
+def _names(index: int, pieces: int) -> list[str]:
+    return [f"{index}.{number}" for number in range(pieces)] or [str(index)]
 
 
 def _array(part: bytes | memoryview) -> Array:
@@ -69,10 +101,23 @@ def _array(part: bytes | memoryview) -> Array:
     return Array(dtype=_DTYPE, shape=(len(data),), stype=_STYPE, data=data)
 
 
-def _part(index: str, array: Array) -> memoryview:
+def _part(arrays: ArrayRecord, index: int, pieces: int) -> memoryview:
+    """Return a part; its pieces, if it has any, are let go of one after the other."""
+    if not pieces:
+        return memoryview(_data(str(index), arrays[str(index)]))
+    names = _names(index, pieces)
+    whole, place = bytearray(sum(len(_data(name, arrays[name])) for name in names)), 0
+    for name in names:
+        piece = arrays.pop(name).data
+        whole[place : place + len(piece)] = piece
+        place += len(piece)
+    return memoryview(whole)
+
+
+def _data(name: str, array: Array) -> bytes:
     if (array.dtype, tuple(array.shape), array.stype) != (_DTYPE, (len(array.data),), _STYPE):
         raise ValueError(
-            f"part {index} of a message is {array.dtype} {tuple(array.shape)} as {array.stype!r}, "
+            f"part {name} of a message is {array.dtype} {tuple(array.shape)} as {array.stype!r}, "
             f"not {len(array.data)} bytes as {_STYPE!r}"
         )
-    return memoryview(array.data)
+    return array.data

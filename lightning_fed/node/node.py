@@ -24,6 +24,7 @@ from lightning_fed.node.hosted_run import HostedRun, NodeSettings
 from lightning_fed.node.policy import Policy
 from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of
 from lightning_fed.privacy import Privacy
+from lightning_fed.server.readiness import refuse_lazy
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import Job, LocalTraining, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_job, encode_updates
@@ -68,7 +69,7 @@ class Node(Shown):
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If there is no worker, or a number is out of range.
+        ValueError: If there is no worker, a number is out of range, or the module has parameters without a shape.
 
     Example::
 
@@ -93,6 +94,7 @@ class Node(Shown):
         parts: Sequence[type] = (),
     ) -> None:
         refuse_foreign(module, "LightningModule", "module")
+        refuse_lazy(module)
         if not isinstance(workers, Mapping):
             raise TypeError(f"workers must be a mapping from names to data, such as {{'bob': data}}, not {workers!r}")
         if not workers:

@@ -31,6 +31,18 @@ def test_a_message_comes_back_as_it_was(sent: Any) -> None:
     assert of_records(sent(to_records({}, []))) == ({}, [])
 
 
+@pytest.mark.parametrize("sent", [lambda records: records, _sent])
+@pytest.mark.parametrize("more", [0, 1, 16 * 2**20])
+def test_a_long_part_travels_in_pieces_and_comes_back_whole(sent: Any, more: int) -> None:
+    long = (bytes(range(251)) * 140_000)[: 16 * 2**20 + more]
+    parts: list[bytes] = [b"short", long, b""]
+    records = sent(to_records(FIELDS, [memoryview(part) for part in parts]))
+    assert max(len(array.data) for array in records["parts"].values()) == 16 * 2**20
+    assert len(records["parts"]) == (3 if more == 0 else 4)
+    assert [bytes(part) for part in of_records(records)[1]] == parts
+    assert len(records["parts"]) == 2 + (more == 0), "pieces are let go of"
+
+
 @pytest.mark.parametrize("form", [bytes, memoryview])
 def test_bytes_are_not_copied(form: Any) -> None:
     part = bytes(2**20)
@@ -67,6 +79,10 @@ def _array(**changed: Any) -> ArrayRecord:
         (_with(fields=ConfigRecord({"json": "[1]"})), "are a list, not an object"),
         (_with(parts=ConfigRecord({"0": b"abc"})), "does not hold its parts"),
         (_with(parts=ArrayRecord({"1": _array()["0"]})), "does not hold its parts"),
+        (_with(parts=ArrayRecord({"0.1": _array()["0"]})), "does not hold its parts"),
+        (_with(parts=ArrayRecord({name: _array()["0"] for name in ("0", "0.0")})), "does not hold its parts"),
+        (_with(parts=ArrayRecord({name: _array()["0"] for name in ("0.0", "00.1")})), "does not hold its parts"),
+        (_with(parts=ArrayRecord({"0.0": _array(shape=(4,))["0"]})), "part 0.0 of a message is uint8 \\(4,\\)"),
         (_with(parts=_array(dtype="float32")), "part 0 of a message is float32 \\(3,\\)"),
         (_with(parts=_array(shape=(4,))), "part 0 of a message is uint8 \\(4,\\)"),
         (_with(parts=_array(stype="numpy.ndarray")), "as 'numpy.ndarray', not 3 bytes"),

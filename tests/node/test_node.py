@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import EvaluatedRows, Rows, Scalar
@@ -464,6 +466,53 @@ def test_a_hook_that_fails_at_the_node_is_refused_by_its_name(tmp_path: Path) ->
 
     refused = Crowd(tmp_path, module=Fails())("agree", terms=terms().to_fields())[0]["refused"]
     assert "Fails.on_fit_start() fails at this node: AttributeError" in refused
+
+
+class Draws(Scalar):
+    """Draws a random number of each generator as it is set up."""
+
+    def setup(self, stage: str) -> None:
+        torch.rand(1)
+        random.random()
+        np.random.rand()
+
+
+def test_an_answer_leaves_the_random_numbers_of_the_process(tmp_path: Path) -> None:
+    ask = Crowd(tmp_path, module=Draws())
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    assert ask("agree", terms=terms().to_fields()) == ({}, [])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), str(np.random.get_state())) == before[1:]
+
+
+def test_a_node_is_as_deterministic_as_the_server(ask: Crowd) -> None:
+    try:
+        assert ask("agree", terms=terms(deterministic=True).to_fields()) == ({}, [])
+        assert torch.are_deterministic_algorithms_enabled()
+        assert ask("agree", terms=terms(run="a2").to_fields()) == ({}, [])
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+class TornDown(Rows):
+    """Notes when it is let go of."""
+
+    def __init__(self, values: list[float], torn: list[str]) -> None:
+        super().__init__(values)
+        self.torn = torn
+
+    def teardown(self, stage: str) -> None:
+        self.torn.append(stage)
+
+
+def test_the_data_of_a_run_are_let_go_of_as_another_begins(tmp_path: Path) -> None:
+    torn: list[str] = []
+    ask = Crowd(tmp_path, workers={"bob": TornDown([1.0, 3.0], torn)})
+    ask.train(job(), terms())
+    assert torn == []
+    ask.train(job(), terms(run="a2"))
+    assert torn == ["fit"]
 
 
 def test_what_a_hook_says_stays_at_the_node_under_a_promise(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ class Remote(EngineOfNodes):
         parts = [memoryview(encode_job(job))] if by_node else []
         messages: list[tuple[int, Message]] = []
         for node, names in by_node.items():
-            refused = {name: self._refused[name] for name in names if name in self._refused}
+            refused = {name: list(self._refused[name]) for name in names if name in self._refused}
             messages.append((node, (self._asking(ask, workers=names, refused=refused, **more), parts)))
         return messages
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import WeightedMean
-from lightning_fed.algorithms import FedAvg, Scaffold
+from lightning_fed.algorithms import FedAvg, QFedAvg, Scaffold
 from lightning_fed.engines import Engine, Sequential
 from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.engines.remote.link import LinkError
@@ -223,6 +223,27 @@ def test_too_few_workers_end_the_run_and_leave_the_model(tmp_path: Path) -> None
     with pytest.raises(RoundError, match="min_workers=2"):
         trainer(max_steps=1, max_epochs=-1).fit(fed, FederatedDataModule(workers))
     assert fed.module.x.item() == 9.0
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_weight_that_an_algorithm_chooses_is_a_weight(weight: float, tmp_path: Path) -> None:
+    spoil = with_(weight=doubles(weight))
+    fed, _ = fit(*connected(Scalar, rows(), tmp_path, spoil), algorithm=QFedAvg(q=1.0, lr=1.0), on_worker_error="drop")
+    (failure,) = fed.last_report.failures
+    assert (failure.worker, failure.reason) == ("alice", f"it says that it counts as {weight:g}, which is no weight")
+
+
+def test_refused_cohorts_are_told_until_an_update_counts_again(tmp_path: Path) -> None:
+    def spoil(node: int, asked: Any, answer: Any) -> Any:
+        asked_of[node] += asked["ask"] == "train"
+        is_lost = node == 1 and asked["ask"] == "train" and asked_of[node] in (1, 2)
+        return LinkError("its node is away") if is_lost else answer
+
+    asked_of = {0: 0, 1: 0}
+    engine, workers = connected(Scalar, rows(), tmp_path, spoil)
+    fit(engine, workers, rounds=4, algorithm=Scaffold(), on_worker_error="drop")
+    told = [asked["refused"] for asked in engine.link.asked if asked.get("workers") == ["alice"]]
+    assert told == [{}, {"alice": [0]}, {"alice": [0, 1]}, {}]
 
 
 class Norm(Scalar):
