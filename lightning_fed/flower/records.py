@@ -120,4 +120,5 @@ def _data(name: str, array: Array) -> bytes:
             f"part {name} of a message is {array.dtype} {tuple(array.shape)} as {array.stype!r}, "
             f"not {len(array.data)} bytes as {_STYPE!r}"
         )
-    return array.data
+    data: bytes = array.data
+    return data
