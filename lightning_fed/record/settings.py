@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from lightning_fed._lightning import pl
+from lightning_fed.engines import EngineOfNodes
 from lightning_fed.population import Population
 from lightning_fed.population.given import GivenData
 from lightning_fed.record.arguments import PLAIN, Scalar, arguments_of
@@ -97,7 +98,8 @@ def seeds_of(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def _engine(engine: Any, hides: bool) -> dict[str, Scalar]:
     """Return the engine that trains the workers, and the one that was asked for, which may choose another."""
     rows = described("engine", engine, hides=hides)
-    return {**rows, "engine": engine.choice or type(engine).__name__.lower(), "engine/asked": rows["engine"]}
+    chosen = None if isinstance(engine, EngineOfNodes) else engine.choice  # theirs is no engine: it names workers
+    return {**rows, "engine": chosen or type(engine).__name__.lower(), "engine/asked": rows["engine"]}
 
 
 def _optimizers(trainer: pl.Trainer, hides: bool) -> dict[str, Scalar]:

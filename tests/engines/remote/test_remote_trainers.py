@@ -102,7 +102,9 @@ def test_a_record_of_the_run_is_written(tmp_path: Path) -> None:
     run = trainer(max_steps=2, max_epochs=-1, logger=logger)
     run.fit(FederatedModule(Net(), engine=engine, local_schedule="continue"), FederatedDataModule(workers))
     (record,) = tmp_path.glob("run/**/run.json")
-    assert "OverLoopback" in json.dumps(json.loads(record.read_text()))
+    settings = json.loads(record.read_text())["settings"]
+    assert settings["engine"] == "overloopback"
+    assert settings["engine/asked"].startswith("OverLoopback(")
     rounds = [json.loads(line) for line in (record.parent / "rounds.jsonl").read_text().splitlines()]
     assert len(rounds) == 2
 
