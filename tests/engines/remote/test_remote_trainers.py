@@ -109,6 +109,18 @@ def test_a_record_of_the_run_is_written(tmp_path: Path) -> None:
     assert len(rounds) == 2
 
 
+def test_nodes_are_told_that_a_run_is_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the Trainer would leave it behind
+    engine, workers = connected(Net, people(), tmp_path)
+    try:
+        left_by(engine, workers, {}, {}, max_steps=1, deterministic=True)
+        left_by(engine, workers, {}, {}, max_steps=1, deterministic=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    told = [asked["terms"]["deterministic"] for asked in engine.link.asked if asked["ask"] == "train"]
+    assert told == [True] * 6 + [False] * 6
+
+
 def test_a_lazy_module_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'body\.weight' of Net has no shape before a first batch"):
         Node(Net(lambda _, width: nn.LazyLinear(width)), people(), home=tmp_path)
