@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, final
 
-from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+from torch import nn
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
 from lightning_fed.population import EvaluationKind
 from lightning_fed.population.crowd import how_many
+from lightning_fed.server.evaluation.agreement import Agreement
 from lightning_fed.server.evaluation.named_batches import EvaluationLoader
 from lightning_fed.server.evaluation.seen_indices import SeenIndices
 from lightning_fed.server.loaders import EvaluationBatch
@@ -250,9 +249,7 @@ class Answers:
         self._round = round
         self._most = math.inf if most_examples is None else most_examples
         self._early: dict[str, Buffer | WorkerError] = {}
-        self._loaders: tuple[str, int] | None = None
-        self._shapes: dict[tuple[str, str], tuple[str, _Shape]] = {}  # of the first of each, to which others must fit
-        self._reductions: dict[str, tuple[str, str]] = {}  # likewise, by the name of a value
+        self._agreement = Agreement()
 
     def of(self, worker: str) -> Share:
         """Wait for a worker's answer.
@@ -273,7 +270,7 @@ class Answers:
             share = decode_share(answer, worker)
             self._check(worker, share)
         except (WireError, ValueError) as error:
-            raise self._error(worker, f"its evaluation cannot be taken in: {error}") from error
+            raise self._error(worker, f"{_REFUSED}: {error}") from error
         for failure in share.failures:
             raise self._error(worker, failure.reason[:_TOLD]) from failure
         return share
@@ -281,16 +278,13 @@ class Answers:
     def _error(self, worker: str, reason: str) -> WorkerError:
         return WorkerError(worker, self._round, reason)
 
+    def odd(self) -> list[WorkerError]:
+        """Return an error for each worker whose answer cannot be merged with those of most others."""
+        reasons = self._agreement.odd()
+        return [self._error(worker, f"{_REFUSED}: {reason}") for worker, reason in reasons.items()]
+
     def _check(self, worker: str, share: Share) -> None:
-        """Refuse a share that does not go with the server's module, or with the shares before it."""
-        if share.loaders and not share.failures:
-            self._loaders = self._loaders or (worker, share.loaders)
-            other, loaders = self._loaders
-            if loaders != share.loaders:
-                raise ValueError(
-                    f"it gives {share.loaders} loaders and worker {other!r} gives {loaders}; let all workers give as "
-                    "many, or none"
-                )
+        """Refuse a share that does not go with the server's module."""
         self._check_values(worker, share)
         metrics, kind = metrics_of(self._module), type(self._module).__name__
         for name, path in share.logged.objects.items():
@@ -298,20 +292,11 @@ class Answers:
                 raise ValueError(
                     f"it logs {name!r} as the torchmetrics object {path!r}, which the server's {kind} lacks"
                 )
-        found: dict[tuple[str, str], tuple[str, _Shape]] = {}
         for path, state in share.states.items():
             metric = metrics.get(path)
             if metric is None or state.states.keys() != metric._defaults.keys():
                 raise ValueError(f"its torchmetrics object {path!r} is not that of the server's {kind}")
-            for name, value in state.states.items():
-                for shape in _shapes(metric, name, value):
-                    other, first = self._shapes.get((path, name)) or found.setdefault((path, name), (worker, shape))
-                    if shape != first:
-                        raise ValueError(
-                            f"the state {name!r} of its torchmetrics object {path!r} has the shape {list(shape)}, and "
-                            f"that of worker {other!r} {list(first)}"
-                        )
-        self._shapes |= found
+        self._agreement.note(worker, share, metrics)
 
     def _check_values(self, worker: str, share: Share) -> None:
         """Refuse values that would count for more than a worker's data, or take the place of another's."""
@@ -330,14 +315,6 @@ class Answers:
         for name, option in logged.options.items():
             if option.loader is not None and not 0 <= option.loader < (share.loaders or 0):
                 raise ValueError(f"{name!r} is of loader {option.loader}, and it gives {share.loaders or 0}")
-        for name, part in logged.pooled.items():
-            other, reduction = self._reductions.get(name, (worker, part.reduction))
-            if reduction != part.reduction:
-                raise ValueError(
-                    f"it logs {name!r} with reduce_fx={part.reduction!r}, and worker {other!r} with {reduction!r}; "
-                    "give the same at every worker, or two names"
-                )
-        self._reductions |= {name: (worker, part.reduction) for name, part in logged.pooled.items()}
 
 
 _MOST_VALUES = 500
@@ -346,28 +323,6 @@ _MOST_VALUES = 500
 _TOLD = 1000
 """How many characters of a worker's words are passed on."""
 
-_Shape: TypeAlias = tuple[int, ...]
-
-
-def _shapes(metric: Metric, name: str, value: Tensor | list[Tensor]) -> Iterator[_Shape]:
-    """Yield the shapes that must be the same in all parts of a state, for these to be merged.
-
-    Raises:
-        ValueError: If it is of another kind than that of an object of the server's.
-    """
-    default: object = metric._defaults[name]
-    is_list = isinstance(default, list)
-    if isinstance(value, list) is not is_list:
-        raise ValueError(f"the state {name!r} of its {type(metric).__name__} is of another kind than the server's")
-    if isinstance(value, Tensor):
-        assert isinstance(default, Tensor)
-        if value.is_complex() != default.is_complex():
-            raise ValueError(f"the state {name!r} of its {type(metric).__name__} is {value.dtype}")
-        if default.numel() > 1:  # else it may be one that grows to the number of outputs
-            yield tuple(default.shape)
-        yield () if value.numel() == 1 else tuple(value.shape)
-    elif metric._reductions[name] is dim_zero_cat:
-        yield from (tuple(item.shape[1:]) for item in value if item.numel())
-
+_REFUSED = "its evaluation cannot be taken in"
 
 _SILENT = "nothing has come back of its evaluation"

@@ -270,6 +270,7 @@ class Evaluation:
             RoundError: If all of them did.
         """
         with self._telling_others():
+            self._leave_out_odd()
             own = self._own_share()
             if self.listener is not None:
                 self._clear()
@@ -285,6 +286,12 @@ class Evaluation:
         options = self._log.hand_over([share.logged for share in shares], step)
         self._loader_results.note(self._server.trainer, {name: option.loader for name, option in options.items()})
         self._show([name for name, option in options.items() if not option.is_drawn])
+
+    def _leave_out_odd(self) -> None:
+        """Leave out the workers elsewhere whose answers cannot be merged with those of most others."""
+        for error in () if self._answers is None else self._answers.odd():
+            self._shares.pop(error.worker, None)
+            self.fail(error.worker, error.reason, error)
 
     def _own_share(self) -> Share:
         """Return what this process has noted itself."""
@@ -319,6 +326,7 @@ class Evaluation:
 
     def conclude_prediction(self) -> None:
         """Let failures end the run on every process, or say whose predictions are missing."""
+        self._leave_out_odd()
         own = self._own_share()
         if self.listener is not None:
             self._clear()

@@ -417,6 +417,41 @@ def test_values_of_one_name_reduce_alike() -> None:
         trainer().validate(FederatedModule(made(Net), engine=nodes), data, verbose=False)
 
 
+def state_of(shape: list[int]) -> MetricState:
+    return MetricState(1, {"sum_squared_error": torch.zeros(shape), "total": ZERO})
+
+
+ODD = {
+    "a reduction": (Net, value_of("max"), "logs 'val_loss' with reduce_fx='max', and worker 'one' with 'mean'"),
+    "loaders": (
+        Net,
+        encode_share(Share(LoggedShare({"bad": {"val_loss": 1.0}}), loaders=2)),
+        "gives 2 loaders and worker 'one' gives 1",
+    ),
+    "a state": (
+        Objects,
+        encode_share(Share(LoggedShare({"bad": {"x": 1.0}}), states={"mse": state_of([2])}, loaders=1)),
+        r"object 'mse' has the shape \[2\], and that of worker 'one' \[\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_one_that_answers_first_does_not_leave_out_the_others(what: str) -> None:
+    kind, answer, reason = ODD[what]
+    people = {name: Points(seed, 7) for seed, name in enumerate(["bad", "one", "two"])}
+    data, nodes = elsewhere(people, instead={"bad": answer})
+    fed = FederatedModule(made(kind), engine=nodes, on_worker_error="drop")
+    with pytest.warns(
+        UserWarning, match=f"worker 'bad' failed in round 0: its evaluation cannot be taken in: .*{reason}"
+    ):
+        (shown,) = trainer().validate(fed, data, verbose=False)
+    assert list(fed.last_evaluation.workers) == ["one", "two"]
+    del people["bad"]
+    data, nodes = elsewhere(people)
+    assert trainer().validate(FederatedModule(made(kind), engine=nodes), data, verbose=False) == [shown]
+
+
 def test_a_worker_of_which_nothing_comes_back_has_failed() -> None:
     data, nodes = elsewhere(workers())
     fed = FederatedModule(made(Net), engine=nodes, on_worker_error="drop")
