@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +16,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from grid_in_memory import InMemoryGrid
 from helpers import Rows, Scalar, trainer
-from menagerie import Anneals, cohort, member
+from menagerie import cohort, member
 from oracle import ALGORITHMS, PROMISES, assert_bits
-from over_nodes import nodes_of
+from over_nodes import left_by, nodes_of
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.engines import Sequential
 from lightning_fed.flower import Flower, workers
 from lightning_fed.flower.grid_link import GridLink
 from lightning_fed.testing import check_link
-from lightning_fed.transforms import ClipNorm
-from lightning_fed.wire import WorkerError
-
-
-def left_by(engine: Any, population: Any, algorithm: str, promise: str, name: str) -> dict[str, Any]:
-    """All that a run leaves at the server, or the words in which it is refused."""
-    module = member(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            fed = FederatedModule(
-                module,
-                algorithm=ALGORITHMS[algorithm](),
-                transforms=[ClipNorm(5.0)] if promise == "open" else [],
-                engine=engine,
-                privacy=PROMISES[promise](),
-            )
-            run = trainer(max_steps=3, max_epochs=-1, callbacks=[Anneals()], limit_val_batches=0)
-            run.fit(fed, FederatedDataModule(population))
-        except (ValueError, WorkerError) as error:
-            return {"refused": str(error)}
-    report = fed.last_report
-    return {
-        "model": dict(module.state_dict()),
-        "server": dict(fed.server_state),
-        "workers": {worker: tuple(record) for worker, record in sorted(report.workers.items())},
-        "bytes": (report.bytes_down, report.bytes_up),
-        "metrics": {metric: float(value) for metric, value in run.callback_metrics.items() if "time" not in metric},
-    }
 
 
 @pytest.mark.parametrize("promise", PROMISES)
@@ -61,7 +32,7 @@ def left_by(engine: Any, population: Any, algorithm: str, promise: str, name: st
 def test_every_algorithm_and_promise_equals_the_simulation(algorithm: str, promise: str, tmp_path: Path) -> None:
     grid = InMemoryGrid(nodes_of(lambda: member("batch norm"), cohort(), tmp_path))
     there = left_by(Flower(grid), workers(grid, names=list(cohort())), algorithm, promise, "batch norm")
-    here = left_by("sequential", cohort(), algorithm, promise, "batch norm")
+    here = left_by(Sequential(), cohort(), algorithm, promise, "batch norm")
     if "refused" in here:
         assert "refused" in there
     else:

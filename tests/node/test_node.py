@@ -258,7 +258,7 @@ class Widens(Scalar):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if batch[0].sum() > 4:
-            self.seen = self.seen.double()
+            self.seen = self.seen.new_zeros((), dtype=torch.uint8).view(torch.bits8)  # has no form as bytes
         return super().training_step(batch, batch_idx)
 
 
@@ -268,7 +268,7 @@ def test_an_update_that_cannot_leave_is_its_workers_error_alone(tmp_path: Path) 
     fields, parts = Crowd(tmp_path, module=Widens(), workers=data).train(work, terms(Widens()), "bob", "alice")
     bob, alice = fields["results"]
     assert bob == {"worker": "bob"}
-    assert "its update cannot leave: the updates of 'alice': buffer 'seen' is torch.float64" in alice["error"]
+    assert "its update cannot leave: the tensor 'buffers/seen' is torch.bits8" in alice["error"]
     assert len(parts) == 1
 
 

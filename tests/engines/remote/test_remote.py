@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from helpers import EvaluatedRows, Rows, Scalar, trainer
-from menagerie import Anneals, Examples, cohort, member
+from menagerie import Examples, cohort, member
 from oracle import ALGORITHMS, PROMISES, assert_bits
-from over_nodes import connected, nodes_of
+from over_nodes import connected, left_by, nodes_of
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
@@ -26,37 +25,8 @@ from lightning_fed.engines.remote.link import LinkError
 from lightning_fed.node import Node
 from lightning_fed.selection import RandomAvailability
 from lightning_fed.testing import Loopback, OverLoopback
-from lightning_fed.transforms import ClipNorm
 from lightning_fed.wire import GlobalModel, Job, Layout, LocalTraining, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import decode_updates, encode_updates
-
-
-def left_by(engine: Engine, workers: Any, algorithm: str, promise: str, name: str, rounds: int = 3) -> dict[str, Any]:
-    """All that a run leaves at the server, or the words in which it is refused."""
-    module = member(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            fed = FederatedModule(
-                module,
-                algorithm=ALGORITHMS[algorithm](),
-                local_epochs=2,
-                transforms=[ClipNorm(5.0)] if promise == "open" else [],
-                engine=engine,
-                privacy=PROMISES[promise](),
-            )
-            run = trainer(max_steps=rounds, max_epochs=-1, callbacks=[Anneals()], limit_val_batches=0)
-            run.fit(fed, FederatedDataModule(workers))
-        except (ValueError, WorkerError) as error:
-            return {"refused": str(error)}
-    report = fed.last_report
-    return {
-        "model": dict(module.state_dict()),
-        "server": dict(fed.server_state),
-        "workers": {worker: tuple(record) for worker, record in sorted(report.workers.items())},
-        "bytes": (report.bytes_down, report.bytes_up),
-        "metrics": {metric: float(value) for metric, value in run.callback_metrics.items() if "time" not in metric},
-    }
 
 
 @pytest.mark.parametrize("promise", PROMISES)
