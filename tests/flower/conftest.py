@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ import pytest
 from lightning_fed.node.caller import Caller
 from lightning_fed.node.settings import Settings
 
-collect_ignore = ["echo_app", "training_app"]  # Flower Apps that tests send to nodes
-if find_spec("flwr") is None:
-    collect_ignore.append("grid_in_memory.py")
+collect_ignore = [
+    "echo_app",
+    "training_app",
+    "grid_in_memory.py",
+]  # two Flower Apps that tests send to nodes, and a helper
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
