@@ -53,7 +53,8 @@ def arguments_of(thing: object, only_arguments: bool = False) -> dict[str, Any]:
         for key, value in own.items():
             if key.lstrip("_") not in known and _stands_in(thing, key, value, bool(parameters)):
                 found[key.lstrip("_")] = value
-    return {name: value for name, value in found.items() if not isinstance(value, nn.Parameter)}
+    unsaid = getattr(type(thing), "no_settings", ())
+    return {name: value for name, value in found.items() if name not in unsaid and not isinstance(value, nn.Parameter)}
 
 
 def _stands_in(thing: object, name: str, value: object, for_an_argument: bool) -> bool:

@@ -49,7 +49,7 @@ def of_the_program(folder: Path, hidden: Sequence[str] = ()) -> dict[str, Any]:
     except OSError:
         digest = None
     return {
-        "command": _command(_masked(sys.argv, hidden) if hidden else sys.argv),
+        "command": _command(_without_secrets(_masked(sys.argv, hidden) if hidden else sys.argv)),
         "config": None if digest is None else _CONFIG,
         "config_sha256": digest,
         "commit": _commit(Path.cwd()),
@@ -61,6 +61,25 @@ def of_the_program(folder: Path, hidden: Sequence[str] = ()) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
+
+
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """Hide the words of a command that let others in, such as the one by which Flower starts a ServerApp.
+
+    >>> _without_secrets(["flwr-serverapp", "--token", "1f2e", "--api-key=x", "--nodes", "2"])
+    ['flwr-serverapp', '--token', 'HIDDEN', '--api-key=HIDDEN', '--nodes', '2']
+    """
+    said: list[str] = []
+    after = False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        is_secret = word.startswith("-") and bool(_SECRET.search(option))
+        said.append(HIDDEN if after else f"{option}={HIDDEN}" if is_secret and equals else word)
+        after = is_secret and not equals
+    return said
+
+
+_SECRET = re.compile(r"token|secret|password|credential|api.?key", re.IGNORECASE)
 
 
 def _masked(words: Sequence[str], names: Sequence[str]) -> list[str]:

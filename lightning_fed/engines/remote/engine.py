@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import secrets
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
@@ -55,6 +55,9 @@ class Remote(EngineOfNodes):
         TypeError: If it is no number.
         ValueError: If it is not positive and finite.
     """
+
+    no_settings: ClassVar[Collection[str]] = ("link", "grid")
+    """Arguments that the record of a run does not say: a connection is no setting, and may hold a secret."""
 
     def __init__(self, timeout: float = 600.0) -> None:
         says = " must be a positive and finite number of seconds"

@@ -57,6 +57,9 @@ class RemotePopulation(Population):
     draws_nothing: ClassVar[bool] = True
     gives_datamodules: ClassVar[bool] = True
 
+    no_settings: ClassVar[Sequence[str]] = ("link",)
+    """See :class:`Remote`."""
+
     def __init__(
         self,
         link: Link,
