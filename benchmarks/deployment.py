@@ -209,7 +209,7 @@ class Proxy(threading.Thread):
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):  # as the proxy ends
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port, limit=2**20)
             await asyncio.gather(self._pass(reader, far_writer, "up"), self._pass(far_reader, writer, "down"))
 
@@ -281,7 +281,6 @@ def carry_out(way: str, kind: str, rounds: int, counts: bool = False) -> Run:
         environment = {
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE / "deployment")]),
             "TMPDIR": str(folder),
-            **({"MALLOC_MMAP_THRESHOLD_": os.environ["THR"]} if "THR" in os.environ else {}),
             # As it comes, Flower looks for a task once a second; a node of ours asks for more.
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1" if way == STOCK else "0.25",
         }

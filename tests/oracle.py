@@ -63,8 +63,10 @@ PROMISES: Mapping[str, Callable[[], Privacy | None]] = {
 }
 
 
-def outcome(engine: Engine, algorithm: str, promise: str, name: str, **options: Any) -> dict[str, Any]:
-    """All that a run of two rounds leaves, or the words in which it is refused; with options of the Trainer."""
+def outcome(
+    engine: Engine, algorithm: str, promise: str, name: str, workers: Any = None, rounds: int = 2, **options: Any
+) -> dict[str, Any]:
+    """All that a run leaves, or the words in which it is refused; with options of the Trainer."""
     module = member(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -77,8 +79,8 @@ def outcome(engine: Engine, algorithm: str, promise: str, name: str, **options: 
                 engine=engine,
                 privacy=PROMISES[promise](),
             )
-            data = FederatedDataModule(cohort())
-            run = trainer(max_steps=2, max_epochs=-1, callbacks=[Anneals()], **options)
+            data = FederatedDataModule(cohort() if workers is None else workers)
+            run = trainer(max_steps=rounds, max_epochs=-1, callbacks=[Anneals()], **options)
             run.fit(federated, data)
         except (ValueError, WorkerError, UnvectorizableError) as error:
             return {"refused": str(error), "cause": error.__cause__}
