@@ -117,7 +117,7 @@ class _DeployedCLI(FederatedCLI):
         with warnings.catch_warnings():
             # It warns that an engine cannot be written into a config, which is no news: this config is never written.
             warnings.filterwarnings("ignore", r"\s*Unable to serialize instance")
-            super().__init__(args=["fit", "--config", file], save_config_callback=None)
+            super().__init__(args=["fit", "--config", file], save_config_callback=None, parser_kwargs={"prog": PROGRAM})
 
     def before_instantiate_classes(self) -> None:
         """Put the nodes' workers into the config."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Collection, Sequence
+from typing import ClassVar, final
 
 from flwr.serverapp import Grid
 
@@ -31,6 +31,8 @@ class Flower(Remote):
         fed = FederatedModule(module, engine=Flower(grid))
         trainer.fit(fed, FederatedDataModule(workers(grid)))
     """
+
+    no_settings: ClassVar[Collection[str]] = ("grid", *Remote.no_settings)
 
     def __init__(self, grid: Grid, timeout: float = 600.0, poll: float = 0.25) -> None:
         super().__init__(timeout)

@@ -79,6 +79,10 @@ def test_a_config_runs_over_two_machines_as_in_the_simulation(
     folder = tmp_path / "logs" / "toy" / "FedAvg-0"
     assert (folder / "run.json").exists()
     assert list(folder.glob("events.out.tfevents.*"))
+    written = [path for path in folder.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if re.search(rb"token=|HttpGrid|--token (?!HIDDEN)", path.read_bytes())]
+    assert "--token HIDDEN" in (folder / "run.json").read_text()
     same = ["--trainer.max_steps", "2", "--trainer.max_epochs", "-1", "--model.engine", "sequential"]
     here = run(tmp_path, environment, "fit", "-c", "toy", *same)
     assert here.returncode == 0, here.stdout

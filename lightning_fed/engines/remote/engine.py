@@ -56,7 +56,7 @@ class Remote(EngineOfNodes):
         ValueError: If it is not positive and finite.
     """
 
-    no_settings: ClassVar[Collection[str]] = ("link", "grid")
+    no_settings: ClassVar[Collection[str]] = ("link",)
     """Arguments that the record of a run does not say: a connection is no setting, and may hold a secret."""
 
     def __init__(self, timeout: float = 600.0) -> None:

@@ -71,7 +71,9 @@ class RemotePopulation(Population):
         self._link = link
         self._nodes = None if nodes is None else whole("nodes", nodes, least=1)
         self._wait = float(number("wait", wait, above=0))
-        self._most = _MOST_EXAMPLES if most_examples is None else whole("most_examples", most_examples, least=1)
+        self._most_examples = (
+            _MOST_EXAMPLES if most_examples is None else whole("most_examples", most_examples, least=1)
+        )
         if isinstance(names, str):
             raise TypeError(f"names={names!r} must be a list of names, such as ['bob', 'alice']")
         self._announced: dict[int, dict[str, Any]] = {}
@@ -108,7 +110,7 @@ class RemotePopulation(Population):
     @property
     def most_examples(self) -> int:
         """The number of examples that no worker can have more than, 2⁵³ if it was not given."""
-        return self._most
+        return self._most_examples
 
     @property
     def link(self) -> Link:
@@ -161,10 +163,11 @@ class RemotePopulation(Population):
                         f"two nodes announce a worker {name!r} ({hosted[name].node} and {node}): give each worker a "
                         "name of its own, in the function that builds its node"
                     )
-                if each["examples"] is not None and each["examples"] > self._most:
+                examples, most = each["examples"], self._most_examples
+                if examples is not None and examples > most:
                     raise ValueError(
-                        f"worker {name!r} announces {each['examples']} examples, and most_examples={self._most}: a "
-                        "mean by numbers of examples would be its own; see its node, or raise most_examples"
+                        f"worker {name!r} announces {examples} examples, and most_examples={most}: a mean by numbers "
+                        "of examples would be its own; see its node, or raise most_examples"
                     )
                 hosted[name] = Hosted(node, each["examples"], each["loaders"])
         return hosted

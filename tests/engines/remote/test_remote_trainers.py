@@ -20,6 +20,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.algorithms import FedNova, FedPer, Scaffold
 from lightning_fed.engines import Engine, Sequential
 from lightning_fed.node import Node
+from lightning_fed.privacy import LocalDP
 
 
 class Net(pl.LightningModule):
@@ -108,6 +109,18 @@ def test_a_record_of_the_run_is_written(tmp_path: Path) -> None:
     assert not any("link" in name for name in json.loads(record.read_text())["settings"]), "it may hold a secret"
     rounds = [json.loads(line) for line in (record.parent / "rounds.jsonl").read_text().splitlines()]
     assert len(rounds) == 2
+
+
+def test_a_promise_keeps_the_workers_names_out_of_all_that_is_written(tmp_path: Path) -> None:
+    data = {f"Zq{name}": rows for name, rows in people().items()}
+    engine, workers = connected(Net, data, tmp_path / "nodes")
+    logger = pl.loggers.TensorBoardLogger(tmp_path / "logs", "run")
+    run = trainer(max_steps=2, max_epochs=-1, logger=logger, limit_val_batches=0)
+    fed = FederatedModule(Net(), engine=engine, privacy=LocalDP(clip=1.0, noise_multiplier=1.0, delta=0.01))
+    run.fit(fed, FederatedDataModule(workers))
+    written = [path for path in (tmp_path / "logs").rglob("*") if path.is_file()]
+    assert {"run.json", "rounds.jsonl", "hparams.yaml"} <= {path.name for path in written}
+    assert not [path for path in written if b"Zq" in path.read_bytes()]
 
 
 def test_nodes_are_told_that_a_run_is_deterministic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
