@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_fed.engines.blocks import block_length
 from lightning_fed.wire import Job, Updates, WorkerError
+from lightning_fed.wire.codes import Codes
 
 
 def in_blocks(results: Iterable[Updates | WorkerError], job: Job, workers: int) -> Iterator[Updates | WorkerError]:
@@ -64,6 +65,7 @@ def _together(updates: Sequence[Updates]) -> Iterator[Updates]:
                 for kind, own in first.metric_states.items()
             },
             extra={name: cat([update.extra[name] for update in alike]) for name in first.extra},
+            codes=None if first.codes is None else Codes.together([u.codes for u in alike if u.codes is not None]),
         )
 
 

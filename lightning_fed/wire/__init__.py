@@ -12,6 +12,7 @@ from lightning_fed.wire.codec import (
     job_bytes,
     updates_bytes,
 )
+from lightning_fed.wire.codes import Coder, Codes
 from lightning_fed.wire.errors import BudgetError, RoundError, WireError, WorkerError, describe
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
@@ -23,6 +24,8 @@ __all__ = [
     "ABSENT",
     "Aggregate",
     "BudgetError",
+    "Coder",
+    "Codes",
     "GlobalModel",
     "Job",
     "Layout",

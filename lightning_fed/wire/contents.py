@@ -147,7 +147,7 @@ def updates_contents(updates: Updates, job: Job) -> list[Part]:
     parts = [_header(header, tensors)]
     parts += _of_layout(updates, job)
     for name, tensor in tensors.items():
-        kind, _, rest = name.partition("/")
+        kind, _, rest = name.removeprefix("codes/").partition("/")
         if kind == "extra":
             parts.append(_part("extra", rest, tensor[0]))
         elif kind == "buffers":
@@ -173,7 +173,11 @@ def job_contents(job: Job) -> list[Part]:
 
 
 def _of_layout(updates: Updates, job: Job) -> Iterator[Part]:
-    """The change of each parameter that travels, in the dtype in which it travels."""
+    """The change of each parameter that travels, in the dtype in which it travels; codes are bytes."""
+    if updates.codes is not None:
+        for name, length in updates.codes.lengths.items():
+            yield Part("delta", name, "uint8", tuple(job.model.parameters[name].shape), length)
+        return
     dtype, parameters, end = updates.delta.dtype, job.model.parameters, 0
     for name, place in job.model.layout.places.items():
         end = max(end, place.stop)

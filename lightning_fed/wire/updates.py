@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.core.tree import Tensors
+from lightning_fed.wire.codes import Codes
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.logged import Shown
 from lightning_fed.wire.metric_states import States
@@ -40,6 +41,7 @@ class Updates:
             ``{name: [n, size]}``.
         stays: The names of parameters and buffers that stay with the workers and do not travel. They have not moved, as
             far as the server can see: ``delta`` is 0 there, and the buffers are the global ones.
+        codes: What crosses in place of ``delta`` and ``extra``, which are then what it stands for; None: they cross.
     """
 
     cohort: int
@@ -57,6 +59,7 @@ class Updates:
     gradient: Tensor | None = None
     extra: Tensors = field(default_factory=dict)
     stays: frozenset[str] = frozenset()
+    codes: Codes | None = None
 
     def rows(self, keep: Tensor) -> Updates:
         """Return the updates of some of the workers.
@@ -85,6 +88,7 @@ class Updates:
             gradient=None if self.gradient is None else self.gradient[index.to(self.gradient.device)],
             extra=pick(self.extra),
             stays=self.stays,
+            codes=None if self.codes is None else self.codes.pick(index),
         )
 
 

@@ -97,6 +97,7 @@ def updates_bytes(updates: Updates, job: Job) -> list[int]:
         tuple(updates.buffers),
         tuple((t.dtype, t.shape[1:]) for t in travel.values()),
         tuple((name, t.dtype, t.shape[1:]) for name, t in updates.extra.items()),
+        None if updates.codes is None else tuple((what, t.shape[1]) for what, t in updates.codes.rows.items()),
     )
 
     def measure() -> tuple[int, int]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import container
 from lightning_fed.wire.codec.tensors import prefixed, take_all
+from lightning_fed.wire.codes import Coder, Codes
 from lightning_fed.wire.container import Buffer, Packed
 from lightning_fed.wire.errors import WireError
 from lightning_fed.wire.header import VERSION, Fields
@@ -59,7 +60,14 @@ def encode_updates_into(updates: Updates, job: Job, buffer: bytearray | memoryvi
     return container.pack_into(*updates_parts(updates, job), buffer)
 
 
-def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = None, copy: bool = True) -> Updates:
+def decode_updates(
+    data: Buffer,
+    job: Job,
+    *,
+    workers: Sequence[str] | None = None,
+    copy: bool = True,
+    coder: Coder | None = None,
+) -> Updates:
     """Read what :func:`encode_updates` wrote, and check it against the job that it answers.
 
     Vectors, buffers and states of metrics are where the job's model is, numbers on the CPU.
@@ -75,6 +83,7 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
         copy: Whether vectors and buffers are copies; else they are views of ``data``, which must be writable and stay
             as it is for as long as the updates are used. A tensor that does not lie at a multiple of its items' size is
             a copy even then, and so are the numbers, which reports keep.
+        coder: How vectors are read, if codes cross in place of them; a message with other contents is refused.
 
     Raises:
         WireError: If the bytes are not whole updates of this version, or do not answer the job.
@@ -102,10 +111,18 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
         stay = name in stays and name in job.model.buffers
         buffers[name] = _global(job, name, n) if stay else packed.take(f"buffers/{name}").to(device)
     buffers |= {name: _global(job, name, n) for name in job.model.buffers if name in stays and name not in buffers}
+    extra = fields.names("extra")
+    codes, vectors = None, dict[str, Tensor]()
+    if coder is None:
+        vectors["delta"] = _take_delta(packed, job.model.layout, n, stays).to(device)
+        vectors |= prefixed("extra", take_all(packed, "extra", extra, device))
+    else:
+        codes = _take_codes(packed, ("delta", *(f"extra/{name}" for name in extra)), coder, job, n, stays)
+        vectors |= {what: coder.decode(rows, what, names, job, stays) for what, rows in codes.rows.items()}
     updates = Updates(
         cohort=cohort,
         workers=names,
-        delta=_take_delta(packed, job.model.layout, n, stays).to(device),
+        delta=vectors["delta"],
         buffers=buffers,
         examples=numbers[0],
         weight=numbers[1],
@@ -119,8 +136,9 @@ def decode_updates(data: Buffer, job: Job, *, workers: Sequence[str] | None = No
             for kind, own in fields.names_by_name("metric_states").items()
         },
         gradient=packed.take("gradient").to(device) if fields.flag("gradient") else None,
-        extra=take_all(packed, "extra", fields.names("extra"), device),
+        extra={name: vectors[f"extra/{name}"] for name in extra},
         stays=stays,
+        codes=codes,
     )
     for rest in (fields, packed):
         rest.close()
@@ -138,12 +156,15 @@ def updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tensor
 def parts_as_they_are(updates: Updates, job: Job) -> tuple[dict[str, object], Tensors]:
     """The header and tensors of updates that may never be encoded: within a process a buffer may change its dtype."""
     staying = updates.stays & job.model.buffers.keys()
-    runs = [updates.delta[:, run] for run in _runs(job.model.layout, updates.stays)]
     # Vectors first: the complex parameters in them can then be viewed in place.
-    tensors = {"delta": runs[0] if len(runs) == 1 else torch.cat(runs, dim=1) if runs else updates.delta[:, :0]}
+    if updates.codes is None:
+        runs = [updates.delta[:, run] for run in _runs(job.model.layout, updates.stays)]
+        tensors = {"delta": runs[0] if len(runs) == 1 else torch.cat(runs, dim=1) if runs else updates.delta[:, :0]}
+        tensors |= prefixed("extra", updates.extra)
+    else:
+        tensors = prefixed("codes", updates.codes.rows)
     if updates.gradient is not None:
         tensors["gradient"] = updates.gradient
-    tensors |= prefixed("extra", updates.extra)
     tensors |= prefixed("buffers", {name: b for name, b in updates.buffers.items() if name not in staying})
     for kind, own in updates.metric_states.items():
         tensors |= prefixed(f"metric_states/{kind}", own)
@@ -192,6 +213,8 @@ def _check_updates(updates: Updates, job: Job) -> None:
     vectors = {"delta": updates.delta, **{f"extra[{name!r}]": extra for name, extra in updates.extra.items()}}
     if updates.gradient is not None:
         vectors["gradient"] = updates.gradient
+    if updates.codes is not None and updates.codes.rows.keys() != {"delta", *(f"extra/{name}" for name in job.extra)}:
+        raise WireError(f"{who} have codes of {sorted(updates.codes.rows)}, and not of all that they send")
     for name, vector in vectors.items():
         _check_shape(f"{who}: {name}", vector, (n, layout.size))
     if updates.extra.keys() != set(job.extra):
@@ -241,6 +264,20 @@ def _take_delta(packed: Packed, layout: Layout, n: int, stays: frozenset[str]) -
         target[:, run.start * item : run.stop * item] = source[:, begin:end]
         begin = end
     return delta
+
+
+def _take_codes(packed: Packed, names: Sequence[str], coder: Coder, job: Job, n: int, stays: frozenset[str]) -> Codes:
+    """The codes of vectors, as long as the job's make them."""
+    shape, rows = (n, coder.code_bytes(job, stays)), {}
+    for what in names:
+        dtype, there = packed.spec(f"codes/{what}")
+        if dtype != torch.uint8 or there != shape:
+            raise WireError(
+                f"the codes of {what} have the shape {list(there)} in {dtype}, not {list(shape)} in uint8: server and "
+                "workers must have one module, and compress alike"
+            )
+        rows[what] = packed.take(f"codes/{what}").to(job.model.device)
+    return Codes(rows)
 
 
 def _runs(layout: Layout, stays: frozenset[str]) -> list[slice]:
