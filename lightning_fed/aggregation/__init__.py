@@ -4,6 +4,7 @@ from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.aggregation.bulyan import Bulyan
 from lightning_fed.aggregation.geometric_median import GeometricMedian
 from lightning_fed.aggregation.krum import Krum, MultiKrum
+from lightning_fed.aggregation.majority_vote import MajorityVote
 from lightning_fed.aggregation.mean import UniformMean, WeightedMean
 from lightning_fed.aggregation.median import Median, TrimmedMean
 from lightning_fed.aggregation.normalized import NormalizedMean
@@ -14,6 +15,7 @@ __all__ = [
     "Bulyan",
     "GeometricMedian",
     "Krum",
+    "MajorityVote",
     "Median",
     "MultiKrum",
     "NormalizedMean",
