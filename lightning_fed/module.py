@@ -46,6 +46,7 @@ from lightning_fed.server.callback_logs import lend_logs
 from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
     is_started_by_another,
+    refuse_compression,
     refuse_frozen,
     refuse_kept,
     refuse_manual,
@@ -106,7 +107,7 @@ class FederatedModule(Readable):
         local_steps: If given, exactly this many batches instead, cycling over the data; more than one of
             ``local_epochs`` beside it is refused.
         aggregator: How updates become one; None: the algorithm's own.
-        transforms: Steps on updates before they leave the workers, such as clipping.
+        transforms: Steps on updates before they leave the workers, such as clipping; last, their compression.
         engine: How workers are trained.
         on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
         min_workers: The number of workers below which a round fails even so.
@@ -175,6 +176,7 @@ class FederatedModule(Readable):
         self.local = refuse_two_lengths(LocalTraining(local_epochs, local_steps))
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
+        refuse_compression(self.transforms, algorithm, self.aggregator, privacy)
         self.engine = engine_of(engine)
         self.worker_timeout = require_seconds("worker_timeout", worker_timeout)
         self.engine.limit(self.worker_timeout)

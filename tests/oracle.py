@@ -32,7 +32,7 @@ from lightning_fed.engines import Auto, Engine, Sequential, Vectorized
 from lightning_fed.engines.errors import UnvectorizableError
 from lightning_fed.population import WorkerPool
 from lightning_fed.privacy import DPFTRL, AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP
-from lightning_fed.transforms import ClipNorm
+from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD, TopK
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, WorkerError
 
 ALGORITHMS: Mapping[str, Callable[[], Algorithm]] = {
@@ -62,11 +62,27 @@ PROMISES: Mapping[str, Callable[[], Privacy | None]] = {
     "record": lambda: RecordDP(clip=0.5, sampling_rate=0.5, delta=1e-5, **SEEDED),
 }
 
+COMPRESSED: Mapping[str, Callable[[], Compressed]] = {
+    "eden": lambda: Compressed(EDEN(bits=2), least=1),
+    "fed back": lambda: Compressed(TopK(0.3), least=1),
+    "one bit, fed back": lambda: Compressed(EDEN(bits=1), error_feedback=True, least=1),
+    "rounded": lambda: Compressed(KBit(bits=4), least=1),
+    "low rank": lambda: Compressed(PowerSGD(rank=1), least=1),
+}
+
 
 def outcome(
-    engine: Engine, algorithm: str, promise: str, name: str, workers: Any = None, rounds: int = 2, **options: Any
+    engine: Engine,
+    algorithm: str,
+    promise: str,
+    name: str,
+    workers: Any = None,
+    rounds: int = 2,
+    compressed: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """All that a run leaves, or the words in which it is refused; with options of the Trainer."""
+    last = [] if compressed is None else [COMPRESSED[compressed]()]
     module = member(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,7 +91,7 @@ def outcome(
                 module,
                 algorithm=ALGORITHMS[algorithm](),
                 local_epochs=2,
-                transforms=[ClipNorm(5.0)] if promise == "open" else [],
+                transforms=[ClipNorm(5.0), *last] if promise == "open" else last,
                 engine=engine,
                 privacy=PROMISES[promise](),
             )

@@ -33,7 +33,9 @@ def connected(
     return OverLoopback(link, timeout=0.2), RemotePopulation(link, names=list(workers))
 
 
-def left_by(engine: Engine, workers: Any, algorithm: str, promise: str, name: str, rounds: int = 3) -> dict[str, Any]:
+def left_by(
+    engine: Engine, workers: Any, algorithm: str, promise: str, name: str, rounds: int = 3, **options: Any
+) -> dict[str, Any]:
     """All that a run leaves at the server, or the words in which it is refused."""
-    left = outcome(engine, algorithm, promise, name, workers, rounds, limit_val_batches=0)
+    left = outcome(engine, algorithm, promise, name, workers, rounds, limit_val_batches=0, **options)
     return {key: value for key, value in left.items() if key not in ("own", "cause")}

@@ -55,6 +55,14 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
         ),
         pytest.param(("--algorithm", "Ditto(0.1)", "--norm"), id="ditto, own models evaluated"),
         pytest.param(
+            ("--algorithm", "Scaffold()", "--transforms", "[Compressed(TopK(0.2), least=8)]", "--cohort", "5"),
+            id="scaffold, compressed, with what was left out fed back",
+        ),
+        pytest.param(
+            ("--transforms", "[Compressed(Sign(), least=8)]", "--aggregator", "MajorityVote(0.01)", "--norm"),
+            id="a vote of signs",
+        ),
+        pytest.param(
             ("--algorithm", "FedBN(['net.1.*', 'net.4.*'])", "--norm", "--cohort", "5"),
             id="personal layers and statistics, own models evaluated",
         ),

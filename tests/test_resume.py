@@ -45,6 +45,15 @@ def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object
     assert_same(uninterrupted, run(out, *OPTIONS, "--ckpt", str(checkpoint)))
 
 
+def test_a_compressed_run_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    options = ("--rounds", "5", "--transforms", "[Compressed(TopK(0.2), least=8)]", "--dropout", "0.3")
+    whole = run(tmp_path / "whole.pt", *options)
+    assert any(name.startswith("transforms.0.residual") for name in whole["memory"])
+    out = tmp_path / "out.pt"
+    run(out, *options, "--rounds", "2")
+    assert_same(whole, run(out, *options, "--ckpt", str(last_checkpoint(out))))
+
+
 class Evaluations(pl.Callback):
     """After which rounds there was an evaluation, and in which epoch; saves after every round."""
 

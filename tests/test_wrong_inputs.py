@@ -23,6 +23,7 @@ from lightning_fed.aggregation import (
     Bulyan,
     GeometricMedian,
     Krum,
+    MajorityVote,
     Median,
     MultiKrum,
     NormalizedMean,
@@ -72,7 +73,7 @@ from lightning_fed.selection import (
     WeightedBySize,
 )
 from lightning_fed.selection.availability import asked
-from lightning_fed.transforms import ClipNorm
+from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD, RandomK, Sign, TopK
 from lightning_fed.wire import LocalTraining
 
 PACKAGES = ("", ".aggregation", ".algorithms", ".callbacks", ".datasets", ".engines", ".models", ".optim")
@@ -101,6 +102,10 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     QFedAvg: {"q": 1.0, "lr": 0.1},
     **each({"personal": ["head.*"]}, FedPer, FedRep),
     ClipNorm: {"max_norm": 1.0},
+    Compressed: {"compressor": EDEN()},
+    **each({}, EDEN, KBit, PowerSGD, Sign),
+    **each({"fraction": 0.1}, RandomK, TopK),
+    MajorityVote: {"scale": 0.1},
     Yogi: {"params": [nn.Parameter(torch.zeros(1))]},
     CosineDecay: {"rounds": 10},
     ExponentialDecay: {"gamma": 0.9},
@@ -153,7 +158,10 @@ EXEMPT = {
     "Audit": "what audit() returns",
     "audit_fits": "tests/privacy/test_audit_fits.py tries wrong values, since a right one trains many times",
     **dict.fromkeys(("Layered", "Points"), "the module and the data of the contract suites"),
-    **dict.fromkeys(("Aggregate", "GlobalModel", "Job", "Layout", "Model", "Updates"), "plain data, for the codec"),
+    **dict.fromkeys(
+        ("Aggregate", "Codes", "GlobalModel", "Job", "Layout", "Model", "Updates"), "plain data, for the codec"
+    ),
+    "Form": "a tuple, made by Compressed",
     **dict.fromkeys(("Penalty", "RecordPrivacy"), "plain data; who makes it checks it"),
 }
 
@@ -225,7 +233,7 @@ def wrong_values(make: Callable[..., Any], name: str, kind: str) -> Iterator[Any
     elif name in ("hidden", "rows", "betas"):
         yield from ("3", 3, [True], ["3"], [2.5], [-1], [math.nan], {1: 2})
     elif kind.startswith("bool"):
-        yield from NO_FLAG
+        yield from (value for value in NO_FLAG if not (optional and value is None))
     elif name in ("params", "ids", "labels"):
         return
     elif "int" in kind or "float" in kind:
@@ -303,6 +311,19 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
         ({"algorithm": FedAvg}, "algorithm must be an Algorithm, such as FedAvg"),
         ({"transforms": [FedAvg()]}, "transforms must be an UpdateTransform, such as ClipNorm"),
         ({"transforms": "clip"}, r"transforms='clip' must be a list of UpdateTransforms, such as \[ClipNorm"),
+        (
+            {"transforms": [Compressed(EDEN()), Compressed(KBit())]},
+            "transforms has Compressed 2 times: codes are not compressed again",
+        ),
+        ({"transforms": [Compressed(EDEN()), ClipNorm(1.0)]}, "transforms has ClipNorm behind Compressed, .* last"),
+        (
+            {"transforms": [Compressed(EDEN())], "algorithm": Cyclic()},
+            r"Compressed\(EDEN\(bits=2\)\): with Cyclic each worker goes on from what the one before",
+        ),
+        (
+            {"transforms": [Compressed(RandomK(0.1))], "privacy": privacy.CentralDP(**DP)},
+            r"Compressed\(RandomK\(fraction=0\.1, scaled=True\)\) makes updates longer, and CentralDP clips",
+        ),
         ({"module": FederatedModule(Scalar())}, "module is a FederatedModule already"),
         ({"module": Scalar}, r"module must be a .*LightningModule, not the class Scalar: .* such as Scalar\(\)"),
         (

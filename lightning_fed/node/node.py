@@ -341,7 +341,7 @@ def _numbers(refused: object, worker: str) -> list[int]:
 def _exported(*modules: Any) -> list[type]:
     """Return the algorithms, transforms and promises of the package, and what they are made of."""
     things = [getattr(module, name) for module in modules for name in module.__all__]
-    kinds = (Algorithm, UpdateTransform, Privacy, privacy.AdaptiveClip)
+    kinds = (Algorithm, UpdateTransform, transforms.Compressor, Privacy, privacy.AdaptiveClip)
     return [thing for thing in things if isinstance(thing, type) and issubclass(thing, kinds)]
 
 

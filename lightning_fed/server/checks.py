@@ -19,16 +19,16 @@ from lightning_fed._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_fed.aggregation import Aggregator
+from lightning_fed.aggregation import Aggregator, RobustAggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import instance, number, text
 from lightning_fed.engines import Engine, EngineOfNodes
 from lightning_fed.hooks import EVALUATION_STEPS, UNUSED_HOOKS, overrides
 from lightning_fed.optim import LocalLRSchedule
-from lightning_fed.privacy import Privacy
+from lightning_fed.privacy import AUDIENCES, Privacy
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.given_data import admit
-from lightning_fed.transforms import UpdateTransform
+from lightning_fed.transforms import Compressed, UpdateTransform
 from lightning_fed.wire import LocalTraining, RoundError
 from lightning_fed.worker.kept import Kept
 
@@ -160,6 +160,48 @@ def refuse_kept(kept: Kept, algorithm: Algorithm) -> None:
         raise ValueError(
             f"{kept.keeps}: {type(algorithm).__name__} trains a worker {algorithm.trainings} times in a round, and "
             "one optimizer cannot go on from all of them; leave it out, or use an algorithm that trains once"
+        )
+
+
+def refuse_compression(
+    transforms: Sequence[UpdateTransform], algorithm: Algorithm, aggregator: Aggregator[Any], privacy: Privacy | None
+) -> None:
+    """Refuse a compression of updates that cannot be right, and warn of one that drowns what is compared.
+
+    Args:
+        transforms: Steps on updates, in order.
+        algorithm: What a round computes.
+        aggregator: How updates become one.
+        privacy: What is promised, if anything.
+
+    Raises:
+        ValueError: If updates are compressed twice or not last, or what comes of it is cut or means nothing.
+    """
+    compressed = [transform for transform in transforms if isinstance(transform, Compressed)]
+    if not compressed:
+        return
+    if len(compressed) > 1:
+        raise ValueError(f"transforms has Compressed {len(compressed)} times: codes are not compressed again, keep one")
+    if transforms[-1] is not compressed[0]:
+        raise ValueError(
+            f"transforms has {type(transforms[-1]).__name__} behind Compressed, whose codes leave the worker as they "
+            "are: put Compressed last"
+        )
+    compressor = compressed[0].compressor
+    if not algorithm.divisible:
+        raise ValueError(
+            f"Compressed({compressor}): with {type(algorithm).__name__} each worker goes on from what the one before "
+            "it has sent, so that errors add up on the way and do not average out; leave it out"
+        )
+    if compressor.stretches and privacy is not None and privacy.audience == AUDIENCES[0] and privacy.unit == "worker":
+        raise ValueError(
+            f"Compressed({compressor}) makes updates longer, and {type(privacy).__name__} clips them at the server, "
+            "where little would be left; take another compressor, such as EDEN(bits=1)"
+        )
+    if compressor.stretches and isinstance(aggregator, RobustAggregator):
+        rank_zero_warn(
+            f"Compressed({compressor}) makes updates longer at random, so that {type(aggregator).__name__} compares "
+            "noise; take another compressor, such as EDEN(bits=2)"
         )
 
 

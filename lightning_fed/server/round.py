@@ -116,7 +116,7 @@ class FederatedLoop(Shown):
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
         job = self.algorithm.assign(job, remembered)
-        plan = Traffic() if self.outbox.promise is None else planned(job)
+        plan = Traffic() if self.outbox.promise is None else planned(job, self.outbox.compression)
         if look is not None:
             report.leaves = look(None, job)
         job, present, responses = self._ask(job, cohort)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, final
 
-from lightning_fed.wire import Job
+from lightning_fed.wire import Coder, Job
 from lightning_fed.wire.codec import job_bytes
 
 
@@ -34,16 +34,17 @@ class Traffic(NamedTuple):
         return {"comm/megabytes_down_total": self.down / 1e6, "comm/megabytes_up_total": self.up / 1e6}
 
 
-def planned(job: Job) -> Traffic:
+def planned(job: Job, coder: Coder | None = None) -> Traffic:
     """Return what one worker of a cohort receives and sends, as far as it follows from the job.
 
     For a run in which not even the lengths of messages may say who has replied, or what was logged.
 
     Args:
         job: What the workers are sent, before anything of it is a single worker's.
+        coder: How vectors are compressed, if they are.
 
     Returns:
         The length of the job; and of the answer its vectors alone, since buffers stay with the workers of a promise.
     """
-    vector = job.model.vector
-    return Traffic(job_bytes(job), vector.nbytes * (1 + len(job.extra)))
+    vector = job.model.vector.nbytes if coder is None else coder.code_bytes(job, frozenset())
+    return Traffic(job_bytes(job), vector * (1 + len(job.extra)))

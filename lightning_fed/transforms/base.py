@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from lightning_fed.core.shown import Shown
 from lightning_fed.state import OwnTables
@@ -16,8 +15,10 @@ class UpdateTransform(Shown, ABC):
     Several transforms run in their order at the workers and in reverse at the server.
     """
 
-    tables: ClassVar[tuple[str, ...]] = ()
-    """The names of the tables in which it keeps something for each worker, such as the error that it feeds back."""
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the tables in which it keeps something for each worker, such as the error that it feeds back."""
+        return ()
 
     @abstractmethod
     def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:

@@ -14,7 +14,7 @@ from lightning_fed.wire.contents import Leaves, Part, Row, job_contents, updates
 from lightning_fed.wire.job import Job
 from lightning_fed.wire.updates import Updates
 from lightning_fed.worker.kept import OPTIMIZER, SCHEDULE
-from lightning_fed.worker.outbox import Outbox, tables_of
+from lightning_fed.worker.outbox import Outbox, prefixes, tables_of
 
 
 def leaves_of(updates: Updates | None, job: Job, outbox: Outbox, names: Sequence[str]) -> Leaves | None:
@@ -81,6 +81,8 @@ def _reasons_up(job: Job, outbox: Outbox) -> Callable[[Part], str]:
         name = type(promise).__name__
         trusted = promise.audience == AUDIENCES[0]
         covered = f"; without noise, which the server adds for {name}" if trusted else f"; noised for {name}"
+    if outbox.compression is not None:
+        covered += f"; as codes of {outbox.compression.compressor}"
     needs_examples = promise is not None and promise.needs_examples
     numbers = {
         "examples": "number of training examples: the weight in means",
@@ -154,6 +156,8 @@ def _staying(updates: Updates, job: Job, outbox: Outbox) -> Iterator[Row]:
         OPTIMIZER: "what the worker's optimizers remember",
         SCHEDULE: "what the worker's schedulers have counted",
     }
+    for transform, prefix in zip(outbox.transforms, prefixes(outbox.transforms), strict=True):
+        tables |= {prefix + name: f"what {type(transform).__name__} remembers" for name in transform.tables}
     for table in tables_of(algorithm, outbox.transforms, outbox.kept):
         yield _never(f"own state: {table}", tables.get(table, f"what {type(algorithm).__name__} remembers") + _KEPT)
     yield _never("rows, labels and batches", "the worker's data")

@@ -16,7 +16,7 @@ from lightning_fed.algorithms import Algorithm, FedAvg, Result, Train
 from lightning_fed.core.tree import finite_rows
 from lightning_fed.privacy import Privacy
 from lightning_fed.state import OwnState, OwnTables
-from lightning_fed.transforms import UpdateTransform
+from lightning_fed.transforms import Compressed, UpdateTransform
 from lightning_fed.wire import Aggregate, Job, Updates, WorkerError, describe
 from lightning_fed.worker.kept import Kept
 
@@ -25,6 +25,9 @@ from lightning_fed.worker.kept import Kept
 @dataclass(frozen=True)
 class Outbox:
     """Steps on what workers trained, in this order: the finite check, the algorithm's, the transforms', the promise's.
+
+    Compression, if it is among the transforms, comes after the promise: what was noised is compressed, and not the
+    other way round.
 
     Args:
         algorithm: What the round computes; its half at the workers trains them, once or several times.
@@ -44,6 +47,12 @@ class Outbox:
     def may_tell(self) -> bool:
         """Whether what workers log, warn of or need may be shown: nothing is promised, or they are released."""
         return self.promise is None or self.promise.release_metrics
+
+    @property
+    def compression(self) -> Compressed | None:
+        """How what leaves is compressed, which also decodes it where it arrives; None: it leaves as it is."""
+        last = self.transforms[-1] if self.transforms else None
+        return last if isinstance(last, Compressed) else None
 
     def __call__(self, train: Train, job: Job, workers: Sequence[str]) -> Iterator[Result]:
         """Train workers, and yield what leaves them.
@@ -84,12 +93,17 @@ class Outbox:
             del result
 
     def _leaving(self, updates: Updates, job: Job) -> Updates:
-        """Take the transforms' and the promise's steps."""
-        for transform, tables in zip(self.transforms, self._scopes(), strict=True):
-            updates = transform.worker(updates, job, tables)
+        """Take the transforms' and the promise's steps, and that of compression."""
+        steps = list(zip(self.transforms, self._scopes(), strict=True))
+        for transform, tables in steps:
+            if transform is not self.compression:
+                updates = transform.worker(updates, job, tables)
         if self.promise is not None:
             updates = self.promise.at_worker(updates, job)
-        return replace(updates, gradient=None)  # it was for the algorithm's half
+        updates = replace(updates, gradient=None)  # it was for the algorithm's half
+        if self.compression is not None:
+            updates = self.compression.worker(updates, job, steps[-1][1])
+        return updates
 
     def at_server(self, aggregate: Aggregate, job: Job) -> Aggregate:
         """Return the aggregate after the mirror images of the transforms' and the promise's steps, in reverse order.
@@ -105,7 +119,7 @@ class Outbox:
         return aggregate
 
     def _scopes(self) -> list[OwnTables]:
-        return [self.own.scope(_prefix(position)) for position in range(len(self.transforms))]
+        return [self.own.scope(prefix) for prefix in prefixes(self.transforms)]
 
 
 def tables_of(algorithm: Algorithm, transforms: Sequence[UpdateTransform], kept: Kept = Kept()) -> tuple[str, ...]:
@@ -116,12 +130,18 @@ def tables_of(algorithm: Algorithm, transforms: Sequence[UpdateTransform], kept:
         transforms: The transforms, in order.
         kept: What is kept of optimizers and schedulers.
     """
-    theirs = [_prefix(position) + name for position, transform in enumerate(transforms) for name in transform.tables]
+    each = zip(prefixes(transforms), transforms, strict=True)
+    theirs = [prefix + name for prefix, transform in each for name in transform.tables]
     return (*algorithm.tables, *theirs, *kept.tables)
 
 
-def _prefix(position: int) -> str:
-    return f"transforms.{position}."
+def prefixes(transforms: Sequence[UpdateTransform]) -> list[str]:
+    """Return by what the names of each transform's tables begin, so that those of two differ.
+
+    Args:
+        transforms: The transforms, in order.
+    """
+    return [f"transforms.{position}." for position in range(len(transforms))]
 
 
 def _failed(workers: Iterable[str], job: Job, error: Exception) -> Iterator[WorkerError]:

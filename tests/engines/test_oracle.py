@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -46,19 +47,19 @@ def isolated() -> Iterator[Isolated]:
     engine.close()
 
 
-def hold(isolated: Isolated, algorithm: str, promise: str, name: str) -> None:
-    expected = outcome(Sequential(), algorithm, promise, name)
-    alone = outcome(isolated, algorithm, promise, name)
+def hold(isolated: Isolated, algorithm: str, promise: str, name: str, **options: Any) -> None:
+    expected = outcome(Sequential(), algorithm, promise, name, **options)
+    alone = outcome(isolated, algorithm, promise, name, **options)
     if "refused" in expected:
         assert alone.get("refused") == expected["refused"]
         return
     assert "refused" not in alone, alone["refused"]
     assert_bits(alone, expected)
-    together = outcome(Vectorized(), algorithm, promise, name)
+    together = outcome(Vectorized(), algorithm, promise, name, **options)
     if "refused" in together:
         assert name in ONE_BY_ONE or promise == "record", together["refused"]
         assert ONE_BY_ONE.get(name, "") in together["refused"] or promise == "record"
-        assert_bits(outcome(Auto(), algorithm, promise, name), expected)
+        assert_bits(outcome(Auto(), algorithm, promise, name, **options), expected)
         return
     assert name not in ONE_BY_ONE
     assert_equal(together, expected)
@@ -73,6 +74,26 @@ def test_every_engine_gives_the_same(isolated: Isolated, algorithm: str, promise
 @pytest.mark.parametrize(("algorithm", "promise", "name"), ALL)
 def test_every_engine_gives_the_same_for_all(isolated: Isolated, algorithm: str, promise: str, name: str) -> None:
     hold(isolated, algorithm, promise, name)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "promise", "name", "compressed"),
+    [
+        ("FedAvg", "open", "transformer", "eden"),
+        ("Scaffold", "open", "dropout", "fed back"),
+        ("FedPer", "open", "batch norm", "fed back"),
+        ("FedDyn", "open", "complex", "one bit, fed back"),
+        ("Ditto", "open", "padding", "rounded"),
+        ("FedRep", "open", "transformer", "low rank"),
+        ("FedAvg", "local", "complex", "eden"),
+        ("Scaffold", "central", "late buffers", "eden"),
+        ("FedAvg", "record", "adam", "one bit, fed back"),
+    ],
+)
+def test_every_engine_gives_the_same_of_compressed_updates(
+    isolated: Isolated, algorithm: str, promise: str, name: str, compressed: str
+) -> None:
+    hold(isolated, algorithm, promise, name, compressed=compressed)
 
 
 # ---- a worker is closed ----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, privacy, selection
+from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, privacy, selection, transforms
 
 warnings.filterwarnings("ignore")
 
@@ -101,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--double", action="store_true", help="compute in float64")
     parser.add_argument("--algorithm", default="FedAvg()")
     parser.add_argument("--aggregator", default="None")
+    parser.add_argument("--transforms", default="[]")
     parser.add_argument("--availability", default="None")
     parser.add_argument("--sampler", default="None")
     parser.add_argument("--state-memory", type=int, default=256)
@@ -120,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model,
         algorithm=eval(options.algorithm, vars(algorithms)),
         aggregator=eval(options.aggregator, vars(aggregation)),
+        transforms=eval(options.transforms, vars(transforms)),
         server_optimizer=partial(torch.optim.Adam, lr=0.05),
         server_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5),
         on_worker_error=options.on_worker_error,

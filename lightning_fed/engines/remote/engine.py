@@ -278,7 +278,8 @@ class Remote(EngineOfNodes):
         if isinstance(result, WorkerError):
             return result
         try:
-            updates = decode_updates(result, job, workers=[worker], copy=memoryview(result).readonly)
+            coder, copy = self._outbox.compression, memoryview(result).readonly
+            updates = decode_updates(result, job, workers=[worker], copy=copy, coder=coder)
         except WireError as error:
             return WorkerError(worker, job.round, f"its update cannot be used: {error}")
         return self._believed(updates, job, worker)

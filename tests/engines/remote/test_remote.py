@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from helpers import EvaluatedRows, Rows, Scalar, trainer
 from menagerie import Examples, cohort, member
-from oracle import ALGORITHMS, PROMISES, assert_bits
+from oracle import ALGORITHMS, COMPRESSED, PROMISES, assert_bits
 from over_nodes import connected, left_by, nodes_of
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
@@ -27,6 +28,7 @@ from lightning_fed.selection import RandomAvailability
 from lightning_fed.testing import Loopback, OverLoopback
 from lightning_fed.wire import GlobalModel, Job, Layout, LocalTraining, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import decode_updates, encode_updates
+from lightning_fed.wire.container import Packed, pack
 
 
 @pytest.mark.parametrize("promise", PROMISES)
@@ -54,10 +56,61 @@ def test_every_kind_of_module_equals_the_simulation(algorithm: str, name: str, t
         assert_bits(there, here)
 
 
-def test_the_bytes_that_cross_are_those_that_are_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compressed", [None, "eden"])
+def test_the_bytes_that_cross_are_those_that_are_reported(compressed: str | None, tmp_path: Path) -> None:
     engine, workers = connected(lambda: member("tied"), cohort(), tmp_path)
-    there = left_by(engine, workers, "FedAvg", "open", "tied", rounds=1)
+    there = left_by(engine, workers, "FedAvg", "open", "tied", rounds=1, compressed=compressed)
     assert there["bytes"] == (engine.link.bytes_down, engine.link.bytes_up)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "promise", "compressed"),
+    [
+        ("FedAvg", "open", "eden"),
+        ("Scaffold", "open", "fed back"),
+        ("FedPer", "open", "one bit, fed back"),
+        ("FedAvg", "local", "rounded"),
+        ("FedAvg", "central", "low rank"),
+        ("FedAvg", "distributed", "eden"),
+    ],
+)
+def test_compressed_updates_equal_the_simulations(
+    algorithm: str, promise: str, compressed: str, tmp_path: Path
+) -> None:
+    engine, workers = connected(lambda: member("tied"), cohort(), tmp_path)
+    there = left_by(engine, workers, algorithm, promise, "tied", compressed=compressed)
+    here = left_by(Sequential(), cohort(), algorithm, promise, "tied", compressed=compressed)
+    assert "refused" not in here, here
+    assert_bits(there, here)
+
+
+@pytest.mark.parametrize(
+    ("compressed", "byte", "reason"),
+    [
+        ("eden", 0xFF, "its update has NaN or Inf in it"),
+        ("fed back", 0xFF, r"its update cannot be used: the places of the \d+ numbers that were kept do not ascend"),
+        ("fed back", 0x00, r"its update cannot be used: the places of the \d+ numbers that were kept do not ascend"),
+        ("low rank", 0xFF, "its update has NaN or Inf in it"),
+    ],
+)
+def test_codes_that_mean_no_good_are_their_workers_failure(
+    compressed: str, byte: int, reason: str, tmp_path: Path
+) -> None:
+    def spoil(node: int, asked: Any, answer: Any) -> Any:
+        if node != 1 or asked["ask"] != "train":
+            return answer
+        packed = Packed(bytes(answer[1][0]))
+        codes, numbers = packed.take("codes/delta"), packed.take("numbers")
+        return answer[0], [pack(packed.header, {"codes/delta": codes.fill_(byte), "numbers": numbers})]
+
+    engine, workers = connected(lambda: member("tied"), cohort(), tmp_path, spoil)
+    last = COMPRESSED[compressed]()
+    fed = FederatedModule(member("tied"), transforms=[last], engine=engine, on_worker_error="drop", local_epochs=1)
+    trainer(max_steps=1, max_epochs=-1, limit_val_batches=0).fit(fed, FederatedDataModule(workers))
+    (failure,) = fed.last_report.failures
+    assert failure.worker == "bob"
+    assert re.match(reason, failure.reason)
+    assert all(bool(torch.isfinite(p).all()) for p in fed.module.parameters())
 
 
 def test_workers_that_share_a_node_equal_the_simulation(tmp_path: Path) -> None:
