@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_TOGETHER = 2**18
-"""How many numbers are transformed at a time: twice as many lie in a processor's cache."""
-
 
 def hadamard(rows: Tensor) -> Tensor:
     """Return the Walsh–Hadamard transforms of rows: sums and differences only, in a fixed order.
@@ -23,29 +20,23 @@ def hadamard(rows: Tensor) -> Tensor:
     >>> hadamard(torch.tensor([[3.0, 1.0, 0.0, 0.0]]))
     tensor([[4., 2., 4., 2.]])
     """
-    p = rows.shape[1]
-    high = 1 << (p.bit_length() // 2)  # a row is seen as a square, or half of one, so that what is added lies in a row
-    low = p // high
-    out = torch.empty_like(rows)
-    together = max(_TOGETHER // p, 1)
-    for some, to in zip(torch.split(rows, together), torch.split(out, together), strict=True):
-        first = _along_columns(some.reshape(-1, high, low))
-        second = _along_columns(first.transpose(1, 2).contiguous())
-        to.view(-1, high, low).copy_(second.transpose(1, 2))
-    return out
+    m, p = rows.shape
+    high = 1 << (p.bit_length() // 2)  # a row is seen as a matrix, so that what is added lies in runs that are long
+    columns = _along_columns(rows.reshape(m, high, p // high))
+    both = _along_columns(columns.transpose(1, 2).contiguous())
+    return both.transpose(1, 2).reshape(m, p)
 
 
-def _along_columns(squares: Tensor) -> Tensor:
+def _along_columns(matrices: Tensor) -> Tensor:
     """Transform the columns of matrices ``[m, p, w]``."""
-    m, p, w = squares.shape
-    here, there, half = squares, torch.empty_like(squares), p // 2
-    spare = torch.empty_like(squares) if p > 2 else there
+    m, p, w = matrices.shape
+    here, there, spare, half = matrices, torch.empty_like(matrices), torch.empty_like(matrices), p // 2
     while half:
-        pairs, sums = here.view(m, p // (2 * half), 2, half * w), there.view(m, p // (2 * half), 2, half * w)
-        torch.add(pairs[:, :, 0], pairs[:, :, 1], out=sums[:, :, 0])
-        torch.sub(pairs[:, :, 0], pairs[:, :, 1], out=sums[:, :, 1])
-        here, there = there, spare if here is squares else here
-        half //= 2
+        shape = m, p // (2 * half), 2, half * w
+        (one, other), (sums, differences) = here.view(shape).unbind(2), there.view(shape).unbind(2)
+        torch.add(one, other, out=sums)
+        torch.sub(one, other, out=differences)
+        here, there, half = there, spare if here is matrices else here, half // 2
     return here
 
 

@@ -22,6 +22,8 @@ from lightning_fed.transforms.compression.packing import as_bytes, expand, from_
 from lightning_fed.transforms.compression.randomness import signs
 
 _BLOCK, _SHORTEST = 4096, 256
+_TOGETHER = 2**18
+"""How many numbers are rotated at a time: a few times as many lie in a processor's cache."""
 
 CENTROIDS = {
     1: (0.7978845608028654,),
@@ -71,15 +73,15 @@ class EDEN(Compressor):
 
     def encode(self, rows: Tensor, seeds: Sequence[int]) -> Tensor:
         n, flat = len(rows), rows.flatten(1)
-        size = flat.shape[1]
+        rotations = _Rotations(seeds, flat)
         scales, codes = [], []
-        for at, blocks, length in _parts(size):
+        for at, blocks, length in _parts(flat.shape[1], n):
             part = flat[:, at : at + blocks * length]
             padded = torch.nn.functional.pad(part, (0, blocks * length - part.shape[1])).view(n, blocks, length)
-            scale, code = self._encoded(padded, _rotations(seeds, length, padded))
+            scale, code = self._encoded(padded, rotations.of(length))
             scales.append(scale)
-            codes.append(code.flatten(1))
-        return torch.cat([as_bytes(torch.cat(scales, dim=1)), *(pack(code, self.bits) for code in codes)], dim=1)
+            codes.append(pack(code.flatten(1), self.bits))
+        return torch.cat([as_bytes(torch.cat(scales, dim=1)), *codes], dim=1)
 
     def _encoded(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scales and the codes of blocks.
@@ -93,34 +95,34 @@ class EDEN(Compressor):
         y = x / torch.where(largest > 0, largest, 1.0)  # so that squares are within the range of floats
         for signs_ in rotations.unbind(1):
             y = hadamard((y * signs_).view(-1, p)).view(n, blocks, p)
-        squares = row_sums(y * y)
-        table = _table(self.bits, y.dtype).to(y.device)
-        if self.bits == 1:
-            codes = (y >= 0).to(torch.uint8)
-            products = row_sums(y.abs())
-        else:
-            unit = (squares / p).sqrt().unsqueeze(2)
-            codes = torch.zeros(y.shape, dtype=torch.uint8, device=y.device)
-            for boundary in ((table[1:] + table[:-1]) / 2).tolist():
-                codes += y >= boundary * unit
-            products = row_sums(table[codes.int()] * y)
+        squares, sizes = row_sums(y * y), y.abs()
+        half = _table(self.bits, y.dtype).to(y.device)[2 ** (self.bits - 1) :]
+        cells = torch.zeros(y.shape, dtype=torch.uint8, device=y.device)  # from 0 outwards, on both sides
+        unit = (squares / p).sqrt().unsqueeze(2)
+        for boundary in ((half[1:] + half[:-1]) / 2).tolist():
+            cells += sizes >= boundary * unit
+        nearest = half.index_select(0, cells.view(-1).int()).view(y.shape)
+        products = row_sums(nearest.mul_(sizes))
+        mirrored = (y < 0).to(torch.uint8).mul_(2 * len(half) - 1)  # a cell's mirror image has all bits the other way
+        codes = cells.add_(len(half)).bitwise_xor_(mirrored)
         scales = torch.where(products > 0, squares / products, 0.0) * (largest.squeeze(2) / p**2)
         return scales, codes
 
     def decode(self, codes: Tensor, form: Form, seeds: Sequence[int]) -> Tensor:
-        n, parts = len(codes), list(_parts(form.size))
-        numbers = sum(blocks for _, blocks, _ in parts)
-        scales = from_bytes(codes[:, : numbers * form.dtype.itemsize], form.dtype)
-        begin, first, decoded = numbers * form.dtype.itemsize, 0, []
-        table = _table(self.bits, form.dtype)
-        for _, blocks, length in parts:
+        n, parts = len(codes), _parts(form.size, len(codes))
+        begin, first = sum(blocks for _, blocks, _ in parts) * form.dtype.itemsize, 0
+        scales = from_bytes(codes[:, :begin], form.dtype)
+        rotations, table = _Rotations(seeds, scales), _table(self.bits, form.dtype)
+        decoded = torch.empty(n, form.size, dtype=form.dtype, device=codes.device)
+        for at, blocks, length in parts:
             end = begin + packed_bytes(blocks * length, self.bits)
             y = self._looked_up(codes[:, begin:end], table, blocks * length).view(n, blocks, length)
-            for signs_ in reversed(_rotations(seeds, length, y).unbind(1)):
+            for signs_ in reversed(rotations.of(length).unbind(1)):
                 y = hadamard(y.view(-1, length)).view(n, blocks, length).mul_(signs_)
-            decoded.append(y.mul_(scales[:, first : first + blocks].unsqueeze(2)).flatten(1))
+            part = y.mul_(scales[:, first : first + blocks].unsqueeze(2)).flatten(1)
+            decoded[:, at : at + blocks * length] = part[:, : form.size - at]
             begin, first = end, first + blocks
-        return torch.cat(decoded, dim=1)[:, : form.size].reshape(n, *form.shape)
+        return decoded.view(n, *form.shape)
 
     def _looked_up(self, codes: Tensor, table: Tensor, count: int) -> Tensor:
         if 8 % self.bits == 0:
@@ -141,14 +143,29 @@ def _blocks(size: int) -> tuple[int, int]:
     return (blocks + 1, 0) if last == _BLOCK else (blocks, last)
 
 
-def _parts(size: int) -> list[tuple[int, int, int]]:
-    """Where blocks of one length begin, how many they are, and that length."""
+def _parts(size: int, n: int) -> list[tuple[int, int, int]]:
+    """Where blocks of one length begin, how many they are, and that length: as many of n rows as fit a cache."""
     blocks, last = _blocks(size)
-    parts = [(0, blocks, _BLOCK), (blocks * _BLOCK, 1 if last else 0, last)]
-    return [part for part in parts if part[1]]
+    together = max(_TOGETHER // (n * _BLOCK), 1)
+    parts = [(at * _BLOCK, min(together, blocks - at), _BLOCK) for at in range(0, blocks, together)]
+    return [*parts, (blocks * _BLOCK, 1, last)] if last else parts
 
 
-def _rotations(seeds: Sequence[int], length: int, like: Tensor) -> Tensor:
-    """The signs of the two rotations, ``[n, 2, 1, length]``: each worker's own, the same for all its blocks."""
-    drawn = torch.stack([signs(seed, 2 * length, like.device) for seed in seeds])
-    return drawn.to(like.dtype).view(len(seeds), 2, 1, length)
+class _Rotations:
+    """The signs of the two rotations: each worker's own, the same for all its blocks of one length.
+
+    Args:
+        seeds: One for each worker.
+        like: Has the dtype and the device.
+    """
+
+    def __init__(self, seeds: Sequence[int], like: Tensor) -> None:
+        self._seeds, self._like = seeds, like
+        self._drawn: dict[int, Tensor] = {}
+
+    def of(self, length: int) -> Tensor:
+        """Return those of blocks of a length, ``[n, 2, 1, length]``."""
+        if length not in self._drawn:
+            drawn = torch.stack([signs(seed, 2 * length, self._like.device) for seed in self._seeds])
+            self._drawn[length] = drawn.to(self._like.dtype).view(len(self._seeds), 2, 1, length)
+        return self._drawn[length]

@@ -56,11 +56,11 @@ class KBit(Compressor):
         step = high / levels - low / levels
         drawn = torch.stack([uniforms(seed, flat.shape[1], flat.device) for seed in seeds])
         above = (flat - low).div_(torch.where(step > 0, step, 1.0))
-        codes = above.add_(drawn).floor_().clamp_(0, levels)
+        codes = above.add_(drawn).clamp_(0, levels).to(torch.uint8)  # which rounds down
         return torch.cat([as_bytes(torch.cat([low, step], dim=1)), pack(codes, self.bits)], dim=1)
 
     def decode(self, codes: Tensor, form: Form, seeds: Sequence[int]) -> Tensor:
         begin = 2 * form.dtype.itemsize
         low, step = torch.split(from_bytes(codes[:, :begin], form.dtype), 1, dim=1)
-        levels = unpack(codes[:, begin:], form.size, self.bits).to(form.dtype)
+        levels = unpack(codes[:, begin:], form.size, self.bits, form.dtype)
         return levels.mul_(step).add_(low).view(len(codes), *form.shape)

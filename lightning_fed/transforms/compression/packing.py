@@ -49,19 +49,21 @@ def pack(numbers: Tensor, width: int) -> Tensor:
     return torch.from_numpy(np.packbits(bits.reshape(n, -1), axis=1)).to(numbers.device)
 
 
-def unpack(packed: Tensor, count: int, width: int) -> Tensor:
-    """Return the numbers that were packed, int64 ``[n, count]``; the bits behind them are not looked at.
+def unpack(packed: Tensor, count: int, width: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return the numbers that were packed, ``[n, count]`` of a dtype; the bits behind them are not looked at.
 
     >>> unpack(torch.tensor([[78, 64]], dtype=torch.uint8), 5, 2)
     tensor([[1, 0, 3, 2, 1]])
     """
     n = len(packed)
+    if width == 8:
+        return packed.to(dtype)
     if 8 % width == 0:
-        return expand(packed, torch.arange(2**width), width)[:, :count]
+        return expand(packed, torch.arange(2**width, dtype=dtype), width)[:, :count]
     bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=count * width).reshape(n, count, width)
     wide = 8 if width < 8 else 32
     words = np.packbits(np.pad(bits, ((0, 0), (0, 0), (wide - width, 0))), axis=2).view(f">u{wide // 8}")
-    return torch.from_numpy(words.reshape(n, count).astype(np.int64)).to(packed.device)
+    return torch.from_numpy(words.reshape(n, count).astype(np.int64)).to(packed.device, dtype)
 
 
 def expand(packed: Tensor, values: Tensor, width: int) -> Tensor:
@@ -70,7 +72,7 @@ def expand(packed: Tensor, values: Tensor, width: int) -> Tensor:
     Args:
         packed: uint8 ``[n, bytes]``.
         values: ``[2**width]``.
-        width: The bits of a number: 1, 2, 4 or 8.
+        width: The bits of a number: 1, 2 or 4.
 
     Returns:
         ``[n, bytes * 8 / width]`` of the table's dtype, on the device of the bytes.

@@ -96,8 +96,8 @@ def test_eden_needs_two_rotations(monkeypatch: pytest.MonkeyPatch) -> None:
     one_hot = torch.zeros(1024)
     one_hot[5] = 3.0
     assert error(through(EDEN(1), one_hot, range(200)), one_hot) == pytest.approx(ERRORS[1], rel=0.05)
-    two, hadamard = eden._rotations, eden.hadamard
-    monkeypatch.setattr(eden, "_rotations", lambda *given: two(*given)[:, :1])
+    two, hadamard = eden._Rotations.of, eden.hadamard
+    monkeypatch.setattr(eden._Rotations, "of", lambda self, length: two(self, length)[:, :1])
     monkeypatch.setattr(eden, "hadamard", lambda rows: hadamard(rows) * math.sqrt(rows.shape[1]))
     with pytest.raises(AssertionError, match=r"EDEN\(bits=1\) is biased: of \(2, 1, 0, 0, \.\.\.\)"):
         check_compressor(lambda: EDEN(1))
