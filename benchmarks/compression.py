@@ -6,7 +6,7 @@
 The first prints, for vectors of normal numbers and of signed lognormal ones, each compressor's error as a part of the
 vector's squared length, the bytes, and the processor's time of one thread; with ``--peers`` also that of FedJAX's code
 on the same vectors (``make .peers/fedjax/installed``), in turn with ours. The second trains the model of
-``configs/compressed.yaml`` with each compressor, and draws what it came to over the bytes that a worker sent a round.
+``configs/compressed.yaml`` with each compressor, and draws its accuracy over the bytes that were sent.
 """
 
 from __future__ import annotations
@@ -139,45 +139,56 @@ RUNS: dict[str, Compressed | None] = {
 }
 
 
-def run(compressed: Compressed | None, seed: int, rounds: int, hidden: int) -> tuple[float, float, int]:
-    """The accuracy in percent after all rounds, the bytes of a worker's message, and of its vector alone."""
+DRAWN = ("none", "KBit 8", "PowerSGD 4", "EDEN 2", "EDEN 1", "sign", "sign, no feedback", "top 1 %")
+EVERY = 5
+"""Rounds from an evaluation to the next."""
+
+
+def run(compressed: Compressed | None, seed: int, rounds: int, hidden: int) -> tuple[list[float], int, int]:
+    """The accuracies in percent as they come, the bytes of a worker's message, and of its vector alone."""
     import pytorch_lightning as pl
 
     from lightning_fed import FederatedDataModule, FederatedModule
     from lightning_fed.datasets import DigitsDataModule, Dirichlet, PartitionedPopulation
     from lightning_fed.models import MLPClassifier
 
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # which importing it has set
     pl.seed_everything(seed, verbose=False)
     partition = Dirichlet(workers=100, alpha=0.3, min_size=2, seed=seed)
     workers = PartitionedPopulation(DigitsDataModule(), partition, batch_size=10)
-    data = FederatedDataModule(workers, cohort_size=10, val=DigitsDataModule(), seed=seed)
+    data = FederatedDataModule(workers, cohort_size=10, rounds_per_epoch=EVERY, val=DigitsDataModule(), seed=seed)
     federated = FederatedModule(
         MLPClassifier(in_features=64, hidden=(hidden,), classes=10, lr=0.3),
         transforms=[] if compressed is None else [compressed],
     )
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(max_steps=rounds, max_epochs=-1, accelerator="cpu", devices=1, limit_val_batches=0, **quiet)
+    accuracies: list[float] = []
+
+    class Follow(pl.Callback):
+        def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+            if not trainer.sanity_checking:
+                accuracies.append(100 * float(trainer.callback_metrics["val_acc"]))
+
+    trainer = pl.Trainer(max_steps=rounds, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[Follow()], **quiet)
     trainer.fit(federated, data)
-    (result,) = trainer.test(federated, data, verbose=False)
     assert federated.leaves is not None
     vector = sum(row.bytes for row in federated.leaves.up if row.kind == "delta")
-    return 100 * result["test_acc"], federated.leaves.bytes_up, vector
+    return accuracies, federated.leaves.bytes_up, vector
 
 
 def print_accuracies(seeds: int, rounds: int, hidden: int, out: Path | None) -> None:
     print(f"digits, 10 of 100 workers, {rounds} rounds, {hidden} hidden units, {seeds} seeds\n")
     print("| compressor | accuracy, % | least, most | bytes of a message | of the update in it | times shorter |")
     print("|---|---|---|---|---|---|")
-    found: dict[str, tuple[float, int]] = {}
+    found: dict[str, tuple[list[float], int]] = {}
     plain = 0
     for name, compressed in RUNS.items():
         each = [run(compressed, seed, rounds, hidden) for seed in range(seeds)]
-        accuracies, message, vector = [accuracy for accuracy, *_ in each], int(each[0][1]), each[0][2]
-        plain = plain or vector
-        mean = statistics.mean(accuracies)
-        found[name] = (mean, message)
+        curves, message, vector = [curve for curve, *_ in each], each[0][1], each[0][2]
+        plain, last = plain or vector, [curve[-1] for curve in curves]
+        found[name] = [statistics.mean(accuracies) for accuracies in zip(*curves, strict=True)], message
         print(
-            f"| {name} | {mean:.1f} | {min(accuracies):.1f}, {max(accuracies):.1f} | {message:,} | {vector:,} | "
+            f"| {name} | {statistics.mean(last):.1f} | {min(last):.1f}, {max(last):.1f} | {message:,} | {vector:,} | "
             f"{plain / vector:.1f} |",
             flush=True,
         )
@@ -185,19 +196,23 @@ def print_accuracies(seeds: int, rounds: int, hidden: int, out: Path | None) -> 
         draw(found, out, f"digits, 10 of 100 workers, {rounds} rounds, mean of {seeds} seeds")
 
 
-def draw(found: dict[str, tuple[float, int]], out: Path, title: str) -> None:
+def draw(found: dict[str, tuple[list[float], int]], out: Path, title: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    plt.rcParams["svg.hashsalt"] = "lightning_fed"  # the same numbers give the same file
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name, (accuracy, length) in found.items():
-        axes.plot(length, accuracy, "o", color="black" if name == "none" else "C0")
-        axes.annotate(name, (length, accuracy), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="bytes of a worker's message in a round", ylabel="accuracy, %", title=title)
+    plt.rcParams.update({"svg.hashsalt": "lightning_fed", "svg.fonttype": "none"})  # the same numbers, the same file
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for name in DRAWN:
+        accuracies, length = found[name]
+        sent = [EVERY * (1 + position) * length / 1e3 for position in range(len(accuracies))]
+        style = {"color": "black"} if name == "none" else {"linestyle": "--"} if "no feedback" in name else {}
+        axes.plot(sent, accuracies, label=name, **style)
+    axes.set(xscale="log", xlabel="kB that a worker of each cohort has sent", ylabel="accuracy, %", title=title)
+    axes.set_ylim(bottom=70)
     axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(out, bbox_inches="tight", metadata=_UNDATED if out.suffix == ".svg" else None)
 
 
@@ -213,10 +228,9 @@ def main() -> None:
     parser.add_argument("--accuracy", action="store_true", help="train with each, in place of all that")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--out", type=Path, help="where the plot goes; needs matplotlib")
     options = parser.parse_args()
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     if options.accuracy:
