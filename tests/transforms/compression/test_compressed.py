@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,14 +23,26 @@ from lightning_fed.algorithms import FedAvg, FedPer, Scaffold
 from lightning_fed.engines import Engine, Isolated, Sequential, Vectorized
 from lightning_fed.privacy import CentralDP, LocalDP
 from lightning_fed.selection import Availability, Response
-from lightning_fed.state import OwnState
+from lightning_fed.server.traffic import planned
+from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.testing import check_transform, made_up
-from lightning_fed.transforms import EDEN, ClipNorm, Compressed, Compressor, KBit, PowerSGD, RandomK, Sign, TopK
-from lightning_fed.wire import Codes, GlobalModel, Job, LocalTraining, Updates, WireError
+from lightning_fed.transforms import (
+    EDEN,
+    ClipNorm,
+    Compressed,
+    Compressor,
+    KBit,
+    PowerSGD,
+    RandomK,
+    Sign,
+    TopK,
+    UpdateTransform,
+)
+from lightning_fed.wire import Aggregate, Codes, GlobalModel, Job, LocalTraining, Updates, WireError
 from lightning_fed.wire.codec import decode_updates, encode_updates, updates_bytes
 from lightning_fed.wire.contents import updates_contents
 from lightning_fed.wire.parts import description_of, part_from
-from lightning_fed.worker.outbox import Outbox
+from lightning_fed.worker.outbox import Outbox, tables_of
 
 NAMES = ("ann", "bob", "cyd")
 
@@ -451,6 +465,28 @@ def test_what_a_lost_worker_remembers_is_as_it_was() -> None:
     assert not torch.equal(after["w0"], before["w0"])
 
 
+def test_tables_of_two_that_remember_do_not_collide() -> None:
+    transforms = (Reminds(), Compressed(TopK(0.1)))
+    tables = tables_of(Scaffold(), transforms)
+    assert len(set(tables)) == len(tables)
+    assert [table for table in tables if table.endswith("residual")] == [
+        "transforms.0.residual",
+        "transforms.1.residual",
+    ]
+
+
+class Reminds(UpdateTransform):
+    """Has a table of the same name."""
+
+    tables = ("residual",)
+
+    def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
+        return updates
+
+    def server(self, aggregate: Aggregate) -> Aggregate:
+        return aggregate
+
+
 # ---- promises --------------------------------------------------------------------------------------------------------
 
 
@@ -476,6 +512,28 @@ def test_a_server_clips_what_it_has_decoded() -> None:
     fed, _ = run(Sequential(), EDEN(1), people(1), rounds=1, privacy=promise)
     before, after = (nn.utils.parameters_to_vector(module.parameters()).detach() for module in (Wide(), fed.module))
     assert 0 < float((after - before).norm()) <= 0.01 * 1.05, "clipped before it was decoded it would be 1.25 times C"
+
+
+def test_traffic_is_planned_by_codes_where_replies_are_hidden() -> None:
+    job, transform = job_of(net(), ["control"]), Compressed(EDEN(1))
+    assert planned(job, transform).up == 2 * (4 + 128 + 80)
+    assert planned(job).up == 2 * 4 * 620
+
+
+@pytest.mark.parametrize("compressor", [EDEN(1), TopK(0.1)], ids=str)
+def test_the_account_of_a_private_run_is_about_codes(compressor: Compressor, tmp_path: Path) -> None:
+    promise = LocalDP(clip=1.0, noise_multiplier=1.0, delta=1e-5)
+    fed = FederatedModule(Wide(), transforms=[Compressed(compressor)], engine="sequential", privacy=promise)
+    fit(fed, FederatedDataModule(people()), max_steps=1, max_epochs=-1, logger=pl.loggers.CSVLogger(tmp_path))
+    assert fed.leaves is not None
+    deltas = [row for row in fed.leaves.up if row.kind == "delta"]
+    job = job_of(dict(Wide().named_parameters()))
+    assert sum(row.bytes for row in deltas) == Compressed(compressor).code_bytes(job, frozenset())
+    assert all(row.why.endswith(f"noised for LocalDP; as codes of {compressor}") for row in deltas)
+    (written,) = tmp_path.glob("**/metrics.csv")
+    with written.open() as file:
+        (sent,) = [line["comm/megabytes_up_total"] for line in csv.DictReader(file) if line["comm/megabytes_up_total"]]
+    assert float(sent) == pytest.approx(5e-6 * sum(row.bytes for row in deltas)), "of five workers"
 
 
 def test_a_median_of_what_a_random_choice_makes_longer_is_warned_of() -> None:
