@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,19 +36,20 @@ def pack(numbers: Tensor, width: int) -> Tensor:
     tensor([[78, 64]], dtype=torch.uint8)
     """
     n, count = numbers.shape
-    each = 8 // width
-    if 8 % width == 0:
-        whole = numbers.to(torch.uint8)
-        if count % each:
-            whole = torch.nn.functional.pad(whole, (0, each - count % each))
-        groups = whole.view(n, -1, each)
-        out = groups[:, :, 0].contiguous()
-        for place in range(1, each):
-            out = out.bitwise_left_shift_(width).bitwise_or_(groups[:, :, place])
-        return out
-    words = numbers.cpu().numpy().astype(">u1" if width < 8 else ">u4")
-    bits = np.unpackbits(words.view(np.uint8).reshape(n, count, -1), axis=2)[:, :, -width:]
-    return torch.from_numpy(np.packbits(bits.reshape(n, -1), axis=1)).to(numbers.device)
+    if width > 8:
+        bits = np.unpackbits(numbers.cpu().numpy().astype(">u4").view(np.uint8).reshape(n, count, 4), axis=2)
+        return torch.from_numpy(np.packbits(bits[:, :, -width:].reshape(n, -1), axis=1)).to(numbers.device)
+    each, bytes_ = _group(width)
+    numbers = torch.nn.functional.pad(numbers.to(torch.uint8 if bytes_ == 1 else torch.int64), (0, -count % each))
+    first, *others = numbers.view(n, -1, each).unbind(2)
+    words = first.clone()
+    for other in others:
+        words = words.bitwise_left_shift_(width).bitwise_or_(other)
+    if bytes_ == 1:
+        return words
+    shifts = torch.arange(8 * (bytes_ - 1), -1, -8, device=words.device)
+    packed: Tensor = ((words.unsqueeze(2) >> shifts) & 255).to(torch.uint8).view(n, -1)
+    return packed[:, : packed_bytes(count, width)]
 
 
 def unpack(packed: Tensor, count: int, width: int, dtype: torch.dtype = torch.int64) -> Tensor:
@@ -58,12 +61,26 @@ def unpack(packed: Tensor, count: int, width: int, dtype: torch.dtype = torch.in
     n = len(packed)
     if width == 8:
         return packed.to(dtype)
-    if 8 % width == 0:
+    if width > 8:
+        bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=count * width).reshape(n, count, width)
+        wide = np.packbits(np.pad(bits, ((0, 0), (0, 0), (32 - width, 0))), axis=2).view(">u4")
+        return torch.from_numpy(wide.reshape(n, count).astype(np.int64)).to(packed.device, dtype)
+    each, bytes_ = _group(width)
+    if bytes_ == 1:
         return expand(packed, torch.arange(2**width, dtype=dtype), width)[:, :count]
-    bits = np.unpackbits(packed.cpu().numpy(), axis=1, count=count * width).reshape(n, count, width)
-    wide = 8 if width < 8 else 32
-    words = np.packbits(np.pad(bits, ((0, 0), (0, 0), (wide - width, 0))), axis=2).view(f">u{wide // 8}")
-    return torch.from_numpy(words.reshape(n, count).astype(np.int64)).to(packed.device, dtype)
+    packed = torch.nn.functional.pad(packed, (0, -packed.shape[1] % bytes_)).long()
+    words, *others = packed.view(n, -1, bytes_).unbind(2)
+    for other in others:
+        words = words << 8 | other
+    shifts = torch.arange(width * (each - 1), -1, -width, device=words.device)
+    numbers: Tensor = ((words.unsqueeze(2) >> shifts) & (2**width - 1)).to(dtype).view(n, -1)
+    return numbers[:, :count]
+
+
+def _group(width: int) -> tuple[int, int]:
+    """How many numbers fill whole bytes, and how many bytes these are."""
+    each = 8 // math.gcd(8, width)
+    return each, each * width // 8
 
 
 def expand(packed: Tensor, values: Tensor, width: int) -> Tensor:
