@@ -21,6 +21,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import Median
 from lightning_fed.algorithms import FedAvg, FedPer, Scaffold
 from lightning_fed.engines import Engine, Isolated, Sequential, Vectorized
+from lightning_fed.engines.together import in_blocks
 from lightning_fed.privacy import CentralDP, LocalDP
 from lightning_fed.selection import Availability, Response
 from lightning_fed.server.traffic import planned
@@ -114,7 +115,27 @@ def test_what_an_algorithm_sends_besides_has_randomness_of_its_own() -> None:
     assert not torch.equal(left.extra["control"], left.delta)
     again = leaving(transform, updates, replace(job, cohort=1, extra=()))
     assert not torch.equal(again.delta, left.delta), "each round draws anew"
-    assert len({tuple(row.tolist()) for row in left.delta - updates.delta}) == 3
+
+
+def test_each_tensor_and_each_worker_has_randomness_of_its_own() -> None:
+    """Else their errors would agree, and would not average out."""
+    job = job_of({"one": torch.zeros(512), "other": torch.zeros(512)})
+    updates = made_up(job, NAMES)
+    same = replace(updates, delta=updates.delta[:1, :512].repeat(3, 2))
+    left = leaving(Compressed(EDEN(1)), same, job).delta.view(6, 512)
+    assert len({tuple(row.tolist()) for row in left}) == 6
+
+
+def test_updates_that_came_one_by_one_are_stacked_with_their_codes() -> None:
+    job = job_of(net(), ["control"])
+    left = leaving(Compressed(EDEN(1)), made_up(job, NAMES), job)
+    one_by_one = [left.rows(torch.arange(3) == row) for row in range(3)]
+    (stacked,) = in_blocks(iter(one_by_one), job, 3)
+    assert isinstance(stacked, Updates)
+    assert stacked.codes is not None
+    assert left.codes is not None
+    assert stacked.codes.lengths == left.codes.lengths
+    assert_bits(dict(stacked.codes.rows), dict(left.codes.rows))
 
 
 @pytest.mark.parametrize(("numbers", "bytes_"), [(1, 4), (255, 1020), (256, 36), (257, 68), (4096, 516), (4097, 552)])
