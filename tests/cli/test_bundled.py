@@ -83,7 +83,7 @@ def test_a_copy_takes_the_place_of_nothing_unless_it_may(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["configs", "show", "toi"], "no config 'toi'; there are digits, .*did you mean 'toy'"),
+        (["configs", "show", "toi"], "no config 'toi'; there are compressed, .*did you mean 'toy'"),
         (["configs", "copy", "../toy"], r"no config '../toy'"),
         (["examples", "copy", "synthetics"], "did you mean 'synthetic'"),
         (["configs", "shwo"], "did you mean 'show'"),
