@@ -231,7 +231,7 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     ),
     "a transform's range": (
         changed("model.transforms", [made("ClipNorm", max_norm=-1)]),
-        r"max_norm=-1\) must",
+        r"max_norm=-1\.0\) must",
     ),
     "a schedule's range": (
         changed("model.local_lr_schedule", made("ExponentialDecay", gamma=-1)),
