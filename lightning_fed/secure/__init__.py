@@ -1,0 +1,1 @@
+"""Secure aggregation: a server that adds up what it cannot see."""

@@ -1,0 +1,233 @@
+"""The messages of the protocol as bytes, and back. Whoever reads one trusts nothing in it.
+
+All numbers are little endian. Lengths are exact: a message that is longer or shorter than it says is refused.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, final
+
+from lightning_fed.secure.errors import AbortError
+from lightning_fed.secure.masks import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, digest
+from lightning_fed.secure.parameters import Parameters
+from lightning_fed.secure.ring import packed_length
+
+VERSION = 1
+SHARE_BYTES = 33
+"""The length of one share: a number below 2²⁵⁶ + 297."""
+BOX_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+"""The length of a sealed box with a share of each of a worker's two secrets."""
+
+_REPLY = struct.Struct("<IB")
+_MOST_NAME = 2**16 - 1
+
+
+@final
+class Invitation(NamedTuple):
+    """Step 0, to every worker.
+
+    Args:
+        session: 32 bytes, different in every round.
+        parameters: What the server says that all agree on, as bytes.
+        job: The digest of the job that will be sent.
+    """
+
+    session: bytes
+    parameters: bytes
+    job: bytes
+
+    def to_bytes(self) -> bytes:
+        return bytes([VERSION]) + self.session + self.parameters + self.job
+
+    @staticmethod
+    def of(message: bytes) -> Invitation:
+        if len(message) != 1 + 2 * KEY_BYTES + Parameters.LENGTH or message[0] != VERSION:
+            raise AbortError(f"this is no invitation of version {VERSION} to secure aggregation: install one version")
+        end = 1 + KEY_BYTES + Parameters.LENGTH
+        return Invitation(message[1 : 1 + KEY_BYTES], message[1 + KEY_BYTES : end], message[end:])
+
+
+@final
+class Keys(NamedTuple):
+    """Step 0, from a worker: public keys, for masks and for sealed boxes, and if it has an identity its signature.
+
+    Args:
+        mask: 32 bytes.
+        channel: 32 bytes.
+        signature: 64 bytes, or none.
+    """
+
+    mask: bytes
+    channel: bytes
+    signature: bytes = b""
+
+    def to_bytes(self) -> bytes:
+        return self.mask + self.channel + self.signature
+
+    @staticmethod
+    def length(signed: bool) -> int:
+        """The number of bytes."""
+        return 2 * KEY_BYTES + (SIGNATURE_BYTES if signed else 0)
+
+    @staticmethod
+    def of(message: bytes, signed: bool) -> Keys:
+        if len(message) != Keys.length(signed):
+            wanted = "two keys and a signature" if signed else "two keys"
+            raise AbortError(f"{len(message)} bytes are not {wanted}, which are {Keys.length(signed)}")
+        return Keys(message[:KEY_BYTES], message[KEY_BYTES : 2 * KEY_BYTES], message[2 * KEY_BYTES :])
+
+
+@final
+class Roster(NamedTuple):
+    """Step 1, to every worker: who takes part, in the order of their indices, and with which keys.
+
+    Args:
+        names: Their names.
+        keys: Their keys.
+    """
+
+    names: tuple[str, ...]
+    keys: tuple[Keys, ...]
+
+    def to_bytes(self) -> bytes:
+        parts = [len(self.names).to_bytes(4, "little")]
+        for name, keys in zip(self.names, self.keys, strict=True):
+            written = name.encode()
+            if len(written) > _MOST_NAME:
+                raise AbortError(f"the name {name[:20]!r}... is too long: {_MOST_NAME} bytes are the most")
+            parts += [len(written).to_bytes(2, "little"), written, keys.to_bytes()]
+        return b"".join(parts)
+
+    @staticmethod
+    def of(message: bytes, signed: bool) -> Roster:
+        count, at, names, rows = int.from_bytes(message[:4], "little"), 4, [], []
+        length = Keys.length(signed)
+        if count * (2 + length) > len(message):  # before a loop over what someone says
+            raise AbortError("a roster ends before its last worker")
+        for _ in range(count):
+            end = at + 2 + int.from_bytes(message[at : at + 2], "little")
+            try:
+                names.append(message[at + 2 : end].decode())
+            except UnicodeDecodeError:
+                raise AbortError("a name in a roster is no text") from None
+            rows.append(Keys.of(message[end : end + length], signed))
+            at = end + length
+        if at != len(message):
+            raise AbortError("a roster goes on after its last worker")
+        return Roster(tuple(names), tuple(rows))
+
+
+@final
+class Shares(NamedTuple):
+    """Step 1, from a worker: what binds it to its own mask, and a sealed box for each neighbour, in ascending order.
+
+    Args:
+        commitment: 32 bytes.
+        boxes: 82 bytes each.
+    """
+
+    commitment: bytes
+    boxes: tuple[bytes, ...]
+
+    def to_bytes(self) -> bytes:
+        return self.commitment + b"".join(self.boxes)
+
+    @staticmethod
+    def of(message: bytes, neighbours: int) -> Shares:
+        if len(message) != KEY_BYTES + neighbours * BOX_BYTES:
+            raise AbortError(f"{len(message)} bytes are not the shares for {neighbours} neighbours")
+        begins = range(KEY_BYTES, len(message), BOX_BYTES)
+        return Shares(message[:KEY_BYTES], tuple(message[at : at + BOX_BYTES] for at in begins))
+
+
+def of_neighbours(parts: Mapping[int, bytes], neighbours: Sequence[int]) -> bytes:
+    """Steps 2 and 4, to a worker: what some of its neighbours have sent for it, after a bit for each neighbour.
+
+    Args:
+        parts: All of one length, by the index of who has sent them.
+        neighbours: The indices of the worker's neighbours, in ascending order.
+    """
+    return bits_of([v in parts for v in neighbours]) + b"".join(parts[v] for v in neighbours if v in parts)
+
+
+def forwarded_of(message: bytes, neighbours: Sequence[int]) -> dict[int, bytes]:
+    """Read the sealed boxes of step 2."""
+    return _parts_of(message, neighbours, BOX_BYTES)
+
+
+def signatures_of(message: bytes, neighbours: Sequence[int]) -> dict[int, bytes]:
+    """Read the signatures of step 4."""
+    return _parts_of(message, neighbours, SIGNATURE_BYTES)
+
+
+def _parts_of(message: bytes, neighbours: Sequence[int], length: int) -> dict[int, bytes]:
+    begin = -(-len(neighbours) // 8)
+    there = flags_of(message[:begin], len(neighbours))
+    if len(message) != begin + sum(there) * length:
+        raise AbortError("what the neighbours have sent is not as long as it says")
+    senders = [v for v, is_there in zip(neighbours, there, strict=True) if is_there]
+    return {v: message[begin + i * length : begin + (i + 1) * length] for i, v in enumerate(senders)}
+
+
+def masked_length(parameters: Parameters) -> int:
+    """Step 2, from a worker: the length of its masked numbers, first those modulo 2⁶⁴, then packed words."""
+    return 8 * parameters.scalars + packed_length(parameters.size, parameters.bits)
+
+
+def bits_of(flags: Sequence[bool]) -> bytes:
+    """Step 3, to every worker: a bit for each, the first one lowest.
+
+    >>> bits_of([True, False, False, True]).hex()
+    '09'
+    """
+    total = sum(1 << i for i, flag in enumerate(flags) if flag)
+    return total.to_bytes(-(-len(flags) // 8), "little")
+
+
+def flags_of(bits: bytes, count: int) -> list[bool]:
+    """Read what :func:`bits_of` wrote."""
+    total = int.from_bytes(bits, "little")
+    if len(bits) != -(-count // 8) or total >> count:
+        raise AbortError(f"{len(bits)} bytes are not a bit for each of {count} workers")
+    return [bool(total >> i & 1) for i in range(count)]
+
+
+@final
+class Reply(NamedTuple):
+    """One line of step 4, from a worker: a share that it holds of another's secret, or of its own.
+
+    Args:
+        worker: The index of whose secret it is.
+        of_seed: Whether it is a share of the seed of the worker's own mask; else of its private key for masks.
+        share: The share.
+    """
+
+    worker: int
+    of_seed: bool
+    share: int
+
+    LENGTH = _REPLY.size + SHARE_BYTES
+
+    def to_bytes(self) -> bytes:
+        return _REPLY.pack(self.worker, self.of_seed) + self.share.to_bytes(SHARE_BYTES, "little")
+
+
+def replies_of(message: bytes) -> list[Reply]:
+    """Read the lines of step 4."""
+    if len(message) % Reply.LENGTH:
+        raise AbortError(f"{len(message)} bytes are not whole shares")
+    found = []
+    for at in range(0, len(message), Reply.LENGTH):
+        worker, kind = _REPLY.unpack_from(message, at)
+        if kind > 1:
+            raise AbortError(f"there are shares of two kinds, and none of kind {kind}")
+        end = at + Reply.LENGTH
+        found.append(Reply(worker, bool(kind), int.from_bytes(message[end - SHARE_BYTES : end], "little")))
+    return found
+
+
+def context_of(invitation: Invitation, roster: bytes) -> bytes:
+    """Return what all keys of a session are bound to: the session, its parameters, its job and its roster."""
+    return digest(*invitation, roster)

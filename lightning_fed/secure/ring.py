@@ -1,0 +1,174 @@
+"""The ring in which updates are added: fixed-point numbers modulo 2ᵇ, the sums of which are exact.
+
+Words are int32 tensors, in two's complement, since torch has no arithmetic on unsigned ones; the bits are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_fed.core.arguments import number, settle, whole
+from lightning_fed.core.shown import Shown
+
+BITS = range(8, 33, 4)
+"""The numbers of bits that a word can have: those that fill whole bytes by twos."""
+
+
+@final
+@dataclass(frozen=True)
+class Ring(Shown):
+    """Fixed-point numbers for vectors of bounded norm, as many of which can be added as a cohort has workers.
+
+    A worker's numbers are multiples of ``step``, at most ``units`` of them and one more that stochastic rounding may
+    add, so that the sum of all workers stays below half of the ring and nothing wraps around.
+
+    Args:
+        clip: The largest norm of one worker's vector, and so the largest size of a number in it.
+        workers: The largest number of vectors that are added.
+        bits: The bits b of a word.
+
+    Raises:
+        TypeError: If an argument is no number.
+        ValueError: If one is out of range, or so many workers leave no unit for each.
+
+    >>> ring = Ring(clip=1.0, workers=10, bits=16)
+    >>> ring.units
+    3275
+    >>> words = ring.encode(torch.tensor([[-1.0, -0.5, 0.0, 0.25, 1.0]]), torch.full((1, 5), 0.5))
+    >>> words.tolist()
+    [[-3275, -1637, 0, 819, 3275]]
+    >>> ring.decode(10 * words[0]).tolist()
+    [-10.0, -4.998473282442748, 0.0, 2.500763358778626, 10.0]
+    """
+
+    clip: float
+    workers: int
+    bits: int = 32
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            clip=number("clip", self.clip, above=0, owner=self),
+            workers=whole("workers", self.workers, least=1, owner=self),
+            bits=whole("bits", self.bits, least=BITS[0], most=BITS[-1], owner=self),
+        )
+        if self.bits not in BITS:
+            raise ValueError(f"Ring(bits={self.bits}) must be a multiple of 4, so that two words fill whole bytes")
+        if self.units < 1:
+            raise ValueError(
+                f"Ring(bits={self.bits}) has no unit left for each of {self.workers} workers: take more bits"
+            )
+
+    @property
+    def units(self) -> int:
+        """How many steps ``clip`` is."""
+        return (2 ** (self.bits - 1) - 1) // self.workers - 1
+
+    @property
+    def step(self) -> float:
+        """The distance of two neighbouring numbers, in the units of the vectors."""
+        return self.clip / self.units
+
+    def encode(self, rows: Tensor, uniform: Tensor) -> Tensor:
+        """Return vectors as words, rounded up or down at random so that the mean is right: ``⌊x / step + u⌋``.
+
+        Args:
+            rows: ``[n, d]``, each row of a norm of at most ``clip``.
+            uniform: Numbers u in [0, 1) for the rounding; ``[n, d]``.
+
+        Returns:
+            int32 ``[n, d]``, on the device of the rows.
+        """
+        scaled = rows.to(torch.float64, copy=True).div_(self.step).add_(uniform).floor_()
+        return scaled.clamp_(-self.units - 1, self.units + 1).to(torch.int32)
+
+    def decode(self, words: Tensor) -> Tensor:
+        """Return a sum of vectors.
+
+        Args:
+            words: The sum of words modulo 2ᵇ, of which the higher bits may be anything; int32 ``[d]``.
+
+        Returns:
+            float64 ``[d]``.
+        """
+        spare = 32 - self.bits
+        signed = words.bitwise_left_shift(spare).bitwise_right_shift(spare) if spare else words
+        return signed.to(torch.float64).mul_(self.step)
+
+    def error(self, size: int) -> float:
+        """Return the rounding error that is to be expected of one vector of norm ``clip``: ``E‖x̂ − x‖² / ‖x‖²``.
+
+        Args:
+            size: The number d of its numbers, at most ``clip / √d`` large each.
+        """
+        return size / (6.0 * self.units**2)
+
+
+def packed_length(size: int, bits: int) -> int:
+    """Return the number of bytes of packed words.
+
+    >>> packed_length(3, 12), packed_length(3, 32)
+    (5, 12)
+    """
+    return -(-size * bits // 8)
+
+
+def pack(words: npt.NDArray[np.uint32], bits: int) -> bytes:
+    """Return the low bits of words, one after another, little endian.
+
+    Args:
+        words: uint32 ``[d]``.
+        bits: The bits of each, a multiple of 4 from 8 to 32.
+
+    >>> pack(np.array([0x12345678, 0x9ABCDEF0], np.uint32), 12).hex()
+    '7806ef'
+    """
+    words = np.ascontiguousarray(words, "<u4")
+    if bits == 32:
+        return words.tobytes()
+    if bits % 8 == 0:
+        return words.view(np.uint8).reshape(-1, 4)[:, : bits // 8].tobytes()
+    low = np.zeros(-(-len(words) // 2) * 2, "<u8")
+    low[: len(words)] = words & np.uint32(2**bits - 1)
+    pairs = low[::2] | low[1::2] << np.uint64(bits)
+    packed: bytes = pairs.view(np.uint8).reshape(-1, 8)[:, : bits // 4].tobytes()
+    return packed[: packed_length(len(words), bits)]
+
+
+def unpack(packed: bytes | memoryview, size: int, bits: int) -> npt.NDArray[np.uint32]:
+    """Return the words that :func:`pack` made.
+
+    Args:
+        packed: Of the length ``packed_length(size, bits)``.
+        size: How many words there are.
+        bits: The bits of each.
+
+    Returns:
+        uint32 ``[d]``, not to be written to.
+
+    >>> unpack(pack(np.arange(5, dtype=np.uint32), 20), 5, 20).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    raw = np.frombuffer(packed, np.uint8)
+    if bits == 32:
+        return raw.view("<u4")
+    if bits % 8 == 0:
+        wide = np.zeros((size, 4), np.uint8)
+        wide[:, : bits // 8] = raw.reshape(size, bits // 8)
+        return wide.view("<u4").reshape(size)
+    count = -(-size // 2)
+    padded = np.zeros(count * (bits // 4), np.uint8)
+    padded[: len(raw)] = raw
+    wide = np.zeros((count, 8), np.uint8)
+    wide[:, : bits // 4] = padded.reshape(count, bits // 4)
+    pairs = wide.view("<u8").reshape(count)
+    words = np.empty(2 * count, "<u4")
+    words[::2] = pairs & np.uint64(2**bits - 1)
+    words[1::2] = pairs >> np.uint64(bits)
+    return words[:size]

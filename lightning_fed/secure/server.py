@@ -1,0 +1,269 @@
+"""The server's part in the protocol: it forwards what it cannot read, and adds up what it cannot see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations, islice
+from typing import NamedTuple, final
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_fed.secure import shamir
+from lightning_fed.secure.attendance import Attendance
+from lightning_fed.secure.errors import AbortError
+from lightning_fed.secure.masks import KEY_BYTES, SIGNATURE_BYTES, KeyPair, Mask
+from lightning_fed.secure.messages import (
+    Invitation,
+    Keys,
+    Roster,
+    Shares,
+    bits_of,
+    context_of,
+    masked_length,
+    of_neighbours,
+    replies_of,
+)
+from lightning_fed.secure.parameters import Parameters
+from lightning_fed.secure.ring import unpack
+from lightning_fed.secure.worker import commitment, mask_key, sign_of
+
+_TRIES = 200
+"""How many subsets of a worker's shares are tried, where some of them lie."""
+
+
+@final
+class Sum(NamedTuple):
+    """What a session shows.
+
+    Args:
+        words: The sum of the survivors' vectors modulo 2ᵇ; uint32 ``[d]``, of which the higher bits mean nothing.
+        scalars: The sums of their scalars modulo 2⁶⁴; uint64 ``[m]``.
+        survivors: Their names, in the order of the roster.
+    """
+
+    words: npt.NDArray[np.uint32]
+    scalars: npt.NDArray[np.uint64]
+    survivors: tuple[str, ...]
+
+
+@final
+class SecureServer:
+    """The server in one session: a state machine that never waits, and holds one vector however many workers send
+    theirs.
+
+    Its methods are called in order: :meth:`invite`, :meth:`roster`, :meth:`forward`, :meth:`take` for each vector that
+    comes, :meth:`survivors`, with identities :meth:`confirmations`, and :meth:`unmask`. A message that cannot be used
+    is as good as none: its worker is left out, and :attr:`left_out` says why.
+
+    Args:
+        parameters: What all have agreed on.
+        session: 32 bytes that no other session has had, such as ``os.urandom(32)``.
+        job: The digest of the job that the workers are sent.
+        identities: Whether workers sign their keys.
+    """
+
+    def __init__(self, parameters: Parameters, session: bytes, job: bytes, identities: bool = False) -> None:
+        if len(session) != KEY_BYTES or len(job) != KEY_BYTES:
+            raise ValueError(f"session and job must be {KEY_BYTES} bytes each, as digests are")
+        self.parameters = parameters
+        self._invitation = Invitation(session, parameters.to_bytes(), job)
+        self._signed = identities
+        self.left_out: dict[str, str] = {}
+        """Why a worker's message could not be used, by its name."""
+        self._is_closed = False
+        self._words = np.zeros(parameters.size, np.uint32)
+        self._scalars = np.zeros(parameters.scalars, np.uint64)
+        self._sent: set[int] = set()
+
+    def invite(self) -> bytes:
+        """Step 0: what every worker is sent."""
+        return self._invitation.to_bytes()
+
+    def roster(self, advertised: Mapping[str, bytes]) -> bytes:
+        """Step 1: return the list of those that take part, for all of them.
+
+        Args:
+            advertised: What has come, by name.
+
+        Raises:
+            AbortError: If too few have answered.
+        """
+        listed: dict[str, Keys] = {}
+        seen: set[bytes] = set()
+        for name, message in advertised.items():
+            try:
+                keys = Keys.of(message, self._signed)
+                if {keys.mask, keys.channel} & seen or keys.mask == keys.channel:
+                    raise AbortError("a key that it sends is another's, too")
+            except AbortError as error:
+                self.left_out[name] = str(error)
+                continue
+            seen |= {keys.mask, keys.channel}
+            listed[name] = keys
+        roster = Roster(tuple(listed), tuple(listed.values()))
+        self._attendance = Attendance(self.parameters, self._invitation.session, roster.names)
+        self._index = {name: i for i, name in enumerate(roster.names)}
+        self._keys = roster.keys
+        message = roster.to_bytes()
+        self._context = context_of(self._invitation, message)
+        return message
+
+    def forward(self, shares: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Step 2: return what each worker is sent of the others' sealed shares; those left out have too few left.
+
+        Args:
+            shares: What has come, by name.
+
+        Raises:
+            AbortError: If too few have answered.
+        """
+        read: dict[int, Shares] = {}
+        for name, message in shares.items():
+            worker = self._index[name]
+            try:
+                read[worker] = Shares.of(message, len(self._attendance.neighbours[worker]))
+            except AbortError as error:
+                self.left_out[name] = str(error)
+        self._commitments = {v: theirs.commitment for v, theirs in read.items()}
+        able = self._attendance.share(read)
+        neighbours = self._attendance.neighbours
+        sealed = {v: dict(zip(neighbours[v], theirs.boxes, strict=True)) for v, theirs in read.items()}
+        return {
+            self._attendance.names[v]: of_neighbours(
+                {u: sealed[u][v] for u in neighbours[v] if u in sealed}, neighbours[v]
+            )
+            for v in sorted(able)
+        }
+
+    def take(self, worker: str, masked: bytes | memoryview) -> bool:
+        """Step 2: add a worker's masked numbers to the sum; False, if they cannot be used.
+
+        Args:
+            worker: Its name.
+            masked: What it has sent.
+        """
+        index, parameters = self._index.get(worker), self.parameters
+        if self._is_closed:
+            self.left_out[worker] = "its numbers came after the survivors had been told"
+        elif index is None or index not in self._attendance.shared:
+            self.left_out[worker] = "it has sent numbers, and has never shared its secrets"
+        elif index in self._sent:
+            self.left_out[worker] = "it has sent numbers twice, of which the first count"
+        elif len(masked) != masked_length(parameters):
+            self.left_out[worker] = f"it has sent {len(masked)} bytes in place of {masked_length(parameters)}"
+        else:
+            end = 8 * parameters.scalars
+            self._scalars += np.frombuffer(masked[:end], "<u8")
+            self._words += unpack(memoryview(masked)[end:], parameters.size, parameters.bits)
+            self._sent.add(index)
+            return True
+        return False
+
+    def survivors(self) -> bytes:
+        """Step 3: close the sum, and return whose numbers are in it, for all of them.
+
+        Raises:
+            AbortError: If too few have sent theirs.
+        """
+        self._is_closed = True
+        self._attendance.send(self._sent)
+        return bits_of([v in self._sent for v in range(len(self._attendance.names))])
+
+    def confirmations(self, signatures: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Step 4: return what each survivor is sent of its neighbours' signatures of the list of survivors.
+
+        Args:
+            signatures: What has come, by name.
+        """
+        by_index = {self._index[name]: s for name, s in signatures.items() if len(s) == SIGNATURE_BYTES}
+        neighbours, names = self._attendance.neighbours, self._attendance.names
+        return {names[v]: of_neighbours(by_index, neighbours[v]) for v in sorted(self._sent)}
+
+    def unmask(self, replies: Mapping[str, bytes]) -> Sum:
+        """Step 4: take all masks away, and return the sum.
+
+        Args:
+            replies: What has come, by name.
+
+        Raises:
+            AbortError: If too few have answered, or too many of their shares are wrong.
+        """
+        held, replied = self._read(replies)
+        attendance = self._attendance
+        attendance.reply(replied)
+        for v in sorted(attendance.shared):
+            if v in self._sent:
+                seed = self._secret(v, held[v], lambda s, v=v: commitment(s, self._context) == self._commitments[v])
+                self._take_away(mask_key(seed, self._context), 1)
+            else:
+                key = KeyPair(self._secret(v, held[v], lambda s, v=v: KeyPair(s).public == self._keys[v].mask))
+                for w in attendance.neighbours[v]:
+                    if w in self._sent:
+                        self._take_away(mask_key(key.agreed(self._keys[w].mask), self._context), sign_of(w, v))
+        return Sum(self._words, self._scalars, tuple(attendance.names[v] for v in sorted(self._sent)))
+
+    def _read(self, replies: Mapping[str, bytes]) -> tuple[dict[int, dict[int, int]], set[int]]:
+        """The shares of each secret, by the place of who holds them; and who has sent some that can be used."""
+        held: dict[int, dict[int, int]] = {v: {} for v in self._attendance.shared}
+        replied: set[int] = set()
+        for name, message in replies.items():
+            u = self._index[name]
+            try:
+                lines = replies_of(message)
+                for line in lines:
+                    if line.worker not in held or u not in (*self._attendance.neighbours[line.worker], line.worker):
+                        raise AbortError("it has sent a share that it does not hold")
+                    if line.of_seed != (line.worker in self._sent):
+                        raise AbortError("it has sent a share of the wrong secret")
+            except AbortError as error:
+                self.left_out[name] = str(error)
+                continue
+            replied.add(u)
+            for line in lines:
+                held[line.worker][u + 1] = line.share
+        return held, replied
+
+    def _secret(self, worker: int, shares: Mapping[int, int], fits: Callable[[bytes], bool]) -> bytes:
+        """Return a worker's secret, and note whose shares of it are wrong.
+
+        Raises:
+            AbortError: If no subset that is tried gives it.
+        """
+        threshold = self._attendance.degree.threshold
+        for tries, places in enumerate(islice(_subsets(sorted(shares), threshold), _TRIES)):
+            secret = shamir.combine({place: shares[place] for place in places})
+            if secret < 2 ** (8 * KEY_BYTES) and fits(secret.to_bytes(KEY_BYTES, "little")):
+                if tries:
+                    self._name_others(shares, places)
+                return secret.to_bytes(KEY_BYTES, "little")
+        raise AbortError(
+            f"the shares of {self._attendance.names[worker]!r} that came back do not fit each other: some "
+            f"of the {len(shares)} workers that have sent one lie, or it has given out wrong ones itself"
+        )
+
+    def _name_others(self, shares: Mapping[int, int], places: tuple[int, ...]) -> None:
+        """Note whose shares are not on the polynomial of those that have given a secret.
+
+        One worker that lies is found so. Several that lie in concert can have an honest one named in their place, but
+        none that changes the secret: it fits what its worker has committed itself to.
+        """
+        right = {place: shares[place] for place in places}
+        for place in shares.keys() - right.keys():
+            if shamir.combine(right, at=place) != shares[place]:
+                self.left_out[self._attendance.names[place - 1]] = (
+                    "it has sent a share that does not fit those of others"
+                )
+
+    def _take_away(self, key: bytes, sign: int) -> None:
+        stream = Mask(key)
+        stream.add_to_(self._scalars, -sign)
+        stream.add_to_(self._words, -sign)
+
+
+def _subsets(places: list[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Subsets of a size, in an order in which the first few leave out everyone once."""
+    for begin in range(0, len(places), max(len(places) - size, 1)):
+        turned = places[begin:] + places[:begin]
+        yield tuple(turned[:size])
+    yield from combinations(places, size)

@@ -1,0 +1,297 @@
+"""A worker's part in the protocol: what it sends in each step, and when it refuses to."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, final
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_fed.secure import shamir
+from lightning_fed.secure.errors import AbortError
+from lightning_fed.secure.graph import neighbours_of, order
+from lightning_fed.secure.masks import Identity, KeyPair, Mask, derived, digest, is_signed, opened, sealed
+from lightning_fed.secure.messages import (
+    SHARE_BYTES,
+    Invitation,
+    Keys,
+    Reply,
+    Roster,
+    Shares,
+    context_of,
+    flags_of,
+    forwarded_of,
+    signatures_of,
+)
+from lightning_fed.secure.parameters import Parameters
+from lightning_fed.secure.ring import pack
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _step(number: int) -> Callable[..., Any]:
+    """Let a method be called once, after those of earlier steps; whatever it refuses ends the machine."""
+
+    def decorate(
+        method: Callable[Concatenate[SecureWorker, P], R],
+    ) -> Callable[Concatenate[SecureWorker, P], R]:
+        @wraps(method)
+        def once(self: SecureWorker, /, *arguments: P.args, **options: P.kwargs) -> R:
+            if self._next != number:
+                self.wipe()
+                raise AbortError(f"a message of step {number} came out of turn")
+            try:
+                result = method(self, *arguments, **options)
+            except BaseException:
+                self.wipe()
+                raise
+            if self._next == number:
+                self._next = number + 1
+            return result
+
+        return once
+
+    return decorate
+
+
+_OVER = 99
+
+
+@final
+class SecureWorker:
+    """One worker in one session, a state machine: each method takes a message of the server's, and returns the answer.
+
+    Each is called once and in order: :meth:`advertise`, :meth:`share`, :meth:`mask`, with identities :meth:`confirm`,
+    and :meth:`unmask`. It raises :class:`AbortError` where it refuses, and is then over; its secrets are gone with
+    that, and after the last step.
+
+    Args:
+        name: The worker's name.
+        parameters: What it agrees to. Whatever else a server says is refused.
+        identity: Its identity, if workers have some.
+        known: The public keys of all workers' identities, by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Parameters,
+        identity: Identity | None = None,
+        known: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self._name = name
+        self._parameters = parameters
+        self._identity = identity
+        self._known = dict(known or {})
+        self._next = 0
+        self._signed = identity is not None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._name!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a worker's secrets are not to be written anywhere")
+
+    def wipe(self) -> None:
+        """Forget all secrets; nothing more can be asked of this machine."""
+        self._next = _OVER
+        for secret in ("_mask_keys", "_channel_keys", "_seed", "_own_share", "_shares", "_channels"):
+            vars(self).pop(secret, None)
+
+    @_step(0)
+    def advertise(self, invitation: bytes) -> bytes:
+        """Step 0: answer an invitation with public keys, made for this session alone."""
+        invited = Invitation.of(invitation)
+        if invited.parameters != self._parameters.to_bytes():
+            raise AbortError(f"the server invites with other parameters than {self._parameters}, which were agreed on")
+        self._invitation = invited
+        self._mask_keys, self._channel_keys = KeyPair(), KeyPair()
+        both = self._mask_keys.public + self._channel_keys.public
+        signature = b"" if self._identity is None else self._identity.signed(_about_keys(invited.session, both))
+        self._keys = Keys(self._mask_keys.public, self._channel_keys.public, signature)
+        return self._keys.to_bytes()
+
+    @_step(1)
+    def share(self, roster: bytes) -> bytes:
+        """Step 1: see who takes part, and send each neighbour sealed shares of this worker's two secrets."""
+        listed = Roster.of(roster, self._signed)
+        n = len(listed.names)
+        if not self._parameters.least <= n <= self._parameters.most:
+            least, most = self._parameters.least, self._parameters.most
+            raise AbortError(f"{n} workers take part, and from {least} to {most} were agreed on")
+        if len(set(listed.names)) < n:
+            raise AbortError("a name stands twice in the roster")
+        if self._name not in listed.names or listed.keys[listed.names.index(self._name)] != self._keys:
+            raise AbortError("this worker's own keys are not at its own place in the roster")
+        publics = [public for keys in listed.keys for public in (keys.mask, keys.channel)]
+        if len(set(publics)) < len(publics):
+            raise AbortError("a key stands twice in the roster")
+        if self._signed:
+            self._check_signatures(listed)
+        self._names, self._roster = listed.names, listed.keys
+        self._me = listed.names.index(self._name)
+        self._context = context_of(self._invitation, roster)
+        degree = self._parameters.degree(n)
+        if 2 * degree.threshold <= degree.neighbours + 1 or degree.threshold < 2:
+            raise AbortError(f"{degree.threshold} of {degree.neighbours + 1} shares are no majority")
+        self._threshold = degree.threshold
+        self._neighbours = neighbours_of(self._me, order(listed.names, self._invitation.session), degree.neighbours)
+        self._seed = secrets.token_bytes(32)
+        places = [v + 1 for v in (*self._neighbours, self._me)]
+        of_seed = shamir.share(int.from_bytes(self._seed, "little"), degree.threshold, places)
+        of_key = shamir.share(int.from_bytes(self._mask_keys.secret, "little"), degree.threshold, places)
+        self._own_share = of_seed[-1]
+        self._channels = {v: self._channel_keys.agreed(self._roster[v].channel) for v in self._neighbours}
+        boxes = []
+        for v, one, other in zip(self._neighbours, of_seed, of_key, strict=False):
+            text = one.to_bytes(SHARE_BYTES, "little") + other.to_bytes(SHARE_BYTES, "little")
+            boxes.append(sealed(self._channel(self._me, v), text, self._about(self._me, v)))
+        return Shares(commitment(self._seed, self._context), tuple(boxes)).to_bytes()
+
+    @_step(2)
+    def mask(
+        self, forwarded: bytes, job: bytes, words: npt.NDArray[np.uint32], scalars: npt.NDArray[np.uint64]
+    ) -> bytes:
+        """Step 2: open the neighbours' shares, and send this worker's numbers under masks.
+
+        Args:
+            forwarded: The server's message.
+            job: The digest of the job by which the numbers came about: that of all workers, or the masks do not cancel.
+            words: The vector in the ring; uint32 ``[d]``. It is not written to.
+            scalars: The numbers that are added modulo 2⁶⁴; uint64 ``[m]``.
+        """
+        parameters = self._parameters
+        if words.shape != (parameters.size,) or scalars.shape != (parameters.scalars,):
+            raise AbortError(
+                f"there are {words.shape} words and {scalars.shape} scalars to mask, and {parameters.size} and "
+                f"{parameters.scalars} were agreed on"
+            )
+        if job != self._invitation.job:
+            raise AbortError("this worker was sent another job than it was invited to")
+        boxes = forwarded_of(forwarded, self._neighbours)
+        if len(boxes) + 1 < self._threshold:
+            raise AbortError(
+                f"{len(boxes) + 1} of those who hold this worker's shares are left, {self._threshold} needed"
+            )
+        self._shares = {}
+        for v, box in boxes.items():
+            text = opened(self._channel(v, self._me), box, self._about(v, self._me))
+            if text is None:
+                raise AbortError(f"the shares of {self._names[v]!r} were changed on the way, or are of another session")
+            one, other = text[:SHARE_BYTES], text[SHARE_BYTES:]
+            self._shares[v] = int.from_bytes(one, "little"), int.from_bytes(other, "little")
+        total_scalars, total = scalars.astype("<u8"), words.astype("<u4")
+        for key, sign in ((mask_key(self._seed, self._context), 1), *self._pairwise()):
+            stream = Mask(key)
+            stream.add_to_(total_scalars, sign)
+            stream.add_to_(total, sign)
+        return total_scalars.tobytes() + pack(total, parameters.bits)
+
+    @_step(3)
+    def confirm(self, survivors: bytes) -> bytes:
+        """Step 3: sign the list of survivors, so that all can see that it is one list; with identities only.
+
+        Args:
+            survivors: A bit for each worker of the roster.
+        """
+        if self._identity is None:
+            raise AbortError("this worker has no identity with which it could confirm anything")
+        self._confirmed = survivors
+        self._check_survivors(survivors)
+        self._own_confirmation = self._identity.signed(about_survivors(self._context, survivors))
+        return self._own_confirmation
+
+    def unmask(self, survivors: bytes, confirmations: bytes = b"") -> bytes:
+        """Step 4: send the shares by which the survivors' own masks, and the others' pairwise masks, are taken away.
+
+        Args:
+            survivors: A bit for each worker of the roster.
+            confirmations: With identities, what the neighbours have signed.
+        """
+        if self._next == 3 and not self._signed:
+            self._next = 4
+        answer: bytes = self._unmask(survivors, confirmations)
+        self.wipe()
+        return answer
+
+    @_step(4)
+    def _unmask(self, survivors: bytes, confirmations: bytes) -> bytes:
+        alive = self._check_survivors(survivors)
+        if self._signed:
+            self._check_confirmations(survivors, confirmations)
+        lines = [Reply(v, alive[v], self._shares[v][0 if alive[v] else 1]) for v in sorted(self._shares)]
+        lines.append(Reply(self._me, True, self._own_share))
+        return b"".join(line.to_bytes() for line in lines)
+
+    def _check_survivors(self, survivors: bytes) -> list[bool]:
+        alive = flags_of(survivors, len(self._names))
+        if not alive[self._me]:
+            raise AbortError("this worker is called lost, and has sent its numbers")
+        if sum(alive) < self._parameters.least:
+            raise AbortError(
+                f"the sum would be of {sum(alive)} workers, and at least {self._parameters.least} were agreed on"
+            )
+        here = sum(alive[v] for v in self._shares)
+        if here + 1 < self._threshold:
+            raise AbortError(f"{here + 1} of those who hold this worker's shares are left, {self._threshold} needed")
+        for v in self._neighbours:
+            if alive[v] and v not in self._shares:
+                raise AbortError(f"{self._names[v]!r} is called a survivor, and has never shared its secrets")
+        return alive
+
+    def _check_signatures(self, listed: Roster) -> None:
+        for name, keys in zip(listed.names, listed.keys, strict=True):
+            text = _about_keys(self._invitation.session, keys.mask + keys.channel)
+            if name not in self._known or not is_signed(self._known[name], keys.signature, text):
+                raise AbortError(f"the keys of {name!r} are not signed by it, or nobody of that name is known")
+
+    def _check_confirmations(self, survivors: bytes, confirmations: bytes) -> None:
+        if survivors != self._confirmed:
+            raise AbortError("the survivors are other ones than those that this worker has confirmed")
+        text = about_survivors(self._context, survivors)
+        signed = signatures_of(confirmations, self._neighbours)
+        good = sum(is_signed(self._known[self._names[v]], signature, text) for v, signature in signed.items())
+        if good + 1 < self._threshold:
+            raise AbortError(f"{good + 1} workers confirm this list of survivors, {self._threshold} needed")
+
+    def _pairwise(self) -> list[tuple[bytes, int]]:
+        """The keys of the masks that this worker shares with those who are left, and their signs."""
+        return [
+            (mask_key(self._mask_keys.agreed(self._roster[v].mask), self._context), sign_of(self._me, v))
+            for v in self._shares
+        ]
+
+    def _channel(self, sender: int, receiver: int) -> bytes:
+        other = receiver if sender == self._me else sender
+        return derived(self._channels[other], b"share" + self._about(sender, receiver), self._context)
+
+    def _about(self, sender: int, receiver: int) -> bytes:
+        return sender.to_bytes(4, "little") + receiver.to_bytes(4, "little") + self._context
+
+
+def commitment(seed: bytes, context: bytes) -> bytes:
+    """Return what binds a worker to the seed of its own mask, before anyone knows who survives."""
+    return digest(b"commit", seed, context)
+
+
+def mask_key(secret: bytes, context: bytes) -> bytes:
+    """Return the key of the mask that follows from a secret."""
+    return derived(secret, b"mask", context)
+
+
+def sign_of(worker: int, other: int) -> int:
+    """Return the sign with which a worker adds the mask that it shares with another: the other takes it away."""
+    return 1 if other < worker else -1
+
+
+def about_survivors(context: bytes, survivors: bytes) -> bytes:
+    """Return the text that is signed where workers confirm a list of survivors."""
+    return b"survivors" + context + survivors
+
+
+def _about_keys(session: bytes, keys: bytes) -> bytes:
+    return b"keys" + session + keys
