@@ -34,7 +34,7 @@ class Attendance:
             )
         self.names = tuple(names)
         self.degree = parameters.degree(len(names))
-        self.neighbours = all_neighbours(order(names, session), self.degree.neighbours)
+        self.neighbours = all_neighbours(order(self.names, session), self.degree.neighbours)
         """Each worker's neighbours, by its index."""
         self._parameters = parameters
         self.shared: frozenset[int] = frozenset()

@@ -53,7 +53,8 @@ def degree(workers: int, threshold: float, neighbours: int | None = None) -> Deg
     return Degree(neighbours, math.ceil(threshold * (neighbours + 1) - 1e-9))
 
 
-def order(names: Sequence[str], session: bytes) -> list[int]:
+@lru_cache(maxsize=4)  # as for a roster
+def order(names: tuple[str, ...], session: bytes) -> tuple[int, ...]:
     """Return the indices of workers in the order in which they lie on the ring.
 
     Args:
@@ -61,7 +62,7 @@ def order(names: Sequence[str], session: bytes) -> list[int]:
         session: The session's bytes.
     """
     keys = [hashlib.sha256(session + name.encode()).digest() for name in names]
-    return sorted(range(len(names)), key=keys.__getitem__)
+    return tuple(sorted(range(len(names)), key=keys.__getitem__))
 
 
 def neighbours_of(worker: int, ring: Sequence[int], neighbours: int) -> list[int]:

@@ -63,7 +63,7 @@ def test_where_no_graph_is_safe() -> None:
 
 @pytest.mark.parametrize(("n", "k"), [(5, 4), (12, 6), (13, 4), (7, 6), (8, 7), (2, 1)])
 def test_neighbours(n: int, k: int) -> None:
-    ring = order([f"w{i}" for i in range(n)], b"session")
+    ring = order(tuple(f"w{i}" for i in range(n)), b"session")
     assert sorted(ring) == list(range(n))
     rows = all_neighbours(ring, k)
     for worker, row in enumerate(rows):
@@ -74,7 +74,7 @@ def test_neighbours(n: int, k: int) -> None:
 
 
 def test_the_order_follows_from_the_session_and_the_names_alone() -> None:
-    names = [f"w{i}" for i in range(40)]
+    names = tuple(f"w{i}" for i in range(40))
     assert order(names, b"one") == order(names, b"one") != order(names, b"two")
     turned = order(names[::-1], b"one")
     assert [names[::-1][i] for i in turned] == [names[i] for i in order(names, b"one")]
