@@ -22,6 +22,8 @@ BOX_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 """The length of a sealed box with a share of each of a worker's two secrets."""
 
 _REPLY = struct.Struct("<IB")
+REPLY_BYTES = _REPLY.size + SHARE_BYTES
+"""The length of one line of step 4."""
 _MOST_NAME = 2**16 - 1
 
 
@@ -210,22 +212,20 @@ class Reply(NamedTuple):
     of_seed: bool
     share: int
 
-    LENGTH = _REPLY.size + SHARE_BYTES
-
     def to_bytes(self) -> bytes:
         return _REPLY.pack(self.worker, self.of_seed) + self.share.to_bytes(SHARE_BYTES, "little")
 
 
 def replies_of(message: bytes) -> list[Reply]:
     """Read the lines of step 4."""
-    if len(message) % Reply.LENGTH:
+    if len(message) % REPLY_BYTES:
         raise AbortError(f"{len(message)} bytes are not whole shares")
     found = []
-    for at in range(0, len(message), Reply.LENGTH):
+    for at in range(0, len(message), REPLY_BYTES):
         worker, kind = _REPLY.unpack_from(message, at)
         if kind > 1:
             raise AbortError(f"there are shares of two kinds, and none of kind {kind}")
-        end = at + Reply.LENGTH
+        end = at + REPLY_BYTES
         found.append(Reply(worker, bool(kind), int.from_bytes(message[end - SHARE_BYTES : end], "little")))
     return found
 

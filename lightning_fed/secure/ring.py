@@ -68,7 +68,8 @@ class Ring(Shown):
     @property
     def units(self) -> int:
         """How many steps ``clip`` is."""
-        return (2 ** (self.bits - 1) - 1) // self.workers - 1
+        largest: int = 2 ** (self.bits - 1) - 1
+        return largest // self.workers - 1
 
     @property
     def step(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations, islice
 from typing import NamedTuple, final
 
@@ -193,11 +193,11 @@ class SecureServer:
         attendance = self._attendance
         attendance.reply(replied)
         for v in sorted(attendance.shared):
+            secret = self._secret(v, held[v])
             if v in self._sent:
-                seed = self._secret(v, held[v], lambda s, v=v: commitment(s, self._context) == self._commitments[v])
-                self._take_away(mask_key(seed, self._context), 1)
+                self._take_away(mask_key(secret, self._context), 1)
             else:
-                key = KeyPair(self._secret(v, held[v], lambda s, v=v: KeyPair(s).public == self._keys[v].mask))
+                key = KeyPair(secret)
                 for w in attendance.neighbours[v]:
                     if w in self._sent:
                         self._take_away(mask_key(key.agreed(self._keys[w].mask), self._context), sign_of(w, v))
@@ -224,7 +224,7 @@ class SecureServer:
                 held[line.worker][u + 1] = line.share
         return held, replied
 
-    def _secret(self, worker: int, shares: Mapping[int, int], fits: Callable[[bytes], bool]) -> bytes:
+    def _secret(self, worker: int, shares: Mapping[int, int]) -> bytes:
         """Return a worker's secret, and note whose shares of it are wrong.
 
         Raises:
@@ -233,7 +233,7 @@ class SecureServer:
         threshold = self._attendance.degree.threshold
         for tries, places in enumerate(islice(_subsets(sorted(shares), threshold), _TRIES)):
             secret = shamir.combine({place: shares[place] for place in places})
-            if secret < 2 ** (8 * KEY_BYTES) and fits(secret.to_bytes(KEY_BYTES, "little")):
+            if secret < 2 ** (8 * KEY_BYTES) and self._fits(worker, secret.to_bytes(KEY_BYTES, "little")):
                 if tries:
                     self._name_others(shares, places)
                 return secret.to_bytes(KEY_BYTES, "little")
@@ -241,6 +241,12 @@ class SecureServer:
             f"the shares of {self._attendance.names[worker]!r} that came back do not fit each other: some "
             f"of the {len(shares)} workers that have sent one lie, or it has given out wrong ones itself"
         )
+
+    def _fits(self, worker: int, secret: bytes) -> bool:
+        """Whether a secret is the one to which a worker has bound itself."""
+        if worker in self._sent:
+            return commitment(secret, self._context) == self._commitments[worker]
+        return KeyPair(secret).public == self._keys[worker].mask
 
     def _name_others(self, shares: Mapping[int, int], places: tuple[int, ...]) -> None:
         """Note whose shares are not on the polynomial of those that have given a secret.

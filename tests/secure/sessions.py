@@ -76,7 +76,7 @@ class Session:
 
     def masked(self) -> dict[str, bytes]:
         forwarded = self.server.forward(self.shared())
-        masked = {}
+        masked: dict[str, bytes] = {}
         for name in self.stay(list(forwarded), "mask"):
             numbers = self.words[name], self.scalars[name]
             masked |= self.each([name], "mask", forwarded[name], self.job, *numbers)
@@ -91,7 +91,7 @@ class Session:
         if not self.identities:
             return self.each(self.stay(self.there, "unmask"), "unmask", survivors)
         confirmed = self.server.confirmations(self.each(self.there, "confirm", survivors))
-        found = {}
+        found: dict[str, bytes] = {}
         for name in self.stay(self.there, "unmask"):
             found |= self.each([name], "unmask", survivors, confirmed[name])
         return found

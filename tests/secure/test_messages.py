@@ -100,7 +100,7 @@ def test_a_flipped_byte_is_an_abort_or_does_no_harm(at: int, change: int, which:
 
     advertised = session.advertised()
     roster = session.server.roster(advertised)
-    shares = {}
+    shares: dict[str, bytes] = {}
     for name in session.names:
         shares |= session.each([name], "share", changed(roster) if (name, which) == ("w0", "roster") else roster)
     forwarded = session.server.forward(shares)
@@ -113,7 +113,7 @@ def test_a_flipped_byte_is_an_abort_or_does_no_harm(at: int, change: int, which:
         assert not there
         return
     survivors = session.server.survivors()
-    replies = {}
+    replies: dict[str, bytes] = {}
     for name in there:
         told = changed(survivors) if (name, which) == ("w0", "survivors") else survivors
         replies |= session.each([name], "unmask", told)

@@ -16,7 +16,7 @@ from sessions import STEPS, Session, agreed
 
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
-from lightning_fed.secure.messages import BOX_BYTES, Reply, masked_length
+from lightning_fed.secure.messages import BOX_BYTES, REPLY_BYTES, masked_length
 
 
 def outcome(session: Session) -> tuple[str, ...] | str:
@@ -92,7 +92,7 @@ def test_the_lengths_of_messages() -> None:
     assert {len(message) for message in forwarded.values()} == {1 + BOX_BYTES * 4}
     masked = Session(5, session.parameters).masked()
     assert {len(message) for message in masked.values()} == {8 * 2 + 11} == {masked_length(session.parameters)}
-    assert {len(message) for message in Session(5, agreed(5)).replies().values()} == {38 * 5} == {Reply.LENGTH * 5}
+    assert {len(message) for message in Session(5, agreed(5)).replies().values()} == {38 * 5} == {REPLY_BYTES * 5}
 
 
 def test_what_is_sent_looks_like_random_numbers() -> None:
