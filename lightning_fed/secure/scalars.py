@@ -1,0 +1,54 @@
+"""Single numbers in a ring of their own: losses, metrics, weights and counts, with 24 bits behind the point.
+
+Modulo 2⁶⁴, in int64 tensors, which wrap around in two's complement.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FRACTION_BITS = 24
+"""The bits behind the point: sums are exact to 6e-8 for each worker."""
+
+
+def encode(numbers: Tensor) -> Tensor:
+    """Return numbers as words, rounded to the nearest.
+
+    Args:
+        numbers: float64 ``[n]``, finite, of a size below 2³⁹ divided by the number of workers.
+
+    Returns:
+        int64 ``[n]``.
+
+    >>> decode(encode(torch.tensor([1.5, -0.25], dtype=torch.float64)).sum())
+    1.25
+    """
+    return (numbers * 2.0**FRACTION_BITS).round_().to(torch.int64)
+
+
+def decode(total: Tensor) -> float:
+    """Return a sum of numbers.
+
+    Args:
+        total: The sum of their words modulo 2⁶⁴; int64, a single one.
+    """
+    return int(total) / 2.0**FRACTION_BITS
+
+
+def within(numbers: Tensor, weights: Tensor, bound: float) -> Tensor:
+    """Return which numbers can be added: those that are finite, and with their weight not larger than a bound.
+
+    Args:
+        numbers: float64 ``[n]``.
+        weights: float64 ``[n]``, from 0 to 1.
+        bound: The largest size of a number times its weight.
+
+    Returns:
+        bool ``[n]``.
+
+    >>> some = torch.tensor([1.0, float("nan"), 3e6], dtype=torch.float64)
+    >>> within(some, torch.ones(3, dtype=torch.float64), 1e6).tolist()
+    [True, False, False]
+    """
+    return numbers.isfinite() & ((numbers * weights).abs() <= bound)

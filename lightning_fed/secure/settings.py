@@ -1,0 +1,146 @@
+"""What a user says of secure aggregation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from lightning_fed.core.arguments import flag, number, settle, whole
+from lightning_fed.core.shown import Shown
+from lightning_fed.secure.parameters import Parameters
+from lightning_fed.secure.ring import BITS, Ring
+
+DELTA = "delta"
+
+
+@final
+@dataclass(frozen=True)
+class SecureAggregation(Shown):
+    """Secure aggregation: the server learns sums over a cohort, and no worker's update.
+
+    Workers scale their updates to a norm of at most ``clip``, write them as fixed-point numbers modulo ``2**bits``, and
+    add masks that cancel in the sum (Bonawitz et al. 2017; in large cohorts on a graph of neighbours, Bell et al.
+    2020). Losses, metrics and numbers of examples go the same way, so that reports and curves are about the cohort.
+
+    It hides updates from the server, and promises nothing about what sums tell: for that take a promise of privacy too.
+
+    Args:
+        clip: The largest L2 norm of what a worker sends: of the change of the parameters, or of each vector by its name
+            where an algorithm sends several (``{"delta": 10.0, "control": 100.0}``). None: that of the promise.
+        threshold: The part of those who hold the shares of a worker's secrets that must stay to the end of a round: 0.7
+            lets 30 % drop out. Above ½, or a server that tells different stories could see one update.
+        least: The least number of workers behind a sum; None: the threshold's part of a cohort, at least 2.
+        neighbours: With how many others each worker shares a mask; None: with all in cohorts of up to 64, and in larger
+            ones with as many as keep it safe if a tenth of them colludes and a tenth drops out.
+        bits: The bits of a number on the way, a multiple of 4 up to 32. With 32 nothing is lost that training would
+            notice; with fewer the rounding grows, and fewer bytes are sent.
+        weight_cap: The number of examples from which on a worker counts fully; it is needed where workers count by
+            their examples, since the largest such number is nobody's to know.
+        buffer_clip: The largest L2 norm of the change of a worker's float buffers, such as BatchNorm's statistics, if
+            they are to be averaged; None: a module with such buffers is refused.
+        metric_range: The largest size of a loss or a metric, times its weight; a larger one is left out, and counted.
+        protocol: Whether a simulation exchanges keys and masks, too. False: sums are computed as the protocol would,
+            bit for bit; no keys are exchanged, and this process sees every update, as it does in any simulation.
+            Between machines they always are.
+
+    Raises:
+        TypeError: If an argument is of a wrong type.
+        ValueError: If one is out of range.
+
+    >>> SecureAggregation(clip=10.0).parameters(cohort=10, size=1000).degree(10)
+    Degree(neighbours=9, threshold=7)
+    """
+
+    clip: float | Mapping[str, float] | None = None
+    threshold: float = 0.7
+    least: int | None = None
+    neighbours: int | None = None
+    bits: int = 32
+    weight_cap: int | None = None
+    buffer_clip: float | None = None
+    metric_range: float = 1e6
+    protocol: bool = False
+
+    def __post_init__(self) -> None:
+        says = (
+            " must be above 0.5 and at most 1: else a server that calls a worker alive here and lost there could "
+            "collect both of its secrets, and see its update"
+        )
+        settle(
+            self,
+            clip=self._clip(),
+            threshold=number("threshold", self.threshold, above=0.5, most=1, owner=self, says=says),
+            bits=whole("bits", self.bits, least=BITS[0], most=BITS[-1], owner=self),
+            metric_range=number("metric_range", self.metric_range, above=0, owner=self),
+            protocol=flag("protocol", self.protocol, owner=self),
+        )
+        if self.bits not in BITS:
+            raise ValueError(
+                f"SecureAggregation(bits={self.bits}) must be a multiple of 4, so that two fill whole bytes"
+            )
+        if self.least is not None:
+            says = " must be at least 2: a sum of one worker is its update"
+            settle(self, least=whole("least", self.least, least=2, owner=self, says=says))
+        if self.neighbours is not None:
+            says = " must be at least 2 and even: as many lie on either side of a worker"
+            k = whole("neighbours", self.neighbours, least=2, owner=self, says=says)
+            if k % 2:
+                raise ValueError(f"SecureAggregation(neighbours={k}){says}")
+            settle(self, neighbours=k)
+        if self.weight_cap is not None:
+            settle(self, weight_cap=whole("weight_cap", self.weight_cap, least=1, owner=self))
+        if self.buffer_clip is not None:
+            settle(self, buffer_clip=number("buffer_clip", self.buffer_clip, above=0, owner=self))
+
+    def _clip(self) -> float | dict[str, float] | None:
+        if self.clip is None:
+            return None
+        if isinstance(self.clip, Mapping):
+            return {
+                str(name): number(f"clip[{name!r}]", bound, above=0, owner=self) for name, bound in self.clip.items()
+            }
+        return number("clip", self.clip, above=0, owner=self)
+
+    def clip_of(self, vector: str) -> float:
+        """Return the bound of a vector.
+
+        Args:
+            vector: ``"delta"``, or the name of what an algorithm sends besides.
+
+        Raises:
+            ValueError: If none is given for it.
+        """
+        if isinstance(self.clip, Mapping):
+            if vector in self.clip:
+                return self.clip[vector]
+        elif self.clip is not None and vector == DELTA:
+            return self.clip
+        given = f"clip={self.clip!r}" if self.clip is not None else "no clip"
+        raise ValueError(
+            f"SecureAggregation has {given}, and {vector!r} is sent, too: give a bound for each, such as "
+            f"clip={{'{DELTA}': 10.0, {vector!r}: 100.0}}"
+            if vector != DELTA
+            else "SecureAggregation needs clip=, the largest norm of an update, such as clip=10.0"
+        )
+
+    def parameters(self, cohort: int, size: int, scalars: int = 0) -> Parameters:
+        """Return what all parties of a round agree on.
+
+        Args:
+            cohort: The largest number of workers in a round.
+            size: The number of words of a worker's vectors together.
+            scalars: The number of other sums.
+
+        Raises:
+            ValueError: If so few workers can have no secret from each other.
+        """
+        least = max(2, math.ceil(self.threshold * cohort - 1e-9)) if self.least is None else self.least
+        if cohort < max(least, 2):
+            raise ValueError(
+                f"SecureAggregation(least={least}): a cohort of {cohort} is too small, since the sum of one worker is "
+                "its update; give FederatedDataModule a larger cohort_size"
+            )
+        Ring(1.0, cohort, self.bits)  # for what it refuses
+        return Parameters(self.threshold, least, cohort, size, scalars, self.bits, self.neighbours)
