@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_fed.engines.blocks import block_length
 from lightning_fed.wire import Job, Updates, WorkerError
 from lightning_fed.wire.codes import Codes
+from lightning_fed.wire.sealed import Sealed
 
 
 def in_blocks(results: Iterable[Updates | WorkerError], job: Job, workers: int) -> Iterator[Updates | WorkerError]:
@@ -66,6 +67,7 @@ def _together(updates: Sequence[Updates]) -> Iterator[Updates]:
             },
             extra={name: cat([update.extra[name] for update in alike]) for name in first.extra},
             codes=None if first.codes is None else Codes.together([u.codes for u in alike if u.codes is not None]),
+            sealed=None if first.sealed is None else Sealed.together([u.sealed for u in alike if u.sealed is not None]),
         )
 
 
@@ -80,4 +82,5 @@ def _kind(updates: Updates) -> object:
         buffers,
         tuple(updates.extra),
         updates.stays,
+        None if updates.sealed is None else tuple(updates.sealed.scalars),
     )

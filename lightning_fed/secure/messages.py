@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple, final
 
+from lightning_fed.core.words import packed_length
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.masks import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, digest
 from lightning_fed.secure.parameters import Parameters
-from lightning_fed.secure.ring import packed_length
 
 VERSION = 1
 SHARE_BYTES = 33

@@ -9,6 +9,7 @@ from typing import NamedTuple, final
 import numpy as np
 import numpy.typing as npt
 
+from lightning_fed.core.words import unpack
 from lightning_fed.secure import shamir
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
@@ -25,7 +26,6 @@ from lightning_fed.secure.messages import (
     replies_of,
 )
 from lightning_fed.secure.parameters import Parameters
-from lightning_fed.secure.ring import unpack
 from lightning_fed.secure.worker import commitment, mask_key, sign_of
 
 _TRIES = 200

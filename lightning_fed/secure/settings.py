@@ -9,8 +9,9 @@ from typing import final
 
 from lightning_fed.core.arguments import flag, number, settle, whole
 from lightning_fed.core.shown import Shown
+from lightning_fed.core.words import BITS
 from lightning_fed.secure.parameters import Parameters
-from lightning_fed.secure.ring import BITS, Ring
+from lightning_fed.secure.ring import Ring
 
 DELTA = "delta"
 

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, final
 import numpy as np
 import numpy.typing as npt
 
+from lightning_fed.core.words import pack
 from lightning_fed.secure import shamir
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.graph import neighbours_of, order
@@ -27,7 +28,6 @@ from lightning_fed.secure.messages import (
     signatures_of,
 )
 from lightning_fed.secure.parameters import Parameters
-from lightning_fed.secure.ring import pack
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
+
+from lightning_fed.wire.job import Job
 
 
 @final
@@ -40,3 +43,22 @@ class Sealed:
         first = parts[0]
         scalars = {name: torch.cat([part.scalars[name] for part in parts]) for name in first.scalars}
         return Sealed(torch.cat([part.words for part in parts]), scalars, first.bits)
+
+
+class Sealer(ABC):
+    """Says what sealed numbers look like: what whoever receives them knows of how they were made.
+
+    It comes from the settings of the run, as a layout does, and no message says it.
+    """
+
+    bits: int
+    """The bits of a word."""
+
+    @abstractmethod
+    def size(self, job: Job, stays: Set[str]) -> int:
+        """Return the number d of words of one worker.
+
+        Args:
+            job: The workers' job.
+            stays: The parameters and buffers that do not travel.
+        """

@@ -14,6 +14,7 @@ from lightning_fed.wire.codes import Codes
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.logged import Shown
 from lightning_fed.wire.metric_states import States
+from lightning_fed.wire.sealed import Sealed
 
 
 @final
@@ -42,6 +43,8 @@ class Updates:
         stays: The names of parameters and buffers that stay with the workers and do not travel. They have not moved, as
             far as the server can see: ``delta`` is 0 there, and the buffers are the global ones.
         codes: What crosses in place of ``delta`` and ``extra``, which are then what it stands for; None: they cross.
+        sealed: What crosses in place of all vectors, buffers and metrics, which are then zeros, the global ones and
+            none; None: they cross.
     """
 
     cohort: int
@@ -60,6 +63,7 @@ class Updates:
     extra: Tensors = field(default_factory=dict)
     stays: frozenset[str] = frozenset()
     codes: Codes | None = None
+    sealed: Sealed | None = None
 
     def rows(self, keep: Tensor) -> Updates:
         """Return the updates of some of the workers.
@@ -89,6 +93,7 @@ class Updates:
             extra=pick(self.extra),
             stays=self.stays,
             codes=None if self.codes is None else self.codes.pick(index),
+            sealed=None if self.sealed is None else self.sealed.pick(index),
         )
 
 

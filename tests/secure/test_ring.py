@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lightning_fed.secure.ring import BITS, Ring, pack, packed_length, unpack
+from lightning_fed.secure.ring import Ring
 
 
 @pytest.mark.parametrize(
@@ -75,13 +72,6 @@ def test_higher_bits_mean_nothing() -> None:
     ring = Ring(1.0, 10, 20)
     words = ring.encode(torch.tensor([[-1.0, 0.5]]), torch.zeros(1, 2))[0]
     assert torch.equal(ring.decode(words + 5 * 2**20), ring.decode(words))
-
-
-@given(st.lists(st.integers(0, 2**32 - 1), max_size=40), st.sampled_from(list(BITS)))
-def test_packed_words_come_back(words: list[int], bits: int) -> None:
-    packed = pack(np.array(words, np.uint32), bits)
-    assert len(packed) == packed_length(len(words), bits) == math.ceil(len(words) * bits / 8)
-    assert unpack(packed, len(words), bits).tolist() == [word % 2**bits for word in words]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def updates_bytes(updates: Updates, job: Job) -> list[int]:
         tuple((t.dtype, t.shape[1:]) for t in travel.values()),
         tuple((name, t.dtype, t.shape[1:]) for name, t in updates.extra.items()),
         None if updates.codes is None else tuple((what, t.shape[1]) for what, t in updates.codes.rows.items()),
+        None if (s := updates.sealed) is None else (s.words.shape[1], s.bits, tuple(s.scalars)),
     )
 
     def measure() -> tuple[int, int]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_fed.core.tree import Tensors
+from lightning_fed.core.words import pack, packed_length, unpack
 from lightning_fed.wire import container
 from lightning_fed.wire.codec.tensors import prefixed, take_all
 from lightning_fed.wire.codes import Coder, Codes
@@ -17,6 +19,7 @@ from lightning_fed.wire.header import VERSION, Fields
 from lightning_fed.wire.job import Job
 from lightning_fed.wire.layout import Layout
 from lightning_fed.wire.metric_states import MERGE
+from lightning_fed.wire.sealed import Sealed, Sealer
 from lightning_fed.wire.updates import Updates
 
 _KIND = "updates"
@@ -67,6 +70,7 @@ def decode_updates(
     workers: Sequence[str] | None = None,
     copy: bool = True,
     coder: Coder | None = None,
+    sealer: Sealer | None = None,
 ) -> Updates:
     """Read what :func:`encode_updates` wrote, and check it against the job that it answers.
 
@@ -84,6 +88,7 @@ def decode_updates(
             as it is for as long as the updates are used. A tensor that does not lie at a multiple of its items' size is
             a copy even then, and so are the numbers, which reports keep.
         coder: How vectors are read, if codes cross in place of them; a message with other contents is refused.
+        sealer: What sealed numbers look like, if they cross in place of vectors, buffers and metrics.
 
     Raises:
         WireError: If the bytes are not whole updates of this version, or do not answer the job.
@@ -106,6 +111,7 @@ def decode_updates(
             f"metrics and {len(rates)} learning rates: they must be of shape {[count, n]} in float64"
         )
     device = job.model.device
+    sealed = None if sealer is None else _take_sealed(packed, fields, sealer, job, n, stays)
     buffers = {}
     for name in fields.names("buffers"):
         stay = name in stays and name in job.model.buffers
@@ -113,7 +119,10 @@ def decode_updates(
     buffers |= {name: _global(job, name, n) for name in job.model.buffers if name in stays and name not in buffers}
     extra = fields.names("extra")
     codes, vectors = None, dict[str, Tensor]()
-    if coder is None:
+    if sealed is not None:
+        nothing = torch.zeros(1, 1, dtype=job.model.layout.dtype, device=device).expand(n, job.model.layout.size)
+        vectors |= dict.fromkeys(("delta", *(f"extra/{name}" for name in extra)), nothing)
+    elif coder is None:
         vectors["delta"] = _take_delta(packed, job.model.layout, n, stays).to(device)
         vectors |= prefixed("extra", take_all(packed, "extra", extra, device))
     else:
@@ -139,6 +148,7 @@ def decode_updates(
         extra={name: vectors[f"extra/{name}"] for name in extra},
         stays=stays,
         codes=codes,
+        sealed=sealed,
     )
     for rest in (fields, packed):
         rest.close()
@@ -157,7 +167,9 @@ def parts_as_they_are(updates: Updates, job: Job) -> tuple[dict[str, object], Te
     """The header and tensors of updates that may never be encoded: within a process a buffer may change its dtype."""
     staying = updates.stays & job.model.buffers.keys()
     # Vectors first: the complex parameters in them can then be viewed in place.
-    if updates.codes is None:
+    if updates.sealed is not None:
+        tensors = _sealed_parts(updates.sealed)
+    elif updates.codes is None:
         runs = [updates.delta[:, run] for run in _runs(job.model.layout, updates.stays)]
         tensors = {"delta": runs[0] if len(runs) == 1 else torch.cat(runs, dim=1) if runs else updates.delta[:, :0]}
         tensors |= prefixed("extra", updates.extra)
@@ -185,6 +197,8 @@ def parts_as_they_are(updates: Updates, job: Job) -> tuple[dict[str, object], Te
         "gradient": updates.gradient is not None,
         "stays": sorted(updates.stays),
     }
+    if updates.sealed is not None:
+        header["sealed"] = list(updates.sealed.scalars)
     return header, tensors
 
 
@@ -278,6 +292,41 @@ def _take_codes(packed: Packed, names: Sequence[str], coder: Coder, job: Job, n:
             )
         rows[what] = packed.take(f"codes/{what}").to(job.model.device)
     return Codes(rows)
+
+
+def _sealed_parts(sealed: Sealed) -> Tensors:
+    """Sealed numbers as they cross: words without the bits that do not count."""
+    rows = sealed.words.cpu().numpy().view(np.uint32)
+    packed = [torch.frombuffer(bytearray(pack(row, sealed.bits)), dtype=torch.uint8) for row in rows if len(row)]
+    scalars = [numbers.cpu() for numbers in sealed.scalars.values()]
+    n = len(rows)
+    return {
+        "sealed/words": torch.stack(packed) if packed else torch.zeros(n, 0, dtype=torch.uint8),
+        "sealed/scalars": torch.stack(scalars, dim=1) if scalars else torch.zeros(n, 0, dtype=torch.int64),
+    }
+
+
+def _take_sealed(packed: Packed, fields: Fields, sealer: Sealer, job: Job, n: int, stays: frozenset[str]) -> Sealed:
+    """Sealed numbers, as many as the job's make them."""
+    names, size = fields.names("sealed"), sealer.size(job, stays)
+    wanted = {
+        "sealed/words": (torch.uint8, (n, packed_length(size, sealer.bits))),
+        "sealed/scalars": (torch.int64, (n, len(names))),
+    }
+    for what, (dtype, shape) in wanted.items():
+        if packed.spec(what) != (dtype, shape):
+            there, got = packed.spec(what)
+            raise WireError(
+                f"{what} has the shape {list(got)} in {there}, not {list(shape)} in {dtype}: server and workers must "
+                "have one module, and seal alike"
+            )
+    rows = packed.take("sealed/words").numpy()
+    words = (
+        np.stack([unpack(row.tobytes(), size, sealer.bits) for row in rows]) if n else np.zeros((0, size), np.uint32)
+    )
+    scalars = packed.take("sealed/scalars", copy=True)
+    by_name = dict(zip(names, scalars.unbind(1), strict=True))
+    return Sealed(torch.from_numpy(words.view(np.int32)).to(job.model.device), by_name, sealer.bits)
 
 
 def _runs(layout: Layout, stays: frozenset[str]) -> list[slice]:
