@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar, Generic, TypeVar
 
+from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.shown import Shown
 from lightning_fed.wire import Aggregate, Job, Updates
@@ -28,6 +29,28 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
     counts_steps: ClassVar[bool] = False
     """Whether it goes by numbers of local steps, of which there is one only where one optimizer takes them all."""
+
+    def of_sum(self, total: CohortSum, job: Job) -> Partial:
+        """Return what :meth:`fold` would have made of updates with a sum, if it needs no more than that.
+
+        Secure aggregation shows nothing else. An aggregator that needs each update, such as a median, leaves this out.
+
+        Args:
+            total: The sum.
+            job: What was sent to the workers.
+
+        Raises:
+            ValueError: If it needs each worker's update.
+        """
+        raise ValueError(
+            f"{type(self).__name__} needs each worker's update, and secure aggregation shows sums only; use "
+            "UniformMean(), or WeightedMean() with SecureAggregation(weight_cap=...)"
+        )
+
+    @classmethod
+    def takes_sums(cls) -> bool:
+        """Whether :meth:`of_sum` is defined."""
+        return cls.of_sum is not Aggregator.of_sum
 
     def count(self, replies: int) -> float:
         """The number of workers that the aggregate counts as the mean of.

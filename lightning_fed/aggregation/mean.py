@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.base import Aggregator
+from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors, add_weighted_
 from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates, wide
@@ -60,6 +61,20 @@ class WeightedMean(Aggregator[Sums]):
             del update  # see outbox.py
         return sums
 
+    def of_sum(self, total: CohortSum, job: Job) -> Sums:
+        sums = self.fold((), job)
+        sums.weight += total.weight
+        sums.delta.copy_(total.delta)
+        for name, summed in total.extra.items():
+            sums.extra[name].copy_(summed)
+        for name, value in sums.buffers.items():
+            value.copy_(job.model.buffers[name]).mul_(total.weight)
+            if name in total.buffers:
+                value += total.buffers[name]
+        # A largest value is no sum: such buffers stay as they are.
+        sums.largest = {name: job.model.buffers[name].clone() for name in sums.largest}
+        return sums
+
     def finish(self, partial: Sums, processes: Processes) -> Aggregate:
         weight = partial.weight.to(partial.delta.device)
         processes.sum_([weight, partial.delta, *partial.buffers.values(), *partial.extra.values()])
@@ -91,6 +106,9 @@ class UniformMean(Aggregator[Sums]):
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
         return WeightedMean().fold((replace(u, weight=(u.weight > 0).to(u.weight)) for u in updates), job)
+
+    def of_sum(self, total: CohortSum, job: Job) -> Sums:
+        return WeightedMean().of_sum(total, job)
 
     def finish(self, partial: Sums, processes: Processes) -> Aggregate:
         return WeightedMean().finish(partial, processes)

@@ -42,7 +42,6 @@ def updates(bits: int = 32, size: int = 5) -> Updates:
         one,
         nothing,
         one,
-        stays=frozenset({"count"}),
         sealed=Sealed(words, scalars, bits),
     )
 

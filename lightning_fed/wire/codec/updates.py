@@ -116,7 +116,8 @@ def decode_updates(
     for name in fields.names("buffers"):
         stay = name in stays and name in job.model.buffers
         buffers[name] = _global(job, name, n) if stay else packed.take(f"buffers/{name}").to(device)
-    buffers |= {name: _global(job, name, n) for name in job.model.buffers if name in stays and name not in buffers}
+    all_stay = job.model.buffers.keys() if sealer is not None else stays
+    buffers |= {name: _global(job, name, n) for name in job.model.buffers if name in all_stay and name not in buffers}
     extra = fields.names("extra")
     codes, vectors = None, dict[str, Tensor]()
     if sealed is not None:
@@ -165,7 +166,7 @@ def updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tensor
 
 def parts_as_they_are(updates: Updates, job: Job) -> tuple[dict[str, object], Tensors]:
     """The header and tensors of updates that may never be encoded: within a process a buffer may change its dtype."""
-    staying = updates.stays & job.model.buffers.keys()
+    staying = (updates.stays if updates.sealed is None else updates.buffers.keys()) & job.model.buffers.keys()
     # Vectors first: the complex parameters in them can then be viewed in place.
     if updates.sealed is not None:
         tensors = _sealed_parts(updates.sealed)
@@ -192,7 +193,7 @@ def parts_as_they_are(updates: Updates, job: Job) -> tuple[dict[str, object], Te
         "rates": list(updates.rates),
         "shown": {name: list(shown) for name, shown in updates.shown.items()},
         "metric_states": {kind: list(own) for kind, own in updates.metric_states.items()},
-        "buffers": list(updates.buffers),
+        "buffers": list(updates.buffers if updates.sealed is None else ()),
         "extra": list(updates.extra),
         "gradient": updates.gradient is not None,
         "stays": sorted(updates.stays),

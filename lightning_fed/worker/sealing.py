@@ -1,0 +1,240 @@
+"""The last step of the outbox under secure aggregation: numbers in rings take the place of all that a worker sends.
+
+What is added is written down here once, for both sides: the order of vectors among the words, and the names of the
+single numbers. ``docs/secure_aggregation.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.aggregation.cohort_sum import CohortSum
+from lightning_fed.core.double import row_norms
+from lightning_fed.core.rng import derive
+from lightning_fed.core.tree import Tensors
+from lightning_fed.secure import SecureAggregation, scalars
+from lightning_fed.secure.ring import Ring
+from lightning_fed.secure.settings import DELTA
+from lightning_fed.transforms.compression.randomness import uniforms
+from lightning_fed.wire import Job, Updates
+from lightning_fed.wire.sealed import Sealed, Sealer
+
+WORKERS, WITHIN, WEIGHT, EXAMPLES, STEPS, LEFT_OUT = "workers", "within", "weight", "examples", "steps", "left out"
+LOSS, METRIC, RATE = "loss", "metric/", "rate/"
+WEIGHT_OF = "weight of "
+"""Before the name of a mean: the sum of the weights of those who have something to say about it."""
+
+_MOST_EXAMPLES = 2.0**30
+"""Beyond it a worker's number of examples is no longer added: sums of half a million workers have room."""
+
+
+class _Vector(NamedTuple):
+    """A vector among the words.
+
+    Args:
+        name: ``"delta"``, the name of an algorithm's own, or ``"buffers/<name>"``.
+        ring: Its numbers' ring.
+        columns: Where they lie among the words.
+    """
+
+    name: str
+    ring: Ring
+    columns: slice
+
+
+@final
+@dataclass(frozen=True)
+class Sealing(Sealer):
+    """Seals updates, and reads the sum of a cohort's.
+
+    Args:
+        settings: What the user says.
+        cohort: The largest number of workers in a round.
+        equally: Whether all workers count the same; else by their examples up to ``weight_cap``.
+    """
+
+    settings: SecureAggregation
+    cohort: int
+    equally: bool = True
+
+    @property
+    def bits(self) -> int:  # type: ignore[override]
+        return self.settings.bits
+
+    def size(self, job: Job, stays: Set[str]) -> int:
+        return max((vector.columns.stop for vector in self._vectors(job, stays)), default=0)
+
+    # ---- at a worker -------------------------------------------------------------------------------------------------
+
+    def sealed(self, updates: Updates, job: Job) -> Updates:
+        """Return updates of which nothing is left but sealed numbers.
+
+        Args:
+            updates: The updates of n workers.
+            job: Theirs.
+
+        Raises:
+            ValueError: If something has moved that cannot be added.
+        """
+        self._check(updates, job)
+        n, weight = len(updates.workers), self._weight(updates)
+        words = torch.empty(n, self.size(job, updates.stays), dtype=torch.int32, device=job.model.device)
+        within = torch.ones(n, dtype=torch.float64)
+        for vector in self._vectors(job, updates.stays):
+            rows = _rows(vector.name, updates, job)
+            norms = row_norms(rows).cpu()
+            within *= norms <= vector.ring.clip
+            scales = weight * torch.where(norms > vector.ring.clip, vector.ring.clip / norms, 1.0)
+            scaled = rows.to(torch.float64) * scales.to(rows.device).unsqueeze(1)
+            words[:, vector.columns] = vector.ring.encode(scaled, _uniforms(vector.name, updates, job, rows.shape[1]))
+        numbers = self._numbers(updates, weight, within)
+        return _emptied(updates, job, Sealed(words, {k: scalars.encode(v) for k, v in numbers.items()}, self.bits))
+
+    def _check(self, updates: Updates, job: Job) -> None:
+        new = sorted(updates.buffers.keys() - job.model.buffers.keys())
+        moved = sorted(
+            name
+            for name, rows in updates.buffers.items()
+            if name in job.model.buffers
+            and name not in updates.stays
+            and not (rows.is_floating_point() and self.settings.buffer_clip is not None)
+            and rows.is_floating_point()
+            and not torch.equal(rows, job.model.buffers[name].expand_as(rows))
+        )
+        if new or moved:
+            raise ValueError(
+                f"SecureAggregation: local training moves {(new or moved)[0]!r}, and nothing says how far; give "
+                "buffer_clip=, the largest norm of such a change, or keep it with the workers: algorithm=FedBN()"
+            )
+
+    def _weight(self, updates: Updates) -> Tensor:
+        counts = (updates.weight > 0).to(torch.float64)
+        if self.equally:
+            return counts
+        assert self.settings.weight_cap is not None, "refused at the start"
+        return (updates.weight / self.settings.weight_cap).clamp(0.0, 1.0)
+
+    def _numbers(self, updates: Updates, weight: Tensor, within: Tensor) -> dict[str, Tensor]:
+        one = torch.ones(len(updates.workers), dtype=torch.float64)
+        numbers = {
+            WORKERS: one,
+            WITHIN: within,
+            WEIGHT: weight,
+            EXAMPLES: updates.examples.clamp(0.0, _MOST_EXAMPLES),
+            STEPS: updates.steps.clamp(0.0, _MOST_EXAMPLES),
+        }
+        left_out = torch.zeros_like(one)
+        means = {LOSS: updates.loss, **{METRIC + name: values for name, values in updates.metrics.items()}}
+        for name, values in means.items():
+            good = scalars.within(values, weight, self.settings.metric_range)
+            left_out += (~good & ~values.isnan()).to(torch.float64)
+            numbers[name] = torch.where(good, values * weight, 0.0)
+            numbers[WEIGHT_OF + name] = torch.where(good, weight, 0.0)
+        for name, values in updates.rates.items():
+            numbers[RATE + name] = torch.where(values.isfinite(), values, 0.0)
+            numbers[WEIGHT_OF + RATE + name] = values.isfinite().to(torch.float64)
+        return {**numbers, LEFT_OUT: left_out}
+
+    # ---- at the server -----------------------------------------------------------------------------------------------
+
+    def opened(self, words: Tensor, numbers: Mapping[str, Tensor], job: Job, stays: Set[str]) -> CohortSum:
+        """Return what a sum of sealed numbers says of updates.
+
+        Args:
+            words: The sum of words modulo ``2**bits``; int32 ``[d]``.
+            numbers: The sums of single numbers modulo 2⁶⁴, by name.
+            job: The workers' job.
+            stays: The parameters and buffers that do not travel.
+        """
+        model = job.model
+        sums = CohortSum(
+            delta=torch.zeros(model.layout.size, dtype=torch.float64, device=model.device),
+            buffers={},
+            extra={
+                name: torch.zeros(model.layout.size, dtype=torch.float64, device=model.device) for name in job.extra
+            },
+            weight=scalars.decode(numbers[WEIGHT]) if numbers else 0.0,
+            within=scalars.decode(numbers[WITHIN]) if numbers else 0.0,
+            workers=round(scalars.decode(numbers[WORKERS])) if numbers else 0,
+        )
+        runs = _runs(job, stays)
+        for vector in self._vectors(job, stays):
+            values = vector.ring.decode(words[vector.columns])
+            if vector.name.startswith(_BUFFERS):
+                name = vector.name.removeprefix(_BUFFERS)
+                sums.buffers[name] = values.view(model.buffers[name].shape)
+                continue
+            into = sums.delta if vector.name == DELTA else sums.extra[vector.name]
+            begin = 0
+            for run in runs:
+                into[run] = values[begin : begin + run.stop - run.start]
+                begin += run.stop - run.start
+        return sums
+
+    # ---- the order of vectors ----------------------------------------------------------------------------------------
+
+    def _vectors(self, job: Job, stays: Set[str]) -> Iterator[_Vector]:
+        width = sum(run.stop - run.start for run in _runs(job, stays))
+        begin = 0
+        for name in (DELTA, *sorted(job.extra)):
+            yield _Vector(name, Ring(self.settings.clip_of(name), self.cohort, self.bits), slice(begin, begin + width))
+            begin += width
+        if self.settings.buffer_clip is None:
+            return
+        ring = Ring(self.settings.buffer_clip, self.cohort, self.bits)
+        for name, buffer in sorted(job.model.buffers.items()):
+            if name not in stays and buffer.is_floating_point():
+                yield _Vector(_BUFFERS + name, ring, slice(begin, begin + buffer.numel()))
+                begin += buffer.numel()
+
+
+_BUFFERS = "buffers/"
+
+
+def _runs(job: Job, stays: Set[str]) -> list[slice]:
+    """The columns of vectors that travel."""
+    layout = job.model.layout
+    return [place for name, place in layout.places.items() if name not in stays]
+
+
+def _rows(name: str, updates: Updates, job: Job) -> Tensor:
+    """The rows of one vector, ``[n, m]``."""
+    if name.startswith(_BUFFERS):
+        buffer = name.removeprefix(_BUFFERS)
+        change = updates.buffers[buffer].to(torch.float64) - job.model.buffers[buffer].to(torch.float64)
+        return change.flatten(1)
+    rows = updates.delta if name == DELTA else updates.extra[name]
+    runs = _runs(job, updates.stays)
+    return torch.cat([rows[:, run] for run in runs], dim=1) if runs else rows[:, :0]
+
+
+def _uniforms(name: str, updates: Updates, job: Job, length: int) -> Tensor:
+    seeds = (derive(job.seed, job.cohort, worker, "sealing", name) for worker in updates.workers)
+    return torch.stack([uniforms(seed, length, job.model.device) for seed in seeds])
+
+
+def _emptied(updates: Updates, job: Job, sealed: Sealed) -> Updates:
+    n, model = len(updates.workers), job.model
+    nothing = torch.zeros(1, 1, dtype=model.layout.dtype, device=model.device).expand(n, model.layout.size)
+    buffers: Tensors = {name: buffer.expand(n, *buffer.shape) for name, buffer in model.buffers.items()}
+    one = torch.ones(n, dtype=torch.float64)
+    return replace(
+        updates,
+        delta=nothing,
+        extra=dict.fromkeys(updates.extra, nothing),
+        buffers=buffers,
+        examples=one,
+        weight=one,
+        loss=torch.full_like(one, float("nan")),
+        steps=one,
+        metrics={},
+        shown={},
+        metric_states={},
+        rates={},
+        sealed=sealed,
+    )
