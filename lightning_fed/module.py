@@ -42,6 +42,7 @@ from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import Privacy
 from lightning_fed.record import RunWriter
 from lightning_fed.record.settings import hyperparameters
+from lightning_fed.secure import SecureAggregation
 from lightning_fed.server.callback_logs import lend_logs
 from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
@@ -75,6 +76,7 @@ from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
+from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.state_folder import StateFolder
 from lightning_fed.server.training import Training
@@ -88,6 +90,7 @@ from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.copying import deep_copy
 from lightning_fed.worker.kept import Kept
 from lightning_fed.worker.outbox import Outbox, tables_of
+from lightning_fed.worker.sealing import Sealing
 
 
 @final
@@ -127,6 +130,8 @@ class FederatedModule(Readable):
         worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
             that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
+        secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``.
+
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning; or if another argument is of a
             wrong type.
@@ -160,6 +165,7 @@ class FederatedModule(Readable):
         state_dir: str | Path | None = None,
         privacy: Privacy | None = None,
         worker_timeout: float | None = None,
+        secure_aggregation: SecureAggregation | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -184,6 +190,7 @@ class FederatedModule(Readable):
         self.min_workers = whole("min_workers", min_workers, least=1)
         self.log_workers_up_to = whole("log_workers_up_to", log_workers_up_to, least=0)
         self.privacy = privacy
+        self.secure_aggregation = secure_aggregation
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
         self._state_folder = StateFolder(state_dir)
@@ -347,7 +354,8 @@ class FederatedModule(Readable):
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
             self.engine.report_to(self.cohort_progress.begin_fit(hidden=not self._guard.shows_metrics))
-            self._outbox = replace(self._outbox, kept=over_the_run(self._outbox.kept, self.trainer, datamodule))
+            kept = over_the_run(self._outbox.kept, self.trainer, datamodule)
+            self._outbox = replace(self._outbox, kept=kept, sealing=self._sealing())
             with self._global.trained_parameters.as_at_first():
                 self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
             self._guard.check(self._global.model(), self.module)
@@ -360,7 +368,7 @@ class FederatedModule(Readable):
         loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
-            aggregator=self._guard.aggregator(self.aggregator),
+            aggregator=self._summing(self._guard.aggregator(self.aggregator)),
             processes=processes,
             num_examples=datamodule.pool.num_examples,
             outbox=self._outbox,
@@ -385,6 +393,17 @@ class FederatedModule(Readable):
         )
         if not self._search.is_on:
             self._record.begin(self, self._guard)
+
+    def _sealing(self) -> Sealing | None:
+        """How workers seal what they send."""
+        secure = self.secure_aggregation
+        if secure is None:
+            return None
+        return Sealing(secure, self._datamodule.cohort_size, self.aggregator.counts_equally)
+
+    def _summing(self, aggregator: Aggregator[Any]) -> Aggregator[Any]:
+        sealing = self._outbox.sealing
+        return aggregator if sealing is None else SecureSum(aggregator, sealing)
 
     def on_train_end(self) -> None:
         """Sign off what was released."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from lightning_fed.aggregation.cohort_sum import CohortSum
@@ -68,6 +68,13 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
         Raises:
             ValueError: Stating the inequality that does not hold.
+        """
+
+    def expect(self, workers: Sequence[str]) -> None:
+        """Hear whom the round counts on: who takes part, and may yet be lost. Called before :meth:`fold`.
+
+        Args:
+            workers: Their names, in the cohort's order; the same on every process.
         """
 
     @abstractmethod

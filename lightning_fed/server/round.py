@@ -18,6 +18,7 @@ from lightning_fed.core.stopwatch import Stopwatch
 from lightning_fed.core.tree import Tensors
 from lightning_fed.core.watch import counting_signals
 from lightning_fed.engines import Engine
+from lightning_fed.secure import AbortError
 from lightning_fed.selection import Availability, Response
 from lightning_fed.selection.availability import asked
 from lightning_fed.server.cohort_progress import CohortProgress
@@ -125,6 +126,7 @@ class FederatedLoop(Shown):
             self.outbox.own.begin(job.cohort, job.last, job.failed)
             with isolated(), torch.no_grad(), counting_signals():
                 share = self._share(job, present)
+                self.aggregator.expect([worker for worker in cohort if _takes_part(responses.get(worker))])
                 self.progress.begin(len(share), self.algorithm.trainings)
                 results = watch.over(self.algorithm.visit(self.engine.run, job, share))
                 partial = self.aggregator.fold(self._accepted(results, job, report, late, look, meter), job)
@@ -136,17 +138,27 @@ class FederatedLoop(Shown):
         report = self._heard(RoundReport.merged([theirs for theirs, _ in heard], cohort), job, responses)
         self._tell_prepared()
         if not self._has_quorum(report, job) and not self.aggregator.always:
-            self.outbox.own.drop(job.cohort)
-            nothing = Aggregate.nothing(job.model)
-            return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
+            return self._given_up(job, report, remembered, watch, plan)
         with torch.no_grad():
-            aggregate = self.aggregator.finish(partial, self.processes)
+            try:
+                aggregate = self.aggregator.finish(partial, self.processes)
+            except AbortError as error:  # on all processes alike
+                _log.warning("round %d: %s; it changes nothing", job.round, error)
+                return self._given_up(job, report, remembered, watch, plan)
+            if aggregate.numbers is not None:
+                report = replace(report, cohorts=[aggregate.numbers])
             drift = self._drift(meter, aggregate, [norms for _, norms in heard])
             aggregate = late.finish(aggregate, self.aggregator, self.processes)
             aggregate = self.outbox.at_server(aggregate, job)
             self.outbox.own.exchange(self.processes)
             aggregate = self.algorithm.conclude(aggregate, job, remembered, self.aggregator.count(len(report)))
         return Outcome(aggregate, report, remembered, True, watch.seconds, plan, drift)
+
+    def _given_up(self, job: Job, report: RoundReport, remembered: Tensors, watch: Stopwatch, plan: Traffic) -> Outcome:
+        """Return the outcome of a round that changes nothing."""
+        self.outbox.own.drop(job.cohort)
+        nothing = Aggregate.nothing(job.model)
+        return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
 
     def _ask(self, job: Job, cohort: Sequence[str]) -> tuple[Job, Sequence[str], dict[str, Response]]:
         """Ask the cohort to train; gives the job with what stragglers do of it, who replies, and what all do."""
@@ -237,6 +249,11 @@ class FederatedLoop(Shown):
                 f"global model is as it was before the round. What failed:{failures}"
             )
         return False
+
+
+def _takes_part(response: Response | None) -> bool:
+    """Whether a worker begins a round, even if what it sends is lost."""
+    return response is None or response.outcome in ("replies", "lost")
 
 
 def work(job: Job, worker: str, examples: int) -> float:

@@ -105,7 +105,7 @@ class StepResult:
     @property
     def metrics(self) -> list[str]:
         """The names under which single workers have values: what they logged, or ``loss`` of those that log nothing."""
-        if not self.examples:
+        if not self.examples or self.report.cohorts:
             return []
         silent = not self.logged or any(not r.metrics and bool(r.examples.any()) for r in self.report.replies)
         return list(dict.fromkeys([*self.logged, "loss"] if silent else self.logged))

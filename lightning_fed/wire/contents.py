@@ -148,7 +148,9 @@ def updates_contents(updates: Updates, job: Job) -> list[Part]:
     parts += _of_layout(updates, job)
     for name, tensor in tensors.items():
         kind, _, rest = name.removeprefix("codes/").partition("/")
-        if kind == "extra":
+        if kind == "sealed":
+            parts.append(_part("sealed", rest, tensor[0]))
+        elif kind == "extra":
             parts.append(_part("extra", rest, tensor[0]))
         elif kind == "buffers":
             parts.append(_part("buffer", rest, tensor[0]))
@@ -174,6 +176,8 @@ def job_contents(job: Job) -> list[Part]:
 
 def _of_layout(updates: Updates, job: Job) -> Iterator[Part]:
     """The change of each parameter that travels, in the dtype in which it travels; codes are bytes."""
+    if updates.sealed is not None:
+        return
     if updates.codes is not None:
         for name, length in updates.codes.lengths.items():
             yield Part("delta", name, "uint8", tuple(job.model.parameters[name].shape), length)

@@ -15,10 +15,11 @@ from torch import Tensor
 from lightning_fed.core.means import weighted_mean
 from lightning_fed.core.table import aligned, in_html
 from lightning_fed.wire.codec import job_bytes, updates_bytes
+from lightning_fed.wire.cohort_numbers import CohortNumbers, loss_of
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.errors import WorkerError
 from lightning_fed.wire.job import Job
-from lightning_fed.wire.logged import Logged, Part, Shown
+from lightning_fed.wire.logged import Logged, Part, Shown, merged
 from lightning_fed.wire.metric_states import States, merged_rows, merged_states
 from lightning_fed.wire.report_text import headline, left_out, rows_of
 from lightning_fed.wire.updates import Updates
@@ -78,6 +79,8 @@ class RoundReport:
         bytes_up: What travelled back.
         metric_states: What the workers' torchmetrics objects hold together, as far as it has left them.
         leaves: What one of the messages held, tensor by tensor; None: nobody has looked.
+        cohorts: What cohorts report together, where no worker's own numbers are to be seen; then those of ``replies``
+            mean nothing but that there was one.
     """
 
     replies: list[Replies] = field(default_factory=list)
@@ -89,6 +92,7 @@ class RoundReport:
     bytes_up: int = 0
     metric_states: States = field(default_factory=dict)
     leaves: Leaves | None = None
+    cohorts: Sequence[CohortNumbers] = ()
 
     def __repr__(self) -> str:
         """Show a table of the workers."""
@@ -135,6 +139,7 @@ class RoundReport:
             bytes_up=sum(report.bytes_up for report in reports),
             metric_states=reduce(merged_states, [report.metric_states for report in reports], {}),
             leaves=next((report.leaves for report in reports if report.leaves is not None), None),
+            cohorts=[cohort for report in reports for cohort in report.cohorts],
         )
 
     def __len__(self) -> int:
@@ -148,7 +153,9 @@ class RoundReport:
 
     @property
     def workers(self) -> dict[str, WorkerRecord]:
-        """A record for each worker that came back, by name."""
+        """A record for each worker that came back, by name; none where only cohorts report."""
+        if self.cohorts:
+            return {}
         records: dict[str, WorkerRecord] = {}
         for reply in self.replies:
             metrics = {name: values.tolist() for name, values in reply.metrics.items()}
@@ -162,16 +169,22 @@ class RoundReport:
     @property
     def examples(self) -> float:
         """The number of training examples of all workers that came back."""
+        if self.cohorts:
+            return sum(cohort.examples for cohort in self.cohorts)
         return sum(float(reply.examples.sum()) for reply in self.replies)
 
     @property
     def loss(self) -> float:
         """The cohort's mean loss, weighted by numbers of examples."""
+        if self.cohorts:
+            return loss_of(self.cohorts)
         return _mean([(reply.loss, reply.examples) for reply in self.replies])
 
     @property
     def rates(self) -> dict[str, float]:
         """The mean of each learning rate that the workers began with, by name, over the workers that have it."""
+        if self.cohorts:
+            return dict(self.cohorts[-1].rates)
         names = dict.fromkeys(name for reply in self.replies for name in reply.rates)
         there = {name: torch.cat([r.rates[name] for r in self.replies if name in r.rates]) for name in names}
         return {name: float(values.mean()) for name, values in there.items()}
@@ -185,6 +198,8 @@ class RoundReport:
 
         A name that was logged with another ``reduce_fx`` is the sum, the minimum or the maximum over the workers.
         """
+        if self.cohorts:
+            return merged([cohort.logged for cohort in self.cohorts])
         counting = [reply for reply in self.replies if reply.examples.any()]  # others have nothing to say
         table: dict[str, Logged] = {}
         for name in dict.fromkeys(name for reply in counting for name in reply.metrics):

@@ -64,6 +64,8 @@ def left_out(report: RoundReport, rows: Sequence[Sequence[str]]) -> list[str]:
         report: The report.
         rows: The rows, with the head.
     """
+    if report.cohorts:
+        return ["  what single workers have reported was not to be seen"] if len(report) else []
     more = len(report) - max(len(rows) - 1, 0)
     return [f"  and {more} more, with smaller losses or none"] if more > 0 else []
 

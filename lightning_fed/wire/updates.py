@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire.codes import Codes
+from lightning_fed.wire.cohort_numbers import CohortNumbers
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.logged import Shown
 from lightning_fed.wire.metric_states import States
@@ -106,6 +107,7 @@ class Aggregate:
         delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` has the names.
         buffers: The new global buffers; ``{name: [...]}``.
         extra: The aggregates of ``Updates.extra``; ``{name: [size]}``.
+        numbers: What the cohort reports together, if that is all there is to be seen.
         changes: Whether the server is to step. Not if nobody answered: even without a gradient its momentum would move.
     """
 
@@ -113,6 +115,7 @@ class Aggregate:
     buffers: Tensors
     extra: Tensors = field(default_factory=dict)
     changes: bool = True
+    numbers: CohortNumbers | None = None
 
     @staticmethod
     def nothing(model: GlobalModel) -> Aggregate:

@@ -32,7 +32,7 @@ def leaves_of(updates: Updates | None, job: Job, outbox: Outbox, names: Sequence
     Returns:
         The account; None if there is no message to look at.
     """
-    if not outbox.may_tell:
+    if outbox.hides_who:
         stand_in = max(names, key=len)
         job = replace(job.of(stand_in), last=None, failed=())
         updates = _planned(job, outbox, stand_in)
@@ -44,8 +44,8 @@ def leaves_of(updates: Updates | None, job: Job, outbox: Outbox, names: Sequence
     updates, job = updates.rows(keep), job.of(first)
     up, down = _reasons_up(job, outbox), _reasons_down(job, outbox)
     return Leaves(
-        round=job.round if outbox.may_tell else None,
-        worker=first if outbox.may_tell else None,
+        round=None if outbox.hides_who else job.round,
+        worker=None if outbox.hides_who else first,
         up=tuple(Row(*part, up(part)) for part in updates_contents(updates, job)),
         down=tuple(Row(*part, down(part)) for part in job_contents(job)),
         stays=tuple(_staying(updates, job, outbox)),
@@ -113,6 +113,8 @@ def _reasons_up(job: Job, outbox: Outbox) -> Callable[[Part], str]:
             return f"state of a torchmetrics object that was logged: merged by {part.name.partition('/')[0]}"
         if part.kind == "metric":
             return "value that training has logged by self.log"
+        if part.kind == "sealed":
+            return "sealed: means something in the sum over the cohort only"
         if part.kind == "rate":
             return "learning rate with which the local training began"
         return numbers[part.name]
@@ -165,7 +167,7 @@ def _staying(updates: Updates, job: Job, outbox: Outbox) -> Iterator[Row]:
     if not outbox.kept.keeps_optimizers:
         yield _never("state of the worker's optimizers", "dropped after the local training")
     if not outbox.may_tell:
-        name = type(promise).__name__
+        name = "SecureAggregation" if promise is None else type(promise).__name__
         counts = "" if promise is not None and promise.needs_examples else ", numbers of examples"
         yield _never(f"losses, metrics, learning rates{counts} and steps", f"hidden by {name}")
 

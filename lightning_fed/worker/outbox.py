@@ -19,6 +19,7 @@ from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.transforms import Compressed, UpdateTransform
 from lightning_fed.wire import Aggregate, Job, Updates, WorkerError, describe
 from lightning_fed.worker.kept import Kept
+from lightning_fed.worker.sealing import Sealing
 
 
 @final
@@ -35,6 +36,7 @@ class Outbox:
         promise: What is promised to the workers, kept last.
         own: What the workers remember.
         kept: What is kept of the workers' own optimizers and schedulers.
+        sealing: How what leaves is sealed, at last, so that only sums can be seen; None: it is not.
     """
 
     algorithm: Algorithm = field(default_factory=FedAvg)
@@ -42,11 +44,20 @@ class Outbox:
     promise: Privacy | None = None
     own: OwnState = field(default_factory=OwnState)
     kept: Kept = field(default_factory=Kept)
+    sealing: Sealing | None = None
 
     @property
     def may_tell(self) -> bool:
-        """Whether what workers log, warn of or need may be shown: nothing is promised, or they are released."""
-        return self.promise is None or self.promise.release_metrics
+        """Whether what single workers log, warn of or need may be shown.
+
+        It may, if nothing is sealed, and nothing is promised or they are released.
+        """
+        return self.sealing is None and not self.hides_who
+
+    @property
+    def hides_who(self) -> bool:
+        """Whether a promise hides even who took part, and what it says of itself."""
+        return not (self.promise is None or self.promise.release_metrics)
 
     @property
     def compression(self) -> Compressed | None:
@@ -103,7 +114,7 @@ class Outbox:
         updates = replace(updates, gradient=None)  # it was for the algorithm's half
         if self.compression is not None:
             updates = self.compression.worker(updates, job, steps[-1][1])
-        return updates
+        return updates if self.sealing is None else self.sealing.sealed(updates, job)
 
     def at_server(self, aggregate: Aggregate, job: Job) -> Aggregate:
         """Return the aggregate after the mirror images of the transforms' and the promise's steps, in reverse order.

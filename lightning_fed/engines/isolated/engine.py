@@ -185,7 +185,9 @@ class Isolated(Engine):
             raise RuntimeError(f"worker {name!r}, round {job.round}: {fields['error']}") from cause
         for table, row in load_rows(bytes(parts[1])).items():
             self._outbox.own.stage(table, [name], row.unsqueeze(0))
-        return decode_updates(parts[0], job, workers=[name], copy=False, coder=self._outbox.compression)
+        return decode_updates(
+            parts[0], job, workers=[name], copy=False, coder=self._outbox.compression, sealer=self._outbox.sealing
+        )
 
     def teardown(self) -> None:
         while self._tasks is not None and not self._tasks.empty():  # of a round that was given up

@@ -1,0 +1,39 @@
+"""Numbers of a cohort as a whole, where nobody has seen those of one worker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, final
+
+from lightning_fed.core.means import weighted_mean
+from lightning_fed.wire.logged import Logged
+
+
+@final
+class CohortNumbers(NamedTuple):
+    """What a cohort reports together.
+
+    Args:
+        examples: The number of training examples of all its workers.
+        weight: The sum of what they count for in means.
+        loss: Their mean loss.
+        logged: What they logged, reduced, by name.
+        rates: The mean of each learning rate that they began with, by name.
+        within: The part of them whose updates were within the bound.
+        left_out: How many of their losses and metrics could not be added.
+    """
+
+    examples: float
+    weight: float
+    loss: float
+    logged: Mapping[str, Logged] = {}
+    rates: Mapping[str, float] = {}
+    within: float = 1.0
+    left_out: int = 0
+
+
+def loss_of(cohorts: Sequence[CohortNumbers]) -> float:
+    """Return the mean loss of several cohorts, weighted as in each of them; NaN: nobody has told one."""
+    told = [each for each in cohorts if each.weight and not math.isnan(each.loss)]
+    return weighted_mean([each.loss for each in told], [each.weight for each in told])
