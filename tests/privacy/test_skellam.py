@@ -191,7 +191,7 @@ def test_noise_and_rounds_are_found_for_a_budget() -> None:
     assert rounds_for(2.0, 1e-5, make(z), Accountant("rdp")) == 10
 
 
-def test_a_checkpoint_keeps_all_that_ε_depends_on() -> None:
+def test_a_checkpoint_keeps_all_that_its_cost_depends_on() -> None:
     accountant = Accountant("rdp")
     accountant.charge(SkellamSum(1.5, 2**10, 1000, beta=0.25), 3)
     state = accountant.state_dict()
