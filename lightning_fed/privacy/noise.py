@@ -78,7 +78,7 @@ class Noise(Shown):
         >>> bool(1.95 < noise.std() < 2.05)
         True
         """
-        table, entropy = skellam_table(variance), self._entropy(keys)
+        table, entropy = skellam_table(variance), self._entropy((*keys, "skellam"))
         drawn = np.empty(size, dtype=np.int32)
         for first in range(0, size, _BLOCK):
             block = drawn[first : first + _BLOCK]

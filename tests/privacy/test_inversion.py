@@ -180,6 +180,13 @@ def test_it_is_a_function_of_the_seed_and_the_keys_and_secret_without_a_seed() -
     assert np.array_equal(Noise(0).skellam(100, 1e4, 0, "a"), draws[0])
 
 
+def test_a_seed_gives_it_other_bytes_than_the_chances_of_rounding_have() -> None:
+    """For the same keys; else every fourth integer would follow from a chance."""
+    noise = Noise(0).skellam(4000, 1e4, "bob")
+    for first in range(4):
+        assert abs(np.corrcoef(Noise(0).uniform(1000, "bob").numpy(), noise[first::4])[0, 1]) < 0.15
+
+
 def test_a_long_draw_is_made_in_blocks_of_which_each_is_another() -> None:
     block = 2**16
     noise = Noise(5).skellam(2 * block + 3, 1e4)
