@@ -21,6 +21,7 @@ from lightning_fed.privacy.mechanisms import (
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.record import RecordDP
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.privacy.skellam import SkellamSum
 
 __all__ = [
     "AUDIENCES",
@@ -45,6 +46,7 @@ __all__ = [
     "RecordDP",
     "Relation",
     "Setting",
+    "SkellamSum",
     "SubsampledGaussian",
     "TreeAggregation",
     "analytic_gaussian_sigma",

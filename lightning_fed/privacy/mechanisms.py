@@ -51,6 +51,9 @@ class Mechanism(ABC):
     has_losses: ClassVar[bool] = False
     """Whether :meth:`losses` makes the privacy loss distribution, in place of dp-accounting from :meth:`event`."""
 
+    whole_orders: ClassVar[bool] = False
+    """Whether the analysis is one of Rényi divergences of whole orders only: between them the next one's is taken."""
+
     noise_multiplier: float
 
     @property
@@ -288,7 +291,7 @@ def gaussian_event(noise_multiplier: float, relation: Relation) -> Any:
         noise_multiplier: z, in units of C.
         relation: Decides how far two neighbours are apart.
     """
-    return import_extra("dp_accounting").GaussianDpEvent(float(noise_multiplier) / _distance(relation))
+    return import_extra("dp_accounting").GaussianDpEvent(float(noise_multiplier) / distance(relation))
 
 
 def gaussian_losses(noise_multiplier: float, relation: Relation, count: int, grid: float) -> Any:
@@ -302,7 +305,7 @@ def gaussian_losses(noise_multiplier: float, relation: Relation, count: int, gri
     """
     # Gaussians compose to a Gaussian: 1/z² add up.
     make = import_extra("dp_accounting.pld.privacy_loss_distribution").from_gaussian_mechanism
-    std = float(noise_multiplier) / _distance(relation) / math.sqrt(count)
+    std = float(noise_multiplier) / distance(relation) / math.sqrt(count)
     return make(std, value_discretization_interval=grid)
 
 
@@ -327,8 +330,12 @@ def repeated(losses: Any, count: int) -> Any:
     return most.compose(losses.self_compose(count % few)) if count % few else most
 
 
-def _distance(relation: Relation) -> float:
-    """Return the distance of neighbours' sums in units of C: a replaced worker moves it by C one way and by C back."""
+def distance(relation: Relation) -> float:
+    """Return the distance of neighbours' sums in units of C: a replaced worker moves it by C one way and by C back.
+
+    Args:
+        relation: What neighbours are.
+    """
     return 2.0 if relation == "replace-one" else 1.0
 
 

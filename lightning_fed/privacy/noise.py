@@ -1,4 +1,4 @@
-"""Gaussian noise from the operating system's entropy."""
+"""Noise from the operating system's entropy: Gaussian, and of integers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from torch import Tensor
 from lightning_fed.core.arguments import whole
 from lightning_fed.core.rng import derive
 from lightning_fed.core.shown import Shown
+from lightning_fed.privacy.inversion import Entropy, Integers, skellam_table
 
 MOST_STDS = 9.0
 """No noise is larger than this many standard deviations: √(−2 ln 2⁻⁵⁴) = 8.65. A true Gaussian is with p = 5e-18."""
 
+_BLOCK = 2**16
+"""How many integers are drawn at a time: their bits and places stay in a processor's cache."""
+
 
 @final
 class Noise(Shown):
-    """Draws Gaussian noise that no seed of the training reaches.
+    """Draws noise that no seed of the training reaches.
 
     Every number is made from fresh bytes of the operating system (Box & Muller 1958): there is no generator whose state
     could be guessed, saved or seeded. Two uniform numbers of 53 bits make two normal ones, so their last bits are not
     those of a true Gaussian: round them to a grid before anything is released, see :mod:`lightning_fed.privacy.grid`.
+    Integers have no last bits, and are drawn exactly, see :mod:`lightning_fed.privacy.inversion`.
 
     Args:
         insecure_seed: If given, noise is a function of this seed instead, for tests. It is no private noise.
@@ -54,6 +59,32 @@ class Noise(Shown):
         angle = uniform[half:].mul_(2 * math.pi)
         return torch.cat([radius * angle.cos(), radius * angle.sin()])[:size]
 
+    def skellam(self, size: int, variance: float, *keys: int | str) -> Integers:
+        """Draw integers, each the difference of two Poisson numbers: sums of them are of the same kind.
+
+        Args:
+            size: How many, at least one.
+            variance: Their variance V; above 0 and at most 8192².
+            keys: What they are for, as in :meth:`gaussian`.
+
+        Returns:
+            int32 ``[size]``.
+
+        Raises:
+            TypeError: If the variance is no number.
+            ValueError: If it is out of range.
+
+        >>> noise = Noise().skellam(100_000, variance=4.0)
+        >>> bool(1.95 < noise.std() < 2.05)
+        True
+        """
+        table, entropy = skellam_table(variance), self._entropy((*keys, "skellam"))
+        drawn = np.empty(size, dtype=np.int32)
+        for first in range(0, size, _BLOCK):
+            block = drawn[first : first + _BLOCK]
+            block[:] = table.drawn(len(block), entropy)
+        return drawn
+
     def uniform(self, size: int, *keys: int | str) -> Tensor:
         """Draw uniformly from (0, 1), without its ends.
 
@@ -64,11 +95,11 @@ class Noise(Shown):
         Returns:
             float64 ``[size]``, on the CPU.
         """
-        words = torch.frombuffer(bytearray(self._bytes(8 * size, keys)), dtype=torch.int64)
+        words = torch.frombuffer(bytearray(self._entropy(keys)(8 * size)), dtype=torch.int64)
         # 53 bits, as many as a float64 has, and half a step up, for a logarithm.
         return words.bitwise_right_shift(11).bitwise_and_(2**53 - 1).to(torch.float64).add_(0.5).mul_(2.0**-53)
 
-    def _bytes(self, count: int, keys: tuple[int | str, ...]) -> bytes:
+    def _entropy(self, keys: tuple[int | str, ...]) -> Entropy:
         if self._insecure_seed is None:
-            return os.urandom(count)
-        return np.random.default_rng(derive(self._insecure_seed, "noise", *keys)).bytes(count)
+            return os.urandom
+        return np.random.default_rng(derive(self._insecure_seed, "noise", *keys)).bytes

@@ -31,6 +31,7 @@ from lightning_fed.privacy import (
     DistributedDP,
     Gaussian,
     LocalDP,
+    SkellamSum,
     SubsampledGaussian,
 )
 from lightning_fed.privacy.ledger import Ledger, read, recomputed
@@ -87,6 +88,27 @@ def test_what_a_statement_of_privacy_has_to_say(tmp_path: Path) -> None:
     fit(fed, FederatedDataModule(people(4)), max_steps=1, default_root_dir=tmp_path)
     (begin,) = of(lines_of(tmp_path), "run")
     assert (begin["least_replies"], begin["remembers"]) == (3, "Scaffold")
+
+
+def test_integer_noise_is_written_counted_and_shown_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mechanism = SkellamSum(2.0, units=2**12, dimension=1000)
+    monkeypatch.setattr(DistributedDP, "mechanism", lambda *_: mechanism)
+    fed = run(DistributedDP(1.0, survivors=2, noise_multiplier=2.0, delta=1e-5), default_root_dir=tmp_path)
+    accountant = Accountant("rdp")
+    accountant.charge(mechanism, 3)
+    assert fed.private_run is not None
+    assert fed.private_run.accountant.kind == "rdp"
+    lines = lines_of(tmp_path)
+    for release in of(lines, "release"):
+        assert release["mechanism"] == {"mechanism": "SkellamSum", "parameters": mechanism.settings()}
+        assert release["relation"] == "zero-out"
+    (end,) = of(lines, "end")
+    assert end["epsilon"] == end["recomputed"] == accountant.epsilon(1e-5)
+    page = said(capsys, "--of", str(tmp_path))
+    assert f"| ε | {accountant.epsilon(1e-5):.4f} at δ = 1e-05, accounted by RDP |" in page
+    assert "SkellamSum(beta=" in page
 
 
 def test_beside_what_the_logger_writes(tmp_path: Path) -> None:

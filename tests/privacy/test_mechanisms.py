@@ -14,6 +14,7 @@ from lightning_fed.privacy import (
     Gaussian,
     LocalGaussian,
     Mechanism,
+    SkellamSum,
     SubsampledGaussian,
     TreeAggregation,
 )
@@ -26,6 +27,7 @@ from lightning_fed.privacy.correlated import CorrelatedGaussian, tree_sensitivit
         (SubsampledGaussian(1.0, 0.25), "Poisson sampling: each by a coin of its own, with probability 0.25"),
         (FixedSizeGaussian(1.0, 5, 20), "cohorts of a fixed size, 5 of 20, drawn without replacement"),
         (Gaussian(1.0), "no sampling: as if everyone took part in every release"),
+        (SkellamSum(1.0, 100, 10), "no sampling: as if everyone took part in every release"),
         (LocalGaussian(1.0), "no sampling: for a worker that takes part in every round"),
         (TreeAggregation(1.0, 4), "no sampling: each at most once in the 4 rounds of a tree"),
         (TreeAggregation(1.0, 4, 2), "no sampling: each at most 2 times in the 8 rounds of a tree"),
@@ -102,6 +104,7 @@ def test_a_full_sample_is_no_sample() -> None:
         LocalGaussian,
         lambda z: SubsampledGaussian(z, 0.1),
         lambda z: FixedSizeGaussian(z, 1, 2),
+        lambda z: SkellamSum(z, 100, 10),
         lambda z: TreeAggregation(z, 4),
     ],
 )

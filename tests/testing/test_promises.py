@@ -30,6 +30,7 @@ from lightning_fed.privacy import (
     RecordDP,
     Relation,
     Setting,
+    SkellamSum,
     SubsampledGaussian,
     TreeAggregation,
 )
@@ -65,6 +66,7 @@ def test_our_promises(make: Callable[[], Privacy], check: Callable[[Any], None])
         LocalGaussian,
         lambda z: SubsampledGaussian(z, 0.1),
         lambda z: FixedSizeGaussian(z, 2, 10),
+        lambda z: SkellamSum(z, 2**12, 1000),
         lambda z: TreeAggregation(z, 8, epochs=2),
     ],
 )

@@ -147,7 +147,8 @@ def _divergences(history: History) -> Any | None:
 def _divergences_of(mechanism: Mechanism, relation: Relation) -> Any:
     """The Rényi divergences of one release; numpy float64 ``[orders]``, read only."""
     with _without_remarks_about_orders():
-        return dp_accountant("rdp", relation, GRID).compose(mechanism.event(relation)).rdp
+        accountant = dp_accountant("rdp", relation, GRID, whole_orders=mechanism.whole_orders)
+        return accountant.compose(mechanism.event(relation)).rdp
 
 
 def _epsilon_by_rdp(divergences: Any, delta: float) -> float:

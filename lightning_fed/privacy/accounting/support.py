@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
@@ -53,18 +54,22 @@ def relation_of(mechanism: Mechanism) -> Relation:
     return relation
 
 
-def dp_accountant(kind: Kind, relation: Relation, grid: float) -> Any:
+def dp_accountant(kind: Kind, relation: Relation, grid: float, whole_orders: bool = False) -> Any:
     """Return a fresh accountant of dp-accounting's for the events of mechanisms.
 
     Args:
         kind: Which.
         relation: The neighbouring relation of the events.
         grid: The step of a privacy loss distribution.
+        whole_orders: Whether Rényi divergences at dp-accounting's default orders are those of the next whole ones: no
+            smaller, since they grow with the order (van Erven & Harremoës 2014, theorem 3).
     """
     neighbours = import_extra("dp_accounting").NeighboringRelation[_NEIGHBOURS[relation]]
     if kind == "pld":
         return import_extra("dp_accounting.pld").PLDAccountant(neighbours, value_discretization_interval=grid)
-    return import_extra("dp_accounting.rdp").RdpAccountant(neighboring_relation=neighbours)
+    rdp = import_extra("dp_accounting.rdp.rdp_privacy_accountant")
+    orders = [math.ceil(order) for order in rdp.DEFAULT_RDP_ORDERS] if whole_orders else None
+    return rdp.RdpAccountant(orders, neighbours)
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,94 @@
+"""Noise of integers: the sum of workers' rounded updates, with a share of Skellam noise from each of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from lightning_fed.core.arguments import number, settle
+from lightning_fed.privacy.extra import import_extra
+from lightning_fed.privacy.mechanisms import Mechanism, Relation, check_noise, check_whole, distance
+from lightning_fed.privacy.stochastic_rounding import BETA, rounded_norm
+
+_TYPICAL_ORDER = 8
+"""That of Rényi divergences from which ε of about 1 follows."""
+
+
+@final
+@dataclass(frozen=True)
+class SkellamSum(Mechanism):
+    """A sum of integer vectors with Skellam noise (Agarwal, Kairouz, Liu 2021). RDP only.
+
+    Each worker's vector has a norm of at most U before it is rounded, and of at most Δ₂ after (``rounded_norm`` of
+    :mod:`lightning_fed.privacy.stochastic_rounding`), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. The sum's noise has
+    the variance V = (zU)². Skellam numbers add up to Skellam numbers, so it does not matter how many workers have drawn
+    them, only that their shares make up V. The Rényi divergence of whole orders α is at most
+    ``αΔ₂²/2V + min{((2α−1)Δ₂² + 6Δ₁)/4V², 3Δ₁/2V}``. Nothing is claimed for a sampling of workers: who replies is no
+    secret, as the number of shares shows in the sum.
+
+    Args:
+        noise_multiplier: z, the standard deviation of the sum's noise in units of the clipping bound, which is U.
+        units: U.
+        dimension: The number d of coordinates that are released together.
+        beta: β of the rounding; 0 for one without a condition.
+
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If z is not positive, U or d no positive integer, or β not at least 0 and below 1.
+
+    >>> from lightning_fed.privacy import Accountant
+    >>> accountant = Accountant("rdp")
+    >>> accountant.charge(SkellamSum(1.0, units=2**16, dimension=1_000_000))
+    >>> round(accountant.epsilon(1e-5), 4)
+    4.7529
+    """
+
+    relation: ClassVar[Relation] = "zero-out"
+    whole_orders: ClassVar[bool] = True
+
+    noise_multiplier: float
+    units: int
+    dimension: int
+    beta: float = BETA
+
+    def __post_init__(self) -> None:
+        check_noise(self)
+        check_whole(self, "units", "dimension")
+        settle(self, beta=number("beta", self.beta, least=0, below=1, owner=self))
+
+    @property
+    def participation(self) -> str:
+        return "no sampling: as if everyone took part in every release"
+
+    def event(self, relation: Relation) -> Any:
+        norm = rounded_norm(self.units, self.dimension, self.beta)
+        l2 = distance(relation) * norm
+        l1 = l2 * min(math.sqrt(self.dimension), norm)  # of integers, |k| is at most k²
+        bounds = divergence_bounds(l1, l2, (self.noise_multiplier * self.units) ** 2)
+        rho, xi = min(bounds, key=lambda bound: bound[0] * _TYPICAL_ORDER + bound[1])
+        return import_extra("dp_accounting").ZCDpEvent(rho, xi)
+
+
+def divergence_bounds(l1: float, l2: float, variance: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return two bounds on the Rényi divergence of Skellam noise that is shifted by integers.
+
+    Agarwal, Kairouz, Liu, *The Skellam Mechanism for Differentially Private Federated Learning*, 2021, theorem 3.5 and
+    its sum over coordinates. Either bound holds by itself.
+
+    Args:
+        l1: The most that the L1 norm of the shift can be.
+        l2: The same for its L2 norm.
+        variance: V, of the noise on each coordinate.
+
+    Returns:
+        Pairs (ρ, ξ), of which each says: at most ``ρ α + ξ`` at every whole order α above 1.
+
+    >>> [round(2 * rho + xi, 3) for rho, xi in divergence_bounds(l1=3, l2=2, variance=10)]
+    [0.475, 0.85]
+    """
+    gaussian = l2**2 / (2 * variance)
+    return (
+        (gaussian * (1 + 1 / variance), max(0.0, (6 * l1 - l2**2) / (4 * variance**2))),
+        (gaussian, 3 * l1 / (2 * variance)),
+    )

@@ -1,0 +1,102 @@
+"""How finely updates are counted where integers are summed: U units are the clipping bound.
+
+Each worker scales its update to a norm of at most U, rounds it to integers
+(:mod:`lightning_fed.privacy.stochastic_rounding`) and adds its share of Skellam noise, of variance ``(zU)²/t``. Sums of
+integers modulo 2ᵇ are exact whatever the order, and t shares together are Skellam noise of variance ``(zU)²``
+(:class:`~lightning_fed.privacy.SkellamSum`). The more units, the less is lost by rounding; the table of a share and the
+integers of the sum bound them.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lightning_fed.core.arguments import number, whole
+from lightning_fed.privacy.inversion import MOST_STD
+
+MOST_UNITS = 2**17
+"""More would make nothing better: rounding is far below the noise."""
+
+_STDS = 8
+"""The sum's noise is beyond so many standard deviations with a probability of 1e-15, and is then wrapped around."""
+
+
+def units_for(noise_multiplier: float, survivors: int) -> int:
+    """Return the number of units U: 2¹⁷, or so many that a worker's share of the noise can still be drawn.
+
+    Args:
+        noise_multiplier: z, the standard deviation of the sum's noise in units of the clipping bound.
+        survivors: The number t of workers whose shares make up that noise.
+
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If one of them is out of range, or not a single unit is left.
+
+    >>> units_for(noise_multiplier=1.0, survivors=100), units_for(noise_multiplier=8.0, survivors=100)
+    (81920, 10240)
+    """
+    noise_multiplier, survivors = _checked(noise_multiplier, survivors)
+    units = math.floor(min(MOST_UNITS, MOST_STD * math.sqrt(survivors) / noise_multiplier))
+    if units < 1:
+        raise ValueError(
+            f"noise_multiplier={noise_multiplier:g} is too much noise for survivors={survivors}: a worker's share of "
+            f"it is above {MOST_STD} clipping bounds; lower noise_multiplier= or raise survivors="
+        )
+    return units
+
+
+def share_variance(noise_multiplier: float, units: int, survivors: int) -> float:
+    """Return the variance ``(zU)²/t`` of the noise that each worker adds.
+
+    Args:
+        noise_multiplier: z, as for :func:`units_for`.
+        units: U.
+        survivors: t.
+
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If one of them is out of range.
+
+    >>> share_variance(noise_multiplier=0.5, units=100, survivors=10)
+    250.0
+    """
+    noise_multiplier, survivors = _checked(noise_multiplier, survivors)
+    return (noise_multiplier * whole("units", units, least=1)) ** 2 / survivors
+
+
+def check_fits(units: int, noise_multiplier: float, survivors: int, cohort_size: int, bits: int = 32) -> None:
+    """Refuse a cohort whose sum, with 8 standard deviations of its noise, does not fit into integers of so many bits.
+
+    That is ``n U + 8 z U √(n/t) < 2^(b-1)`` for n workers, since all of them add a share. A sum that does not fit is
+    wrapped around, which is as private, and useless.
+
+    Args:
+        units: U.
+        noise_multiplier: z.
+        survivors: t.
+        cohort_size: The largest number n of workers that reply.
+        bits: b.
+
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If one of them is out of range, or the sum does not fit.
+
+    >>> check_fits(2**17, noise_multiplier=1.0, survivors=1000, cohort_size=15_000)
+    >>> check_fits(2**17, noise_multiplier=1.0, survivors=1000, cohort_size=17_000)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: cohort_size=17000: a sum of up to 2.23e+09 units does not fit into bits=32; lower cohort_size= ...
+    """
+    noise_multiplier, survivors = _checked(noise_multiplier, survivors)
+    units, cohort_size = whole("units", units, least=1), whole("cohort_size", cohort_size, least=1)
+    bits = whole("bits", bits, least=2, most=64)
+    largest = units * (cohort_size + _STDS * noise_multiplier * math.sqrt(cohort_size / survivors))
+    if largest >= 2 ** (bits - 1):
+        raise ValueError(
+            f"cohort_size={cohort_size}: a sum of up to {largest:.3g} units does not fit into bits={bits}; lower "
+            f"cohort_size= or units={units}, or raise bits="
+        )
+
+
+def _checked(noise_multiplier: object, survivors: object) -> tuple[float, int]:
+    return number("noise_multiplier", noise_multiplier, above=0), whole("survivors", survivors, least=1)
