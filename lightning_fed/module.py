@@ -173,7 +173,7 @@ class FederatedModule(Readable):
         if isinstance(module, FederatedModule):
             raise TypeError("module is a FederatedModule already: give the LightningModule in it, fed.module")
         refuse_parts(algorithm, aggregator, transforms, server_optimizer)
-        refuse_options(server_lr_scheduler, local_lr_schedule, state_dir, privacy)
+        refuse_options(server_lr_scheduler, local_lr_schedule, state_dir, privacy, secure_aggregation)
         warn_of_lost_mean(algorithm, aggregator)
         one_of("on_worker_error", on_worker_error, ("raise", "drop"))
         self.algorithm = algorithm

@@ -26,6 +26,7 @@ from lightning_fed.engines import Engine, EngineOfNodes
 from lightning_fed.hooks import EVALUATION_STEPS, UNUSED_HOOKS, overrides
 from lightning_fed.optim import LocalLRSchedule
 from lightning_fed.privacy import AUDIENCES, Privacy
+from lightning_fed.secure import SecureAggregation
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.given_data import admit
 from lightning_fed.transforms import Compressed, UpdateTransform
@@ -267,7 +268,9 @@ def refuse_parts(algorithm: object, aggregator: object, transforms: object, serv
         )
 
 
-def refuse_options(server_lr_scheduler: object, local_lr_schedule: object, state_dir: object, privacy: object) -> None:
+def refuse_options(
+    server_lr_scheduler: object, local_lr_schedule: object, state_dir: object, privacy: object, secure: object
+) -> None:
     """Refuse arguments of FederatedModule that may be None and are something else than they are to be.
 
     Raises:
@@ -287,6 +290,8 @@ def refuse_options(server_lr_scheduler: object, local_lr_schedule: object, state
         text("state_dir", state_dir)
     if privacy is not None:
         instance("privacy", privacy, Privacy, "CentralDP(clip=1.0, noise_multiplier=1.0)")
+    if secure is not None:
+        instance("secure_aggregation", secure, SecureAggregation, "SecureAggregation(clip=10.0)")
 
 
 def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
