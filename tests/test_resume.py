@@ -35,9 +35,7 @@ def last_checkpoint(out: Path) -> Path | None:
     return max((out.parent / f"{out.stem}-checkpoints").glob("*.ckpt"), default=None)
 
 
-@pytest.mark.parametrize(
-    "rounds", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("rounds", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], rounds: int) -> None:
     """After 1 and 5 rounds within an epoch, after 3 at the end of one."""
     out = tmp_path / "out.pt"

@@ -170,7 +170,10 @@ class OnThisMachine:
 
     @staticmethod
     def _end(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
-        groups = groups_below([process.pid for process in processes])  # a SuperLink's SuperExec has one of its own
+        # A SuperLink's SuperExec has a group of its own. The id of one that has ended may be another's by now, so only
+        # its own group is asked for.
+        running = [process.pid for process in processes if process.poll() is None]
+        groups = list({*groups_below(running), *(process.pid for process in processes)})
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
