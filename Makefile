@@ -54,7 +54,7 @@ test-flower: .flower/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Flower needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .flower
-	.flower/bin/python -m pip install --quiet --constraint constraints-flower.txt --editable '.[flower,privacy]' pytest
+	.flower/bin/python -m pip install --quiet --constraint constraints-flower.txt --editable '.[examples,flower,privacy]' pytest
 	@touch $@
 
 # The whole suite with the oldest versions that pyproject.toml allows, among them Python 3.10. From PyPI, torch 2.4 brings

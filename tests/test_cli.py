@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from lightning_fed.models import LinearRegression
@@ -51,6 +52,7 @@ def test_fit_then_validate_test_predict_and_resume(tmp_path: Path) -> None:
     assert torch.load(longer, weights_only=True)["global_step"] == 5
 
 
+@pytest.mark.slow
 def test_the_config_wins_over_the_checkpoint_and_says_so(tmp_path: Path) -> None:
     cli(tmp_path, "fit", "-c", TOY, *QUICK)
     path = str(checkpoint(tmp_path))

@@ -49,6 +49,7 @@ def test_digits_reaches_93_percent(tmp_path: Path) -> None:
     assert float(accuracy[1]) > 93
 
 
+@pytest.mark.slow
 def test_private_digits_reach_88_percent_for_what_they_claim_to_cost(tmp_path: Path) -> None:
     plot = tmp_path / "curves.png"
     output = example("private_digits.py", "--logdir", str(tmp_path), "--accelerator", "cpu", "--out", str(plot))
@@ -87,6 +88,7 @@ def test_every_kind_of_algorithm_solves_fcube() -> None:
     assert min(table.values()) >= 99, table
 
 
+@pytest.mark.slow
 def test_fedprox_is_smoother_than_fedavg_under_stragglers(tmp_path: Path) -> None:
     plot = tmp_path / "curves.png"
     output = example("synthetic.py", "--rounds", "3", "--stragglers", "0.9", "--processes", "1", "--out", str(plot))

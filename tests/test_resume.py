@@ -35,7 +35,7 @@ def last_checkpoint(out: Path) -> Path | None:
     return max((out.parent / f"{out.stem}-checkpoints").glob("*.ckpt"), default=None)
 
 
-@pytest.mark.parametrize("rounds", [1, 3, 5])
+@pytest.mark.parametrize("rounds", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], rounds: int) -> None:
     """After 1 and 5 rounds within an epoch, after 3 at the end of one."""
     out = tmp_path / "out.pt"
@@ -91,12 +91,12 @@ def test_a_run_that_goes_on_again_and_again_evaluates_when_it_would_have(
     assert go_on(9, first) == [(step, step // 3 - 1) for step in (3, 6, 9) if step > stops[-1]]
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(more, marks=pytest.mark.slow) for more in (1, 2))])
 def test_resuming_after_sigkill_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], attempt: int) -> None:
     assert_same(uninterrupted, killed_and_resumed(tmp_path / "out.pt", OPTIONS, attempt))
 
 
-@pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.parametrize("attempt", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_is_remembered_about_workers_survives_too(
     tmp_path: Path, uninterrupted_with_state: dict[str, object], attempt: int
 ) -> None:
@@ -163,7 +163,11 @@ def saving(folder: Path) -> pl.Callback:
     [({}, 1), ({}, 3), ({"accumulate_grad_batches": 2}, 3), ({"accumulate_grad_batches": 2}, 4)],
     ids=["one", "three", "accumulated, the last alone", "accumulated"],
 )
-@pytest.mark.parametrize("validation", [None, {}, {"val_check_interval": 1}], ids=["none", "epoch", "cohort"])
+@pytest.mark.parametrize(
+    "validation",
+    [None, pytest.param({}, marks=pytest.mark.slow), {"val_check_interval": 1}],
+    ids=["none", "epoch", "cohort"],
+)
 @pytest.mark.usefixtures("double")
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_run_goes_on_from_a_checkpoint_of_any_moment(

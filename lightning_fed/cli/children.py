@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import signal
 import subprocess
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, final
+
+from lightning_fed.core.process_groups import send
 
 _PATIENCE = 15.0
 """Seconds that processes have to end after a signal that asks them to: a Trainer writes its logs and checkpoints."""
@@ -117,18 +118,12 @@ class Children:
         """End what is still running, at first so that it can write what it has."""
         for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             for child in self._running.values():
-                _signal(child, kind)
+                send(child.pid, kind)  # also if it has ended itself, and what it has started has not
             until = time.monotonic() + _PATIENCE
             with contextlib.suppress(KeyboardInterrupt):  # again: no more patience with this signal
                 while time.monotonic() < until and any(child.poll() is None for child in self._running.values()):
                     time.sleep(0.05)
         self._running.clear()
-
-
-def _signal(child: subprocess.Popen[bytes], kind: signal.Signals) -> None:
-    """Send a signal to a process and all that it has started; also if it has ended itself, and they have not."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, kind)
 
 
 @contextlib.contextmanager

@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, final
 
+from lightning_fed.core.process_groups import groups_below, send
+
 _START_SECONDS = 60.0
 _KNOWN = b"already in use"
 """What Flower says of a key that is registered already."""
 _NODES_SECONDS, _SUPERLINK_SECONDS = 12.0, 4.0
 """How long processes may take to end by themselves."""
+_LAST_SECONDS = 1.0
+"""How long those may take that are killed."""
 CONNECTION = "here"
 """The name of the SuperLink in Flower's configuration."""
 
@@ -166,6 +170,10 @@ class OnThisMachine:
 
     @staticmethod
     def _end(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
+        # A SuperLink's SuperExec has a group of its own. The id of one that has ended may be another's by now, so only
+        # its own group is asked for.
+        running = [process.pid for process in processes if process.poll() is None]
+        groups = list({*groups_below(running), *(process.pid for process in processes)})
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
@@ -173,10 +181,12 @@ class OnThisMachine:
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(end - time.monotonic(), 0.0))
+        groups = [group for group in groups if send(group, signal.SIGKILL)]
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        end = time.monotonic() + _LAST_SECONDS
+        while any(send(group, 0) for group in groups) and time.monotonic() < end:
+            time.sleep(0.02)
 
     def _flwr(self, *words: str) -> subprocess.Popen[bytes]:
         return self._popen(["flwr", *words], self.folder, subprocess.PIPE)

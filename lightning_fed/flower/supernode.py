@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from lightning_fed.core.process_groups import send
 from lightning_fed.node.settings import Settings
 
 SUPERNODE = "flower-supernode"
@@ -213,20 +214,11 @@ class SuperNode:
     def _end_all(self) -> None:
         """End what SuperNodes have started and left behind: the SuperExec, and the resident process."""
         for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0)):
-            self._groups = [group for group in self._groups if _send(group, number)]
+            self._groups = [group for group in self._groups if send(group, number)]
             deadline = time.monotonic() + seconds
             while self._groups and time.monotonic() < deadline:
                 time.sleep(0.05)
-                self._groups = [group for group in self._groups if _send(group, 0)]
-
-
-def _send(group: int, number: int) -> bool:
-    """Send a signal to a group of processes; False if there is none of them left."""
-    try:
-        os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):  # macOS says the latter where only zombies are left
-        return False
-    return True
+                self._groups = [group for group in self._groups if send(group, 0)]
 
 
 def _pass_on(lines: Any, said: _Said) -> None:

@@ -24,7 +24,7 @@ from lightning_fed.server.checkpoint.settings import population
 from lightning_fed.server.datamodule import FederatedDataModule
 
 HIDDEN = "HIDDEN"
-"""What stands for a word of a command that is about single workers."""
+"""What stands for a word of a command that is about single workers, or lets others in."""
 _CONFIG = "config.yaml"
 _MOST_SIZES = 10_000
 """The largest population whose sizes are looked at."""
@@ -68,6 +68,8 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
 
     >>> _without_secrets(["flwr-serverapp", "--token", "1f2e", "--api-key=x", "--nodes", "2"])
     ['flwr-serverapp', '--token', 'HIDDEN', '--api-key=HIDDEN', '--nodes', '2']
+    >>> _without_secrets(["fit", "--model.tokenizer", "bert", "--max_tokens=5", "--data.hf_token", "x"])
+    ['fit', '--model.tokenizer', 'bert', '--max_tokens=5', '--data.hf_token', 'HIDDEN']
     """
     said: list[str] = []
     after = False
@@ -79,7 +81,7 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
     return said
 
 
-_SECRET = re.compile(r"token|secret|password|credential|api.?key", re.IGNORECASE)
+_SECRET = re.compile(r"[-_.](token|secret|password|credentials?|api[-_]?key)$", re.IGNORECASE)
 
 
 def _masked(words: Sequence[str], names: Sequence[str]) -> list[str]:

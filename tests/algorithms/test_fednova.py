@@ -35,7 +35,7 @@ def fixed_point(divide: bool) -> float:
 TRUE = sum(e[0] * n for e, n in WORKERS.values()) / sum(n for _, n in WORKERS.values())
 
 
-@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+@pytest.mark.parametrize("engine", ["sequential", pytest.param("vectorized", marks=pytest.mark.slow)])
 def test_fedavg_ends_beside_the_optimum_and_fednova_close_to_it(engine: Any) -> None:
     assert end(FedAvg(), engine) == pytest.approx(fixed_point(divide=False), abs=1e-4)
     assert end(FedNova(), engine) == pytest.approx(fixed_point(divide=True), abs=1e-4)

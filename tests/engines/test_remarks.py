@@ -103,7 +103,12 @@ class Skipping(Scalar):
 
 @pytest.mark.parametrize(
     ("engine", "skips", "first"),
-    [("sequential", 0.0, "ann"), ("sequential", 3.0, "bob"), ("auto", 3.0, "bob"), (Isolated(1), 3.0, "bob")],
+    [
+        ("sequential", 0.0, "ann"),
+        ("sequential", 3.0, "bob"),
+        ("auto", 3.0, "bob"),
+        pytest.param(Isolated(1), 3.0, "bob", marks=pytest.mark.slow),
+    ],
 )
 def test_steps_that_are_skipped_are_said_once_as_lightning_does(engine: Any, skips: float, first: str) -> None:
     workers = {"ann": Rows([1.0]), "bob": Rows([3.0]), "cat": Rows([4.0])}

@@ -34,6 +34,14 @@ def environment(short: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[s
             os.kill(process, signal.SIGKILL)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C reach what a test starts: it does not where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def left(short: Path) -> list[int]:
     """The processes that a command has left behind."""
     found = []
@@ -98,6 +106,7 @@ def test_a_config_runs_over_two_machines_as_in_the_simulation(
     assert len(there.stdout.splitlines()) <= 14
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_all_processes(tmp_path: Path, short: Path, environment: dict[str, str]) -> None:
     output = tmp_path / "output"
     with output.open("wb") as file:

@@ -130,7 +130,7 @@ def test_the_central_datamodule_is_asked_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*NOT private")
-@pytest.mark.parametrize("how", ["isolated", "private", "two processes"])
+@pytest.mark.parametrize("how", [pytest.param("isolated", marks=pytest.mark.slow), "private", "two processes"])
 def test_where_no_state_is_kept_that_is_said(how: str, tmp_path: Path) -> None:
     says = {
         "isolated": "engine='isolated', it is another process that trains",

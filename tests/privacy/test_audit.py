@@ -109,6 +109,7 @@ def test_no_attack_beats_a_promise_that_holds(promise: Privacy, setting: dict[st
     assert (found.trials, found.confidence) == (450, 0.99)
 
 
+@pytest.mark.slow
 def test_with_more_trials_it_comes_near_the_claim() -> None:
     found = audit(CENTRAL, population=4, dimension=2, trials=3000, delta=0.05)
     assert 0.55 * found.claimed < found.lower_bound < found.claimed
@@ -122,7 +123,7 @@ def test_a_budget_is_spent_over_the_rounds_of_the_audit() -> None:
 
 # ---- promises that do not --------------------------------------------------------------------------------------------
 
-SOME = ["central", "sampled", "tree", "local", "distributed"]
+SOME = ["central", "sampled", pytest.param("tree", marks=pytest.mark.slow), "local", "distributed"]
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -248,6 +249,7 @@ class ChargesRarely(Own):
         return 4
 
 
+@pytest.mark.slow
 def test_it_finds_a_wrong_charge() -> None:
     assert audit(Own(noise_multiplier=1.0), **EVERYONE).holds
     assert not audit(ChargesTooLittle(noise_multiplier=1.0), **EVERYONE).holds

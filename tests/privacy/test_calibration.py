@@ -44,9 +44,9 @@ def test_reference_noise() -> None:
     [
         ("rdp", SAMPLED, 1000, 2.0),
         ("pld", Gaussian, 10, 1.0),
-        ("pld", partial(SubsampledGaussian, sampling_rate=0.2), 30, 2.0),
+        pytest.param("pld", partial(SubsampledGaussian, sampling_rate=0.2), 30, 2.0, marks=pytest.mark.slow),
         ("pld", partial(TreeAggregation, steps=10, epochs=3), 2, 3.0),
-        ("rdp", partial(FixedSizeGaussian, cohort_size=10, population=100), 5, 4.0),
+        pytest.param("rdp", partial(FixedSizeGaussian, cohort_size=10, population=100), 5, 4.0, marks=pytest.mark.slow),
     ],
 )
 def test_the_noise_is_enough_and_hardly_more(

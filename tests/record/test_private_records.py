@@ -249,6 +249,16 @@ def test_hyperparameters_of_the_module_that_name_a_worker_are_hidden() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*NOT private")
+def test_words_of_the_command_that_let_others_in_are_hidden_without_a_promise_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "--hub.hf_token=x1", "--tokenizer", "bert"])
+    run = record(tmp_path, None)
+    assert run.run["command"] == "python train.py --hub.hf_token=HIDDEN --tokenizer bert"
+    text = as_markdown(report_of(read(tmp_path / "run")))
+    assert "HIDDEN stands for a word that lets others in, such as a token." in text
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

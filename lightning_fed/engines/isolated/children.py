@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import queue
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from lightning_fed.core.channel import Channel, Message
+from lightning_fed.core.process_groups import send
 from lightning_fed.engines.isolated.child import serve
 from lightning_fed.engines.isolated.shared_memory import Slot, create
 
@@ -234,8 +234,7 @@ class Child:
             return None
         process.join(max(0.0, deadline - time.monotonic()))
         # Those of a DataLoader live on if the child was killed, and for ever if they hang; see child.serve().
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        send(process.pid, signal.SIGKILL)
         process.kill()  # in case it was not yet as far as to have a group of its own
         process.join()
         return int(process.exitcode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, final
 
@@ -57,7 +57,7 @@ class RemotePopulation(Population):
     draws_nothing: ClassVar[bool] = True
     gives_datamodules: ClassVar[bool] = True
 
-    no_settings: ClassVar[Sequence[str]] = ("link",)
+    no_settings: ClassVar[Collection[str]] = ("link",)
     """See :class:`Remote`."""
 
     def __init__(

@@ -83,10 +83,9 @@ def how_to_repeat(view: View) -> Section:
 
 
 def _of_masked(commands: Sequence[str], view: View) -> Iterator[Paragraph]:
-    if view.promise is not None and any(HIDDEN in command.split() for command in commands):
-        yield Paragraph(
-            f"{HIDDEN} stands for a word that is about single workers, whom the promise hides.", "", "small"
-        )
+    if any(HIDDEN in command for command in commands):
+        of_workers = "" if view.promise is None else "is about single workers, whom the promise hides, or that "
+        yield Paragraph(f"{HIDDEN} stands for a word that {of_workers}lets others in, such as a token.", "", "small")
 
 
 def _config(view: View) -> Iterator[Paragraph]:

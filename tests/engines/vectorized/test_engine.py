@@ -313,7 +313,7 @@ def test_a_chunk_of_nobody_is_refused() -> None:
 
 @needs_compiler
 @needs_compiled_stacks
-@pytest.mark.parametrize("net", ["idle layer", "batch norm"])
+@pytest.mark.parametrize("net", [pytest.param("idle layer", marks=pytest.mark.slow), "batch norm"])
 def test_a_compiled_run_gives_the_same(net: str, said: list[str]) -> None:
     torch.manual_seed(0)
     workers = {name: Points(i, 8) for i, name in enumerate("abcd")}
@@ -357,7 +357,9 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_says_so(monkeypatch: pytest
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from torch.compile
 @pytest.mark.parametrize(
-    "options", [{"channels_last": True}, pytest.param({"compile": True}, marks=needs_compiler)], ids=str
+    "options",
+    [{"channels_last": True}, pytest.param({"compile": True}, marks=needs_compiler)],
+    ids=str,
 )
 def test_a_sequential_run_with_options_gives_the_same(options: dict[str, bool]) -> None:
     torch.manual_seed(0)
