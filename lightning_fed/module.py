@@ -76,6 +76,7 @@ from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
+from lightning_fed.server.sealed_sessions import Here, Keyless
 from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.state_folder import StateFolder
@@ -403,7 +404,9 @@ class FederatedModule(Readable):
 
     def _summing(self, aggregator: Aggregator[Any]) -> Aggregator[Any]:
         sealing = self._outbox.sealing
-        return aggregator if sealing is None else SecureSum(aggregator, sealing)
+        if sealing is None:
+            return aggregator
+        return SecureSum(aggregator, sealing, partial(Here if sealing.settings.protocol else Keyless, sealing))
 
     def on_train_end(self) -> None:
         """Sign off what was released."""
