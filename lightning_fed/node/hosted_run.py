@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 
@@ -27,9 +27,6 @@ from lightning_fed.wire.terms import Terms
 from lightning_fed.worker.copying import deep_copy
 from lightning_fed.worker.far_trainer import FarTrainer
 from lightning_fed.worker.outbox import Outbox
-
-if TYPE_CHECKING:  # it needs an extra
-    from lightning_fed.node.secure_rounds import SecureRounds
 
 _BEFORE_ROUNDS = ("on_fit_start", "on_train_start")
 
@@ -68,7 +65,6 @@ class HostedRun:
         tables: The tables of the workers' own state.
         settings: The node's own.
         folder: Where what the workers remember of this run lies.
-        secure: Holds what they have in a session of secure aggregation, if there are sessions.
 
     Raises:
         RefusalError: If the module is another one than the server's, or cannot be trained here.
@@ -83,12 +79,9 @@ class HostedRun:
         tables: Sequence[str],
         settings: NodeSettings,
         folder: Path,
-        secure: SecureRounds | None = None,
     ) -> None:
         self.terms = terms
         self.outbox = replace(outbox, own=OwnState(tables))
-        self.secure = secure
-        """What the workers hold in the session of secure aggregation that is on."""
         self._tables = tables
         self._workers = workers
         self._folder = folder
@@ -258,5 +251,3 @@ class HostedRun:
         """Let go of the workers' data and of the copy of the module."""
         self._pool.clear()
         self.engine.teardown()
-        if self.secure is not None:
-            self.secure.close()

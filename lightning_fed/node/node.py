@@ -51,6 +51,9 @@ IDENTITY, IDENTITIES = "LIGHTNING_FED_IDENTITY", "LIGHTNING_FED_IDENTITIES"
 """Those that name the files of its private key, and of all workers' public keys."""
 
 
+_MOST_SESSIONS = 8
+"""How many runs may be within a round of secure aggregation at once; the oldest one's sessions are then over."""
+
 _LONGEST_RUN = 64
 """How long the name of a run may be: it stands in each line of the account."""
 
@@ -140,6 +143,7 @@ class Node(Shown):
         self._known = {name_of_class(kind): kind for kind in (*_OURS, *parts)}
         self._identities = _identities(identity, identities)
         self._run: HostedRun | None = None
+        self._sessions: dict[bytes, SecureRounds] = {}  # by the terms of their runs
         self._rows = rows_of(module)
 
     @property
@@ -240,8 +244,7 @@ class Node(Shown):
             )
         folder = self.home / "runs" / terms.run
         try:
-            secure = self._secure_rounds(outbox)
-            self._run = HostedRun(terms, self.module, self.workers, outbox, tables, self._settings, folder, secure)
+            self._run = HostedRun(terms, self.module, self.workers, outbox, tables, self._settings, folder)
         except RefusalError:
             raise
         except Exception as error:
@@ -255,16 +258,25 @@ class Node(Shown):
         promise = None if terms.promise is None else _part("promise", terms.promise, Privacy, self._known)
         kept = _part("kept", terms.kept, Kept, self._known)
         sealing = None if terms.secure is None else _part("secure", terms.secure, Sealing, self._known)
+        if sealing is not None:
+            try:
+                _ = sealing.parameters  # whoever makes them may ask for a sum of one
+            except ValueError as error:
+                raise RefusalError(str(error)) from error
         return Outbox(algorithm, tuple(chosen), promise, kept=kept, sealing=sealing)
 
-    def _secure_rounds(self, outbox: Outbox) -> SecureRounds | None:
-        if outbox.sealing is None:
-            return None
+    def _secure_rounds(self, terms: Terms, sealing: Sealing) -> SecureRounds:
+        """Return the sessions of a run. They outlast another run whose message comes between two steps of a round."""
         import_extra("cryptography", "secure aggregation", "secure")
         from lightning_fed.node.identities import Identities
         from lightning_fed.node.secure_rounds import SecureRounds
 
-        return SecureRounds(outbox.sealing, self._identities or Identities())
+        key = terms.to_bytes()
+        if key not in self._sessions:
+            while len(self._sessions) >= _MOST_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions))).close()
+            self._sessions[key] = SecureRounds(sealing, self._identities or Identities())
+        return self._sessions[key]
 
     # ---- a round -----------------------------------------------------------------------------------------------------
 
@@ -275,7 +287,10 @@ class Node(Shown):
         results: list[dict[str, Any]] = []
         updates: list[memoryview] = []
         self.policy.check_job(job, run.terms, run.outbox.promise)
-        invited = None if run.secure is None else Invited.of(fields.get("invitation"), run.terms, parts[0])
+        invited = None
+        if run.outbox.sealing is not None:
+            rounds = self._secure_rounds(run.terms, run.outbox.sealing)
+            invited = Invited.of(rounds, fields.get("invitation"), run.terms, parts[0])
         for worker in workers:
             result = self._trained(run, worker, job, _numbers(refused, worker), invited)
             if not isinstance(result, WorkerError):
@@ -290,8 +305,9 @@ class Node(Shown):
 
     def _secure(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Let the workers' machines answer one step of secure aggregation."""
-        run, workers, step = self._run, self._asked(fields.get("workers")), fields.get("step")
-        if run is None or run.secure is None or run.terms != Terms.from_fields(fields.get("terms")):
+        workers, step = self._asked(fields.get("workers")), fields.get("step")
+        rounds = self._sessions.get(Terms.from_fields(fields.get("terms")).to_bytes())
+        if rounds is None:
             raise RefusalError("no session of secure aggregation is on at this node: it has begun anew")
         if step not in STEPS or len(parts) != len(workers):
             raise RefusalError(
@@ -300,7 +316,7 @@ class Node(Shown):
         results, answers = list[dict[str, Any]](), list[memoryview]()
         for worker, message in zip(workers, parts, strict=True):
             try:
-                answers.append(memoryview(run.secure.answer(worker, step, bytes(message))))
+                answers.append(memoryview(rounds.answer(worker, step, bytes(message))))
                 results.append({"worker": worker})
             except AbortError as error:
                 _log.warning("worker %r: %s", worker, error)
@@ -334,24 +350,24 @@ class Node(Shown):
             self.policy.admit(self.account, worker, job, run.terms, run.outbox.promise)
         except PolicyError as error:
             return WorkerError(worker, job.round, f"its node refuses: {error}")
-        left = self._encoded(run.train(worker, job, refused), worker, job, run, invited)
+        left = self._encoded(run.train(worker, job, refused), worker, job, invited)
         if isinstance(left, WorkerError):
             _log.warning("%s", left, exc_info=left.__cause__)
             noise = self.policy.in_place_of(left, job, run.outbox)
-            return left if noise is None else self._encoded(noise, worker, job, run, invited)
+            return left if noise is None else self._encoded(noise, worker, job, invited)
         return left
 
     def _encoded(
-        self, result: Updates | WorkerError, worker: str, job: Job, run: HostedRun, invited: Invited | None
+        self, result: Updates | WorkerError, worker: str, job: Job, invited: Invited | None
     ) -> tuple[memoryview, dict[str, str]] | WorkerError:
         """Return what leaves; under secure aggregation only the names of numbers, and keys for the session."""
         if isinstance(result, WorkerError):
             return result
         try:
-            if run.secure is None or invited is None:
+            if invited is None:
                 return memoryview(encode_updates(self.policy.leaving(result), job)), {}
             assert result.sealed is not None, "the outbox has sealed it"
-            keys = run.secure.begin(result, *invited).hex()
+            keys = invited.rounds.begin(result, invited.invitation, invited.job).hex()
             withheld = replace(result, sealed=result.sealed.withheld())
             return memoryview(encode_updates(self.policy.leaving(withheld), job)), {"keys": keys}
         except AbortError as error:
@@ -389,16 +405,24 @@ class Node(Shown):
 
 
 class Invited(NamedTuple):
-    """An invitation to a session of secure aggregation, and the digest of what workers were sent with it."""
+    """An invitation to a session of secure aggregation.
 
+    Args:
+        rounds: What workers hold in sessions of the run.
+        invitation: The server's message.
+        job: The digest of what they were sent with it.
+    """
+
+    rounds: SecureRounds
     invitation: bytes
     job: bytes
 
     @staticmethod
-    def of(invitation: object, terms: Terms, job: bytes | memoryview) -> Invited:
+    def of(rounds: SecureRounds, invitation: object, terms: Terms, job: bytes | memoryview) -> Invited:
         """Read what came with a job.
 
         Args:
+            rounds: What workers hold in sessions of the run.
             invitation: Hexadecimal digits, from anyone.
             terms: The terms of the run.
             job: The job, as it came.
@@ -409,7 +433,7 @@ class Invited(NamedTuple):
         from lightning_fed.secure.masks import digest
 
         try:
-            return Invited(bytes.fromhex(str(invitation)), digest(terms.to_bytes(), job))
+            return Invited(rounds, bytes.fromhex(str(invitation)), digest(terms.to_bytes(), job))
         except ValueError:
             raise RefusalError("the job came without an invitation to secure aggregation") from None
 

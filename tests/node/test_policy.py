@@ -143,8 +143,9 @@ def test_in_words(tmp_path: Path) -> None:
     assert str(written(tmp_path, WHOLE)) == (
         f"modules {FINGERPRINT}; algorithms FedAvg, FedProx; no transforms; at least 5 workers behind an aggregate; "
         "LocalDP with clip at most 1.0, noise_multiplier at least 4, metrics shown; secure aggregation with a "
-        "threshold of at least 0.7 and at least 16 neighbours; at most 100 rounds of each worker; ε of at most 8 for δ = 1e-05, over all runs; no evaluation; no prediction; sizes of at "
-        "most 1000; attributes net.dropout.p; failures hidden"
+        "threshold of at least 0.7 and at least 16 neighbours; at most 100 rounds of each worker; ε of at most 8 for "
+        "δ = 1e-05, over all runs; no evaluation; no prediction; sizes of at most 1000; attributes net.dropout.p; "
+        "failures hidden"
     )
     assert "at least 3 workers behind an aggregate, as the server says" in str(Policy(least_workers=3))
     assert repr(Policy(least_workers=3, promise=INSISTS_ON_LOCAL)) == (

@@ -14,10 +14,11 @@ from over_nodes import connected
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.core.channel import Message
+from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.node import Node, Policy, RequiredSecureAggregation
 from lightning_fed.node.identities import Identities, write_identity
 from lightning_fed.secure import SecureAggregation
-from lightning_fed.testing import Loopback
+from lightning_fed.testing import Loopback, OverLoopback
 from lightning_fed.wire import RoundError, WorkerError
 
 WORKERS = {f"w{i}": Rows([float(i), i + 1.0]) for i in range(5)}
@@ -132,6 +133,26 @@ def test_a_round_after_one_that_was_given_up_is_as_good_as_any(tmp_path: Path) -
     assert fed.found[0].item() == pytest.approx(2.5, abs=1e-6)
 
 
+def test_another_run_between_two_steps_of_a_round_takes_nothing_from_it(tmp_path: Path) -> None:
+    engine, workers = connected(Logs, WORKERS, tmp_path)
+    link, seen = engine.link, list[str]()
+    assert isinstance(link, Loopback)
+    nodes = dict(link._nodes)
+    send = link.send
+
+    def interrupted(messages: Any, seconds: float) -> Any:
+        if messages[0][1][0].get("step") == "mask" and not seen:
+            seen.append("mask")
+            other = Loopback(nodes)
+            fitted(OverLoopback(other, timeout=0.2), RemotePopulation(other, names=list(WORKERS)), None, rounds=1)
+        return send(messages, seconds)
+
+    link.send = interrupted  # type: ignore[method-assign]
+    fed = fitted(engine, workers, SECURE)
+    assert seen
+    assert fed.found[0].item() == simulated().found[0].item()
+
+
 # ---- a server that lies ----------------------------------------------------------------------------------------------
 
 
@@ -154,9 +175,6 @@ def test_a_node_that_is_sent_another_model_takes_no_part_in_the_sum(tmp_path: Pa
         told.extend(str(each.get("error")) for each in answer[0].get("results", []) if "error" in each)
         return answer
 
-    from lightning_fed.engines.remote import RemotePopulation
-    from lightning_fed.testing import OverLoopback
-
     nodes = {
         i: Node(Logs(), {name: data}, home=tmp_path / name, accelerator="cpu")
         for i, (name, data) in enumerate(WORKERS.items())
@@ -167,18 +185,85 @@ def test_a_node_that_is_sent_another_model_takes_no_part_in_the_sum(tmp_path: Pa
     assert fed.found[0].item() == pytest.approx((0.5 + 1.5 + 3.5 + 4.5) / 4, abs=1e-6)
 
 
-WRONG: dict[str, tuple[dict[str, Any], list[bytes], str]] = {
-    "before any training": ({"step": "share", "workers": ["w0"]}, [b""], "it has begun anew"),
-    "no step": ({"step": "open", "workers": ["w0"]}, [b""], "it has begun anew"),
-}
+def asked_for(tmp_path: Path, step: str) -> tuple[Node, dict[str, Any]]:
+    """A node after a run, and what it was asked for in a step of it."""
+    engine, workers = connected(Logs, WORKERS, tmp_path)
+    fitted(engine, workers, SECURE, rounds=1)
+    assert isinstance(engine.link, Loopback)
+    fields = next(dict(asked) for asked in engine.link.asked if asked.get("step") == step)
+    node = engine.link._nodes[0]
+    assert isinstance(node, Node)
+    return node, fields
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_questions_that_no_node_answers(name: str, tmp_path: Path) -> None:
-    fields, parts, says = WRONG[name]
-    node = Node(Logs(), {"w0": WORKERS["w0"]}, home=tmp_path, accelerator="cpu")
-    answer, _ = node.answer({"ask": "secure", "protocol": 2, "terms": None, **fields}, parts)
+@pytest.mark.parametrize(
+    ("change", "parts", "says"),
+    [
+        ({"step": "open"}, [b""], "a step of secure aggregation is one of share, mask, confirm, unmask, with a part"),
+        ({"step": "wipe"}, [b""], "a step of secure aggregation is one of"),
+        ({}, [], "with a part for each worker"),
+        ({"workers": ["eve"]}, [b""], "there is no worker 'eve' at this node"),
+        ({"terms": None}, [b""], "the terms of the run are missing"),
+    ],
+)
+def test_questions_that_no_node_answers(change: Any, parts: list[bytes], says: str, tmp_path: Path) -> None:
+    node, fields = asked_for(tmp_path, "share")
+    answer, _ = node.answer({**fields, **change}, parts)
     assert says in answer["refused"]
+
+
+def test_terms_of_another_run_open_nothing(tmp_path: Path) -> None:
+    node, fields = asked_for(tmp_path, "unmask")
+    answer, _ = node.answer({**fields, "terms": {**fields["terms"], "seed": 8}}, [b"\x1f"])
+    assert answer["refused"] == "no session of secure aggregation is on at this node: it has begun anew"
+
+
+def test_a_session_is_over_with_its_round(tmp_path: Path) -> None:
+    node, fields = asked_for(tmp_path, "unmask")
+    answer, _ = node.answer(fields, [b"\x1f"])
+    assert answer["results"][0]["error"].startswith("it is in no session")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cohort": 1}, "a cohort of 1 is too small, since the sum of one worker is its update"),
+        ({"cohort": 0}, "small"),
+    ],
+)
+def test_a_server_that_asks_for_the_sum_of_one(change: Any, says: str, tmp_path: Path) -> None:
+    node, fields = asked_for(tmp_path, "share")
+    secure = fields["terms"]["secure"]
+    terms = {**fields["terms"], "secure": {**secure, "arguments": {**secure["arguments"], **change}}}
+    answer, _ = node.answer({"ask": "agree", "protocol": fields["protocol"], "terms": terms}, [])
+    assert says in answer["refused"]
+
+
+@pytest.mark.parametrize("invitation", [None, "", "zz", "00", 7])
+def test_a_job_without_an_invitation_is_answered_without_an_update(invitation: Any, tmp_path: Path) -> None:
+    left: list[Message] = []
+
+    class Forgetful(Loopback):
+        def send(self, messages: Any, seconds: float) -> Any:
+            for _, (fields, _parts) in messages:
+                if fields["ask"] == "train":
+                    fields["invitation"] = invitation
+            return super().send(messages, seconds)
+
+    def spoil(node: int, asked: Mapping[str, Any], answer: Message) -> Message:
+        if asked["ask"] == "train":
+            left.append(answer)
+        return answer
+
+    nodes = {
+        i: Node(Logs(), {name: data}, home=tmp_path / name, accelerator="cpu")
+        for i, (name, data) in enumerate(WORKERS.items())
+    }
+    link = Forgetful(nodes, spoil)
+    with pytest.raises(WorkerError, match="invitation"):
+        fitted(OverLoopback(link, timeout=0.2), RemotePopulation(link), SECURE, rounds=1)
+    assert left
+    assert not any(parts for _, parts in left)
 
 
 def test_a_second_question_of_a_step_ends_the_session(tmp_path: Path) -> None:
@@ -212,9 +297,6 @@ def with_identities(folder: Path, names: Any = WORKERS) -> tuple[dict[str, Path]
 
 
 def signing(home: Path, files: Mapping[str, Path], known: Path, spoil: Any = None, **options: Any) -> Any:
-    from lightning_fed.engines.remote import RemotePopulation
-    from lightning_fed.testing import OverLoopback
-
     nodes = {
         i: Node(
             Logs(), {name: data}, home=home / name, accelerator="cpu", identity=files.get(name), identities=known_of
