@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, final
@@ -168,6 +169,8 @@ class FederatedLoop(Shown):
     def _given_up(self, job: Job, report: RoundReport, remembered: Tensors, watch: Stopwatch, plan: Traffic) -> Outcome:
         """Return the outcome of a round that changes nothing."""
         self.outbox.own.drop(job.cohort)
+        if self.outbox.sealing is not None:
+            report = replace(report, cohorts=[CohortNumbers(examples=0.0, weight=0.0, loss=math.nan)])
         nothing = Aggregate.nothing(job.model)
         return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
 
