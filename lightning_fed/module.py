@@ -76,7 +76,7 @@ from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
-from lightning_fed.server.sealed_sessions import Here, Keyless
+from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_checks import (
     refuse_cohort,
     refuse_model,
@@ -423,7 +423,7 @@ class FederatedModule(Readable):
         sealing = self._outbox.sealing
         if sealing is None:
             return aggregator
-        return SecureSum(aggregator, sealing, partial(Here if sealing.settings.protocol else Keyless, sealing))
+        return SecureSum(aggregator, sealing, sessions(sealing, self.engine))
 
     def on_train_end(self) -> None:
         """Sign off what was released."""

@@ -15,6 +15,9 @@ from lightning_fed.secure.ring import Ring
 
 DELTA = "delta"
 
+STEPS = ("share", "mask", "confirm", "unmask")
+"""What workers are asked after they have advertised their keys, by the name of the method that answers."""
+
 
 @final
 @dataclass(frozen=True)
