@@ -123,7 +123,8 @@ class FederatedModule(Readable):
         on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
         min_workers: The number of workers below which a round fails even so.
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``,
-            beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``.
+            beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``; under a promise and
+            under secure aggregation there are neither.
         local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
         local_optimizer_state: ``"fresh"``: workers begin each round with new optimizers; ``"kept"``: with what theirs
             remembered after their last round (momenta, moments), which is own state.
@@ -138,7 +139,8 @@ class FederatedModule(Readable):
         worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
             that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
-        secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``.
+        secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``. A sum
+            is without workers that fail or are away, as far as its threshold goes; beyond it a round changes nothing.
 
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning; or if another argument is of a
@@ -300,7 +302,7 @@ class FederatedModule(Readable):
             refuse_too_few(self.min_workers, self._datamodule.cohort_size)
             refuse_manual(self.module, self.aggregator, self.privacy)
             refuse_search(self.trainer, self.privacy, self._outbox.kept)
-            refuse_cohort(self.secure_aggregation, self._datamodule.cohort_size, self.min_workers)
+            refuse_cohort(self.secure_aggregation, self._datamodule.cohort_size)
             self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))

@@ -90,29 +90,23 @@ def _refuse_weights(secure: SecureAggregation, aggregator: Aggregator[Any]) -> N
         )
 
 
-def refuse_cohort(secure: SecureAggregation | None, cohort_size: int, min_workers: int) -> None:
-    """Refuse a cohort in which no update would be hidden, and settings that it makes meaningless.
+def refuse_cohort(secure: SecureAggregation | None, cohort_size: int) -> None:
+    """Refuse a cohort in which no update would be hidden, or no worker has so many neighbours.
 
     Args:
         secure: What is said of secure aggregation, if anything.
         cohort_size: The number of workers in a round.
-        min_workers: The number of workers below which a round fails.
 
     Raises:
         ValueError: Stating the inequality that does not hold.
     """
     if secure is None:
         return
-    parameters = secure.parameters(cohort_size)
+    secure.parameters(cohort_size)  # for what it refuses
     if secure.neighbours is not None and secure.neighbours >= cohort_size:
         raise ValueError(
             f"SecureAggregation(neighbours={secure.neighbours}): in a cohort of {cohort_size} a worker has "
             f"{cohort_size - 1} others; leave neighbours out, and it shares a mask with all of them"
-        )
-    if min_workers > parameters.least and secure.least is not None:
-        raise ValueError(
-            f"min_workers={min_workers} and SecureAggregation(least={secure.least}) both say how many workers a round "
-            "needs; leave one of them out"
         )
 
 
