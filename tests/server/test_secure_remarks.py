@@ -179,6 +179,13 @@ def test_a_bound_that_bites_is_warned_of_once() -> None:
     SecureRemarks(promised=True).note(RoundReport(cohorts=[cohort(0.0)]))
 
 
+def test_learning_rates_are_those_of_the_last_cohort_with_a_sum() -> None:
+    summed = cohort()._replace(rates={"lr": 0.1})
+    assert RoundReport(cohorts=[summed, cohort(examples=0.0)]).rates == {"lr": 0.1}
+    assert RoundReport(cohorts=[summed._replace(rates={"lr": 0.2}), summed]).rates == {"lr": 0.1}
+    assert RoundReport(cohorts=[cohort(examples=0.0)]).rates == {}
+
+
 def test_scalars_of_several_cohorts() -> None:
     """Those of a round without a sum do not count."""
     assert secure_scalars([cohort(1.0, 2), cohort(0.5, 3), cohort(0.0, 9, examples=0.0)]) == {
