@@ -77,6 +77,13 @@ from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.sealed_sessions import sessions
+from lightning_fed.server.secure_checks import (
+    refuse_cohort,
+    refuse_model,
+    refuse_single_updates,
+    refuse_workers_data,
+)
+from lightning_fed.server.secure_remarks import say_what_is_hidden
 from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.state_folder import StateFolder
@@ -116,7 +123,8 @@ class FederatedModule(Readable):
         on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
         min_workers: The number of workers below which a round fails even so.
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``,
-            beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``.
+            beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``; under a promise and
+            under secure aggregation there are neither.
         local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
         local_optimizer_state: ``"fresh"``: workers begin each round with new optimizers; ``"kept"``: with what theirs
             remembered after their last round (momenta, moments), which is own state.
@@ -131,7 +139,8 @@ class FederatedModule(Readable):
         worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
             that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
-        secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``.
+        secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``. A sum
+            is without workers that fail or are away, as far as its threshold goes; beyond it a round changes nothing.
 
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning; or if another argument is of a
@@ -192,6 +201,8 @@ class FederatedModule(Readable):
         self.log_workers_up_to = whole("log_workers_up_to", log_workers_up_to, least=0)
         self.privacy = privacy
         self.secure_aggregation = secure_aggregation
+        own = self.aggregator if privacy is None else aggregator
+        refuse_single_updates(secure_aggregation, algorithm, own, self.transforms)
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
         self._state_folder = StateFolder(state_dir)
@@ -291,10 +302,12 @@ class FederatedModule(Readable):
             refuse_too_few(self.min_workers, self._datamodule.cohort_size)
             refuse_manual(self.module, self.aggregator, self.privacy)
             refuse_search(self.trainer, self.privacy, self._outbox.kept)
+            refuse_cohort(self.secure_aggregation, self._datamodule.cohort_size)
             self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
+        refuse_workers_data(self.secure_aggregation, self._datamodule, self.trainer, self.module)
         drops, for_data = self.on_worker_error == "drop", self._guard.for_data(self.trainer)
         refuse_unreachable(self._datamodule, self.engine)
         self._datamodule.attach(self.module, self._evaluation, drops, self.engine.teardown, for_data)
@@ -351,6 +364,10 @@ class FederatedModule(Readable):
         with processes.together():
             self._global.begin_fit(self.trainer)
             self.algorithm.check(self._global.model())
+            if self.privacy is None:
+                refuse_model(
+                    self.secure_aggregation, self.algorithm, self._global.model(), self.module, datamodule.cohort_size
+                )
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
@@ -363,6 +380,8 @@ class FederatedModule(Readable):
             self._guard.start(datamodule, self.trainer, self.local)
             self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
             self._keeper.promise(self._guard.run)
+        if self.secure_aggregation is not None and not isinstance(self.engine, EngineOfNodes):
+            say_what_is_hidden(self.secure_aggregation, tables_of(self.algorithm, self.transforms, self._outbox.kept))
         # The rounds of a search for a learning rate are none of the run.
         results = Results(None) if self._search.is_on else self._results
         results.begin(self.trainer.global_step)
@@ -522,6 +541,7 @@ class FederatedModule(Readable):
             "aggregator": self.aggregator,
             "transforms": self.transforms,
             "privacy": self.privacy,
+            "secure_aggregation": self.secure_aggregation,
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
             "local_lr_schedule": self.local_lr_schedule,

@@ -65,7 +65,7 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
             id="a vote of signs",
         ),
         pytest.param(
-            ("--aggregator", "UniformMean()", "--central", "--cohort", "5", "--availability", AWAY, *SECURE),
+            ("--central", "--cohort", "5", "--availability", AWAY, *SECURE),
             id="secure aggregation, with workers absent and lost",
         ),
         pytest.param(

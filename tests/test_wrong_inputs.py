@@ -63,6 +63,7 @@ from lightning_fed.datasets import (
 from lightning_fed.engines import Auto, Isolated, Sequential, Vectorized
 from lightning_fed.models import LinearRegression, MLPClassifier
 from lightning_fed.optim import CosineDecay, ExponentialDecay, StepDecay, Yogi
+from lightning_fed.secure import SecureAggregation
 from lightning_fed.selection import (
     Availability,
     CohortSampler,
@@ -77,7 +78,7 @@ from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD,
 from lightning_fed.wire import LocalTraining
 
 PACKAGES = ("", ".aggregation", ".algorithms", ".callbacks", ".datasets", ".engines", ".models", ".optim")
-PACKAGES += (".population", ".privacy", ".selection", ".state", ".testing", ".transforms", ".wire")
+PACKAGES += (".population", ".privacy", ".secure", ".selection", ".state", ".testing", ".transforms", ".wire")
 
 DP = {"clip": 1.0, "noise_multiplier": 1.0}
 
@@ -123,6 +124,7 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     privacy.DistributedDP: {**DP, "survivors": 2},
     privacy.RecordDP: {**DP, "sampling_rate": 0.1, "delta": 1e-5},
     privacy.AdaptiveClip: {},
+    SecureAggregation: {"clip": 1.0},
     privacy.Accountant: {},
     privacy.Noise: {},
     **each({"noise_multiplier": 1.0}, privacy.Gaussian, privacy.LocalGaussian),
@@ -325,6 +327,10 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
         (
             {"transforms": [Compressed(RandomK(0.1))], "privacy": privacy.CentralDP(**DP)},
             r"Compressed\(RandomK\(fraction=0\.1, scaled=True\)\) makes updates longer, and CentralDP clips",
+        ),
+        (
+            {"secure_aggregation": {"clip": 1.0}},
+            r"secure_aggregation must be a SecureAggregation, such as SecureAggregation\(clip=10\.0\)",
         ),
         ({"module": FederatedModule(Scalar())}, "module is a FederatedModule already"),
         ({"module": Scalar}, r"module must be a .*LightningModule, not the class Scalar: .* such as Scalar\(\)"),

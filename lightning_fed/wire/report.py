@@ -223,7 +223,7 @@ class RoundReport:
     def rates(self) -> dict[str, float]:
         """The mean of each learning rate that the workers began with, by name, over the workers that have it."""
         if self.cohorts:
-            return dict(self.cohorts[-1].rates)
+            return dict(next((cohort.rates for cohort in reversed(self.cohorts) if cohort.rates), {}))
         names = dict.fromkeys(name for reply in self.replies for name in reply.rates)
         there = {name: torch.cat([r.rates[name] for r in self.replies if name in r.rates]) for name in names}
         return {name: float(values.mean()) for name, values in there.items()}

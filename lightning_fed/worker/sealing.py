@@ -23,6 +23,7 @@ from lightning_fed.secure.ring import Ring
 from lightning_fed.secure.settings import DELTA
 from lightning_fed.transforms.compression.randomness import uniforms
 from lightning_fed.wire import Job, Updates
+from lightning_fed.wire.logged import Shown
 from lightning_fed.wire.sealed import Sealed, Sealer
 
 WORKERS, WITHIN, WEIGHT, EXAMPLES, STEPS, LEFT_OUT = "workers", "within", "weight", "examples", "steps", "left out"
@@ -102,21 +103,30 @@ class Sealing(Sealer):
         return _emptied(updates, job, Sealed(words, {k: scalars.encode(v) for k, v in numbers.items()}, self.bits))
 
     def _check(self, updates: Updates, job: Job) -> None:
-        new = sorted(updates.buffers.keys() - job.model.buffers.keys())
-        moved = sorted(
-            name
-            for name, rows in updates.buffers.items()
-            if name in job.model.buffers
-            and name not in updates.stays
-            and not (rows.is_floating_point() and self.settings.buffer_clip is not None)
-            and rows.is_floating_point()
-            and not torch.equal(rows, job.model.buffers[name].expand_as(rows))
-        )
-        if new or moved:
-            raise ValueError(
-                f"SecureAggregation: local training moves {(new or moved)[0]!r}, and nothing says how far; give "
-                "buffer_clip=, the largest norm of such a change, or keep it with the workers: algorithm=FedBN()"
-            )
+        """Refuse what local training has moved, and no sum says by how much."""
+        for name, rows in sorted(updates.buffers.items()):
+            before = job.model.buffers.get(name)
+            if name in updates.stays or name.endswith(_COUNTERS):
+                continue
+            if before is None or rows.shape[1:] != before.shape:
+                what = "which is neither trained nor a buffer" if before is None else "which changes its shape"
+                raise ValueError(
+                    f"SecureAggregation: local training moves {name!r}, {what}, and only what all workers have alike "
+                    "can be added; move it on the server, in on_train_batch_end of a callback"
+                )
+            if rows.is_floating_point() and self.settings.buffer_clip is not None:
+                if not bool(rows.isfinite().all()):
+                    raise ValueError(
+                        f"SecureAggregation: the buffer {name!r} has NaN or Inf in it, which cannot be added; keep it "
+                        f"with the workers: algorithm=FedBN(personal=[{name!r}])"
+                    )
+            elif not _equal(rows, before):
+                fix = "give buffer_clip=, the largest norm of such a change, or " if rows.is_floating_point() else ""
+                why = "nothing says how far" if rows.is_floating_point() else f"numbers of {rows.dtype} have no mean"
+                raise ValueError(
+                    f"SecureAggregation: local training moves {name!r}, and {why}; {fix}keep it with the workers: "
+                    f"algorithm=FedBN(personal=[{name!r}])"
+                )
 
     def _weight(self, updates: Updates) -> Tensor:
         counts = (updates.weight > 0).to(torch.float64)
@@ -135,7 +145,7 @@ class Sealing(Sealer):
             STEPS: updates.steps.clamp(0.0, _MOST_EXAMPLES),
         }
         left_out = torch.zeros_like(one)
-        means = {LOSS: updates.loss, **{METRIC + name: values for name, values in updates.metrics.items()}}
+        means = {LOSS: updates.loss} | {METRIC + n: v for n, v in updates.metrics.items() if _is_mean(updates.shown, n)}
         for name, values in means.items():
             good = scalars.within(values, weight, self.settings.metric_range)
             left_out += (~good & ~values.isnan()).to(torch.float64)
@@ -200,6 +210,19 @@ class Sealing(Sealer):
 
 
 _BUFFERS = "buffers/"
+_COUNTERS = "num_batches_tracked"
+"""BatchNorm's counters, of which a sum says nothing and which mean nothing with a momentum: they stay as they are."""
+
+
+def _is_mean(shown: Mapping[str, Shown], name: str) -> bool:
+    """Whether what was logged under a name is a mean; a sum, a largest or a smallest value does not leave."""
+    return name not in shown or shown[name].reduction == "mean"
+
+
+def _equal(rows: Tensor, before: Tensor) -> bool:
+    """Whether nothing has moved; what never was a number has not."""
+    same = rows == before
+    return bool((same | ((rows != rows) & (before != before))).all())
 
 
 def _runs(job: Job, stays: Set[str]) -> list[slice]:

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from lightning_fed.secure import SecureAggregation, scalars
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
+from lightning_fed.wire.codec import decode_updates, encode_updates
+from lightning_fed.wire.logged import Shown
 from lightning_fed.worker.sealing import Sealing
 
 MODEL = GlobalModel(
-    {"w": torch.zeros(1, 2), "b": torch.zeros(1)}, {"mean": torch.tensor([1.0, 2.0]), "count": torch.tensor(3)}
+    {"w": torch.zeros(1, 2), "b": torch.zeros(1)},
+    {"mean": torch.tensor([1.0, 2.0]), "num_batches_tracked": torch.tensor(3)},
 )
 JOB = Job(0, 0, 0, MODEL, LocalTraining())
 
@@ -31,7 +34,7 @@ def updates(**others: Any) -> Updates:
             0,
             ("bob", "alice"),
             torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.5, -0.25]]),
-            {"mean": MODEL.buffers["mean"].expand(2, 2), "count": torch.tensor([4, 9])},
+            {"mean": MODEL.buffers["mean"].expand(2, 2), "num_batches_tracked": torch.tensor([4, 9])},
             double(2, 1),
             double(2, 1),
             double(0.5, 2.0),
@@ -116,6 +119,20 @@ def test_numbers_that_cannot_be_added_are_left_out_and_counted() -> None:
     assert found["left out"] == 2.0
 
 
+def test_what_is_no_mean_does_not_leave_but_its_name_does() -> None:
+    shown = {
+        "number": Shown("number", "sum"),
+        "largest": Shown("largest", "max"),
+        "accuracy": Shown("accuracy", "mean"),
+    }
+    metrics = {"number": double(2, 1), "largest": double(5, 7), "accuracy": double(1.0, 0.25), "other": double(1, 1)}
+    sealed = LONG.sealed(updates(metrics=metrics, shown=shown), JOB)
+    assert sealed.sealed is not None
+    assert {name for name in sealed.sealed.scalars if name.startswith("metric/")} == {"metric/accuracy", "metric/other"}
+    alone = sealed.rows(torch.tensor([True, False]))
+    assert decode_updates(encode_updates(alone, JOB), JOB, sealer=LONG).shown == shown
+
+
 def test_a_worker_that_weighs_nothing_adds_nothing() -> None:
     found = summed(LONG, updates(weight=double(0, 1)))
     assert torch.allclose(found.delta, double(0.0, 0.5, -0.25), atol=1e-7)
@@ -132,14 +149,18 @@ def test_layers_that_stay_are_no_words() -> None:
 
 def test_buffers_are_added_as_changes_if_there_is_a_bound() -> None:
     sealing = Sealing(SecureAggregation(clip=10.0, buffer_clip=1.0), cohort=2)
-    moved = updates(buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 5.0]]), "count": torch.tensor([4, 9])})
+    moved = updates(
+        buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 5.0]]), "num_batches_tracked": torch.tensor([4, 9])}
+    )
     found = summed(sealing, moved)
     assert torch.allclose(found.buffers["mean"], double(0.5, 1.0), atol=1e-7), "alice's change is shortened to 1"
     assert list(found.buffers) == ["mean"], "an integer one has no sum"
 
 
 def test_buffers_that_move_without_a_bound_are_refused() -> None:
-    moved = updates(buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 2.0]]), "count": torch.tensor([4, 9])})
+    moved = updates(
+        buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 2.0]]), "num_batches_tracked": torch.tensor([4, 9])}
+    )
     with pytest.raises(ValueError, match=r"local training moves 'mean', and nothing says how far; give buffer_clip="):
         LONG.sealed(moved, JOB)
     new = updates(buffers={**updates().buffers, "late": torch.zeros(2, 1)})
