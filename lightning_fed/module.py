@@ -76,6 +76,7 @@ from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
+from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.state_folder import StateFolder
@@ -412,7 +413,7 @@ class FederatedModule(Readable):
             return aggregator
         job = Job(0, 0, 0, self._global.model(), self.local, extra=self.algorithm.extra)
         sealing.check(job if run is None or sealing.promise is None else sealing.promise.job(job, run))
-        return SecureSum(aggregator, sealing)
+        return SecureSum(aggregator, sealing, sessions(sealing, self.engine))
 
     def on_train_end(self) -> None:
         """Sign off what was released."""

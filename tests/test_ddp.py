@@ -14,6 +14,8 @@ from runs import assert_same, run, start, start_nodes
 
 DDP = ("--devices", "2", "--strategy", "ddp")
 AWAY = "RandomAvailability(absent=0.2, lost=0.1, stragglers=0.5)"
+SECURE = ("--secure", "SecureAggregation(clip=5.0, weight_cap=20, threshold=0.51)")
+PROTOCOL = ("--secure", "SecureAggregation(clip=5.0, weight_cap=20, threshold=0.51, protocol=True)")
 
 
 def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
@@ -63,6 +65,10 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
             id="a vote of signs",
         ),
         pytest.param(
+            ("--aggregator", "UniformMean()", "--central", "--cohort", "5", "--availability", AWAY, *SECURE),
+            id="secure aggregation, with workers absent and lost",
+        ),
+        pytest.param(
             ("--algorithm", "FedBN(['net.1.*', 'net.4.*'])", "--norm", "--cohort", "5"),
             id="personal layers and statistics, own models evaluated",
         ),
@@ -72,6 +78,16 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, options: tuple[str, .
     one = run_forked(tmp_path / "one.pt", "--double", *options, processes=1)
     two = run_forked(tmp_path / "two.pt", "--double", *options, *DDP, processes=2)
     assert_same(one, two, rounding=True)
+
+
+@pytest.mark.parametrize("options", [SECURE, PROTOCOL], ids=["without keys", "with keys"])
+def test_sums_of_sealed_numbers_are_the_same_bits_on_two_processes(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Integers add up to the same whatever the order; the rest of a round is computed on one process alone."""
+    options = (*options, "--central", "--cohort", "5", "--availability", AWAY, "--engine", "sequential")
+    one = run_forked(tmp_path / "one.pt", *SECURE, *options[2:], processes=1)
+    two = run_forked(tmp_path / "two.pt", *options, *DDP, processes=2)
+    for name, tensor in one["state"].items():
+        assert torch.equal(tensor, two["state"][name]), name
 
 
 def test_two_machines_give_what_one_process_gives(tmp_path: Path) -> None:

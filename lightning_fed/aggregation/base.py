@@ -70,11 +70,11 @@ class Aggregator(Shown, ABC, Generic[Partial]):
             ValueError: Stating the inequality that does not hold.
         """
 
-    def expect(self, workers: Sequence[str]) -> None:
-        """Hear whom the round counts on: who takes part, and may yet be lost. Called before :meth:`fold`.
+    def expect_to_lose(self, workers: Sequence[str]) -> None:
+        """Hear who takes part in the round, and will be lost before anything comes back. Called before :meth:`fold`.
 
         Args:
-            workers: Their names, in the cohort's order; the same on every process.
+            workers: Their names; the same on every process.
         """
 
     @abstractmethod

@@ -34,7 +34,7 @@ _PIECE = 2**16
 _ZEROS = memoryview(bytes(_PIECE))
 
 
-def digest(*parts: bytes) -> bytes:
+def digest(*parts: bytes | bytearray | memoryview) -> bytes:
     """Return the SHA-256 of parts, each after its length, so that no two lists of parts have one digest for a reason.
 
     >>> digest(b"a", b"bc").hex()[:16]

@@ -24,7 +24,7 @@ BOX_BYTES = 2 * SHARE_BYTES + TAG_BYTES
 _REPLY = struct.Struct("<IB")
 REPLY_BYTES = _REPLY.size + SHARE_BYTES
 """The length of one line of step 4."""
-_MOST_NAME = 2**16 - 1
+_MOST_TEXT = 2**16 - 1
 
 
 @final
@@ -83,44 +83,97 @@ class Keys(NamedTuple):
 
 
 @final
+class Form(NamedTuple):
+    """What each worker adds to the sum.
+
+    Args:
+        size: The number d of words in its vector.
+        scalars: The names of the m numbers that are added modulo 2⁶⁴, in order. All workers have to have the same list:
+            where one adds its loss, and the others something else, the loss would be seen.
+    """
+
+    size: int
+    scalars: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        head = self.size.to_bytes(8, "little") + len(self.scalars).to_bytes(4, "little")
+        return head + b"".join(map(_text, self.scalars))
+
+
+@final
 class Roster(NamedTuple):
-    """Step 1, to every worker: who takes part, in the order of their indices, and with which keys.
+    """Step 1, to every worker: who takes part, in the order of their indices, with which keys, and what is added.
 
     Args:
         names: Their names.
         keys: Their keys.
+        form: The form of what each adds.
     """
 
     names: tuple[str, ...]
     keys: tuple[Keys, ...]
+    form: Form
 
     def to_bytes(self) -> bytes:
-        parts = [len(self.names).to_bytes(4, "little")]
+        parts = [self.form.to_bytes(), len(self.names).to_bytes(4, "little")]
         for name, keys in zip(self.names, self.keys, strict=True):
-            written = name.encode()
-            if len(written) > _MOST_NAME:
-                raise AbortError(f"the name {name[:20]!r}... is too long: {_MOST_NAME} bytes are the most")
-            parts += [len(written).to_bytes(2, "little"), written, keys.to_bytes()]
+            parts += [_text(name), keys.to_bytes()]
         return b"".join(parts)
 
     @staticmethod
     @lru_cache(maxsize=4)  # in a simulation all workers read the same one: 5 of 20 s with 1000 of them
     def of(message: bytes, signed: bool) -> Roster:
-        count, at, names, rows = int.from_bytes(message[:4], "little"), 4, [], []
-        length = Keys.length(signed)
-        if count * (2 + length) > len(message):  # before a loop over what someone says
-            raise AbortError("a roster ends before its last worker")
-        for _ in range(count):
-            end = at + 2 + int.from_bytes(message[at : at + 2], "little")
-            try:
-                names.append(message[at + 2 : end].decode())
-            except UnicodeDecodeError:
-                raise AbortError("a name in a roster is no text") from None
-            rows.append(Keys.of(message[end : end + length], signed))
-            at = end + length
-        if at != len(message):
+        reader = _Reader(message)
+        size, scalars = reader.whole(8), tuple(reader.text() for _ in range(reader.count(least=2)))
+        names, rows, length = [], [], Keys.length(signed)
+        for _ in range(reader.count(least=2 + length)):
+            names.append(reader.text())
+            rows.append(Keys.of(reader.take(length), signed))
+        if reader.rest:
             raise AbortError("a roster goes on after its last worker")
-        return Roster(tuple(names), tuple(rows))
+        return Roster(tuple(names), tuple(rows), Form(size, scalars))
+
+
+def _text(text: str) -> bytes:
+    written = text.encode()
+    if len(written) > _MOST_TEXT:
+        raise AbortError(f"the name {text[:20]!r}... is too long: {_MOST_TEXT} bytes are the most")
+    return len(written).to_bytes(2, "little") + written
+
+
+class _Reader:
+    """Reads a message from its beginning on; it may be anything."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._at = 0
+
+    @property
+    def rest(self) -> int:
+        """How many bytes have not been read."""
+        return len(self._message) - self._at
+
+    def take(self, length: int) -> bytes:
+        if length > self.rest:
+            raise AbortError("a roster ends before its last worker")
+        self._at += length
+        return self._message[self._at - length : self._at]
+
+    def whole(self, length: int) -> int:
+        return int.from_bytes(self.take(length), "little")
+
+    def count(self, least: int) -> int:
+        """Read how many things follow, of at least so many bytes each."""
+        count = self.whole(4)
+        if count * least > self.rest:  # before a loop over what someone says
+            raise AbortError("a roster ends before its last worker")
+        return count
+
+    def text(self) -> str:
+        try:
+            return self.take(self.whole(2)).decode()
+        except UnicodeDecodeError:
+            raise AbortError("a name in a roster is no text") from None
 
 
 @final
@@ -175,9 +228,9 @@ def _parts_of(message: bytes, neighbours: Sequence[int], length: int) -> dict[in
     return {v: message[begin + i * length : begin + (i + 1) * length] for i, v in enumerate(senders)}
 
 
-def masked_length(parameters: Parameters) -> int:
+def masked_length(form: Form, bits: int) -> int:
     """Step 2, from a worker: the length of its masked numbers, first those modulo 2⁶⁴, then packed words."""
-    return 8 * parameters.scalars + packed_length(parameters.size, parameters.bits)
+    return 8 * len(form.scalars) + packed_length(form.size, bits)
 
 
 def bits_of(flags: Sequence[bool]) -> bytes:

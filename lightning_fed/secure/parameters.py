@@ -1,4 +1,4 @@
-"""What all parties of a session agree on before anyone sends a key."""
+"""The rules of a session, on which all parties agree before anyone sends a key."""
 
 from __future__ import annotations
 
@@ -8,33 +8,29 @@ from typing import final
 
 from lightning_fed.secure.graph import Degree, degree
 
-_FORM = struct.Struct("<dIIIIII")
+_PACKED = struct.Struct("<dIIII")
 
 
 @final
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters of a session: the rules, and the form of what is added.
+    """Parameters of a session.
 
     Args:
         threshold: The part τ of those who hold the shares of a secret that must stay to the end, above ½.
         least: The least number of workers behind a sum.
         most: The largest number of them, for which the ring has room.
-        size: The number d of words in a vector.
-        scalars: The number m of numbers that are added modulo 2⁶⁴.
         bits: The bits of a word.
         neighbours: The degree of the graph; None: everyone up to 64 workers, see
         :func:`~lightning_fed.secure.graph.degree`.
 
-    >>> Parameters(threshold=0.7, least=3, most=10, size=4, scalars=2).degree(5)
+    >>> Parameters(threshold=0.7, least=3, most=10).degree(5)
     Degree(neighbours=4, threshold=4)
     """
 
     threshold: float
     least: int
     most: int
-    size: int
-    scalars: int = 0
     bits: int = 32
     neighbours: int | None = None
 
@@ -49,6 +45,6 @@ class Parameters:
     def to_bytes(self) -> bytes:
         """Return the parameters as bytes of a fixed length."""
         k = 0 if self.neighbours is None else self.neighbours
-        return _FORM.pack(self.threshold, self.least, self.most, self.size, self.scalars, self.bits, k)
+        return _PACKED.pack(self.threshold, self.least, self.most, self.bits, k)
 
-    LENGTH = _FORM.size
+    LENGTH = _PACKED.size

@@ -8,13 +8,16 @@ from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from lightning_fed.core.processes import Processes
 from lightning_fed.core.words import unpack
 from lightning_fed.secure import shamir
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.masks import KEY_BYTES, SIGNATURE_BYTES, KeyPair, Mask
 from lightning_fed.secure.messages import (
+    Form,
     Invitation,
     Keys,
     Roster,
@@ -57,7 +60,7 @@ class SecureServer:
     is as good as none: its worker is left out, and :attr:`left_out` says why.
 
     Args:
-        parameters: What all have agreed on.
+        parameters: The rules that all have agreed on.
         session: 32 bytes that no other session has had, such as ``os.urandom(32)``.
         job: The digest of the job that the workers are sent.
         identities: Whether workers sign their keys.
@@ -68,23 +71,33 @@ class SecureServer:
             raise ValueError(f"session and job must be {KEY_BYTES} bytes each, as digests are")
         self.parameters = parameters
         self._invitation = Invitation(session, parameters.to_bytes(), job)
-        self._signed = identities
+        self.signed = identities
+        """Whether workers sign their keys, and confirm the list of survivors."""
         self.left_out: dict[str, str] = {}
         """Why a worker's message could not be used, by its name."""
         self._is_closed = False
-        self._words = np.zeros(parameters.size, np.uint32)
-        self._scalars = np.zeros(parameters.scalars, np.uint64)
         self._sent: set[int] = set()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that take part, in the order of the roster."""
+        return self._attendance.names
+
+    @property
+    def sent(self) -> list[str]:
+        """Those whose numbers are in the sum, in the order of the roster."""
+        return [self.names[v] for v in sorted(self._sent)]
 
     def invite(self) -> bytes:
         """Step 0: what every worker is sent."""
         return self._invitation.to_bytes()
 
-    def roster(self, advertised: Mapping[str, bytes]) -> bytes:
-        """Step 1: return the list of those that take part, for all of them.
+    def roster(self, advertised: Mapping[str, bytes], form: Form) -> bytes:
+        """Step 1: return the list of those that take part, and of what they are to add, for all of them.
 
         Args:
             advertised: What has come, by name.
+            form: What each adds.
 
         Raises:
             AbortError: If too few have answered.
@@ -93,7 +106,7 @@ class SecureServer:
         seen: set[bytes] = set()
         for name, message in advertised.items():
             try:
-                keys = Keys.of(message, self._signed)
+                keys = Keys.of(message, self.signed)
                 if {keys.mask, keys.channel} & seen or keys.mask == keys.channel:
                     raise AbortError("a key that it sends is another's, too")
             except AbortError as error:
@@ -101,7 +114,10 @@ class SecureServer:
                 continue
             seen |= {keys.mask, keys.channel}
             listed[name] = keys
-        roster = Roster(tuple(listed), tuple(listed.values()))
+        roster = Roster(tuple(listed), tuple(listed.values()), form)
+        self._form = form
+        self._words = np.zeros(form.size, np.uint32)
+        self._scalars = np.zeros(len(form.scalars), np.uint64)
         self._attendance = Attendance(self.parameters, self._invitation.session, roster.names)
         self._index = {name: i for i, name in enumerate(roster.names)}
         self._keys = roster.keys
@@ -143,22 +159,40 @@ class SecureServer:
             worker: Its name.
             masked: What it has sent.
         """
-        index, parameters = self._index.get(worker), self.parameters
+        index, length = self._index.get(worker), masked_length(self._form, self.parameters.bits)
         if self._is_closed:
             self.left_out[worker] = "its numbers came after the survivors had been told"
         elif index is None or index not in self._attendance.shared:
             self.left_out[worker] = "it has sent numbers, and has never shared its secrets"
         elif index in self._sent:
             self.left_out[worker] = "it has sent numbers twice, of which the first count"
-        elif len(masked) != masked_length(parameters):
-            self.left_out[worker] = f"it has sent {len(masked)} bytes in place of {masked_length(parameters)}"
+        elif len(masked) != length:
+            self.left_out[worker] = f"it has sent {len(masked)} bytes in place of {length}"
         else:
-            end = 8 * parameters.scalars
+            end = 8 * len(self._form.scalars)
             self._scalars += np.frombuffer(masked[:end], "<u8")
-            self._words += unpack(memoryview(masked)[end:], parameters.size, parameters.bits)
+            self._words += unpack(memoryview(masked)[end:], self._form.size, self.parameters.bits)
             self._sent.add(index)
             return True
         return False
+
+    def together(self, processes: Processes) -> None:
+        """Add up what the servers of several processes have taken, each from other workers; all go on alike.
+
+        Args:
+            processes: The processes.
+        """
+        if processes.size == 1:
+            return
+        words = torch.from_numpy(self._words.astype(np.int64))  # gloo has no unsigned numbers
+        numbers = torch.from_numpy(self._scalars.view(np.int64))  # wraps around as they do
+        processes.sum_([words])
+        processes.sum_([numbers])
+        self._words = words.numpy().astype(np.uint32)
+        self._scalars = numbers.numpy().view(np.uint64)
+        for sent, left_out in processes.gather((self._sent, self.left_out)):
+            self._sent |= sent
+            self.left_out |= left_out
 
     def survivors(self) -> bytes:
         """Step 3: close the sum, and return whose numbers are in it, for all of them.

@@ -16,6 +16,9 @@ from lightning_fed.secure.ring import Ring
 
 DELTA = "delta"
 
+STEPS = ("share", "mask", "confirm", "unmask")
+"""What workers are asked after they have advertised their keys, by the name of the method that answers."""
+
 
 @final
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class SecureAggregation(Shown):
         TypeError: If an argument is of a wrong type.
         ValueError: If one is out of range.
 
-    >>> SecureAggregation(clip=10.0).parameters(cohort=10, size=1000).degree(10)
+    >>> SecureAggregation(clip=10.0).parameters(cohort=10).degree(10)
     Degree(neighbours=9, threshold=7)
     """
 
@@ -156,13 +159,11 @@ class SecureAggregation(Shown):
             )
         return replace(self, least=least), drawn.most
 
-    def parameters(self, cohort: int, size: int, scalars: int = 0) -> Parameters:
-        """Return what all parties of a round agree on.
+    def parameters(self, cohort: int) -> Parameters:
+        """Return the rules of each round.
 
         Args:
             cohort: The largest number of workers in a round.
-            size: The number of words of a worker's vectors together.
-            scalars: The number of other sums.
 
         Raises:
             ValueError: If so few workers can have no secret from each other.
@@ -174,4 +175,4 @@ class SecureAggregation(Shown):
                 "its update; give FederatedDataModule a larger cohort_size"
             )
         Ring(1.0, cohort, self.bits)  # for what it refuses
-        return Parameters(self.threshold, least, cohort, size, scalars, self.bits, self.neighbours)
+        return Parameters(self.threshold, least, cohort, self.bits, self.neighbours)

@@ -17,6 +17,7 @@ from lightning_fed.secure.graph import neighbours_of, order
 from lightning_fed.secure.masks import Identity, KeyPair, Mask, derived, digest, is_signed, opened, sealed
 from lightning_fed.secure.messages import (
     SHARE_BYTES,
+    Form,
     Invitation,
     Keys,
     Reply,
@@ -71,7 +72,7 @@ class SecureWorker:
 
     Args:
         name: The worker's name.
-        parameters: What it agrees to. Whatever else a server says is refused.
+        parameters: The rules that it agrees to. Whatever else a server says is refused.
         identity: Its identity, if workers have some.
         known: The public keys of all workers' identities, by name.
     """
@@ -132,7 +133,7 @@ class SecureWorker:
             raise AbortError("a key stands twice in the roster")
         if self._signed:
             self._check_signatures(listed)
-        self._names, self._roster = listed.names, listed.keys
+        self._names, self._roster, self._form = listed
         self._me = listed.names.index(self._name)
         self._context = context_of(self._invitation, roster)
         degree = self._parameters.degree(n)
@@ -152,6 +153,11 @@ class SecureWorker:
             boxes.append(sealed(self._channel(self._me, v), text, self._about(self._me, v)))
         return Shares(commitment(self._seed, self._context), tuple(boxes)).to_bytes()
 
+    @property
+    def form(self) -> Form:
+        """What everyone adds, from the roster."""
+        return self._form
+
     @_step(2)
     def mask(
         self, forwarded: bytes, job: bytes, words: npt.NDArray[np.uint32], scalars: npt.NDArray[np.uint64]
@@ -162,13 +168,13 @@ class SecureWorker:
             forwarded: The server's message.
             job: The digest of the job by which the numbers came about: that of all workers, or the masks do not cancel.
             words: The vector in the ring; uint32 ``[d]``. It is not written to.
-            scalars: The numbers that are added modulo 2⁶⁴; uint64 ``[m]``.
+            scalars: The numbers that are added modulo 2⁶⁴, in the order of :attr:`form`; uint64 ``[m]``.
         """
-        parameters = self._parameters
-        if words.shape != (parameters.size,) or scalars.shape != (parameters.scalars,):
+        size, names = self._form
+        if words.shape != (size,) or scalars.shape != (len(names),):
             raise AbortError(
-                f"there are {words.shape} words and {scalars.shape} scalars to mask, and {parameters.size} and "
-                f"{parameters.scalars} were agreed on"
+                f"there are {words.shape} words and {scalars.shape} scalars to mask, and the roster says {size} and "
+                f"{len(names)}"
             )
         if job != self._invitation.job:
             raise AbortError("this worker was sent another job than it was invited to")
@@ -189,7 +195,7 @@ class SecureWorker:
             stream = Mask(key)
             stream.add_to_(total_scalars, sign)
             stream.add_to_(total, sign)
-        return total_scalars.tobytes() + pack(total, parameters.bits)
+        return total_scalars.tobytes() + pack(total, self._parameters.bits)
 
     @_step(3)
     def confirm(self, survivors: bytes) -> bytes:
@@ -205,24 +211,24 @@ class SecureWorker:
         self._own_confirmation = self._identity.signed(about_survivors(self._context, survivors))
         return self._own_confirmation
 
-    def unmask(self, survivors: bytes, confirmations: bytes = b"") -> bytes:
+    def unmask(self, message: bytes) -> bytes:
         """Step 4: send the shares by which the survivors' own masks, and the others' pairwise masks, are taken away.
 
         Args:
-            survivors: A bit for each worker of the roster.
-            confirmations: With identities, what the neighbours have signed.
+            message: The survivors, a bit for each worker of the roster; or with identities what the neighbours have
+                signed of those that this worker has confirmed.
         """
         if self._next == 3 and not self._signed:
             self._next = 4
-        answer: bytes = self._unmask(survivors, confirmations)
+        answer: bytes = self._unmask(message)
         self.wipe()
         return answer
 
     @_step(4)
-    def _unmask(self, survivors: bytes, confirmations: bytes) -> bytes:
-        alive = self._check_survivors(survivors)
+    def _unmask(self, message: bytes) -> bytes:
+        alive = self._check_survivors(self._confirmed if self._signed else message)
         if self._signed:
-            self._check_confirmations(survivors, confirmations)
+            self._check_confirmations(message)
         lines = [Reply(v, alive[v], self._shares[v][0 if alive[v] else 1]) for v in sorted(self._shares)]
         lines.append(Reply(self._me, True, self._own_share))
         return b"".join(line.to_bytes() for line in lines)
@@ -249,10 +255,8 @@ class SecureWorker:
             if name not in self._known or not is_signed(self._known[name], keys.signature, text):
                 raise AbortError(f"the keys of {name!r} are not signed by it, or nobody of that name is known")
 
-    def _check_confirmations(self, survivors: bytes, confirmations: bytes) -> None:
-        if survivors != self._confirmed:
-            raise AbortError("the survivors are other ones than those that this worker has confirmed")
-        text = about_survivors(self._context, survivors)
+    def _check_confirmations(self, confirmations: bytes) -> None:
+        text = about_survivors(self._context, self._confirmed)
         signed = signatures_of(confirmations, self._neighbours)
         good = sum(is_signed(self._known[self._names[v]], signature, text) for v, signature in signed.items())
         if good + 1 < self._threshold:

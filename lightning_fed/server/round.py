@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, final
@@ -28,6 +29,7 @@ from lightning_fed.server.processes import sizes_of
 from lightning_fed.server.traffic import Traffic, planned
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import job_bytes
+from lightning_fed.wire.cohort_numbers import CohortNumbers
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.outbox import Outbox
@@ -126,7 +128,7 @@ class FederatedLoop(Shown):
             self.outbox.own.begin(job.cohort, job.last, job.failed)
             with isolated(), torch.no_grad(), counting_signals():
                 share = self._share(job, present)
-                self.aggregator.expect([worker for worker in cohort if _takes_part(responses.get(worker))])
+                self.aggregator.expect_to_lose(_lost(responses))
                 self.progress.begin(len(share), self.algorithm.trainings)
                 results = watch.over(self.algorithm.visit(self.engine.run, job, share))
                 partial = self.aggregator.fold(self._accepted(results, job, report, late, look, meter), job)
@@ -143,10 +145,15 @@ class FederatedLoop(Shown):
             try:
                 aggregate = self.aggregator.finish(partial, self.processes)
             except AbortError as error:  # on all processes alike
+                report = self._without(report, error.lost, job)
+                self._has_quorum(report, job)  # where workers are not to fail, it is they that are told of
                 _log.warning("round %d: %s; it changes nothing", job.round, error)
                 return self._given_up(job, report, remembered, watch, plan)
             if aggregate.numbers is not None:
+                report = self._without(report, aggregate.numbers.lost, job)
                 report = replace(report, cohorts=[aggregate.numbers])
+                if not self._has_quorum(report, job) and not self.aggregator.always:
+                    return self._given_up(job, report, remembered, watch, plan)
             drift = self._drift(meter, aggregate, [norms for _, norms in heard])
             aggregate = late.finish(aggregate, self.aggregator, self.processes)
             aggregate = self.outbox.at_server(aggregate, job)
@@ -154,9 +161,20 @@ class FederatedLoop(Shown):
             aggregate = self.algorithm.conclude(aggregate, job, remembered, self.aggregator.count(len(report)))
         return Outcome(aggregate, report, remembered, True, watch.seconds, plan, drift)
 
+    def _without(self, report: RoundReport, lost: Mapping[str, str], job: Job) -> RoundReport:
+        """Let workers that had trained, and were lost before the sum, have failed after all."""
+        failures = [WorkerError(worker, job.round, reason) for worker, reason in lost.items()]
+        for failure in failures:
+            self.engine.refuse(failure.worker, job.cohort)
+            if self.on_worker_error == "drop":
+                _log.warning("%s; the sum is without it", failure)
+        return report.without(failures)
+
     def _given_up(self, job: Job, report: RoundReport, remembered: Tensors, watch: Stopwatch, plan: Traffic) -> Outcome:
         """Return the outcome of a round that changes nothing."""
         self.outbox.own.drop(job.cohort)
+        if self.outbox.sealing is not None and not report.cohorts:  # nobody has seen what single workers report
+            report = replace(report, cohorts=[CohortNumbers(0.0, 0.0, math.nan)])
         nothing = Aggregate.nothing(job.model)
         return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
 
@@ -170,7 +188,7 @@ class FederatedLoop(Shown):
         return replace(job, work=work), present, responses
 
     def _heard(self, report: RoundReport, job: Job, responses: Mapping[str, Response]) -> RoundReport:
-        lost = [worker for worker, response in responses.items() if response.outcome == "lost"]
+        lost = _lost(responses)
         return replace(
             report,
             dropped=tuple(worker for worker, response in responses.items() if response.outcome != "replies"),
@@ -251,9 +269,9 @@ class FederatedLoop(Shown):
         return False
 
 
-def _takes_part(response: Response | None) -> bool:
-    """Whether a worker begins a round, even if what it sends is lost."""
-    return response is None or response.outcome in ("replies", "lost")
+def _lost(responses: Mapping[str, Response]) -> list[str]:
+    """The workers that begin a round, and whose answer is lost."""
+    return [worker for worker, response in responses.items() if response.outcome == "lost"]
 
 
 def work(job: Job, worker: str, examples: int) -> float:

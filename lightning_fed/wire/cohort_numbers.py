@@ -22,6 +22,7 @@ class CohortNumbers(NamedTuple):
         rates: The mean of each learning rate that they began with, by name.
         within: The part of them whose updates were within the bound.
         left_out: How many of their losses and metrics could not be added.
+        lost: The workers that had trained and are not in the sums, with the reason of each, by name.
     """
 
     examples: float
@@ -31,6 +32,7 @@ class CohortNumbers(NamedTuple):
     rates: Mapping[str, float] = {}
     within: float = 1.0
     left_out: int = 0
+    lost: Mapping[str, str] = {}
 
 
 def loss_of(cohorts: Sequence[CohortNumbers]) -> float:

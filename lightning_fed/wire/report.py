@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from html import escape
 from typing import NamedTuple, final
@@ -59,6 +59,22 @@ class Replies(NamedTuple):
     metrics: Mapping[str, Tensor]
     shown: Mapping[str, Shown] = {}
     rates: Mapping[str, Tensor] = {}
+
+    def without(self, workers: Collection[str]) -> Replies:
+        """Return the replies of all but some workers.
+
+        Args:
+            workers: Their names.
+        """
+        keep = torch.tensor([worker not in workers for worker in self.workers], dtype=torch.bool)
+        return Replies(
+            tuple(worker for worker in self.workers if worker not in workers),
+            self.examples[keep],
+            self.loss[keep],
+            {name: values[keep] for name, values in self.metrics.items()},
+            self.shown,
+            {name: values[keep] for name, values in self.rates.items()},
+        )
 
 
 @final
@@ -141,6 +157,18 @@ class RoundReport:
             leaves=next((report.leaves for report in reports if report.leaves is not None), None),
             cohorts=[cohort for report in reports for cohort in report.cohorts],
         )
+
+    def without(self, failures: Sequence[WorkerError]) -> RoundReport:
+        """Return a report in which workers that came back have failed after all.
+
+        Args:
+            failures: Their errors.
+        """
+        if not failures:
+            return self
+        gone = {failure.worker for failure in failures}
+        replies = [reply.without(gone) for reply in self.replies]
+        return replace(self, replies=[r for r in replies if r.workers], failures=[*self.failures, *failures])
 
     def __len__(self) -> int:
         """The number of workers that came back."""

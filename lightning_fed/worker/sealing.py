@@ -21,6 +21,7 @@ from lightning_fed.privacy import AUDIENCES, Privacy
 from lightning_fed.privacy.clipping import clip_scales, with_norms
 from lightning_fed.privacy.run import released_numbers
 from lightning_fed.secure import SecureAggregation, scalars
+from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.ring import Ring
 from lightning_fed.secure.settings import DELTA
 from lightning_fed.transforms.compression.randomness import uniforms
@@ -96,6 +97,11 @@ class Sealing(Sealer):
     @property
     def bits(self) -> int:  # type: ignore[override]
         return self.settings.bits
+
+    @property
+    def parameters(self) -> Parameters:
+        """The rules of each round."""
+        return self.settings.parameters(self.cohort)
 
     def size(self, job: Job, stays: Set[str]) -> int:
         return max((vector.columns.stop for vector in self._vectors(job, stays)), default=0)
@@ -289,7 +295,6 @@ def _emptied(updates: Updates, job: Job, sealed: Sealed) -> Updates:
         loss=torch.full_like(one, float("nan")),
         steps=one,
         metrics={},
-        shown={},
         metric_states={},
         rates={},
         sealed=sealed,

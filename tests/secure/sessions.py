@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.masks import Identity
+from lightning_fed.secure.messages import Form
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer, Sum
 from lightning_fed.secure.worker import SecureWorker
@@ -19,9 +20,12 @@ STEPS = ("advertise", "share", "mask", "unmask")
 JOB = bytes(range(32))
 
 
-def agreed(n: int, size: int = 20, scalars: int = 3, **others: Any) -> Parameters:
+FORM = Form(20, ("loss", "weight", "workers"))
+
+
+def agreed(n: int, **others: Any) -> Parameters:
     """The parameters of sessions of n workers."""
-    return Parameters(**{"threshold": 0.6, "least": 2, "most": n, "size": size, "scalars": scalars, **others})
+    return Parameters(**{"threshold": 0.6, "least": 2, "most": n, **others})
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Session:
     identities: bool = False
     job: bytes = JOB
     session: bytes = field(default_factory=lambda: os.urandom(32))
+    form: Form = FORM
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.n)
@@ -42,7 +47,7 @@ class Session:
         keys = {name: Identity() for name in self.names} if self.identities else {}
         known = {name: key.public for name, key in keys.items()}
         self.workers = {name: SecureWorker(name, self.parameters, keys.get(name), known) for name in self.names}
-        size, scalars = self.parameters.size, self.parameters.scalars
+        size, scalars = self.form.size, len(self.form.scalars)
         self.words = {name: rng.integers(0, 2**32, size, dtype=np.uint32) for name in self.names}
         self.scalars = {name: rng.integers(0, 2**64, scalars, dtype=np.uint64) for name in self.names}
         self.server = SecureServer(self.parameters, self.session, self.job, self.identities)
@@ -71,7 +76,7 @@ class Session:
 
     def shared(self) -> dict[str, bytes]:
         advertised = self.advertised()
-        self.roster = self.server.roster(advertised)
+        self.roster = self.server.roster(advertised, self.form)
         return self.each(self.stay(list(advertised), "share"), "share", self.roster)
 
     def masked(self) -> dict[str, bytes]:
@@ -93,7 +98,7 @@ class Session:
         confirmed = self.server.confirmations(self.each(self.there, "confirm", survivors))
         found: dict[str, bytes] = {}
         for name in self.stay(self.there, "unmask"):
-            found |= self.each([name], "unmask", survivors, confirmed[name])
+            found |= self.each([name], "unmask", confirmed[name])
         return found
 
     def run(self) -> Sum:
@@ -102,8 +107,8 @@ class Session:
     def expected(self, survivors: Sequence[str]) -> tuple[Any, Any]:
         """The sums of what survivors have sent."""
         low = np.uint32(2**self.parameters.bits - 1)
-        words = sum((self.words[name] for name in survivors), np.zeros(self.parameters.size, np.uint32))
-        scalars = sum((self.scalars[name] for name in survivors), np.zeros(self.parameters.scalars, np.uint64))
+        words = sum((self.words[name] for name in survivors), np.zeros(self.form.size, np.uint32))
+        scalars = sum((self.scalars[name] for name in survivors), np.zeros(len(self.form.scalars), np.uint64))
         return words & low, scalars
 
     def assert_right(self, found: Sum) -> None:

@@ -15,7 +15,7 @@ from sessions import JOB, Session, agreed
 
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.masks import Identity, KeyPair
-from lightning_fed.secure.messages import BOX_BYTES, Invitation, Keys, Reply, Roster, bits_of, replies_of
+from lightning_fed.secure.messages import BOX_BYTES, Form, Invitation, Keys, Reply, Roster, bits_of, replies_of
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer
 from lightning_fed.secure.worker import SecureWorker
@@ -32,7 +32,7 @@ def flipped(message: bytes, at: int = -1) -> bytes:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threshold", 0.5), ("least", 1), ("most", 99), ("size", 3), ("scalars", 0), ("bits", 16), ("neighbours", 2)],
+    [("threshold", 0.5), ("least", 1), ("most", 99), ("bits", 16), ("neighbours", 2)],
 )
 def test_other_parameters_than_were_agreed_on(name: str, value: Any) -> None:
     wrong = SecureServer(agreed(4, **{name: value}), bytes(32), JOB).invite()
@@ -47,24 +47,24 @@ def test_an_invitation_that_is_none(message: bytes) -> None:
 
 
 ROSTERS: dict[str, tuple[Callable[[Roster], Roster], str]] = {
-    "own keys left out": (lambda r: Roster(r.names[1:], r.keys[1:]), "own keys are not at its own place"),
+    "own keys left out": (lambda r: Roster(r.names[1:], r.keys[1:], r.form), "own keys are not at its own place"),
     "own keys exchanged": (
-        lambda r: Roster(r.names, (Keys(KeyPair().public, KeyPair().public), *r.keys[1:])),
+        lambda r: Roster(r.names, (Keys(KeyPair().public, KeyPair().public), *r.keys[1:]), r.form),
         "own keys are not at its own place",
     ),
-    "a key twice": (lambda r: Roster(r.names, (*r.keys[:3], r.keys[1])), "a key stands twice"),
+    "a key twice": (lambda r: Roster(r.names, (*r.keys[:3], r.keys[1]), r.form), "a key stands twice"),
     "one key for both": (
-        lambda r: Roster(r.names, (*r.keys[:3], Keys(r.keys[3].mask, r.keys[3].mask))),
+        lambda r: Roster(r.names, (*r.keys[:3], Keys(r.keys[3].mask, r.keys[3].mask)), r.form),
         "a key stands twice",
     ),
-    "a name twice": (lambda r: Roster(("w0", "w1", "w1", "w3"), r.keys), "a name stands twice"),
-    "one worker alone": (lambda r: Roster(r.names[:1], r.keys[:1]), "1 workers take part, and from 2 to 4"),
+    "a name twice": (lambda r: Roster(("w0", "w1", "w1", "w3"), r.keys, r.form), "a name stands twice"),
+    "one worker alone": (lambda r: Roster(r.names[:1], r.keys[:1], r.form), "1 workers take part, and from 2 to 4"),
     "more than there is room for": (
-        lambda r: Roster((*r.names, "eve"), (*r.keys, Keys(KeyPair().public, KeyPair().public))),
+        lambda r: Roster((*r.names, "eve"), (*r.keys, Keys(KeyPair().public, KeyPair().public)), r.form),
         "5 workers take part, and from 2 to 4",
     ),
     "a key of low order": (
-        lambda r: Roster(r.names, (*r.keys[:3], Keys(bytes(32), bytes([1] + [0] * 31)))),
+        lambda r: Roster(r.names, (*r.keys[:3], Keys(bytes(32), bytes([1] + [0] * 31))), r.form),
         "low order",
     ),
 }
@@ -74,18 +74,42 @@ ROSTERS: dict[str, tuple[Callable[[Roster], Roster], str]] = {
 def test_a_wrong_roster(name: str) -> None:
     change, said = ROSTERS[name]
     session = Session(4, agreed(4))
-    roster = Roster.of(session.server.roster(session.advertised()), False)
+    roster = Roster.of(session.server.roster(session.advertised(), session.form), False)
     with pytest.raises(AbortError, match=said):
         session.workers["w0"].share(change(roster).to_bytes())
+
+
+@pytest.mark.parametrize(
+    "form", [Form(20, ("weight", "loss", "workers")), Form(20, ("loss", "weight", "workers", "x"))]
+)
+def test_a_worker_that_is_told_another_form_comes_to_no_sum(form: Form) -> None:
+    """With the others' zeros in the place of its loss, the loss would be seen."""
+    session = Session(4, agreed(4))
+    roster = session.server.roster(session.advertised(), session.form)
+    other = Roster.of(roster, False)._replace(form=form).to_bytes()
+    shares = {n: w.share(other if n == "w0" else roster) for n, w in session.workers.items()}
+    forwarded = session.server.forward(shares)
+    for name, worker in session.workers.items():
+        with pytest.raises(AbortError, match="changed on the way, or are of another session"):
+            worker.mask(forwarded[name], JOB, session.words[name], np.zeros(len(worker.form.scalars), np.uint64))
+
+
+def test_numbers_of_another_form_than_the_roster_says() -> None:
+    session = Session(4, agreed(4))
+    forwarded = session.server.forward(session.shared())
+    with pytest.raises(
+        AbortError, match=r"there are \(3,\) words and \(3,\) scalars to mask, and the roster says 20 and 3"
+    ):
+        session.workers["w0"].mask(forwarded["w0"], JOB, session.words["w0"][:3], session.scalars["w0"])
 
 
 def test_a_worker_is_sent_the_shares_of_another_roster() -> None:
     """It stands in the middle with a worker of its own: what others have sealed does not open."""
     session = Session(4, agreed(4))
     advertised = session.advertised()
-    roster = session.server.roster(advertised)
+    roster = session.server.roster(advertised, session.form)
     others = Roster.of(roster, False)
-    mine = Roster(others.names, (*others.keys[:3], Keys(KeyPair().public, KeyPair().public))).to_bytes()
+    mine = others._replace(keys=(*others.keys[:3], Keys(KeyPair().public, KeyPair().public))).to_bytes()
     shares = {name: session.workers[name].share(roster) for name in ("w1", "w2", "w3")}
     shares["w0"] = session.workers["w0"].share(mine)
     forwarded = session.server.forward(shares)
@@ -133,7 +157,7 @@ def test_workers_that_were_invited_to_different_models_come_to_no_sum() -> None:
     other = Invitation(session.session, session.parameters.to_bytes(), bytes(32)).to_bytes()
     invitation = session.server.invite()
     advertised = {n: w.advertise(other if n == "w0" else invitation) for n, w in session.workers.items()}
-    roster = session.server.roster(advertised)
+    roster = session.server.roster(advertised, session.form)
     forwarded = session.server.forward({n: w.share(roster) for n, w in session.workers.items()})
     for name, worker in session.workers.items():
         job = bytes(32) if name == "w0" else JOB
@@ -249,7 +273,7 @@ def test_keys_that_are_none_or_anothers_leave_a_worker_out() -> None:
     advertised = session.advertised()
     advertised["w0"] = b"x"
     advertised["w4"] = advertised["w1"][:32] + advertised["w4"][32:]
-    names = Roster.of(session.server.roster(advertised), False).names
+    names = Roster.of(session.server.roster(advertised, session.form), False).names
     assert names == ("w1", "w2", "w3")
     assert left_out(session) == {
         "w0": "1 bytes are not two keys, which are 64",
@@ -351,7 +375,7 @@ def test_keys_that_nobody_known_has_signed() -> None:
     advertised = session.advertised()
     forged = KeyPair().public + KeyPair().public
     advertised["w3"] = forged + Identity().signed(b"keys" + session.session + forged)
-    roster = session.server.roster(advertised)
+    roster = session.server.roster(advertised, session.form)
     with pytest.raises(AbortError, match="the keys of 'w3' are not signed by it"):
         session.workers["w0"].share(roster)
 
@@ -362,7 +386,7 @@ def test_an_invented_worker_is_not_known() -> None:
     advertised = session.advertised()
     advertised["eve"] = SecureWorker("eve", parameters, eve, {}).advertise(session.server.invite())
     with pytest.raises(AbortError, match="the keys of 'eve' are not signed by it, or nobody of that name is known"):
-        session.workers["w0"].share(session.server.roster(advertised))
+        session.workers["w0"].share(session.server.roster(advertised, session.form))
 
 
 def test_survivors_that_others_have_not_confirmed() -> None:
@@ -372,15 +396,18 @@ def test_survivors_that_others_have_not_confirmed() -> None:
     signatures["w1"] = signatures["w2"] = signatures["w3"] = bytes(64)
     confirmed = session.server.confirmations(signatures)
     with pytest.raises(AbortError, match="2 workers confirm this list of survivors, 3 needed"):
-        session.workers["w0"].unmask(survivors, confirmed["w0"])
+        session.workers["w0"].unmask(confirmed["w0"])
 
 
-def test_other_survivors_than_those_that_were_confirmed() -> None:
+def test_a_worker_that_is_told_other_survivors_than_the_rest() -> None:
     session = Session(5, agreed(5), identities=True)
-    survivors = session.sent()
-    confirmed = session.server.confirmations(session.each(session.names, "confirm", survivors))
-    with pytest.raises(AbortError, match="other ones than those that this worker has confirmed"):
-        session.workers["w0"].unmask(bits_of([True, True, True, True, False]), confirmed["w0"])
+    session.sent()
+    signatures = session.each(["w0"], "confirm", bits_of([True] * 5))
+    signatures |= session.each(["w1", "w2", "w3"], "confirm", bits_of([True, True, True, True, False]))
+    confirmed = session.server.confirmations(signatures)
+    with pytest.raises(AbortError, match="1 workers confirm this list of survivors, 3 needed"):
+        session.workers["w0"].unmask(confirmed["w0"])
+    session.workers["w1"].unmask(confirmed["w1"])
 
 
 def test_a_worker_with_an_identity_leaves_out_no_step() -> None:
@@ -398,4 +425,4 @@ def test_one_without_an_identity_confirms_nothing() -> None:
 
 
 def test_a_parameter_is_one_of_the_bytes() -> None:
-    assert len(agreed(4).to_bytes()) == Parameters.LENGTH == 32
+    assert len(agreed(4).to_bytes()) == Parameters.LENGTH == 24

@@ -12,6 +12,7 @@ from sessions import JOB, Session, agreed
 
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.messages import (
+    Form,
     Keys,
     Roster,
     bits_of,
@@ -25,14 +26,14 @@ from lightning_fed.secure.messages import (
 KEYS = st.binary(min_size=32, max_size=32)
 
 
-@given(st.lists(st.tuples(st.text(max_size=20), KEYS, KEYS), max_size=5), st.booleans())
-def test_a_roster_comes_back(rows: list[tuple[str, bytes, bytes]], signed: bool) -> None:
+@given(st.lists(st.tuples(st.text(max_size=20), KEYS, KEYS), max_size=5), st.booleans(), st.integers(0, 2**40))
+def test_a_roster_comes_back(rows: list[tuple[str, bytes, bytes]], signed: bool, size: int) -> None:
     signature = bytes(64) if signed else b""
     try:
         names = tuple(name.encode().decode() for name, _, _ in rows)
     except UnicodeEncodeError:
         return
-    roster = Roster(names, tuple(Keys(one, other, signature) for _, one, other in rows))
+    roster = Roster(names, tuple(Keys(one, other, signature) for _, one, other in rows), Form(size, names))
     assert Roster.of(roster.to_bytes(), signed) == roster
 
 
@@ -53,21 +54,24 @@ def test_any_bytes_are_a_message_or_an_abort(data: bytes) -> None:
 
 
 def test_a_roster_that_says_it_is_long_takes_no_memory() -> None:
+    many = b"\xff\xff\xff\xff" + bytes(200)
     with pytest.raises(AbortError, match="ends before its last worker"):
-        Roster.of(b"\xff\xff\xff\xff" + bytes(200), False)
+        Roster.of(bytes(8) + many, False)
+    with pytest.raises(AbortError, match="ends before its last worker"):
+        Roster.of(bytes(12) + many, False)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda m: m + b"0", "goes on after its last worker"),
-        (lambda m: m[:-1], "not two keys"),
-        (lambda m: m[:6] + b"\xff\xff" + m[8:], "no text"),
+        (lambda m: m[:-1], "ends before its last worker"),
+        (lambda m: m[:14] + b"\xff\xff" + m[16:], "no text"),
     ],
 )
 def test_a_roster_of_another_length(change, said: str) -> None:  # type: ignore[no-untyped-def]
     session = Session(3, agreed(3))
-    roster = session.server.roster(session.advertised())
+    roster = session.server.roster(session.advertised(), session.form)
     with pytest.raises(AbortError, match=said):
         session.workers["w0"].share(change(roster))
 
@@ -99,7 +103,7 @@ def test_a_flipped_byte_is_an_abort_or_does_no_harm(at: int, change: int, which:
         return bytes(data)
 
     advertised = session.advertised()
-    roster = session.server.roster(advertised)
+    roster = session.server.roster(advertised, session.form)
     shares: dict[str, bytes] = {}
     for name in session.names:
         shares |= session.each([name], "share", changed(roster) if (name, which) == ("w0", "roster") else roster)

@@ -43,15 +43,15 @@ def test_a_bound_for_each_vector() -> None:
 
 @pytest.mark.parametrize(("cohort", "least"), [(2, 2), (3, 3), (10, 7), (100, 70)])
 def test_the_least_number_follows_from_the_threshold(cohort: int, least: int) -> None:
-    assert SecureAggregation(clip=1.0).parameters(cohort, size=5).least == least
+    assert SecureAggregation(clip=1.0).parameters(cohort).least == least
 
 
 def test_cohorts_that_are_too_small() -> None:
     for secure, cohort in ((SecureAggregation(clip=1.0), 1), (SecureAggregation(clip=1.0, least=5), 4)):
         with pytest.raises(ValueError, match=f"a cohort of {cohort} is too small"):
-            secure.parameters(cohort, size=5)
+            secure.parameters(cohort)
 
 
 def test_bits_that_leave_nothing_for_so_many() -> None:
     with pytest.raises(ValueError, match="has no unit left for each of 200 workers"):
-        SecureAggregation(clip=1.0, bits=8).parameters(200, size=5)
+        SecureAggregation(clip=1.0, bits=8).parameters(200)

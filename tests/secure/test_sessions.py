@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("cryptography")
 
-from sessions import STEPS, Session, agreed
+from sessions import FORM, STEPS, Session, agreed
 
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
-from lightning_fed.secure.messages import BOX_BYTES, REPLY_BYTES, masked_length
+from lightning_fed.secure.messages import BOX_BYTES, REPLY_BYTES, Form, masked_length
 
 
 def outcome(session: Session) -> tuple[str, ...] | str:
@@ -71,10 +70,10 @@ def test_patterns_on_a_graph(bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{}, {"bits": 24}, {"scalars": 0}, {"size": 20_001, "bits": 12}, {"size": 0}], ids=str
+    ("form", "bits"), [(FORM, 32), (FORM, 24), (Form(20), 32), (Form(20_001, ("loss",)), 12), (Form(0, ("loss",)), 32)]
 )
-def test_forms(parameters: dict[str, Any]) -> None:
-    session = Session(4, agreed(4, **parameters), {"w2": "mask"})
+def test_forms(form: Form, bits: int) -> None:
+    session = Session(4, agreed(4, bits=bits), {"w2": "mask"}, form=form)
     assert outcome(session) == ("w0", "w1", "w3")
 
 
@@ -85,19 +84,19 @@ def test_identities_add_a_step_and_change_no_sum() -> None:
 
 def test_the_lengths_of_messages() -> None:
     """82 bytes for each neighbour, 38 for each share that comes back, and the numbers as they are."""
-    session = Session(5, agreed(5, size=7, scalars=2, bits=12))
+    session = Session(5, agreed(5, bits=12), form=Form(7, ("loss", "weight")))
     forwarded = session.server.forward(session.shared())
     assert {len(message) for message in Session(5, agreed(5)).advertised().values()} == {64}
     assert {len(message) for message in Session(5, agreed(5)).shared().values()} == {32 + 82 * 4}
     assert {len(message) for message in forwarded.values()} == {1 + BOX_BYTES * 4}
-    masked = Session(5, session.parameters).masked()
-    assert {len(message) for message in masked.values()} == {8 * 2 + 11} == {masked_length(session.parameters)}
+    masked = Session(5, session.parameters, form=session.form).masked()
+    assert {len(message) for message in masked.values()} == {8 * 2 + 11} == {masked_length(session.form, 12)}
     assert {len(message) for message in Session(5, agreed(5)).replies().values()} == {38 * 5} == {REPLY_BYTES * 5}
 
 
 def test_what_is_sent_looks_like_random_numbers() -> None:
     """χ² of the top byte of masked zeros: 255 degrees of freedom, a standard deviation of 22.6."""
-    session = Session(3, agreed(3, size=2**16, scalars=0))
+    session = Session(3, agreed(3), form=Form(2**16))
     session.words = {name: np.zeros(2**16, np.uint32) for name in session.names}
     for masked in session.masked().values():
         counts = np.bincount(np.frombuffer(masked, np.uint8)[3::4], minlength=256)
@@ -106,7 +105,7 @@ def test_what_is_sent_looks_like_random_numbers() -> None:
 
 def test_nothing_is_used_twice() -> None:
     """The same numbers in two sessions look unrelated: keys, seeds and masks are made anew."""
-    one, other = (Session(3, agreed(3, size=1000), session=bytes(32)) for _ in range(2))
+    one, other = (Session(3, agreed(3), session=bytes(32), form=Form(1000)) for _ in range(2))
     first, second = one.masked(), other.masked()
     for name in one.names:
         assert (np.frombuffer(first[name], np.uint8) == np.frombuffer(second[name], np.uint8)).mean() < 0.02

@@ -1,0 +1,180 @@
+"""How the sealed numbers of a round are added up, and how they are without any key: as the protocol would."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+from lightning_fed.core.extras import import_extra
+from lightning_fed.core.processes import Processes
+from lightning_fed.engines import Engine, EngineOfNodes
+from lightning_fed.secure.attendance import Attendance
+from lightning_fed.wire import Job, Updates
+from lightning_fed.wire.logged import Shown
+from lightning_fed.worker.sealing import Sealing
+
+Begin: TypeAlias = Callable[[Job, Sequence[str]], "SealedSession"]
+"""Begins the session of a round, from the job and the workers that will be lost on the way."""
+
+
+class Total(NamedTuple):
+    """What a session comes to, the same on every process.
+
+    Args:
+        words: The sum of words modulo ``2**bits``; int32 ``[d]``, of which the higher bits mean nothing.
+        scalars: The sums of single numbers modulo 2⁶⁴ in two's complement, by name.
+        stays: The parameters and buffers that did not travel.
+        shown: How what was logged is shown, by name.
+        lost: The workers that had numbers and are not in the sum, with the reason of each, by name.
+    """
+
+    words: Tensor
+    scalars: Mapping[str, int]
+    stays: frozenset[str]
+    shown: Mapping[str, Shown]
+    lost: Mapping[str, str] = {}
+
+
+class SealedSession(ABC):
+    """One round's sum of sealed numbers."""
+
+    @abstractmethod
+    def take(self, updates: Updates) -> None:
+        """Take in what has left some workers.
+
+        Args:
+            updates: Their updates, of which only what is sealed says something.
+        """
+
+    @abstractmethod
+    def close(self, processes: Processes) -> Total:
+        """Come to the sum. Called once, by all processes together.
+
+        Raises:
+            AbortError: If there is none, on all processes alike.
+        """
+
+
+@dataclass
+class Said:
+    """What is known of the workers of one process: who they are, and what all numbers of theirs mean."""
+
+    workers: list[str] = field(default_factory=list)
+    scalars: dict[str, int] = field(default_factory=dict)
+    stay: Counter[frozenset[str]] = field(default_factory=Counter)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+
+    def note(self, updates: Updates) -> None:
+        """Note what updates say in the clear, and the names of their single numbers."""
+        assert updates.sealed is not None, "the outbox has sealed it"
+        self.workers += updates.workers
+        self.stay[updates.stays] += len(updates.workers)
+        self.shown = _merged(self.shown, updates.shown)
+        for name in updates.sealed.scalars:
+            self.scalars.setdefault(name, 0)
+
+    @property
+    def stays(self) -> frozenset[str]:
+        """The parameters and buffers that do not travel; where one says something else than most, it is left out."""
+        return self.stay.most_common(1)[0][0] if self.stay else frozenset()
+
+    @staticmethod
+    def together(parts: Iterable[Said]) -> Said:
+        """Return what several processes know: sums of numbers modulo 2⁶⁴, in two's complement."""
+        all_ = Said()
+        for part in parts:
+            all_.workers += part.workers
+            all_.stay += part.stay
+            all_.shown = _merged(all_.shown, part.shown)
+            for name, number in part.scalars.items():
+                all_.scalars[name] = _signed(all_.scalars.get(name, 0) + number)
+        return all_
+
+
+@final
+class Keyless(SealedSession):
+    """Adds numbers up as they come, without any key; whatever the protocol gives up, this gives up.
+
+    Args:
+        sealing: How numbers were sealed.
+        job: The workers' job.
+        lost: The workers that take part, and are lost before they have sent their numbers.
+    """
+
+    def __init__(self, sealing: Sealing, job: Job, lost: Sequence[str] = ()) -> None:
+        self._sealing = sealing
+        self._job = job
+        self._lost = lost
+        self._said = Said()
+        self._words: Tensor | None = None
+
+    def take(self, updates: Updates) -> None:
+        said, sealed = self._said, updates.sealed
+        assert sealed is not None, "the outbox has sealed it"
+        said.note(updates)
+        if self._words is None:
+            self._words = torch.zeros_like(sealed.words[0])
+        for row in sealed.words:
+            self._words += row  # modulo 2³²
+        for name, numbers in sealed.scalars.items():
+            said.scalars[name] = _signed(said.scalars[name] + int(numbers.sum()))
+
+    def close(self, processes: Processes) -> Total:
+        job, said = self._job, Said.together(processes.gather(self._said))
+        words = torch.zeros(self._sealing.size(job, said.stays), dtype=torch.int64, device=job.model.device)
+        if self._words is not None:
+            words += self._words
+        processes.sum_([words])
+        self._attend(said.workers)
+        return Total(words.to(torch.int32), said.scalars, said.stays, said.shown)
+
+    def _attend(self, survivors: Sequence[str]) -> None:
+        """Give up the rounds that the protocol gives up."""
+        names = order_of(survivors, self._lost)
+        attendance = Attendance(self._sealing.parameters, session_of(self._job), names)
+        able = attendance.share(range(len(names)))
+        attendance.reply(attendance.send(able & {names.index(name) for name in survivors}))
+
+
+def sessions(sealing: Sealing, engine: Engine) -> Begin:
+    """Return what begins the session of each round.
+
+    Args:
+        sealing: How numbers are sealed.
+        engine: How workers are trained.
+
+    Raises:
+        ImportError: If keys are to be exchanged, and cryptography is not installed.
+    """
+    if not isinstance(engine, EngineOfNodes) and not sealing.settings.protocol:
+        return partial(Keyless, sealing)
+    import_extra("cryptography", "secure aggregation", "secure")
+    from lightning_fed.server.keyed_sessions import Elsewhere, Here
+
+    return partial(Elsewhere, sealing, engine) if isinstance(engine, EngineOfNodes) else partial(Here, sealing)
+
+
+def order_of(workers: Iterable[str], lost: Iterable[str]) -> list[str]:
+    """Return the order of a roster, which no process and no engine has a say in."""
+    return sorted({*workers, *lost})
+
+
+def session_of(job: Job) -> bytes:
+    """Return the name of a session that is simulated: the same with keys and without, so that both have one graph."""
+    return hashlib.sha256(f"{job.seed}/{job.cohort}".encode()).digest()
+
+
+def _signed(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def _merged(one: Mapping[str, Shown], other: Mapping[str, Shown]) -> dict[str, Shown]:
+    return {**one, **{name: one[name].merged(shown) if name in one else shown for name, shown in other.items()}}
