@@ -405,7 +405,7 @@ class FederatedModule(Readable):
         if data.sampler is not None and data.sampler.drawn == "by coins":
             hides_who = promise is not None and promise.audience == AUDIENCES[0]
             secure, most = secure.by_coins(len(data.names), most, hides_who)
-        return Sealing(secure, most, self.aggregator.counts_equally, promise)
+        return Sealing(secure, most, promise is not None or self.aggregator.counts_equally, promise)
 
     def _summing(self, aggregator: Aggregator[Any]) -> Aggregator[Any]:
         sealing, run = self._outbox.sealing, self._guard.run

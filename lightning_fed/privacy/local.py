@@ -66,9 +66,9 @@ class LocalDP(Privacy):
 
     def ring(self, job: Job, workers: int, bits: int) -> Ring | None:
         raise ValueError(
-            "LocalDP does not go with secure_aggregation=: with its noise an update of d numbers is √d times as long as "
-            "clip=, and needs no sum to hide in; take DistributedDP, whose workers share the noise of the sum, or leave "
-            "out one of the two"
+            "LocalDP does not go with secure_aggregation=: with its noise an update of d numbers is √d times as long "
+            "as clip=, and needs no sum to hide in; take DistributedDP, whose workers share the noise of the sum, or "
+            "leave out one of the two"
         )
 
     def worker(self, updates: Updates, job: Job) -> Updates:

@@ -166,7 +166,7 @@ def clipped_ring(job: Job, workers: int, bits: int) -> Ring:
     ring = Ring.of_power_of_two(bound, workers, bits)
     if ring.within(size) < (1 - _SHARE_OF_BOUND) * bound:
         raise ValueError(
-            f"SecureAggregation(bits={bits}): in sums of {workers} workers with {size} numbers each, rounding would use "
-            "up more than an eighth of the clipping bound, which it is in; take more bits="
+            f"SecureAggregation(bits={bits}): in sums of {workers} workers with {size} numbers each, rounding would "
+            "use up more than an eighth of the clipping bound, which it is in; take more bits="
         )
     return ring

@@ -79,8 +79,8 @@ class Sealing(Sealer):
         for name in ("clip", "weight_cap"):
             if getattr(self.settings, name) is not None:
                 raise ValueError(
-                    f"SecureAggregation({name}={getattr(self.settings, name)}): that is for {kind} to say, whose guarantee "
-                    f"rests on it; leave {name}= out of SecureAggregation"
+                    f"SecureAggregation({name}={getattr(self.settings, name)}): that is for {kind} to say, whose "
+                    f"guarantee rests on it; leave {name}= out of SecureAggregation"
                 )
 
     def check(self, job: Job) -> None:

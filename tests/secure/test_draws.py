@@ -22,7 +22,7 @@ def test_whoever_is_drawn_with_certainty() -> None:
 
 
 def test_few_coins_by_hand() -> None:
-    """Of 10 fair coins each number has more than 1e-12; with 0.1 % of failure, 0 and 10 (1 / 1024 each) are left out."""
+    """Of 10 fair coins each number has more than 1e-12; 0 and 10 have 1 / 1024 each, less than 0.1 %."""
     assert bounds(10, 5) == (0, 10)
     assert bounds(10, 5, failure=1e-3) == (1, 9)
 
