@@ -134,7 +134,8 @@ class SecureAggregation(Shown):
         """Return settings for rounds in which each worker takes part by a coin of its own, and the most of them.
 
         A round with more workers than that is given up, since its sum might not fit; that has a probability of 1e-12,
-        and so has one with fewer than the least, unless a user who hides nobody wants more of them.
+        and so has one in which fewer are drawn than the least, unless a user who hides nobody wants more of them. If
+        none is said, the least is the threshold's part of the fewest, as of a cohort of a fixed size.
 
         Args:
             population: The number of all workers.
@@ -146,10 +147,10 @@ class SecureAggregation(Shown):
 
         >>> settings, most = SecureAggregation(clip=1.0).by_coins(population=1000, cohort_size=100, hides_who=False)
         >>> settings.least, most
-        (40, 173)
+        (28, 173)
         """
         drawn = bounds(population, cohort_size)
-        least = max(drawn.least, 2) if self.least is None else self.least
+        least = self._least(drawn.least)
         if hides_who and least > drawn.least:
             fix = "a larger cohort_size, or sampler=Uniform()"
             raise ValueError(
@@ -158,6 +159,9 @@ class SecureAggregation(Shown):
                 "give " + (fix if self.least is None or drawn.least < 2 else f"least={drawn.least}, {fix}")
             )
         return replace(self, least=least), drawn.most
+
+    def _least(self, cohort: int) -> int:
+        return max(2, math.ceil(self.threshold * cohort - 1e-9)) if self.least is None else self.least
 
     def parameters(self, cohort: int) -> Parameters:
         """Return the rules of each round.
@@ -168,7 +172,7 @@ class SecureAggregation(Shown):
         Raises:
             ValueError: If so few workers can have no secret from each other.
         """
-        least = max(2, math.ceil(self.threshold * cohort - 1e-9)) if self.least is None else self.least
+        least = self._least(cohort)
         if cohort < max(least, 2):
             raise ValueError(
                 f"SecureAggregation(least={least}): a cohort of {cohort} is too small, since the sum of one worker is "

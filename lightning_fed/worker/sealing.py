@@ -100,8 +100,10 @@ class Sealing(Sealer):
 
     @property
     def parameters(self) -> Parameters:
-        """The rules of each round."""
-        return self.settings.parameters(self.cohort)
+        """The rules of each round. Workers hold to them, so no sum has fewer shares of noise than is promised."""
+        rules = self.settings.parameters(self.cohort)
+        shares = 0 if self.promise is None else self.promise.least_replies()
+        return rules if rules.least >= shares else replace(rules, least=shares)
 
     def size(self, job: Job, stays: Set[str]) -> int:
         return max((vector.columns.stop for vector in self._vectors(job, stays)), default=0)

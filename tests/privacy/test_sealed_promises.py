@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import fit
+from over_nodes import connected
 from private import Net, began, people, weights
 from torch import Tensor
 
@@ -18,7 +20,7 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.privacy import DPFTRL, AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP, SkellamSum
 from lightning_fed.secure import AbortError, SecureAggregation
-from lightning_fed.selection import Availability, Poisson, Response
+from lightning_fed.selection import Availability, Poisson, Response, Uniform
 from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
@@ -72,6 +74,20 @@ def test_whatever_the_algorithm_sends_or_keeps(algorithm: Any) -> None:
 def test_with_real_noise_no_two_runs_are_the_same() -> None:
     open_ = replace(SHARED, insecure_deterministic_noise=False)
     assert not torch.equal(trained(open_, SecureAggregation())[0], trained(open_, SecureAggregation())[0])
+
+
+@pytest.mark.parametrize("promise", [SHARED, CENTRAL], ids=lambda p: type(p).__name__)
+def test_nodes_elsewhere_seal_what_a_simulation_does(promise: Privacy, tmp_path: Path) -> None:
+    simulated, _ = trained(promise, SecureAggregation(threshold=0.6), rounds=2, n=5, data={"sampler": Uniform()})
+    module = Net()
+    engine, workers = connected(Net, people(5), tmp_path)
+    fed = FederatedModule(module, privacy=promise, secure_aggregation=SecureAggregation(threshold=0.6), engine=engine)
+    fit(fed, FederatedDataModule(workers, sampler=Uniform()), max_steps=2)
+    assert torch.equal(weights(module), simulated)
+    terms, node = engine._terms_now(), next(iter(engine.link._nodes.values()))
+    assert terms.secure is not None
+    other = {**terms.secure, "arguments": {**terms.secure["arguments"], "promise": None}}
+    assert node._outbox(replace(terms, secure=other)).sealing.promise == promise, "whatever a server says beside it"
 
 
 # ---- noise of the server ---------------------------------------------------------------------------------------------

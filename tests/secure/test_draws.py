@@ -29,8 +29,9 @@ def test_few_coins_by_hand() -> None:
 
 def test_settings_of_rounds_that_coins_draw() -> None:
     plain = SecureAggregation(clip=1.0)
-    assert plain.by_coins(1000, 100, hides_who=True) == (SecureAggregation(clip=1.0, least=40), 173)
+    assert plain.by_coins(1000, 100, hides_who=True) == (SecureAggregation(clip=1.0, least=28), 173)
     assert plain.by_coins(1000, 5, hides_who=False) == (SecureAggregation(clip=1.0, least=2), 27)
+    assert plain.by_coins(10, 10, hides_who=True) == (SecureAggregation(clip=1.0, least=7), 10)
     fifty = SecureAggregation(clip=1.0, least=50)
     assert fifty.by_coins(1000, 100, hides_who=False) == (fifty, 173)
     with pytest.raises(

@@ -292,3 +292,10 @@ def test_what_can_be_is_not() -> None:
     for promise in (CentralDP(1.0, 1.0), DPFTRL(1.0, 1.0), DistributedDP(1.0, 2, 1.0)):
         Sealing(SECURE, 1000, promise=promise).check(promised(promise))
     Sealing(SecureAggregation(clip=1.0), 2, promise=RecordDP(1.0, 0.1, 1e-5, 1.0)).check(JOB)
+
+
+def test_no_sum_has_fewer_shares_of_noise_than_is_promised() -> None:
+    shared = DistributedDP(1.0, survivors=5, noise_multiplier=1.0)
+    assert Sealing(SecureAggregation(least=2), 10, promise=shared).parameters.least == 5
+    assert Sealing(SecureAggregation(least=6), 10, promise=shared).parameters.least == 6
+    assert Sealing(SecureAggregation(least=2), 10, promise=CentralDP(1.0, 1.0)).parameters.least == 2
