@@ -10,7 +10,8 @@ from typing import final
 
 import yaml
 
-from lightning_fed.secure.masks import KEY_BYTES, Identity
+from lightning_fed.secure.lengths import KEY_BYTES
+from lightning_fed.secure.masks import Identity
 
 
 @final

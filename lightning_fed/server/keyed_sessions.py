@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_fed.core.processes import Processes
 from lightning_fed.engines import EngineOfNodes
 from lightning_fed.secure import AbortError
+from lightning_fed.secure.lengths import Lengths
 from lightning_fed.secure.masks import digest
 from lightning_fed.secure.messages import Form
 from lightning_fed.secure.server import SecureServer, Sum
@@ -58,7 +59,7 @@ class Here(SealedSession):
         here = [name for name in names if name in self._numbers or (name in self._lost and processes.rank == 0)]
         machines = MachinesHere(parameters, here, self._of, about_job, names, processes)
         form = Form(self._sealing.size(job, said.stays), tuple(sorted(said.scalars)))
-        return _total(summed(server, machines, form), form, said, job)
+        return _total(summed(server, machines, form), form, said, job, server.lengths)
 
     def _of(self, worker: str, form: Form) -> Numbers | None:
         if worker not in self._numbers:
@@ -98,13 +99,13 @@ class Elsewhere(SealedSession):
             raise AbortError(str(error), {name: known[name] for name in said.workers if name in known}) from error
         known = {**machines.failed, **server.left_out}
         lost = {name: known.get(name, _ALONE) for name in said.workers if name not in found.survivors}
-        return _total(found, form, said, self._job)._replace(lost=lost)
+        return _total(found, form, said, self._job, server.lengths)._replace(lost=lost)
 
 
-def _total(found: Sum, form: Form, said: Said, job: Job) -> Total:
+def _total(found: Sum, form: Form, said: Said, job: Job, told: Lengths) -> Total:
     words = torch.from_numpy(found.words.view(np.int32)).to(job.model.device)
     scalars = dict(zip(form.scalars, found.scalars.view(np.int64).tolist(), strict=True))
-    return Total(words, scalars, said.stays, said.shown)
+    return Total(words, scalars, said.stays, said.shown, told)
 
 
 _ALONE = "too few of those who hold shares of its secrets are left"

@@ -151,7 +151,7 @@ class FederatedLoop(Shown):
                 return self._given_up(job, report, remembered, watch, plan)
             if aggregate.numbers is not None:
                 report = self._without(report, aggregate.numbers.lost, job)
-                report = replace(report, cohorts=[aggregate.numbers])
+                report = report.together(aggregate.numbers)
                 if not self._has_quorum(report, job) and not self.aggregator.always:
                     return self._given_up(job, report, remembered, watch, plan)
             drift = self._drift(meter, aggregate, [norms for _, norms in heard])

@@ -17,6 +17,7 @@ from lightning_fed.core.extras import import_extra
 from lightning_fed.core.processes import Processes
 from lightning_fed.engines import Engine, EngineOfNodes
 from lightning_fed.secure.attendance import Attendance
+from lightning_fed.secure.lengths import Lengths, lengths
 from lightning_fed.wire import Job, Updates
 from lightning_fed.wire.logged import Shown
 from lightning_fed.worker.sealing import Sealing
@@ -33,6 +34,7 @@ class Total(NamedTuple):
         scalars: The sums of single numbers modulo 2⁶⁴ in two's complement, by name.
         stays: The parameters and buffers that did not travel.
         shown: How what was logged is shown, by name.
+        lengths: The bytes of the protocol's messages, as they are or as they would be.
         lost: The workers that had numbers and are not in the sum, with the reason of each, by name.
     """
 
@@ -40,6 +42,7 @@ class Total(NamedTuple):
     scalars: Mapping[str, int]
     stays: frozenset[str]
     shown: Mapping[str, Shown]
+    lengths: Lengths
     lost: Mapping[str, str] = {}
 
 
@@ -133,15 +136,18 @@ class Keyless(SealedSession):
         if self._words is not None:
             words += self._words
         processes.sum_([words])
-        self._attend(said.workers)
-        return Total(words.to(torch.int32), said.scalars, said.stays, said.shown)
+        told = self._attend(said, len(words))
+        return Total(words.to(torch.int32), said.scalars, said.stays, said.shown, told)
 
-    def _attend(self, survivors: Sequence[str]) -> None:
-        """Give up the rounds that the protocol gives up."""
-        names = order_of(survivors, self._lost)
-        attendance = Attendance(self._sealing.parameters, session_of(self._job), names)
+    def _attend(self, said: Said, size: int) -> Lengths:
+        """Give up the rounds that the protocol gives up; return the lengths of the messages in others."""
+        parameters = self._sealing.parameters
+        names = order_of(said.workers, self._lost)
+        attendance = Attendance(parameters, session_of(self._job), names)
         able = attendance.share(range(len(names)))
-        attendance.reply(attendance.send(able & {names.index(name) for name in survivors}))
+        replied = attendance.send(able & {names.index(name) for name in said.workers})
+        attendance.reply(replied)
+        return lengths(attendance, (), replied, (size, tuple(said.scalars)), parameters.bits)
 
 
 def sessions(sealing: Sealing, engine: Engine) -> Begin:

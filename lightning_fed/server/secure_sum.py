@@ -88,4 +88,7 @@ def _reported(numbers: Mapping[str, float], total: Total) -> CohortNumbers:
         within=numbers.get(names.WITHIN, 0.0) / workers if workers else 1.0,
         left_out=round(numbers.get(names.LEFT_OUT, 0.0)),
         lost=total.lost,
+        bytes_down=total.lengths.down,
+        bytes_up=total.lengths.up,
+        protocol_bytes_up=total.lengths.up - total.lengths.vectors,
     )

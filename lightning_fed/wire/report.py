@@ -127,6 +127,8 @@ class RoundReport:
         )
         if updates.metric_states:
             self.metric_states = merged_states(self.metric_states, merged_rows(updates.metric_states))
+        if updates.sealed is not None:  # its words and numbers cross by a protocol, see together()
+            updates = replace(updates, sealed=updates.sealed.withheld())
         self.bytes_up += sum(updates_bytes(updates, job))
         if job.of(updates.workers[0]) is job:  # nothing in it is one worker's alone
             self.bytes_down += job_bytes(job) * len(updates.workers)
@@ -169,6 +171,15 @@ class RoundReport:
         gone = {failure.worker for failure in failures}
         replies = [reply.without(gone) for reply in self.replies]
         return replace(self, replies=[r for r in replies if r.workers], failures=[*self.failures, *failures])
+
+    def together(self, numbers: CohortNumbers) -> RoundReport:
+        """Return a report in which a cohort's numbers take the place of its workers'.
+
+        Args:
+            numbers: What the cohort reports together.
+        """
+        down, up = self.bytes_down + numbers.bytes_down, self.bytes_up + numbers.bytes_up
+        return replace(self, cohorts=[numbers], bytes_down=down, bytes_up=up)
 
     def __len__(self) -> int:
         """The number of workers that came back."""

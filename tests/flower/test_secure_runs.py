@@ -20,6 +20,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Checkpoint di
 APP = HERE / "training_app"
 
 
+SECONDS = {"node": 12.0, "resident": 60.0}
+"""How long is waited for an answer: one that has begun anew imports torch before it says so."""
+
+
 class Absent(Availability):
     """One site is absent from a round on."""
 
@@ -75,7 +79,7 @@ def test_a_node_that_is_killed_at_a_step(federation: Federation, tmp_path: Path,
     count = federation.log("west").count("SuperNode ID")
     start(federation, "west", step, victim)
     federation.wait_for_log("west", "SuperNode ID", seconds=120, count=count + 1)
-    there = deployed(federation, f"{victim}-{step}", timeout=12.0, error="drop", rounds=2)
+    there = deployed(federation, f"{victim}-{step}", timeout=SECONDS[victim], error="drop", rounds=2)
     failed = [set(each) for each in there["failures"]]
     first = set() if step == "unmask" else {"west"}
     assert failed == [first, {"west"} if victim == "node" else set()]

@@ -65,7 +65,7 @@ def test_the_sums_are_those_of_the_simulation_to_the_bit(tmp_path: Path) -> None
     assert there.found[0].item() == here.found[0].item() == keyed.found[0].item()
     assert there.found[1] == here.found[1] == keyed.found[1]
     assert there.found[1].keys() == {"loss", "seen"}
-    assert repr(there.last_report).splitlines()[1:] == repr(here.last_report).splitlines()[1:]
+    assert repr(there.last_report) == repr(here.last_report) == repr(keyed.last_report)
 
 
 def test_four_messages_a_round(tmp_path: Path) -> None:
@@ -74,6 +74,15 @@ def test_four_messages_a_round(tmp_path: Path) -> None:
     assert isinstance(engine.link, Loopback)
     steps = [asked.get("step", asked["ask"]) for asked in engine.link.asked if asked["ask"] in ("train", "secure")]
     assert steps == [step for step in ("train", "share", "mask", "unmask") for _ in WORKERS]
+
+
+def test_the_bytes_that_are_said_are_those_that_cross(tmp_path: Path) -> None:
+    """Invitations and keys are in the fields of messages, all else are parts."""
+    engine, workers = connected(Logs, WORKERS, tmp_path)
+    fed = fitted(engine, workers, SECURE, rounds=1)
+    assert isinstance(engine.link, Loopback)
+    assert fed.last_report.bytes_down == engine.link.bytes_down + len(WORKERS) * 89
+    assert fed.last_report.bytes_up == engine.link.bytes_up + len(WORKERS) * 64
 
 
 def test_no_message_holds_an_update(tmp_path: Path) -> None:

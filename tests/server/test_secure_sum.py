@@ -83,6 +83,8 @@ def test_keys_and_masks_change_no_bit(engine: str, away: Away) -> None:
     plain = run(SecureAggregation(**secure), availability=away, engine=engine)
     keyed = run(SecureAggregation(**secure, protocol=True), availability=away, engine=engine)
     same(plain, keyed)
+    for which in ("bytes_down", "bytes_up"):
+        assert getattr(plain[2].last_report, which) == getattr(keyed[2].last_report, which), which
     moved = not torch.equal(plain[0]["x"], Logs().x)
     assert moved is (away.lost < 3), "with three of eight lost, five shares are fewer than six"
 
@@ -137,6 +139,23 @@ def test_a_worker_that_fails_is_as_one_that_was_away() -> None:
 
     assert fit(False).item() == fit(True).item()
     assert fit(True).item() == pytest.approx((0 + 1 + 2 + 5 + 6 + 7) / 6, abs=1e-6)
+
+
+def test_the_bytes_of_a_round_by_hand() -> None:
+    """Of the protocol alone: what is left of the updates, with names of metrics, crosses as ever."""
+    numbers = run(SecureAggregation(clip=50.0), rounds=1, availability=Away(lost=2))[2].last_report.cohorts[0]
+    n, k, scalars = 8, 7, 12
+    roster = 8 + 4 + sum(2 + len(name) for name in SCALARS) + 4 + n * (2 + 2 + 64)
+    assert len(SCALARS) == scalars
+    assert numbers.bytes_down == n * (89 + roster) + n * (1 + 82 * k) + 6 * 1
+    assert numbers.bytes_up == n * 64 + n * (32 + 82 * k) + 6 * (8 * scalars + 4) + 6 * 38 * (k + 1)
+    assert numbers.protocol_bytes_up == numbers.bytes_up - 6 * 4
+
+
+SCALARS = (
+    *("workers", "within", "weight", "examples", "steps", "left out", "loss", "weight of loss"),
+    *("metric/seen", "weight of metric/seen", "rate/lr-SGD", "weight of rate/lr-SGD"),
+)
 
 
 def test_no_worker_is_no_sum() -> None:
