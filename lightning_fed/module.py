@@ -39,7 +39,7 @@ from lightning_fed.hooks import (
 )
 from lightning_fed.lightning_cli import attach
 from lightning_fed.optim import LocalLRSchedule
-from lightning_fed.privacy import Privacy
+from lightning_fed.privacy import AUDIENCES, Privacy
 from lightning_fed.record import RunWriter
 from lightning_fed.record.settings import hyperparameters
 from lightning_fed.secure import SecureAggregation
@@ -92,7 +92,7 @@ from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch, refuse_search
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import UpdateTransform
-from lightning_fed.wire import LocalTraining, Share
+from lightning_fed.wire import Job, LocalTraining, Share
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.copying import deep_copy
@@ -419,12 +419,19 @@ class FederatedModule(Readable):
         secure = self.secure_aggregation
         if secure is None:
             return None
-        return Sealing(secure, self._datamodule.cohort_size, self.aggregator.counts_equally)
+        data, promise = self._datamodule, self._guard.promise
+        most = data.cohort_size
+        if data.sampler is not None and data.sampler.drawn == "by coins":
+            hides_who = promise is not None and promise.audience == AUDIENCES[0]
+            secure, most = secure.by_coins(len(data.names), most, hides_who)
+        return Sealing(secure, most, promise is not None or self.aggregator.counts_equally, promise)
 
     def _summing(self, aggregator: Aggregator[Any]) -> Aggregator[Any]:
-        sealing = self._outbox.sealing
+        sealing, run = self._outbox.sealing, self._guard.run
         if sealing is None:
             return aggregator
+        job = Job(0, 0, 0, self._global.model(), self.local, extra=self.algorithm.extra)
+        sealing.check(job if run is None or sealing.promise is None else sealing.promise.job(job, run))
         return SecureSum(aggregator, sealing, sessions(sealing, self.engine))
 
     def on_train_end(self) -> None:

@@ -90,6 +90,20 @@ def test_sums_of_sealed_numbers_are_the_same_bits_on_two_processes(tmp_path: Pat
         assert torch.equal(tensor, two["state"][name]), name
 
 
+@pytest.mark.parametrize(
+    "promise", ["DistributedDP(clip=0.5, survivors=3, {})", "CentralDP(clip=0.5, {})"], ids=["workers'", "server's"]
+)
+def test_noise_over_secure_aggregation_is_the_same_bits_on_two_processes(tmp_path: Path, promise: str) -> None:
+    """Noise of the workers also without it: the very integers are added. The server's is put on a grid of its own."""
+    private = promise.format("noise_multiplier=0.5, delta=1e-5, insecure_deterministic_noise=True")
+    options = ("--privacy", private, "--central", "--cohort", "5", "--sampler", "Uniform()", "--engine", "sequential")
+    secure = ("--secure", "SecureAggregation(threshold=0.51)")
+    one = run_forked(tmp_path / "one.pt", *options, *(() if "Dist" in promise else secure), processes=1)
+    two = run_forked(tmp_path / "two.pt", *options, *secure, *DDP, processes=2)
+    for name, tensor in one["state"].items():
+        assert torch.equal(tensor, two["state"][name]), name
+
+
 def test_two_machines_give_what_one_process_gives(tmp_path: Path) -> None:
     """Started by torchrun, as on real machines."""
     options = ("--double", "--algorithm", "Scaffold()", "--norm", "--rounds", "3")

@@ -260,6 +260,7 @@ class Node(Shown):
         sealing = None if terms.secure is None else _part("secure", terms.secure, Sealing, self._known)
         if sealing is not None:
             try:
+                sealing = replace(sealing, promise=promise)  # the one that is kept here
                 _ = sealing.parameters  # whoever makes them may ask for a sum of one
             except ValueError as error:
                 raise RefusalError(str(error)) from error

@@ -17,6 +17,9 @@ from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.double import row_norms
 from lightning_fed.core.rng import derive
 from lightning_fed.core.tree import Tensors
+from lightning_fed.privacy import AUDIENCES, Privacy
+from lightning_fed.privacy.clipping import clip_scales, with_norms
+from lightning_fed.privacy.run import released_numbers
 from lightning_fed.secure import SecureAggregation, scalars
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.ring import Ring
@@ -58,11 +61,39 @@ class Sealing(Sealer):
         settings: What the user says.
         cohort: The largest number of workers in a round.
         equally: Whether all workers count the same; else by their examples up to ``weight_cap``.
+        promise: What is promised to the workers, which then says by how much they are shortened and what they count
+            for; None: nothing.
+
+    Raises:
+        ValueError: If the settings say the same as the promise.
     """
 
     settings: SecureAggregation
     cohort: int
     equally: bool = True
+    promise: Privacy | None = None
+
+    def __post_init__(self) -> None:
+        if self.promise is None or self.promise.unit != "worker":
+            return
+        kind = type(self.promise).__name__
+        for name in ("clip", "weight_cap"):
+            if getattr(self.settings, name) is not None:
+                raise ValueError(
+                    f"SecureAggregation({name}={getattr(self.settings, name)}): that is for {kind} to say, whose "
+                    f"guarantee rests on it; leave {name}= out of SecureAggregation"
+                )
+
+    def check(self, job: Job) -> None:
+        """Refuse before the first round what could not be sealed.
+
+        Args:
+            job: One such as workers will be sent.
+
+        Raises:
+            ValueError: Naming what does not fit, and the fix.
+        """
+        self.size(job, frozenset())
 
     @property
     def bits(self) -> int:  # type: ignore[override]
@@ -70,8 +101,10 @@ class Sealing(Sealer):
 
     @property
     def parameters(self) -> Parameters:
-        """The rules of each round."""
-        return self.settings.parameters(self.cohort)
+        """The rules of each round. Workers hold to them, so no sum has fewer shares of noise than is promised."""
+        rules = self.settings.parameters(self.cohort)
+        shares = 0 if self.promise is None else self.promise.least_replies()
+        return rules if rules.least >= shares else replace(rules, least=shares)
 
     def size(self, job: Job, stays: Set[str]) -> int:
         return max((vector.columns.stop for vector in self._vectors(job, stays)), default=0)
@@ -89,18 +122,35 @@ class Sealing(Sealer):
             ValueError: If something has moved that cannot be added.
         """
         self._check(updates, job)
+        updates, joint = self._joint(updates, job)
         n, weight = len(updates.workers), self._weight(updates)
         words = torch.empty(n, self.size(job, updates.stays), dtype=torch.int32, device=job.model.device)
         within = torch.ones(n, dtype=torch.float64)
         for vector in self._vectors(job, updates.stays):
             rows = _rows(vector.name, updates, job)
-            norms = row_norms(rows).cpu()
+            if self._is_noised:
+                words[:, vector.columns] = vector.ring.exact(rows)
+                continue
+            norms, most = (row_norms(rows).cpu(), vector.ring.clip) if joint is None else joint
             within *= norms <= vector.ring.clip
-            scales = weight * torch.where(norms > vector.ring.clip, vector.ring.clip / norms, 1.0)
+            scales = weight * clip_scales(norms, most)
             scaled = rows.to(torch.float64) * scales.to(rows.device).unsqueeze(1)
             words[:, vector.columns] = vector.ring.encode(scaled, _uniforms(vector.name, updates, job, rows.shape[1]))
         numbers = self._numbers(updates, weight, within)
         return _emptied(updates, job, Sealed(words, {k: scalars.encode(v) for k, v in numbers.items()}, self.bits))
+
+    @property
+    def _is_noised(self) -> bool:
+        """Whether updates have noise that is made of multiples of the ring's step."""
+        return self.promise is not None and self.promise.unit == "worker" and self.promise.audience != AUDIENCES[0]
+
+    def _joint(self, updates: Updates, job: Job) -> tuple[Updates, tuple[Tensor, float] | None]:
+        """Return updates, and if all of their vectors are clipped together the norms, and to which norm."""
+        ring = self._ring(job)
+        if ring is None or self._is_noised:
+            return updates, None
+        updates, norms = with_norms(updates)
+        return updates, (norms, ring.within(released_numbers(updates.delta.shape[1], updates.extra)))
 
     def _check(self, updates: Updates, job: Job) -> None:
         """Refuse what local training has moved, and no sum says by how much."""
@@ -129,6 +179,8 @@ class Sealing(Sealer):
                 )
 
     def _weight(self, updates: Updates) -> Tensor:
+        if self.promise is not None and self.promise.unit == "worker":
+            return self.promise.weights(updates)
         counts = (updates.weight > 0).to(torch.float64)
         if self.equally:
             return counts
@@ -167,7 +219,7 @@ class Sealing(Sealer):
             job: The workers' job.
             stays: The parameters and buffers that do not travel.
         """
-        model = job.model
+        model, ring = job.model, self._ring(job)
         sums = CohortSum(
             delta=torch.zeros(model.layout.size, dtype=torch.float64, device=model.device),
             buffers={},
@@ -177,6 +229,7 @@ class Sealing(Sealer):
             weight=scalars.decode(numbers[WEIGHT]) if numbers else 0.0,
             within=scalars.decode(numbers[WITHIN]) if numbers else 0.0,
             workers=round(scalars.decode(numbers[WORKERS])) if numbers else 0,
+            step=0.0 if ring is None else ring.step,
         )
         runs = _runs(job, stays)
         for vector in self._vectors(job, stays):
@@ -194,11 +247,16 @@ class Sealing(Sealer):
 
     # ---- the order of vectors ----------------------------------------------------------------------------------------
 
+    def _ring(self, job: Job) -> Ring | None:
+        """The one ring of all that a worker sends under a promise; None: each vector has its own."""
+        return None if self.promise is None else self.promise.ring(job, self.cohort, self.bits)
+
     def _vectors(self, job: Job, stays: Set[str]) -> Iterator[_Vector]:
         width = sum(run.stop - run.start for run in _runs(job, stays))
-        begin = 0
+        begin, together = 0, self._ring(job)
         for name in (DELTA, *sorted(job.extra)):
-            yield _Vector(name, Ring(self.settings.clip_of(name), self.cohort, self.bits), slice(begin, begin + width))
+            ring = together or Ring(self.settings.clip_of(name), self.cohort, self.bits)
+            yield _Vector(name, ring, slice(begin, begin + width))
             begin += width
         if self.settings.buffer_clip is None:
             return

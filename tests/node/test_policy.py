@@ -26,6 +26,7 @@ from lightning_fed.privacy import (
     DistributedDP,
     LocalDP,
     LocalGaussian,
+    LocalSkellam,
     Privacy,
     PrivateRun,
     RecordDP,
@@ -67,7 +68,7 @@ def sent(promise: Privacy | None, **changes: Any) -> Job:
 
 
 def began(promise: Privacy, local: LocalTraining = LocalTraining()) -> PrivateRun:
-    return promise.start(Setting(10, 5, None, rounds=None, seed=7, local=local))
+    return promise.start(Setting(10, 5, None, rounds=None, seed=7, local=local, dimension=2 * SIZE))
 
 
 def check_terms(
@@ -708,7 +709,8 @@ def test_a_share_of_the_noise_is_counted_by_itself(tmp_path: Path) -> None:
     """Whether three others add theirs, a node cannot see: z = 4 among four is z = 2 for itself."""
     account, by_itself = NodeAccount(tmp_path / "account"), NodeAccount(tmp_path / "by itself")
     Policy(most_epsilon=1e3, delta=DELTA).admit(account, "bob", sent(SHARED), TERMS, SHARED)
-    by_itself.charge("bob", LocalGaussian(2.0), 1, "a1", 0)
+    # √t z = 8 standard deviations of a share are 8192 units at most, and 4096 units are C; of two numbers
+    by_itself.charge("bob", LocalSkellam(2.0, units=4096.0, dimension=2), 1, "a1", 0)
     assert account.of("bob") == by_itself.of("bob")
 
 
