@@ -64,6 +64,7 @@ def test_shared_noise_is_the_same_to_the_last_bit(engine: str, protocol: bool) -
     assert fed.private_run.accountant.history == ((SkellamSum(0.5, 0.3 * 2**16, 21), 3),)
 
 
+@pytest.mark.filterwarnings("ignore:SecureAggregation. in a simulation checkpoints hold")
 @pytest.mark.parametrize("algorithm", [Scaffold(), FedPer(["head.*"])], ids=lambda a: type(a).__name__)
 def test_whatever_the_algorithm_sends_or_keeps(algorithm: Any) -> None:
     plain, _ = trained(SHARED, None, algorithm=algorithm)

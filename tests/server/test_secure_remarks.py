@@ -123,8 +123,8 @@ def test_the_module_in_words() -> None:
 
 
 def test_curves_are_about_cohorts() -> None:
-    """A clip of 2 shortens the updates of two of four in the first round, p2's 2.5 and p3's 3.5."""
-    _, logger = run(Scalar(), SecureAggregation(clip=2.0))
+    """A clip of 2.2 shortens the updates of two of four in the first round, p2's 2.5 and p3's 3.5."""
+    _, logger = run(Scalar(), SecureAggregation(clip=2.2))
     assert [row["secure/clipped"] for row in logger.rows if "secure/clipped" in row] == [0.5, 0.0]
     assert logger.all["secure/metrics_out_of_range"] == 0
     assert logger.all["round/examples"] == 8
