@@ -119,7 +119,7 @@ class FederatedLoop(Shown):
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
         job = self.algorithm.assign(job, remembered)
-        plan = Traffic() if self.outbox.promise is None else planned(job, self.outbox.compression)
+        plan = Traffic() if self.outbox.promise is None else planned(job, self.outbox.compression, self.outbox.sealing)
         if look is not None:
             report.leaves = look(None, job)
         job, present, responses = self._ask(job, cohort)

@@ -92,11 +92,12 @@ def secure_scalars(cohorts: Sequence[CohortNumbers]) -> dict[str, float]:
         cohorts: What cohorts have reported together; those of which there is a sum are counted.
 
     Returns:
-        ``secure/clipped``, the part of the workers whose updates were shortened, and ``secure/metrics_out_of_range``,
-        the number of losses and metrics that were left out; nothing where there is no sum.
+        ``secure/clipped``, the part of the workers whose updates were shortened; ``secure/metrics_out_of_range``, the
+        number of losses and metrics that were left out; ``secure/bytes_up``, what workers have sent besides vectors,
+        of keys, shares and single numbers. Nothing where there is no sum.
 
     >>> secure_scalars([CohortNumbers(examples=4, weight=2, loss=1.0, within=0.75, left_out=1)])
-    {'secure/clipped': 0.25, 'secure/metrics_out_of_range': 1}
+    {'secure/clipped': 0.25, 'secure/metrics_out_of_range': 1, 'secure/bytes_up': 0}
     """
     summed = [cohort for cohort in cohorts if cohort.examples]
     if not summed:
@@ -104,4 +105,5 @@ def secure_scalars(cohorts: Sequence[CohortNumbers]) -> dict[str, float]:
     return {
         "secure/clipped": sum(1 - cohort.within for cohort in summed) / len(summed),
         "secure/metrics_out_of_range": sum(cohort.left_out for cohort in summed),
+        "secure/bytes_up": sum(cohort.protocol_bytes_up for cohort in summed),
     }

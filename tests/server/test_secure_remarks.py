@@ -191,6 +191,7 @@ def test_scalars_of_several_cohorts() -> None:
     assert secure_scalars([cohort(1.0, 2), cohort(0.5, 3), cohort(0.0, 9, examples=0.0)]) == {
         "secure/clipped": 0.25,
         "secure/metrics_out_of_range": 5,
+        "secure/bytes_up": 0,
     }
     assert secure_scalars([cohort(examples=0.0)]) == secure_scalars([]) == {}
 
