@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import Rows, Scalar, trainer
-from over_nodes import connected
+from over_nodes import connected, nodes_of
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
@@ -19,7 +20,8 @@ from lightning_fed.node import Node, Policy, RequiredSecureAggregation
 from lightning_fed.node.identities import Identities, write_identity
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.testing import Loopback, OverLoopback
-from lightning_fed.wire import RoundError, WorkerError
+from lightning_fed.wire import Model, Penalty, RoundError, WorkerError
+from lightning_fed.wire.codec import decode_job, encode_job
 
 WORKERS = {f"w{i}": Rows([float(i), i + 1.0]) for i in range(5)}
 SECURE = SecureAggregation(clip=50.0, threshold=0.6)
@@ -246,6 +248,32 @@ def test_a_server_that_asks_for_the_sum_of_one(change: Any, says: str, tmp_path:
     terms = {**fields["terms"], "secure": {**secure, "arguments": {**secure["arguments"], **change}}}
     answer, _ = node.answer({"ask": "agree", "protocol": fields["protocol"], "terms": terms}, [])
     assert says in answer["refused"]
+
+
+ALONE: dict[str, Any] = {
+    "start": {"start": {f"w{i}": Model(torch.zeros(1)) for i in (0, 1, 3, 4)}},
+    "penalty": {"penalty": Penalty(linear={f"w{i}": torch.full((1,), 1e6) for i in (0, 1, 3, 4)})},
+    "work": {"work": {f"w{i}": 1e-9 for i in (0, 1, 3, 4)}},
+}
+
+
+@pytest.mark.parametrize("what", ALONE)
+def test_a_job_that_treats_one_worker_otherwise_than_all_others(what: str, tmp_path: Path) -> None:
+    """The job is the same for all, and so its digest: the sum would be of known numbers and one worker's update."""
+    trained: list[tuple[dict[str, Any], bytes]] = []
+
+    class Listening(Loopback):
+        def send(self, messages: Any, seconds: float) -> Any:
+            trained.extend((dict(f), bytes(parts[0])) for _, (f, parts) in messages if f["ask"] == "train")
+            return super().send(messages, seconds)
+
+    nodes = nodes_of(Logs, WORKERS, tmp_path)
+    link = Listening(nodes)
+    fitted(OverLoopback(link, timeout=0.2), RemotePopulation(link), SECURE, rounds=1)
+    fields, job = trained[2]
+    answer, parts = nodes[2].answer(fields, [encode_job(replace(decode_job(job), **ALONE[what]))])
+    assert f"the job has a {what} for 'w0' alone" in answer["refused"]
+    assert not parts
 
 
 @pytest.mark.parametrize("invitation", [None, "", "zz", "00", 7])
