@@ -229,6 +229,36 @@ def test_terms_of_another_run_open_nothing(tmp_path: Path) -> None:
     assert answer["refused"] == "no session of secure aggregation is on at this node: it has begun anew"
 
 
+def test_a_node_whose_numbers_have_other_names_is_in_no_sum(tmp_path: Path) -> None:
+    """What the server refuses of its answer to the job, it does not add up either."""
+    asked_to_share: list[int] = []
+
+    def spoil(node: int, asked: Mapping[str, Any], answer: Message) -> Message:
+        if asked.get("step") == "share":
+            asked_to_share.append(node)
+        if node == 3 and asked["ask"] == "train":
+            return answer[0], [bytes(answer[1][0]).replace(b"weight of metric/seen", b"weight of metric/soon")]
+        return answer
+
+    fed = over_nodes(tmp_path, spoil, rounds=1, on_worker_error="drop")
+    assert asked_to_share == [0, 1, 2, 4]
+    assert fed.found[0].item() == pytest.approx((0.5 + 1.5 + 2.5 + 4.5) / 4, abs=1e-6)
+    assert [failure.worker for failure in fed.last_report.failures] == ["w3"]
+
+
+def test_numbers_that_are_asked_for_before_a_roster_are_refused_in_words(tmp_path: Path) -> None:
+    def spoil(node: int, asked: Mapping[str, Any], answer: Message) -> Message:
+        if asked.get("step") == "share" and node == 0 and not found:
+            found.append(nodes[1].answer({**asked, "step": "mask", "workers": ["w1"]}, [b""])[0])
+        return answer
+
+    found: list[Any] = []
+    engine, workers = connected(Logs, WORKERS, tmp_path, spoil)
+    nodes: dict[int, Node] = engine.link._nodes
+    fitted(engine, workers, SECURE, rounds=1, on_worker_error="drop")
+    assert found[0]["results"] == [{"worker": "w1", "error": "numbers are asked for before a roster has come"}]
+
+
 def test_a_session_is_over_with_its_round(tmp_path: Path) -> None:
     node, fields = asked_for(tmp_path, "unmask")
     answer, _ = node.answer(fields, [b"\x1f"])

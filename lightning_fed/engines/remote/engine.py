@@ -32,6 +32,7 @@ from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.local_fit import LocalFit
 from lightning_fed.worker.outbox import NOT_FINITE, Outbox, finite_of, tables_of
+from lightning_fed.worker.sealing import are_names
 from lightning_fed.worker.sent_metrics import difference as difference_of_states
 
 if TYPE_CHECKING:  # they need an extra
@@ -217,6 +218,8 @@ class Remote(EngineOfNodes):
             self.has_trained(self._outbox.algorithm.trainings)
             if isinstance(read, Updates):
                 self._refused.pop(name, None)  # the worker has heard of them
+            elif self._secure is not None:
+                self._secure.leave_out(name)
             yield read
             del read
 
@@ -335,6 +338,8 @@ class Remote(EngineOfNodes):
             wrong = difference_of_states(self._asks_about[0], updates.metric_states)
             if wrong is not None:
                 return WorkerError(worker, job.round, f"what its torchmetrics objects hold cannot be used: {wrong}")
+        if updates.sealed is not None and not are_names(updates.sealed.scalars.keys()):
+            return WorkerError(worker, job.round, "the numbers that it would add have other names than they can have")
         sealed = 0 if updates.sealed is None else len(updates.sealed.scalars) // 2  # each has a weight
         number = len(updates.metrics) + len(updates.rates) + sealed
         if number > _MOST_METRICS:
