@@ -20,7 +20,7 @@ from lightning_fed.secure.masks import Identity, KeyPair
 from lightning_fed.secure.messages import Form, Invitation, Keys, Reply, Roster, bits_of, of_neighbours, replies_of
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer
-from lightning_fed.secure.worker import SecureWorker
+from lightning_fed.secure.worker import SecureWorker, commitment, mask_key
 
 
 def flipped(message: bytes, at: int = -1) -> bytes:
@@ -245,6 +245,18 @@ def test_a_sum_of_a_few_survivors_that_share_no_mask_with_the_others() -> None:
     with pytest.raises(AbortError):
         session.run()
     assert len(session.said) == 6
+
+
+def test_a_threshold_that_is_no_majority_is_refused_by_workers_too() -> None:
+    """Rounding can make one of a threshold that is above one half by less than an error of floats."""
+    session = Session(4, agreed(4, threshold=0.5 + 1e-12))
+    session.shared()
+    assert set(session.said.values()) == {"2 of 4 shares are no majority"}
+
+
+def test_masks_and_commitments_are_of_one_session() -> None:
+    assert mask_key(bytes(32), b"one") != mask_key(bytes(32), b"other")
+    assert commitment(bytes(32), b"one") != commitment(bytes(32), b"other")
 
 
 @pytest.mark.parametrize("step", ["share", "mask", "confirm", "unmask"])
