@@ -18,7 +18,7 @@ from lightning_fed.core.channel import Message
 from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.node import Node, Policy, RequiredSecureAggregation
 from lightning_fed.node.identities import Identities, write_identity
-from lightning_fed.secure import SecureAggregation
+from lightning_fed.secure import AbortError, SecureAggregation
 from lightning_fed.testing import Loopback, OverLoopback
 from lightning_fed.wire import Model, Penalty, RoundError, WorkerError
 from lightning_fed.wire.codec import decode_job, encode_job
@@ -257,6 +257,29 @@ def test_numbers_that_are_asked_for_before_a_roster_are_refused_in_words(tmp_pat
     nodes: dict[int, Node] = engine.link._nodes
     fitted(engine, workers, SECURE, rounds=1, on_worker_error="drop")
     assert found[0]["results"] == [{"worker": "w1", "error": "numbers are asked for before a roster has come"}]
+
+
+def test_a_round_in_which_nobody_is_asked_has_no_session_and_not_that_of_before(tmp_path: Path) -> None:
+    """Chance can leave a cohort empty."""
+    jobs: list[bytes] = []
+
+    class Emptying(Loopback):
+        def send(self, messages: Any, seconds: float) -> Any:
+            if messages[0][1][0].get("step") == "share":
+                assert not list(engine.run(decode_job(jobs[0]), []))
+                with pytest.raises(AbortError, match="nobody was asked to train"):
+                    engine.session()
+                raise StopEarlyError
+            jobs.extend(bytes(parts[0]) for _, (fields, parts) in messages if fields["ask"] == "train")
+            return super().send(messages, seconds)
+
+    class StopEarlyError(Exception):
+        pass
+
+    link = Emptying(nodes_of(Logs, WORKERS, tmp_path))
+    engine = OverLoopback(link, timeout=0.2)
+    with pytest.raises(StopEarlyError):
+        fitted(engine, RemotePopulation(link), SECURE, rounds=1)
 
 
 def test_a_session_is_over_with_its_round(tmp_path: Path) -> None:

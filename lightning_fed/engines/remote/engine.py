@@ -24,6 +24,7 @@ from lightning_fed.engines.remote.link import Link, LinkError, answers
 from lightning_fed.engines.remote.population import RemotePopulation
 from lightning_fed.engines.together import in_blocks
 from lightning_fed.population import EvaluationKind, WorkerPool
+from lightning_fed.secure import AbortError
 from lightning_fed.wire import Job, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_updates, encode_job
 from lightning_fed.wire.container import Buffer
@@ -203,6 +204,7 @@ class Remote(EngineOfNodes):
     # ---- a round -----------------------------------------------------------------------------------------------------
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        self._secure = None  # the session of the round before is over, even if nobody is asked in this one
         yield from in_blocks(self._in_order(job, cohort), job, len(cohort))
 
     def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
@@ -259,7 +261,6 @@ class Remote(EngineOfNodes):
 
     def _inviting(self, job: Buffer) -> dict[str, str]:
         """Begin a session of secure aggregation together with the training, if there is to be one."""
-        self._secure = None
         sealing = self._outbox.sealing
         if sealing is None:
             return {}
@@ -271,7 +272,8 @@ class Remote(EngineOfNodes):
         return {"invitation": self._secure.server.invite().hex()}
 
     def session(self) -> tuple[SecureServer, Machines]:
-        assert self._secure is not None, "a round has been run"
+        if self._secure is None:
+            raise AbortError("nobody was asked to train")
         return self._secure.server, self._secure
 
     def _ask_machines(self, step: str, messages: Mapping[str, bytes]) -> Iterator[tuple[str, _Result]]:
