@@ -187,7 +187,7 @@ class Sealing(Sealer):
                     "can be added; move it on the server, in on_train_batch_end of a callback"
                 )
             if rows.is_floating_point() and self.settings.buffer_clip is not None:
-                if not bool(rows.isfinite().all()):
+                if not bool((rows.isfinite() | ~before.isfinite()).all()):  # such as the -inf of a mask
                     raise ValueError(
                         f"SecureAggregation: the buffer {name!r} has NaN or Inf in it, which cannot be added; keep it "
                         f"with the workers: algorithm=FedBN(personal=[{name!r}])"
@@ -318,7 +318,7 @@ def _rows(name: str, updates: Updates, job: Job) -> Tensor:
         buffer = name.removeprefix(_BUFFERS)
         before = job.model.buffers[buffer].to(torch.float64)
         change = updates.buffers[buffer].to(torch.float64) - before
-        return torch.where(before.isfinite(), change, 0.0).flatten(1)  # such as the -inf of a mask
+        return torch.where(before.isfinite(), change, 0.0).flatten(1)
     rows = updates.delta if name == DELTA else updates.extra[name]
     runs = _runs(job, updates.stays)
     return torch.cat([rows[:, run] for run in runs], dim=1) if runs else rows[:, :0]
