@@ -334,7 +334,8 @@ class Node(Shown):
         if limit is not None and (type(limit) not in (int, float) or not 0 <= limit < math.inf):
             raise RefusalError(f"limit={str(limit)[:20]} is no number of batches and no part of them")
         if kind != "predict" and not run.outbox.may_tell:
-            raise RefusalError(f"{type(run.outbox.promise).__name__} covers nothing that an evaluation would say")
+            what = "secure aggregation" if run.outbox.promise is None else type(run.outbox.promise).__name__
+            raise RefusalError(f"{what} covers nothing that an evaluation would say")
         if not self.policy.allows_evaluation(kind):
             raise RefusalError(f"the node's policy allows no evaluation of the kind {kind!r} ({self.policy})")
         job = self._job(parts, torch.device("cpu"))

@@ -71,7 +71,7 @@ class Policy(Shown):
             ``promise``, and it does not release metrics.
         prediction: Whether workers may write predictions on the node. Nothing of them leaves.
         sizes: How many examples a worker is said to have: ``"exact"``, ``"hidden"``, or at most a number; None: hidden
-            where there is a ``promise``.
+            where there is a ``promise`` or ``secure_aggregation``, which adds them up.
         attributes: Which attributes of the module a server may change from round to round: True, False, or their paths;
             None: any, unless there is a ``promise`` or ``most_epsilon``.
         failures: Whether it is ``"told"`` that a worker's training failed, or ``"hidden"``: then noise leaves in its
@@ -418,7 +418,7 @@ attributes; failures hidden
     @property
     def _sizes(self) -> Literal["exact", "hidden"] | int:
         if self.sizes is None:
-            return "exact" if self.promise is None else "hidden"
+            return "exact" if self.promise is None and self.secure_aggregation is None else "hidden"
         return self.sizes
 
     @property
