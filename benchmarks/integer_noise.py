@@ -23,7 +23,7 @@ from lightning_fed.privacy import Accountant, Gaussian, Mechanism, Noise, Skella
 from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.inversion import MOST_STD, skellam_table
 from lightning_fed.privacy.stochastic_rounding import rounded_norm, rounded_within
-from lightning_fed.privacy.units import units_for
+from lightning_fed.privacy.units import step_for
 
 VARIANCES = (1.0, 1e2, 1e4, 1e6, float(MOST_STD**2))
 
@@ -49,10 +49,15 @@ def times(numbers: int, repeats: int) -> None:
     difference = milliseconds(lambda: poisson(5e3, numbers) - poisson(5e3, numbers), repeats)
     print(f"| NumPy's Poisson twice, variance 10000 (not secret) | {difference:.1f} | | |")
     row = torch.randn(1, numbers, dtype=torch.float64)
-    row *= units_for(1.0, 100) / torch.linalg.vector_norm(row)
-    bound = rounded_norm(units_for(1.0, 100), numbers)
+    row *= units_of(1.0) / torch.linalg.vector_norm(row)
+    bound = rounded_norm(units_of(1.0), numbers)
     rounded = milliseconds(lambda: rounded_within(row, bound, ["worker"], noise.uniform), repeats)
     print(f"| rounding within the bound | {rounded:.1f} | | |")
+
+
+def units_of(noise_multiplier: float) -> float:
+    """As DistributedDP(clip=1.0, survivors=100) has them."""
+    return 1.0 / step_for(1.0, noise_multiplier, 100)
 
 
 def epsilon(kind: Kind, mechanism: Mechanism, rounds: int) -> float:
@@ -66,10 +71,10 @@ def costs() -> None:
     print(7 * "|---" + "|")
     for z, rounds in ((1.0, 1), (4.0, 1), (5.0, 100), (1.0, 100)):
         continuous = [epsilon(kind, Gaussian(z), rounds) for kind in ("pld", "rdp")]  # type: ignore[arg-type]
-        for size, units in ((10**6, units_for(z, 100)), (25 * 10**6, units_for(z, 100)), (10**6, 2**10), (10**6, 2**7)):
+        for size, units in ((10**6, units_of(z)), (25 * 10**6, units_of(z)), (10**6, 2**10), (10**6, 2**7)):
             integers = epsilon("rdp", SkellamSum(z, units, size), rounds)
             values = " | ".join(f"{each:.4f}" for each in (*continuous, integers))
-            print(f"| {z:g} | {rounds} | {size:,} | {units} | {values} |")
+            print(f"| {z:g} | {rounds} | {size:,} | {units:g} | {values} |")
 
 
 def main() -> None:

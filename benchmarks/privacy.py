@@ -85,7 +85,8 @@ def steps(kind: str, promise: str) -> dict[str, float]:
     privacy, cohort = PROMISES[promise], KINDS[kind].cohort
     parameters = {name: p.detach() for name, p in Classifier(kind).named_parameters()}
     job = Job(0, 0, 0, GlobalModel(parameters), LocalTraining())
-    run = privacy.start(Setting(POPULATION, cohort, RoundRobin, None, 0, separation=POPULATION // cohort))
+    separation, dimension = POPULATION // cohort, job.model.layout.size
+    run = privacy.start(Setting(POPULATION, cohort, RoundRobin, None, 0, separation=separation, dimension=dimension))
     job = privacy.job(job, run)
     stacks = []
     for first in range(0, cohort, 8):

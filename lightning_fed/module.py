@@ -39,7 +39,7 @@ from lightning_fed.hooks import (
 )
 from lightning_fed.lightning_cli import attach
 from lightning_fed.optim import LocalLRSchedule
-from lightning_fed.privacy import Privacy
+from lightning_fed.privacy import AUDIENCES, Privacy
 from lightning_fed.record import RunWriter
 from lightning_fed.record.settings import hyperparameters
 from lightning_fed.secure import SecureAggregation
@@ -77,7 +77,14 @@ from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
-from lightning_fed.server.sealed_sessions import Here, Keyless
+from lightning_fed.server.sealed_sessions import sessions
+from lightning_fed.server.secure_checks import (
+    refuse_cohort,
+    refuse_model,
+    refuse_single_updates,
+    refuse_workers_data,
+)
+from lightning_fed.server.secure_remarks import say_what_is_hidden
 from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
 from lightning_fed.server.state_folder import StateFolder
@@ -87,7 +94,7 @@ from lightning_fed.server.tuner import RateSearch, refuse_search
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import Compressor, UpdateTransform
 from lightning_fed.transforms.compression.broadcast import Broadcast
-from lightning_fed.wire import LocalTraining, Share
+from lightning_fed.wire import Job, LocalTraining, Share
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.copying import deep_copy
@@ -118,7 +125,8 @@ class FederatedModule(Readable):
         on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
         min_workers: The number of workers below which a round fails even so.
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``,
-            beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``.
+            beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``; under a promise and
+            under secure aggregation there are neither.
         local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
         local_optimizer_state: ``"fresh"``: workers begin each round with new optimizers; ``"kept"``: with what theirs
             remembered after their last round (momenta, moments), which is own state.
@@ -133,7 +141,8 @@ class FederatedModule(Readable):
         worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
             that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
-        secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``.
+        secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``. A sum
+            is without workers that fail or are away, as far as its threshold goes; beyond it a round changes nothing.
         broadcast: How the model is compressed on its way to the workers, such as ``KBit(bits=8)``; None: it is sent as
             it is.
 
@@ -199,6 +208,8 @@ class FederatedModule(Readable):
         self.secure_aggregation = secure_aggregation
         refuse_broadcast(broadcast, algorithm)
         self.broadcast = broadcast
+        own = self.aggregator if privacy is None else aggregator
+        refuse_single_updates(secure_aggregation, algorithm, own, self.transforms)
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
         self.local_lr_schedule = local_lr_schedule
         self._state_folder = StateFolder(state_dir)
@@ -299,10 +310,12 @@ class FederatedModule(Readable):
             refuse_too_few(self.min_workers, self._datamodule.cohort_size)
             refuse_manual(self.module, self.aggregator, self.privacy)
             refuse_search(self.trainer, self.privacy, self._outbox.kept)
+            refuse_cohort(self.secure_aggregation, self._datamodule.cohort_size)
             self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
+        refuse_workers_data(self.secure_aggregation, self._datamodule, self.trainer, self.module)
         drops, for_data = self.on_worker_error == "drop", self._guard.for_data(self.trainer)
         refuse_unreachable(self._datamodule, self.engine)
         self._datamodule.attach(self.module, self._evaluation, drops, self.engine.teardown, for_data)
@@ -359,6 +372,10 @@ class FederatedModule(Readable):
         with processes.together():
             self._global.begin_fit(self.trainer)
             self.algorithm.check(self._global.model())
+            if self.privacy is None:
+                refuse_model(
+                    self.secure_aggregation, self.algorithm, self._global.model(), self.module, datamodule.cohort_size
+                )
             if self.trainer.global_step == 0:
                 self._keeper.begin_anew()
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
@@ -371,6 +388,8 @@ class FederatedModule(Readable):
             self._guard.start(datamodule, self.trainer, self.local)
             self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
             self._keeper.promise(self._guard.run)
+        if self.secure_aggregation is not None and not isinstance(self.engine, EngineOfNodes):
+            say_what_is_hidden(self.secure_aggregation, tables_of(self.algorithm, self.transforms, self._outbox.kept))
         # The rounds of a search for a learning rate are none of the run.
         results = Results(None) if self._search.is_on else self._results
         results.begin(self.trainer.global_step)
@@ -408,13 +427,20 @@ class FederatedModule(Readable):
         secure = self.secure_aggregation
         if secure is None:
             return None
-        return Sealing(secure, self._datamodule.cohort_size, self.aggregator.counts_equally)
+        data, promise = self._datamodule, self._guard.promise
+        most = data.cohort_size
+        if data.sampler is not None and data.sampler.drawn == "by coins":
+            hides_who = promise is not None and promise.audience == AUDIENCES[0]
+            secure, most = secure.by_coins(len(data.names), most, hides_who)
+        return Sealing(secure, most, promise is not None or self.aggregator.counts_equally, promise)
 
     def _summing(self, aggregator: Aggregator[Any]) -> Aggregator[Any]:
-        sealing = self._outbox.sealing
+        sealing, run = self._outbox.sealing, self._guard.run
         if sealing is None:
             return aggregator
-        return SecureSum(aggregator, sealing, partial(Here if sealing.settings.protocol else Keyless, sealing))
+        job = Job(0, 0, 0, self._global.model(), self.local, extra=self.algorithm.extra)
+        sealing.check(job if run is None or sealing.promise is None else sealing.promise.job(job, run))
+        return SecureSum(aggregator, sealing, sessions(sealing, self.engine))
 
     def on_train_end(self) -> None:
         """Sign off what was released."""
@@ -531,6 +557,7 @@ class FederatedModule(Readable):
             "transforms": self.transforms,
             "privacy": self.privacy,
             "broadcast": self.broadcast,
+            "secure_aggregation": self.secure_aggregation,
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,
             "local_lr_schedule": self.local_lr_schedule,

@@ -17,7 +17,7 @@ from lightning_fed.privacy import Noise, Privacy, PrivateRun, Setting
 from lightning_fed.privacy.private_sum import PrivateSum
 from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates
 
-EVERYONE = Setting(population=10, cohort_size=10, sampling=None, rounds=None, seed=0)
+EVERYONE = Setting(population=10, cohort_size=10, sampling=None, rounds=None, seed=0, dimension=2**20)
 
 
 def job(size: int = 2, buffers: dict[str, Tensor] | None = None, **options: Any) -> Job:

@@ -14,6 +14,8 @@ from runs import assert_same, run, start, start_nodes
 
 DDP = ("--devices", "2", "--strategy", "ddp")
 AWAY = "RandomAvailability(absent=0.2, lost=0.1, stragglers=0.5)"
+SECURE = ("--secure", "SecureAggregation(clip=5.0, weight_cap=20, threshold=0.51)")
+PROTOCOL = ("--secure", "SecureAggregation(clip=5.0, weight_cap=20, threshold=0.51, protocol=True)")
 
 
 def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
@@ -64,6 +66,10 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
             id="a vote of signs",
         ),
         pytest.param(
+            ("--central", "--cohort", "5", "--availability", AWAY, *SECURE),
+            id="secure aggregation, with workers absent and lost",
+        ),
+        pytest.param(
             ("--algorithm", "FedBN(['net.1.*', 'net.4.*'])", "--norm", "--cohort", "5"),
             id="personal layers and statistics, own models evaluated",
         ),
@@ -73,6 +79,30 @@ def test_two_processes_give_what_one_gives(tmp_path: Path, options: tuple[str, .
     one = run_forked(tmp_path / "one.pt", "--double", *options, processes=1)
     two = run_forked(tmp_path / "two.pt", "--double", *options, *DDP, processes=2)
     assert_same(one, two, rounding=True)
+
+
+@pytest.mark.parametrize("options", [SECURE, PROTOCOL], ids=["without keys", "with keys"])
+def test_sums_of_sealed_numbers_are_the_same_bits_on_two_processes(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Integers add up to the same whatever the order; the rest of a round is computed on one process alone."""
+    options = (*options, "--central", "--cohort", "5", "--availability", AWAY, "--engine", "sequential")
+    one = run_forked(tmp_path / "one.pt", *SECURE, *options[2:], processes=1)
+    two = run_forked(tmp_path / "two.pt", *options, *DDP, processes=2)
+    for name, tensor in one["state"].items():
+        assert torch.equal(tensor, two["state"][name]), name
+
+
+@pytest.mark.parametrize(
+    "promise", ["DistributedDP(clip=0.5, survivors=3, {})", "CentralDP(clip=0.5, {})"], ids=["workers'", "server's"]
+)
+def test_noise_over_secure_aggregation_is_the_same_bits_on_two_processes(tmp_path: Path, promise: str) -> None:
+    """Noise of the workers also without it: the very integers are added. The server's is put on a grid of its own."""
+    private = promise.format("noise_multiplier=0.5, delta=1e-5, insecure_deterministic_noise=True")
+    options = ("--privacy", private, "--central", "--cohort", "5", "--sampler", "Uniform()", "--engine", "sequential")
+    secure = ("--secure", "SecureAggregation(threshold=0.51)")
+    one = run_forked(tmp_path / "one.pt", *options, *(() if "Dist" in promise else secure), processes=1)
+    two = run_forked(tmp_path / "two.pt", *options, *secure, *DDP, processes=2)
+    for name, tensor in one["state"].items():
+        assert torch.equal(tensor, two["state"][name]), name
 
 
 def test_two_machines_give_what_one_process_gives(tmp_path: Path) -> None:

@@ -42,6 +42,27 @@ def test_toy_refuses_no_rounds(tmp_path: Path) -> None:
     assert "at least one round" in example("toy.py", "--rounds", "0", "--logdir", str(tmp_path), status=2)
 
 
+@pytest.mark.skipif(find_spec("cryptography") is None, reason="needs cryptography")
+def test_the_server_of_the_secure_toy_sees_random_words_and_the_right_average(tmp_path: Path) -> None:
+    """What the server is sent differs from run to run; what it comes to does not, and is the average."""
+    outputs = [example("secure_toy.py", "--rounds", "3", "--logdir", str(tmp_path / str(run))) for run in range(2)]
+    row = r"^   (\w+) +((?:[+-][\d.]+ +){2}[+-][\d.]+) +(\d+) +(\d+) +(\d+)$"
+    seen = [re.findall(row, output, re.M) for output in outputs]
+    assert [row[0] for row in seen[0]] == ["bob", "alice", "carol", "dave", "erin", "bob", "alice", "carol", "erin"]
+    assert [row[:2] for row in seen[0]] == [row[:2] for row in seen[1]]
+    words = [int(word) for rows in seen for row in rows for word in row[2:]]
+    assert len(set(words)) == len(words) == 54
+    assert sum(2**30 < word < 3 * 2**30 for word in words) > 5, "small numbers of either sign lie at the ends"
+    for output in outputs:
+        assert "dave    is gone; it has shared its secrets" in output
+        means = re.findall(r"^   mean +(.*?)  of these (\d), in float64$", output, re.M)
+        opened = re.findall(r"^   server +(.*?)  differs by at most (.*)$", output, re.M)
+        assert [count for _, count in means] == ["5", "4"]
+        assert [numbers for numbers, _ in opened] == [numbers for numbers, _ in means]
+        assert all(float(difference) < 1e-6 for _, difference in opened)
+    assert len(list(tmp_path.glob("0/secure_toy/*/events.out.tfevents.*"))) == 1
+
+
 def test_digits_reaches_93_percent(tmp_path: Path) -> None:
     output = example("digits.py", "--logdir", str(tmp_path), "--accelerator", "cpu")
     accuracy = re.search(r"accuracy on held-out digits after 200 rounds: ([\d.]+) %", output)

@@ -63,6 +63,7 @@ from lightning_fed.datasets import (
 from lightning_fed.engines import Auto, Isolated, Sequential, Vectorized
 from lightning_fed.models import LinearRegression, MLPClassifier
 from lightning_fed.optim import CosineDecay, ExponentialDecay, StepDecay, Yogi
+from lightning_fed.secure import SecureAggregation
 from lightning_fed.selection import (
     Availability,
     CohortSampler,
@@ -77,7 +78,7 @@ from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD,
 from lightning_fed.wire import LocalTraining
 
 PACKAGES = ("", ".aggregation", ".algorithms", ".callbacks", ".datasets", ".engines", ".models", ".optim")
-PACKAGES += (".population", ".privacy", ".selection", ".state", ".testing", ".transforms", ".wire")
+PACKAGES += (".population", ".privacy", ".secure", ".selection", ".state", ".testing", ".transforms", ".wire")
 
 DP = {"clip": 1.0, "noise_multiplier": 1.0}
 
@@ -123,12 +124,13 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     privacy.DistributedDP: {**DP, "survivors": 2},
     privacy.RecordDP: {**DP, "sampling_rate": 0.1, "delta": 1e-5},
     privacy.AdaptiveClip: {},
+    SecureAggregation: {"clip": 1.0},
     privacy.Accountant: {},
     privacy.Noise: {},
     **each({"noise_multiplier": 1.0}, privacy.Gaussian, privacy.LocalGaussian),
     privacy.SubsampledGaussian: {"noise_multiplier": 1.0, "sampling_rate": 0.1},
     privacy.FixedSizeGaussian: {"noise_multiplier": 1.0, "cohort_size": 2, "population": 9},
-    privacy.SkellamSum: {"noise_multiplier": 1.0, "units": 10, "dimension": 4},
+    **each({"noise_multiplier": 1.0, "units": 10, "dimension": 4}, privacy.LocalSkellam, privacy.SkellamSum),
     privacy.TreeAggregation: {"noise_multiplier": 1.0, "steps": 4},
     privacy.CorrelatedGaussian: {"noise_multiplier": 1.0, "sensitivity": 1.5, "rounds": 4, "separation": 2},
     privacy.BandedToeplitz: {"bands": 2},
@@ -171,6 +173,7 @@ ZERO_IS_FINE = {
     (TrimmedMean, "trim"): "the mean",
     **dict.fromkeys([(NormalizedMean, "momentum"), (NormalizedMean, "shrinkage")], "plain SGD"),
     **dict.fromkeys([(FedNova, "momentum"), (FedNova, "mu"), (FedProx, "mu"), (QFedAvg, "q")], "FedAvg"),
+    (privacy.LocalSkellam, "beta"): "no rounding is drawn again",
     (privacy.SkellamSum, "beta"): "no rounding is drawn again",
     (Ditto, "lam"): "local training",
     **dict.fromkeys([(RandomAvailability, name) for name in ("absent", "lost", "stragglers")], "nobody is"),
@@ -336,6 +339,10 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
         (
             {"broadcast": KBit(), "algorithm": Cyclic()},
             r"broadcast=KBit\(bits=8\): with Cyclic each worker goes on from .* leave it out",
+        ),
+        (
+            {"secure_aggregation": {"clip": 1.0}},
+            r"secure_aggregation must be a SecureAggregation, such as SecureAggregation\(clip=10\.0\)",
         ),
         ({"module": FederatedModule(Scalar())}, "module is a FederatedModule already"),
         ({"module": Scalar}, r"module must be a .*LightningModule, not the class Scalar: .* such as Scalar\(\)"),

@@ -22,6 +22,7 @@ class CohortSum:
         weight: ``Σ wᵢ``.
         within: The number of workers whose updates were not longer than the bound.
         workers: The number of workers.
+        step: The number of which all of ``delta`` and ``extra`` are multiples; 0: there is no such number.
     """
 
     delta: Tensor
@@ -30,3 +31,4 @@ class CohortSum:
     weight: float
     within: float
     workers: int
+    step: float = 0.0

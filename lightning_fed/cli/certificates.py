@@ -16,6 +16,9 @@ from lightning_fed.cli.one_line_parser import OneLineParser
 from lightning_fed.core.extras import import_extra
 
 _COMMAND = f"{PROGRAM} certificates"
+IDENTITIES = "identities.yaml"
+"""The file of all workers' public keys for secure aggregation."""
+
 _LOCAL = ("127.0.0.1", "localhost")
 """Named by every server certificate: parts of a SuperLink call each other there."""
 
@@ -31,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     parser = OneLineParser(
         prog=_COMMAND,
-        description="Make a certificate authority, the server's certificate, and a key pair for each node.",
+        description="Make a certificate authority, the server's certificate, and each node's key pair and identity.",
         epilog="For a trial: in earnest each site makes its own key, and sends only the .pub file.",
         allow_abbrev=False,
     )
@@ -46,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     _check(addresses, words.nodes, words.days)
     try:
         files = {**certificates(addresses, words.days), **{k: v for n in words.nodes for k, v in key_pair(n).items()}}
+        files |= identities(words.nodes)
     except ImportError as error:
         refuse(str(error), _COMMAND)
     write(files, words.out, words.force)
@@ -59,7 +63,7 @@ def _check(addresses: Sequence[str], nodes: Sequence[str], days: int) -> None:
     for node in nodes:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", node):
             refuse(f"--nodes {node!r}: a name is made of letters, digits and . _ -", _COMMAND)
-        if node in ("ca", "server") or node.endswith(".pub"):
+        if node in ("ca", "server", IDENTITIES) or node.endswith((".pub", ".identity")):
             refuse(f"--nodes {node!r}: another file has that name", _COMMAND)
     if twice := {node for node in nodes if nodes.count(node) > 1}:
         refuse(f"--nodes names {', '.join(sorted(twice))} twice", _COMMAND)
@@ -118,6 +122,24 @@ def key_pair(node: str) -> dict[str, bytes]:
     return {node: _private(key, "OpenSSH"), f"{node}.pub": public + f" {node}\n".encode()}
 
 
+def identities(nodes: Sequence[str]) -> dict[str, bytes]:
+    """Return an identity of each node for secure aggregation, and the list of them all, as files by name.
+
+    Args:
+        nodes: The nodes' names, which are taken for those of their workers.
+
+    Raises:
+        ImportError: If ``cryptography`` is not installed.
+    """
+    import_extra("cryptography", _COMMAND, "flower")
+    from lightning_fed.secure.masks import Identity
+
+    made = {node: Identity() for node in nodes}
+    known = "".join(f"{node}: {identity.public.hex()}\n" for node, identity in made.items())
+    own = {f"{node}.identity": f"{identity.secret.hex()}\n".encode() for node, identity in made.items()}
+    return {**own, IDENTITIES: known.encode()}
+
+
 def write(files: dict[str, bytes], folder: Path, force: bool = False) -> None:
     """Write files, those without a public part in their names for this user's eyes only.
 
@@ -134,7 +156,7 @@ def write(files: dict[str, bytes], folder: Path, force: bool = False) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            path, is_public = folder / name, name.endswith((".crt", ".pem", ".pub"))
+            path, is_public = folder / name, name.endswith((".crt", ".pem", ".pub", IDENTITIES))
             path.unlink(missing_ok=True)  # else the mode would stay that of the old one
             opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644 if is_public else 0o600)
             with open(opened, "wb") as file:
@@ -201,7 +223,7 @@ def _next(out: Path, address: str, nodes: Sequence[str]) -> str:
     registered = [f"  flwr supernode register {folder}/{node}.pub test --name {node}" for node in nodes]
     return "\n".join(
         [
-            f"Made in {out}: ca.crt, ca.key, server.pem, server.key, and for each node a key and its .pub file.",
+            f"Made in {out}: ca.crt, ca.key, server.pem, server.key, and each node's key, .pub file and identity.",
             "",
             "On the server's machine:",
             f"  flower-superlink --host 127.0.0.1 --port 9092 --ssl-ca-certfile {folder}/ca.crt \\",
@@ -211,8 +233,10 @@ def _next(out: Path, address: str, nodes: Sequence[str]) -> str:
             "Once, with this in ~/.flwr/config.toml:",
             f'  [superlink.test]\n  address = "{host}:9092"\n  root-certificates = "{out.absolute()}/ca.crt"',
             *registered,
-            f"On each node's machine, with ca.crt and its own key (such as {nodes[0]}, and no other file):",
+            f"On each node's machine, with ca.crt and its own key (such as {nodes[0]}, and of the others none):",
             f"  {PROGRAM} node --superlink {host}:9092 --root-certificates ca.crt --key {nodes[0]} \\",
             "    --build package.module:function",
+            "If its workers have the nodes' names, they are to each other who they are in secure aggregation by",
+            f"    --identity {nodes[0]}.identity --identities {IDENTITIES}",
         ]
     )

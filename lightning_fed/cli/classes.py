@@ -13,7 +13,7 @@ _PACKAGES = (_OURS, "torch.", "pytorch_lightning.", "lightning.")
 _READABLE = 25
 
 
-_ROOMS = ("datasets", "models", "callbacks", "aggregation", "transforms", "optim", "selection", "privacy")
+_ROOMS = ("datasets", "models", "callbacks", "aggregation", "transforms", "optim", "selection", "privacy", "secure")
 """The packages of ours in which all classes are that a config may name."""
 
 

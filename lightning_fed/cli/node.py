@@ -47,7 +47,14 @@ def main(arguments: Sequence[str]) -> None:
     _check_secrets(words.insecure, words.root_certificates, words.key)
     for option, file in (("--root-certificates", words.root_certificates), ("--key", words.key)):
         _check_file(option, file)
-    _check_file("--policy", words.policy)
+    for option, file in (
+        ("--policy", words.policy),
+        ("--identity", words.identity),
+        ("--identities", words.identities),
+    ):
+        _check_file(option, file)
+    if (words.identity is None) != (words.identities is None):
+        refuse("--identity and --identities go together: a node's own key, and those of all workers", _COMMAND)
     check_flower(_COMMAND)
     if words.key is not None:
         _check_key(words.key)
@@ -56,7 +63,9 @@ def main(arguments: Sequence[str]) -> None:
         build=words.build,
         home=home,
         config=config,
-        policy=None if words.policy is None else str(words.policy.absolute()),
+        policy=_absolute(words.policy),
+        identity=_absolute(words.identity),
+        identities=_absolute(words.identities),
         idle_timeout=words.idle_timeout,
         owner=os.getpid(),
     )
@@ -75,6 +84,10 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(SuperNode(lambda: _supernode(words), surroundings, _say).run())
 
 
+def _absolute(file: Path | None) -> str | None:
+    return None if file is None else str(file.absolute())
+
+
 def _supernode(words: argparse.Namespace) -> list[str]:
     """The command line for the next start, with another port each time, as one that was free may be taken."""
     secrets = ["--root-certificates", str(words.root_certificates), "--auth-supernode-private-key", str(words.key)]
@@ -87,8 +100,7 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog=_COMMAND,
         usage=f"{_COMMAND} --superlink HOST:PORT --build MODULE:FUNCTION ...",
-        description="Let this machine take part in runs. It runs the module and data that are installed here, and no "
-        "code that a server sends.",
+        description="Let this machine take part in runs. It runs no code that a server sends.",
         epilog=f"`{PROGRAM} certificates` makes certificates and keys.",
         allow_abbrev=False,
     )
@@ -99,6 +111,8 @@ def _parser() -> OneLineParser:
     add("--build", required=True, metavar="MODULE:FUNCTION", help="the function that makes the node")
     add("--home", type=Path, metavar="DIR", help="logs and state; else in ~/.lightning_fed")
     add("--policy", type=Path, metavar="FILE", help="YAML: what this node lets a run ask of it")
+    add("--identity", type=Path, metavar="FILE", help="its private key for secure aggregation")
+    add("--identities", type=Path, metavar="FILE", help="YAML: the public keys of all workers' nodes")
     add("--config", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="for the build function")
     add(
         "--idle-timeout",

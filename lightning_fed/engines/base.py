@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from lightning_fed._lightning import pl
 from lightning_fed.core.shown import Shown
@@ -13,6 +13,10 @@ from lightning_fed.population import EvaluationKind, WorkerPool
 from lightning_fed.wire import Job, Updates, WorkerError
 from lightning_fed.wire.container import Buffer
 from lightning_fed.worker.outbox import Outbox
+
+if TYPE_CHECKING:  # they need an extra
+    from lightning_fed.secure.server import SecureServer
+    from lightning_fed.secure.session import Machines
 
 
 @final
@@ -160,6 +164,18 @@ class EngineOfNodes(Engine):
             trainer: The Trainer of the run.
             outbox: What leaves workers in training, whose algorithm and own state also make personal models.
         """
+
+    def session(self) -> tuple[SecureServer, Machines]:
+        """Return the session of secure aggregation that the last :meth:`run` has begun: the server, and the workers'
+        machines, which it can ask.
+
+        Raises:
+            ValueError: If the engine knows none.
+        """
+        raise ValueError(
+            f"engine={type(self).__name__} exchanges no keys with its nodes: leave out secure_aggregation=, or take "
+            "another engine"
+        )
 
     @abstractmethod
     def evaluate(

@@ -41,7 +41,8 @@ class Sequential(Engine):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         own = outbox.own.scope()
-        self._local_fit = LocalFit(module, trainer, self._compile, self._channels_last, outbox.kept, own)
+        quiet = outbox.sealing is not None
+        self._local_fit = LocalFit(module, trainer, self._compile, self._channels_last, outbox.kept, own, quiet)
         self._local_fit.check()
         self._workers = workers
         self._outbox = outbox

@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from lightning_fed.node.account import NodeAccount
     from lightning_fed.node.errors import PolicyError, RefusalError
     from lightning_fed.node.node import Node
-    from lightning_fed.node.policy import Policy, RequiredPromise
+    from lightning_fed.node.policy import Policy, RequiredPromise, RequiredSecureAggregation
 
-__all__ = ["Node", "NodeAccount", "Policy", "PolicyError", "RefusalError", "RequiredPromise"]
+__all__ = [
+    "Node",
+    "NodeAccount",
+    "Policy",
+    "PolicyError",
+    "RefusalError",
+    "RequiredPromise",
+    "RequiredSecureAggregation",
+]
 
 _HOMES = {
     "Node": "node",
@@ -24,6 +32,7 @@ _HOMES = {
     "PolicyError": "errors",
     "RefusalError": "errors",
     "RequiredPromise": "policy",
+    "RequiredSecureAggregation": "policy",
 }
 """The module of each name, within this package."""
 

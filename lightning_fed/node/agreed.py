@@ -11,6 +11,7 @@ from lightning_fed.algorithms import Algorithm
 from lightning_fed.node.errors import PolicyError
 from lightning_fed.node.required_promise import numbers_of
 from lightning_fed.privacy import AUDIENCES, Mechanism, Privacy, Setting
+from lightning_fed.privacy.run import released_numbers
 from lightning_fed.wire import Job, LocalTraining, RecordPrivacy
 from lightning_fed.wire.terms import Terms
 
@@ -31,7 +32,8 @@ def mechanism_of(promise: Privacy, terms: Terms, job: Job | None = None) -> Mech
     noise = promise.noise_multiplier or 1.0 if job is None else job.promise["noise_multiplier"]
     local = LocalTraining() if job is None else job.local
     population, cohort_size = max(1, terms.population), max(1, terms.cohort_size)
-    setting = Setting(population, cohort_size, None, terms.rounds, seed=terms.seed, local=local)
+    dimension = 1 if job is None else released_numbers(job.model.layout.size, job.extra)
+    setting = Setting(population, cohort_size, None, terms.rounds, seed=terms.seed, local=local, dimension=dimension)
     try:
         return promise.mechanism_alone(noise, setting)
     except ValueError as error:

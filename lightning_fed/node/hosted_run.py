@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, final
 
@@ -81,7 +81,7 @@ class HostedRun:
         folder: Path,
     ) -> None:
         self.terms = terms
-        self.outbox = Outbox(outbox.algorithm, outbox.transforms, outbox.promise, OwnState(tables), outbox.kept)
+        self.outbox = replace(outbox, own=OwnState(tables))
         self._tables = tables
         self._workers = workers
         self._folder = folder

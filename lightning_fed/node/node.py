@@ -6,8 +6,9 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import torch
 
@@ -16,6 +17,7 @@ from lightning_fed._lightning import pl, refuse_foreign
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import flag, whole
 from lightning_fed.core.channel import Message
+from lightning_fed.core.extras import import_extra
 from lightning_fed.core.rng import restored
 from lightning_fed.core.shown import Shown
 from lightning_fed.node.account import NodeAccount
@@ -24,6 +26,7 @@ from lightning_fed.node.hosted_run import HostedRun, NodeSettings
 from lightning_fed.node.policy import Policy
 from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of
 from lightning_fed.privacy import Privacy
+from lightning_fed.secure import STEPS, AbortError, SecureAggregation
 from lightning_fed.server.readiness import refuse_lazy
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.transforms.compression.broadcast import Broadcast
@@ -34,12 +37,23 @@ from lightning_fed.wire.parts import name_of_class, part_from
 from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.kept import Kept
 from lightning_fed.worker.outbox import Outbox, tables_of
+from lightning_fed.worker.sealing import Sealing
+
+if TYPE_CHECKING:  # they need an extra
+    from lightning_fed.node.identities import Identities
+    from lightning_fed.node.secure_rounds import SecureRounds
 
 _log = logging.getLogger(__name__)
 
 HOME, POLICY = "LIGHTNING_FED_HOME", "LIGHTNING_FED_POLICY"
 """The environment variables that name a node's folder and the file of its policy."""
 
+IDENTITY, IDENTITIES = "LIGHTNING_FED_IDENTITY", "LIGHTNING_FED_IDENTITIES"
+"""Those that name the files of its private key, and of all workers' public keys."""
+
+
+_MOST_SESSIONS = 8
+"""How many runs may be within a round of secure aggregation at once; the oldest one's sessions are then over."""
 
 _LONGEST_RUN = 64
 """How long the name of a run may be: it stands in each line of the account."""
@@ -57,6 +71,10 @@ class Node(Shown):
         workers: Every worker's data by name, as for ``FederatedDataModule``.
         policy: What may run here, whatever a server says: a :class:`Policy` or its YAML file; None: the file that the
             environment variable ``LIGHTNING_FED_POLICY`` names, or what a simulation allows.
+        identity: The file of the node's private key, with which its workers sign what they send in secure aggregation;
+            None: the environment variable ``LIGHTNING_FED_IDENTITY``, or none.
+        identities: The file of all workers' public keys; None: the environment variable ``LIGHTNING_FED_IDENTITIES``,
+            or none. See ``docs/secure_aggregation.md``.
         home: The folder in which the node keeps what its workers remember; None: the environment variable
             ``LIGHTNING_FED_HOME``, or ``lightning_fed_node`` in the working directory.
         accelerator: The device, as a Trainer's; no server decides it.
@@ -70,7 +88,8 @@ class Node(Shown):
 
     Raises:
         TypeError: If an argument is of a wrong type.
-        ValueError: If there is no worker, a number is out of range, or the module has parameters without a shape.
+        ValueError: If there is no worker, a number is out of range, the module has parameters without a shape, or the
+            files of identities cannot be used.
 
     Example::
 
@@ -84,6 +103,8 @@ class Node(Shown):
         workers: Mapping[str, WorkerData],
         *,
         policy: Policy | str | Path | None = None,
+        identity: str | Path | None = None,
+        identities: str | Path | None = None,
         home: str | Path | None = None,
         accelerator: str = "auto",
         devices: Any = 1,
@@ -121,7 +142,9 @@ class Node(Shown):
             whole("cached_workers", cached_workers, least=1),
         )
         self._known = {name_of_class(kind): kind for kind in (*_OURS, *parts)}
+        self._identities = _identities(identity, identities)
         self._run: HostedRun | None = None
+        self._sessions: dict[bytes, SecureRounds] = {}  # by the terms of their runs
         self._rows = rows_of(module)
 
     @property
@@ -151,6 +174,7 @@ class Node(Shown):
                 "agree": self._agree,
                 "train": self._train,
                 "evaluate": self._evaluate,
+                "secure": self._secure,
             }
             ask = fields.get("ask")
             if ask not in answers:
@@ -178,7 +202,7 @@ class Node(Shown):
             announced.append({"name": name, "examples": examples, "loaders": loaders})
         versions = {"protocol": PROTOCOL, "lightning_fed": __version__, "torch": torch.__version__}
         versions["pytorch_lightning"] = vars(pl)["__version__"]
-        said = {"fingerprint": self.fingerprint, "policy": str(self.policy)}
+        said = {"fingerprint": self.fingerprint, "policy": str(self.policy), "signs": self._identities is not None}
         return {"workers": announced, "versions": versions, **said}, []
 
     def _offered(self, pool: WorkerPool, name: str) -> tuple[int | None, dict[str, int]]:
@@ -214,7 +238,7 @@ class Node(Shown):
             self._run.close()
             self._run = None
         outbox = self._outbox(terms)
-        self.policy.check_terms(terms, outbox.algorithm, outbox.transforms, outbox.promise)
+        self.policy.check_terms(terms, outbox)
         tables = tables_of(outbox.algorithm, outbox.transforms, outbox.kept)
         if not (terms.run.isascii() and terms.run.isalnum() and len(terms.run) <= _LONGEST_RUN):  # it names a folder
             raise RefusalError(
@@ -235,7 +259,27 @@ class Node(Shown):
         chosen = [_part("transforms", each, UpdateTransform, self._known) for each in terms.transforms]
         promise = None if terms.promise is None else _part("promise", terms.promise, Privacy, self._known)
         kept = _part("kept", terms.kept, Kept, self._known)
-        return Outbox(algorithm, tuple(chosen), promise, kept=kept)
+        sealing = None if terms.secure is None else _part("secure", terms.secure, Sealing, self._known)
+        if sealing is not None:
+            try:
+                sealing = replace(sealing, promise=promise)  # the one that is kept here
+                _ = sealing.parameters  # whoever makes them may ask for a sum of one
+            except ValueError as error:
+                raise RefusalError(str(error)) from error
+        return Outbox(algorithm, tuple(chosen), promise, kept=kept, sealing=sealing)
+
+    def _secure_rounds(self, terms: Terms, sealing: Sealing) -> SecureRounds:
+        """Return the sessions of a run. They outlast another run whose message comes between two steps of a round."""
+        import_extra("cryptography", "secure aggregation", "secure")
+        from lightning_fed.node.identities import Identities
+        from lightning_fed.node.secure_rounds import SecureRounds
+
+        key = terms.to_bytes()
+        if key not in self._sessions:
+            while len(self._sessions) >= _MOST_SESSIONS:
+                self._sessions.pop(next(iter(self._sessions))).close()
+            self._sessions[key] = SecureRounds(sealing, self._identities or Identities())
+        return self._sessions[key]
 
     # ---- a round -----------------------------------------------------------------------------------------------------
 
@@ -246,15 +290,41 @@ class Node(Shown):
         results: list[dict[str, Any]] = []
         updates: list[memoryview] = []
         self.policy.check_job(job, run.terms, run.outbox.promise)
+        invited = None
+        if run.outbox.sealing is not None:
+            rounds = self._secure_rounds(run.terms, run.outbox.sealing)
+            invited = Invited.of(rounds, fields.get("invitation"), run.terms, parts[0])
         for worker in workers:
-            result = self._trained(run, worker, job, _numbers(refused, worker))
+            result = self._trained(run, worker, job, _numbers(refused, worker), invited)
             if not isinstance(result, WorkerError):
-                updates.append(result)
-                results.append({"worker": worker})
+                left, keys = result
+                updates.append(left)
+                results.append({"worker": worker, **keys})
+                del left
             else:
                 results.append({"worker": worker, "error": self._reason(result, run)})
             del result
         return {"results": results, "noted": run.noted()}, updates
+
+    def _secure(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
+        """Let the workers' machines answer one step of secure aggregation."""
+        workers, step = self._asked(fields.get("workers")), fields.get("step")
+        rounds = self._sessions.get(Terms.from_fields(fields.get("terms")).to_bytes())
+        if rounds is None:
+            raise RefusalError("no session of secure aggregation is on at this node: it has begun anew")
+        if step not in STEPS or len(parts) != len(workers):
+            raise RefusalError(
+                f"a step of secure aggregation is one of {', '.join(STEPS)}, with a part for each worker"
+            )
+        results, answers = list[dict[str, Any]](), list[memoryview]()
+        for worker, message in zip(workers, parts, strict=True):
+            try:
+                answers.append(memoryview(rounds.answer(worker, step, bytes(message))))
+                results.append({"worker": worker})
+            except AbortError as error:
+                _log.warning("worker %r: %s", worker, error)
+                results.append({"worker": worker, "error": str(error)})
+        return {"results": results}, answers
 
     def _evaluate(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Evaluate workers by the user's own steps; predictions are written here."""
@@ -275,25 +345,36 @@ class Node(Shown):
         shares = [run.evaluate(name, job, kind, limit, _numbers(refused, name), hides) for name in workers]
         return {"results": [{"worker": name} for name in workers]}, [memoryview(share) for share in shares]
 
-    def _trained(self, run: HostedRun, worker: str, job: Job, refused: Sequence[int]) -> memoryview | WorkerError:
+    def _trained(
+        self, run: HostedRun, worker: str, job: Job, refused: Sequence[int], invited: Invited | None
+    ) -> tuple[memoryview, dict[str, str]] | WorkerError:
         """Charge the worker's account, train it, and return what leaves: that is counted before it can."""
         try:
             self.policy.admit(self.account, worker, job, run.terms, run.outbox.promise)
         except PolicyError as error:
             return WorkerError(worker, job.round, f"its node refuses: {error}")
-        result = run.train(worker, job, refused)
-        left = self._encoded(result, worker, job)
+        left = self._encoded(run.train(worker, job, refused), worker, job, invited)
         if isinstance(left, WorkerError):
             _log.warning("%s", left, exc_info=left.__cause__)
             noise = self.policy.in_place_of(left, job, run.outbox)
-            return left if noise is None else self._encoded(noise, worker, job)
+            return left if noise is None else self._encoded(noise, worker, job, invited)
         return left
 
-    def _encoded(self, result: Updates | WorkerError, worker: str, job: Job) -> memoryview | WorkerError:
+    def _encoded(
+        self, result: Updates | WorkerError, worker: str, job: Job, invited: Invited | None
+    ) -> tuple[memoryview, dict[str, str]] | WorkerError:
+        """Return what leaves; under secure aggregation only the names of numbers, and keys for the session."""
         if isinstance(result, WorkerError):
             return result
         try:
-            return memoryview(encode_updates(self.policy.leaving(result), job))
+            if invited is None:
+                return memoryview(encode_updates(self.policy.leaving(result), job)), {}
+            assert result.sealed is not None, "the outbox has sealed it"
+            keys = invited.rounds.begin(result, invited.invitation, invited.job).hex()
+            withheld = replace(result, sealed=result.sealed.withheld())
+            return memoryview(encode_updates(self.policy.leaving(withheld), job)), {"keys": keys}
+        except AbortError as error:
+            return WorkerError(worker, job.round, f"it does not take part in the session: {error}")
         except WireError as error:  # what one worker's data make of a buffer is no other one's failure
             failure = WorkerError(worker, job.round, f"its update cannot leave: {error}")
             failure.__cause__ = error
@@ -332,6 +413,40 @@ class Node(Shown):
         return words_of(failure.__cause__, may_tell=False)
 
 
+class Invited(NamedTuple):
+    """An invitation to a session of secure aggregation.
+
+    Args:
+        rounds: What workers hold in sessions of the run.
+        invitation: The server's message.
+        job: The digest of what they were sent with it.
+    """
+
+    rounds: SecureRounds
+    invitation: bytes
+    job: bytes
+
+    @staticmethod
+    def of(rounds: SecureRounds, invitation: object, terms: Terms, job: bytes | memoryview) -> Invited:
+        """Read what came with a job.
+
+        Args:
+            rounds: What workers hold in sessions of the run.
+            invitation: Hexadecimal digits, from anyone.
+            terms: The terms of the run.
+            job: The job, as it came.
+
+        Raises:
+            RefusalError: If there is no invitation, without which nothing may leave.
+        """
+        from lightning_fed.secure.masks import digest
+
+        try:
+            return Invited(rounds, bytes.fromhex(str(invitation)), digest(terms.to_bytes(), job))
+        except ValueError:
+            raise RefusalError("the job came without an invitation to secure aggregation") from None
+
+
 def _part(field: str, description: object, kind: type, known: Mapping[str, type]) -> Any:
     part = part_from(description, known)
     if not isinstance(part, kind):
@@ -355,4 +470,20 @@ def _exported(*modules: Any) -> list[type]:
 
 _KINDS: tuple[Literal["val", "test", "predict"], ...] = ("val", "test", "predict")
 
-_OURS: tuple[type, ...] = (*_exported(algorithms, transforms, privacy), Kept, LocalTraining)
+_OURS: tuple[type, ...] = (
+    *_exported(algorithms, transforms, privacy),
+    Kept,
+    LocalTraining,
+    Sealing,
+    SecureAggregation,
+    dict,
+)
+
+
+def _identities(identity: str | Path | None, identities: str | Path | None) -> Identities | None:
+    if not (identity or identities or os.environ.get(IDENTITY) or os.environ.get(IDENTITIES)):
+        return None
+    import_extra("cryptography", "an identity", "secure")
+    from lightning_fed.node.identities import Identities
+
+    return Identities.read(identity or os.environ.get(IDENTITY), identities or os.environ.get(IDENTITIES))

@@ -16,7 +16,6 @@ from typing import Any, Literal, NoReturn, TypeAlias, final
 
 import torch
 
-from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import settle
 from lightning_fed.core.shown import Shown
 from lightning_fed.node.account import Charge, NodeAccount, Unit, WorkerAccount
@@ -24,25 +23,26 @@ from lightning_fed.node.agreed import check_goes_with, check_numbers, mechanism_
 from lightning_fed.node.errors import PolicyError
 from lightning_fed.node.policy_settings import (
     CHECKS,
+    SECTIONS,
     check_failures,
     check_together,
     in_yaml,
     known,
-    promise_of,
     with_place,
 )
 from lightning_fed.node.required_promise import RequiredPromise, numbers_of
+from lightning_fed.node.required_secure_aggregation import RequiredSecureAggregation
 from lightning_fed.node.settings_file import SettingsFile
 from lightning_fed.privacy import Mechanism, Privacy
 from lightning_fed.privacy.question import promises
 from lightning_fed.state import OwnState
-from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire import Job, Updates, WorkerError
 from lightning_fed.wire.parts import name_of_class
 from lightning_fed.wire.terms import Terms
 from lightning_fed.worker.outbox import Outbox, tables_of
+from lightning_fed.worker.sealing import Sealing
 
-__all__ = ["Policy", "PolicyError", "RequiredPromise"]
+__all__ = ["Policy", "PolicyError", "RequiredPromise", "RequiredSecureAggregation"]
 
 Kind: TypeAlias = Literal["val", "test", "predict"]
 """A kind of evaluation."""
@@ -59,9 +59,10 @@ class Policy(Shown):
         modules: The fingerprints of the modules that may be trained, such as ``"sha256:4f..."``; None: any.
         algorithms: The names of the algorithms; None: any that is installed here.
         transforms: Whether transforms may work on updates, or the names of those that may.
-        least_workers: The least number of workers behind an aggregate. The server says how many there are, and without
-            secure aggregation it also sees each of them: this is no wall, unless something else enforces it.
+        least_workers: The least number of workers behind an aggregate. With secure aggregation each worker sees to it;
+            else the server says how many there are, and sees each of them, so that this is no wall.
         promise: The promise that is asked for; None: no one.
+        secure_aggregation: The secure aggregation that is asked for; True: one with a threshold of 0.6; None: no one.
         most_rounds: How often each worker is ever trained, over all runs; None: without end.
         most_epsilon: The largest ε that each worker ever spends, or each of its examples where ``promise`` hides those,
             over all runs, by the node's own account.
@@ -91,6 +92,7 @@ attributes; failures hidden
     transforms: bool | Sequence[str] = True
     least_workers: int = 1
     promise: RequiredPromise | None = None
+    secure_aggregation: RequiredSecureAggregation | bool | None = None
     most_rounds: int | None = None
     most_epsilon: float | None = None
     delta: float | None = None
@@ -126,7 +128,7 @@ attributes; failures hidden
             if value is None:
                 raise ValueError(f"{file.where(name)}: {name} has no value; give it one, or leave it out")
             try:
-                values[name] = promise_of(file, value) if name == "promise" else CHECKS[name](name, value)
+                values[name] = SECTIONS[name](file, value) if name in SECTIONS else CHECKS[name](name, value)
             except (TypeError, ValueError) as error:
                 raise ValueError(with_place(file.where(name), error)) from error
         try:
@@ -152,9 +154,14 @@ attributes; failures hidden
         if self.transforms is not True:
             says.append(f"transforms {', '.join(self.transforms)}" if self.transforms else "no transforms")
         if self.least_workers > 1:
-            says.append(f"at least {self.least_workers} workers behind an aggregate, as the server says")
+            says.append(
+                f"at least {self.least_workers} workers behind an aggregate"
+                + (", as the server says" if self.secure_aggregation is None else "")
+            )
         if self.promise is not None:
             says.append(str(self.promise))
+        if self.secure_aggregation is not None:
+            says.append(str(self.secure_aggregation))
         if self.most_rounds is not None:
             says.append(f"at most {self.most_rounds} rounds of each worker")
         if self.most_epsilon is not None:
@@ -174,27 +181,24 @@ attributes; failures hidden
 
     # ---- before the first round --------------------------------------------------------------------------------------
 
-    def check_terms(
-        self, terms: Terms, algorithm: Algorithm, transforms: Sequence[UpdateTransform], promise: Privacy | None
-    ) -> None:
+    def check_terms(self, terms: Terms, outbox: Outbox) -> None:
         """Refuse a run that asks for more than the policy allows.
 
         Args:
             terms: What the server asks for. That its fingerprint is the one of the module that will be trained is for
                 the node to see to.
-            algorithm: The algorithm of the terms.
-            transforms: Their transforms.
-            promise: Their promise.
+            outbox: What the terms name: the algorithm, the transforms, the promise, and how what leaves is sealed.
 
         Raises:
             PolicyError: Naming what is asked, what the policy says, and where.
         """
         if self.modules is not None and terms.fingerprint not in self.modules:
             self._refuse("modules", f"the run trains a module with the fingerprint {terms.fingerprint[:100]}")
+        algorithm, promise = outbox.algorithm, outbox.promise
         name = name_of_class(type(algorithm))
         if self.algorithms is not None and name not in self.algorithms:
             self._refuse("algorithms", f"the run uses the algorithm {name}")
-        for transform in transforms:
+        for transform in outbox.transforms:
             name = name_of_class(type(transform))
             if self.transforms is False or (self.transforms is not True and name not in self.transforms):
                 self._refuse("transforms", f"the run uses the transform {name}")
@@ -205,6 +209,23 @@ attributes; failures hidden
         if promise is not None:
             check_goes_with(promise, algorithm)
         self._check_promise(terms, promise, {} if promise is None else numbers_of(promise))
+        self._check_sealing(outbox.sealing)
+
+    def _check_sealing(self, sealing: Sealing | None) -> None:
+        if self.promise is not None and self.promise.promise == "DistributedDP" and sealing is None:
+            self._refuse(
+                "promise", "the run has no secure aggregation, so that the server sees each share of the noise"
+            )
+        required = self.secure_aggregation
+        if isinstance(required, RequiredSecureAggregation):
+            if sealing is None:
+                self._refuse("secure_aggregation", "the run shows the server what each worker sends")
+            beyond = required.beyond(sealing)
+            if beyond is not None:
+                setting, value = beyond
+                self._refuse(f"secure_aggregation.{setting}", f"the run has secure aggregation with {setting}={value}")
+        if sealing is not None and sealing.parameters.least < self.least_workers:
+            self._refuse("least_workers", f"a sum of the run may be of as few as {sealing.parameters.least} workers")
 
     def _check_promise(self, terms: Terms, promise: Privacy | None, numbers: Mapping[str, float | None]) -> None:
         required, asked = self.promise, "no promise" if promise is None else type(promise).__name__

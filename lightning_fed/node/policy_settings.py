@@ -6,15 +6,18 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import flag, listed, nearest, number, one_of, text, whole
 from lightning_fed.node.required_promise import RequiredPromise
+from lightning_fed.node.required_secure_aggregation import RequiredSecureAggregation
 from lightning_fed.node.settings_file import SettingsFile
 from lightning_fed.privacy import Accountant
 from lightning_fed.transforms import UpdateTransform
 from lightning_fed.wire.parts import name_of_class
+
+T = TypeVar("T")
 
 
 def _modules(name: str, value: object) -> tuple[str, ...] | None:
@@ -76,6 +79,14 @@ def _promise(name: str, value: object) -> RequiredPromise | None:
     return value
 
 
+def _secure_aggregation(name: str, value: object) -> RequiredSecureAggregation | None:
+    if value is True:
+        return RequiredSecureAggregation()
+    if value is not None and not isinstance(value, RequiredSecureAggregation):
+        raise TypeError(f"{name} must be True or a RequiredSecureAggregation, not {type(value).__name__}")
+    return value
+
+
 def _sizes(name: str, value: object) -> str | int | None:
     if isinstance(value, str):
         return one_of(name, value, ("exact", "hidden"), says=" must be 'exact', 'hidden' or a whole number")
@@ -92,6 +103,7 @@ CHECKS: dict[str, Callable[[str, object], object]] = {
     "transforms": _transforms,
     "least_workers": lambda name, value: whole(name, value, least=1),
     "promise": _promise,
+    "secure_aggregation": _secure_aggregation,
     "most_rounds": _or_none(whole, least=1),
     "most_epsilon": _or_none(number, above=0),
     "delta": _or_none(number, above=0, below=1),
@@ -131,7 +143,7 @@ def check_failures(failures: str | None, promise: RequiredPromise | None) -> Non
         )
 
 
-def promise_of(file: SettingsFile, value: object) -> RequiredPromise:
+def _promise_of(file: SettingsFile, value: object) -> RequiredPromise:
     """Make a promise of the section of a file.
 
     Args:
@@ -142,28 +154,59 @@ def promise_of(file: SettingsFile, value: object) -> RequiredPromise:
         TypeError: If it is no section, or a setting is of a wrong type.
         ValueError: If it lacks a setting, or has one that is unknown or out of range; with its line where it has one.
     """
-    if not isinstance(value, dict):
-        raise TypeError(
-            "promise must be a section, such as {class: LocalDP, clip: 1.0, noise_multiplier: 4.0}, not "
-            f"{type(value).__name__}"
-        )
+    example = "{class: LocalDP, clip: 1.0, noise_multiplier: 4.0}"
     settings = {"class": "promise", **{each.name: each.name for each in fields(RequiredPromise)[1:]}}
+    section = _section(file, "promise", "a promise", value, settings, example)
+    for name in ("class", "clip", "noise_multiplier"):
+        if name not in section:
+            raise ValueError(f"promise has no {name}; add it, as in {example}")
+    return _made(file, "promise", RequiredPromise, {settings[name]: each for name, each in section.items()})
+
+
+def _secure_aggregation_of(file: SettingsFile, value: object) -> RequiredSecureAggregation:
+    """Make the secure aggregation that is asked for of the section of a file, or of ``true``.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it has a setting that is unknown or out of range; with its line where it has one.
+    """
+    about = "secure_aggregation"
+    if value is True:
+        return RequiredSecureAggregation()
+    settings = {each.name: each.name for each in fields(RequiredSecureAggregation)}
+    section = _section(file, about, "secure aggregation", value, settings, "{threshold: 0.7}, or true")
+    return _made(file, about, RequiredSecureAggregation, section)
+
+
+def _section(
+    file: SettingsFile, section: str, what: str, value: object, settings: Mapping[str, str], example: str
+) -> dict[str, Any]:
+    """Check the names of a section's settings."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{section} must be a section, such as {example}, not {type(value).__name__}")
     for name, each in value.items():
-        place = file.where("promise", name)
+        place = file.where(section, name)
         if name not in settings:
-            raise ValueError(f"{place}: a promise has no setting {name!r}{known(name, settings)}")
+            raise ValueError(f"{place}: {what} has no setting {name!r}{known(name, settings)}")
         if each is None:
             raise ValueError(f"{place}: {name} has no value; give it one, or leave it out")
-    for name in ("class", "clip", "noise_multiplier"):
-        if name not in value:
-            raise ValueError(
-                f"promise has no {name}; add it, as in {{class: LocalDP, clip: 1.0, noise_multiplier: 4.0}}"
-            )
+    return value
+
+
+def _made(file: SettingsFile, section: str, kind: Callable[..., T], settings: Mapping[str, Any]) -> T:
+    """Make a setting of its section, and name the line of what is wrong in it."""
     try:
-        return RequiredPromise(**{settings[name]: each for name, each in value.items()})
+        return kind(**settings)
     except (TypeError, ValueError) as error:
         about = re.match(r"\w+", str(error))
-        raise ValueError(f"{file.where('promise', about.group() if about else '')}: {error}") from error
+        raise ValueError(f"{file.where(section, about.group() if about else '')}: {error}") from error
+
+
+SECTIONS: dict[str, Callable[[SettingsFile, object], object]] = {
+    "promise": _promise_of,
+    "secure_aggregation": _secure_aggregation_of,
+}
+"""Settings that are sections of a file."""
 
 
 def known(name: str, known: Mapping[str, object]) -> str:
@@ -195,6 +238,6 @@ def in_yaml(value: object) -> str:
     """
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, RequiredPromise):
+    if isinstance(value, (RequiredPromise, RequiredSecureAggregation)):
         return str(value)
     return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)

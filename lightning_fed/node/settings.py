@@ -17,6 +17,8 @@ _HOME = "LIGHTNING_FED_HOME"
 _POLICY = "LIGHTNING_FED_POLICY"
 _CONFIG = "LIGHTNING_FED_CONFIG"
 _IDLE_TIMEOUT = "LIGHTNING_FED_IDLE_TIMEOUT"
+_IDENTITY = "LIGHTNING_FED_IDENTITY"
+_IDENTITIES = "LIGHTNING_FED_IDENTITIES"
 _OWNER = "LIGHTNING_FED_NODE_PID"
 
 
@@ -30,6 +32,8 @@ class Settings:
         home: The folder of the node, for its logs and its workers' own state.
         config: What is given to that function, if it takes an argument.
         policy: The file of the node's policy, if it has one.
+        identity: The file of its private key for secure aggregation, if it has an identity.
+        identities: The file of all workers' public keys.
         idle_timeout: How long the resident process waits for a message before it ends, in seconds.
         owner: The id of the process with which the resident process ends; None: of none.
 
@@ -42,13 +46,20 @@ class Settings:
     home: Path
     config: Mapping[str, str] = field(default_factory=dict)
     policy: str | None = None
+    identity: str | None = None
+    identities: str | None = None
     idle_timeout: float = IDLE_TIMEOUT
     owner: int | None = None
 
     def environment(self) -> dict[str, str]:
         """Return the variables that carry the settings."""
         # Not arguments: every user of a machine can read those
-        optional = {_POLICY: self.policy, _OWNER: self.owner}
+        optional = {
+            _POLICY: self.policy,
+            _IDENTITY: self.identity,
+            _IDENTITIES: self.identities,
+            _OWNER: self.owner,
+        }
         return {
             _BUILD: self.build,
             _HOME: str(self.home),
@@ -90,6 +101,8 @@ class Settings:
                 home=Path(given[_HOME]) if _HOME in given else Path(str(home)),
                 config=json.loads(given[_CONFIG]) if _CONFIG in given else dict(config or {}),
                 policy=given.get(_POLICY),
+                identity=given.get(_IDENTITY),
+                identities=given.get(_IDENTITIES),
                 idle_timeout=float(given.get(_IDLE_TIMEOUT, IDLE_TIMEOUT)),
                 owner=int(given[_OWNER]) if _OWNER in given else owner,
             )

@@ -10,7 +10,7 @@ from lightning_fed._lightning import pl, rank_zero_info
 
 @final
 class QuietTrainer:
-    """The Trainer, except that nothing can be shown by it: for code that sees a worker's data, under a promise.
+    """The Trainer, except that nothing can be shown by it: for code that sees a worker's data, which are hidden.
 
     Loggers take everything and keep nothing, dictionaries of metrics are copies, and there are no callbacks to leave
     something with. That something was kept from view is said once.
@@ -31,8 +31,8 @@ class QuietTrainer:
         if not self._said and (value if name in _LOGGERS else False):
             self.__dict__["_said"] = True
             rank_zero_info(
-                f"a worker's code asks for self.trainer.{name}: under a promise of privacy what it logs there is not "
-                "shown; use self.log, or accept it with release_metrics=True"
+                f"a worker's code asks for self.trainer.{name}: under secure aggregation, or a promise of privacy "
+                "without release_metrics=True, what it logs there is not shown; use self.log"
             )
         return _QUIET[name](value)
 

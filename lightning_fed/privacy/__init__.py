@@ -7,9 +7,10 @@ from lightning_fed.privacy.calibration import analytic_gaussian_sigma, noise_for
 from lightning_fed.privacy.central import CentralDP
 from lightning_fed.privacy.clipping import AdaptiveClip
 from lightning_fed.privacy.correlated import CorrelatedGaussian, TreeAggregation
+from lightning_fed.privacy.distributed import DistributedDP
 from lightning_fed.privacy.factorization import BandedToeplitz, BufferedToeplitz, Factorization, prefix_errors
 from lightning_fed.privacy.ftrl import DPFTRL
-from lightning_fed.privacy.local import DistributedDP, LocalDP
+from lightning_fed.privacy.local import LocalDP
 from lightning_fed.privacy.mechanisms import (
     FixedSizeGaussian,
     Gaussian,
@@ -21,7 +22,7 @@ from lightning_fed.privacy.mechanisms import (
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.record import RecordDP
 from lightning_fed.privacy.run import PrivateRun, Setting
-from lightning_fed.privacy.skellam import SkellamSum
+from lightning_fed.privacy.skellam import LocalSkellam, SkellamSum
 
 __all__ = [
     "AUDIENCES",
@@ -39,6 +40,7 @@ __all__ = [
     "Gaussian",
     "LocalDP",
     "LocalGaussian",
+    "LocalSkellam",
     "Mechanism",
     "Noise",
     "Privacy",

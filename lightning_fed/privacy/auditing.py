@@ -136,6 +136,7 @@ def audit(
         seed=0,
         local=LocalTraining(steps=1),
         separation=1 if sampler is None else sampler.separation(population, cohort_size),
+        dimension=dimension,
     )
     run = privacy.start(setting)
     for round in range(rounds):

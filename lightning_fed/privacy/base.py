@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.arguments import flag, number, one_of, settle
@@ -19,6 +19,7 @@ from lightning_fed.privacy.clipping import AdaptiveClip
 from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.secure.ring import Ring
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import Aggregate, Job, LocalTraining, Updates
 
@@ -176,6 +177,39 @@ class Privacy(ABC):
     def job(self, job: Job, run: PrivateRun) -> Job:
         """Return the job with the numbers that workers need to keep the promise."""
         return replace(job, promise={"bound": run.bound, "noise_multiplier": run.noise_multiplier})
+
+    def weights(self, updates: Updates) -> Tensor:
+        """Return for what each worker counts in the sum, from 0 to 1, whatever it claims; float64 ``[n]``.
+
+        Args:
+            updates: The updates of n workers, as they leave them.
+        """
+        return torch.ones_like(updates.weight)
+
+    def ring(self, job: Job, workers: int, bits: int) -> Ring | None:
+        """Return the ring in which updates are added under secure aggregation, all that a worker sends in one.
+
+        Where :attr:`audience` is those who see the model, workers shorten what they send to
+        :meth:`~lightning_fed.secure.ring.Ring.within`; else it has its noise, and is made of multiples of the step.
+
+        Args:
+            job: What the server sent, with :attr:`Job.promise`.
+            workers: The largest number of workers in a round.
+            bits: The bits of a number.
+
+        Returns:
+            The ring; None: what is promised says nothing of the norm of an update, so ``SecureAggregation(clip=)`` has
+            to.
+
+        Raises:
+            ValueError: If what is promised cannot be kept in a sum of so few bits, or in no sum at all.
+        """
+        if self.unit == "worker":
+            raise ValueError(
+                f"{type(self).__name__} does not go with secure_aggregation=: it does not say how its updates are "
+                "added; leave out one of the two, or define ring()"
+            )
+        return None
 
     def period(self, setting: Setting) -> int:
         """The number of rounds for which :meth:`mechanism` is one charge."""

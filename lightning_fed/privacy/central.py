@@ -16,9 +16,11 @@ from lightning_fed.privacy.accounting import Kind
 from lightning_fed.privacy.base import Privacy, check_settings
 from lightning_fed.privacy.clipping import AdaptiveClip
 from lightning_fed.privacy.mechanisms import FixedSizeGaussian, Gaussian, Mechanism, SubsampledGaussian
-from lightning_fed.privacy.private_sum import PrivateSum
+from lightning_fed.privacy.private_sum import PrivateSum, capped, clipped_ring
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.secure.ring import Ring
 from lightning_fed.selection import CohortSampler, Poisson
+from lightning_fed.wire import Job, Updates
 
 
 @final
@@ -78,6 +80,12 @@ class CentralDP(Privacy):
     @property
     def needs_examples(self) -> bool:
         return self.weight_cap is not None
+
+    def weights(self, updates: Updates) -> Tensor:
+        return capped(updates.examples, self.weight_cap)
+
+    def ring(self, job: Job, workers: int, bits: int) -> Ring:
+        return clipped_ring(job, workers, bits)
 
     def aggregator(self, run: PrivateRun) -> PrivateSum:
         adaptive = self.clip if isinstance(self.clip, AdaptiveClip) else None

@@ -110,7 +110,14 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
         seed=0,
         local=local,
         separation=1 if everyone or sampler is CohortSampler else sampler().separation(population, cohort_size),
+        dimension=args.parameters,
     )
+    if args.parameters is not None:
+        costs_of = {promise.mechanism(1.0, setting._replace(dimension=d)) for d in (1, 2)}
+        if len(costs_of) == 1:
+            parser.error(
+                f"--parameters: what {kind.__name__} costs does not depend on how many there are; leave it out"
+            )
     assert promise.delta is not None, "given to every promise"
     return Question(promise, setting, promise.delta)
 
@@ -267,6 +274,11 @@ def _parser() -> _Parser:
         help="with a bound that follows the norms, and this noise on the count of those within it (cohort size / 20)",
     )
     parser.add_argument("--survivors", type=_positive_int, help="of DistributedDP: honest workers that surely reply")
+    parser.add_argument(
+        "--parameters",
+        type=_positive_int,
+        help="of DistributedDP: how many are trained (SCAFFOLD sends twice as many), rather too many than too few",
+    )
     parser.add_argument(
         "--factorization",
         type=_factorization,

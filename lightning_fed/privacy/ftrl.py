@@ -25,9 +25,11 @@ from lightning_fed.privacy.correlated import CorrelatedGaussian, TreeAggregation
 from lightning_fed.privacy.factorization import FactoredNoise, Factorization, sensitivity
 from lightning_fed.privacy.mechanisms import Mechanism
 from lightning_fed.privacy.noise import Noise
-from lightning_fed.privacy.private_sum import PrivateSum
+from lightning_fed.privacy.private_sum import PrivateSum, clipped_ring
 from lightning_fed.privacy.run import PrivateRun, Setting
+from lightning_fed.secure.ring import Ring
 from lightning_fed.selection import CohortSampler, RoundRobin
+from lightning_fed.wire import Job
 
 
 @final
@@ -135,6 +137,9 @@ class DPFTRL(Privacy):
 
     def bound(self) -> float:
         return self.clip
+
+    def ring(self, job: Job, workers: int, bits: int) -> Ring:
+        return clipped_ring(job, workers, bits)
 
     def aggregator(self, run: PrivateRun) -> PrivateSum:
         streams: dict[str, NoiseTree | FactoredNoise] = {}

@@ -91,6 +91,18 @@ class InversionTable:
         return before
 
 
+def largest_skellam(variance: float) -> int:
+    """Return the largest size of an integer that is drawn; a true Skellam number is beyond it with less than 2⁻⁸⁰.
+
+    Args:
+        variance: V.
+
+    >>> largest_skellam(100.0)
+    160
+    """
+    return int(13 * math.sqrt(variance)) + 30
+
+
 @lru_cache(maxsize=8)
 def skellam_table(variance: float) -> InversionTable:
     """Return the table of Skellam noise, the difference of two Poisson numbers of mean V/2: ``e^(-V) I_k(V)``.
@@ -107,7 +119,7 @@ def skellam_table(variance: float) -> InversionTable:
         ValueError: If it is out of range.
     """
     numerator, denominator = number("variance", variance, above=0, most=MOST_STD**2).as_integer_ratio()
-    reach = int(13 * math.sqrt(variance)) + 30
+    reach = largest_skellam(variance)
     after, at = 0, 2**128  # each step rounds down by less than one of these
     terms = [at]  # proportional to I_reach, …, I_1, I_0
     for k in range(reach, 0, -1):

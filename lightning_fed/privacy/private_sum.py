@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_fed.aggregation import Aggregator
+from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors, add_weighted_
 from lightning_fed.privacy.clipping import AdaptiveClip, add_clipped_, clip_scales, with_norms
 from lightning_fed.privacy.grid import grid_step, rounding, to_grid_
-from lightning_fed.privacy.run import PrivateRun
+from lightning_fed.privacy.run import PrivateRun, released_numbers
+from lightning_fed.secure.ring import Ring
 from lightning_fed.wire import Aggregate, Job, Updates
 
 ServerNoise: TypeAlias = Callable[[int, str], Tensor]
@@ -67,7 +69,7 @@ class PrivateSum(Aggregator[PrivateSums]):
 
     def fold(self, updates: Iterable[Updates], job: Job) -> PrivateSums:
         run, vector = self._run, job.model.vector
-        size = vector.numel() * (1 + len(job.extra))
+        size = released_numbers(vector.numel(), job.extra)
         sums = PrivateSums(
             delta=torch.zeros_like(vector, dtype=torch.float64),
             extra={name: torch.zeros_like(vector, dtype=torch.float64) for name in job.extra},
@@ -78,12 +80,12 @@ class PrivateSum(Aggregator[PrivateSums]):
         )
         for update in updates:
             update, norms = with_norms(update)
-            weights = self._weights(update.examples)
+            weights = capped(update.examples, self._weight_cap)
             for total, rows in (
                 (sums.delta, update.delta),
                 *((total, update.extra[name]) for name, total in sums.extra.items()),
             ):
-                if self._noise is None:  # they are on a grid of the workers' own, see local.py
+                if self._noise is None:  # they are multiples of one power of two, see distributed.py
                     add_weighted_(total, weights, rows)
                 else:
                     scales = clip_scales(norms, run.bound - rounding(sums.step, size))
@@ -93,11 +95,18 @@ class PrivateSum(Aggregator[PrivateSums]):
             del update, rows  # see outbox.py
         return sums
 
-    def _weights(self, examples: Tensor) -> Tensor:
-        """Weights in [0, 1], whatever a worker claims: 1e9 examples, -1, NaN."""
-        if self._weight_cap is None:
-            return torch.ones_like(examples)
-        return (examples.nan_to_num(0.0, posinf=self._weight_cap, neginf=0.0) / self._weight_cap).clamp(0.0, 1.0)
+    def of_sum(self, total: CohortSum, job: Job) -> PrivateSums:
+        """Return sums that workers have clipped themselves: each is added as :meth:`fold` would have added it.
+
+        Noise lies on the grid of the sum or on a finer one, as both are powers of two.
+        """
+        sums = self.fold((), job)
+        sums.delta += total.delta
+        for name, extra in sums.extra.items():
+            extra += total.extra[name]
+        sums.within += total.within - total.workers / 2
+        sums.step = min(sums.step, total.step)
+        return sums
 
     def finish(self, partial: PrivateSums, processes: Processes) -> Aggregate:
         run = self._run
@@ -118,3 +127,46 @@ class PrivateSum(Aggregator[PrivateSums]):
             buffers=partial.buffers,
             extra={name: total.div_(cohort_size).to(partial.dtype) for name, total in partial.extra.items()},
         )
+
+
+def capped(examples: Tensor, weight_cap: int | None) -> Tensor:
+    """Return weights in [0, 1], whatever a worker claims: 1e9 examples, -1, NaN.
+
+    Args:
+        examples: float64 ``[n]``.
+        weight_cap: The number from which on a worker counts fully, 1; None: every worker does.
+
+    >>> capped(torch.tensor([50.0, 1e9, -1.0, float("nan")]), 100).tolist()
+    [0.5, 1.0, 0.0, 0.0]
+    """
+    if weight_cap is None:
+        return torch.ones_like(examples)
+    return (examples.nan_to_num(0.0, posinf=weight_cap, neginf=0.0) / weight_cap).clamp(0.0, 1.0)
+
+
+_SHARE_OF_BOUND = 1 / 8
+"""Of the clipping bound, the most that rounding may use up."""
+
+
+def clipped_ring(job: Job, workers: int, bits: int) -> Ring:
+    """Return the ring for updates that workers clip, and to the sum of which the server adds noise.
+
+    Its step is a power of two, so that noise can lie on the grid of the sum (:mod:`lightning_fed.privacy.grid`).
+    Rounding by chance lengthens an update of d numbers by less than √d steps, by which it is clipped shorter first.
+
+    Args:
+        job: What the server sent, with the clipping bound.
+        workers: The largest number of workers in a round.
+        bits: The bits of a number.
+
+    Raises:
+        ValueError: If rounding would use up more than an eighth of the bound.
+    """
+    bound, size = job.promise["bound"], released_numbers(job.model.layout.size, job.extra)
+    ring = Ring.of_power_of_two(bound, workers, bits)
+    if ring.within(size) < (1 - _SHARE_OF_BOUND) * bound:
+        raise ValueError(
+            f"SecureAggregation(bits={bits}): in sums of {workers} workers with {size} numbers each, rounding would "
+            "use up more than an eighth of the clipping bound, which it is in; take more bits="
+        )
+    return ring

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, final
 
@@ -28,6 +28,8 @@ class Setting(NamedTuple):
         seed: That of the run. Noise depends on it only if that was asked for.
         local: How long workers train.
         separation: After how many rounds a worker may take part again; see :meth:`CohortSampler.separation`.
+        dimension: How many numbers a worker sends that are noised; None: not known, and a promise of which the cost
+            depends on it cannot be kept.
     """
 
     population: int
@@ -37,6 +39,17 @@ class Setting(NamedTuple):
     seed: int
     local: LocalTraining = LocalTraining()
     separation: int = 1
+    dimension: int | None = None
+
+
+def released_numbers(size: int, extra: Collection[str]) -> int:
+    """Return how many numbers a worker sends that are clipped and noised together.
+
+    Args:
+        size: Those of its update.
+        extra: The names of what an algorithm has workers send besides, each as long.
+    """
+    return size * (1 + len(extra))
 
 
 def neighbours(relation: Relation, unit: Literal["worker", "example"]) -> str:

@@ -21,7 +21,8 @@ class SkellamSum(Mechanism):
     """A sum of integer vectors with Skellam noise (Agarwal, Kairouz, Liu 2021). RDP only.
 
     Each worker's vector has a norm of at most U before it is rounded, and of at most Δ₂ after (``rounded_norm`` of
-    :mod:`lightning_fed.privacy.stochastic_rounding`), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. The sum's noise has
+    :mod:`lightning_fed.privacy.stochastic_rounding`), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. It is the rounded
+    vector of integers that the analysis is about, so U itself may be any number. The sum's noise has
     the variance V = (zU)². Skellam numbers add up to Skellam numbers, so it does not matter how many workers have drawn
     them, only that their shares make up V. The Rényi divergence of whole orders α is at most
     ``αΔ₂²/2V + min{((2α−1)Δ₂² + 6Δ₁)/4V², 3Δ₁/2V}``. Nothing is claimed for a sampling of workers: who replies is no
@@ -35,7 +36,7 @@ class SkellamSum(Mechanism):
 
     Raises:
         TypeError: If one of them is no number.
-        ValueError: If z is not positive, U or d no positive integer, or β not at least 0 and below 1.
+        ValueError: If z is not positive, U less than 1, d no positive integer, or β not at least 0 and below 1.
 
     >>> from lightning_fed.privacy import Accountant
     >>> accountant = Accountant("rdp")
@@ -48,26 +49,75 @@ class SkellamSum(Mechanism):
     whole_orders: ClassVar[bool] = True
 
     noise_multiplier: float
-    units: int
+    units: float
     dimension: int
     beta: float = BETA
 
     def __post_init__(self) -> None:
-        check_noise(self)
-        check_whole(self, "units", "dimension")
-        settle(self, beta=number("beta", self.beta, least=0, below=1, owner=self))
+        _check(self)
 
     @property
     def participation(self) -> str:
         return "no sampling: as if everyone took part in every release"
 
     def event(self, relation: Relation) -> Any:
-        norm = rounded_norm(self.units, self.dimension, self.beta)
-        l2 = distance(relation) * norm
-        l1 = l2 * min(math.sqrt(self.dimension), norm)  # of integers, |k| is at most k²
-        bounds = divergence_bounds(l1, l2, (self.noise_multiplier * self.units) ** 2)
-        rho, xi = min(bounds, key=lambda bound: bound[0] * _TYPICAL_ORDER + bound[1])
-        return import_extra("dp_accounting").ZCDpEvent(rho, xi)
+        return _event(self, relation)
+
+
+@final
+@dataclass(frozen=True)
+class LocalSkellam(Mechanism):
+    """Integers with noise that one worker has drawn by itself, and nobody else's: a share of a :class:`SkellamSum`.
+
+    For those who see what a worker sends and not only the sum. Any two contributions are up to 2Δ₂ apart. RDP only.
+
+    Args:
+        noise_multiplier: z of the share: that of the sum divided by √t.
+        units: U, that of the sum.
+        dimension: As for :class:`SkellamSum`.
+        beta: As for :class:`SkellamSum`.
+
+    Raises:
+        TypeError: If one of them is no number.
+        ValueError: If z is not positive, U less than 1, d no positive integer, or β not at least 0 and below 1.
+    """
+
+    relation: ClassVar[Relation] = "replace-one"
+    whole_orders: ClassVar[bool] = True
+
+    noise_multiplier: float
+    units: float
+    dimension: int
+    beta: float = BETA
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def participation(self) -> str:
+        return "no sampling: for a worker that takes part in every round"
+
+    def event(self, relation: Relation) -> Any:
+        return _event(self, relation)
+
+
+def _check(mechanism: SkellamSum | LocalSkellam) -> None:
+    check_noise(mechanism)
+    check_whole(mechanism, "dimension")
+    settle(
+        mechanism,
+        units=number("units", mechanism.units, least=1, owner=mechanism),
+        beta=number("beta", mechanism.beta, least=0, below=1, owner=mechanism),
+    )
+
+
+def _event(mechanism: SkellamSum | LocalSkellam, relation: Relation) -> Any:
+    norm = rounded_norm(mechanism.units, mechanism.dimension, mechanism.beta)
+    l2 = distance(relation) * norm
+    l1 = l2 * min(math.sqrt(mechanism.dimension), norm)  # of integers, |k| is at most k²
+    bounds = divergence_bounds(l1, l2, (mechanism.noise_multiplier * mechanism.units) ** 2)
+    rho, xi = min(bounds, key=lambda bound: bound[0] * _TYPICAL_ORDER + bound[1])
+    return import_extra("dp_accounting").ZCDpEvent(rho, xi)
 
 
 def divergence_bounds(l1: float, l2: float, variance: float) -> tuple[tuple[float, float], tuple[float, float]]:

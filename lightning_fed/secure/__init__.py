@@ -1,6 +1,6 @@
 """Secure aggregation: a server that adds up what it cannot see."""
 
 from lightning_fed.secure.errors import AbortError
-from lightning_fed.secure.settings import SecureAggregation
+from lightning_fed.secure.settings import STEPS, SecureAggregation
 
-__all__ = ["AbortError", "SecureAggregation"]
+__all__ = ["STEPS", "AbortError", "SecureAggregation"]

@@ -39,6 +39,8 @@ class Attendance:
         self._parameters = parameters
         self.shared: frozenset[int] = frozenset()
         """The indices of those that have shared their secrets."""
+        self.able: frozenset[int] = frozenset()
+        """The indices of those of them that could go on, since enough of those who hold their shares have shared."""
         self.sent: frozenset[int] = frozenset()
         """The indices of the survivors: those that have sent their numbers in time."""
 
@@ -55,6 +57,7 @@ class Attendance:
         self.shared = frozenset(workers)
         able = frozenset(v for v in self.shared if self._holders(v, self.shared) >= self.degree.threshold)
         self._refuse_few(able)
+        self.able = able
         return able
 
     def send(self, workers: Collection[int]) -> frozenset[int]:

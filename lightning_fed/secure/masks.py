@@ -21,12 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from lightning_fed.secure.errors import AbortError
-
-KEY_BYTES = 32
-"""The length of a secret, of a public key and of a digest."""
-TAG_BYTES = 16
-"""By how much a sealed box is longer than what is in it."""
-SIGNATURE_BYTES = 64
+from lightning_fed.secure.lengths import KEY_BYTES
 
 _SALT = b"lightning_fed secure aggregation 1"
 _PIECE = 2**16
@@ -34,7 +29,7 @@ _PIECE = 2**16
 _ZEROS = memoryview(bytes(_PIECE))
 
 
-def digest(*parts: bytes) -> bytes:
+def digest(*parts: bytes | bytearray | memoryview) -> bytes:
     """Return the SHA-256 of parts, each after its length, so that no two lists of parts have one digest for a reason.
 
     >>> digest(b"a", b"bc").hex()[:16]

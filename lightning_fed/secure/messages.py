@@ -12,18 +12,20 @@ from typing import NamedTuple, final
 
 from lightning_fed.core.words import packed_length
 from lightning_fed.secure.errors import AbortError
-from lightning_fed.secure.masks import KEY_BYTES, SIGNATURE_BYTES, TAG_BYTES, digest
+from lightning_fed.secure.lengths import (
+    BOX_BYTES,
+    INVITATION_BYTES,
+    KEY_BYTES,
+    REPLY_BYTES,
+    SHARE_BYTES,
+    SIGNATURE_BYTES,
+    keys_length,
+)
+from lightning_fed.secure.masks import digest
 from lightning_fed.secure.parameters import Parameters
 
 VERSION = 1
-SHARE_BYTES = 33
-"""The length of one share: a number below 2²⁵⁶ + 297."""
-BOX_BYTES = 2 * SHARE_BYTES + TAG_BYTES
-"""The length of a sealed box with a share of each of a worker's two secrets."""
-
 _REPLY = struct.Struct("<IB")
-REPLY_BYTES = _REPLY.size + SHARE_BYTES
-"""The length of one line of step 4."""
 _MOST_TEXT = 2**16 - 1
 
 
@@ -46,7 +48,7 @@ class Invitation(NamedTuple):
 
     @staticmethod
     def of(message: bytes) -> Invitation:
-        if len(message) != 1 + 2 * KEY_BYTES + Parameters.LENGTH or message[0] != VERSION:
+        if len(message) != INVITATION_BYTES or message[0] != VERSION:
             raise AbortError(f"this is no invitation of version {VERSION} to secure aggregation: install one version")
         end = 1 + KEY_BYTES + Parameters.LENGTH
         return Invitation(message[1 : 1 + KEY_BYTES], message[1 + KEY_BYTES : end], message[end:])
@@ -70,15 +72,10 @@ class Keys(NamedTuple):
         return self.mask + self.channel + self.signature
 
     @staticmethod
-    def length(signed: bool) -> int:
-        """The number of bytes."""
-        return 2 * KEY_BYTES + (SIGNATURE_BYTES if signed else 0)
-
-    @staticmethod
     def of(message: bytes, signed: bool) -> Keys:
-        if len(message) != Keys.length(signed):
+        if len(message) != keys_length(signed):
             wanted = "two keys and a signature" if signed else "two keys"
-            raise AbortError(f"{len(message)} bytes are not {wanted}, which are {Keys.length(signed)}")
+            raise AbortError(f"{len(message)} bytes are not {wanted}, which are {keys_length(signed)}")
         return Keys(message[:KEY_BYTES], message[KEY_BYTES : 2 * KEY_BYTES], message[2 * KEY_BYTES :])
 
 
@@ -125,7 +122,7 @@ class Roster(NamedTuple):
     def of(message: bytes, signed: bool) -> Roster:
         reader = _Reader(message)
         size, scalars = reader.whole(8), tuple(reader.text() for _ in range(reader.count(least=2)))
-        names, rows, length = [], [], Keys.length(signed)
+        names, rows, length = [], [], keys_length(signed)
         for _ in range(reader.count(least=2 + length)):
             names.append(reader.text())
             rows.append(Keys.of(reader.take(length), signed))

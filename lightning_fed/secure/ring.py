@@ -5,6 +5,7 @@ Words are int32 tensors, in two's complement, since torch has no arithmetic on u
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -28,10 +29,11 @@ class Ring(Shown):
         clip: The largest norm of one worker's vector, and so the largest size of a number in it.
         workers: The largest number of vectors that are added.
         bits: The bits b of a word.
+        grid: The distance of two neighbouring numbers, if something else decides it; None: as small as there is room.
 
     Raises:
         TypeError: If an argument is no number.
-        ValueError: If one is out of range, or so many workers leave no unit for each.
+        ValueError: If one is out of range, or so many workers leave no unit for each, or too few of the grid.
 
     >>> ring = Ring(clip=1.0, workers=10, bits=16)
     >>> ring.units
@@ -46,6 +48,7 @@ class Ring(Shown):
     clip: float
     workers: int
     bits: int = 32
+    grid: float | None = None
 
     def __post_init__(self) -> None:
         settle(
@@ -56,21 +59,66 @@ class Ring(Shown):
         )
         if self.bits not in BITS:
             raise ValueError(f"Ring(bits={self.bits}) must be a multiple of 4, so that two words fill whole bytes")
-        if self.units < 1:
+        if self.grid is not None:
+            settle(self, grid=number("grid", self.grid, above=0, owner=self))
+        if self._room < 1:
             raise ValueError(
                 f"Ring(bits={self.bits}) has no unit left for each of {self.workers} workers: take more bits"
             )
+        if self.units > self._room:
+            raise ValueError(
+                f"Ring(bits={self.bits}) has {self._room} units for each of {self.workers} workers, and "
+                f"clip={self.clip:g} is {self.units} of grid={self.grid:g}: take more bits"
+            )
+
+    @classmethod
+    def of_power_of_two(cls, clip: float, workers: int, bits: int) -> Ring:
+        """Return the finest ring of which the step is a power of two, so that sums lie on a grid that noise can lie on.
+
+        Args:
+            clip: As for the ring.
+            workers: As for the ring.
+            bits: As for the ring.
+
+        >>> Ring.of_power_of_two(clip=1.0, workers=10, bits=16).step == 2.0**-11
+        True
+        """
+        mantissa, exponent = math.frexp(cls(clip, workers, bits).step)
+        return cls(clip, workers, bits, math.ldexp(1.0, exponent - (mantissa == 0.5)))
 
     @property
-    def units(self) -> int:
-        """How many steps ``clip`` is."""
+    def _room(self) -> int:
         largest: int = 2 ** (self.bits - 1) - 1
         return largest // self.workers - 1
 
     @property
+    def units(self) -> int:
+        """How many steps ``clip`` is, rounded down."""
+        return self._room if self.grid is None else math.floor(self.clip / self.grid)
+
+    @property
     def step(self) -> float:
         """The distance of two neighbouring numbers, in the units of the vectors."""
-        return self.clip / self.units
+        return self.clip / self.units if self.grid is None else self.grid
+
+    def within(self, size: int) -> float:
+        """Return a norm that is at most ``clip`` after rounding, which moves each number by less than a step.
+
+        Args:
+            size: The number d of numbers.
+        """
+        return self.clip - self.step * math.sqrt(size)
+
+    def exact(self, rows: Tensor) -> Tensor:
+        """Return vectors of multiples of the step as words, whatever their norms: what does not fit is wrapped around.
+
+        Args:
+            rows: ``[n, d]``, of less than 2³¹ steps.
+
+        Returns:
+            int32 ``[n, d]``, on the device of the rows.
+        """
+        return rows.to(torch.float64).div(self.step).to(torch.int32)
 
     def encode(self, rows: Tensor, uniform: Tensor) -> Tensor:
         """Return vectors as words, rounded up or down at random so that the mean is right: ``⌊x / step + u⌋``.

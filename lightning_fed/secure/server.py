@@ -15,7 +15,8 @@ from lightning_fed.core.words import unpack
 from lightning_fed.secure import shamir
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
-from lightning_fed.secure.masks import KEY_BYTES, SIGNATURE_BYTES, KeyPair, Mask
+from lightning_fed.secure.lengths import KEY_BYTES, SIGNATURE_BYTES, Lengths, lengths
+from lightning_fed.secure.masks import KeyPair, Mask
 from lightning_fed.secure.messages import (
     Form,
     Invitation,
@@ -77,6 +78,8 @@ class SecureServer:
         """Why a worker's message could not be used, by its name."""
         self._is_closed = False
         self._sent: set[int] = set()
+        self._confirmed: frozenset[int] = frozenset()
+        self._replied: set[int] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -211,6 +214,7 @@ class SecureServer:
             signatures: What has come, by name.
         """
         by_index = {self._index[name]: s for name, s in signatures.items() if len(s) == SIGNATURE_BYTES}
+        self._confirmed = frozenset(by_index)
         neighbours, names = self._attendance.neighbours, self._attendance.names
         return {names[v]: of_neighbours(by_index, neighbours[v]) for v in sorted(self._sent)}
 
@@ -224,6 +228,7 @@ class SecureServer:
             AbortError: If too few have answered, or too many of their shares are wrong.
         """
         held, replied = self._read(replies)
+        self._replied = replied
         attendance = self._attendance
         attendance.reply(replied)
         for v in sorted(attendance.shared):
@@ -236,6 +241,11 @@ class SecureServer:
                     if w in self._sent:
                         self._take_away(mask_key(key.agreed(self._keys[w].mask), self._context), sign_of(w, v))
         return Sum(self._words, self._scalars, tuple(attendance.names[v] for v in sorted(self._sent)))
+
+    @property
+    def lengths(self) -> Lengths:
+        """The bytes of the session so far, as far as its messages could be used; after :meth:`unmask`."""
+        return lengths(self._attendance, self._confirmed, self._replied, self._form, self.parameters.bits, self.signed)
 
     def _read(self, replies: Mapping[str, bytes]) -> tuple[dict[int, dict[int, int]], set[int]]:
         """The shares of each secret, by the place of who holds them; and who has sent some that can be used."""

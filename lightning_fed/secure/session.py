@@ -16,15 +16,16 @@ from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer, Sum
 from lightning_fed.secure.worker import SecureWorker
 
-STEPS = ("share", "mask", "confirm", "unmask")
-"""What workers are asked after they have advertised their keys, by the name of the method that answers."""
-
 Numbers: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]
 """What one worker adds: its words ``[d]`` and its scalars ``[m]``."""
 
 
 class Machines(ABC):
     """The machines of the workers of one session: whoever can ask them."""
+
+    def __init__(self) -> None:
+        self.failed: dict[str, str] = {}
+        """Why a worker has given no answer, by name, as far as it is known."""
 
     @abstractmethod
     def advertised(self, invitation: bytes) -> Mapping[str, bytes]:
@@ -39,7 +40,7 @@ class Machines(ABC):
         """Send each worker a message, and return the answers; the same on every process. Who gives none is left out.
 
         Args:
-            step: One of :data:`STEPS`, but for ``"mask"``.
+            step: One of ``STEPS``, but for ``"mask"``.
             messages: What each is sent, by name.
         """
 
@@ -96,6 +97,7 @@ class MachinesHere(Machines):
         order: Sequence[str],
         processes: Processes = Processes(),
     ) -> None:
+        super().__init__()
         self._machines = {name: SecureWorker(name, parameters) for name in workers}
         self._numbers = numbers
         self._job = job
@@ -115,8 +117,8 @@ class MachinesHere(Machines):
             if name in self._machines:
                 try:
                     yield name, getattr(self._machines[name], step)(message)
-                except AbortError:
-                    continue
+                except AbortError as error:
+                    self.failed[name] = str(error)
 
     def add(self, messages: Mapping[str, bytes], server: SecureServer) -> None:
         for name, message in messages.items():

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from lightning_fed.core.arguments import flag, number, settle, whole
 from lightning_fed.core.shown import Shown
 from lightning_fed.core.words import BITS
+from lightning_fed.secure.draws import bounds
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.ring import Ring
 
 DELTA = "delta"
+
+STEPS = ("share", "mask", "confirm", "unmask")
+"""What workers are asked after they have advertised their keys, by the name of the method that answers."""
 
 
 @final
@@ -126,6 +130,39 @@ class SecureAggregation(Shown):
             else "SecureAggregation needs clip=, the largest norm of an update, such as clip=10.0"
         )
 
+    def by_coins(self, population: int, cohort_size: int, hides_who: bool) -> tuple[SecureAggregation, int]:
+        """Return settings for rounds in which each worker takes part by a coin of its own, and the most of them.
+
+        A round with more workers than that is given up, since its sum might not fit; that has a probability of 1e-12,
+        and so has one in which fewer are drawn than the least, unless a user who hides nobody wants more of them. If
+        none is said, the least is the threshold's part of the fewest, as of a cohort of a fixed size.
+
+        Args:
+            population: The number of all workers.
+            cohort_size: The number of workers to be expected in a round.
+            hides_who: Whether nobody may learn, from rounds that are given up either, who was drawn.
+
+        Raises:
+            ValueError: If rounds would be given up too often for that.
+
+        >>> settings, most = SecureAggregation(clip=1.0).by_coins(population=1000, cohort_size=100, hides_who=False)
+        >>> settings.least, most
+        (28, 173)
+        """
+        drawn = bounds(population, cohort_size)
+        least = self._least(drawn.least)
+        if hides_who and least > drawn.least:
+            fix = "a larger cohort_size, or sampler=Uniform()"
+            raise ValueError(
+                f"SecureAggregation(least={least}): coins may draw fewer of {population} workers (with cohort_size="
+                f"{cohort_size} as few as {drawn.least}), and a round that is given up would tell who was not drawn; "
+                "give " + (fix if self.least is None or drawn.least < 2 else f"least={drawn.least}, {fix}")
+            )
+        return replace(self, least=least), drawn.most
+
+    def _least(self, cohort: int) -> int:
+        return max(2, math.ceil(self.threshold * cohort - 1e-9)) if self.least is None else self.least
+
     def parameters(self, cohort: int) -> Parameters:
         """Return the rules of each round.
 
@@ -135,7 +172,7 @@ class SecureAggregation(Shown):
         Raises:
             ValueError: If so few workers can have no secret from each other.
         """
-        least = max(2, math.ceil(self.threshold * cohort - 1e-9)) if self.least is None else self.least
+        least = self._least(cohort)
         if cohort < max(least, 2):
             raise ValueError(
                 f"SecureAggregation(least={least}): a cohort of {cohort} is too small, since the sum of one worker is "

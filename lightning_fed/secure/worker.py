@@ -14,9 +14,9 @@ from lightning_fed.core.words import pack
 from lightning_fed.secure import shamir
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.graph import neighbours_of, order
+from lightning_fed.secure.lengths import SHARE_BYTES
 from lightning_fed.secure.masks import Identity, KeyPair, Mask, derived, digest, is_signed, opened, sealed
 from lightning_fed.secure.messages import (
-    SHARE_BYTES,
     Form,
     Invitation,
     Keys,

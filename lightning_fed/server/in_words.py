@@ -37,5 +37,6 @@ def module_in_words(fed: Any) -> str:
     hides = not fed._guard.shows_metrics
     promise = "None" if fed.privacy is None else call_of(fed.privacy, hides)
     how = f"algorithm={call_of(fed.algorithm, hides)}, engine={fed.engine!r}, privacy={promise}"
+    how += "" if fed.secure_aggregation is None else f", secure_aggregation={fed.secure_aggregation!r}"
     module = textwrap.indent(repr(fed.module), "  ").lstrip()
     return f"{type(fed).__name__}(\n  {how}\n  (module): {module}\n)"

@@ -17,7 +17,7 @@ from lightning_fed.core.tree import Tensors, copy_
 from lightning_fed.hooks import overrides
 from lightning_fed.population import EvaluationKind, QuietTrainer
 from lightning_fed.privacy import Privacy, PrivateRun, Setting
-from lightning_fed.privacy.run import neighbours
+from lightning_fed.privacy.run import neighbours, released_numbers
 from lightning_fed.selection import CohortSampler, Uniform
 from lightning_fed.server.books import Books
 from lightning_fed.server.checks import is_started_by_another
@@ -76,8 +76,10 @@ class Private(Guard):
         self._algorithm = algorithm
         self._aggregator = aggregator
         self._books = Books(privacy)
+        self._dimension: int | None = None
 
     def check(self, model: GlobalModel, module: pl.LightningModule) -> None:
+        self._dimension = released_numbers(model.layout.size, self._algorithm.extra)
         leaving = [name for name in model.buffers if name.endswith("running_mean")]
         leaving = sorted(set(leaving) - set(self._algorithm.stays_local(model)))
         if leaving:
@@ -121,6 +123,7 @@ class Private(Guard):
             seed=datamodule.seed,
             local=local,
             separation=datamodule.separation,
+            dimension=self._dimension,
         )
         saved = self._books.saved(self.run)
         keep = saved is not None and self.privacy.noise_multiplier is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, final
@@ -118,7 +119,7 @@ class FederatedLoop(Shown):
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
         job = self.algorithm.assign(job, remembered)
-        plan = Traffic() if self.outbox.promise is None else planned(job, self.outbox.compression)
+        plan = Traffic() if self.outbox.promise is None else planned(job, self.outbox.compression, self.outbox.sealing)
         if look is not None:
             report.leaves = look(None, job)
         job, present, responses = self._ask(job, cohort)
@@ -144,10 +145,13 @@ class FederatedLoop(Shown):
             try:
                 aggregate = self.aggregator.finish(partial, self.processes)
             except AbortError as error:  # on all processes alike
+                report = self._without(report, error.lost, job)
+                self._has_quorum(report, job)  # where workers are not to fail, it is they that are told of
                 _log.warning("round %d: %s; it changes nothing", job.round, error)
                 return self._given_up(job, report, remembered, watch, plan)
             if aggregate.numbers is not None:
-                report = self._summed(report, aggregate.numbers, job)
+                report = self._without(report, aggregate.numbers.lost, job)
+                report = report.together(aggregate.numbers)
                 if not self._has_quorum(report, job) and not self.aggregator.always:
                     return self._given_up(job, report, remembered, watch, plan)
             drift = self._drift(meter, aggregate, [norms for _, norms in heard])
@@ -157,17 +161,20 @@ class FederatedLoop(Shown):
             aggregate = self.algorithm.conclude(aggregate, job, remembered, self.aggregator.count(len(report)))
         return Outcome(aggregate, report, remembered, True, watch.seconds, plan, drift)
 
-    def _summed(self, report: RoundReport, numbers: CohortNumbers, job: Job) -> RoundReport:
-        """Take over what a cohort reports together; those that are not in its sum have failed."""
-        for failure in numbers.lost:
+    def _without(self, report: RoundReport, lost: Mapping[str, str], job: Job) -> RoundReport:
+        """Let workers that had trained, and were lost before the sum, have failed after all."""
+        failures = [WorkerError(worker, job.round, reason) for worker, reason in lost.items()]
+        for failure in failures:
             self.engine.refuse(failure.worker, job.cohort)
             if self.on_worker_error == "drop":
                 _log.warning("%s; the sum is without it", failure)
-        return replace(report.without(numbers.lost), cohorts=[numbers])
+        return report.without(failures)
 
     def _given_up(self, job: Job, report: RoundReport, remembered: Tensors, watch: Stopwatch, plan: Traffic) -> Outcome:
         """Return the outcome of a round that changes nothing."""
         self.outbox.own.drop(job.cohort)
+        if self.outbox.sealing is not None and not report.cohorts:  # nobody has seen what single workers report
+            report = replace(report, cohorts=[CohortNumbers(0.0, 0.0, math.nan)])
         nothing = Aggregate.nothing(job.model)
         return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_fed.server.drift import drift_scalars
 from lightning_fed.server.round_result import StepResult
+from lightning_fed.server.secure_remarks import secure_scalars
 
 
 def cohort_scalars(result: StepResult, coverage: float) -> dict[str, float]:
@@ -19,7 +20,7 @@ def cohort_scalars(result: StepResult, coverage: float) -> dict[str, float]:
     Returns:
         ``round/coverage``; ``time/local`` and ``time/aggregate``, seconds that add up to ``round/seconds``;
         ``update/{p10,p90}_norm`` and ``update/alignment``, where they were measured; ``local/lr``, the first learning
-        rate of the workers.
+        rate of the workers; ``secure/...`` under secure aggregation.
     """
     local = sum(r.outcome.local_seconds for r in result.rounds)
     drifts = [r.outcome.drift for r in result.rounds if r.outcome.drift is not None]
@@ -30,6 +31,7 @@ def cohort_scalars(result: StepResult, coverage: float) -> dict[str, float]:
         "time/aggregate": result.seconds - local,
         **drift_scalars(drifts),
         **({"local/lr": rates[0]} if rates else {}),
+        **secure_scalars(result.report.cohorts),
     }
 
 

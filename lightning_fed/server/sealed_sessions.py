@@ -1,27 +1,29 @@
-"""How the sealed numbers of a round are added up: with the protocol's keys and masks, or as it would without them."""
+"""How the sealed numbers of a round are added up, and how they are without any key: as the protocol would."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from functools import partial
+from typing import NamedTuple, TypeAlias, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_fed.core.extras import import_extra
 from lightning_fed.core.processes import Processes
+from lightning_fed.engines import Engine, EngineOfNodes
 from lightning_fed.secure.attendance import Attendance
-from lightning_fed.secure.masks import digest
-from lightning_fed.secure.messages import Form
-from lightning_fed.secure.server import SecureServer
-from lightning_fed.secure.session import MachinesHere, Numbers, summed
-from lightning_fed.wire import Job, Updates, WorkerError
-from lightning_fed.wire.codec import encode_job
+from lightning_fed.secure.lengths import Lengths, lengths
+from lightning_fed.wire import Job, Updates
 from lightning_fed.wire.logged import Shown
 from lightning_fed.worker.sealing import Sealing
+
+Begin: TypeAlias = Callable[[Job, Sequence[str]], "SealedSession"]
+"""Begins the session of a round, from the job and the workers that will be lost on the way."""
 
 
 class Total(NamedTuple):
@@ -32,14 +34,16 @@ class Total(NamedTuple):
         scalars: The sums of single numbers modulo 2⁶⁴ in two's complement, by name.
         stays: The parameters and buffers that did not travel.
         shown: How what was logged is shown, by name.
-        lost: The workers that had numbers, and are not in the sum.
+        lengths: The bytes of the protocol's messages, as they are or as they would be.
+        lost: The workers that had numbers and are not in the sum, with the reason of each, by name.
     """
 
     words: Tensor
     scalars: Mapping[str, int]
     stays: frozenset[str]
     shown: Mapping[str, Shown]
-    lost: Sequence[WorkerError] = ()
+    lengths: Lengths
+    lost: Mapping[str, str] = {}
 
 
 class SealedSession(ABC):
@@ -68,17 +72,22 @@ class Said:
 
     workers: list[str] = field(default_factory=list)
     scalars: dict[str, int] = field(default_factory=dict)
-    stays: frozenset[str] = frozenset()
+    stay: Counter[frozenset[str]] = field(default_factory=Counter)
     shown: Mapping[str, Shown] = field(default_factory=dict)
 
     def note(self, updates: Updates) -> None:
         """Note what updates say in the clear, and the names of their single numbers."""
         assert updates.sealed is not None, "the outbox has sealed it"
         self.workers += updates.workers
-        self.stays = updates.stays
+        self.stay[updates.stays] += len(updates.workers)
         self.shown = _merged(self.shown, updates.shown)
         for name in updates.sealed.scalars:
             self.scalars.setdefault(name, 0)
+
+    @property
+    def stays(self) -> frozenset[str]:
+        """The parameters and buffers that do not travel; where one says something else than most, it is left out."""
+        return self.stay.most_common(1)[0][0] if self.stay else frozenset()
 
     @staticmethod
     def together(parts: Iterable[Said]) -> Said:
@@ -86,7 +95,7 @@ class Said:
         all_ = Said()
         for part in parts:
             all_.workers += part.workers
-            all_.stays = part.stays if part.workers else all_.stays
+            all_.stay += part.stay
             all_.shown = _merged(all_.shown, part.shown)
             for name, number in part.scalars.items():
                 all_.scalars[name] = _signed(all_.scalars.get(name, 0) + number)
@@ -127,64 +136,36 @@ class Keyless(SealedSession):
         if self._words is not None:
             words += self._words
         processes.sum_([words])
-        self._attend(said.workers)
-        return Total(words.to(torch.int32), said.scalars, said.stays, said.shown)
+        told = self._attend(said, len(words))
+        return Total(words.to(torch.int32), said.scalars, said.stays, said.shown, told)
 
-    def _attend(self, survivors: Sequence[str]) -> None:
-        """Give up the rounds that the protocol gives up."""
-        names = order_of(survivors, self._lost)
-        attendance = Attendance(self._sealing.parameters, session_of(self._job), names)
+    def _attend(self, said: Said, size: int) -> Lengths:
+        """Give up the rounds that the protocol gives up; return the lengths of the messages in others."""
+        parameters = self._sealing.parameters
+        names = order_of(said.workers, self._lost)
+        attendance = Attendance(parameters, session_of(self._job), names)
         able = attendance.share(range(len(names)))
-        attendance.reply(attendance.send(able & {names.index(name) for name in survivors}))
+        replied = attendance.send(able & {names.index(name) for name in said.workers})
+        attendance.reply(replied)
+        return lengths(attendance, (), replied, (size, tuple(said.scalars)), parameters.bits)
 
 
-@final
-class Here(SealedSession):
-    """Exchanges all keys and masks of the protocol, between machines in this process or in those that share the round.
-
-    It holds the numbers of all workers of this process until the last one is trained, as the workers would.
+def sessions(sealing: Sealing, engine: Engine) -> Begin:
+    """Return what begins the session of each round.
 
     Args:
-        sealing: How numbers were sealed.
-        job: The workers' job.
-        lost: The workers that take part, and are lost before they have sent their numbers.
+        sealing: How numbers are sealed.
+        engine: How workers are trained.
+
+    Raises:
+        ImportError: If keys are to be exchanged, and cryptography is not installed.
     """
+    if not isinstance(engine, EngineOfNodes) and not sealing.settings.protocol:
+        return partial(Keyless, sealing)
+    import_extra("cryptography", "secure aggregation", "secure")
+    from lightning_fed.server.keyed_sessions import Elsewhere, Here
 
-    def __init__(self, sealing: Sealing, job: Job, lost: Sequence[str] = ()) -> None:
-        self._sealing = sealing
-        self._job = job
-        self._lost = lost
-        self._said = Said()
-        self._numbers: dict[str, tuple[Tensor, dict[str, int]]] = {}
-
-    def take(self, updates: Updates) -> None:
-        sealed = updates.sealed
-        assert sealed is not None, "the outbox has sealed it"
-        self._said.note(updates)
-        scalars = {name: numbers.tolist() for name, numbers in sealed.scalars.items()}
-        for i, worker in enumerate(updates.workers):
-            self._numbers[worker] = sealed.words[i].cpu(), {name: numbers[i] for name, numbers in scalars.items()}
-
-    def close(self, processes: Processes) -> Total:
-        job, said = self._job, Said.together(processes.gather(self._said))
-        names = order_of(said.workers, self._lost)
-        parameters = self._sealing.parameters
-        about_job = digest(encode_job(job))
-        server = SecureServer(parameters, session_of(job), about_job)
-        here = [name for name in names if name in self._numbers or (name in self._lost and processes.rank == 0)]
-        machines = MachinesHere(parameters, here, self._of, about_job, names, processes)
-        form = Form(self._sealing.size(job, said.stays), tuple(sorted(said.scalars)))
-        found = summed(server, machines, form)
-        words = torch.from_numpy(found.words.view(np.int32)).to(job.model.device)
-        scalars = dict(zip(form.scalars, found.scalars.view(np.int64).tolist(), strict=True))
-        return Total(words, scalars, said.stays, said.shown)
-
-    def _of(self, worker: str, form: Form) -> Numbers | None:
-        if worker not in self._numbers:
-            return None
-        words, scalars = self._numbers.pop(worker)
-        in_order = np.array([scalars.get(name, 0) for name in form.scalars], np.int64)
-        return words.numpy().view(np.uint32), in_order.view(np.uint64)
+    return partial(Elsewhere, sealing, engine) if isinstance(engine, EngineOfNodes) else partial(Here, sealing)
 
 
 def order_of(workers: Iterable[str], lost: Iterable[str]) -> list[str]:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, final
 
 import torch
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.secure import scalars
-from lightning_fed.server.sealed_sessions import SealedSession, Total
+from lightning_fed.server.sealed_sessions import Begin, SealedSession, Total
 from lightning_fed.wire import Aggregate, Job, Updates
 from lightning_fed.wire.cohort_numbers import CohortNumbers
 from lightning_fed.wire.logged import Logged, Part, Shown
 from lightning_fed.worker import sealing as names
 from lightning_fed.worker.sealing import Sealing
-
-Begin: TypeAlias = Callable[[Job, Sequence[str]], SealedSession]
-"""Begins the session of a round, from the job and the workers that will be lost on the way."""
 
 
 class SealedSums(NamedTuple):
@@ -90,5 +87,8 @@ def _reported(numbers: Mapping[str, float], total: Total) -> CohortNumbers:
         rates=rates,
         within=numbers.get(names.WITHIN, 0.0) / workers if workers else 1.0,
         left_out=round(numbers.get(names.LEFT_OUT, 0.0)),
-        lost=tuple(total.lost),
+        lost=total.lost,
+        bytes_down=total.lengths.down,
+        bytes_up=total.lengths.up,
+        protocol_bytes_up=total.lengths.up - total.lengths.vectors,
     )

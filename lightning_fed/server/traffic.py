@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, final
 
+from lightning_fed.core.words import packed_length
 from lightning_fed.wire import Coder, Job
 from lightning_fed.wire.codec import job_bytes
+from lightning_fed.wire.sealed import Sealer
 
 
 @final
@@ -34,7 +36,7 @@ class Traffic(NamedTuple):
         return {"comm/megabytes_down_total": self.down / 1e6, "comm/megabytes_up_total": self.up / 1e6}
 
 
-def planned(job: Job, coder: Coder | None = None) -> Traffic:
+def planned(job: Job, coder: Coder | None = None, sealer: Sealer | None = None) -> Traffic:
     """Return what one worker of a cohort receives and sends, as far as it follows from the job.
 
     For a run in which not even the lengths of messages may say who has replied, or what was logged.
@@ -42,9 +44,12 @@ def planned(job: Job, coder: Coder | None = None) -> Traffic:
     Args:
         job: What the workers are sent, before anything of it is a single worker's.
         coder: How vectors are compressed, if they are.
+        sealer: How they are sealed, if they are.
 
     Returns:
         The length of the job; and of the answer its vectors alone, since buffers stay with the workers of a promise.
     """
+    if sealer is not None:
+        return Traffic(job_bytes(job), packed_length(sealer.size(job, job.model.buffers.keys()), sealer.bits))
     vector = job.model.vector.nbytes if coder is None else coder.code_bytes(job, frozenset())
     return Traffic(job_bytes(job), vector * (1 + len(job.extra)))

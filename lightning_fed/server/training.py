@@ -28,6 +28,7 @@ from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop, Outcome
 from lightning_fed.server.round_result import Round, StepResult, merged_buffers
 from lightning_fed.server.run_scalars import cohort_scalars, server_rate
+from lightning_fed.server.secure_remarks import SecureRemarks
 from lightning_fed.server.traffic import Traffic
 from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch
@@ -80,6 +81,7 @@ class Training:
         self._log = log
         self._note = note
         self._results = results
+        self._sums = SecureRemarks(promised=guard.promise is not None)
         self._said: set[str] = set()  # the metrics that are NaN at some workers
         self._one_by_one = one_by_one
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
@@ -106,12 +108,14 @@ class Training:
         job = self._guard.begin_round(job, drawn=self._datamodule.position.taken)
         device = self._server.device
         curves = self._curves
-        measures = self._guard.promise is None and curves.are_due and curves.have_loggers
+        shows_single = self._guard.promise is None and self._loop.outbox.sealing is None
+        measures = shows_single and curves.are_due and curves.have_loggers
         with outside_autocast(device.type):  # the workers' forward passes enter their own
             look = None if self.leaves else self._look
             outcome = self._loop.run(job, cohort.workers, self._pending_state(), look, measures)
         self.leaves = self.leaves or outcome.report.leaves
         over = self._round(cohort, outcome, started)
+        self._sums.note(over.report)
         self._pending.append(over)
         self._last_cohort = cohort
         cohort.end_round(over.examples)

@@ -219,12 +219,13 @@ class _Line(pl.LightningModule):
 
 
 def _everyone() -> Setting:
-    return Setting(population=5, cohort_size=5, sampling=None, rounds=_ROUNDS, seed=1)
+    return Setting(population=5, cohort_size=5, sampling=None, rounds=_ROUNDS, seed=1, dimension=2 * _SIZE)
 
 
 def _sampled(promise: Privacy) -> Setting:
     sampler = promise.sampler or Uniform
-    return Setting(20, 5, sampler, rounds=_ROUNDS, seed=1, separation=sampler().separation(20, 5))
+    separation = sampler().separation(20, 5)
+    return Setting(20, 5, sampler, rounds=_ROUNDS, seed=1, separation=separation, dimension=2 * _SIZE)
 
 
 def _settled(make: MakePromise, **changes: Any) -> Any:

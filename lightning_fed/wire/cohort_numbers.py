@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, final
 
 from lightning_fed.core.means import weighted_mean
-from lightning_fed.wire.errors import WorkerError
 from lightning_fed.wire.logged import Logged
 
 
@@ -23,7 +22,10 @@ class CohortNumbers(NamedTuple):
         rates: The mean of each learning rate that they began with, by name.
         within: The part of them whose updates were within the bound.
         left_out: How many of their losses and metrics could not be added.
-        lost: The workers that had trained, and are not in the sums.
+        lost: The workers that had trained and are not in the sums, with the reason of each, by name.
+        bytes_down: What its workers were sent by the protocol that hides their own numbers.
+        bytes_up: What they have sent.
+        protocol_bytes_up: What of that is no vector: keys, shares and single numbers.
     """
 
     examples: float
@@ -33,7 +35,10 @@ class CohortNumbers(NamedTuple):
     rates: Mapping[str, float] = {}
     within: float = 1.0
     left_out: int = 0
-    lost: tuple[WorkerError, ...] = ()
+    lost: Mapping[str, str] = {}
+    bytes_down: int = 0
+    bytes_up: int = 0
+    protocol_bytes_up: int = 0
 
 
 def loss_of(cohorts: Sequence[CohortNumbers]) -> float:

@@ -89,11 +89,14 @@ def _value(value: Any, path: str, depth: int) -> Any:
         return value
     if depth and type(value) in (list, tuple):
         return [_value(each, path, depth - 1) for each in value]
+    if depth and isinstance(value, Mapping) and all(type(key) is str for key in value):
+        parts = {key: _value(each, f"{path}[{key!r}]", depth - 1) for key, each in value.items()}
+        return {"class": name_of_class(dict), "arguments": parts}
     if depth and hasattr(value, "__dict__") and not callable(value):
         return _described(value, path, depth - 1)
     raise ValueError(
-        f"{path}={value!r} cannot be sent to nodes: only numbers, strings, True, False, None, lists of them, and "
-        "objects made of them, cross; take one of these"
+        f"{path}={value!r} cannot be sent to nodes: only numbers, strings, True, False, None, lists and "
+        "mappings of them, and objects made of them, cross; take one of these"
     )
 
 

@@ -129,6 +129,8 @@ class RoundReport:
         )
         if updates.metric_states:
             self.metric_states = merged_states(self.metric_states, merged_rows(updates.metric_states))
+        if updates.sealed is not None:  # its words and numbers cross by a protocol, see together()
+            updates = replace(updates, sealed=updates.sealed.withheld())
         length = sum(updates_bytes(updates, job))
         self.bytes_up += length
         self.bytes_plain += length if updates.codes is None else sum(updates_bytes(replace(updates, codes=None), job))
@@ -180,6 +182,15 @@ class RoundReport:
         """How many times shorter than without compression the messages are that travelled back; None: as long."""
         return self.bytes_plain / self.bytes_up if self.bytes_up < self.bytes_plain else None
 
+    def together(self, numbers: CohortNumbers) -> RoundReport:
+        """Return a report in which a cohort's numbers take the place of its workers'.
+
+        Args:
+            numbers: What the cohort reports together.
+        """
+        down, up = self.bytes_down + numbers.bytes_down, self.bytes_up + numbers.bytes_up
+        return replace(self, cohorts=[numbers], bytes_down=down, bytes_up=up)
+
     def __len__(self) -> int:
         """The number of workers that came back."""
         return sum(len(reply.workers) for reply in self.replies)
@@ -222,7 +233,7 @@ class RoundReport:
     def rates(self) -> dict[str, float]:
         """The mean of each learning rate that the workers began with, by name, over the workers that have it."""
         if self.cohorts:
-            return dict(self.cohorts[-1].rates)
+            return dict(next((cohort.rates for cohort in reversed(self.cohorts) if cohort.rates), {}))
         names = dict.fromkeys(name for reply in self.replies for name in reply.rates)
         there = {name: torch.cat([r.rates[name] for r in self.replies if name in r.rates]) for name in names}
         return {name: float(values.mean()) for name, values in there.items()}

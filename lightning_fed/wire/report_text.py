@@ -66,7 +66,10 @@ def left_out(report: RoundReport, rows: Sequence[Sequence[str]]) -> list[str]:
         rows: The rows, with the head.
     """
     if report.cohorts:
-        return ["  what single workers have reported was not to be seen"] if len(report) else []
+        summed = [cohort for cohort in report.cohorts if cohort.examples]
+        clipped = sum(1 - cohort.within for cohort in summed) / max(len(summed), 1)
+        cut = f"; {clipped:.0%} of the updates were longer than clip" if clipped else ""
+        return [f"  values are the cohort's, and those of single workers were not to be seen{cut}"] if summed else []
     more = len(report) - max(len(rows) - 1, 0)
     return [f"  and {more} more, with smaller losses or none"] if more > 0 else []
 

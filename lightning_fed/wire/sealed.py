@@ -28,6 +28,11 @@ class Sealed:
     scalars: Mapping[str, Tensor]
     bits: int = 32
 
+    def withheld(self) -> Sealed:
+        """Return what is said of numbers that stay with the worker until it masks them: how many there are of each."""
+        nothing = {name: torch.zeros_like(numbers) for name, numbers in self.scalars.items()}
+        return Sealed(self.words[:, :0], nothing, self.bits)
+
     def pick(self, index: Tensor) -> Sealed:
         """Return those of some of the workers.
 
@@ -54,6 +59,10 @@ class Sealer(ABC):
     bits: int
     """The bits of a word."""
 
+    def withholding(self) -> Sealer:
+        """Return what reads sealed numbers of which the words stay with the worker."""
+        return _Withholding(self)
+
     @abstractmethod
     def size(self, job: Job, stays: Set[str]) -> int:
         """Return the number d of words of one worker.
@@ -62,3 +71,12 @@ class Sealer(ABC):
             job: The workers' job.
             stays: The parameters and buffers that do not travel.
         """
+
+
+@final
+class _Withholding(Sealer):
+    def __init__(self, sealer: Sealer) -> None:
+        self.bits = sealer.bits
+
+    def size(self, job: Job, stays: Set[str]) -> int:
+        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, final
@@ -9,7 +10,7 @@ from typing import Any, final
 from lightning_fed.wire.errors import WireError
 from lightning_fed.wire.parts import Description
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of the questions and answers between server and nodes: another for every change of them."""
 
 
@@ -37,6 +38,7 @@ class Terms:
         frozen: The parameters that the server does not train when the fit begins.
         least_workers: The number of workers below which a round fails, so that nothing is made of fewer updates.
         sampling: The kind of sampler that chooses cohorts; None: everyone takes part.
+        secure: How what leaves workers is sealed, so that only sums can be seen; None: it is not.
         insecure: Whether noise follows from the seed of the run, so that nothing is private.
     """
 
@@ -58,7 +60,12 @@ class Terms:
     frozen: tuple[str, ...] = ()
     least_workers: int = 1
     sampling: str | None = None
+    secure: Description | None = None
     insecure: bool = False
+
+    def to_bytes(self) -> bytes:
+        """Return the terms as bytes, the same for all who have the same terms."""
+        return json.dumps(self.to_fields(), sort_keys=True).encode()
 
     def to_fields(self) -> dict[str, Any]:
         """Return the terms as JSON has them."""
@@ -119,5 +126,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "frozen": (list,),
     "least_workers": (int,),
     "sampling": (str, _NONE),
+    "secure": (dict, _NONE),
     "insecure": (bool,),
 }

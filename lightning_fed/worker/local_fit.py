@@ -53,6 +53,7 @@ class LocalFit:
         channels_last: Whether images and convolutions lie in memory with their channels last.
         kept: What of a worker's optimizers and schedulers is kept from round to round.
         own: The workers' own state, in which it is kept.
+        quiet: Whether nothing is shown of what the module's code logs by the Trainer.
 
     Raises:
         ValueError: If the module cannot be trained locally.
@@ -66,13 +67,14 @@ class LocalFit:
         channels_last: bool = False,
         kept: Kept = Kept(),
         own: OwnTables = OwnState().scope(),
+        quiet: bool = False,
     ) -> None:
         self.recorder = Recorder()
         self.watch = Watch()
         """Watches over the code of the workers."""
         self.skipped: str | None = None
         """The first worker so far whose ``training_step`` returned None, so that a step was skipped."""
-        self._local = ModuleCopy(module, trainer, self.recorder, channels_last)
+        self._local = ModuleCopy(module, trainer, self.recorder, channels_last, quiet)
         training_step: TrainingStep = self._local.training_step
         if compile:
             keep_from_compilation(self._local.module, self._local.device)

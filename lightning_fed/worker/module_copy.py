@@ -37,13 +37,19 @@ class ModuleCopy:
         trainer: The server's Trainer.
         recorder: What the copy logs into.
         channels_last: Whether images and convolutions lie in memory with their channels last.
+        quiet: Whether nothing is shown of what the module's code logs by the Trainer, whatever the job says.
 
     Raises:
         ValueError: If the module cannot be copied.
     """
 
     def __init__(
-        self, module: pl.LightningModule, trainer: pl.Trainer, recorder: LogCalls, channels_last: bool = False
+        self,
+        module: pl.LightningModule,
+        trainer: pl.Trainer,
+        recorder: LogCalls,
+        channels_last: bool = False,
+        quiet: bool = False,
     ) -> None:
         self.module = copied(module, trainer)
         if channels_last:
@@ -57,6 +63,7 @@ class ModuleCopy:
         self._attributes: Mapping[str, Any] = {}
         self._attributes_before: Mapping[str, Any] = {}
         self._promised = False
+        self._quiet = quiet
         self._configured: set[str] = set()
         self.changed: list[str] = []
         """The attributes that training has changed, in any worker so far, and that were set back."""
@@ -98,7 +105,7 @@ class ModuleCopy:
             Whether other parameters are trained than before, or there are other buffers.
         """
         self._promised = bool(job.promise)
-        self.trainer.be_quiet(self._promised and not job.promise.get("release_metrics"))
+        self.trainer.be_quiet(self._quiet or (self._promised and not job.promise.get("release_metrics")))
         if self._snapshot is None:
             self._snapshot = Snapshot(self.module, self._ours)
         if job.attributes is not self._attributes and (job.attributes or self._attributes):

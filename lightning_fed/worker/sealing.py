@@ -17,12 +17,16 @@ from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.double import row_norms
 from lightning_fed.core.rng import derive
 from lightning_fed.core.tree import Tensors
+from lightning_fed.privacy import AUDIENCES, Privacy
+from lightning_fed.privacy.clipping import clip_scales, with_norms
+from lightning_fed.privacy.run import released_numbers
 from lightning_fed.secure import SecureAggregation, scalars
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.ring import Ring
 from lightning_fed.secure.settings import DELTA
 from lightning_fed.transforms.compression.randomness import uniforms
 from lightning_fed.wire import Job, Updates
+from lightning_fed.wire.logged import Shown
 from lightning_fed.wire.sealed import Sealed, Sealer
 
 WORKERS, WITHIN, WEIGHT, EXAMPLES, STEPS, LEFT_OUT = "workers", "within", "weight", "examples", "steps", "left out"
@@ -57,11 +61,39 @@ class Sealing(Sealer):
         settings: What the user says.
         cohort: The largest number of workers in a round.
         equally: Whether all workers count the same; else by their examples up to ``weight_cap``.
+        promise: What is promised to the workers, which then says by how much they are shortened and what they count
+            for; None: nothing.
+
+    Raises:
+        ValueError: If the settings say the same as the promise.
     """
 
     settings: SecureAggregation
     cohort: int
     equally: bool = True
+    promise: Privacy | None = None
+
+    def __post_init__(self) -> None:
+        if self.promise is None or self.promise.unit != "worker":
+            return
+        kind = type(self.promise).__name__
+        for name in ("clip", "weight_cap"):
+            if getattr(self.settings, name) is not None:
+                raise ValueError(
+                    f"SecureAggregation({name}={getattr(self.settings, name)}): that is for {kind} to say, whose "
+                    f"guarantee rests on it; leave {name}= out of SecureAggregation"
+                )
+
+    def check(self, job: Job) -> None:
+        """Refuse before the first round what could not be sealed.
+
+        Args:
+            job: One such as workers will be sent.
+
+        Raises:
+            ValueError: Naming what does not fit, and the fix.
+        """
+        self.size(job, frozenset())
 
     @property
     def bits(self) -> int:  # type: ignore[override]
@@ -69,8 +101,10 @@ class Sealing(Sealer):
 
     @property
     def parameters(self) -> Parameters:
-        """The rules of each round."""
-        return self.settings.parameters(self.cohort)
+        """The rules of each round. Workers hold to them, so no sum has fewer shares of noise than is promised."""
+        rules = self.settings.parameters(self.cohort)
+        shares = 0 if self.promise is None else self.promise.least_replies()
+        return rules if rules.least >= shares else replace(rules, least=shares)
 
     def size(self, job: Job, stays: Set[str]) -> int:
         return max((vector.columns.stop for vector in self._vectors(job, stays)), default=0)
@@ -88,37 +122,65 @@ class Sealing(Sealer):
             ValueError: If something has moved that cannot be added.
         """
         self._check(updates, job)
+        updates, joint = self._joint(updates, job)
         n, weight = len(updates.workers), self._weight(updates)
         words = torch.empty(n, self.size(job, updates.stays), dtype=torch.int32, device=job.model.device)
         within = torch.ones(n, dtype=torch.float64)
         for vector in self._vectors(job, updates.stays):
             rows = _rows(vector.name, updates, job)
-            norms = row_norms(rows).cpu()
+            if self._is_noised:
+                words[:, vector.columns] = vector.ring.exact(rows)
+                continue
+            norms, most = (row_norms(rows).cpu(), vector.ring.clip) if joint is None else joint
             within *= norms <= vector.ring.clip
-            scales = weight * torch.where(norms > vector.ring.clip, vector.ring.clip / norms, 1.0)
+            scales = weight * clip_scales(norms, most)
             scaled = rows.to(torch.float64) * scales.to(rows.device).unsqueeze(1)
             words[:, vector.columns] = vector.ring.encode(scaled, _uniforms(vector.name, updates, job, rows.shape[1]))
         numbers = self._numbers(updates, weight, within)
         return _emptied(updates, job, Sealed(words, {k: scalars.encode(v) for k, v in numbers.items()}, self.bits))
 
+    @property
+    def _is_noised(self) -> bool:
+        """Whether updates have noise that is made of multiples of the ring's step."""
+        return self.promise is not None and self.promise.unit == "worker" and self.promise.audience != AUDIENCES[0]
+
+    def _joint(self, updates: Updates, job: Job) -> tuple[Updates, tuple[Tensor, float] | None]:
+        """Return updates, and if all of their vectors are clipped together the norms, and to which norm."""
+        ring = self._ring(job)
+        if ring is None or self._is_noised:
+            return updates, None
+        updates, norms = with_norms(updates)
+        return updates, (norms, ring.within(released_numbers(updates.delta.shape[1], updates.extra)))
+
     def _check(self, updates: Updates, job: Job) -> None:
-        new = sorted(updates.buffers.keys() - job.model.buffers.keys())
-        moved = sorted(
-            name
-            for name, rows in updates.buffers.items()
-            if name in job.model.buffers
-            and name not in updates.stays
-            and not (rows.is_floating_point() and self.settings.buffer_clip is not None)
-            and rows.is_floating_point()
-            and not torch.equal(rows, job.model.buffers[name].expand_as(rows))
-        )
-        if new or moved:
-            raise ValueError(
-                f"SecureAggregation: local training moves {(new or moved)[0]!r}, and nothing says how far; give "
-                "buffer_clip=, the largest norm of such a change, or keep it with the workers: algorithm=FedBN()"
-            )
+        """Refuse what local training has moved, and no sum says by how much."""
+        for name, rows in sorted(updates.buffers.items()):
+            before = job.model.buffers.get(name)
+            if name in updates.stays or name.endswith(_COUNTERS):
+                continue
+            if before is None or rows.shape[1:] != before.shape:
+                what = "which is neither trained nor a buffer" if before is None else "which changes its shape"
+                raise ValueError(
+                    f"SecureAggregation: local training moves {name!r}, {what}, and only what all workers have alike "
+                    "can be added; move it on the server, in on_train_batch_end of a callback"
+                )
+            if rows.is_floating_point() and self.settings.buffer_clip is not None:
+                if not bool(rows.isfinite().all()):
+                    raise ValueError(
+                        f"SecureAggregation: the buffer {name!r} has NaN or Inf in it, which cannot be added; keep it "
+                        f"with the workers: algorithm=FedBN(personal=[{name!r}])"
+                    )
+            elif not _equal(rows, before):
+                fix = "give buffer_clip=, the largest norm of such a change, or " if rows.is_floating_point() else ""
+                why = "nothing says how far" if rows.is_floating_point() else f"numbers of {rows.dtype} have no mean"
+                raise ValueError(
+                    f"SecureAggregation: local training moves {name!r}, and {why}; {fix}keep it with the workers: "
+                    f"algorithm=FedBN(personal=[{name!r}])"
+                )
 
     def _weight(self, updates: Updates) -> Tensor:
+        if self.promise is not None and self.promise.unit == "worker":
+            return self.promise.weights(updates)
         counts = (updates.weight > 0).to(torch.float64)
         if self.equally:
             return counts
@@ -135,7 +197,7 @@ class Sealing(Sealer):
             STEPS: updates.steps.clamp(0.0, _MOST_EXAMPLES),
         }
         left_out = torch.zeros_like(one)
-        means = {LOSS: updates.loss, **{METRIC + name: values for name, values in updates.metrics.items()}}
+        means = {LOSS: updates.loss} | {METRIC + n: v for n, v in updates.metrics.items() if _is_mean(updates.shown, n)}
         for name, values in means.items():
             good = scalars.within(values, weight, self.settings.metric_range)
             left_out += (~good & ~values.isnan()).to(torch.float64)
@@ -157,7 +219,7 @@ class Sealing(Sealer):
             job: The workers' job.
             stays: The parameters and buffers that do not travel.
         """
-        model = job.model
+        model, ring = job.model, self._ring(job)
         sums = CohortSum(
             delta=torch.zeros(model.layout.size, dtype=torch.float64, device=model.device),
             buffers={},
@@ -167,6 +229,7 @@ class Sealing(Sealer):
             weight=scalars.decode(numbers[WEIGHT]) if numbers else 0.0,
             within=scalars.decode(numbers[WITHIN]) if numbers else 0.0,
             workers=round(scalars.decode(numbers[WORKERS])) if numbers else 0,
+            step=0.0 if ring is None else ring.step,
         )
         runs = _runs(job, stays)
         for vector in self._vectors(job, stays):
@@ -184,11 +247,16 @@ class Sealing(Sealer):
 
     # ---- the order of vectors ----------------------------------------------------------------------------------------
 
+    def _ring(self, job: Job) -> Ring | None:
+        """The one ring of all that a worker sends under a promise; None: each vector has its own."""
+        return None if self.promise is None else self.promise.ring(job, self.cohort, self.bits)
+
     def _vectors(self, job: Job, stays: Set[str]) -> Iterator[_Vector]:
         width = sum(run.stop - run.start for run in _runs(job, stays))
-        begin = 0
+        begin, together = 0, self._ring(job)
         for name in (DELTA, *sorted(job.extra)):
-            yield _Vector(name, Ring(self.settings.clip_of(name), self.cohort, self.bits), slice(begin, begin + width))
+            ring = together or Ring(self.settings.clip_of(name), self.cohort, self.bits)
+            yield _Vector(name, ring, slice(begin, begin + width))
             begin += width
         if self.settings.buffer_clip is None:
             return
@@ -200,6 +268,19 @@ class Sealing(Sealer):
 
 
 _BUFFERS = "buffers/"
+_COUNTERS = "num_batches_tracked"
+"""BatchNorm's counters, of which a sum says nothing and which mean nothing with a momentum: they stay as they are."""
+
+
+def _is_mean(shown: Mapping[str, Shown], name: str) -> bool:
+    """Whether what was logged under a name is a mean; a sum, a largest or a smallest value does not leave."""
+    return name not in shown or shown[name].reduction == "mean"
+
+
+def _equal(rows: Tensor, before: Tensor) -> bool:
+    """Whether nothing has moved; what never was a number has not."""
+    same = rows == before
+    return bool((same | ((rows != rows) & (before != before))).all())
 
 
 def _runs(job: Job, stays: Set[str]) -> list[slice]:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
+from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import FedProx
 from lightning_fed.callbacks import Dashboard
 from lightning_fed.callbacks.dashboard.boards import Board, board_of
@@ -27,6 +28,7 @@ from lightning_fed.callbacks.dashboard.labels import label_counts
 from lightning_fed.callbacks.dashboard.layout import layout_of
 from lightning_fed.datasets import Dirichlet, PartitionedPopulation
 from lightning_fed.privacy import CentralDP
+from lightning_fed.secure import SecureAggregation
 from lightning_fed.selection import RoundRobin
 
 SCALARS = {"loss", "val_acc", "epoch", "server/lr", "server/update_norm", "local/lr", "local/lr-SGD", "time/evaluate"}
@@ -271,6 +273,22 @@ def test_released_metrics_are_shown_and_the_workers_data_are_not(tmp_path: Path)
     tags = shown(tmp_path, FederatedModule(Labelled(), privacy=promise), federation()).Tags()
     assert set(tags["images"]) == FIGURES - {"who/partition"}
     assert "update/alignment" not in tags["scalars"]  # updates are no metrics
+
+
+def test_under_secure_aggregation_all_is_about_cohorts(tmp_path: Path) -> None:
+    data = FederatedDataModule({f"w{i}": Rows([float(i)]) for i in range(3)})
+    fed = FederatedModule(Scalar(), secure_aggregation=SecureAggregation(clip=10.0), aggregator=UniformMean())
+    events = shown(tmp_path, fed, data)
+    assert set(events.Tags()["images"]) == {"who/participation"}, (
+        "whoever took part is known; a worker's data are its own"
+    )
+    assert charts(events) == {
+        "How good, and for whom": ["loss"],
+        "What it cost": ["megabytes so far", "seconds"],
+        "Who took part": ["cohort, dropped, stragglers", "share of the population so far"],
+        "Secure aggregation": ["part of the updates that were shortened", "losses and metrics that were left out"],
+    }
+    assert {"secure/clipped", "secure/metrics_out_of_range"} <= set(events.Tags()["scalars"])
 
 
 @pytest.mark.filterwarnings("ignore:CentralDP. noise comes from the seed")

@@ -23,6 +23,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from lightning_fed.callbacks import Dashboard, RoundProgress
 from lightning_fed.cli import FederatedCLI, main
 from lightning_fed.cli.short_help import short_help
+from lightning_fed.secure import SecureAggregation
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* directory .* exists and is not empty")
 ROOT = Path(__file__).parent.parent.parent
@@ -54,6 +55,23 @@ def weights(cli: FederatedCLI) -> torch.Tensor:
 def built(*arguments: str, **options: Any) -> FederatedCLI:
     """Build everything, and run nothing."""
     return FederatedCLI(["-c", "c.yaml", *arguments], run=False, **options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"class_path": "lightning_fed.secure.SecureAggregation", "init_args": {"clip": 3.0, "weight_cap": 9}},
+        {"class_path": "SecureAggregation", "init_args": {"clip": {"delta": 3.0}, "weight_cap": 9}},
+        {"clip": 3.0, "weight_cap": 9, "threshold": 0.8},
+    ],
+)
+def test_secure_aggregation_by_its_class_or_by_its_fields(given: dict[str, Any]) -> None:
+    whole = config()
+    whole["model"]["secure_aggregation"] = given
+    write(whole)
+    secure = built().model.secure_aggregation
+    assert secure == SecureAggregation(**given.get("init_args", given))
+    assert built("--model.secure_aggregation.bits=24").model.secure_aggregation.bits == 24
 
 
 def test_callbacks_and_the_servers_scheduler_go_by_the_worst_decile() -> None:

@@ -170,6 +170,18 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     ),
     "a misspelt sampler": (changed("data.sampler", "Unifrom"), r"did you mean 'Uniform'"),
     "a misspelt promise": (changed("model.privacy", made("CentralDp", clip=1.0)), r"did you mean 'CentralDP'"),
+    "a misspelt threshold": (
+        changed("model.secure_aggregation", {"clip": 1.0, "treshold": 0.7}),
+        r"SecureAggregation has no argument 'treshold'; did you mean 'threshold'",
+    ),
+    "a low threshold": (
+        changed("model.secure_aggregation", made("SecureAggregation", clip=1.0, threshold=0.5)),
+        r"threshold=0\.5\) must be above 0\.5 and at most 1",
+    ),
+    "sums without a cap": (
+        changed("model.secure_aggregation", {"clip": 1.0}),
+        r"WeightedMean counts workers by their numbers of examples, .*weight_cap",
+    ),
     "a misspelt transform": (changed("model.transforms", [made("ClipNrm")]), r"did you mean 'ClipNorm'"),
     "one transform in place of a list": (changed("model.transforms", made("ClipNorm")), r"must be a list"),
     "a misspelt server optimizer": (

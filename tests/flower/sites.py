@@ -19,6 +19,8 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.algorithms import FedAvg, FedPer, FedProx, Scaffold
 from lightning_fed.node import Node
 from lightning_fed.privacy import LocalDP
+from lightning_fed.secure import SecureAggregation
+from lightning_fed.selection import Availability
 
 NAMES = ("north", "south", "west")
 ALGORITHMS = {
@@ -117,6 +119,8 @@ def run(
     out: str = "",
     ckpt: str = "",
     wide: bool = False,
+    secure: bool = False,
+    availability: Availability | None = None,
 ) -> dict[str, Any]:
     """Fit, and return all that is to be compared; it is written to ``result.json``, too."""
     torch.set_num_threads(1)
@@ -127,6 +131,7 @@ def run(
         Net(width=8 if wide else 4),
         algorithm=ALGORITHMS[algorithm](),
         privacy=PROMISES[promise](),
+        secure_aggregation=SecureAggregation(clip=10.0, weight_cap=100, threshold=0.6) if secure else None,
         engine=engine,
         on_worker_error=error,  # type: ignore[arg-type]
     )
@@ -142,7 +147,7 @@ def run(
         limit_val_batches=1.0 if evaluates else 0,
         callbacks=[notes, ModelCheckpoint(folder, every_n_train_steps=1, save_last=True)],
     )
-    trainer.fit(fed, FederatedDataModule(workers, seed=7), ckpt_path=ckpt or None)
+    trainer.fit(fed, FederatedDataModule(workers, seed=7, availability=availability), ckpt_path=ckpt or None)
     result = {
         "model": {name: tensor.tolist() for name, tensor in fed.module.state_dict().items()},
         "metrics": {name: float(value) for name, value in trainer.callback_metrics.items() if "time" not in name},

@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from lightning_fed.cli.commands import main
+from lightning_fed.node.identities import Identities
 
-PRIVATE = {"ca.key", "server.key", "alice", "bob"}
-PUBLIC = {"ca.crt", "server.pem", "alice.pub", "bob.pub"}
+PRIVATE = {"ca.key", "server.key", "alice", "bob", "alice.identity", "bob.identity"}
+PUBLIC = {"ca.crt", "server.pem", "alice.pub", "bob.pub", "identities.yaml"}
 
 
 def _make(out: Path, *words: str) -> None:
@@ -78,6 +79,15 @@ def test_a_client_takes_the_server_by_its_names(name: str, fits: bool, made: Pat
         here.close()
         thread.join()
         there.close()
+
+
+def test_identities_are_known_to_each_other(made: Path) -> None:
+    read = {name: Identities.read(made / f"{name}.identity", made / "identities.yaml") for name in ("alice", "bob")}
+    for name, identities in read.items():
+        assert identities.own is not None
+        assert identities.known.keys() == {"alice", "bob"}
+        assert identities.known[name] == identities.own.public
+    assert read["alice"].known["bob"] != read["alice"].known["alice"]
 
 
 def test_keys_are_pairs_of_the_curve_that_flower_takes(made: Path) -> None:

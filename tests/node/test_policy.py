@@ -18,7 +18,7 @@ from private import Net, job, people, updates
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedNova, FedPer, FedProx, FedRep, QFedAvg, Scaffold
-from lightning_fed.node import NodeAccount, Policy, PolicyError, RequiredPromise
+from lightning_fed.node import NodeAccount, Policy, PolicyError, RequiredPromise, RequiredSecureAggregation
 from lightning_fed.privacy import (
     DPFTRL,
     AdaptiveClip,
@@ -26,17 +26,20 @@ from lightning_fed.privacy import (
     DistributedDP,
     LocalDP,
     LocalGaussian,
+    LocalSkellam,
     Privacy,
     PrivateRun,
     RecordDP,
     Setting,
     SubsampledGaussian,
 )
+from lightning_fed.secure import SecureAggregation
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import ClipNorm
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Penalty, RecordPrivacy, Updates, WorkerError
 from lightning_fed.wire.terms import Terms
 from lightning_fed.worker.outbox import Outbox
+from lightning_fed.worker.sealing import Sealing
 
 PAGE = Path(__file__).parents[2] / "docs" / "node_policy.md"
 DELTA = 1e-5
@@ -65,7 +68,7 @@ def sent(promise: Privacy | None, **changes: Any) -> Job:
 
 
 def began(promise: Privacy, local: LocalTraining = LocalTraining()) -> PrivateRun:
-    return promise.start(Setting(10, 5, None, rounds=None, seed=7, local=local))
+    return promise.start(Setting(10, 5, None, rounds=None, seed=7, local=local, dimension=2 * SIZE))
 
 
 def check_terms(
@@ -75,7 +78,14 @@ def check_terms(
     transforms: Any = (),
     **terms: Any,
 ) -> None:
-    policy.check_terms(replace(TERMS, **terms), algorithm, transforms, promise)
+    policy.check_terms(replace(TERMS, **terms), outbox_of(promise, algorithm, transforms))
+
+
+def outbox_of(promise: Privacy | None, algorithm: Algorithm = FedAvg(), transforms: Any = ()) -> Outbox:
+    """An outbox that seals what leaves, where a promise counts on it."""
+    seals = isinstance(promise, DistributedDP)
+    sealing = Sealing(SecureAggregation(clip=1.0), cohort=10) if seals else None
+    return Outbox(algorithm, transforms, promise, sealing=sealing)
 
 
 def written(folder: Path, text: str) -> Policy:
@@ -96,6 +106,9 @@ promise:
   clip: 1.0
   noise_multiplier: 4
   release_metrics: true
+secure_aggregation:
+  threshold: 0.7
+  neighbours: 16
 most_rounds: 100
 most_epsilon: 8
 delta: 1e-5
@@ -114,6 +127,7 @@ def test_every_setting_of_a_file(tmp_path: Path) -> None:
         transforms=False,
         least_workers=5,
         promise=RequiredPromise("LocalDP", clip=1.0, noise_multiplier=4, release_metrics=True),
+        secure_aggregation=RequiredSecureAggregation(threshold=0.7, neighbours=16),
         most_rounds=100,
         most_epsilon=8,
         delta=1e-5,
@@ -128,11 +142,13 @@ def test_every_setting_of_a_file(tmp_path: Path) -> None:
 def test_in_words(tmp_path: Path) -> None:
     assert str(Policy()) == "no limits"
     assert str(written(tmp_path, WHOLE)) == (
-        f"modules {FINGERPRINT}; algorithms FedAvg, FedProx; no transforms; at least 5 workers behind an aggregate, as "
-        "the server says; LocalDP with clip at most 1.0, noise_multiplier at least 4, metrics shown; at most 100 "
-        "rounds of each worker; ε of at most 8 for δ = 1e-05, over all runs; no evaluation; no prediction; sizes of at "
-        "most 1000; attributes net.dropout.p; failures hidden"
+        f"modules {FINGERPRINT}; algorithms FedAvg, FedProx; no transforms; at least 5 workers behind an aggregate; "
+        "LocalDP with clip at most 1.0, noise_multiplier at least 4, metrics shown; secure aggregation with a "
+        "threshold of at least 0.7 and at least 16 neighbours; at most 100 rounds of each worker; ε of at most 8 for "
+        "δ = 1e-05, over all runs; no evaluation; no prediction; sizes of at most 1000; attributes net.dropout.p; "
+        "failures hidden"
     )
+    assert "at least 3 workers behind an aggregate, as the server says" in str(Policy(least_workers=3))
     assert repr(Policy(least_workers=3, promise=INSISTS_ON_LOCAL)) == (
         "Policy(least_workers=3, promise=RequiredPromise(promise='LocalDP', clip=1.0, noise_multiplier=4.0))"
     )
@@ -213,6 +229,11 @@ def test_in_words(tmp_path: Path) -> None:
             "promise: {class: LocalDP, clip: 1, noise_multiplier: 1, release_metrics: 1}",
             r"line 1: release_metrics=1 must be True or False",
         ),
+        ("secure_aggregation: false", r"line 1: secure_aggregation must be a section, such as .*, or true"),
+        ("secure_aggregation:\n  treshold: 0.7", r"line 2: .* 'treshold'; did you mean 'threshold'\?"),
+        ("secure_aggregation:\n  threshold:", r"line 2: threshold has no value"),
+        ("secure_aggregation: {threshold: 0.5}", r"line 1: threshold=0\.5 must be above 0\.5 and at most 1"),
+        ("secure_aggregation: {neighbours: 1}", r"line 1: neighbours=1 must be at least 2"),
     ],
 )
 def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, says: str) -> None:
@@ -370,6 +391,11 @@ def test_terms_beyond_the_policy(name: str) -> None:
     with pytest.raises(PolicyError, match=says) as raised:
         check_terms(policy, **asked)
     assert "\n" not in str(raised.value)
+
+
+def test_a_share_of_the_noise_is_no_promise_where_each_is_seen() -> None:
+    with pytest.raises(PolicyError, match="no secure aggregation, so that the server sees each share of the noise"):
+        Policy(promise=INSISTS_ON_SHARED).check_terms(TERMS, Outbox(promise=SHARED))
 
 
 @pytest.mark.parametrize("algorithm", [FedAvg(), FedProx(0.1), Scaffold(), Ditto(1.0), FedPer(["w"])])
@@ -622,7 +648,7 @@ def test_the_jobs_of_real_runs_are_admitted_and_counted_as_by_the_server(
     cohorts = {each.cohort: each for each in jobs}
     assert len(cohorts) == 3
     policy, account = Policy(promise=insists), NodeAccount(tmp_path / "account")
-    policy.check_terms(TERMS, FedAvg(), (), promise)
+    policy.check_terms(TERMS, outbox_of(promise))
     for each in cohorts.values():
         policy.admit(account, "w0", each, TERMS, promise)
     assert account.rounds("w0") == 3
@@ -683,7 +709,8 @@ def test_a_share_of_the_noise_is_counted_by_itself(tmp_path: Path) -> None:
     """Whether three others add theirs, a node cannot see: z = 4 among four is z = 2 for itself."""
     account, by_itself = NodeAccount(tmp_path / "account"), NodeAccount(tmp_path / "by itself")
     Policy(most_epsilon=1e3, delta=DELTA).admit(account, "bob", sent(SHARED), TERMS, SHARED)
-    by_itself.charge("bob", LocalGaussian(2.0), 1, "a1", 0)
+    # √t z = 8 standard deviations of a share are 8192 units at most, and 4096 units are C; of two numbers
+    by_itself.charge("bob", LocalSkellam(2.0, units=4096.0, dimension=2), 1, "a1", 0)
     assert account.of("bob") == by_itself.of("bob")
 
 

@@ -130,6 +130,8 @@ SOME = ["central", "sampled", pytest.param("tree", marks=pytest.mark.slow), "loc
 def test_it_finds_half_the_noise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     gaussian = Noise.gaussian
     monkeypatch.setattr(Noise, "gaussian", lambda self, size, std, *keys: gaussian(self, size, std / 2, *keys))
+    skellam = Noise.skellam
+    monkeypatch.setattr(Noise, "skellam", lambda self, size, v, *keys: skellam(self, size, v / 4, *keys))
     promise, setting = PROMISES[name]
     assert not audit(promise, **setting).holds
 
@@ -137,11 +139,12 @@ def test_it_finds_half_the_noise(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", SOME)
 def test_it_finds_that_there_is_no_noise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Noise, "gaussian", lambda self, size, *_: torch.zeros(size, dtype=torch.float64))
+    monkeypatch.setattr(Noise, "skellam", lambda self, size, *_: np.zeros(size, dtype=np.int32))
     promise, setting = PROMISES[name]
     assert not audit(promise, **{**setting, "trials": 200}).holds
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", SOME[:-1])  # what is rounded within a bound has one; see test_skellam_audit.py
 def test_it_finds_that_nothing_is_clipped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("private_sum", "local"):
         monkeypatch.setattr(f"lightning_fed.privacy.{module}.clip_scales", lambda norms, _: torch.ones_like(norms))

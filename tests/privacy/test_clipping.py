@@ -7,13 +7,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from private import Seen, began, job, released, updates
 from torch import Tensor, nn
 
-from lightning_fed.privacy import DPFTRL, AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP
+from lightning_fed.privacy import DPFTRL, AdaptiveClip, CentralDP, DistributedDP, LocalDP, Noise, Privacy, RecordDP
 from lightning_fed.privacy.clipping import clip_scales, joint_norms, with_norms
+from lightning_fed.privacy.stochastic_rounding import rounded_norm
+from lightning_fed.privacy.units import step_for
 from lightning_fed.wire import GlobalModel, Layout, wide
 
 BOUND = 2.0
@@ -131,16 +134,26 @@ def test_what_leaves_a_worker_is_within_the_bound_but_for_its_noise(
     promise = LocalDP(clip=bound, noise_multiplier=1.0, delta=1e-5)
     left = sent_as_it_is(promise, delta)
     assert length(left) <= bound * (1 + 1e-7) or bound < 1e-38, "rounded to float32 with its noise, which is private"
+
+
+@each_hard
+def test_what_workers_round_is_within_a_bound_of_its_own_but_for_the_noise(
+    bound: float, delta: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Noise, "skellam", lambda _, size, *__: np.zeros(size, dtype=np.int32))
     if bound > 1e-30:
         promise = DistributedDP(clip=bound, survivors=2, noise_multiplier=1.0, delta=1e-5)
-        assert length(sent_as_it_is(promise, delta)) <= bound
+        step = step_for(bound, 1.0, 2)
+        assert length(sent_as_it_is(promise, delta)) <= rounded_norm(bound / step, delta.shape[1]) * step
 
 
 def sent_as_it_is(promise: Privacy, delta: Tensor) -> Tensor:
     """What leaves a worker that has learned this, in at least float32."""
     wider = delta.to(wide(delta.dtype))
     to = replace(job(), model=GlobalModel({"w": torch.zeros(delta.shape[1], dtype=wider.dtype)}))
-    return promise.at_worker(replace(updates([[0.0]]), delta=wider), promise.job(to, began(promise))).delta
+    return promise.at_worker(
+        replace(updates([[0.0]]), delta=wider), promise.job(to, began(promise, dimension=delta.shape[1]))
+    ).delta
 
 
 def test_the_bound_holds_for_all_that_is_sent_together() -> None:

@@ -24,12 +24,17 @@ from lightning_fed.privacy import (
     Privacy,
     PrivateRun,
     Setting,
+    SkellamSum,
     SubsampledGaussian,
     TreeAggregation,
 )
+from lightning_fed.privacy.accounting import tightest
 
 ROOT = Path(__file__).parent.parent.parent
 RUN = ("--rounds", "1000", "--cohort-size", "10", "--population", "1000")
+
+
+SHARED = (*RUN, "--promise", "distributed", "--survivors", "9", "--parameters", "1000")
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -42,7 +47,7 @@ def table(output: str) -> dict[int, float]:
 
 
 def spent(mechanism: Mechanism, count: int, delta: float) -> float:
-    accountant = Accountant()
+    accountant = Accountant(tightest(mechanism))
     accountant.charge(mechanism, count)
     return accountant.epsilon(delta)
 
@@ -113,8 +118,8 @@ def test_other_ways_to_sample(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (("--promise", "LocalDP"), LocalGaussian(30.0), 1000, "one worker or another in its place"),
         (
-            ("--promise", "distributed", "--survivors", "8"),
-            Gaussian(30.0),
+            ("--promise", "distributed", "--survivors", "8", "--parameters", "1000"),
+            SkellamSum(30.0, 512, 1000),
             1000,
             "a worker's contributions or zeros in their place",
         ),
@@ -221,10 +226,19 @@ def test_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ((*RUN, "--epsilon", "1", "--rounds", "-1"), "argument --rounds: '-1' must be a positive integer"),
         ((*RUN, "--epsilon", "1", "--rounds", "9" * 400), "must be a positive integer"),
         ((*RUN, "--epsilon", "1", "--population", "0"), "argument --population: '0' must be a positive integer"),
-        ((*RUN, "--epsilon", "1", "--promise", "gdp"), "'gdp' is none of the promises CentralDP, DPFTRL,"),
+        ((*RUN, "--epsilon", "1", "--promise", "gdp"), "'gdp' is none of the promises CentralDP, DistributedDP,"),
         ((*RUN, "--epsilon", "1", "--promise", "CentrlDP"), "; did you mean 'CentralDP'?"),
         ((*RUN, "--epsilon", "1", "--promise", "distributed"), "DistributedDP needs survivors, for which"),
         ((*RUN, "--epsilon", "1", "--promise", "distributed", "--survivors", "11"), "can never be met by a cohort"),
+        (
+            (*RUN, "--epsilon", "1", "--promise", "distributed", "--survivors", "9"),
+            "needs the number of trained parameters, since rounding lengthens many numbers by more: give --parameters",
+        ),
+        ((*RUN, "--epsilon", "1", "--parameters", "3"), "--parameters: what CentralDP costs does not depend on how"),
+        (
+            (*SHARED, "--noise-multiplier", "1", "--accountant", "pld"),
+            'accountant="pld"): noise of integers is counted by Rényi divergences alone; leave',
+        ),
         ((*RUN, "--epsilon", "1", "--survivors", "3"), "CentralDP has no setting 'survivors'; it has clip,"),
         ((*RUN, "--epsilon", "1", "--promise", "record", "--sampling-rate", "0.1"), "RecordDP needs delta"),
         ((*RUN, "--epsilon", "1", "--promise", "record", "--delta", "1e-5"), "RecordDP needs sampling_rate"),

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 from helpers import Rows, Scalar, fit
-from private import Net, Seen, began, people, released, sent, updates, weights
+from private import Net, Seen, began, people, sent, updates, weights
 from torch import Tensor, nn
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import Median, TrimmedMean, WeightedMean
 from lightning_fed.algorithms import FedBN, Scaffold
-from lightning_fed.privacy import DistributedDP, Gaussian, LocalDP, LocalGaussian, Privacy
-from lightning_fed.selection import Availability, Response
+from lightning_fed.privacy import DistributedDP, LocalDP, LocalGaussian, Privacy
 
 ENGINES = ["sequential", "vectorized"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*remembers about each worker")
@@ -142,67 +141,6 @@ def test_batch_norm_that_stays_with_the_workers_is_taken() -> None:
     assert isinstance(module.norm, nn.BatchNorm1d)
     assert module.norm.running_mean is not None
     assert not module.norm.running_mean.any()
-
-
-# ---- DistributedDP ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("replies", [4, 5, 9])
-def test_replies_together_have_at_least_the_noise_that_is_claimed(replies: int) -> None:
-    """With t replies exactly z²C², with more of them more."""
-    promise = DistributedDP(clip=3.0, survivors=4, noise_multiplier=2.0, insecure_deterministic_noise=True)
-    run = began(promise)
-    size = 20_000
-    total = released(promise, run, sent(promise, run, updates(torch.zeros(replies, size)))).delta * 10
-    expected = (2.0 * 3.0) ** 2 * replies / 4
-    assert expected >= (2.0 * 3.0) ** 2
-    assert abs(float(total.var()) / expected - 1) < 4 * (2 / size) ** 0.5
-
-
-def test_noise_is_added_once_by_the_workers_and_not_again_by_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four workers share z²C² = 36: 3 each. Seen as its own standard deviation it adds up to 12."""
-    seen = Seen(monkeypatch)
-    module = Scalar()
-    fed = FederatedModule(module, privacy=DistributedDP(clip=3.0, survivors=4, noise_multiplier=2.0))
-    fit(fed, FederatedDataModule({f"w{i}": Rows([2.0]) for i in range(4)}))
-    assert [std for _, std, _ in seen.draws] == [3.0] * 4
-    assert module.x.item() == pytest.approx(2.0 - 3.0)
-
-
-class Absent(Availability):
-    """Some workers never reply."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-    def respond(self, worker: str, number: int, seed: int) -> Response:
-        return Response("absent" if worker in self.names else "replies")
-
-
-@pytest.mark.parametrize(("absent", "moves"), [(("w3",), True), (("w2", "w3"), False)])
-def test_with_fewer_replies_than_survivors_nothing_is_released(absent: tuple[str, ...], moves: bool) -> None:
-    module = Net()
-    before = weights(module)
-    fed = FederatedModule(module, privacy=DistributedDP(clip=1.0, survivors=3, noise_multiplier=1.0))
-    fit(fed, FederatedDataModule(people(4), availability=Absent(*absent)))
-    assert bool((weights(module) != before).any()) is moves
-    assert fed.private_run.accountant.history == ((Gaussian(1.0), 1),), "charged all the same"  # type: ignore[union-attr]
-
-
-def test_no_amplification_is_claimed_by_sampling() -> None:
-    """The server knows whom it asks, and the noise grows with every reply, so that its sum tells how many came."""
-    fed = FederatedModule(Net(), privacy=DistributedDP(clip=1.0, survivors=2, noise_multiplier=1.0))
-    fit(fed, FederatedDataModule(people(10), cohort_size=4), max_steps=3)
-    assert fed.private_run.accountant.history == ((Gaussian(1.0), 3),)  # type: ignore[union-attr]
-    assert fed.private_run.accountant.relation == "zero-out"  # type: ignore[union-attr]
-
-
-def test_survivors_that_no_cohort_has_are_refused() -> None:
-    fed = FederatedModule(Net(), privacy=DistributedDP(clip=1.0, survivors=5, noise_multiplier=1.0))
-    with pytest.raises(ValueError, match=r"survivors=5\) can never be met by a cohort of 4; lower it or raise"):
-        fit(fed, FederatedDataModule(people(10), cohort_size=4))
-    with pytest.raises(ValueError, match="at least one worker"):
-        DistributedDP(clip=1.0, survivors=0, noise_multiplier=1.0)
 
 
 def test_workers_take_what_the_run_says_and_not_what_a_colleague_sent() -> None:

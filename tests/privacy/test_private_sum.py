@@ -11,6 +11,7 @@ from helpers import assert_equal
 from private import Seen, began, job, released, updates
 from torch import Tensor
 
+from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
 from lightning_fed.privacy import AdaptiveClip, CentralDP
 from lightning_fed.wire import GlobalModel
@@ -189,3 +190,32 @@ def test_of_several_processes_one_adds_the_noise(seen: Seen, monkeypatch: pytest
     expected = [[3 + z, 4 + z], [3.0, 4.0], [3.0, 4.0]]
     torch.testing.assert_close(torch.stack(shares), torch.tensor(expected).double(), rtol=2e-6, atol=0)
     assert len(seen.draws) == 2
+
+
+# ---- a sum of which nobody has seen the parts ------------------------------------------------------------------------
+
+
+def test_of_a_sum_it_makes_what_it_makes_of_the_updates(silent: Seen) -> None:
+    """(3, 4) is within the bound and (6, 8) is halved, so that the sum is (6, 8), with one of two in it."""
+    aggregator, to = ADAPTIVE.aggregator(began(ADAPTIVE)), job(2, extra=("control",))
+    total = CohortSum(
+        torch.tensor([6.0, 8.0]).double(), {}, {"control": torch.tensor([0.5, 0.0]).double()}, 2.0, 1.0, 2
+    )
+    ours = aggregator.of_sum(total, to)
+    both = updates([[3.0, 4.0], [6.0, 8.0]], extra={"control": torch.zeros(2, 2)})
+    theirs = aggregator.fold([both], to)
+    torch.testing.assert_close(ours.delta, theirs.delta, rtol=2e-6, atol=0)
+    assert ours.extra["control"].tolist() == [0.5, 0.0]
+    assert float(ours.within) == float(theirs.within) == 0.0
+
+
+@pytest.mark.parametrize("step", [2.0**-40, 2.0**-10])
+def test_noise_lies_on_the_grid_of_the_sum_or_on_a_finer_one(step: float) -> None:
+    """Its own is 2⁻¹⁹ for noise of 10, and the sum's a coarser or a finer power of two."""
+    aggregator, to = PROMISE.aggregator(began(PROMISE, 4)), job(1000)  # of four, so that / 4 · 4 is exact
+    total = CohortSum(torch.full((1000,), 3 * step).double(), {}, {}, 1.0, 1.0, 1, step=step)
+    sums = aggregator.of_sum(total, to)
+    assert sums.step == min(step, 2.0**-19)
+    released_ = aggregator.finish(replace(sums, dtype=torch.float64), Processes()).delta * 4
+    assert not (released_ / sums.step).frac().any()
+    assert (released_ / sums.step % 2 != 0).any(), "it is noised to the last bit"

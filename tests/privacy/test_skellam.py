@@ -12,7 +12,7 @@ import pytest
 from dp_accounting.rdp import RdpAccountant, compute_epsilon
 from scipy import special
 
-from lightning_fed.privacy import Accountant, Gaussian, LocalGaussian, SkellamSum, noise_for, rounds_for
+from lightning_fed.privacy import Accountant, Gaussian, LocalGaussian, LocalSkellam, SkellamSum, noise_for, rounds_for
 from lightning_fed.privacy.accounting import tightest
 from lightning_fed.privacy.skellam import divergence_bounds
 from lightning_fed.privacy.stochastic_rounding import BETA, rounded_norm
@@ -175,6 +175,23 @@ def test_replaced_workers_are_twice_as_far_apart() -> None:
     assert accountant.epsilon(1e-5) > 2 * alone
 
 
+def test_a_share_by_itself_hides_one_update_behind_another() -> None:
+    """It is the same noise, and any two updates are twice as far apart as one is from zeros."""
+    alone, together = LocalSkellam(2.0, 100.5, 50), SkellamSum(2.0, 100.5, 50)
+    assert alone.event("replace-one") == together.event("replace-one")
+    assert tightest(alone) == "rdp"
+    accountant = Accountant("rdp")
+    accountant.charge(alone)
+    assert accountant.relation == "replace-one"
+    assert accountant.epsilon(1e-5) == pytest.approx(strict(SkellamSum(1.0, 100.5, 50)), rel=0.05)
+
+
+def test_units_need_not_be_whole() -> None:
+    """What is accounted are integers, so that U is a number as any other."""
+    below, between, above = (strict(SkellamSum(1.0, units, 1000)) for units in (64, 64.5, 65))
+    assert below > between > above
+
+
 def test_the_bound_on_the_l1_norm_is_the_lesser_one() -> None:
     """Of d numbers √d Δ₂; of integers never more than Δ₂²."""
     for units, size, l1 in ((100, 4, 2.0), (1, 100, None)):
@@ -216,14 +233,15 @@ def test_as_much_is_promised_as_today_without_a_sampling_of_workers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"units": 0}, r"SkellamSum\(units=0\) must be a positive integer"),
-        ({"units": 2.5}, r"SkellamSum\(units=2\.5\) must be a positive integer"),
-        ({"dimension": 0}, r"SkellamSum\(dimension=0\) must be a positive integer"),
-        ({"noise_multiplier": 0.0}, r"SkellamSum\(noise_multiplier=0\.0\) must be positive and finite"),
-        ({"beta": 1.0}, r"SkellamSum\(beta=1\.0\) must be at least 0 and below 1"),
-        ({"beta": -0.1}, r"SkellamSum\(beta=-0\.1\) must be"),
+        ({"units": 0}, r"\(units=0\) must be at least 1"),
+        ({"units": 0.5}, r"\(units=0\.5\) must be at least 1"),
+        ({"dimension": 0}, r"\(dimension=0\) must be a positive integer"),
+        ({"noise_multiplier": 0.0}, r"\(noise_multiplier=0\.0\) must be positive and finite"),
+        ({"beta": 1.0}, r"\(beta=1\.0\) must be at least 0 and below 1"),
+        ({"beta": -0.1}, r"\(beta=-0\.1\) must be"),
     ],
 )
 def test_settings_out_of_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SkellamSum(**{"noise_multiplier": 1.0, "units": 10, "dimension": 10, **options})
+    for kind in (SkellamSum, LocalSkellam):
+        with pytest.raises(ValueError, match=kind.__name__ + message):
+            kind(**{"noise_multiplier": 1.0, "units": 10, "dimension": 10, **options})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fed.privacy.inversion import MOST_STD, skellam_table
-from lightning_fed.privacy.units import MOST_UNITS, check_fits, share_variance, units_for
+from lightning_fed.privacy.units import MOST_UNITS, check_fits, share_variance, step_for, units_for
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,38 @@ def test_too_much_noise_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("bound", "noise_multiplier", "survivors", "step"),
+    [
+        (1.0, 1.0, 100, 2.0**-16),  # of 81920 units, 65536
+        (1.0, 1.0, 256, 2.0**-17),  # all 131072
+        (3.0, 1.0, 256, 2.0**-15),  # of 131072 units, 98304
+        (0.1, 3.0, 1, 2.0**-14),  # of 2730 units, 1638.4
+        (1.5, 8192.0, 2, 2.0),  # of 1 unit, ¾, which is too few
+    ],
+)
+def test_a_unit_is_a_power_of_two_by_hand(bound: float, noise_multiplier: float, survivors: int, step: float) -> None:
+    if bound / step < 1:
+        with pytest.raises(ValueError, match=r"too much noise for survivors=2"):
+            step_for(bound, noise_multiplier, survivors)
+    else:
+        assert step_for(bound, noise_multiplier, survivors) == step
+
+
+@given(bound=st.floats(1e-30, 1e30), noise_multiplier=st.floats(1e-3, 4e3), survivors=st.integers(1, 10_000))
+def test_of_all_powers_of_two_the_least_that_is_enough(bound: float, noise_multiplier: float, survivors: int) -> None:
+    step, most = step_for(bound, noise_multiplier, survivors), units_for(noise_multiplier, survivors)
+    assert math.frexp(step)[0] == 0.5
+    assert 1 <= bound / step <= most < 2 * bound / step
+    assert share_variance(noise_multiplier, bound / step, survivors) <= MOST_STD**2
+
+
+@pytest.mark.parametrize("bound", [5e-324, 1e-300, 1e300])
+def test_a_bound_that_has_no_units_is_refused(bound: float) -> None:
+    with pytest.raises(ValueError, match=r"bound=.* cannot be cut into units; give a clip= that is neither tiny"):
+        step_for(bound, 1.0, 1)
+
+
+@pytest.mark.parametrize(
     ("arguments", "bits"),
     [
         # n U + 8 z U √(n/t)
@@ -62,7 +94,7 @@ def test_too_much_noise_is_refused() -> None:
 )
 def test_a_sum_fits_into_the_bits_that_one_counts_by_hand(arguments: dict[str, Any], bits: int) -> None:
     check_fits(**arguments, bits=bits)
-    with pytest.raises(ValueError, match=rf"cohort_size=.* does not fit into bits={bits - 1}; lower cohort_size= or u"):
+    with pytest.raises(ValueError, match=rf"cohort_size=.* does not fit into bits={bits - 1}; lower cohort_size=, or"):
         check_fits(**arguments, bits=bits - 1)
 
 
@@ -84,6 +116,8 @@ def test_arguments_out_of_range_are_named(name: str, wrong: Any) -> None:
         pair = {"noise_multiplier": 1.0, "survivors": 4, name: wrong}
         with pytest.raises((TypeError, ValueError), match=rf"{name}=.* must be"):
             units_for(**pair)
+        with pytest.raises((TypeError, ValueError), match=rf"{name}=.* must be"):
+            step_for(1.0, **pair)
         with pytest.raises((TypeError, ValueError), match=rf"{name}=.* must be"):
             share_variance(**pair, units=3)
     if name == "units":

@@ -25,7 +25,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_fed import FederatedDataModule, FederatedModule, aggregation, algorithms, privacy, selection, transforms
+from lightning_fed import (
+    FederatedDataModule,
+    FederatedModule,
+    aggregation,
+    algorithms,
+    privacy,
+    secure,
+    selection,
+    transforms,
+)
 
 warnings.filterwarnings("ignore")
 
@@ -111,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--on-worker-error", default="raise")
     parser.add_argument("--lightning", action="store_true")
     parser.add_argument("--privacy", default="None")
+    parser.add_argument("--secure", default="None", help="how updates are aggregated securely")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--keep", type=int, default=-1, help="how many checkpoints to keep")
     options = parser.parse_args(arguments)
@@ -128,6 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         server_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5),
         on_worker_error=options.on_worker_error,
         privacy=eval(options.privacy, vars(privacy)),
+        secure_aggregation=eval(options.secure, vars(secure)),
         state_memory_mb=options.state_memory,
         engine=options.engine,
     )

@@ -14,8 +14,9 @@ pytest.importorskip("cryptography")
 from sessions import JOB, Session, agreed
 
 from lightning_fed.secure.errors import AbortError
+from lightning_fed.secure.lengths import BOX_BYTES
 from lightning_fed.secure.masks import Identity, KeyPair
-from lightning_fed.secure.messages import BOX_BYTES, Form, Invitation, Keys, Reply, Roster, bits_of, replies_of
+from lightning_fed.secure.messages import Form, Invitation, Keys, Reply, Roster, bits_of, replies_of
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer
 from lightning_fed.secure.worker import SecureWorker

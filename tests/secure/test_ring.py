@@ -87,3 +87,51 @@ def test_higher_bits_mean_nothing() -> None:
 def test_what_cannot_be_a_ring(options: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Ring(**{"clip": 1.0, "workers": 10, **options})  # type: ignore[arg-type]
+
+
+# ---- a step that something else decides ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clip", "workers", "bits", "step"),
+    [
+        (1.0, 10, 16, 2.0**-11),  # of 3275 units, 2048
+        (3.0, 10, 16, 2.0**-10),  # 3072
+        (1.0, 7, 8, 2.0**-4),  # of 17 units, 16
+        (1.0, 1, 8, 2.0**-6),  # of 126 units, 64
+    ],
+)
+def test_a_step_that_is_a_power_of_two_by_hand(clip: float, workers: int, bits: int, step: float) -> None:
+    ring = Ring.of_power_of_two(clip, workers, bits)
+    assert ring.step == step
+    assert ring.units == math.floor(clip / step)
+    finest = Ring(clip, workers, bits).step
+    assert finest <= ring.step < 2 * finest
+
+
+def test_it_is_refused_where_so_many_of_it_have_no_room() -> None:
+    Ring(1.0, 10, 16, grid=1 / 3275)
+    with pytest.raises(
+        ValueError, match=r"Ring\(bits=16\) has 3275 units for each of 10 workers, and clip=1 is 3276 of"
+    ):
+        Ring(1.0, 10, 16, grid=1 / 3276)
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_multiples_of_the_step_are_exact_and_wrap_around(bits: int) -> None:
+    ring = Ring(1.0, 10, bits, grid=0.25)
+    rows = torch.tensor([[0.25, -7.0, 2.0**13, 0.0], [-0.25, 7.0, 0.0, 1e3]], dtype=torch.float64)
+    words = ring.exact(rows)
+    assert words[0].tolist() == [1, -28, 2**15, 0], "not clipped"
+    total = ring.decode(words.sum(dim=0, dtype=torch.int32))
+    assert total.tolist() == [0.0, 0.0, -(2.0**13) if bits == 16 else 2.0**13, 1e3]
+
+
+def test_what_is_shortened_is_within_the_clip_after_rounding() -> None:
+    """4 numbers, each moved by less than ⅛: by less than ¼ together."""
+    ring = Ring(1.0, 10, 8, grid=0.125)
+    assert ring.within(4) == 0.75
+    rows = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows *= ring.within(4) / rows.norm(dim=1, keepdim=True)
+    for extreme in (torch.zeros_like(rows), torch.full_like(rows, 1 - 1e-12), torch.rand_like(rows)):
+        assert float((ring.encode(rows, extreme) * ring.step).norm(dim=1).max()) <= 1.0

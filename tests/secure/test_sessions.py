@@ -11,11 +11,12 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from sessions import FORM, STEPS, Session, agreed
+from sessions import FORM, JOB, STEPS, Session, agreed
 
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
-from lightning_fed.secure.messages import BOX_BYTES, REPLY_BYTES, Form, masked_length
+from lightning_fed.secure.lengths import BOX_BYTES, REPLY_BYTES
+from lightning_fed.secure.messages import Form, masked_length
 
 
 def outcome(session: Session) -> tuple[str, ...] | str:
@@ -140,3 +141,44 @@ def test_secrets_are_gone_after_the_last_step_and_after_an_abort() -> None:
         session.workers["w1"].unmask(b"")
     for name in ("w0", "w1"):
         assert not secrets & vars(session.workers[name]).keys()
+
+
+@pytest.mark.parametrize("identities", [False, True])
+@pytest.mark.parametrize("neighbours", [None, 6])
+@pytest.mark.parametrize(
+    "gone", [{}, {"w1": "advertise"}, {"w1": "share", "w2": "mask"}, {"w3": "unmask", "w7": "mask"}], ids=str
+)
+def test_lengths_are_those_of_the_messages(gone: dict[str, str], neighbours: int | None, identities: bool) -> None:
+    """Whoever has gone away before the roster is in no message, and so in no length."""
+    form = Form(33, ("loss", "größe"))
+    session = Session(10, agreed(10, threshold=0.51, neighbours=neighbours, bits=20), gone, identities, form=form)
+    server, counted = session.server, {"down": 0, "up": 0}
+
+    def down(messages: dict[str, bytes]) -> dict[str, bytes]:
+        counted["down"] += sum(map(len, messages.values()))
+        return messages
+
+    def up(messages: dict[str, bytes]) -> dict[str, bytes]:
+        counted["up"] += sum(map(len, messages.values()))
+        return messages
+
+    advertised = up(session.advertised())
+    down(dict.fromkeys(advertised, server.invite()))
+    roster = server.roster(advertised, form)
+    down(dict.fromkeys(advertised, roster))
+    shares = up(session.each(session.stay(list(advertised), "share"), "share", roster))
+    masked: dict[str, bytes] = {}
+    for name, message in down(server.forward(shares)).items():
+        if session.stay([name], "mask"):
+            masked |= up(session.each([name], "mask", message, JOB, session.words[name], session.scalars[name]))
+    assert all(server.take(name, numbers) for name, numbers in masked.items())
+    told = down(dict.fromkeys(masked, server.survivors()))
+    if identities:
+        confirmed = up(session.each(list(masked), "confirm", next(iter(told.values()))))
+        told = down(server.confirmations(confirmed))
+    replies: dict[str, bytes] = {}
+    for name in session.stay(list(masked), "unmask"):
+        replies |= up(session.each([name], "unmask", told[name]))
+    session.assert_right(server.unmask(replies))
+    assert (server.lengths.down, server.lengths.up) == (counted["down"], counted["up"])
+    assert server.lengths.vectors == len(masked) * -(-33 * 20 // 8)

@@ -1,4 +1,4 @@
-"""Under a promise nothing that a worker's code logs by the Trainer is shown."""
+"""Under a promise, and where the server sees sums only, nothing that a worker's code logs by the Trainer is shown."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed.aggregation import UniformMean
 from lightning_fed.engines import Vectorized
 from lightning_fed.engines.remarks import Remarks
 from lightning_fed.population import quiet_trainer
 from lightning_fed.privacy import CentralDP, DistributedDP, LocalDP, RecordDP
+from lightning_fed.secure import SecureAggregation
 
 SECRET = CentralDP(clip=1.0, noise_multiplier=1.0, delta=1e-5, accountant="rdp")
 SHOWN = CentralDP(1.0, 1.0, delta=1e-5, accountant="rdp", release_metrics=True)
@@ -158,6 +160,27 @@ def test_whatever_is_promised(privacy: Any, capsys: Any) -> None:
     assert not shown(Loud(by_logger, "training_step"), FederatedDataModule(people(2)), capsys, privacy=privacy)
 
 
+class LoudStep(Net):
+    """Shows one in its step alone, so that it can be stacked."""
+
+    def __init__(self, way: Any) -> None:
+        super().__init__()
+        self.way = way
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.way(self.trainer, self, 42.0)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "vectorized"])
+@pytest.mark.parametrize("way", [by_logger, by_experiment, by_callback, by_print], ids=lambda way: way.__name__)
+def test_secure_aggregation_hides_as_much(way: Any, engine: Any, capsys: Any) -> None:
+    options: dict[str, Any] = {"aggregator": UniformMean(), "engine": engine}
+    secure = SecureAggregation(clip=9.0)
+    assert not shown(LoudStep(way), FederatedDataModule(people(2)), capsys, secure_aggregation=secure, **options)
+    assert shown(LoudStep(way), FederatedDataModule(people(2)), capsys, **options)
+
+
 @pytest.mark.parametrize("engine", ["sequential", "auto", "isolated"], indirect=True)
 def test_on_every_engine(engine: Any, capsys: Any) -> None:
     module = Loud(by_logger, "training_step")
@@ -181,7 +204,7 @@ def test_that_something_is_kept_from_view_is_said(monkeypatch: pytest.MonkeyPatc
     fed = FederatedModule(Loud(by_logger, "training_step"), privacy=SECRET, engine="sequential")
     fit(fed, FederatedDataModule(people(3)), max_steps=2, logger=CSVLogger(tmp_path))
     (line,) = lines
-    assert "what it logs there is not shown; use self.log, or accept it with release_metrics=True" in line
+    assert "a promise of privacy without release_metrics=True, what it logs there is not shown; use self.log" in line
 
 
 # ---- engine="auto" ---------------------------------------------------------------------------------------------------

@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_fed.privacy import DPFTRL, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP
 from lightning_fed.secure import SecureAggregation, scalars
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
+from lightning_fed.wire.codec import decode_updates, encode_updates
+from lightning_fed.wire.logged import Shown
 from lightning_fed.worker.sealing import Sealing
 
 MODEL = GlobalModel(
-    {"w": torch.zeros(1, 2), "b": torch.zeros(1)}, {"mean": torch.tensor([1.0, 2.0]), "count": torch.tensor(3)}
+    {"w": torch.zeros(1, 2), "b": torch.zeros(1)},
+    {"mean": torch.tensor([1.0, 2.0]), "num_batches_tracked": torch.tensor(3)},
 )
 JOB = Job(0, 0, 0, MODEL, LocalTraining())
 
@@ -31,7 +35,7 @@ def updates(**others: Any) -> Updates:
             0,
             ("bob", "alice"),
             torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.5, -0.25]]),
-            {"mean": MODEL.buffers["mean"].expand(2, 2), "count": torch.tensor([4, 9])},
+            {"mean": MODEL.buffers["mean"].expand(2, 2), "num_batches_tracked": torch.tensor([4, 9])},
             double(2, 1),
             double(2, 1),
             double(0.5, 2.0),
@@ -116,6 +120,20 @@ def test_numbers_that_cannot_be_added_are_left_out_and_counted() -> None:
     assert found["left out"] == 2.0
 
 
+def test_what_is_no_mean_does_not_leave_but_its_name_does() -> None:
+    shown = {
+        "number": Shown("number", "sum"),
+        "largest": Shown("largest", "max"),
+        "accuracy": Shown("accuracy", "mean"),
+    }
+    metrics = {"number": double(2, 1), "largest": double(5, 7), "accuracy": double(1.0, 0.25), "other": double(1, 1)}
+    sealed = LONG.sealed(updates(metrics=metrics, shown=shown), JOB)
+    assert sealed.sealed is not None
+    assert {name for name in sealed.sealed.scalars if name.startswith("metric/")} == {"metric/accuracy", "metric/other"}
+    alone = sealed.rows(torch.tensor([True, False]))
+    assert decode_updates(encode_updates(alone, JOB), JOB, sealer=LONG).shown == shown
+
+
 def test_a_worker_that_weighs_nothing_adds_nothing() -> None:
     found = summed(LONG, updates(weight=double(0, 1)))
     assert torch.allclose(found.delta, double(0.0, 0.5, -0.25), atol=1e-7)
@@ -132,14 +150,18 @@ def test_layers_that_stay_are_no_words() -> None:
 
 def test_buffers_are_added_as_changes_if_there_is_a_bound() -> None:
     sealing = Sealing(SecureAggregation(clip=10.0, buffer_clip=1.0), cohort=2)
-    moved = updates(buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 5.0]]), "count": torch.tensor([4, 9])})
+    moved = updates(
+        buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 5.0]]), "num_batches_tracked": torch.tensor([4, 9])}
+    )
     found = summed(sealing, moved)
     assert torch.allclose(found.buffers["mean"], double(0.5, 1.0), atol=1e-7), "alice's change is shortened to 1"
     assert list(found.buffers) == ["mean"], "an integer one has no sum"
 
 
 def test_buffers_that_move_without_a_bound_are_refused() -> None:
-    moved = updates(buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 2.0]]), "count": torch.tensor([4, 9])})
+    moved = updates(
+        buffers={"mean": torch.tensor([[1.5, 2.0], [1.0, 2.0]]), "num_batches_tracked": torch.tensor([4, 9])}
+    )
     with pytest.raises(ValueError, match=r"local training moves 'mean', and nothing says how far; give buffer_clip="):
         LONG.sealed(moved, JOB)
     new = updates(buffers={**updates().buffers, "late": torch.zeros(2, 1)})
@@ -176,3 +198,125 @@ def test_a_worker_alone_seals_what_it_seals_beside_others() -> None:
     assert alone is not None
     assert torch.equal(together.words[1:], alone.words)
     assert {k: v[1:].tolist() for k, v in together.scalars.items()} == {k: v.tolist() for k, v in alone.scalars.items()}
+
+
+# ---- under a promise -------------------------------------------------------------------------------------------------
+
+SECURE = SecureAggregation()
+
+
+def promised(promise: Privacy, job: Job = JOB, noise_multiplier: float = 1.0) -> Job:
+    return replace(job, promise={"bound": promise.bound(), "noise_multiplier": noise_multiplier})
+
+
+def opened(sealing: Sealing, sent: Updates, job: Job) -> Any:
+    sealed = sealing.sealed(sent, job).sealed
+    assert sealed is not None
+    total = sealed.words.sum(dim=0, dtype=torch.int64).to(torch.int32)
+    return sealing.opened(total, {name: numbers.sum() for name, numbers in sealed.scalars.items()}, job, sent.stays)
+
+
+def test_all_that_a_worker_sends_is_clipped_together() -> None:
+    """bob sends (3, 0, 0) and (0, 4, 0), of norm 5 together, and alice half of it; C = 2.5."""
+    promise = CentralDP(clip=2.5, noise_multiplier=1.0)
+    job = promised(promise, replace(JOB, extra=("control",)))
+    delta = torch.tensor([[3.0, 0.0, 0.0], [1.5, 0.0, 0.0]])
+    control = torch.tensor([[0.0, 4.0, 0.0], [0.0, 2.0, 0.0]])
+    found = opened(Sealing(SECURE, 2, promise=promise), updates(delta=delta, extra={"control": control}), job)
+    assert torch.allclose(found.delta, double(3.0, 0.0, 0.0), atol=1e-6)
+    assert torch.allclose(found.extra["control"], double(0.0, 4.0, 0.0), atol=1e-6)
+    assert (found.weight, found.workers, found.within) == (2.0, 2, 1.0)
+    assert found.step == 2.0**-28  # of 2³⁰ − 2 units, 2.5 · 2²⁸ are C
+    assert not (torch.cat([found.delta, found.extra["control"]]) / found.step).frac().any()
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_no_worker_is_longer_than_the_bound_once_it_is_rounded(bits: int) -> None:
+    promise = CentralDP(clip=1.5, noise_multiplier=1.0)
+    model = GlobalModel({"w": torch.zeros(100)})
+    job = promised(promise, replace(JOB, model=model, extra=("control",)))
+    rows = torch.randn(50, 200, generator=torch.Generator().manual_seed(0)) * 10
+    rows[0] = float("nan")  # what a transform of a user's may make
+    numbers = torch.ones(50, dtype=torch.float64)
+    names = tuple(f"w{i}" for i in range(50))
+    sent = Updates(0, names, rows[:, :100], {}, numbers, numbers, numbers, numbers, extra={"control": rows[:, 100:]})
+    sealing = Sealing(replace(SECURE, bits=bits), 50, promise=promise)
+    sealed = sealing.sealed(sent, job).sealed
+    assert sealed is not None
+    norms = sealed.words.double().norm(dim=1) * opened(sealing, sent, job).step
+    assert float(norms.max()) <= 1.5
+    assert float(norms[1:].min()) > 1.5 * (0.75 if bits == 16 else 0.9999)
+    assert norms[0] == 0
+
+
+def test_weights_are_those_of_the_promise_whatever_is_claimed() -> None:
+    promise = CentralDP(clip=10.0, noise_multiplier=1.0, weight_cap=4)
+    sent = updates(examples=double(2, 1e9), weight=double(1, 1))
+    found = opened(Sealing(SECURE, 2, promise=promise), sent, promised(promise))
+    assert torch.allclose(found.delta, 0.5 * double(3.0, 4.0, 0.0) + double(0.0, 0.5, -0.25), atol=1e-6)
+    assert found.weight == 1.5
+
+
+@pytest.mark.parametrize("bits", [20, 32])
+def test_integers_with_noise_are_added_as_they_are(bits: int) -> None:
+    """Also those of a norm far beyond C, and of more than a ring of few bits has room for in one's own."""
+    promise = DistributedDP(clip=1.0, survivors=2, noise_multiplier=1.0)
+    step = 2.0**-13
+    sent = updates(delta=torch.tensor([[9.0, -7.0 * step, 0.0], [-8.0, step, 3.0]]))
+    found = opened(Sealing(replace(SECURE, bits=bits), 2, promise=promise), sent, promised(promise))
+    assert found.delta.tolist() == [1.0, -6.0 * step, 3.0]
+    assert found.step == step
+
+
+@pytest.mark.parametrize(
+    ("secure", "promise", "message"),
+    [
+        (
+            SecureAggregation(clip=1.0),
+            CentralDP(1.0, 1.0),
+            r"clip=1\.0\): .* CentralDP .* leave clip= out",
+        ),
+        (SecureAggregation(weight_cap=3), DPFTRL(1.0, 1.0), r"weight_cap=3\): .* DPFTRL .* leave weight_cap= out"),
+    ],
+)
+def test_what_settings_and_promise_both_say_is_refused(secure: Any, promise: Privacy, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sealing(secure, 2, promise=promise)
+
+
+@pytest.mark.parametrize(
+    ("sealing", "message"),
+    [
+        (
+            Sealing(SECURE, 2, promise=LocalDP(1.0, 1.0)),
+            "LocalDP does not go with secure_aggregation=: .* Distr",
+        ),
+        (Sealing(SECURE, 2, promise=RecordDP(1.0, 0.1, 1e-5, 1.0)), "SecureAggregation needs clip="),
+        (
+            Sealing(replace(SECURE, bits=8), 50, promise=CentralDP(1.0, 1.0)),
+            r"bits=8\): in sums of 50 .* take more",
+        ),
+        (Sealing(replace(SECURE, bits=8), 50, promise=DPFTRL(1.0, 1.0)), r"bits=8\): in sums of 50 .* take more"),
+        (
+            Sealing(replace(SECURE, bits=16), 50, promise=DistributedDP(1.0, 2, 1.0)),
+            "cohort_size=50: .* raise bits=",
+        ),
+    ],
+)
+def test_what_cannot_be_sealed_is_refused_before_anyone_trains(sealing: Sealing, message: str) -> None:
+    assert sealing.promise is not None
+    with pytest.raises(ValueError, match=message):
+        sealing.check(promised(sealing.promise))
+
+
+def test_what_can_be_is_not() -> None:
+    for promise in (CentralDP(1.0, 1.0), DPFTRL(1.0, 1.0), DistributedDP(1.0, 2, 1.0)):
+        Sealing(SECURE, 1000, promise=promise).check(promised(promise))
+    Sealing(SecureAggregation(clip=1.0), 2, promise=RecordDP(1.0, 0.1, 1e-5, 1.0)).check(JOB)
+
+
+def test_no_sum_has_fewer_shares_of_noise_than_is_promised() -> None:
+    shared = DistributedDP(1.0, survivors=5, noise_multiplier=1.0)
+    assert Sealing(SecureAggregation(least=2), 10, promise=shared).parameters.least == 5
+    assert Sealing(SecureAggregation(least=6), 10, promise=shared).parameters.least == 6
+    assert Sealing(SecureAggregation(least=2), 10, promise=CentralDP(1.0, 1.0)).parameters.least == 2

@@ -203,12 +203,19 @@ class Dashboard(Shown, pl.Callback):
         values = values_of_workers(trainer, fed) if self._evaluations else {}
         pooled = curves_of_all(trainer, fed, values) if self._evaluations else {}
         of_workers = list(values)
+        sums_only = fed.secure_aggregation is not None
         if not pooled and not of_workers and shows:
             pooled = logged_in_training(fed)
-            of_workers = list(pooled)
+            of_workers = [] if sums_only else list(pooled)
         has_budget = fed.private_run is not None and fed.private_run.budget is not None
         charts = layout_of(
-            pooled, of_workers, shows, fed.privacy is not None, evaluates=self._evaluations > 0, has_budget=has_budget
+            pooled,
+            of_workers,
+            shows,
+            fed.privacy is not None,
+            evaluates=self._evaluations > 0,
+            has_budget=has_budget,
+            sums_only=sums_only,
         )
         with self._showing("the layout of its charts"):
             for board in self._boards:
@@ -234,7 +241,7 @@ class Dashboard(Shown, pl.Callback):
                 seen = self._participation
                 self._show("who/participation", figures.participation(seen.names, seen.matrix, seen.first), step)
             # A worker's data are its own: not even release_metrics=True covers them.
-            if fed.privacy is None and not self._has_partition:
+            if fed.privacy is None and fed.secure_aggregation is None and not self._has_partition:
                 counts, sizes = held(data)
                 self._has_partition = len(sizes) == len(data.names)
                 if sizes:

@@ -19,6 +19,7 @@ def layout_of(
     is_private: bool,
     evaluates: bool,
     has_budget: bool = False,
+    sums_only: bool = False,
 ) -> Layout:
     """Return the charts of a run, section by section.
 
@@ -29,6 +30,7 @@ def layout_of(
         is_private: Whether something is promised.
         evaluates: Whether there are evaluations whose time is drawn.
         has_budget: Whether there is a budget, so that rounds are left.
+        sums_only: Whether nothing of single workers is seen, but sums over a cohort.
     """
     names = list(dict.fromkeys([*pooled, *of_workers]))[:_MOST_METRICS]
     good: dict[str, tuple[str, list[str]]] = {}
@@ -54,7 +56,12 @@ def layout_of(
             "cohort, dropped, stragglers": _lines("round/cohort_size", "round/dropped", "round/stragglers"),
             "share of the population so far": _lines("round/coverage"),
         }
-    if shows_workers and not is_private:
+    if shows_workers and sums_only:
+        sections["Secure aggregation"] = {
+            "part of the updates that were shortened": _lines("secure/clipped"),
+            "losses and metrics that were left out": _lines("secure/metrics_out_of_range"),
+        }
+    elif shows_workers and not is_private:
         sections["Drift"] = {
             "norms of updates: p10, p90, mean": _lines("update/p10_norm", "update/p90_norm", "update/norm"),
             "alignment with the mean": _lines("update/alignment"),

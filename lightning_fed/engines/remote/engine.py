@@ -11,7 +11,7 @@ import json
 import secrets
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 
@@ -33,6 +33,11 @@ from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.local_fit import LocalFit
 from lightning_fed.worker.outbox import NOT_FINITE, Outbox, finite_of, tables_of
 from lightning_fed.worker.sent_metrics import difference as difference_of_states
+
+if TYPE_CHECKING:  # they need an extra
+    from lightning_fed.engines.remote.secure_round import SecureRound
+    from lightning_fed.secure.server import SecureServer
+    from lightning_fed.secure.session import Machines
 
 _MOST_METRICS = 500
 """How many metrics one worker may log: each is drawn, and a node could keep the server busy with them."""
@@ -73,6 +78,7 @@ class Remote(EngineOfNodes):
         self._outbox = Outbox()
         self._remarks = Remarks()
         self._refused: dict[str, list[int]] = {}
+        self._secure: SecureRound | None = None
 
     @property
     @abstractmethod
@@ -97,6 +103,8 @@ class Remote(EngineOfNodes):
         if trainer.global_step == 0:  # a sanity check has asked before the module was as its hooks make it
             self._first = []
         self._begin(module, workers, trainer, outbox)
+        if outbox.sealing is not None and self._population is not None:
+            self._population.check_identities()
         self._agree()
 
     def introduce(
@@ -152,6 +160,7 @@ class Remote(EngineOfNodes):
                 frozen=tuple(row.name for row in self._rows if row.kind == "frozen"),
                 least_workers=self._facts.least_workers,
                 sampling=self._facts.sampling,
+                secure=None if outbox.sealing is None else description_of(outbox.sealing),
                 insecure=outbox.promise is not None and outbox.promise.insecure_deterministic_noise,
             )
         return self._terms
@@ -240,11 +249,40 @@ class Remote(EngineOfNodes):
     ) -> list[tuple[int, Message]]:
         """Return the messages about a job. Nobody else holds them: the job's bytes weigh as much as a model."""
         parts = [memoryview(encode_job(job))] if by_node else []
+        if ask == "train" and parts:
+            more = {**more, **self._inviting(parts[0])}
         messages: list[tuple[int, Message]] = []
         for node, names in by_node.items():
             refused = {name: list(self._refused[name]) for name in names if name in self._refused}
             messages.append((node, (self._asking(ask, workers=names, refused=refused, **more), parts)))
         return messages
+
+    def _inviting(self, job: Buffer) -> dict[str, str]:
+        """Begin a session of secure aggregation together with the training, if there is to be one."""
+        self._secure = None
+        sealing = self._outbox.sealing
+        if sealing is None:
+            return {}
+        from lightning_fed.engines.remote.secure_round import SecureRound
+
+        assert self._population is not None
+        signed = self._population.signs
+        self._secure = SecureRound(sealing.parameters, job, self._terms_now(), signed, self._ask_machines)
+        return {"invitation": self._secure.server.invite().hex()}
+
+    def session(self) -> tuple[SecureServer, Machines]:
+        assert self._secure is not None, "a round has been run"
+        return self._secure.server, self._secure
+
+    def _ask_machines(self, step: str, messages: Mapping[str, bytes]) -> Iterator[tuple[str, _Result]]:
+        """Send each worker's machine a message, and yield what comes back, in the order of arrival."""
+        by_node = self._by_node(messages)
+        nodes, sent = list(by_node), list[tuple[int, Message]]()
+        for node, names in by_node.items():
+            fields = self._asking("secure", step=step, workers=names)
+            sent.append((node, (fields, [memoryview(messages[name]) for name in names])))
+        for position, answer in answers(self.link, sent, self._seconds):
+            yield from self._results(-1, by_node[nodes[position]], answer)
 
     def _results(self, round: int, workers: Sequence[str], answer: Message | LinkError) -> list[tuple[str, _Result]]:
         """Divide a node's answer by its workers."""
@@ -268,6 +306,8 @@ class Remote(EngineOfNodes):
             error = _of(each, "error")
             failure = None if error is None else WorkerError(name, round, str(error)[:_TOLD])
             results.append((name, failure or next(rest)))
+            if self._secure is not None and failure is None and isinstance(keys := _of(each, "keys"), str):
+                self._secure.hear(name, keys)
         return results
 
     def _hear(self, noted: object) -> None:
@@ -282,7 +322,8 @@ class Remote(EngineOfNodes):
             return result
         try:
             coder, copy = self._outbox.compression, memoryview(result).readonly
-            updates = decode_updates(result, job, workers=[worker], copy=copy, coder=coder)
+            sealer = None if self._outbox.sealing is None else self._outbox.sealing.withholding()
+            updates = decode_updates(result, job, workers=[worker], copy=copy, coder=coder, sealer=sealer)
         except WireError as error:
             return WorkerError(worker, job.round, f"its update cannot be used: {error}")
         return self._believed(updates, job, worker)
@@ -297,8 +338,9 @@ class Remote(EngineOfNodes):
             wrong = difference_of_states(self._asks_about[0], updates.metric_states)
             if wrong is not None:
                 return WorkerError(worker, job.round, f"what its torchmetrics objects hold cannot be used: {wrong}")
-        if len(updates.metrics) + len(updates.rates) > _MOST_METRICS:
-            number = len(updates.metrics) + len(updates.rates)
+        sealed = 0 if updates.sealed is None else len(updates.sealed.scalars) // 2  # each has a weight
+        number = len(updates.metrics) + len(updates.rates) + sealed
+        if number > _MOST_METRICS:
             return WorkerError(worker, job.round, f"it has logged {number} metrics, and {_MOST_METRICS} are the most")
         examples, weight = float(updates.examples), float(updates.weight)
         announced = self._population.hosted[worker].examples
@@ -347,7 +389,7 @@ class Remote(EngineOfNodes):
     # ---- the end, and checkpoints ------------------------------------------------------------------------------------
 
     def teardown(self) -> None:
-        self._outbox, self._remarks, self._asks_about = Outbox(), Remarks(), None
+        self._outbox, self._remarks, self._asks_about, self._secure = Outbox(), Remarks(), None, None
 
     @property
     def choice(self) -> str | None:

@@ -113,6 +113,25 @@ class RemotePopulation(Population):
         return self._most_examples
 
     @property
+    def signs(self) -> bool:
+        """Whether the nodes of all workers have identities, with which they sign keys."""
+        return all(self._announced[hosted.node]["signs"] for hosted in self.hosted.values())
+
+    def check_identities(self) -> None:
+        """Refuse workers of which some have identities, and others have none.
+
+        Raises:
+            ValueError: Naming one of each.
+        """
+        signing = {name: self._announced[hosted.node]["signs"] for name, hosted in self.hosted.items()}
+        if len(set(signing.values())) > 1:
+            one, other = (next(name for name, signs in signing.items() if signs is has) for has in (True, False))
+            raise ValueError(
+                f"the node of {one!r} has an identity, and that of {other!r} has none, so that neither can believe the "
+                "other in secure aggregation: give all nodes an identity (Node(identity=..., identities=...)), or none"
+            )
+
+    @property
     def link(self) -> Link:
         """The link to the nodes."""
         return self._link
@@ -218,4 +237,4 @@ def _checked(fields: Mapping[str, Any], node: int) -> dict[str, Any]:
             type(count) is int and 0 <= count < 100 for count in loaders.values()
         ):
             raise WireError(f"node {node} announces loaders of worker {name!r} that cannot be read: {loaders!r}")
-    return {"versions": versions, "workers": workers}
+    return {"versions": versions, "workers": workers, "signs": fields.get("signs") is True}

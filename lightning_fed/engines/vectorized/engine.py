@@ -55,7 +55,8 @@ class Vectorized(Engine):
     ) -> None:
         if outbox.kept.keeps is not None:
             raise UnvectorizableError(f"with {outbox.kept.keeps} each worker goes on from where it was")
-        self._fit = StackedFit(module, trainer, self._compile, workers.capacity, outbox.kept.training)
+        quiet = outbox.sealing is not None
+        self._fit = StackedFit(module, trainer, self._compile, workers.capacity, outbox.kept.training, quiet)
         self._workers = workers
         self._outbox = outbox
         self._remarks.silent = not outbox.may_tell

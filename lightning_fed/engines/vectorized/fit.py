@@ -44,6 +44,7 @@ class StackedFit:
         compile: Whether to compile the step.
         capacity: How many workers are kept set up.
         training: How long a worker trains in a round.
+        quiet: Whether nothing is shown of what the module's code logs by the Trainer.
 
     Raises:
         UnvectorizableError: If the module, its optimizer or the precision needs one worker at a time.
@@ -51,10 +52,16 @@ class StackedFit:
     """
 
     def __init__(
-        self, module: pl.LightningModule, trainer: pl.Trainer, compile: bool, capacity: int, training: LocalTraining
+        self,
+        module: pl.LightningModule,
+        trainer: pl.Trainer,
+        compile: bool,
+        capacity: int,
+        training: LocalTraining,
+        quiet: bool = False,
     ) -> None:
         self._recorder = StackedRecorder()
-        self._local = ModuleCopy(module, trainer, self._recorder)
+        self._local = ModuleCopy(module, trainer, self._recorder, quiet=quiet)
         self._recorder.states = self._local.metric_states
         self._optimizers = LocalOptimizers(self._local)
         self._local.trainer.expect_someone(training)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from lightning_fed.privacy import AUDIENCES, Mechanism
+from lightning_fed.privacy import AUDIENCES, Mechanism, SkellamSum
 from lightning_fed.privacy.ledger import PREFIX
 from lightning_fed.privacy.page import shown_epsilon
 from lightning_fed.reports.run.around import MOST_FOLDERS
@@ -203,16 +203,25 @@ def _not_covered(view: View, promised: Promised) -> Iterator[Bullets]:
     if promised.last["unit"] == "example":
         items.append("Several examples about one person: k of them have up to k times ε, and more δ.")
     if promised.last["audience"] != AUDIENCES[0]:
-        items.append("Machines: workers were simulated in one place; there is no secure aggregation in this package.")
-    items += _ALWAYS
+        items.append("Machines: workers were simulated in one place, by which everything could be seen.")
+    integers = all(isinstance(mechanism, SkellamSum) for mechanism, _ in promised.mechanisms)
+    items += (_SEARCH, _INTEGERS if integers and promised.mechanisms else _FLOATS, *_ALWAYS)
     yield Bullets(tuple(items), "Not covered")
 
 
-_ALWAYS = (
+_SEARCH = (
     "A search: of several runs, or of branches from older checkpoints, each has an account of its own. A checkpoint "
-    "that is chosen among those of this run costs the whole run.",
+    "that is chosen among those of this run costs the whole run."
+)
+_FLOATS = (
     "Floating point: noise and sums are rounded to a common grid, and noise never exceeds 8.7 standard deviations; "
-    "there is no proof of how close that is to the Gaussian mechanism.",
+    "there is no proof of how close that is to the Gaussian mechanism."
+)
+_INTEGERS = (
+    "The last bits of probabilities: noise and sums are integers, and nothing is rounded, but noise is drawn by "
+    "chances that are whole numbers of 2^-80."
+)
+_ALWAYS = (
     "Side channels: how long a round takes, memory, network traffic.",
     "Dishonest workers: noise does not stop a worker from sending nonsense.",
 )

@@ -431,6 +431,18 @@ def test_the_keys_and_masks_of_secure_aggregation_change_nothing() -> None:
     assert_bits(other["model"], one["model"])
 
 
+def test_nodes_and_server_mean_the_same_job_by_its_bytes(tmp_path: Path) -> None:
+    def make() -> Wide:
+        return Wide(norm=nn.LayerNorm)
+
+    secure = SecureAggregation(clip=10.0, weight_cap=8)
+    link = Loopback(nodes_of(make, people(), tmp_path))
+    population = RemotePopulation(link, names=list(people()))
+    _, there = run(OverLoopback(link), workers=population, module=make(), secure_aggregation=secure)
+    _, here = run(module=make(), secure_aggregation=secure)
+    assert_bits(there["model"], here["model"])
+
+
 def test_bfloat16_models_are_sent_as_half_as_many_bytes() -> None:
     fed = FederatedModule(Slides(), broadcast=KBit(8), engine="sequential")
     fit(fed, FederatedDataModule(people()), max_steps=2, max_epochs=-1, precision="bf16-true", limit_val_batches=0)

@@ -1,0 +1,105 @@
+"""The machines of secure aggregation of a node's workers, from their training to the end of the round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, final
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_fed.node.identities import Identities
+from lightning_fed.secure import STEPS, AbortError
+from lightning_fed.secure.messages import Form
+from lightning_fed.secure.worker import SecureWorker
+from lightning_fed.wire import Updates
+from lightning_fed.wire.sealed import Sealed
+from lightning_fed.worker.sealing import Sealing
+
+
+class _Held(NamedTuple):
+    """What a worker holds in a round."""
+
+    machine: SecureWorker
+    sealed: Sealed
+    job: bytes
+
+
+@final
+class SecureRounds:
+    """Holds the workers' numbers and secrets of the round that is on, in memory alone: they are never written, and the
+    next round, the last step or a refusal ends them.
+
+    Args:
+        sealing: How numbers were sealed: by it a worker knows the rules, whatever a server says.
+        identities: Who the workers are, and whom they know.
+    """
+
+    def __init__(self, sealing: Sealing, identities: Identities = Identities()) -> None:
+        self._sealing = sealing
+        self._identities = identities
+        self._held: dict[str, _Held] = {}
+
+    def begin(self, updates: Updates, invitation: bytes, job: bytes) -> bytes:
+        """Keep the numbers of a worker that has been trained, and return the keys that it advertises.
+
+        Args:
+            updates: What has left its outbox.
+            invitation: The server's message.
+            job: The digest of the job that it was trained by, and of the terms.
+
+        Raises:
+            AbortError: If the worker does not take part in such a session.
+        """
+        (worker,) = updates.workers
+        assert updates.sealed is not None, "the outbox has sealed it"
+        self.forget(worker)
+        identity = self._identities.own
+        machine = SecureWorker(worker, self._sealing.parameters, identity, self._identities.known)
+        keys: bytes = machine.advertise(invitation)
+        self._held[worker] = _Held(machine, updates.sealed, job)
+        return keys
+
+    def answer(self, worker: str, step: str, message: bytes) -> bytes:
+        """Answer the server for a worker.
+
+        Args:
+            worker: Its name.
+            step: One of :data:`~lightning_fed.secure.STEPS`.
+            message: The server's message.
+
+        Raises:
+            AbortError: If the worker refuses, or is in no session.
+        """
+        if worker not in self._held:
+            raise AbortError("it is in no session: its node has begun anew, or the round is over")
+        machine, sealed, job = self._held[worker]
+        try:
+            if step == "mask":
+                answer: bytes = machine.mask(message, job, *_numbers(sealed, machine.form))
+            else:
+                answer = getattr(machine, step)(message)
+        except AbortError:
+            self.forget(worker)
+            raise
+        if step == STEPS[-1]:
+            self.forget(worker)
+        return answer
+
+    def forget(self, worker: str) -> None:
+        """Forget a worker's numbers and secrets."""
+        held = self._held.pop(worker, None)
+        if held is not None:
+            held.machine.wipe()
+
+    def close(self) -> None:
+        """Forget those of all workers."""
+        for worker in list(self._held):
+            self.forget(worker)
+
+
+def _numbers(sealed: Sealed, form: Form) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+    """One worker's numbers; what it has nothing to say of is 0."""
+    own: Mapping[str, int] = {name: int(numbers) for name, numbers in sealed.scalars.items()}
+    scalars = np.array([own.get(name, 0) for name in form.scalars], np.int64)
+    return sealed.words[0].cpu().numpy().view(np.uint32), scalars.view(np.uint64)
