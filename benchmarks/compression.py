@@ -2,11 +2,13 @@
 
     python benchmarks/compression.py [--peers] [--size 1000000]
     python benchmarks/compression.py --accuracy [--seeds 3] [--rounds 100] [--out docs/compression.svg]
+    python benchmarks/compression.py --broadcast [--seeds 3] [--rounds 100]
 
 The first prints, for vectors of normal numbers and of signed lognormal ones, each compressor's error as a part of the
 vector's squared length, the bytes, and the processor's time of one thread; with ``--peers`` also that of FedJAX's code
 on the same vectors (``make .peers/fedjax/installed``), in turn with ours. The second trains the model of
-``configs/compressed.yaml`` with each compressor, and draws its accuracy over the bytes that were sent.
+``configs/compressed.yaml`` with each compressor, and draws its accuracy over the bytes that were sent; the third
+compresses what the server sends, with updates of one bit.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -139,13 +141,29 @@ RUNS: dict[str, Compressed | None] = {
 }
 
 
+BROADCASTS: tuple[Compressor | None, ...] = (None, KBit(8), KBit(4), KBit(2), EDEN(4), EDEN(2), EDEN(1))
+"""How what the server sends is compressed."""
+
 DRAWN = ("none", "KBit 8", "PowerSGD 4", "EDEN 2", "EDEN 1", "sign", "sign, no feedback", "top 1 %")
 EVERY = 5
 """Rounds from an evaluation to the next."""
 
 
-def run(compressed: Compressed | None, seed: int, rounds: int, hidden: int) -> tuple[list[float], int, int]:
-    """The accuracies in percent as they come, the bytes of a worker's message, and of its vector alone."""
+class Trained(NamedTuple):
+    """The accuracies in percent as they come, and bytes of a worker: of its message, of the vector in it, of its job,
+    and of the parameters in that."""
+
+    accuracies: list[float]
+    message: int
+    vector: int
+    job: int
+    parameters: int
+
+
+def run(
+    compressed: Compressed | None, seed: int, rounds: int, hidden: int, broadcast: Compressor | None = None
+) -> Trained:
+    """Train once."""
     import pytorch_lightning as pl
 
     from lightning_fed import FederatedDataModule, FederatedModule
@@ -160,6 +178,7 @@ def run(compressed: Compressed | None, seed: int, rounds: int, hidden: int) -> t
     federated = FederatedModule(
         MLPClassifier(in_features=64, hidden=(hidden,), classes=10, lr=0.3),
         transforms=[] if compressed is None else [compressed],
+        broadcast=broadcast,
     )
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     accuracies: list[float] = []
@@ -172,8 +191,10 @@ def run(compressed: Compressed | None, seed: int, rounds: int, hidden: int) -> t
     trainer = pl.Trainer(max_steps=rounds, max_epochs=-1, accelerator="cpu", devices=1, callbacks=[Follow()], **quiet)
     trainer.fit(federated, data)
     assert federated.leaves is not None
-    vector = sum(row.bytes for row in federated.leaves.up if row.kind == "delta")
-    return accuracies, federated.leaves.bytes_up, vector
+    leaves = federated.leaves
+    vector = sum(row.bytes for row in leaves.up if row.kind == "delta")
+    parameters = sum(row.bytes for row in leaves.down if row.kind == "parameter")
+    return Trained(accuracies, leaves.bytes_up, vector, leaves.bytes_down, parameters)
 
 
 def print_accuracies(seeds: int, rounds: int, hidden: int, out: Path | None) -> None:
@@ -184,7 +205,7 @@ def print_accuracies(seeds: int, rounds: int, hidden: int, out: Path | None) -> 
     plain = 0
     for name, compressed in RUNS.items():
         each = [run(compressed, seed, rounds, hidden) for seed in range(seeds)]
-        curves, message, vector = [curve for curve, *_ in each], each[0][1], each[0][2]
+        curves, message, vector = [one.accuracies for one in each], each[0].message, each[0].vector
         plain, last = plain or vector, [curve[-1] for curve in curves]
         found[name] = [statistics.mean(accuracies) for accuracies in zip(*curves, strict=True)], message
         print(
@@ -194,6 +215,23 @@ def print_accuracies(seeds: int, rounds: int, hidden: int, out: Path | None) -> 
         )
     if out is not None:
         draw(found, out, f"digits, 10 of 100 workers, {rounds} rounds, mean of {seeds} seeds")
+
+
+def print_broadcasts(seeds: int, rounds: int, hidden: int) -> None:
+    print(f"digits, 10 of 100 workers, {rounds} rounds, {hidden} hidden units, {seeds} seeds; updates of one bit\n")
+    print("| broadcast | accuracy, % | least, most | bytes of a job | of the parameters in it | times shorter |")
+    print("|---|---|---|---|---|---|")
+    plain = 0
+    for broadcast in BROADCASTS:
+        each = [run(Compressed(EDEN(1)), seed, rounds, hidden, broadcast) for seed in range(seeds)]
+        last, parameters = [one.accuracies[-1] for one in each], each[0].parameters
+        plain = plain or parameters
+        name = "none" if broadcast is None else f"`{broadcast}`"
+        print(
+            f"| {name} | {statistics.mean(last):.1f} | {min(last):.1f}, {max(last):.1f} | {each[0].job:,} | "
+            f"{parameters:,} | {plain / parameters:.1f} |",
+            flush=True,
+        )
 
 
 def draw(found: dict[str, tuple[list[float], int]], out: Path, title: str) -> None:
@@ -226,6 +264,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="FedJAX on the same vectors, in turn with ours")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--accuracy", action="store_true", help="train with each, in place of all that")
+    parser.add_argument("--broadcast", action="store_true", help="compress the model for the workers, too")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--hidden", type=int, default=1024)
@@ -235,6 +274,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.accuracy:
         print_accuracies(options.seeds, options.rounds, options.hidden, options.out)
+        return
+    if options.broadcast:
+        print_broadcasts(options.seeds, options.rounds, options.hidden)
         return
     print_speeds(options.size, options.repeats)
     if options.peers:

@@ -47,6 +47,7 @@ from lightning_fed.server.callback_logs import lend_logs
 from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
     is_started_by_another,
+    refuse_broadcast,
     refuse_compression,
     refuse_frozen,
     refuse_kept,
@@ -91,7 +92,8 @@ from lightning_fed.server.training import Training
 from lightning_fed.server.training_log import TrainingLog
 from lightning_fed.server.tuner import RateSearch, refuse_search
 from lightning_fed.state import OwnState
-from lightning_fed.transforms import UpdateTransform
+from lightning_fed.transforms import Compressor, UpdateTransform
+from lightning_fed.transforms.compression.broadcast import Broadcast
 from lightning_fed.wire import Job, LocalTraining, Share
 from lightning_fed.wire.contents import Leaves
 from lightning_fed.wire.report import RoundReport
@@ -141,6 +143,8 @@ class FederatedModule(Readable):
 
         secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``. A sum
             is without workers that fail or are away, as far as its threshold goes; beyond it a round changes nothing.
+        broadcast: How the model is compressed on its way to the workers, such as ``KBit(bits=8)``; None: it is sent as
+            it is.
 
     Raises:
         TypeError: If ``module`` is no LightningModule, or one of the other Lightning; or if another argument is of a
@@ -176,6 +180,7 @@ class FederatedModule(Readable):
         privacy: Privacy | None = None,
         worker_timeout: float | None = None,
         secure_aggregation: SecureAggregation | None = None,
+        broadcast: Compressor | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -183,7 +188,7 @@ class FederatedModule(Readable):
         if isinstance(module, FederatedModule):
             raise TypeError("module is a FederatedModule already: give the LightningModule in it, fed.module")
         refuse_parts(algorithm, aggregator, transforms, server_optimizer)
-        refuse_options(server_lr_scheduler, local_lr_schedule, state_dir, privacy, secure_aggregation)
+        refuse_options(server_lr_scheduler, local_lr_schedule, state_dir, privacy, secure_aggregation, broadcast)
         warn_of_lost_mean(algorithm, aggregator)
         one_of("on_worker_error", on_worker_error, ("raise", "drop"))
         self.algorithm = algorithm
@@ -201,6 +206,8 @@ class FederatedModule(Readable):
         self.log_workers_up_to = whole("log_workers_up_to", log_workers_up_to, least=0)
         self.privacy = privacy
         self.secure_aggregation = secure_aggregation
+        refuse_broadcast(broadcast, algorithm)
+        self.broadcast = broadcast
         own = self.aggregator if privacy is None else aggregator
         refuse_single_updates(secure_aggregation, algorithm, own, self.transforms)
         self._guard: Guard = Open() if privacy is None else Private(privacy, algorithm, aggregator)
@@ -215,6 +222,7 @@ class FederatedModule(Readable):
             promise=privacy,
             kept=kept,
             own=OwnState(tables, whole("state_memory_mb", state_memory_mb, least=1) * 2**20, self._own_folder),
+            broadcast=None if broadcast is None else Broadcast(broadcast),
         )
         self._keeper = Keeper(module, self._outbox.own)
         self._log = TrainingLog(self._keeper)
@@ -551,6 +559,7 @@ class FederatedModule(Readable):
             "aggregator": self.aggregator,
             "transforms": self.transforms,
             "privacy": self.privacy,
+            "broadcast": self.broadcast,
             "secure_aggregation": self.secure_aggregation,
             "local_epochs": self.local.epochs,
             "local_steps": self.local.steps,

@@ -56,6 +56,7 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
             id="feddyn, with cohorts that may be empty or of one",
         ),
         pytest.param(("--algorithm", "Ditto(0.1)", "--norm"), id="ditto, own models evaluated"),
+        pytest.param(("--broadcast", "KBit(4)", "--width", "64", "--norm"), id="a compressed model"),
         pytest.param(
             ("--algorithm", "Scaffold()", "--transforms", "[Compressed(TopK(0.2), least=8)]", "--cohort", "5"),
             id="scaffold, compressed, with what was left out fed back",

@@ -54,6 +54,15 @@ def test_a_compressed_run_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert_same(whole, run(out, *options, "--ckpt", str(last_checkpoint(out))))
 
 
+def test_a_run_with_a_compressed_model_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    options = ("--rounds", "5", "--broadcast", "KBit(4)", "--width", "64", "--norm")
+    whole, out = run(tmp_path / "whole.pt", *options), tmp_path / "out.pt"
+    run(out, *options, "--rounds", "2")
+    assert_same(whole, run(out, *options, "--ckpt", str(last_checkpoint(out))))
+    with pytest.raises(AssertionError):  # the option does something
+        assert_same(whole, run(tmp_path / "plain.pt", *options, "--broadcast", "None"))
+
+
 class Evaluations(pl.Callback):
     """After which rounds there was an evaluation, and in which epoch; saves after every round."""
 

@@ -329,6 +329,17 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
             {"transforms": [Compressed(RandomK(0.1))], "privacy": privacy.CentralDP(**DP)},
             r"Compressed\(RandomK\(fraction=0\.1, scaled=True\)\) makes updates longer, and CentralDP clips",
         ),
+        ({"broadcast": 8}, r"broadcast must be a Compressor, such as KBit\(bits=8\)"),
+        ({"broadcast": KBit}, r"broadcast must be a Compressor, such as KBit\(bits=8\)"),
+        ({"broadcast": Compressed(KBit())}, r"broadcast must be a Compressor, such as KBit\(bits=8\)"),
+        *(
+            ({"broadcast": biased}, r"broadcast=.*: it leaves numbers of a model out, .* take KBit\(bits=8\)")
+            for biased in (TopK(0.1), Sign(), PowerSGD(), RandomK(0.1), RandomK(0.1, scaled=False))
+        ),
+        (
+            {"broadcast": KBit(), "algorithm": Cyclic()},
+            r"broadcast=KBit\(bits=8\): with Cyclic each worker goes on from .* leave it out",
+        ),
         (
             {"secure_aggregation": {"clip": 1.0}},
             r"secure_aggregation must be a SecureAggregation, such as SecureAggregation\(clip=10\.0\)",

@@ -29,6 +29,7 @@ from lightning_fed.privacy import Privacy
 from lightning_fed.secure import STEPS, AbortError, SecureAggregation
 from lightning_fed.server.readiness import refuse_lazy
 from lightning_fed.transforms import UpdateTransform
+from lightning_fed.transforms.compression.broadcast import Broadcast
 from lightning_fed.wire import Job, LocalTraining, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_job, encode_updates
 from lightning_fed.wire.fingerprint import fingerprint_of, rows_of
@@ -226,6 +227,7 @@ class Node(Shown):
     def _agree(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Look at the terms, and build all that the first round needs."""
         self._hosted(Terms.from_fields(fields.get("terms")))
+        self._broadcast(fields.get("broadcast"))
         return {}, []
 
     def _hosted(self, terms: Terms) -> HostedRun:
@@ -284,7 +286,7 @@ class Node(Shown):
     def _train(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         run = self._hosted(Terms.from_fields(fields.get("terms")))
         workers, refused = self._asked(fields.get("workers")), fields.get("refused", {})
-        job = self._job(parts, run.device)
+        job = self._job(fields, parts, run.device)
         results: list[dict[str, Any]] = []
         updates: list[memoryview] = []
         self.policy.check_job(job, run.terms, run.outbox.promise)
@@ -338,7 +340,7 @@ class Node(Shown):
             raise RefusalError(f"{what} covers nothing that an evaluation would say")
         if not self.policy.allows_evaluation(kind):
             raise RefusalError(f"the node's policy allows no evaluation of the kind {kind!r} ({self.policy})")
-        job = self._job(parts, torch.device("cpu"))
+        job = self._job(fields, parts, torch.device("cpu"))
         self.policy.check_attributes(job)
         hides = self.policy.hides_failures
         shares = [run.evaluate(name, job, kind, limit, _numbers(refused, name), hides) for name in workers]
@@ -389,14 +391,20 @@ class Node(Shown):
                 raise RefusalError(f"there is no worker {name[:100]!r} at this node")
         return given
 
-    @staticmethod
-    def _job(parts: Sequence[bytes | memoryview], device: torch.device) -> Job:
+    def _job(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview], device: torch.device) -> Job:
         if len(parts) != 1:
             raise RefusalError(f"the message has {len(parts)} parts, and a job is one")
-        job = decode_job(parts[0], copy=memoryview(parts[0]).readonly, device=device)
+        coder = self._broadcast(fields.get("broadcast"))
+        job = decode_job(parts[0], copy=memoryview(parts[0]).readonly, device=device, coder=coder)
         if min(job.cohort, job.round) < 0:
             raise RefusalError(f"the job is of cohort {job.cohort} in round {job.round}, and both are counted from 0")
         return job
+
+    def _broadcast(self, description: object) -> Broadcast | None:
+        """Return how the model is compressed on its way here."""
+        if description is None:
+            return None
+        return Broadcast(_part("broadcast", description, transforms.Compressor, self._known))
 
     @staticmethod
     def _reason(failure: WorkerError, run: HostedRun) -> str:

@@ -29,7 +29,7 @@ from lightning_fed.privacy import AUDIENCES, Privacy
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.given_data import admit
-from lightning_fed.transforms import Compressed, UpdateTransform
+from lightning_fed.transforms import Compressed, Compressor, UpdateTransform
 from lightning_fed.wire import LocalTraining, RoundError
 from lightning_fed.worker.kept import Kept
 
@@ -206,6 +206,30 @@ def refuse_compression(
         )
 
 
+def refuse_broadcast(compressor: Compressor | None, algorithm: Algorithm) -> None:
+    """Refuse a compression of the model from which workers would start at another model.
+
+    Args:
+        compressor: How the model is compressed on its way to the workers, if it is.
+        algorithm: What a round computes.
+
+    Raises:
+        ValueError: If its error is no noise about the model, is larger than that, or a round sends several models.
+    """
+    if compressor is None:
+        return
+    if not compressor.unbiased or compressor.stretches:
+        raise ValueError(
+            f"broadcast={compressor}: it leaves numbers of a model out, or sends another one in its place, which no "
+            "later round makes up for; take KBit(bits=8)"
+        )
+    if not algorithm.divisible:
+        raise ValueError(
+            f"broadcast={compressor}: with {type(algorithm).__name__} each worker goes on from what the one before it "
+            "has sent, and only the first one is sent the server's model; leave it out"
+        )
+
+
 def is_started_by_another(trainer: pl.Trainer) -> bool:
     """Whether this process was started by the one that called the Trainer, to which its results go back.
 
@@ -269,7 +293,12 @@ def refuse_parts(algorithm: object, aggregator: object, transforms: object, serv
 
 
 def refuse_options(
-    server_lr_scheduler: object, local_lr_schedule: object, state_dir: object, privacy: object, secure: object
+    server_lr_scheduler: object,
+    local_lr_schedule: object,
+    state_dir: object,
+    privacy: object,
+    secure: object,
+    broadcast: object,
 ) -> None:
     """Refuse arguments of FederatedModule that may be None and are something else than they are to be.
 
@@ -292,6 +321,8 @@ def refuse_options(
         instance("privacy", privacy, Privacy, "CentralDP(clip=1.0, noise_multiplier=1.0)")
     if secure is not None:
         instance("secure_aggregation", secure, SecureAggregation, "SecureAggregation(clip=10.0)")
+    if broadcast is not None:
+        instance("broadcast", broadcast, Compressor, "KBit(bits=8)")
 
 
 def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:

@@ -167,5 +167,6 @@ def round_scalars(result: StepResult, spreads: Mapping[str, Distribution], own_c
         "round/seconds": result.seconds,
         "comm/bytes_down": report.bytes_down,
         "comm/bytes_up": report.bytes_up,
+        **({} if report.compression is None else {"comm/compression": report.compression}),
         "update/norm": weighted_mean(norms, [1] * len(norms)),
     }

@@ -214,11 +214,15 @@ class Training:
         scheduled = 1.0 if schedule is None else schedule.factor(round)
         # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.
         is_for_statistics = trainer.fit_loop._skip_backward
+        model, broadcast = self._global.model(parameters), self._loop.outbox.broadcast
+        if broadcast is not None:
+            with outside_autocast(self._server.device.type):
+                model = broadcast.compressed(model, cohort.seed, cohort.number)
         return Job(
             round=round,
             cohort=cohort.number,
             seed=cohort.seed,
-            model=self._global.model(parameters),
+            model=model,
             local=local,
             last=self._keeper.state.last,
             failed=self._keeper.state.failed,

@@ -12,7 +12,7 @@ from lightning_fed.wire.codec import (
     job_bytes,
     updates_bytes,
 )
-from lightning_fed.wire.codes import Coder, Codes
+from lightning_fed.wire.codes import Coder, Codes, ModelCoder
 from lightning_fed.wire.errors import BudgetError, RoundError, WireError, WorkerError, describe
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPrivacy
@@ -31,6 +31,7 @@ __all__ = [
     "Layout",
     "LocalTraining",
     "Model",
+    "ModelCoder",
     "Penalty",
     "RecordPrivacy",
     "RoundError",

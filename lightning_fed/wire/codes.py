@@ -1,4 +1,4 @@
-"""Codes in place of vectors: updates as a compressor makes them shorter."""
+"""Codes in place of numbers: updates, and the model that is sent, as a compressor makes them shorter."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.core.tree import Tensors
+from lightning_fed.wire.container import Spec
 from lightning_fed.wire.job import Job
 
 
@@ -74,4 +75,22 @@ class Coder(ABC):
 
         Raises:
             WireError: If they cannot be codes of such vectors.
+        """
+
+
+class ModelCoder(ABC):
+    """Makes parameters of codes: what whoever receives a job knows of how the model in it was compressed."""
+
+    @abstractmethod
+    def decode(self, codes: Tensor, spec: Spec, seed: int, cohort: int) -> Tensor:
+        """Return the parameter for which codes stand.
+
+        Args:
+            codes: What crossed in its place, from anyone.
+            spec: Its name, dtype and shape.
+            seed: The seed of the run.
+            cohort: The number of the job's cohort.
+
+        Raises:
+            WireError: If they cannot be codes of such a tensor.
         """

@@ -195,7 +195,7 @@ def _of_layout(updates: Updates, job: Job) -> Iterator[Part]:
 
 def _named_in_job(name: str, job: Job) -> tuple[str, str]:
     kind, _, rest = name.partition("/")
-    if kind == "parameters":
+    if kind in ("parameters", "codes"):
         return "parameter", rest
     if kind == "buffers":
         return "buffer", rest

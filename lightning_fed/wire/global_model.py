@@ -24,12 +24,15 @@ class GlobalModel:
             teacher that follows the student, once they have moved.
         moved: The names of those parameters among the buffers.
         frozen: All parameters that are not trained. They do not travel: a worker has them from the beginning.
+        codes: Codes that cross in place of some parameters, by their names; uint8 ``[bytes]``. Those parameters are
+            then what the codes stand for.
     """
 
     parameters: Tensors
     buffers: Tensors = field(default_factory=dict)
     moved: frozenset[str] = frozenset()
     frozen: Tensors = field(default_factory=dict)
+    codes: Tensors = field(default_factory=dict)
 
     @property
     def own_buffers(self) -> tuple[str, ...]:
@@ -67,4 +70,4 @@ class GlobalModel:
 
     def __getstate__(self) -> dict[str, object]:
         # Without what was computed from it: a pickled model would otherwise weigh twice and three times as much.
-        return {"parameters": self.parameters, "buffers": self.buffers, "moved": self.moved}
+        return {"parameters": self.parameters, "buffers": self.buffers, "moved": self.moved, "codes": self.codes}

@@ -93,6 +93,7 @@ class RoundReport:
         stragglers: The workers that did only a part of their work.
         bytes_down: What travelled to the workers.
         bytes_up: What travelled back.
+        bytes_plain: What would have, without compression.
         metric_states: What the workers' torchmetrics objects hold together, as far as it has left them.
         leaves: What one of the messages held, tensor by tensor; None: nobody has looked.
         cohorts: What cohorts report together, where no worker's own numbers are to be seen; then those of ``replies``
@@ -106,6 +107,7 @@ class RoundReport:
     stragglers: tuple[str, ...] = ()
     bytes_down: int = 0
     bytes_up: int = 0
+    bytes_plain: int = 0
     metric_states: States = field(default_factory=dict)
     leaves: Leaves | None = None
     cohorts: Sequence[CohortNumbers] = ()
@@ -129,7 +131,9 @@ class RoundReport:
             self.metric_states = merged_states(self.metric_states, merged_rows(updates.metric_states))
         if updates.sealed is not None:  # its words and numbers cross by a protocol, see together()
             updates = replace(updates, sealed=updates.sealed.withheld())
-        self.bytes_up += sum(updates_bytes(updates, job))
+        length = sum(updates_bytes(updates, job))
+        self.bytes_up += length
+        self.bytes_plain += length if updates.codes is None else sum(updates_bytes(replace(updates, codes=None), job))
         if job.of(updates.workers[0]) is job:  # nothing in it is one worker's alone
             self.bytes_down += job_bytes(job) * len(updates.workers)
         else:
@@ -155,6 +159,7 @@ class RoundReport:
             stragglers=tuple(worker for report in reports for worker in report.stragglers),
             bytes_down=sum(report.bytes_down for report in reports),
             bytes_up=sum(report.bytes_up for report in reports),
+            bytes_plain=sum(report.bytes_plain for report in reports),
             metric_states=reduce(merged_states, [report.metric_states for report in reports], {}),
             leaves=next((report.leaves for report in reports if report.leaves is not None), None),
             cohorts=[cohort for report in reports for cohort in report.cohorts],
@@ -171,6 +176,11 @@ class RoundReport:
         gone = {failure.worker for failure in failures}
         replies = [reply.without(gone) for reply in self.replies]
         return replace(self, replies=[r for r in replies if r.workers], failures=[*self.failures, *failures])
+
+    @property
+    def compression(self) -> float | None:
+        """How many times shorter than without compression the messages are that travelled back; None: as long."""
+        return self.bytes_plain / self.bytes_up if self.bytes_up < self.bytes_plain else None
 
     def together(self, numbers: CohortNumbers) -> RoundReport:
         """Return a report in which a cohort's numbers take the place of its workers'.

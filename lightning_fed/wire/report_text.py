@@ -29,7 +29,8 @@ def headline(report: RoundReport) -> str:
     said = [f"{len(report)} worker{'s' if len(report) != 1 else ''}", f"{report.examples:g} examples"]
     said += [f"loss {report.loss:.4g}"] if report.examples and not math.isnan(report.loss) else []
     said += [f"{count} {what}" for what, count in counts.items() if count]
-    said += [f"{_bytes(report.bytes_down)} down", f"{_bytes(report.bytes_up)} up"]
+    shorter = "" if report.compression is None else f" (compressed {report.compression:.3g} times)"
+    said += [f"{_bytes(report.bytes_down)} down", f"{_bytes(report.bytes_up)} up{shorter}"]
     return f"RoundReport: {', '.join(said)}"
 
 

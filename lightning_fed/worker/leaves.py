@@ -123,7 +123,7 @@ def _reasons_up(job: Job, outbox: Outbox) -> Callable[[Part], str]:
 
 
 def _reasons_down(job: Job, outbox: Outbox) -> Callable[[Part], str]:
-    algorithm = type(outbox.algorithm).__name__
+    algorithm, broadcast = type(outbox.algorithm).__name__, outbox.broadcast
     reasons = {
         "header": "names, dtypes and shapes of what follows; round, cohort, seed, epoch, and how long to train",
         "parameter": "trained parameter of the global model",
@@ -138,6 +138,8 @@ def _reasons_down(job: Job, outbox: Outbox) -> Callable[[Part], str]:
         if part.kind == "buffer":
             moved = part.name in job.model.moved
             return "frozen parameter that training moves" if moved else "buffer of the global model"
+        if broadcast is not None and part.name in job.model.codes:
+            return f"{reasons['parameter']}; as codes of {broadcast.compressor}"
         return reasons[part.kind]
 
     return why

@@ -17,6 +17,7 @@ from lightning_fed.core.tree import finite_rows
 from lightning_fed.privacy import Privacy
 from lightning_fed.state import OwnState, OwnTables
 from lightning_fed.transforms import Compressed, UpdateTransform
+from lightning_fed.transforms.compression.broadcast import Broadcast
 from lightning_fed.wire import Aggregate, Job, Updates, WorkerError, describe
 from lightning_fed.worker.kept import Kept
 from lightning_fed.worker.sealing import Sealing
@@ -37,6 +38,8 @@ class Outbox:
         own: What the workers remember.
         kept: What is kept of the workers' own optimizers and schedulers.
         sealing: How what leaves is sealed, at last, so that only sums can be seen; None: it is not.
+        broadcast: How the model is compressed on its way to the workers, who decode it before all this; None: it is
+            sent as it is.
     """
 
     algorithm: Algorithm = field(default_factory=FedAvg)
@@ -45,6 +48,7 @@ class Outbox:
     own: OwnState = field(default_factory=OwnState)
     kept: Kept = field(default_factory=Kept)
     sealing: Sealing | None = None
+    broadcast: Broadcast | None = None
 
     @property
     def may_tell(self) -> bool:

@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--algorithm", default="FedAvg()")
     parser.add_argument("--aggregator", default="None")
     parser.add_argument("--transforms", default="[]")
+    parser.add_argument("--broadcast", default="None")
     parser.add_argument("--availability", default="None")
     parser.add_argument("--sampler", default="None")
     parser.add_argument("--state-memory", type=int, default=256)
@@ -132,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         algorithm=eval(options.algorithm, vars(algorithms)),
         aggregator=eval(options.aggregator, vars(aggregation)),
         transforms=eval(options.transforms, vars(transforms)),
+        broadcast=eval(options.broadcast, vars(transforms)),
         server_optimizer=partial(torch.optim.Adam, lr=0.05),
         server_lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.5),
         on_worker_error=options.on_worker_error,

@@ -89,7 +89,7 @@ def _serve(channel: Channel) -> None:
                 channel.send(ready=True)
         elif "job" in fields:
             assert child is not None
-            child.job = decode_job(parts[0], copy=False, device=child.device)
+            child.receive(parts[0])
         elif "train" in fields:
             assert child is not None
             if "fd" in fields:
@@ -128,6 +128,14 @@ class _Child:
         self._pool.trainer = self._trainer
         self._engine.setup(self._module, self._pool, self._trainer, self._outbox)
         self.job: Job
+
+    def receive(self, job: memoryview) -> None:
+        """Take a job, for the workers that are to be trained.
+
+        Args:
+            job: Its bytes, of which its tensors are views.
+        """
+        self.job = decode_job(job, copy=False, device=self.device, coder=self._outbox.broadcast)
 
     def train(
         self, worker: str, slot: memoryview | None, data: memoryview, rows: memoryview

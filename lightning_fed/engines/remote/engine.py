@@ -189,7 +189,10 @@ class Remote(EngineOfNodes):
             raise ValueError("the run cannot begin, since nodes refuse:\n  " + "\n  ".join(refusals))
 
     def _asking(self, ask: str, **more: Any) -> dict[str, Any]:
-        return {"ask": ask, "protocol": PROTOCOL, "terms": self._terms_now().to_fields(), **more}
+        coder = self._outbox.broadcast
+        broadcast = None if coder is None else description_of(coder.compressor)
+        terms = self._terms_now().to_fields()
+        return {"ask": ask, "protocol": PROTOCOL, "terms": terms, "broadcast": broadcast, **more}
 
     def _reason(self, fields: Mapping[str, Any]) -> str:
         """Return why a node refuses; where it has another module, by the first tensor that differs."""

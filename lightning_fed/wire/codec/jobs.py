@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import container
 from lightning_fed.wire.attributes import Attributes, attributes_from
 from lightning_fed.wire.codec.tensors import prefixed, take_all
-from lightning_fed.wire.container import Buffer, Packed
+from lightning_fed.wire.codes import ModelCoder
+from lightning_fed.wire.container import Buffer, Packed, Spec
 from lightning_fed.wire.errors import WireError
 from lightning_fed.wire.global_model import GlobalModel
 from lightning_fed.wire.header import VERSION, Fields, Numbers
@@ -16,6 +18,12 @@ from lightning_fed.wire.job import Job, LocalTraining, Model, Penalty, RecordPri
 
 _KIND = "job"
 _CPU = torch.device("cpu")
+_MOST_DIMS = 64
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in container.CODES
+    if dtype.is_complex or (dtype.is_floating_point and dtype.itemsize > 1)
+}
 
 
 def encode_job(job: Job) -> bytes:
@@ -37,7 +45,7 @@ def encode_job(job: Job) -> bytes:
     return container.pack(*job_parts(job, Attributes(job.attributes)))
 
 
-def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = _CPU) -> Job:
+def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = _CPU, coder: ModelCoder | None = None) -> Job:
     """Read what :func:`encode_job` wrote.
 
     Args:
@@ -45,6 +53,7 @@ def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = _CPU) 
         copy: Whether tensors are copies; else they are views of ``data``, which must be writable and stay as it is for
             as long as the job is used. A tensor that does not lie at a multiple of its items' size is a copy even then.
         device: Where the tensors are to be.
+        coder: How the model is compressed in this run, if it is; a job whose model is not is read all the same.
 
     Raises:
         WireError: If the bytes are not a whole job of this version.
@@ -52,7 +61,12 @@ def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = _CPU) 
     packed = Packed(data, copy)
     fields = Fields(packed.header, _KIND)
     numbers = Numbers(packed.take("numbers", copy=True))
-    parameters = take_all(packed, "parameters", fields.names("parameters"), device)
+    names, coded = fields.names("parameters"), fields.by_name("coded")
+    unknown = coded.keys() - set(names)
+    if unknown:
+        raise WireError(f"the header has codes of {min(unknown)!r}, which is no parameter: send the message again")
+    plain = take_all(packed, "parameters", [name for name in names if name not in coded], device)
+    codes = take_all(packed, "codes", coded, device)
     buffers = take_all(packed, "buffers", fields.names("buffers"), device)
     lr_factor = numbers.next()
     work = {worker: numbers.next() for worker in fields.names("work")}
@@ -70,11 +84,14 @@ def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = _CPU) 
         record_privacy = RecordPrivacy(numbers.next(), numbers.next(), numbers.next(), record_seed)
     promise = {name: numbers.next() for name in fields.names("promise")}
     validated = {name: numbers.next() for name in fields.names("validated")}
+    cohort, seed = fields.integer("cohort"), fields.integer("seed")
+    decoded = {name: _coder(coder).decode(codes[name], _spec(name, coded[name]), seed, cohort) for name in coded}
+    parameters = {name: decoded[name] if name in coded else plain[name] for name in names}
     job = Job(
         round=fields.integer("round"),
-        cohort=fields.integer("cohort"),
-        seed=fields.integer("seed"),
-        model=GlobalModel(parameters, buffers, frozenset(fields.names("moved"))),
+        cohort=cohort,
+        seed=seed,
+        model=GlobalModel(parameters, buffers, frozenset(fields.names("moved")), codes=codes),
         local=_local(fields.integer("epochs"), fields.optional("steps")),
         last=fields.optional("last"),
         failed=fields.integers("failed"),
@@ -110,8 +127,10 @@ def job_parts(job: Job, attributes: Attributes) -> tuple[dict[str, object], Tens
         tensors |= {f"linear/{i}": vector for i, vector in enumerate(job.penalty.linear.values())}
     tensors |= {f"start/{i}": own.parameters for i, own in enumerate(job.start.values())}
     tensors |= prefixed("sent", job.sent)
-    tensors |= prefixed("parameters", job.model.parameters)
-    tensors |= prefixed("buffers", job.model.buffers)
+    model = job.model
+    tensors |= prefixed("parameters", {name: p for name, p in model.parameters.items() if name not in model.codes})
+    tensors |= prefixed("codes", model.codes)
+    tensors |= prefixed("buffers", model.buffers)
     for i, own in enumerate(job.start.values()):
         tensors |= prefixed(f"start/{i}/buffers", own.buffers)
     tensors |= {f"attributes/{i}": tensor for i, tensor in enumerate(attributes.tensors)}
@@ -132,9 +151,10 @@ def job_parts(job: Job, attributes: Attributes) -> tuple[dict[str, object], Tens
         "population": int(job.population),
         "epochs": int(job.local.epochs),
         "steps": None if job.local.steps is None else int(job.local.steps),
-        "parameters": list(job.model.parameters),
-        "buffers": list(job.model.buffers),
-        "moved": sorted(job.model.moved),
+        "parameters": list(model.parameters),
+        "coded": {name: _form(model.parameters[name]) for name in model.codes},
+        "buffers": list(model.buffers),
+        "moved": sorted(model.moved),
         "work": list(job.work),
         "penalty": None if job.penalty is None else list(job.penalty.linear),
         "start": {worker: list(own.buffers) for worker, own in job.start.items()},
@@ -163,6 +183,29 @@ def _check_job(job: Job) -> None:
     for name, vector in vectors.items():
         if vector.shape != (size,):
             raise WireError(f"{name} has the shape {list(vector.shape)}, and the parameters make a vector of {[size]}")
+
+
+def _form(parameter: Tensor) -> list[object]:
+    """The dtype and the shape of a parameter that codes stand for, as the header has them."""
+    return [str(parameter.dtype).removeprefix("torch."), list(parameter.shape)]
+
+
+def _spec(name: str, form: object) -> Spec:
+    """Read what :func:`_form` returned."""
+    dtype, shape = form if isinstance(form, list) and len(form) == 2 else (None, None)
+    if (
+        not (isinstance(dtype, str) and isinstance(shape, list) and len(shape) <= _MOST_DIMS)
+        or dtype not in _DTYPES
+        or not all(type(length) is int and 0 < length < 2**60 for length in shape)
+    ):
+        raise WireError(f"the header's field 'coded' has no dtype and shape for {name!r}: send the message again")
+    return name, _DTYPES[dtype], tuple(shape)
+
+
+def _coder(coder: ModelCoder | None) -> ModelCoder:
+    if coder is None:
+        raise WireError("the job's model is compressed, and nothing says how: this is a message of another run")
+    return coder
 
 
 def _local(epochs: int, steps: int | None) -> LocalTraining:

@@ -137,12 +137,16 @@ def _token(model: GlobalModel) -> object:
     """An object that models share if their names, dtypes and shapes are the same; quick to compare."""
     token = _TOKENS.get(model)
     if token is None:
-        token = _TOKENS[model] = _token_of(specs_of(model.parameters), specs_of(model.buffers), model.moved)
+        token = _TOKENS[model] = _token_of(
+            specs_of(model.parameters), specs_of(model.codes), specs_of(model.buffers), model.moved
+        )
     return token
 
 
 @lru_cache(maxsize=256)
-def _token_of(parameters: tuple[Spec, ...], buffers: tuple[Spec, ...], moved: frozenset[str]) -> object:
+def _token_of(
+    parameters: tuple[Spec, ...], codes: tuple[Spec, ...], buffers: tuple[Spec, ...], moved: frozenset[str]
+) -> object:
     return object()
 
 

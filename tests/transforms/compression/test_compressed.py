@@ -436,6 +436,25 @@ def test_the_bytes_of_a_run_are_those_of_the_codes(tmp_path: Any) -> None:
     assert abs(saved - 5 * 4 * (384 + 320) + 5 * 2 * 68) <= 5 * 32
 
 
+def test_a_curve_says_how_many_times_shorter_the_messages_are(tmp_path: Path) -> None:
+    def drawn(*last: Compressed) -> tuple[FederatedModule, dict[str, str]]:
+        fed = FederatedModule(Wide(), transforms=last, algorithm=Scaffold(), engine="sequential")
+        logger = pl.loggers.CSVLogger(tmp_path, name=str(len(last)))
+        fit(fed, FederatedDataModule(people()), max_steps=1, max_epochs=-1, logger=logger)
+        (written,) = (tmp_path / str(len(last))).glob("**/metrics.csv")
+        with written.open() as file:
+            return fed, {name: value for row in csv.DictReader(file) for name, value in row.items() if value}
+
+    (plain, without), (fed, curves) = drawn(), drawn(Compressed(EDEN(1)))
+    ratio = plain.last_report.bytes_up / fed.last_report.bytes_up
+    assert ratio > 2
+    assert float(curves["comm/compression"]) == fed.last_report.compression == ratio
+    assert f"up (compressed {ratio:.3g} times)" in repr(fed.last_report)
+    assert "comm/compression" not in without
+    assert plain.last_report.compression is None
+    assert "compressed" not in repr(plain.last_report)
+
+
 def test_the_account_of_what_stays_names_who_remembers_it() -> None:
     fed, _ = run(Sequential(), TopK(0.1), rounds=1, algorithm=Scaffold())
     assert fed.leaves is not None
