@@ -227,7 +227,6 @@ class Node(Shown):
     def _agree(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Look at the terms, and build all that the first round needs."""
         self._hosted(Terms.from_fields(fields.get("terms")))
-        self._broadcast(fields.get("broadcast"))
         return {}, []
 
     def _hosted(self, terms: Terms) -> HostedRun:
@@ -266,7 +265,10 @@ class Node(Shown):
                 _ = sealing.parameters  # whoever makes them may ask for a sum of one
             except ValueError as error:
                 raise RefusalError(str(error)) from error
-        return Outbox(algorithm, tuple(chosen), promise, kept=kept, sealing=sealing)
+        coded = None
+        if terms.broadcast is not None:
+            coded = Broadcast(_part("broadcast", terms.broadcast, transforms.Compressor, self._known))
+        return Outbox(algorithm, tuple(chosen), promise, kept=kept, sealing=sealing, broadcast=coded)
 
     def _secure_rounds(self, terms: Terms, sealing: Sealing) -> SecureRounds:
         """Return the sessions of a run. They outlast another run whose message comes between two steps of a round."""
@@ -286,7 +288,7 @@ class Node(Shown):
     def _train(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         run = self._hosted(Terms.from_fields(fields.get("terms")))
         workers, refused = self._asked(fields.get("workers")), fields.get("refused", {})
-        job = self._job(fields, parts, run.device)
+        job = self._job(run, parts, run.device)
         results: list[dict[str, Any]] = []
         updates: list[memoryview] = []
         self.policy.check_job(job, run.terms, run.outbox.promise)
@@ -340,7 +342,7 @@ class Node(Shown):
             raise RefusalError(f"{what} covers nothing that an evaluation would say")
         if not self.policy.allows_evaluation(kind):
             raise RefusalError(f"the node's policy allows no evaluation of the kind {kind!r} ({self.policy})")
-        job = self._job(fields, parts, torch.device("cpu"))
+        job = self._job(run, parts, torch.device("cpu"))
         self.policy.check_attributes(job)
         hides = self.policy.hides_failures
         shares = [run.evaluate(name, job, kind, limit, _numbers(refused, name), hides) for name in workers]
@@ -391,20 +393,15 @@ class Node(Shown):
                 raise RefusalError(f"there is no worker {name[:100]!r} at this node")
         return given
 
-    def _job(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview], device: torch.device) -> Job:
+    @staticmethod
+    def _job(run: HostedRun, parts: Sequence[bytes | memoryview], device: torch.device) -> Job:
         if len(parts) != 1:
             raise RefusalError(f"the message has {len(parts)} parts, and a job is one")
-        coder = self._broadcast(fields.get("broadcast"))
-        job = decode_job(parts[0], copy=memoryview(parts[0]).readonly, device=device, coder=coder)
+        copy = memoryview(parts[0]).readonly
+        job = decode_job(parts[0], copy=copy, device=device, coder=run.outbox.broadcast)
         if min(job.cohort, job.round) < 0:
             raise RefusalError(f"the job is of cohort {job.cohort} in round {job.round}, and both are counted from 0")
         return job
-
-    def _broadcast(self, description: object) -> Broadcast | None:
-        """Return how the model is compressed on its way here."""
-        if description is None:
-            return None
-        return Broadcast(_part("broadcast", description, transforms.Compressor, self._known))
 
     @staticmethod
     def _reason(failure: WorkerError, run: HostedRun) -> str:

@@ -38,6 +38,7 @@ class Terms:
         frozen: The parameters that the server does not train when the fit begins.
         least_workers: The number of workers below which a round fails, so that nothing is made of fewer updates.
         sampling: The kind of sampler that chooses cohorts; None: everyone takes part.
+        broadcast: How the model is compressed on its way to workers; None: it is not.
         secure: How what leaves workers is sealed, so that only sums can be seen; None: it is not.
         insecure: Whether noise follows from the seed of the run, so that nothing is private.
     """
@@ -60,6 +61,7 @@ class Terms:
     frozen: tuple[str, ...] = ()
     least_workers: int = 1
     sampling: str | None = None
+    broadcast: Description | None = None
     secure: Description | None = None
     insecure: bool = False
 
@@ -126,6 +128,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "frozen": (list,),
     "least_workers": (int,),
     "sampling": (str, _NONE),
+    "broadcast": (dict, _NONE),
     "secure": (dict, _NONE),
     "insecure": (bool,),
 }

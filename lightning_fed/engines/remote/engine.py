@@ -162,6 +162,7 @@ class Remote(EngineOfNodes):
                 frozen=tuple(row.name for row in self._rows if row.kind == "frozen"),
                 least_workers=self._facts.least_workers,
                 sampling=self._facts.sampling,
+                broadcast=None if outbox.broadcast is None else description_of(outbox.broadcast.compressor),
                 secure=None if outbox.sealing is None else description_of(outbox.sealing),
                 insecure=outbox.promise is not None and outbox.promise.insecure_deterministic_noise,
             )
@@ -189,10 +190,7 @@ class Remote(EngineOfNodes):
             raise ValueError("the run cannot begin, since nodes refuse:\n  " + "\n  ".join(refusals))
 
     def _asking(self, ask: str, **more: Any) -> dict[str, Any]:
-        coder = self._outbox.broadcast
-        broadcast = None if coder is None else description_of(coder.compressor)
-        terms = self._terms_now().to_fields()
-        return {"ask": ask, "protocol": PROTOCOL, "terms": terms, "broadcast": broadcast, **more}
+        return {"ask": ask, "protocol": PROTOCOL, "terms": self._terms_now().to_fields(), **more}
 
     def _reason(self, fields: Mapping[str, Any]) -> str:
         """Return why a node refuses; where it has another module, by the first tensor that differs."""

@@ -394,7 +394,12 @@ def test_a_node_that_lacks_the_compressor_says_so_before_the_first_round(tmp_pat
 def test_what_a_server_says_of_its_codes_is_looked_at(told: Any, tmp_path: Path, monkeypatch: Any) -> None:
     engine, population = over_nodes(tmp_path, people(1))
     asking = engine._asking
-    monkeypatch.setattr(engine, "_asking", lambda ask, **more: {**asking(ask, **more), "broadcast": told})
+
+    def lying(ask: str, **more: Any) -> dict[str, Any]:
+        fields = asking(ask, **more)
+        return {**fields, "terms": {**fields["terms"], "broadcast": told}}
+
+    monkeypatch.setattr(engine, "_asking", lying)
     with pytest.raises(ValueError, match=r"name FedAvg as their broadcast, which is no Comp|KBit cannot be"):
         run(engine, workers=population)
 
