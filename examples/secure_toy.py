@@ -63,6 +63,7 @@ def main() -> None:
     version = next_version(Path(options.logdir, "secure_toy"), type(federated.algorithm).__name__)
     trainer = pl.Trainer(
         max_epochs=options.rounds,
+        limit_val_batches=0,  # what there is to validate on is the workers' own: nobody is to see what single ones give
         accelerator="cpu",
         devices=1,
         logger=TensorBoardLogger(options.logdir, name="secure_toy", version=version, default_hp_metric=False),

@@ -381,7 +381,10 @@ class FederatedModule(Readable):
             self._keeper.refuse_unwritable(self.algorithm, len(datamodule.names))
             self._keeper.promise(self._guard.run)
         if self.secure_aggregation is not None and not isinstance(self.engine, EngineOfNodes):
-            say_what_is_hidden(self.secure_aggregation, tables_of(self.algorithm, self.transforms, self._outbox.kept))
+            remembered = tables_of(self.algorithm, self.transforms, self._outbox.kept)
+            say_what_is_hidden(
+                self.secure_aggregation, remembered if self.privacy is None else ()
+            )  # else the guard says
         # The rounds of a search for a learning rate are none of the run.
         results = Results(None) if self._search.is_on else self._results
         results.begin(self.trainer.global_step)
