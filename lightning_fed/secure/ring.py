@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_fed.core.arguments import number, settle, whole
+from lightning_fed.core.double import blocks
 from lightning_fed.core.shown import Shown
 from lightning_fed.core.words import BITS
 
@@ -120,18 +121,24 @@ class Ring(Shown):
         """
         return rows.to(torch.float64).div(self.step).to(torch.int32)
 
-    def encode(self, rows: Tensor, uniform: Tensor) -> Tensor:
-        """Return vectors as words, rounded up or down at random so that the mean is right: ``⌊x / step + u⌋``.
+    def encode(self, rows: Tensor, uniform: Tensor, by: Tensor | None = None) -> Tensor:
+        """Return vectors as words, rounded up or down at random so that the mean is right: ``⌊a x / step + u⌋``.
 
         Args:
-            rows: ``[n, d]``, each row of a norm of at most ``clip``.
+            rows: ``[n, d]``.
             uniform: Numbers u in [0, 1) for the rounding; ``[n, d]``.
+            by: What each row is multiplied by, so that its norm is at most ``clip``; float64 ``[n]``; None: a = 1.
 
         Returns:
             int32 ``[n, d]``, on the device of the rows.
         """
-        scaled = rows.to(torch.float64, copy=True).div_(self.step).add_(uniform).floor_()
-        return scaled.clamp_(-self.units - 1, self.units + 1).to(torch.int32)
+        words = torch.empty(rows.shape, dtype=torch.int32, device=rows.device)
+        factors = torch.ones(len(rows), dtype=torch.float64) if by is None else by
+        factors = (factors / self.step).to(rows.device).unsqueeze(1)
+        for columns, block in blocks(rows):
+            block.mul_(factors).add_(uniform[:, columns]).floor_().clamp_(-self.units - 1, self.units + 1)
+            words[:, columns] = block
+        return words
 
     def decode(self, words: Tensor) -> Tensor:
         """Return a sum of vectors.

@@ -156,8 +156,8 @@ class Sealing(Sealer):
                 )
             within *= norms <= vector.ring.clip
             scales = weight * clip_scales(norms, most)
-            scaled = rows.to(torch.float64) * scales.to(rows.device).unsqueeze(1)
-            words[:, vector.columns] = vector.ring.encode(scaled, _uniforms(vector.name, updates, job, rows.shape[1]))
+            uniform = _uniforms(vector.name, updates, job, rows.shape[1])
+            words[:, vector.columns] = vector.ring.encode(rows, uniform, scales)
         numbers = self._numbers(updates, weight, within)
         return _emptied(updates, job, Sealed(words, {k: scalars.encode(v) for k, v in numbers.items()}, self.bits))
 
@@ -307,9 +307,16 @@ def _equal(rows: Tensor, before: Tensor) -> bool:
 
 
 def _runs(job: Job, stays: Set[str]) -> list[slice]:
-    """The columns of vectors that travel."""
-    layout = job.model.layout
-    return [place for name, place in layout.places.items() if name not in stays]
+    """The columns of vectors that travel, neighbouring ones as one."""
+    runs: list[slice] = []
+    for name, place in job.model.layout.places.items():
+        if name in stays:
+            continue
+        if runs and runs[-1].stop == place.start:
+            runs[-1] = slice(runs[-1].start, place.stop)
+        else:
+            runs.append(place)
+    return runs
 
 
 def _rows(name: str, updates: Updates, job: Job) -> Tensor:
@@ -321,12 +328,16 @@ def _rows(name: str, updates: Updates, job: Job) -> Tensor:
         return torch.where(before.isfinite(), change, 0.0).flatten(1)
     rows = updates.delta if name == DELTA else updates.extra[name]
     runs = _runs(job, updates.stays)
+    if len(runs) == 1:
+        return rows[:, runs[0]]  # no copy
     return torch.cat([rows[:, run] for run in runs], dim=1) if runs else rows[:, :0]
 
 
 def _uniforms(name: str, updates: Updates, job: Job, length: int) -> Tensor:
-    seeds = (derive(job.seed, job.cohort, worker, "sealing", name) for worker in updates.workers)
-    return torch.stack([uniforms(seed, length, job.model.device) for seed in seeds])
+    drawn = torch.empty(len(updates.workers), length, dtype=torch.float32, device=job.model.device)
+    for row, worker in zip(drawn, updates.workers, strict=True):
+        row.copy_(uniforms(derive(job.seed, job.cohort, worker, "sealing", name), length, job.model.device))
+    return drawn
 
 
 def _emptied(updates: Updates, job: Job, sealed: Sealed) -> Updates:

@@ -135,3 +135,16 @@ def test_what_is_shortened_is_within_the_clip_after_rounding() -> None:
     rows *= ring.within(4) / rows.norm(dim=1, keepdim=True)
     for extreme in (torch.zeros_like(rows), torch.full_like(rows, 1 - 1e-12), torch.rand_like(rows)):
         assert float((ring.encode(rows, extreme) * ring.step).norm(dim=1).max()) <= 1.0
+
+
+def test_rows_of_many_blocks_are_those_of_each_alone_and_multiplied_first() -> None:
+    """Three rows go in blocks of 2¹⁷ // 3 numbers, one alone in one of 2¹⁷: the words are the same."""
+    ring, generator = Ring.of_power_of_two(3.0, 10, 32), torch.Generator().manual_seed(2)
+    rows, uniform = torch.randn(3, 100_000, generator=generator) / 400, torch.rand(3, 100_000, generator=generator)
+    by = torch.tensor([0.5, 0.0, 1.0], dtype=torch.float64)
+    words = ring.encode(rows, uniform, by)
+    expected = (rows.to(torch.float64) * by.unsqueeze(1) / ring.step + uniform).floor().to(torch.int32)
+    assert torch.equal(words, expected)
+    for row in range(3):
+        one = slice(row, row + 1)
+        assert torch.equal(ring.encode(rows[one], uniform[one], by[one]), words[one])
