@@ -171,6 +171,7 @@ class EngineOfNodes(Engine):
 
         Raises:
             ValueError: If the engine knows none.
+            AbortError: If nobody was asked to train.
         """
         raise ValueError(
             f"engine={type(self).__name__} exchanges no keys with its nodes: leave out secure_aggregation=, or take "

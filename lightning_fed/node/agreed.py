@@ -27,6 +27,20 @@ def check_goes_with(promise: Privacy, algorithm: Algorithm) -> None:
         raise PolicyError(f"{kind} counts one training in a round, but {name} {algorithm.trains_again}")
 
 
+def check_treats_all_alike(job: Job) -> None:
+    """Refuse a job of which single workers have a part of their own, where all that leaves is a sum.
+
+    Whoever gives all workers but one a start from which nothing is learned sees the update of that one in the sum.
+    """
+    linear = {} if job.penalty is None else job.penalty.linear
+    for what, parts in {"work": job.work, "start": job.start, "penalty": linear}.items():
+        if parts:
+            raise PolicyError(
+                f"the job has a {what} for {min(parts)!r} alone, and under secure aggregation one that differs by "
+                "worker can single out an update in the sum; send all workers the same"
+            )
+
+
 def mechanism_of(promise: Privacy, terms: Terms, job: Job | None = None) -> Mechanism | None:
     """Return what a worker's training releases, for the server that sees it alone; before the first round, the kind."""
     noise = promise.noise_multiplier or 1.0 if job is None else job.promise["noise_multiplier"]

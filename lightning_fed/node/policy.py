@@ -19,7 +19,7 @@ import torch
 from lightning_fed.core.arguments import settle
 from lightning_fed.core.shown import Shown
 from lightning_fed.node.account import Charge, NodeAccount, Unit, WorkerAccount
-from lightning_fed.node.agreed import check_goes_with, check_numbers, mechanism_of
+from lightning_fed.node.agreed import check_goes_with, check_numbers, check_treats_all_alike, mechanism_of
 from lightning_fed.node.errors import PolicyError
 from lightning_fed.node.policy_settings import (
     CHECKS,
@@ -264,6 +264,8 @@ attributes; failures hidden
                 raise PolicyError(
                     f"the job asks worker {worker!r} for {part} of its local training; ask for at most all"
                 )
+        if terms.secure is not None:
+            check_treats_all_alike(job)
         if promise is None:
             if job.promise or job.record_privacy is not None:
                 raise PolicyError("the job has the numbers of a promise, and the terms of its run make none")

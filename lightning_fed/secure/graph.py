@@ -36,21 +36,28 @@ class Degree(NamedTuple):
 def degree(workers: int, threshold: float, neighbours: int | None = None) -> Degree:
     """Return the degree of a cohort's graph, and the threshold ``⌈τ (k + 1)⌉``.
 
+    In a graph that is not complete the threshold is ``k/2 + 2`` at the least: whoever lies beside a gap of k/2 lost
+    workers has k/2 neighbours left, and is then to refuse. Else two such gaps would divide the survivors into groups
+    that share no mask, and the server would see the sum of each.
+
     Args:
         workers: The number n of workers that take part.
         threshold: The part τ of those who hold a secret's shares that must stay.
-        neighbours: The degree k; None: everyone up to 64 workers, beyond as :func:`least_degree` says. A cohort of
-            ``k + 1`` or fewer is complete.
+        neighbours: The degree k; None: everyone up to 64 workers, beyond as :func:`least_degree` says, with its
+            threshold at the least. A cohort of ``k + 1`` or fewer is complete.
 
     >>> degree(10, 0.7)
     Degree(neighbours=9, threshold=7)
     >>> degree(1000, 0.7)
     Degree(neighbours=96, threshold=68)
     """
+    least = 1
     if neighbours is None:
-        neighbours = workers - 1 if workers <= COMPLETE else least_degree(workers, COLLUDING, AWAY).neighbours
+        neighbours, least = (workers - 1, 1) if workers <= COMPLETE else least_degree(workers, COLLUDING, AWAY)
     neighbours = min(neighbours, workers - 1)
-    return Degree(neighbours, math.ceil(threshold * (neighbours + 1) - 1e-9))
+    if neighbours < workers - 1:
+        least = max(least, neighbours // 2 + 2)
+    return Degree(neighbours, max(math.ceil(threshold * (neighbours + 1) - 1e-9), least))
 
 
 @lru_cache(maxsize=4)  # as for a roster

@@ -12,6 +12,15 @@ FRACTION_BITS = 24
 """The bits behind the point: sums are exact to 6e-8 for each worker."""
 
 
+def most(workers: int) -> float:
+    """Return the largest size of a number of which so many workers' have room in a sum.
+
+    Args:
+        workers: How many add one each.
+    """
+    return (2.0 ** (63 - FRACTION_BITS) - 1.0) / workers
+
+
 def encode(numbers: Tensor) -> Tensor:
     """Return numbers as words, rounded to the nearest.
 

@@ -107,11 +107,14 @@ class SecureServer:
         """
         listed: dict[str, Keys] = {}
         seen: set[bytes] = set()
+        probe = KeyPair()
         for name, message in advertised.items():
             try:
                 keys = Keys.of(message, self.signed)
                 if {keys.mask, keys.channel} & seen or keys.mask == keys.channel:
                     raise AbortError("a key that it sends is another's, too")
+                for public in (keys.mask, keys.channel):
+                    probe.agreed(public)  # all others would refuse a roster with a key of low order
             except AbortError as error:
                 self.left_out[name] = str(error)
                 continue

@@ -13,6 +13,7 @@ from lightning_fed.core.words import BITS
 from lightning_fed.secure.draws import bounds
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.ring import Ring
+from lightning_fed.secure.scalars import most
 
 DELTA = "delta"
 
@@ -179,4 +180,9 @@ class SecureAggregation(Shown):
                 "its update; give FederatedDataModule a larger cohort_size"
             )
         Ring(1.0, cohort, self.bits)  # for what it refuses
+        if self.metric_range > most(cohort):
+            raise ValueError(
+                f"SecureAggregation(metric_range={self.metric_range:g}): the metrics of {cohort} workers have no room "
+                f"in a sum, which would wrap around; take {most(cohort):.3g} at most"
+            )
         return Parameters(self.threshold, least, cohort, self.bits, self.neighbours)

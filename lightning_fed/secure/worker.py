@@ -112,7 +112,9 @@ class SecureWorker:
         self._invitation = invited
         self._mask_keys, self._channel_keys = KeyPair(), KeyPair()
         both = self._mask_keys.public + self._channel_keys.public
-        signature = b"" if self._identity is None else self._identity.signed(_about_keys(invited.session, both))
+        signature = (
+            b"" if self._identity is None else self._identity.signed(_about_keys(invited.session, both, self._name))
+        )
         self._keys = Keys(self._mask_keys.public, self._channel_keys.public, signature)
         return self._keys.to_bytes()
 
@@ -155,7 +157,13 @@ class SecureWorker:
 
     @property
     def form(self) -> Form:
-        """What everyone adds, from the roster."""
+        """What everyone adds, from the roster.
+
+        Raises:
+            AbortError: If it has not come yet.
+        """
+        if self._next < 2:
+            raise AbortError("numbers are asked for before a roster has come")
         return self._form
 
     @_step(2)
@@ -208,7 +216,7 @@ class SecureWorker:
             raise AbortError("this worker has no identity with which it could confirm anything")
         self._confirmed = survivors
         self._check_survivors(survivors)
-        self._own_confirmation = self._identity.signed(about_survivors(self._context, survivors))
+        self._own_confirmation = self._identity.signed(about_survivors(self._context, survivors, self._name))
         return self._own_confirmation
 
     def unmask(self, message: bytes) -> bytes:
@@ -251,14 +259,15 @@ class SecureWorker:
 
     def _check_signatures(self, listed: Roster) -> None:
         for name, keys in zip(listed.names, listed.keys, strict=True):
-            text = _about_keys(self._invitation.session, keys.mask + keys.channel)
+            text = _about_keys(self._invitation.session, keys.mask + keys.channel, name)
             if name not in self._known or not is_signed(self._known[name], keys.signature, text):
                 raise AbortError(f"the keys of {name!r} are not signed by it, or nobody of that name is known")
 
     def _check_confirmations(self, confirmations: bytes) -> None:
-        text = about_survivors(self._context, self._confirmed)
-        signed = signatures_of(confirmations, self._neighbours)
-        good = sum(is_signed(self._known[self._names[v]], signature, text) for v, signature in signed.items())
+        good = 0
+        for v, signature in signatures_of(confirmations, self._neighbours).items():
+            name = self._names[v]
+            good += is_signed(self._known[name], signature, about_survivors(self._context, self._confirmed, name))
         if good + 1 < self._threshold:
             raise AbortError(f"{good + 1} workers confirm this list of survivors, {self._threshold} needed")
 
@@ -292,10 +301,13 @@ def sign_of(worker: int, other: int) -> int:
     return 1 if other < worker else -1
 
 
-def about_survivors(context: bytes, survivors: bytes) -> bytes:
-    """Return the text that is signed where workers confirm a list of survivors."""
-    return b"survivors" + context + survivors
+def about_survivors(context: bytes, survivors: bytes, name: str) -> bytes:
+    """Return the text that a worker signs where it confirms a list of survivors.
+
+    Its name is in it, since all workers of a node have one identity: what one of them has confirmed, another has not.
+    """
+    return b"survivors" + context + survivors + name.encode()
 
 
-def _about_keys(session: bytes, keys: bytes) -> bytes:
-    return b"keys" + session + keys
+def _about_keys(session: bytes, keys: bytes, name: str) -> bytes:
+    return b"keys" + session + keys + name.encode()

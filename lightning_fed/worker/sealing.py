@@ -34,8 +34,25 @@ LOSS, METRIC, RATE = "loss", "metric/", "rate/"
 WEIGHT_OF = "weight of "
 """Before the name of a mean: the sum of the weights of those who have something to say about it."""
 
-_MOST_EXAMPLES = 2.0**30
-"""Beyond it a worker's number of examples is no longer added: sums of half a million workers have room."""
+_ALWAYS = frozenset({WORKERS, WITHIN, WEIGHT, EXAMPLES, STEPS, LEFT_OUT, LOSS, WEIGHT_OF + LOSS})
+"""The single numbers that every worker adds."""
+_LONGEST_NAME = 1000
+
+
+def are_names(names: Set[str]) -> bool:
+    """Whether single numbers can have such names; they come from anyone, and all workers are sent them.
+
+    Args:
+        names: The names.
+    """
+
+    def is_one(name: str) -> bool:
+        if len(name) > _LONGEST_NAME or any("\ud800" <= letter <= "\udfff" for letter in name):
+            return False
+        told = name.removeprefix(WEIGHT_OF)
+        return name in _ALWAYS or (told.startswith((METRIC, RATE)) and {told, WEIGHT_OF + told} <= names)
+
+    return names >= _ALWAYS and all(map(is_one, names))
 
 
 class _Vector(NamedTuple):
@@ -132,6 +149,11 @@ class Sealing(Sealer):
                 words[:, vector.columns] = vector.ring.exact(rows)
                 continue
             norms, most = (row_norms(rows).cpu(), vector.ring.clip) if joint is None else joint
+            if joint is None and not norms.isfinite().all():
+                raise ValueError(
+                    f"SecureAggregation: {vector.name!r} has NaN or Inf in it after the transforms, which would be in "
+                    "the sum of all; see what a transform divides by"
+                )
             within *= norms <= vector.ring.clip
             scales = weight * clip_scales(norms, most)
             scaled = rows.to(torch.float64) * scales.to(rows.device).unsqueeze(1)
@@ -193,8 +215,8 @@ class Sealing(Sealer):
             WORKERS: one,
             WITHIN: within,
             WEIGHT: weight,
-            EXAMPLES: updates.examples.clamp(0.0, _MOST_EXAMPLES),
-            STEPS: updates.steps.clamp(0.0, _MOST_EXAMPLES),
+            EXAMPLES: updates.examples.clamp(0.0, scalars.most(self.cohort)),
+            STEPS: updates.steps.clamp(0.0, scalars.most(self.cohort)),
         }
         left_out = torch.zeros_like(one)
         means = {LOSS: updates.loss} | {METRIC + n: v for n, v in updates.metrics.items() if _is_mean(updates.shown, n)}
@@ -204,8 +226,9 @@ class Sealing(Sealer):
             numbers[name] = torch.where(good, values * weight, 0.0)
             numbers[WEIGHT_OF + name] = torch.where(good, weight, 0.0)
         for name, values in updates.rates.items():
-            numbers[RATE + name] = torch.where(values.isfinite(), values, 0.0)
-            numbers[WEIGHT_OF + RATE + name] = values.isfinite().to(torch.float64)
+            good = scalars.within(values, one, self.settings.metric_range)
+            numbers[RATE + name] = torch.where(good, values, 0.0)
+            numbers[WEIGHT_OF + RATE + name] = good.to(torch.float64)
         return {**numbers, LEFT_OUT: left_out}
 
     # ---- at the server -----------------------------------------------------------------------------------------------
@@ -293,8 +316,9 @@ def _rows(name: str, updates: Updates, job: Job) -> Tensor:
     """The rows of one vector, ``[n, m]``."""
     if name.startswith(_BUFFERS):
         buffer = name.removeprefix(_BUFFERS)
-        change = updates.buffers[buffer].to(torch.float64) - job.model.buffers[buffer].to(torch.float64)
-        return change.flatten(1)
+        before = job.model.buffers[buffer].to(torch.float64)
+        change = updates.buffers[buffer].to(torch.float64) - before
+        return torch.where(before.isfinite(), change, 0.0).flatten(1)  # such as the -inf of a mask
     rows = updates.delta if name == DELTA else updates.extra[name]
     runs = _runs(job, updates.stays)
     return torch.cat([rows[:, run] for run in runs], dim=1) if runs else rows[:, :0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import Rows, Scalar, trainer
-from over_nodes import connected
+from over_nodes import connected, nodes_of
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
@@ -17,9 +18,10 @@ from lightning_fed.core.channel import Message
 from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.node import Node, Policy, RequiredSecureAggregation
 from lightning_fed.node.identities import Identities, write_identity
-from lightning_fed.secure import SecureAggregation
+from lightning_fed.secure import AbortError, SecureAggregation
 from lightning_fed.testing import Loopback, OverLoopback
-from lightning_fed.wire import RoundError, WorkerError
+from lightning_fed.wire import Model, Penalty, RoundError, WorkerError
+from lightning_fed.wire.codec import decode_job, encode_job
 
 WORKERS = {f"w{i}": Rows([float(i), i + 1.0]) for i in range(5)}
 SECURE = SecureAggregation(clip=50.0, threshold=0.6)
@@ -227,6 +229,59 @@ def test_terms_of_another_run_open_nothing(tmp_path: Path) -> None:
     assert answer["refused"] == "no session of secure aggregation is on at this node: it has begun anew"
 
 
+def test_a_node_whose_numbers_have_other_names_is_in_no_sum(tmp_path: Path) -> None:
+    """What the server refuses of its answer to the job, it does not add up either."""
+    asked_to_share: list[int] = []
+
+    def spoil(node: int, asked: Mapping[str, Any], answer: Message) -> Message:
+        if asked.get("step") == "share":
+            asked_to_share.append(node)
+        if node == 3 and asked["ask"] == "train":
+            return answer[0], [bytes(answer[1][0]).replace(b"weight of metric/seen", b"weight of metric/soon")]
+        return answer
+
+    fed = over_nodes(tmp_path, spoil, rounds=1, on_worker_error="drop")
+    assert asked_to_share == [0, 1, 2, 4]
+    assert fed.found[0].item() == pytest.approx((0.5 + 1.5 + 2.5 + 4.5) / 4, abs=1e-6)
+    assert [failure.worker for failure in fed.last_report.failures] == ["w3"]
+
+
+def test_numbers_that_are_asked_for_before_a_roster_are_refused_in_words(tmp_path: Path) -> None:
+    def spoil(node: int, asked: Mapping[str, Any], answer: Message) -> Message:
+        if asked.get("step") == "share" and node == 0 and not found:
+            found.append(nodes[1].answer({**asked, "step": "mask", "workers": ["w1"]}, [b""])[0])
+        return answer
+
+    found: list[Any] = []
+    engine, workers = connected(Logs, WORKERS, tmp_path, spoil)
+    nodes: dict[int, Node] = engine.link._nodes
+    fitted(engine, workers, SECURE, rounds=1, on_worker_error="drop")
+    assert found[0]["results"] == [{"worker": "w1", "error": "numbers are asked for before a roster has come"}]
+
+
+def test_a_round_in_which_nobody_is_asked_has_no_session_and_not_that_of_before(tmp_path: Path) -> None:
+    """Chance can leave a cohort empty."""
+    jobs: list[bytes] = []
+
+    class Emptying(Loopback):
+        def send(self, messages: Any, seconds: float) -> Any:
+            if messages[0][1][0].get("step") == "share":
+                assert not list(engine.run(decode_job(jobs[0]), []))
+                with pytest.raises(AbortError, match="nobody was asked to train"):
+                    engine.session()
+                raise StopEarlyError
+            jobs.extend(bytes(parts[0]) for _, (fields, parts) in messages if fields["ask"] == "train")
+            return super().send(messages, seconds)
+
+    class StopEarlyError(Exception):
+        pass
+
+    link = Emptying(nodes_of(Logs, WORKERS, tmp_path))
+    engine = OverLoopback(link, timeout=0.2)
+    with pytest.raises(StopEarlyError):
+        fitted(engine, RemotePopulation(link), SECURE, rounds=1)
+
+
 def test_a_session_is_over_with_its_round(tmp_path: Path) -> None:
     node, fields = asked_for(tmp_path, "unmask")
     answer, _ = node.answer(fields, [b"\x1f"])
@@ -246,6 +301,32 @@ def test_a_server_that_asks_for_the_sum_of_one(change: Any, says: str, tmp_path:
     terms = {**fields["terms"], "secure": {**secure, "arguments": {**secure["arguments"], **change}}}
     answer, _ = node.answer({"ask": "agree", "protocol": fields["protocol"], "terms": terms}, [])
     assert says in answer["refused"]
+
+
+ALONE: dict[str, Any] = {
+    "start": {"start": {f"w{i}": Model(torch.zeros(1)) for i in (0, 1, 3, 4)}},
+    "penalty": {"penalty": Penalty(linear={f"w{i}": torch.full((1,), 1e6) for i in (0, 1, 3, 4)})},
+    "work": {"work": {f"w{i}": 1e-9 for i in (0, 1, 3, 4)}},
+}
+
+
+@pytest.mark.parametrize("what", ALONE)
+def test_a_job_that_treats_one_worker_otherwise_than_all_others(what: str, tmp_path: Path) -> None:
+    """The job is the same for all, and so its digest: the sum would be of known numbers and one worker's update."""
+    trained: list[tuple[dict[str, Any], bytes]] = []
+
+    class Listening(Loopback):
+        def send(self, messages: Any, seconds: float) -> Any:
+            trained.extend((dict(f), bytes(parts[0])) for _, (f, parts) in messages if f["ask"] == "train")
+            return super().send(messages, seconds)
+
+    nodes = nodes_of(Logs, WORKERS, tmp_path)
+    link = Listening(nodes)
+    fitted(OverLoopback(link, timeout=0.2), RemotePopulation(link), SECURE, rounds=1)
+    fields, job = trained[2]
+    answer, parts = nodes[2].answer(fields, [encode_job(replace(decode_job(job), **ALONE[what]))])
+    assert f"the job has a {what} for 'w0' alone" in answer["refused"]
+    assert not parts
 
 
 @pytest.mark.parametrize("invitation", [None, "", "zz", "00", 7])

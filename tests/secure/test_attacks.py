@@ -14,12 +14,13 @@ pytest.importorskip("cryptography")
 from sessions import JOB, Session, agreed
 
 from lightning_fed.secure.errors import AbortError
+from lightning_fed.secure.graph import order
 from lightning_fed.secure.lengths import BOX_BYTES
 from lightning_fed.secure.masks import Identity, KeyPair
-from lightning_fed.secure.messages import Form, Invitation, Keys, Reply, Roster, bits_of, replies_of
+from lightning_fed.secure.messages import Form, Invitation, Keys, Reply, Roster, bits_of, of_neighbours, replies_of
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer
-from lightning_fed.secure.worker import SecureWorker
+from lightning_fed.secure.worker import SecureWorker, commitment, mask_key
 
 
 def flipped(message: bytes, at: int = -1) -> bytes:
@@ -236,6 +237,28 @@ def test_a_server_that_tells_two_stories_gets_too_few_shares_of_each() -> None:
 # ---- out of turn -----------------------------------------------------------------------------------------------------
 
 
+def test_a_sum_of_a_few_survivors_that_share_no_mask_with_the_others() -> None:
+    """On a ring of nine with two neighbours each, every third one lost: three pairs, each with a sum of its own."""
+    session = Session(9, agreed(9, least=6, neighbours=2))
+    ring = order(tuple(session.names), session.session)
+    session.gone = {f"w{ring[place]}": "mask" for place in (0, 3, 6)}
+    with pytest.raises(AbortError):
+        session.run()
+    assert len(session.said) == 6
+
+
+def test_a_threshold_that_is_no_majority_is_refused_by_workers_too() -> None:
+    """Rounding can make one of a threshold that is above one half by less than an error of floats."""
+    session = Session(4, agreed(4, threshold=0.5 + 1e-12))
+    session.shared()
+    assert set(session.said.values()) == {"2 of 4 shares are no majority"}
+
+
+def test_masks_and_commitments_are_of_one_session() -> None:
+    assert mask_key(bytes(32), b"one") != mask_key(bytes(32), b"other")
+    assert commitment(bytes(32), b"one") != commitment(bytes(32), b"other")
+
+
 @pytest.mark.parametrize("step", ["share", "mask", "confirm", "unmask"])
 def test_a_step_before_its_turn(step: str) -> None:
     worker = SecureWorker("w0", agreed(3))
@@ -280,6 +303,19 @@ def test_keys_that_are_none_or_anothers_leave_a_worker_out() -> None:
         "w0": "1 bytes are not two keys, which are 64",
         "w4": "a key that it sends is another's, too",
     }
+
+
+@pytest.mark.parametrize("place", [slice(0, 32), slice(32, 64)])
+def test_a_key_of_low_order_leaves_a_worker_out_and_nobody_else(place: slice) -> None:
+    session = Session(5, agreed(5))
+    advertised = session.advertised()
+    spoilt = bytearray(advertised["w0"])
+    spoilt[place] = bytes(32)
+    advertised["w0"] = bytes(spoilt)
+    roster = session.server.roster(advertised, session.form)
+    assert session.server.names == ("w1", "w2", "w3", "w4")
+    assert "low order" in left_out(session)["w0"]
+    assert len(session.each(session.server.names, "share", roster)) == 4
 
 
 def test_shares_of_another_length_are_as_good_as_none() -> None:
@@ -409,6 +445,21 @@ def test_a_worker_that_is_told_other_survivors_than_the_rest() -> None:
     with pytest.raises(AbortError, match="1 workers confirm this list of survivors, 3 needed"):
         session.workers["w0"].unmask(confirmed["w0"])
     session.workers["w1"].unmask(confirmed["w1"])
+
+
+def test_what_one_worker_of_a_node_has_confirmed_another_has_not() -> None:
+    """They sign by one identity, and a server could tell each of them another story."""
+    session = Session(5, agreed(5), identities=True)
+    one = Identity()
+    for name in ("w1", "w2", "w3"):
+        session.workers[name] = SecureWorker(name, session.parameters, one, session.workers["w0"]._known)
+    for worker in session.workers.values():
+        worker._known |= dict.fromkeys(("w1", "w2", "w3"), one.public)
+    survivors = session.sent()
+    session.each(["w0"], "confirm", survivors)
+    (signature,) = session.each(["w1"], "confirm", survivors).values()
+    with pytest.raises(AbortError, match="2 workers confirm this list of survivors, 3 needed"):
+        session.workers["w0"].unmask(of_neighbours({1: signature, 2: signature, 3: signature}, [1, 2, 3, 4]))
 
 
 def test_a_worker_with_an_identity_leaves_out_no_step() -> None:

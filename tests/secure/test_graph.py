@@ -56,6 +56,17 @@ def test_a_threshold_is_not_rounded_up_by_an_error_of_floats() -> None:
     assert degree(10, 1.0).threshold == 10
 
 
+@pytest.mark.parametrize("workers", [65, 100, 1000])
+@pytest.mark.parametrize("threshold", [0.51, 0.6, 0.7])
+@pytest.mark.parametrize("neighbours", [None, 2, 4, 6, 32])
+def test_no_gap_divides_the_survivors(workers: int, threshold: float, neighbours: int | None) -> None:
+    """Beside a gap of k/2 lost ones k/2 neighbours are left, and with the worker itself that is not enough."""
+    found = degree(workers, threshold, neighbours)
+    assert found.threshold > found.neighbours // 2 + 1
+    if neighbours is None:
+        assert found.threshold >= least_degree(workers, 0.1, 0.1).threshold
+
+
 def test_where_no_graph_is_safe() -> None:
     with pytest.raises(ValueError, match="no graph keeps 10 workers safe if 45% collude and 45% are away"):
         least_degree(10, 0.45, 0.45, True)

@@ -15,7 +15,7 @@ from lightning_fed.secure import SecureAggregation, scalars
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 from lightning_fed.wire.codec import decode_updates, encode_updates
 from lightning_fed.wire.logged import Shown
-from lightning_fed.worker.sealing import Sealing
+from lightning_fed.worker.sealing import Sealing, are_names
 
 MODEL = GlobalModel(
     {"w": torch.zeros(1, 2), "b": torch.zeros(1)},
@@ -320,3 +320,62 @@ def test_no_sum_has_fewer_shares_of_noise_than_is_promised() -> None:
     assert Sealing(SecureAggregation(least=2), 10, promise=shared).parameters.least == 5
     assert Sealing(SecureAggregation(least=6), 10, promise=shared).parameters.least == 6
     assert Sealing(SecureAggregation(least=2), 10, promise=CentralDP(1.0, 1.0)).parameters.least == 2
+
+
+def test_what_a_transform_has_made_of_an_update_is_no_number() -> None:
+    sent = updates(delta=torch.tensor([[1.0, float("nan"), 0.0], [1.0, 1.0, 1.0]]))
+    with pytest.raises(ValueError, match="'delta' has NaN or Inf in it after the transforms"):
+        Sealing(SecureAggregation(clip=10.0), 2).sealed(sent, JOB)
+
+
+def test_a_buffer_that_never_was_finite_is_left_as_it_is() -> None:
+    """The mask of attention, whose -inf minus -inf is no number."""
+    model = GlobalModel(dict(MODEL.parameters), {"mean": torch.tensor([float("-inf"), 2.0]), "count": torch.tensor(3)})
+    sent = updates(
+        buffers={"mean": torch.tensor([[float("-inf"), 3.0], [float("-inf"), 2.0]]), "count": torch.tensor([3, 3])}
+    )
+    sealing, job = Sealing(SecureAggregation(clip=50.0, buffer_clip=10.0), 2), replace(JOB, model=model)
+    sealed = sealing.sealed(sent, job).sealed
+    assert sealed is not None
+    assert scalars.decode(sealed.scalars["within"].sum()) == 2.0
+    sums = sealing.opened(sealed.words.sum(0), {k: v.sum() for k, v in sealed.scalars.items()}, job, frozenset())
+    assert sums.buffers["mean"].tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+def test_a_learning_rate_that_has_no_room_is_left_out() -> None:
+    found = numbers(Sealing(SecureAggregation(clip=10.0), 2), updates(rates={"lr": double(1e300, 0.5)}))
+    assert found["rate/lr"] == 0.5
+    assert found["weight of rate/lr"] == 1.0
+
+
+def test_so_many_examples_that_a_sum_has_no_room_for_them() -> None:
+    """2³⁰ examples, at each of 2048 workers, are 2⁴¹; a sum ends at 2³⁹."""
+    sealed = Sealing(SecureAggregation(clip=10.0), 2048).sealed(updates(examples=double(2.0**30, 1.0)), JOB).sealed
+    assert sealed is not None
+    assert 0 < 2048 * int(sealed.scalars["examples"][0]) < 2**63
+
+
+def test_metrics_that_have_no_room_in_a_sum_are_refused() -> None:
+    with pytest.raises(ValueError, match="metrics of 100 workers have no room in a sum"):
+        SecureAggregation(clip=1.0, metric_range=1e10).parameters(100)
+    SecureAggregation(clip=1.0, metric_range=5e9).parameters(100)
+
+
+GOOD = {"workers", "within", "weight", "examples", "steps", "left out", "loss", "weight of loss"}
+
+
+@pytest.mark.parametrize(
+    ("more", "good"),
+    [
+        (set(), True),
+        ({"metric/größe", "weight of metric/größe", "rate/lr", "weight of rate/lr"}, True),
+        ({"metric/seen"}, False),
+        ({"weight of metric/seen"}, False),
+        ({"other"}, False),
+        ({"metric/\ud800", "weight of metric/\ud800"}, False),
+        ({"metric/" + 1000 * "x", "weight of metric/" + 1000 * "x"}, False),
+    ],
+)
+def test_names_of_single_numbers(more: set[str], good: bool) -> None:
+    assert are_names(GOOD | more) is good
+    assert not are_names((GOOD | more) - {"loss"})

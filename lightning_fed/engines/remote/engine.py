@@ -24,6 +24,7 @@ from lightning_fed.engines.remote.link import Link, LinkError, answers
 from lightning_fed.engines.remote.population import RemotePopulation
 from lightning_fed.engines.together import in_blocks
 from lightning_fed.population import EvaluationKind, WorkerPool
+from lightning_fed.secure import AbortError
 from lightning_fed.wire import Job, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_updates, encode_job
 from lightning_fed.wire.container import Buffer
@@ -32,6 +33,7 @@ from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.local_fit import LocalFit
 from lightning_fed.worker.outbox import NOT_FINITE, Outbox, finite_of, tables_of
+from lightning_fed.worker.sealing import are_names
 from lightning_fed.worker.sent_metrics import difference as difference_of_states
 
 if TYPE_CHECKING:  # they need an extra
@@ -202,6 +204,7 @@ class Remote(EngineOfNodes):
     # ---- a round -----------------------------------------------------------------------------------------------------
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
+        self._secure = None  # the session of the round before is over, even if nobody is asked in this one
         yield from in_blocks(self._in_order(job, cohort), job, len(cohort))
 
     def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
@@ -217,6 +220,8 @@ class Remote(EngineOfNodes):
             self.has_trained(self._outbox.algorithm.trainings)
             if isinstance(read, Updates):
                 self._refused.pop(name, None)  # the worker has heard of them
+            elif self._secure is not None:
+                self._secure.leave_out(name)
             yield read
             del read
 
@@ -256,7 +261,6 @@ class Remote(EngineOfNodes):
 
     def _inviting(self, job: Buffer) -> dict[str, str]:
         """Begin a session of secure aggregation together with the training, if there is to be one."""
-        self._secure = None
         sealing = self._outbox.sealing
         if sealing is None:
             return {}
@@ -268,7 +272,8 @@ class Remote(EngineOfNodes):
         return {"invitation": self._secure.server.invite().hex()}
 
     def session(self) -> tuple[SecureServer, Machines]:
-        assert self._secure is not None, "a round has been run"
+        if self._secure is None:
+            raise AbortError("nobody was asked to train")
         return self._secure.server, self._secure
 
     def _ask_machines(self, step: str, messages: Mapping[str, bytes]) -> Iterator[tuple[str, _Result]]:
@@ -335,6 +340,8 @@ class Remote(EngineOfNodes):
             wrong = difference_of_states(self._asks_about[0], updates.metric_states)
             if wrong is not None:
                 return WorkerError(worker, job.round, f"what its torchmetrics objects hold cannot be used: {wrong}")
+        if updates.sealed is not None and not are_names(updates.sealed.scalars.keys()):
+            return WorkerError(worker, job.round, "the numbers that it would add have other names than they can have")
         sealed = 0 if updates.sealed is None else len(updates.sealed.scalars) // 2  # each has a weight
         number = len(updates.metrics) + len(updates.rates) + sealed
         if number > _MOST_METRICS:

@@ -49,6 +49,14 @@ class SecureRound(Machines):
         except ValueError:
             self.failed[worker] = "its node has advertised keys that cannot be read"
 
+    def leave_out(self, worker: str) -> None:
+        """Let a worker take no part whose answer to the job cannot be used.
+
+        Args:
+            worker: Its name.
+        """
+        self.keys.pop(worker, None)
+
     def advertised(self, invitation: bytes) -> Mapping[str, bytes]:
         return {name: self.keys[name] for name in sorted(self.keys)}
 
