@@ -8,13 +8,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import torch
 
-from lightning_fed import __version__, algorithms, privacy, transforms
+from lightning_fed import __version__
 from lightning_fed._lightning import pl, refuse_foreign
-from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import flag, whole
 from lightning_fed.core.channel import Message
 from lightning_fed.core.extras import import_extra
@@ -23,25 +22,21 @@ from lightning_fed.core.shown import Shown
 from lightning_fed.node.account import NodeAccount
 from lightning_fed.node.errors import PolicyError, RefusalError, words_of
 from lightning_fed.node.hosted_run import HostedRun, NodeSettings
+from lightning_fed.node.named_parts import known_classes, outbox_of
 from lightning_fed.node.policy import Policy
 from lightning_fed.population import BATCH_SIZE, WorkerData, WorkerPool, datamodule_of
-from lightning_fed.privacy import Privacy
-from lightning_fed.secure import STEPS, AbortError, SecureAggregation
+from lightning_fed.secure import STEPS, AbortError
 from lightning_fed.server.readiness import refuse_lazy
-from lightning_fed.transforms import UpdateTransform
-from lightning_fed.transforms.compression.broadcast import Broadcast
-from lightning_fed.wire import Job, LocalTraining, Updates, WireError, WorkerError
+from lightning_fed.wire import Job, Updates, WireError, WorkerError
 from lightning_fed.wire.codec import decode_job, encode_updates
 from lightning_fed.wire.fingerprint import fingerprint_of, rows_of
-from lightning_fed.wire.parts import name_of_class, part_from
 from lightning_fed.wire.terms import PROTOCOL, Terms
-from lightning_fed.worker.kept import Kept
-from lightning_fed.worker.outbox import Outbox, tables_of
+from lightning_fed.worker.outbox import tables_of
 from lightning_fed.worker.sealing import Sealing
 
 if TYPE_CHECKING:  # they need an extra
     from lightning_fed.node.identities import Identities
-    from lightning_fed.node.secure_rounds import SecureRounds
+    from lightning_fed.node.secure_rounds import Invited, SecureRounds
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +136,7 @@ class Node(Shown):
             batch_size,
             whole("cached_workers", cached_workers, least=1),
         )
-        self._known = {name_of_class(kind): kind for kind in (*_OURS, *parts)}
+        self._known = known_classes(parts)
         self._identities = _identities(identity, identities)
         self._run: HostedRun | None = None
         self._sessions: dict[bytes, SecureRounds] = {}  # by the terms of their runs
@@ -236,7 +231,7 @@ class Node(Shown):
         if self._run is not None:
             self._run.close()
             self._run = None
-        outbox = self._outbox(terms)
+        outbox = outbox_of(terms, self._known)
         self.policy.check_terms(terms, outbox)
         tables = tables_of(outbox.algorithm, outbox.transforms, outbox.kept)
         if not (terms.run.isascii() and terms.run.isalnum() and len(terms.run) <= _LONGEST_RUN):  # it names a folder
@@ -252,23 +247,6 @@ class Node(Shown):
             raise RefusalError(f"the run cannot begin at this node: {words_of(error, outbox.may_tell)}") from error
         _log.info("run %s: %s", terms.run, outbox.algorithm)
         return self._run
-
-    def _outbox(self, terms: Terms) -> Outbox:
-        algorithm = _part("algorithm", terms.algorithm, Algorithm, self._known)
-        chosen = [_part("transforms", each, UpdateTransform, self._known) for each in terms.transforms]
-        promise = None if terms.promise is None else _part("promise", terms.promise, Privacy, self._known)
-        kept = _part("kept", terms.kept, Kept, self._known)
-        sealing = None if terms.secure is None else _part("secure", terms.secure, Sealing, self._known)
-        if sealing is not None:
-            try:
-                sealing = replace(sealing, promise=promise)  # the one that is kept here
-                _ = sealing.parameters  # whoever makes them may ask for a sum of one
-            except ValueError as error:
-                raise RefusalError(str(error)) from error
-        coded = None
-        if terms.broadcast is not None:
-            coded = Broadcast(_part("broadcast", terms.broadcast, transforms.Compressor, self._known))
-        return Outbox(algorithm, tuple(chosen), promise, kept=kept, sealing=sealing, broadcast=coded)
 
     def _secure_rounds(self, terms: Terms, sealing: Sealing) -> SecureRounds:
         """Return the sessions of a run. They outlast another run whose message comes between two steps of a round."""
@@ -295,7 +273,7 @@ class Node(Shown):
         invited = None
         if run.outbox.sealing is not None:
             rounds = self._secure_rounds(run.terms, run.outbox.sealing)
-            invited = Invited.of(rounds, fields.get("invitation"), run.terms, parts[0])
+            invited = rounds.invited(fields.get("invitation"), run.terms, parts[0])
         for worker in workers:
             result = self._trained(run, worker, job, _numbers(refused, worker), invited)
             if not isinstance(result, WorkerError):
@@ -411,47 +389,6 @@ class Node(Shown):
         return words_of(failure.__cause__, may_tell=False)
 
 
-class Invited(NamedTuple):
-    """An invitation to a session of secure aggregation.
-
-    Args:
-        rounds: What workers hold in sessions of the run.
-        invitation: The server's message.
-        job: The digest of what they were sent with it.
-    """
-
-    rounds: SecureRounds
-    invitation: bytes
-    job: bytes
-
-    @staticmethod
-    def of(rounds: SecureRounds, invitation: object, terms: Terms, job: bytes | memoryview) -> Invited:
-        """Read what came with a job.
-
-        Args:
-            rounds: What workers hold in sessions of the run.
-            invitation: Hexadecimal digits, from anyone.
-            terms: The terms of the run.
-            job: The job, as it came.
-
-        Raises:
-            RefusalError: If there is no invitation, without which nothing may leave.
-        """
-        from lightning_fed.secure.masks import digest
-
-        try:
-            return Invited(rounds, bytes.fromhex(str(invitation)), digest(terms.to_bytes(), job))
-        except ValueError:
-            raise RefusalError("the job came without an invitation to secure aggregation") from None
-
-
-def _part(field: str, description: object, kind: type, known: Mapping[str, type]) -> Any:
-    part = part_from(description, known)
-    if not isinstance(part, kind):
-        raise RefusalError(f"the terms name {type(part).__name__} as their {field}, which is no {kind.__name__}")
-    return part
-
-
 def _numbers(refused: object, worker: str) -> list[int]:
     given = refused.get(worker, []) if isinstance(refused, dict) else None
     if not isinstance(given, list) or not all(type(number) is int for number in given):
@@ -459,23 +396,7 @@ def _numbers(refused: object, worker: str) -> list[int]:
     return given
 
 
-def _exported(*modules: Any) -> list[type]:
-    """Return the algorithms, transforms and promises of the package, and what they are made of."""
-    things = [getattr(module, name) for module in modules for name in module.__all__]
-    kinds = (Algorithm, UpdateTransform, transforms.Compressor, Privacy, privacy.AdaptiveClip)
-    return [thing for thing in things if isinstance(thing, type) and issubclass(thing, kinds)]
-
-
 _KINDS: tuple[Literal["val", "test", "predict"], ...] = ("val", "test", "predict")
-
-_OURS: tuple[type, ...] = (
-    *_exported(algorithms, transforms, privacy),
-    Kept,
-    LocalTraining,
-    Sealing,
-    SecureAggregation,
-    dict,
-)
 
 
 def _identities(identity: str | Path | None, identities: str | Path | None) -> Identities | None:

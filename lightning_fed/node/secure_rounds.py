@@ -8,12 +8,15 @@ from typing import NamedTuple, final
 import numpy as np
 import numpy.typing as npt
 
+from lightning_fed.node.errors import RefusalError
 from lightning_fed.node.identities import Identities
 from lightning_fed.secure import STEPS, AbortError
+from lightning_fed.secure.masks import digest
 from lightning_fed.secure.messages import Form
 from lightning_fed.secure.worker import SecureWorker
 from lightning_fed.wire import Updates
 from lightning_fed.wire.sealed import Sealed
+from lightning_fed.wire.terms import Terms
 from lightning_fed.worker.sealing import Sealing
 
 
@@ -22,6 +25,20 @@ class _Held(NamedTuple):
 
     machine: SecureWorker
     sealed: Sealed
+    job: bytes
+
+
+class Invited(NamedTuple):
+    """An invitation of workers to a session.
+
+    Args:
+        rounds: What workers hold in sessions of the run.
+        invitation: The server's message.
+        job: The digest of what they were sent with it.
+    """
+
+    rounds: SecureRounds
+    invitation: bytes
     job: bytes
 
 
@@ -39,6 +56,22 @@ class SecureRounds:
         self._sealing = sealing
         self._identities = identities
         self._held: dict[str, _Held] = {}
+
+    def invited(self, invitation: object, terms: Terms, job: bytes | memoryview) -> Invited:
+        """Read what came with a job.
+
+        Args:
+            invitation: Hexadecimal digits, from anyone.
+            terms: The terms of the run.
+            job: The job, as it came.
+
+        Raises:
+            RefusalError: If there is no invitation, without which nothing may leave.
+        """
+        try:
+            return Invited(self, bytes.fromhex(str(invitation)), digest(terms.to_bytes(), job))
+        except ValueError:
+            raise RefusalError("the job came without an invitation to secure aggregation") from None
 
     def begin(self, updates: Updates, invitation: bytes, job: bytes) -> bytes:
         """Keep the numbers of a worker that has been trained, and return the keys that it advertises.

@@ -18,12 +18,14 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.algorithms import FedPer, Scaffold
 from lightning_fed.core.processes import Processes
 from lightning_fed.engines.sequential import Sequential
+from lightning_fed.node.named_parts import known_classes, outbox_of
 from lightning_fed.privacy import DPFTRL, AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP, SkellamSum
 from lightning_fed.secure import AbortError, SecureAggregation
 from lightning_fed.selection import Availability, Poisson, Response, Uniform
 from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
+from lightning_fed.wire.parts import description_of
 from lightning_fed.worker.sealing import Sealing
 
 pytestmark = [
@@ -85,10 +87,12 @@ def test_nodes_elsewhere_seal_what_a_simulation_does(promise: Privacy, tmp_path:
     fed = FederatedModule(module, privacy=promise, secure_aggregation=SecureAggregation(threshold=0.6), engine=engine)
     fit(fed, FederatedDataModule(workers, sampler=Uniform()), max_steps=2)
     assert torch.equal(weights(module), simulated)
-    terms, node = engine._terms_now(), next(iter(engine.link._nodes.values()))
+    terms = engine._terms_now()
     assert terms.secure is not None
-    other = {**terms.secure, "arguments": {**terms.secure["arguments"], "promise": None}}
-    assert node._outbox(replace(terms, secure=other)).sealing.promise == promise, "whatever a server says beside it"
+    other = {**terms.secure, "arguments": {**terms.secure["arguments"], "promise": description_of(CentralDP(9.0, 0.1))}}
+    found = outbox_of(replace(terms, secure=other), known_classes(()))
+    assert found.sealing is not None
+    assert found.sealing.promise == promise, "whatever a server says beside it"
 
 
 # ---- noise of the server ---------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import json
 import secrets
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
@@ -163,7 +164,7 @@ class Remote(EngineOfNodes):
                 least_workers=self._facts.least_workers,
                 sampling=self._facts.sampling,
                 broadcast=None if outbox.broadcast is None else description_of(outbox.broadcast.compressor),
-                secure=None if outbox.sealing is None else description_of(outbox.sealing),
+                secure=None if outbox.sealing is None else description_of(replace(outbox.sealing, promise=None)),
                 insecure=outbox.promise is not None and outbox.promise.insecure_deterministic_noise,
             )
         return self._terms
