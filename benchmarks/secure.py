@@ -218,8 +218,8 @@ def print_rounds(kind: str, rounds: int, engine: str, threads: int) -> None:
         for each in fits:
             each.join()
     print(
-        f"{kind}, cohort {KINDS[kind].cohort}, engine {engine}, {threads} threads, medians of {rounds - 2} rounds and of"
-        " what was more, round by round\n"
+        f"{kind}, cohort {KINDS[kind].cohort}, engine {engine}, {threads} threads, medians of {rounds - 2} rounds, and"
+        " of what was more, round by round\n"
     )
     print("| | ms a round | more than plain, ms | % | more than CentralDP, ms | % |\n|---|---|---|---|---|---|")
     for name in RUNS:
