@@ -4,9 +4,11 @@
     python benchmarks/secure.py --only masks --flower .flower/bin/python
 
 *parties*: the processor's time of one thread for all workers and the server together, by step, without training; one
-in twenty workers drops out after it has shared its secrets. *masks*: one mask made and added, with ``--flower`` beside
-the code of Flower's SecAgg+ on vectors of the same lengths, in turn (``make .flower/installed``). *rounds*: fits of the
-same task run in turn, one round each, in one process: plain, with ``CentralDP``, and with secure aggregation.
+in twenty workers drops out after it has shared its secrets. As in a simulation, where the keys of two workers agree on
+a secret once; with ``--apart`` each of them computes it, as on machines of their own. *masks*: one mask made and added,
+with ``--flower`` beside the code of Flower's SecAgg+ on vectors of the same lengths, in turn (``make
+.flower/installed``). *rounds*: fits of the same task run in turn, one round each, in one process: plain, with
+``CentralDP``, and with secure aggregation.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from lightning_fed._lightning import pl
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.privacy import CentralDP
 from lightning_fed.secure import SecureAggregation
-from lightning_fed.secure.masks import Mask
+from lightning_fed.secure.masks import Agreements, KeyPair, Masking
 from lightning_fed.secure.messages import Form
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer
@@ -64,17 +66,18 @@ class Laps:
         self._since = now
 
 
-def parties(count: int, neighbours: int, size: int) -> tuple[Mapping[str, float], int]:
+def parties(count: int, neighbours: int, size: int, apart: bool) -> tuple[Mapping[str, float], int]:
     """Run a session of so many workers: seconds by step, and the bytes that a worker sends to its end."""
     dropped = int(DROPOUT * count)
     names = [f"worker_{i:05}" for i in range(count)]
     parameters = Parameters(THRESHOLD, least=count - dropped, most=count, neighbours=neighbours)
     job, form = bytes(32), Form(size, ("loss",))
     words, scalars = np.arange(size, dtype=np.uint32), np.array([7], np.uint64)
+    agree = KeyPair.agreed if apart else Agreements()
     laps = Laps()
 
     server = SecureServer(parameters, os.urandom(32), job)
-    workers = {name: SecureWorker(name, parameters) for name in names}
+    workers = {name: SecureWorker(name, parameters, agree=agree) for name in names}
     invitation = server.invite()
     keys = {name: worker.advertise(invitation) for name, worker in workers.items()}
     laps("keys")
@@ -100,7 +103,7 @@ def parties(count: int, neighbours: int, size: int) -> tuple[Mapping[str, float]
     return laps.seconds, sent
 
 
-def print_parties(sizes: list[str], repeats: int) -> None:
+def print_parties(sizes: list[str], repeats: int, apart: bool) -> None:
     print(
         f"all parties on one core, {DROPOUT:.0%} drop out, least of {repeats} by their sum, seconds of the processor\n"
     )
@@ -109,7 +112,7 @@ def print_parties(sizes: list[str], repeats: int) -> None:
     print("|---" * (len(steps) + 3) + "|")
     for given in sizes:
         count, neighbours, size = map(int, given.split(","))
-        found = [parties(count, neighbours, size) for _ in range(repeats)]
+        found = [parties(count, neighbours, size, apart) for _ in range(repeats)]
         seconds, sent = min(found, key=lambda each: sum(each[0].values()))
         columns = " | ".join(f"{seconds[step]:.3f}" for step in steps)
         print(
@@ -123,10 +126,10 @@ def print_parties(sizes: list[str], repeats: int) -> None:
 
 def mask(size: int, repeats: int) -> float:
     """Milliseconds to make a mask and to add it, the least of some repeats."""
-    words, times = np.zeros(size, np.uint32), []
+    masking, times = Masking(np.zeros(size, np.uint32)), []
     for repeat in range(1 + repeats):
         begun = time.process_time()
-        Mask(repeat.to_bytes(32, "little")).add_to_(words, 1)
+        masking.add_(repeat.to_bytes(32, "little"), 1)
         times.append(1e3 * (time.process_time() - begun))
     return min(times[1:])
 
@@ -236,6 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=("parties", "masks", "rounds"))
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="of parties: workers,neighbours,words")
+    parser.add_argument("--apart", action="store_true", help="parties with nothing in common: keys agree at both ends")
     parser.add_argument("--repeats", type=int, default=1, help="of parties; the least is printed")
     parser.add_argument("--flower", help="a Python that has flwr")
     parser.add_argument("--turns", type=int, default=3, help="of masks")
@@ -249,7 +253,7 @@ def main() -> None:
     torch.set_num_threads(1)
     only = options.only or ("parties", "masks", "rounds")
     if "parties" in only:
-        print_parties(options.sizes, options.repeats)
+        print_parties(options.sizes, options.repeats, options.apart)
     if "masks" in only:
         print_masks(options.flower, options.turns, repeats=10)
     if "rounds" in only:

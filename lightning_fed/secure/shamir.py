@@ -75,8 +75,8 @@ def combine(shares: Mapping[int, int], prime: int = PRIME, at: int = 0) -> int:
 def _weights(places: tuple[int, ...], prime: int, at: int) -> tuple[int, ...]:
     """Lagrange's weights: the value at a place is the weighted sum of the shares.
 
-    The weight of xᵢ is Πⱼ (at − xⱼ), divided by (at − xᵢ) Πⱼ (xᵢ − xⱼ) without j = i. All divisors are inverted by way of
-    the inverse of their product (Montgomery 1987), since one inverse costs as much as a hundred multiplications.
+    The weight of xᵢ is Πⱼ (at − xⱼ), divided by (at − xᵢ) Πⱼ (xᵢ − xⱼ) without j = i. All divisors are inverted by way
+    of the inverse of their product (Montgomery 1987), since one inverse costs as much as a hundred multiplications.
     """
     divisors = []
     for i, place in enumerate(places):
