@@ -87,30 +87,61 @@ class KeyPair:
 
 
 @final
-class Mask:
-    """Random numbers that follow from a key: AES-256 in counter mode, beginning at 0.
+class Agreements:
+    """Secrets that pairs of keys agree on, where both ends lie in one process: each is computed once, for both.
 
-    Args:
-        key: 32 bytes, used once.
+    So in a simulation, where an exchange at each end would be a third of what masks cost.
     """
 
-    def __init__(self, key: bytes) -> None:
-        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-        self._out = bytearray(_PIECE + 15)
+    def __init__(self) -> None:
+        self._of_one_end: dict[tuple[bytes, bytes], bytes] = {}
 
-    def add_to_(self, words: npt.NDArray[Any], sign: int) -> None:
-        """Add the next numbers to words in place, or take them away; it wraps around.
+    def __call__(self, own: KeyPair, public: bytes) -> bytes:
+        """Return the same as :meth:`KeyPair.agreed`.
 
         Args:
-            words: uint32 or uint64, contiguous.
+            own: The keys of one end.
+            public: The other's public key, 32 bytes.
+        """
+        ends = min(own.public, public), max(own.public, public)
+        secret = self._of_one_end.pop(ends, None)
+        if secret is None:
+            secret = self._of_one_end[ends] = own.agreed(public)
+        return secret
+
+
+@final
+class Masking:
+    """Adds masks to numbers in place: of each key the random numbers that AES-256 in counter mode makes, from 0 on.
+
+    Vectors are divided into pieces once for all masks: for 10⁵ words that saves a tenth of the time of each.
+
+    Args:
+        vectors: uint32 or uint64, contiguous; a mask goes on from one to the next.
+    """
+
+    def __init__(self, *vectors: npt.NDArray[Any]) -> None:
+        self._out = bytearray(_PIECE + 15)
+        self._pieces = []
+        for vector in vectors:
+            length = _PIECE // vector.itemsize
+            for begin in range(0, len(vector), length):
+                part = vector[begin : begin + length]
+                mask = np.frombuffer(self._out, part.dtype, count=len(part))
+                self._pieces.append((part, _ZEROS[: part.nbytes], mask))
+
+    def add_(self, key: bytes, sign: int) -> None:
+        """Add a mask, or take it away; it wraps around.
+
+        Args:
+            key: 32 bytes, used once.
             sign: 1 or -1.
         """
+        encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
         change = np.add if sign > 0 else np.subtract
-        piece = np.frombuffer(self._out, words.dtype, count=_PIECE // words.itemsize)
-        for begin in range(0, len(words), len(piece)):
-            part = words[begin : begin + len(piece)]
-            self._encryptor.update_into(_ZEROS[: part.nbytes], self._out)
-            change(part, piece[: len(part)], out=part)
+        for part, zeros, mask in self._pieces:
+            encryptor.update_into(zeros, self._out)
+            change(part, mask, out=part)
 
 
 def sealed(key: bytes, text: bytes, about: bytes) -> bytes:

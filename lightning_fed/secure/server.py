@@ -16,7 +16,7 @@ from lightning_fed.secure import shamir
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.lengths import KEY_BYTES, SIGNATURE_BYTES, Lengths, lengths
-from lightning_fed.secure.masks import KeyPair, Mask
+from lightning_fed.secure.masks import KeyPair, Masking
 from lightning_fed.secure.messages import (
     Form,
     Invitation,
@@ -234,15 +234,16 @@ class SecureServer:
         self._replied = replied
         attendance = self._attendance
         attendance.reply(replied)
+        masking = Masking(self._scalars, self._words)
         for v in sorted(attendance.shared):
             secret = self._secret(v, held[v])
             if v in self._sent:
-                self._take_away(mask_key(secret, self._context), 1)
+                masking.add_(mask_key(secret, self._context), -1)
             else:
                 key = KeyPair(secret)
                 for w in attendance.neighbours[v]:
                     if w in self._sent:
-                        self._take_away(mask_key(key.agreed(self._keys[w].mask), self._context), sign_of(w, v))
+                        masking.add_(mask_key(key.agreed(self._keys[w].mask), self._context), -sign_of(w, v))
         return Sum(self._words, self._scalars, tuple(attendance.names[v] for v in sorted(self._sent)))
 
     @property
@@ -307,11 +308,6 @@ class SecureServer:
                 self.left_out[self._attendance.names[place - 1]] = (
                     "it has sent a share that does not fit those of others"
                 )
-
-    def _take_away(self, key: bytes, sign: int) -> None:
-        stream = Mask(key)
-        stream.add_to_(self._scalars, -sign)
-        stream.add_to_(self._words, -sign)
 
 
 def _subsets(places: list[int], size: int) -> Iterator[tuple[int, ...]]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lightning_fed.core.processes import Processes
 from lightning_fed.secure.errors import AbortError
+from lightning_fed.secure.masks import Agreements
 from lightning_fed.secure.messages import Form
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer, Sum
@@ -98,7 +99,8 @@ class MachinesHere(Machines):
         processes: Processes = Processes(),
     ) -> None:
         super().__init__()
-        self._machines = {name: SecureWorker(name, parameters) for name in workers}
+        agree = Agreements()
+        self._machines = {name: SecureWorker(name, parameters, agree=agree) for name in workers}
         self._numbers = numbers
         self._job = job
         self._order = order

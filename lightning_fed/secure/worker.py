@@ -15,7 +15,7 @@ from lightning_fed.secure import shamir
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.graph import neighbours_of, order
 from lightning_fed.secure.lengths import SHARE_BYTES
-from lightning_fed.secure.masks import Identity, KeyPair, Mask, derived, digest, is_signed, opened, sealed
+from lightning_fed.secure.masks import Identity, KeyPair, Masking, derived, digest, is_signed, opened, sealed
 from lightning_fed.secure.messages import (
     Form,
     Invitation,
@@ -75,6 +75,7 @@ class SecureWorker:
         parameters: The rules that it agrees to. Whatever else a server says is refused.
         identity: Its identity, if workers have some.
         known: The public keys of all workers' identities, by name.
+        agree: Gives the secret of its own keys and another's public one.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class SecureWorker:
         parameters: Parameters,
         identity: Identity | None = None,
         known: Mapping[str, bytes] | None = None,
+        agree: Callable[[KeyPair, bytes], bytes] = KeyPair.agreed,
     ) -> None:
         self._name = name
         self._parameters = parameters
         self._identity = identity
         self._known = dict(known or {})
+        self._agree = agree
         self._next = 0
         self._signed = identity is not None
 
@@ -148,7 +151,7 @@ class SecureWorker:
         of_seed = shamir.share(int.from_bytes(self._seed, "little"), degree.threshold, places)
         of_key = shamir.share(int.from_bytes(self._mask_keys.secret, "little"), degree.threshold, places)
         self._own_share = of_seed[-1]
-        self._channels = {v: self._channel_keys.agreed(self._roster[v].channel) for v in self._neighbours}
+        self._channels = {v: self._agree(self._channel_keys, self._roster[v].channel) for v in self._neighbours}
         boxes = []
         for v, one, other in zip(self._neighbours, of_seed, of_key, strict=False):
             text = one.to_bytes(SHARE_BYTES, "little") + other.to_bytes(SHARE_BYTES, "little")
@@ -199,10 +202,9 @@ class SecureWorker:
             one, other = text[:SHARE_BYTES], text[SHARE_BYTES:]
             self._shares[v] = int.from_bytes(one, "little"), int.from_bytes(other, "little")
         total_scalars, total = scalars.astype("<u8"), words.astype("<u4")
+        masking = Masking(total_scalars, total)
         for key, sign in ((mask_key(self._seed, self._context), 1), *self._pairwise()):
-            stream = Mask(key)
-            stream.add_to_(total_scalars, sign)
-            stream.add_to_(total, sign)
+            masking.add_(key, sign)
         return total_scalars.tobytes() + pack(total, self._parameters.bits)
 
     @_step(3)
@@ -274,7 +276,7 @@ class SecureWorker:
     def _pairwise(self) -> list[tuple[bytes, int]]:
         """The keys of the masks that this worker shares with those who are left, and their signs."""
         return [
-            (mask_key(self._mask_keys.agreed(self._roster[v].mask), self._context), sign_of(self._me, v))
+            (mask_key(self._agree(self._mask_keys, self._roster[v].mask), self._context), sign_of(self._me, v))
             for v in self._shares
         ]
 

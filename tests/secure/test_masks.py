@@ -10,7 +10,17 @@ import pytest
 pytest.importorskip("cryptography")
 
 from lightning_fed.secure.errors import AbortError
-from lightning_fed.secure.masks import Identity, KeyPair, Mask, derived, digest, is_signed, opened, sealed
+from lightning_fed.secure.masks import (
+    Agreements,
+    Identity,
+    KeyPair,
+    Masking,
+    derived,
+    digest,
+    is_signed,
+    opened,
+    sealed,
+)
 
 ALICE = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"
 BOB = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
@@ -50,9 +60,8 @@ def test_a_derived_key_is_hkdf_of_one_block() -> None:
 
 
 def added(size: int, scalars: int = 0, key: bytes = KEY) -> tuple[list[int], list[int]]:
-    words, numbers, mask = np.zeros(size, np.uint32), np.zeros(scalars, np.uint64), Mask(key)
-    mask.add_to_(numbers, 1)
-    mask.add_to_(words, 1)
+    words, numbers = np.zeros(size, np.uint32), np.zeros(scalars, np.uint64)
+    Masking(numbers, words).add_(key, 1)
     return numbers.tolist(), words.tolist()
 
 
@@ -70,18 +79,33 @@ def test_scalars_take_the_first_numbers_and_words_go_on_after_them() -> None:
 @pytest.mark.parametrize("size", [0, 1, 16_383, 16_384, 16_385, 40_000])
 def test_pieces_make_no_difference(size: int) -> None:
     """A mask is made 2¹⁴ words at a time."""
-    words, mask = np.zeros(size, np.uint32), Mask(KEY)
-    for begin in range(0, size, 777):
-        mask.add_to_(words[begin : begin + 777], 1)
+    words = np.zeros(size, np.uint32)
+    Masking(*(words[begin : begin + 777] for begin in range(0, size, 777))).add_(KEY, 1)
     assert words.tolist() == added(size)[1]
 
 
 def test_what_is_added_can_be_taken_away() -> None:
     words = np.arange(50_000, dtype=np.uint32)
-    Mask(KEY).add_to_(words, 1)
+    masking = Masking(words)
+    masking.add_(KEY, 1)
     assert not np.array_equal(words, np.arange(50_000))
-    Mask(KEY).add_to_(words, -1)
+    masking.add_(KEY, -1)
     assert np.array_equal(words, np.arange(50_000))
+
+
+def test_both_ends_agree_on_a_secret_that_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, third = KeyPair(), KeyPair(), KeyPair()
+    expected, asked = one.agreed(other.public), []
+    exchange = KeyPair.agreed
+    monkeypatch.setattr(KeyPair, "agreed", lambda own, public: asked.append(own) or exchange(own, public))
+    agree = Agreements()
+    assert agree(one, other.public) == agree(other, one.public) == expected
+    assert asked == [one]
+    assert agree(one, third.public) != expected
+    assert agree(third, one.public) == exchange(one, third.public)
+    assert asked == [one, one]
+    assert agree(one, other.public) == expected, "nothing is left of what both ends have"
+    assert asked == [one, one, one]
 
 
 def test_a_sealed_box_opens_with_its_key_and_about_what_it_is() -> None:

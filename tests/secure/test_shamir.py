@@ -26,6 +26,24 @@ def test_any_three_of_five(places: tuple[int, ...]) -> None:
     assert shamir.combine({place: shares[place] for place in places}, at=other) == shares[other]
 
 
+@pytest.mark.parametrize("threshold", [31, 32, 33, 64, 100])
+def test_a_value_is_that_of_the_polynomial_however_many_steps_are_not_reduced(threshold: int) -> None:
+    coefficients = [SECRET + i for i in range(threshold)]
+    for place in (1, 999, 2**32):
+        expected = sum(c * place**i for i, c in enumerate(coefficients)) % shamir.PRIME
+        assert shamir.value(coefficients, place) == expected
+    places = range(3, 3 * threshold + 1, 3)
+    shares = {place: shamir.value(coefficients, place) for place in places}
+    assert shamir.combine(shares) == SECRET
+
+
+def test_known_weights() -> None:
+    """At 0 for the places 2, 3 and 4: 6, −8 and 3."""
+    at = {2: (1, 0, 0), 3: (0, 1, 0), 4: (0, 0, 1)}
+    rows = zip(*at.values(), strict=True)
+    assert [shamir.combine(dict(zip(at, row, strict=True))) for row in rows] == [6, shamir.PRIME - 8, 3]
+
+
 def test_the_field_is_prime() -> None:
     """Fermat's test with a few bases; no prime lies between 2²⁵⁶ and it."""
     assert all(pow(base, shamir.PRIME - 1, shamir.PRIME) == 1 for base in (2, 3, 5, 7, 11, 13))
@@ -43,6 +61,13 @@ def test_one_share_too_few_leaves_every_secret_equally_likely() -> None:
     }
     assert all(counts == seen[0] for counts in seen.values())
     assert set(seen[0].values()) == {1}
+
+
+def test_all_shares_of_a_small_field_come_up() -> None:
+    """One coefficient modulo 7, at place 1: each value in 1 of 7 draws, 200 ± 13 times of 1400."""
+    counts = Counter(shamir.share(5, 2, [1], prime=7)[0] for _ in range(1400))
+    assert counts.keys() == set(range(7))
+    assert all(abs(count - 200) < 6 * 13 for count in counts.values())
 
 
 def test_shares_are_drawn_anew() -> None:
