@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from lightning_fed.cli.one_line_parser import options_of
 
-LINES = 60
+LINES = 62
 """How long the help may be."""
 _WIDTH = 84
 _FIRST = {
