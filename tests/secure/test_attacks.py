@@ -234,6 +234,42 @@ def test_a_server_that_tells_two_stories_gets_too_few_shares_of_each() -> None:
     assert 2 * 4 > 6
 
 
+def told_each_its_own(session: Session) -> dict[str, bytes]:
+    """Lists of survivors for ten workers: all call w0 to w5 alive, and each a single other one, or itself."""
+    return {
+        name: bits_of([v < 6 or v == (i if i >= 6 else 6 + i % 4) for v in range(10)])
+        for i, name in enumerate(session.names)
+    }
+
+
+def test_without_identities_a_server_that_lies_gets_the_sum_of_fewer() -> None:
+    """Each hears of seven, as was agreed on, and the sum is of six; of none it gets both secrets."""
+    session = Session(10, agreed(10, threshold=0.7, least=7))
+    for name, numbers in list(session.masked().items())[:6]:
+        session.server.take(name, numbers)
+    vars(session.server._attendance)["_parameters"] = agreed(10, threshold=0.7)  # it does not keep to the rules
+    session.server.survivors()
+    replies = {}
+    for name, told in told_each_its_own(session).items():
+        lines = replies_of(session.workers[name].unmask(told))
+        replies[name] = b"".join(line.to_bytes() for line in lines if line.of_seed == (line.worker < 6))
+    found = session.server.unmask(replies)
+    assert found.survivors == tuple(session.names[:6])
+    session.assert_right(found)
+
+
+def test_with_identities_it_gets_nothing() -> None:
+    session = Session(10, agreed(10, threshold=0.7, least=7), identities=True)
+    session.sent()
+    told = told_each_its_own(session)
+    confirmed = session.server.confirmations(
+        {name: session.workers[name].confirm(told[name]) for name in session.names}
+    )
+    for name in session.names:
+        with pytest.raises(AbortError, match=r"[23] workers confirm this list of survivors, 7 needed"):
+            session.workers[name].unmask(confirmed[name])
+
+
 # ---- out of turn -----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from lightning_fed.secure.graph import all_neighbours, degree, least_degree, neighbours_of, order
@@ -47,6 +50,15 @@ def test_degrees_of_ours(workers: int, neighbours: int) -> None:
     assert 2 * found.threshold > neighbours + 1
     if workers > 64:
         assert found.threshold >= least_degree(workers, 0.1, 0.1).threshold
+
+
+def test_the_page_has_these() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "secure_aggregation.md").read_text(encoding="utf-8")
+    rows = [list(map(int, row.split("|")[1:-1])) for row in re.findall(r"^(?:\| \d+ )+\|$", page, flags=re.MULTILINE)]
+    assert len(rows) == 5
+    for workers, k, t, s, gone, collude in rows:
+        assert degree(workers, 0.7) == (k, t)
+        assert (s, gone, collude) == (k + 1, s - t, 2 * t - s - 1)
 
 
 def test_a_threshold_is_not_rounded_up_by_an_error_of_floats() -> None:
