@@ -32,6 +32,8 @@ OURS = {
     "engine/compile": False,
     "engine/channels_last": False,
     "privacy": None,
+    "secure_aggregation": None,
+    "broadcast": None,
     "on_worker_error": "raise",
     "min_workers": 1,
     "worker_timeout": None,
