@@ -29,7 +29,7 @@ from lightning_fed.record import settings
 from lightning_fed.record.described import described
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.selection import RandomAvailability
-from lightning_fed.transforms import ClipNorm
+from lightning_fed.transforms import ClipNorm, KBit
 
 
 def four() -> dict[str, Any]:
@@ -74,6 +74,7 @@ OF_THE_MODULE: dict[str, Any] = {
     "privacy": CentralDP(1.0, 1.0, delta=0.1, accountant="rdp"),
     "worker_timeout": 60.0,
     "secure_aggregation": SecureAggregation(clip=1.0, weight_cap=5),
+    "broadcast": KBit(8),
 }
 NOT_OF_THE_MODULE = {"state_dir": "where files lie, and nothing of what is computed"}
 OF_THE_DATA: dict[str, Any] = {
