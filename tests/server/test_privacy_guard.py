@@ -498,7 +498,7 @@ SETTINGS = {
     *("algorithm", "aggregator", "transforms", "server_optimizer", "server_lr_scheduler", "engine"),
     *("local_epochs", "local_steps", "local_lr_schedule", "local_optimizer_state", "local_schedule"),
     *("on_worker_error", "min_workers", "worker_timeout", "log_workers_up_to", "state_memory_mb"),
-    *("privacy", "secure_aggregation", "noise_multiplier", "epsilon_budget"),
+    *("privacy", "secure_aggregation", "broadcast", "noise_multiplier", "epsilon_budget"),
     # of the data: what the user has set for all, and the central data's
     *("workers", "population", "population/class", "cohort_size", "rounds_per_epoch", "sampler", "availability"),
     *("seed", "data/seed", "eval_cohort_size", "cached_workers", "val", "val/batch_size"),
