@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from workload import KINDS, POPULATION, Classifier, WorkerData, points
+from workload import KINDS, Classifier, WorkerData, points
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -165,6 +165,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "protocol=True": {"aggregator": UniformMean(), "secure_aggregation": SecureAggregation(clip=10.0, protocol=True)},
 }
 
+ROUNDS_APART = 4
+"""After how many rounds a worker takes part again: four fits build all their workers before they begin."""
+
 
 class TakeTurns(pl.Callback):
     """Lets other fits run their rounds between two of this one's; times this one's."""
@@ -190,7 +193,7 @@ class TakeTurns(pl.Callback):
 
 def fit(name: str, kind: str, rounds: int, engine: str, turns: TakeTurns, logs: str) -> None:
     data = FederatedDataModule(
-        {f"worker_{i:03}": WorkerData(kind, i) for i in range(POPULATION)},
+        {f"worker_{i:03}": WorkerData(kind, i) for i in range(ROUNDS_APART * KINDS[kind].cohort)},
         cohort_size=KINDS[kind].cohort,
         sampler=RoundRobin(),
         rounds_per_epoch=50,
@@ -209,7 +212,7 @@ def fit(name: str, kind: str, rounds: int, engine: str, turns: TakeTurns, logs: 
 
 
 def print_rounds(kind: str, rounds: int, engine: str, threads: int) -> None:
-    for worker in range(POPULATION):
+    for worker in range(ROUNDS_APART * KINDS[kind].cohort):
         points(kind, worker)
     torch.set_num_threads(threads)
     batons = [threading.Semaphore(int(i == 0)) for i in range(len(RUNS))]
