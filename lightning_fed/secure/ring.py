@@ -126,7 +126,8 @@ class Ring(Shown):
 
         Args:
             rows: ``[n, d]``.
-            uniform: Numbers u in [0, 1) for the rounding; ``[n, d]``.
+            uniform: Numbers u in [0, 1) for the rounding; ``[n, d]``. Whole numbers k below 256, uint8, stand for
+                (k + ½) / 256.
             by: What each row is multiplied by, so that its norm is at most ``clip``; float64 ``[n]``; None: a = 1.
 
         Returns:
@@ -135,9 +136,12 @@ class Ring(Shown):
         words = torch.empty(rows.shape, dtype=torch.int32, device=rows.device)
         factors = torch.ones(len(rows), dtype=torch.float64) if by is None else by
         factors = (factors / self.step).to(rows.device).unsqueeze(1)
+        alpha, offset = (1 / 256, 1 / 512) if uniform.dtype == torch.uint8 else (1.0, 0.0)
         for columns, block in blocks(rows):
-            block.mul_(factors).add_(uniform[:, columns]).floor_().clamp_(-self.units - 1, self.units + 1)
-            words[:, columns] = block
+            block.mul_(factors).add_(uniform[:, columns], alpha=alpha)
+            if offset:
+                block.add_(offset)
+            words[:, columns] = block.floor_().clamp_(-self.units - 1, self.units + 1)
         return words
 
     def decode(self, words: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from lightning_fed.secure import SecureAggregation, scalars
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.ring import Ring
 from lightning_fed.secure.settings import DELTA
-from lightning_fed.transforms.compression.randomness import uniforms
+from lightning_fed.transforms.compression.randomness import random_bytes
 from lightning_fed.wire import Job, Updates
 from lightning_fed.wire.logged import Shown
 from lightning_fed.wire.sealed import Sealed, Sealer
@@ -156,8 +156,8 @@ class Sealing(Sealer):
                 )
             within *= norms <= vector.ring.clip
             scales = weight * clip_scales(norms, most)
-            uniform = _uniforms(vector.name, updates, job, rows.shape[1])
-            words[:, vector.columns] = vector.ring.encode(rows, uniform, scales)
+            chances = _chances(vector.name, updates, job, rows.shape[1])
+            words[:, vector.columns] = vector.ring.encode(rows, chances, scales)
         numbers = self._numbers(updates, weight, within)
         return _emptied(updates, job, Sealed(words, {k: scalars.encode(v) for k, v in numbers.items()}, self.bits))
 
@@ -329,14 +329,15 @@ def _rows(name: str, updates: Updates, job: Job) -> Tensor:
     rows = updates.delta if name == DELTA else updates.extra[name]
     runs = _runs(job, updates.stays)
     if len(runs) == 1:
-        return rows[:, runs[0]]  # no copy
+        return rows[:, runs[0]]
     return torch.cat([rows[:, run] for run in runs], dim=1) if runs else rows[:, :0]
 
 
-def _uniforms(name: str, updates: Updates, job: Job, length: int) -> Tensor:
-    drawn = torch.empty(len(updates.workers), length, dtype=torch.float32, device=job.model.device)
+def _chances(name: str, updates: Updates, job: Job, length: int) -> Tensor:
+    """Numbers to round by, uint8 ``[n, length]``: by seed, cohort, worker and vector, whoever else is in the stack."""
+    drawn = torch.empty(len(updates.workers), length, dtype=torch.uint8, device=job.model.device)
     for row, worker in zip(drawn, updates.workers, strict=True):
-        row.copy_(uniforms(derive(job.seed, job.cohort, worker, "sealing", name), length, job.model.device))
+        row.copy_(random_bytes(derive(job.seed, job.cohort, worker, "sealing", name), length, job.model.device))
     return drawn
 
 

@@ -148,3 +148,14 @@ def test_rows_of_many_blocks_are_those_of_each_alone_and_multiplied_first() -> N
     for row in range(3):
         one = slice(row, row + 1)
         assert torch.equal(ring.encode(rows[one], uniform[one], by[one]), words[one])
+
+
+def test_bytes_to_round_by_are_right_in_the_mean() -> None:
+    """All 256 of them round 0.3 of a step up to 1 in 77 cases, 0.3 · 256 = 76.8, and down in the others."""
+    ring = Ring(clip=1.0, workers=1, bits=8)
+    every = torch.arange(256).to(torch.uint8).unsqueeze(0)
+    for part, ups in ((0.3, 77), (0.0, 0), (0.5, 128), (-0.25, 256 - 64)):
+        words = ring.encode(torch.full((1, 256), part * ring.step), every)
+        down = math.floor(part)
+        assert sorted(set(words.flatten().tolist())) in ([down, down + 1], [down], [down + 1])
+        assert int((words == down + 1).sum()) == ups

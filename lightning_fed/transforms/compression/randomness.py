@@ -28,6 +28,11 @@ def uniforms(seed: int, length: int, device: torch.device) -> Tensor:
     return torch.from_numpy(signed.astype(np.float32)).mul_(2.0**-24).to(device)
 
 
+def random_bytes(seed: int, length: int, device: torch.device) -> Tensor:
+    """Return whole numbers below 256, uint8 ``[length]``, which take a fourth of the time of :func:`uniforms`."""
+    return torch.from_numpy(_words(seed, -(-length // 8)).view(np.uint8)[:length]).to(device)
+
+
 def choice(seed: int, length: int, count: int, device: torch.device) -> Tensor:
     """Return ``count`` different places below ``length``, in ascending order; int64 ``[count]``."""
     if count == length:
