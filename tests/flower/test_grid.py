@@ -24,6 +24,9 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.engines import Sequential
 from lightning_fed.flower import Flower, workers
 from lightning_fed.flower.grid_link import GridLink
+from lightning_fed.flower.records import of_records
+from lightning_fed.secure import SecureAggregation
+from lightning_fed.selection import Availability, Response
 from lightning_fed.testing import check_link
 
 
@@ -37,6 +40,37 @@ def test_every_algorithm_and_promise_equals_the_simulation(algorithm: str, promi
         assert "refused" in there
     else:
         assert_bits(there, here)
+
+
+@pytest.mark.parametrize("lost", ["", "share", "mask", "unmask"])
+def test_secure_aggregation_equals_the_simulation(lost: str, tmp_path: Path) -> None:
+    """Of five workers the last is gone from a step of each round on: before its numbers have come, or after that."""
+    data = {f"w{i}": Rows([float(i), i + 1.0]) for i in range(5)}
+
+    def fitted(engine: Any, them: Any, **options: Any) -> Any:
+        secure = SecureAggregation(clip=50.0, weight_cap=2, threshold=0.6)
+        module = Scalar()
+        fed = FederatedModule(module, engine=engine, secure_aggregation=secure, on_worker_error="drop")
+        trainer(max_steps=3, max_epochs=-1).fit(fed, FederatedDataModule(them, **options))
+        return module.x.item(), len(fed.last_report)
+
+    def spoil(node: int, answer: RecordDict) -> Any:
+        fields, _ = of_records(grid.sent[-1].content)
+        return None if lost and node == 4 and fields.get("step") == lost else answer
+
+    grid = InMemoryGrid(nodes_of(Scalar, data, tmp_path), spoil)
+    there = fitted(Flower(grid, timeout=0.3, poll=0.01), workers(grid, names=list(data)))
+    assert there == fitted("sequential", data, availability=Lost("w4") if lost in ("share", "mask") else None)
+
+
+class Lost(Availability):
+    """One worker is lost in every round."""
+
+    def __init__(self, worker: str) -> None:
+        self.worker = worker
+
+    def respond(self, worker: str, number: int, seed: int) -> Response:
+        return Response("lost" if worker == self.worker else "replies")
 
 
 def test_the_link_keeps_the_contract(tmp_path: Path) -> None:
