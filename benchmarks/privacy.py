@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import logging
 import statistics
-import tempfile
-import threading
 import time
 import warnings
 from typing import Any
 
 import torch
-from workload import KINDS, POPULATION, Classifier, WorkerData, points
+from turns import rounds_in_turn
+from workload import KINDS, POPULATION, Classifier, points
 
-from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.core.processes import Processes
 from lightning_fed.privacy import DPFTRL, CentralDP, DistributedDP, LocalDP, Noise, Privacy, PrivateRun, Setting
@@ -36,48 +34,6 @@ PROMISES: dict[str, Privacy] = {
     "local": LocalDP(clip=1.0, noise_multiplier=1.0, accountant="rdp"),
     "distributed": DistributedDP(clip=1.0, survivors=10, noise_multiplier=1.0, accountant="rdp"),
 }
-
-
-class TakeTurns(pl.Callback):
-    """Lets another fit run its round after each of this one's; times this one's."""
-
-    def __init__(self, mine: threading.Semaphore, theirs: threading.Semaphore) -> None:
-        self.mine, self.theirs = mine, theirs
-        self.seconds: list[float] = []
-        self._since = 0.0
-
-    def on_train_start(self, *_: Any) -> None:
-        self.mine.acquire()
-        self._since = time.perf_counter()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds.append(time.perf_counter() - self._since)
-        self.theirs.release()
-        self.mine.acquire()
-        self._since = time.perf_counter()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.theirs.release()
-
-
-def fit(kind: str, rounds: int, privacy: Privacy | None, turns: TakeTurns, logs: str) -> None:
-    data = FederatedDataModule(
-        {f"worker_{i:03}": WorkerData(kind, i) for i in range(POPULATION)},
-        cohort_size=KINDS[kind].cohort,
-        sampler=RoundRobin(),
-        rounds_per_epoch=50,
-    )
-    for name in data.names:
-        data.pool[name].batches  # noqa: B018
-    pl.Trainer(
-        max_steps=rounds,
-        accelerator="cpu",
-        default_root_dir=logs,
-        callbacks=[turns],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    ).fit(FederatedModule(Classifier(kind), privacy=privacy), data)
 
 
 def steps(kind: str, promise: str) -> dict[str, float]:
@@ -128,15 +84,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for worker in range(POPULATION):
         points(options.kind, worker)
-    baton = threading.Semaphore(1), threading.Semaphore(0)
-    without, within = TakeTurns(*baton), TakeTurns(*baton[::-1])
-    with tempfile.TemporaryDirectory() as logs:
-        plain = threading.Thread(target=fit, args=(options.kind, options.rounds, None, without, f"{logs}/plain"))
-        plain.start()
-        fit(options.kind, options.rounds, PROMISES[options.promise], within, f"{logs}/private")
-        plain.join()
-    private, open_ = (1e3 * statistics.median(turns.seconds[2:]) for turns in (within, without))
-    ratios = [a / b - 1 for a, b in zip(within.seconds[2:], without.seconds[2:], strict=True)]
+    runs: dict[str, dict[str, Any]] = {"without": {}, "within": {"privacy": PROMISES[options.promise]}}
+    seconds = rounds_in_turn(options.kind, POPULATION, options.rounds, runs)
+    without, within = (seconds[name][2:] for name in runs)
+    private, open_ = 1e3 * statistics.median(within), 1e3 * statistics.median(without)
+    ratios = [a / b - 1 for a, b in zip(within, without, strict=True)]
     print(
         f"{options.kind}, cohort {KINDS[options.kind].cohort}, {options.threads} threads, {options.promise}, "
         f"medians of {options.rounds - 2} rounds:\n"

@@ -19,8 +19,6 @@ import logging
 import os
 import statistics
 import subprocess
-import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -29,9 +27,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from workload import KINDS, Classifier, WorkerData, points
+from turns import rounds_in_turn
+from workload import KINDS, points
 
-from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.privacy import CentralDP
@@ -41,7 +39,6 @@ from lightning_fed.secure.messages import Form
 from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.server import SecureServer
 from lightning_fed.secure.worker import SecureWorker
-from lightning_fed.selection import RoundRobin
 
 PEER = Path(__file__).parent / "peers" / "flower_masks.py"
 
@@ -169,70 +166,22 @@ ROUNDS_APART = 4
 """After how many rounds a worker takes part again: four fits build all their workers before they begin."""
 
 
-class TakeTurns(pl.Callback):
-    """Lets other fits run their rounds between two of this one's; times this one's."""
-
-    def __init__(self, mine: threading.Semaphore, next_one: threading.Semaphore) -> None:
-        self.mine, self.next_one = mine, next_one
-        self.seconds: list[float] = []
-        self._since = 0.0
-
-    def on_train_start(self, *_: Any) -> None:
-        self.mine.acquire()
-        self._since = time.perf_counter()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds.append(time.perf_counter() - self._since)
-        self.next_one.release()
-        self.mine.acquire()
-        self._since = time.perf_counter()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.next_one.release()
-
-
-def fit(name: str, kind: str, rounds: int, engine: str, turns: TakeTurns, logs: str) -> None:
-    data = FederatedDataModule(
-        {f"worker_{i:03}": WorkerData(kind, i) for i in range(ROUNDS_APART * KINDS[kind].cohort)},
-        cohort_size=KINDS[kind].cohort,
-        sampler=RoundRobin(),
-        rounds_per_epoch=50,
-    )
-    for worker in data.names:
-        data.pool[worker].batches  # noqa: B018
-    pl.Trainer(
-        max_steps=rounds,
-        accelerator="cpu",
-        default_root_dir=f"{logs}/{name}",
-        callbacks=[turns],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    ).fit(FederatedModule(Classifier(kind), engine=engine, **RUNS[name]), data)
-
-
 def print_rounds(kind: str, rounds: int, engine: str, threads: int) -> None:
     for worker in range(ROUNDS_APART * KINDS[kind].cohort):
         points(kind, worker)
     torch.set_num_threads(threads)
-    batons = [threading.Semaphore(int(i == 0)) for i in range(len(RUNS))]
-    turns = {name: TakeTurns(batons[i], batons[(i + 1) % len(RUNS)]) for i, name in enumerate(RUNS)}
-    with tempfile.TemporaryDirectory() as logs:
-        fits = [threading.Thread(target=fit, args=(name, kind, rounds, engine, turns[name], logs)) for name in RUNS]
-        for each in fits:
-            each.start()
-        for each in fits:
-            each.join()
+    runs = {name: {"engine": engine, **options} for name, options in RUNS.items()}
+    seconds = rounds_in_turn(kind, ROUNDS_APART * KINDS[kind].cohort, rounds, runs)
     print(
         f"{kind}, cohort {KINDS[kind].cohort}, engine {engine}, {threads} threads, medians of {rounds - 2} rounds, and"
         " of what was more, round by round\n"
     )
     print("| | ms a round | more than plain, ms | % | more than CentralDP, ms | % |\n|---|---|---|---|---|---|")
     for name in RUNS:
-        own = turns[name].seconds[2:]
+        own = seconds[name][2:]
         columns = []
         for other in ("plain", "CentralDP"):
-            pairs = list(zip(own, turns[other].seconds[2:], strict=True))
+            pairs = list(zip(own, seconds[other][2:], strict=True))
             more = 1e3 * statistics.median(a - b for a, b in pairs)
             columns.append(f"{more:+.1f} | {100 * statistics.median(a / b - 1 for a, b in pairs):+.1f}")
         print(f"| {name} | {1e3 * statistics.median(own):.1f} | {' | '.join(columns)} |")

@@ -30,19 +30,19 @@ def encode(numbers: Tensor) -> Tensor:
     Returns:
         int64 ``[n]``.
 
-    >>> decode(encode(torch.tensor([1.5, -0.25], dtype=torch.float64)).sum())
+    >>> decode(int(encode(torch.tensor([1.5, -0.25], dtype=torch.float64)).sum()))
     1.25
     """
     return (numbers * 2.0**FRACTION_BITS).round_().to(torch.int64)
 
 
-def decode(total: Tensor) -> float:
+def decode(total: int) -> float:
     """Return a sum of numbers.
 
     Args:
-        total: The sum of their words modulo 2⁶⁴; int64, a single one.
+        total: The sum of their words modulo 2⁶⁴, in two's complement.
     """
-    return int(total) / 2.0**FRACTION_BITS
+    return total / 2.0**FRACTION_BITS
 
 
 def within(numbers: Tensor, weights: Tensor, bound: float) -> Tensor:

@@ -115,15 +115,20 @@ class MachinesHere(Machines):
         return {name: found[name] for name in self._order if name in found}
 
     def _answers(self, step: str, messages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """Yield the answers of this process's machines; one that refuses has failed, and the others go on."""
         for name, message in messages.items():
-            if name in self._machines:
-                try:
-                    yield name, getattr(self._machines[name], step)(message)
-                except AbortError as error:
-                    self.failed[name] = str(error)
+            if name not in self._machines:
+                continue
+            machine = self._machines[name]
+            try:
+                if step != "mask":
+                    yield name, getattr(machine, step)(message)
+                elif (numbers := self._numbers(name, machine.form)) is not None:
+                    yield name, machine.mask(message, self._job, *numbers)
+            except AbortError as error:
+                self.failed[name] = str(error)
 
     def add(self, messages: Mapping[str, bytes], server: SecureServer) -> None:
-        for name, message in messages.items():
-            if name in self._machines and (numbers := self._numbers(name, self._machines[name].form)) is not None:
-                server.take(name, self._machines[name].mask(message, self._job, *numbers))
+        for name, masked in self._answers("mask", messages):
+            server.take(name, masked)
         server.together(self._processes)

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, final
 
-import torch
-
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.secure import scalars
@@ -59,12 +57,11 @@ class SecureSum(Aggregator[SealedSums]):
 
     def finish(self, partial: SealedSums, processes: Processes) -> Aggregate:
         job, total = partial.job, partial.session.close(processes)
-        as_tensors = {name: torch.tensor(number) for name, number in total.scalars.items()}
-        summed = self._sealing.opened(total.words, as_tensors, job, total.stays)
+        numbers = {name: scalars.decode(number) for name, number in total.scalars.items()}
+        summed = self._sealing.opened(total.words, numbers, job, total.stays)
         own = self._inner.of_sum(summed, job) if processes.rank == 0 else self._inner.fold((), job)
         aggregate = self._inner.finish(own, processes)
-        decoded = {name: scalars.decode(number) for name, number in as_tensors.items()}
-        return replace(aggregate, numbers=_reported(decoded, total))
+        return replace(aggregate, numbers=_reported(numbers, total))
 
 
 def _reported(numbers: Mapping[str, float], total: Total) -> CohortNumbers:

@@ -56,8 +56,10 @@ class Sealer(ABC):
     It comes from the settings of the run, as a layout does, and no message says it.
     """
 
-    bits: int
-    """The bits of a word."""
+    @property
+    @abstractmethod
+    def bits(self) -> int:
+        """The bits of a word."""
 
     def withholding(self) -> Sealer:
         """Return what reads sealed numbers of which the words stay with the worker."""
@@ -76,7 +78,11 @@ class Sealer(ABC):
 @final
 class _Withholding(Sealer):
     def __init__(self, sealer: Sealer) -> None:
-        self.bits = sealer.bits
+        self._sealer = sealer
+
+    @property
+    def bits(self) -> int:
+        return self._sealer.bits
 
     def size(self, job: Job, stays: Set[str]) -> int:
         return 0

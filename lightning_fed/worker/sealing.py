@@ -113,7 +113,7 @@ class Sealing(Sealer):
         self.size(job, frozenset())
 
     @property
-    def bits(self) -> int:  # type: ignore[override]
+    def bits(self) -> int:
         return self.settings.bits
 
     @property
@@ -233,12 +233,12 @@ class Sealing(Sealer):
 
     # ---- at the server -----------------------------------------------------------------------------------------------
 
-    def opened(self, words: Tensor, numbers: Mapping[str, Tensor], job: Job, stays: Set[str]) -> CohortSum:
+    def opened(self, words: Tensor, numbers: Mapping[str, float], job: Job, stays: Set[str]) -> CohortSum:
         """Return what a sum of sealed numbers says of updates.
 
         Args:
             words: The sum of words modulo ``2**bits``; int32 ``[d]``.
-            numbers: The sums of single numbers modulo 2⁶⁴, by name.
+            numbers: The sums of single numbers, by name.
             job: The workers' job.
             stays: The parameters and buffers that do not travel.
         """
@@ -249,9 +249,9 @@ class Sealing(Sealer):
             extra={
                 name: torch.zeros(model.layout.size, dtype=torch.float64, device=model.device) for name in job.extra
             },
-            weight=scalars.decode(numbers[WEIGHT]) if numbers else 0.0,
-            within=scalars.decode(numbers[WITHIN]) if numbers else 0.0,
-            workers=round(scalars.decode(numbers[WORKERS])) if numbers else 0,
+            weight=numbers.get(WEIGHT, 0.0),
+            within=numbers.get(WITHIN, 0.0),
+            workers=round(numbers.get(WORKERS, 0.0)),
             step=0.0 if ring is None else ring.step,
         )
         runs = _runs(job, stays)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.lengths import BOX_BYTES, REPLY_BYTES
 from lightning_fed.secure.messages import Form, masked_length
+from lightning_fed.secure.server import SecureServer
+from lightning_fed.secure.session import Machines, MachinesHere, summed
 
 
 def outcome(session: Session) -> tuple[str, ...] | str:
@@ -182,3 +185,31 @@ def test_lengths_are_those_of_the_messages(gone: dict[str, str], neighbours: int
     session.assert_right(server.unmask(replies))
     assert (server.lengths.down, server.lengths.up) == (counted["down"], counted["up"])
     assert server.lengths.vectors == len(masked) * -(-33 * 20 // 8)
+
+
+def test_a_machine_that_refuses_is_left_out_of_the_sum() -> None:
+    """In a simulation, too: one is sent boxes that were changed on the way, and the other three go on."""
+    parameters, names = agreed(4), [f"w{i}" for i in range(4)]
+    form = Form(2, ("loss",))
+
+    class Spoiling(Machines):
+        def __init__(self) -> None:
+            super().__init__()
+            self.here = MachinesHere(
+                parameters, names, lambda *_: (np.ones(2, np.uint32), np.ones(1, np.uint64)), JOB, names
+            )
+
+        def advertised(self, invitation: bytes) -> Mapping[str, bytes]:
+            return self.here.advertised(invitation)
+
+        def ask(self, step: str, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+            return self.here.ask(step, messages)
+
+        def add(self, messages: Mapping[str, bytes], server: SecureServer) -> None:
+            self.here.add({**messages, "w1": messages["w1"][:-1] + b"x"}, server)
+
+    machines = Spoiling()
+    found = summed(SecureServer(parameters, bytes(32), JOB), machines, form)
+    assert found.survivors == ("w0", "w2", "w3")
+    assert (found.words.tolist(), found.scalars.tolist()) == ([3, 3], [3])
+    assert machines.here.failed.keys() == {"w1"}

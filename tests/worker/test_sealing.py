@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,20 +46,20 @@ def updates(**others: Any) -> Updates:
     )
 
 
-def added(sealing: Sealing, sent: Updates) -> tuple[Tensor, Mapping[str, Tensor]]:
+def added(sealing: Sealing, sent: Updates, job: Job = JOB) -> tuple[Tensor, dict[str, float]]:
     """What secure aggregation shows of some updates."""
-    sealed = sealing.sealed(sent, JOB).sealed
+    sealed = sealing.sealed(sent, job).sealed
     assert sealed is not None
     total = sealed.words.sum(dim=0, dtype=torch.int64).to(torch.int32)
-    return total, {name: numbers.sum() for name, numbers in sealed.scalars.items()}
+    return total, {name: scalars.decode(int(numbers.sum())) for name, numbers in sealed.scalars.items()}
 
 
-def summed(sealing: Sealing, sent: Updates) -> Any:
-    return sealing.opened(*added(sealing, sent), JOB, sent.stays)
+def summed(sealing: Sealing, sent: Updates, job: Job = JOB) -> Any:
+    return sealing.opened(*added(sealing, sent, job), job, sent.stays)
 
 
 def numbers(sealing: Sealing, sent: Updates) -> dict[str, float]:
-    return {name: scalars.decode(total) for name, total in added(sealing, sent)[1].items()}
+    return added(sealing, sent)[1]
 
 
 LONG = Sealing(SecureAggregation(clip=10.0), cohort=2)
@@ -173,10 +172,7 @@ def test_what_an_algorithm_sends_besides_has_a_ring_of_its_own() -> None:
     job = replace(JOB, extra=("control",))
     sealing = Sealing(SecureAggregation(clip={"delta": 10.0, "control": 100.0}), cohort=2)
     sent = updates(extra={"control": torch.tensor([[50.0, 0.0, 1.0], [0.0, -60.0, 1.0]])})
-    sealed = sealing.sealed(sent, job).sealed
-    assert sealed is not None
-    total = sealed.words.sum(dim=0, dtype=torch.int64).to(torch.int32)
-    found = sealing.opened(total, {k: v.sum() for k, v in sealed.scalars.items()}, job, sent.stays)
+    found = summed(sealing, sent, job)
     assert torch.allclose(found.extra["control"], double(50.0, -60.0, 2.0), atol=1e-5)
     assert torch.allclose(found.delta, double(3.0, 4.5, -0.25), atol=1e-7)
 
@@ -209,20 +205,13 @@ def promised(promise: Privacy, job: Job = JOB, noise_multiplier: float = 1.0) ->
     return replace(job, promise={"bound": promise.bound(), "noise_multiplier": noise_multiplier})
 
 
-def opened(sealing: Sealing, sent: Updates, job: Job) -> Any:
-    sealed = sealing.sealed(sent, job).sealed
-    assert sealed is not None
-    total = sealed.words.sum(dim=0, dtype=torch.int64).to(torch.int32)
-    return sealing.opened(total, {name: numbers.sum() for name, numbers in sealed.scalars.items()}, job, sent.stays)
-
-
 def test_all_that_a_worker_sends_is_clipped_together() -> None:
     """bob sends (3, 0, 0) and (0, 4, 0), of norm 5 together, and alice half of it; C = 2.5."""
     promise = CentralDP(clip=2.5, noise_multiplier=1.0)
     job = promised(promise, replace(JOB, extra=("control",)))
     delta = torch.tensor([[3.0, 0.0, 0.0], [1.5, 0.0, 0.0]])
     control = torch.tensor([[0.0, 4.0, 0.0], [0.0, 2.0, 0.0]])
-    found = opened(Sealing(SECURE, 2, promise=promise), updates(delta=delta, extra={"control": control}), job)
+    found = summed(Sealing(SECURE, 2, promise=promise), updates(delta=delta, extra={"control": control}), job)
     assert torch.allclose(found.delta, double(3.0, 0.0, 0.0), atol=1e-6)
     assert torch.allclose(found.extra["control"], double(0.0, 4.0, 0.0), atol=1e-6)
     assert (found.weight, found.workers, found.within) == (2.0, 2, 1.0)
@@ -243,7 +232,7 @@ def test_no_worker_is_longer_than_the_bound_once_it_is_rounded(bits: int) -> Non
     sealing = Sealing(replace(SECURE, bits=bits), 50, promise=promise)
     sealed = sealing.sealed(sent, job).sealed
     assert sealed is not None
-    norms = sealed.words.double().norm(dim=1) * opened(sealing, sent, job).step
+    norms = sealed.words.double().norm(dim=1) * summed(sealing, sent, job).step
     assert float(norms.max()) <= 1.5
     assert float(norms[1:].min()) > 1.5 * (0.75 if bits == 16 else 0.9999)
     assert norms[0] == 0
@@ -252,7 +241,7 @@ def test_no_worker_is_longer_than_the_bound_once_it_is_rounded(bits: int) -> Non
 def test_weights_are_those_of_the_promise_whatever_is_claimed() -> None:
     promise = CentralDP(clip=10.0, noise_multiplier=1.0, weight_cap=4)
     sent = updates(examples=double(2, 1e9), weight=double(1, 1))
-    found = opened(Sealing(SECURE, 2, promise=promise), sent, promised(promise))
+    found = summed(Sealing(SECURE, 2, promise=promise), sent, promised(promise))
     assert torch.allclose(found.delta, 0.5 * double(3.0, 4.0, 0.0) + double(0.0, 0.5, -0.25), atol=1e-6)
     assert found.weight == 1.5
 
@@ -263,7 +252,7 @@ def test_integers_with_noise_are_added_as_they_are(bits: int) -> None:
     promise = DistributedDP(clip=1.0, survivors=2, noise_multiplier=1.0)
     step = 2.0**-13
     sent = updates(delta=torch.tensor([[9.0, -7.0 * step, 0.0], [-8.0, step, 3.0]]))
-    found = opened(Sealing(replace(SECURE, bits=bits), 2, promise=promise), sent, promised(promise))
+    found = summed(Sealing(replace(SECURE, bits=bits), 2, promise=promise), sent, promised(promise))
     assert found.delta.tolist() == [1.0, -6.0 * step, 3.0]
     assert found.step == step
 
@@ -335,10 +324,8 @@ def test_a_buffer_that_never_was_finite_is_left_as_it_is() -> None:
         buffers={"mean": torch.tensor([[float("-inf"), 3.0], [float("-inf"), 2.0]]), "count": torch.tensor([3, 3])}
     )
     sealing, job = Sealing(SecureAggregation(clip=50.0, buffer_clip=10.0), 2), replace(JOB, model=model)
-    sealed = sealing.sealed(sent, job).sealed
-    assert sealed is not None
-    assert scalars.decode(sealed.scalars["within"].sum()) == 2.0
-    sums = sealing.opened(sealed.words.sum(0), {k: v.sum() for k, v in sealed.scalars.items()}, job, frozenset())
+    sums = summed(sealing, sent, job)
+    assert sums.within == 2.0
     assert sums.buffers["mean"].tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
 
 

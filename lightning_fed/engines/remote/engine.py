@@ -21,6 +21,7 @@ from lightning_fed.core.arguments import number
 from lightning_fed.core.channel import Message
 from lightning_fed.engines.base import EngineOfNodes, RunFacts
 from lightning_fed.engines.remarks import Remarks
+from lightning_fed.engines.remote.credible import fault_in
 from lightning_fed.engines.remote.link import Link, LinkError, answers
 from lightning_fed.engines.remote.population import RemotePopulation
 from lightning_fed.engines.together import in_blocks
@@ -33,17 +34,12 @@ from lightning_fed.wire.fingerprint import TensorRow, as_at_first, difference, f
 from lightning_fed.wire.parts import description_of
 from lightning_fed.wire.terms import PROTOCOL, Terms
 from lightning_fed.worker.local_fit import LocalFit
-from lightning_fed.worker.outbox import NOT_FINITE, Outbox, finite_of, tables_of
-from lightning_fed.worker.sealing import are_names
-from lightning_fed.worker.sent_metrics import difference as difference_of_states
+from lightning_fed.worker.outbox import Outbox, tables_of
 
 if TYPE_CHECKING:  # they need an extra
     from lightning_fed.engines.remote.secure_round import SecureRound
     from lightning_fed.secure.server import SecureServer
     from lightning_fed.secure.session import Machines
-
-_MOST_METRICS = 500
-"""How many metrics one worker may log: each is drawn, and a node could keep the server busy with them."""
 
 _TOLD = 1000
 """How many characters of a node's words are passed on."""
@@ -330,60 +326,13 @@ class Remote(EngineOfNodes):
             updates = decode_updates(result, job, workers=[worker], copy=copy, coder=coder, sealer=sealer)
         except WireError as error:
             return WorkerError(worker, job.round, f"its update cannot be used: {error}")
-        return self._believed(updates, job, worker)
-
-    def _believed(self, updates: Updates, job: Job, worker: str) -> Updates | WorkerError:
-        """Return updates whose numbers can be right; what a node says of itself decides how much it counts."""
-        assert self._population is not None
-        wrong = self._wrong_buffer(updates, job)
-        if wrong is not None:
-            return WorkerError(worker, job.round, wrong)
-        if self._asks_about is not None:
-            wrong = difference_of_states(self._asks_about[0], updates.metric_states)
-            if wrong is not None:
-                return WorkerError(worker, job.round, f"what its torchmetrics objects hold cannot be used: {wrong}")
-        if updates.sealed is not None and not are_names(updates.sealed.scalars.keys()):
-            return WorkerError(worker, job.round, "the numbers that it would add have other names than they can have")
-        sealed = 0 if updates.sealed is None else len(updates.sealed.scalars) // 2  # each has a weight
-        number = len(updates.metrics) + len(updates.rates) + sealed
-        if number > _MOST_METRICS:
-            return WorkerError(worker, job.round, f"it has logged {number} metrics, and {_MOST_METRICS} are the most")
-        examples, weight = float(updates.examples), float(updates.weight)
-        announced = self._population.hosted[worker].examples
-        most = self._population.most_examples if announced is None else max(announced, 1)
-        if not (0 <= examples <= most):
-            return WorkerError(
-                worker, job.round, f"it says that it has {examples:g} examples, and it has announced {most}"
-            )
-        # Sums and means by weight would be the worker's own if it could choose the weight.
-        if not self._outbox.algorithm.weighs:
-            expected = 1.0 if self._outbox.promise is not None else examples
-            if not abs(weight - expected) <= 1e-9 * expected:  # a node that hides its sizes divides by them
-                return WorkerError(
-                    worker, job.round, f"it says that it counts as {weight:g}, and it counts as {expected:g}"
-                )
-        elif not (0 <= weight < float("inf")):
-            return WorkerError(worker, job.round, f"it says that it counts as {weight:g}, which is no weight")
-        if not finite_of(updates, job).all():
-            return WorkerError(worker, job.round, NOT_FINITE)
-        if not 0 <= float(updates.steps) < float("inf"):
-            return WorkerError(worker, job.round, f"it says that it took {float(updates.steps):g} steps")
-        return updates
-
-    def _wrong_buffer(self, updates: Updates, job: Job) -> str | None:
-        """Return what is wrong with the names of buffers: under that of a parameter, one would take its place."""
+        assert self._population is not None, "introduce() comes before all questions"
         assert self._asks_about is not None
         module, _ = self._asks_about
-        missing = job.model.buffers.keys() - updates.buffers.keys()
-        if missing:
-            return f"its update lacks the buffer {min(missing)!r}"
-        parts = dict(module.named_modules())
-        for name in updates.buffers.keys() - job.model.buffers.keys() - job.model.frozen.keys():
-            path, _, key = name.rpartition(".")
-            part = parts.get(path)
-            if part is None or not key or (key not in part._buffers and hasattr(part, key)):
-                return f"its update has a buffer {name[:100]!r}, for which the server's module has no place"
-        return None
+        announced = self._population.hosted[worker].examples
+        most = self._population.most_examples if announced is None else max(announced, 1)
+        fault = fault_in(updates, job, module, self._outbox, most)
+        return updates if fault is None else WorkerError(worker, job.round, fault)
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
