@@ -39,7 +39,7 @@ from lightning_fed.hooks import (
 )
 from lightning_fed.lightning_cli import attach
 from lightning_fed.optim import LocalLRSchedule
-from lightning_fed.privacy import AUDIENCES, Privacy
+from lightning_fed.privacy import Privacy
 from lightning_fed.record import RunWriter
 from lightning_fed.record.settings import hyperparameters
 from lightning_fed.secure import SecureAggregation
@@ -79,10 +79,12 @@ from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
 from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_checks import (
+    check_sealing,
     refuse_cohort,
     refuse_model,
     refuse_single_updates,
     refuse_workers_data,
+    sealing_of,
 )
 from lightning_fed.server.secure_remarks import say_what_is_hidden
 from lightning_fed.server.secure_sum import SecureSum
@@ -100,7 +102,6 @@ from lightning_fed.wire.report import RoundReport
 from lightning_fed.worker.copying import deep_copy
 from lightning_fed.worker.kept import Kept
 from lightning_fed.worker.outbox import Outbox, tables_of
-from lightning_fed.worker.sealing import Sealing
 
 
 @final
@@ -381,7 +382,8 @@ class FederatedModule(Readable):
             self.engine.limit(self.worker_timeout)  # again, as several may share an engine
             self.engine.report_to(self.cohort_progress.begin_fit(hidden=not self._guard.shows_metrics))
             kept = over_the_run(self._outbox.kept, self.trainer, datamodule)
-            self._outbox = replace(self._outbox, kept=kept, sealing=self._sealing())
+            sealing = sealing_of(self.secure_aggregation, datamodule, self._guard.promise, self.aggregator)
+            self._outbox = replace(self._outbox, kept=kept, sealing=sealing)
             with self._global.trained_parameters.as_at_first():
                 self.engine.setup(self.module, datamodule.pool, self.trainer, self._outbox)
             self._guard.check(self._global.model(), self.module)
@@ -396,10 +398,15 @@ class FederatedModule(Readable):
         # The rounds of a search for a learning rate are none of the run.
         results = Results(None) if self._search.is_on else self._results
         results.begin(self.trainer.global_step)
+        aggregator = self._guard.aggregator(self.aggregator)
+        if sealing is not None:
+            first = Job(0, 0, 0, self._global.model(), self.local, extra=self.algorithm.extra)
+            check_sealing(sealing, first, self._guard.run)
+            aggregator = SecureSum(aggregator, sealing, sessions(sealing, self.engine))
         loop = FederatedLoop(
             algorithm=self.algorithm,
             engine=self.engine,
-            aggregator=self._summing(self._guard.aggregator(self.aggregator)),
+            aggregator=aggregator,
             processes=processes,
             num_examples=datamodule.pool.num_examples,
             outbox=self._outbox,
@@ -424,26 +431,6 @@ class FederatedModule(Readable):
         )
         if not self._search.is_on:
             self._record.begin(self, self._guard)
-
-    def _sealing(self) -> Sealing | None:
-        """How workers seal what they send."""
-        secure = self.secure_aggregation
-        if secure is None:
-            return None
-        data, promise = self._datamodule, self._guard.promise
-        most = data.cohort_size
-        if data.sampler is not None and data.sampler.drawn == "by coins":
-            hides_who = promise is not None and promise.audience == AUDIENCES[0]
-            secure, most = secure.by_coins(len(data.names), most, hides_who)
-        return Sealing(secure, most, promise is not None or self.aggregator.counts_equally, promise)
-
-    def _summing(self, aggregator: Aggregator[Any]) -> Aggregator[Any]:
-        sealing, run = self._outbox.sealing, self._guard.run
-        if sealing is None:
-            return aggregator
-        job = Job(0, 0, 0, self._global.model(), self.local, extra=self.algorithm.extra)
-        sealing.check(job if run is None or sealing.promise is None else sealing.promise.job(job, run))
-        return SecureSum(aggregator, sealing, sessions(sealing, self.engine))
 
     def on_train_end(self) -> None:
         """Sign off what was released."""

@@ -11,13 +11,15 @@ from torch.nn.modules.batchnorm import _NormBase
 from lightning_fed._lightning import pl, rank_zero_warn
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
+from lightning_fed.privacy import AUDIENCES, Privacy, PrivateRun
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.secure.ring import Ring
 from lightning_fed.secure.settings import DELTA
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.evaluation.kinds import kind_to_come
 from lightning_fed.transforms import Compressed, UpdateTransform
-from lightning_fed.wire import GlobalModel
+from lightning_fed.wire import GlobalModel, Job
+from lightning_fed.worker.sealing import Sealing
 
 _LARGEST_ERROR = 0.01
 """The rounding error of one update, as a part of its square, from which on it is warned of."""
@@ -175,6 +177,43 @@ def _with_moving_statistics(
         name = f"{path}.running_mean" if path else "running_mean"
         if isinstance(layer, _NormBase) and layer.training and name in model.buffers and name not in stays:
             yield path, layer
+
+
+def sealing_of(
+    secure: SecureAggregation | None, data: FederatedDataModule, promise: Privacy | None, aggregator: Aggregator[Any]
+) -> Sealing | None:
+    """Return how workers seal what they send, with room for as many of them as a round can have; None: they do not.
+
+    Args:
+        secure: What is said of secure aggregation, if anything.
+        data: The workers' data, by whose sampler the size of cohorts is a number or left to coins.
+        promise: What is promised to the workers, if anything.
+        aggregator: The run's own.
+
+    Raises:
+        ValueError: If so many workers have no room, or a promise says the same as ``secure``.
+    """
+    if secure is None:
+        return None
+    most = data.cohort_size
+    if data.sampler is not None and data.sampler.drawn == "by coins":
+        hides_who = promise is not None and promise.audience == AUDIENCES[0]
+        secure, most = secure.by_coins(len(data.names), most, hides_who)
+    return Sealing(secure, most, promise is not None or aggregator.counts_equally, promise)
+
+
+def check_sealing(sealing: Sealing, job: Job, run: PrivateRun | None) -> None:
+    """Refuse before the first round what could not be sealed.
+
+    Args:
+        sealing: How workers seal what they send.
+        job: One such as workers will be sent, without the numbers of a promise.
+        run: The private run, if there is one.
+
+    Raises:
+        ValueError: Naming what does not fit, and the fix.
+    """
+    sealing.check(job if run is None or sealing.promise is None else sealing.promise.job(job, run))
 
 
 def refuse_workers_data(
