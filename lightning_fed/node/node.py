@@ -257,7 +257,7 @@ class Node(Shown):
         key = terms.to_bytes()
         if key not in self._sessions:
             while len(self._sessions) >= _MOST_SESSIONS:
-                self._sessions.pop(next(iter(self._sessions))).close()
+                del self._sessions[next(iter(self._sessions))]
             self._sessions[key] = SecureRounds(sealing, self._identities or Identities())
         return self._sessions[key]
 

@@ -121,14 +121,7 @@ class SecureRounds:
 
     def forget(self, worker: str) -> None:
         """Forget a worker's numbers and secrets."""
-        held = self._held.pop(worker, None)
-        if held is not None:
-            held.machine.wipe()
-
-    def close(self) -> None:
-        """Forget those of all workers."""
-        for worker in list(self._held):
-            self.forget(worker)
+        self._held.pop(worker, None)
 
 
 def _numbers(sealed: Sealed, form: Form) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:

@@ -14,14 +14,19 @@ from over_nodes import connected, nodes_of
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
+from lightning_fed.algorithms import Scaffold
 from lightning_fed.core.channel import Message
 from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.node import Node, Policy, RequiredSecureAggregation
 from lightning_fed.node.identities import Identities, write_identity
+from lightning_fed.node.secure_rounds import SecureRounds
 from lightning_fed.secure import AbortError, SecureAggregation
+from lightning_fed.secure.server import SecureServer
+from lightning_fed.selection import Availability, Response
 from lightning_fed.testing import Loopback, OverLoopback
-from lightning_fed.wire import Model, Penalty, RoundError, WorkerError
+from lightning_fed.wire import GlobalModel, Job, LocalTraining, Model, Penalty, RoundError, Updates, WorkerError
 from lightning_fed.wire.codec import decode_job, encode_job
+from lightning_fed.worker.sealing import Sealing
 
 WORKERS = {f"w{i}": Rows([float(i), i + 1.0]) for i in range(5)}
 SECURE = SecureAggregation(clip=50.0, threshold=0.6)
@@ -41,14 +46,15 @@ def simulated(secure: SecureAggregation = SECURE, names: Any = WORKERS, **option
 
 def over_nodes(home: Path, spoil: Any = None, secure: SecureAggregation = SECURE, **options: Any) -> Any:
     node_options = options.pop("node", {})
-    engine, workers = connected(Logs, WORKERS, home, spoil, **node_options)
+    engine, workers = connected(lambda: Logs(lr=options.get("lr", 1.0)), WORKERS, home, spoil, **node_options)
     return fitted(engine, workers, secure, **options)
 
 
 def fitted(engine: Any, workers: Any, secure: SecureAggregation | None, rounds: int = 3, **options: Any) -> Any:
-    fed = FederatedModule(Logs(), engine=engine, secure_aggregation=secure, **{"aggregator": UniformMean(), **options})
+    module, availability = Logs(lr=options.pop("lr", 1.0)), options.pop("availability", None)
+    fed = FederatedModule(module, engine=engine, secure_aggregation=secure, **{"aggregator": UniformMean(), **options})
     run = trainer(max_steps=rounds, max_epochs=-1)
-    run.fit(fed, FederatedDataModule(workers))
+    run.fit(fed, FederatedDataModule(workers, availability=availability))
     fed.found = fed.module.x.detach().clone(), {k: float(v) for k, v in run.callback_metrics.items()}
     return fed
 
@@ -132,6 +138,30 @@ def test_too_many_that_go_away_change_nothing(tmp_path: Path, step: str, caplog:
     assert fed.found[0].item() == Logs().x.item()
     assert "round 0: " in caplog.text
     assert "it changes nothing" in caplog.text or step == "train"
+
+
+@pytest.mark.filterwarnings("ignore:SecureAggregation. in a simulation checkpoints hold")
+def test_what_a_worker_has_learned_does_not_count_if_its_numbers_have_not(tmp_path: Path) -> None:
+    """SCAFFOLD's control variate of a worker whose numbers never came is that of the round before."""
+    secure = SecureAggregation(clip={"delta": 50.0, "control": 50.0}, threshold=0.6)
+    seen: list[Any] = []
+
+    def spoil(node: int, asked: Mapping[str, Any], answer: Message) -> Message | None:
+        if node == 3 and asked.get("step") == "mask":
+            seen.append(asked)
+            return None if len(seen) == 2 else answer
+        return answer
+
+    class Lost(Availability):
+        def respond(self, worker: str, number: int, seed: int) -> Response:
+            return Response("lost" if (worker, number) == ("w3", 1) else "replies")
+
+    options: dict[str, Any] = {"algorithm": Scaffold(), "aggregator": None, "rounds": 4, "local_epochs": 2}
+    there = over_nodes(tmp_path, spoil, secure, on_worker_error="drop", lr=0.3, **options)
+    here = simulated(secure, availability=Lost(), lr=0.3, **options)
+    complete = simulated(secure, lr=0.3, **options)
+    assert len(seen) == 4
+    assert there.found[0].item() == here.found[0].item() != complete.found[0].item()
 
 
 def test_a_round_after_one_that_was_given_up_is_as_good_as_any(tmp_path: Path) -> None:
@@ -468,6 +498,24 @@ def test_runs_that_a_policy_refuses(name: str, tmp_path: Path) -> None:
     policy, secure, says = REFUSED[name]
     with pytest.raises(ValueError, match=says):
         over_nodes(tmp_path, secure=secure, node={"policy": policy}, min_workers=5)
+
+
+def test_a_worker_that_is_invited_wrongly_holds_nothing_of_the_round_before() -> None:
+    one = torch.ones(1, dtype=torch.float64)
+    sealing = Sealing(SECURE, cohort=2)
+    job = Job(0, 0, 0, GlobalModel({"x": torch.zeros(())}), LocalTraining())
+    updates = sealing.sealed(Updates(0, ("w0",), torch.ones(1, 1), {}, one, one, one, one), job)
+    rounds = SecureRounds(sealing)
+    rounds.begin(updates, SecureServer(sealing.parameters, bytes(32), bytes(32)).invite(), bytes(32))
+    with pytest.raises(AbortError, match="no invitation"):
+        rounds.begin(updates, b"", bytes(32))
+    with pytest.raises(AbortError, match="it is in no session"):
+        rounds.answer("w0", "share", b"")
+
+
+def test_a_policy_hides_sizes_that_a_sum_has() -> None:
+    assert Policy(secure_aggregation=True).told_size(5) is None
+    assert Policy(secure_aggregation=True, sizes="exact").told_size(5) == Policy().told_size(5) == 5
 
 
 def test_a_policy_that_is_met(tmp_path: Path) -> None:

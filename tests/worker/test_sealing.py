@@ -366,3 +366,20 @@ GOOD = {"workers", "within", "weight", "examples", "steps", "left out", "loss", 
 def test_names_of_single_numbers(more: set[str], good: bool) -> None:
     assert are_names(GOOD | more) is good
     assert not are_names((GOOD | more) - {"loss"})
+
+
+def test_each_worker_rounds_by_chances_of_its_own_in_each_cohort() -> None:
+    """Parts of a step: what is alike is rounded alike by nobody else, and not again."""
+    model = GlobalModel({"w": torch.zeros(100)})
+    sealing, one = Sealing(SecureAggregation(clip=1.0, bits=8), 2), torch.ones(2, dtype=torch.float64)
+
+    def words(cohort: int) -> Tensor:
+        job = replace(JOB, model=model, cohort=cohort)
+        rows = torch.linspace(0.0, 0.015, 100).expand(2, 100)
+        sealed = sealing.sealed(Updates(cohort, ("bob", "alice"), rows, {}, one, one, one, one), job).sealed
+        assert sealed is not None
+        return sealed.words
+
+    assert torch.equal(words(0), words(0))
+    assert not torch.equal(words(0)[0], words(0)[1])
+    assert not torch.equal(words(0)[0], words(1)[0])
