@@ -20,8 +20,12 @@ class Plain(Sealer):
     """Words for the parameters, and nothing else."""
 
     def __init__(self, bits: int = 32, size: int = 5) -> None:
-        self.bits = bits
+        self._bits = bits
         self._size = size
+
+    @property
+    def bits(self) -> int:
+        return self._bits
 
     def size(self, job: Job, stays: Set[str]) -> int:
         return self._size
