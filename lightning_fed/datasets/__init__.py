@@ -4,6 +4,7 @@ from lightning_fed.datasets.digits import DigitsDataModule
 from lightning_fed.datasets.fcube import FCUBE, FCUBETest
 from lightning_fed.datasets.frames import FrameDataModule
 from lightning_fed.datasets.hugging_face import HuggingFaceDataModule
+from lightning_fed.datasets.mnist import MNIST, FashionMNIST
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.partitioners import IID, Dirichlet, LogNormal, NaturalIds, Shards
@@ -15,9 +16,11 @@ from lightning_fed.datasets.toy import ToyDataModule
 __all__ = [
     "FCUBE",
     "IID",
+    "MNIST",
     "DigitsDataModule",
     "Dirichlet",
     "FCUBETest",
+    "FashionMNIST",
     "FrameDataModule",
     "HuggingFaceDataModule",
     "LabelCounts",
