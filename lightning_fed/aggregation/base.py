@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.shown import Shown
+from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import Aggregate, Job, Updates
 
 Partial = TypeVar("Partial")
@@ -86,6 +87,27 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
         Raises:
             ValueError: Naming one that there is not.
+        """
+
+    def of_round(self, job: Job, server: Tensors) -> Aggregator[Partial]:
+        """Return the aggregator of one round, which may go by what was remembered; called before all else in it.
+
+        The aggregator itself stays as it is, since a round may be given up: return a copy, or ``self`` if nothing is
+        remembered and nothing drawn at random.
+
+        Args:
+            job: What is sent to the workers; randomness is to be derived from its seed and cohort.
+            server: What :meth:`remember` has left, by name; read only.
+        """
+        return self
+
+    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
+        """Remember something until the next round. Called on every process, only if the round succeeds.
+
+        Args:
+            aggregate: What :meth:`finish` returned; what is kept of it is to be a copy.
+            server: What is remembered, by name; to be changed here only, by putting new tensors in place of old. It
+                lies in checkpoints beside what the algorithm remembers, whose names cannot collide with these.
         """
 
     def expect_to_lose(self, workers: Sequence[str]) -> None:

@@ -299,6 +299,17 @@ class Learns(Wrapped):
         return super().fold(updates, job)
 
 
+class KeepsTheAggregate(Wrapped):
+    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
+        server["before"] = aggregate.delta
+
+
+class Counts(Wrapped):
+    def of_round(self, job: Job, server: Tensors) -> Counts:
+        server["rounds"] = torch.ones(())
+        return self
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -309,6 +320,8 @@ class Learns(Wrapped):
         (ForgetsExtra, "extra goes by another rule"),
         (ForgetsBuffers, "has the buffers set"),
         (Narrow, "of a torch.float32 model is torch.bfloat16"),
+        (KeepsTheAggregate, "so it is no copy"),
+        (Counts, r"of_round\(\) changed what is remembered"),
         (Learns, "changed the aggregator's settings"),
     ],
 )
