@@ -12,6 +12,7 @@ import pytest
 import torch
 from cohorts import job, stack
 from helpers import Rows, Scalar, assert_equal, fit, trainer
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule
@@ -162,7 +163,7 @@ def test_all_but_update_and_extra_is_as_if_honest(attack: Attack) -> None:
 def test_layers_that_stay_with_workers_stay(attack: Attack) -> None:
     module = layered().double()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    federated = FederatedModule(module, FedPer(["head.*"]), aggregator=Attacked(Median(), attack, ["w1", "w3"]))
+    federated = FederatedModule(module, FedPer(["head.*"]), aggregator=Attacked(UniformMean(), attack, ["w1", "w3"]))
     fit(federated, points(), max_steps=2)
     after = dict(module.named_parameters())
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("head"))
@@ -315,6 +316,20 @@ def test_chance_is_that_of_the_seed_and_the_round() -> None:
     torch.manual_seed(2)
     assert lies(0, 0) == one
     assert len({tuple(lies(seed, cohort)) for seed in (0, 1) for cohort in (0, 1)}) == 4
+
+
+def test_it_can_be_named_in_a_config() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Aggregator, "aggregator")
+    attacks, flip = "lightning_fed.testing.attacks", {"bits": [32]}
+    arguments = {
+        "aggregator": {"class_path": "lightning_fed.aggregation.Median"},
+        "attack": {"class_path": f"{attacks}.BitFlip", "init_args": flip},
+        "attackers": ["w3", "w1"],
+    }
+    config = parser.parse_object({"aggregator": {"class_path": f"{attacks}.Attacked", "init_args": arguments}})
+    made = parser.instantiate(config).aggregator
+    assert made == Attacked(Median(), BitFlip(bits=[32]), ["w1", "w3"])
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------
