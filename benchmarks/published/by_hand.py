@@ -1,7 +1,7 @@
 """Federated averaging by hand: plain PyTorch, and nothing of lightning_fed.
 
 The loop of McMahan et al. 2017, algorithm 1, with places for what the studies vary: who takes part, how a worker
-trains, and how the workers' models become one.
+trains, and how the workers' updates become one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Batches: TypeAlias = Callable[[int], Iterator[Tensor]]
 """From a number of examples to the numbers of those in each batch of a round."""
 
 Combine: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""From the workers' models ``[n, size]`` and their numbers of examples ``[n]`` to one model ``[size]``."""
+"""From updates, global minus local, ``[n, size]`` and the workers' numbers of examples ``[n]`` to one, ``[size]``."""
 
 
-def weighted_mean(models: Tensor, sizes: Tensor) -> Tensor:
-    return (sizes / sizes.sum()).to(models) @ models
+def weighted_mean(updates: Tensor, sizes: Tensor) -> Tensor:
+    return (sizes / sizes.sum()).to(updates) @ updates
 
 
-def uniform_mean(models: Tensor, sizes: Tensor) -> Tensor:
-    return models.mean(dim=0)
+def uniform_mean(updates: Tensor, sizes: Tensor) -> Tensor:
+    return updates.mean(dim=0)
 
 
 def shuffled(batch_size: int, epochs: int, seed: int, *, drop_last: bool = False) -> Batches:
@@ -101,7 +101,7 @@ def federated_averaging(
         momentum: Its momentum.
         weight_decay: Its weight decay.
         mu: The weight of FedProx's term.
-        combine: How models become one.
+        combine: How updates become one.
         every: The number of rounds from one evaluation to the next.
         target: The accuracy in % at which training ends; None: it goes on.
     """
@@ -109,14 +109,14 @@ def federated_averaging(
     for round in range(rounds):
         start = parameters_to_vector(network.parameters()).detach().clone()
         chosen = cohort(round)
-        models = []
+        updates = []
         network.train()
         for worker in chosen:
             vector_to_parameters(start.clone(), network.parameters())
             train(network, shares[worker], batches, lr, momentum, weight_decay, mu)
-            models.append(parameters_to_vector(network.parameters()).detach().clone())
+            updates.append(start - parameters_to_vector(network.parameters()).detach())
         sizes = torch.tensor([len(shares[worker][1]) for worker in chosen], dtype=torch.float64)
-        vector_to_parameters(combine(torch.stack(models), sizes), network.parameters())
+        vector_to_parameters(start - combine(torch.stack(updates), sizes), network.parameters())
         if (round + 1) % every == 0:
             curve.append((round + 1, accuracy(network, test)))
             if target is not None and curve[-1][1] >= target:
