@@ -1,4 +1,4 @@
-"""Robust aggregation where workers' data differ, without attack: Karimireddy, He and Jaggi 2022, experiment 1 (table 1).
+"""Robust aggregation where workers differ, without attack: Karimireddy, He and Jaggi 2022, experiment 1, table 1.
 
     python benchmarks/published/bucketing.py --mnist FOLDER [--only 'non-IID Median*'] [--seeds 0 1 2]
 
