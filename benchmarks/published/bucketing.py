@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from by_hand import Combine, Share, federated_averaging, shuffled, some, uniform_mean
-from classifier import Classifier, bucketing_cnn
+from classifier import Classifier, Network, bucketing_cnn
 from ours import curve_of
 from study import Cell, Curve, Published, Study
 from torch import Tensor
@@ -57,12 +57,20 @@ def long_tail(x: Tensor, label: Tensor) -> Share:
     return x[kept], label[kept]
 
 
-def ours(options: argparse.Namespace, seed: int, *, iid: bool, aggregator: Aggregator[Any]) -> Curve:
+def ours(
+    options: argparse.Namespace,
+    seed: int,
+    *,
+    iid: bool,
+    aggregator: Aggregator[Any],
+    network: Network = bucketing_cnn,
+    shuffle: bool = True,
+) -> Curve:
     pl.seed_everything(seed, verbose=False)
     train, test = digits(options.mnist)
     partition = IID(WORKERS, seed=seed) if iid else Shards(WORKERS, 1, seed=seed)
-    workers = PartitionedPopulation(TensorDataset(*train), partition, batch_size=BATCH)
-    federated = FederatedModule(Classifier(bucketing_cnn, LR), local_steps=1, aggregator=aggregator)
+    workers = PartitionedPopulation(TensorDataset(*train), partition, batch_size=BATCH, shuffle=shuffle)
+    federated = FederatedModule(Classifier(network, LR), local_steps=1, aggregator=aggregator)
     data = FederatedDataModule(workers, val=test, batch_size=TESTED, seed=seed)
     return curve_of(federated, data, options.rounds, every=EPOCH)
 
