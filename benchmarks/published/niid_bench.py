@@ -8,7 +8,7 @@ each class is cut by Dirichlet proportions, and a worker that has its share gets
 each worker has k classes. So it stands in ``run.sh``, ``experiments.py`` and ``utils.py`` of
 github.com/Xtra-Computing/NIID-Bench.
 
-Compared are the numbers of Flower's reproduction, ``baselines/niid_bench/README.md`` of github.com/adap/flower, with the
+Compared are the numbers of Flower's reproduction, ``baselines/niid_bench/README.md`` of github.com/adap/flower, of the
 same settings: the best of 50 rounds over three seeds, as here. Those of the paper's own table are from memory. What
 neither says is μ of FedProx for each cell, of {0.001, 0.01, 0.1, 1}; it is 0.01 here.
 
