@@ -5,6 +5,7 @@ from lightning_fed.datasets.fcube import FCUBE, FCUBETest
 from lightning_fed.datasets.frames import FrameDataModule
 from lightning_fed.datasets.hugging_face import HuggingFaceDataModule
 from lightning_fed.datasets.label_skew import Dirichlet, LabelsPerWorker, Shards
+from lightning_fed.datasets.long_tail import LongTail
 from lightning_fed.datasets.mnist import MNIST, FashionMNIST
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
@@ -28,6 +29,7 @@ __all__ = [
     "LabelCounts",
     "LabelsPerWorker",
     "LogNormal",
+    "LongTail",
     "NaturalIds",
     "Partition",
     "PartitionedPopulation",

@@ -115,7 +115,7 @@ def test_dirichlet_sizes_are_the_shares_rounded_by_largest_remainder(monkeypatch
 
 
 def test_dirichlet_sizes_are_drawn_anew_until_all_are_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sizes_of_shares(monkeypatch, 100, 10, *[[0.91, 0.09]] * 30, [0.3, 0.7]) == [30, 70]
+    assert sizes_of_shares(monkeypatch, 100, 10, *[[0.91, 0.09]] * 30, [0.3, 0.7], [0.6, 0.4]) == [30, 70]
 
 
 def test_dirichlet_sizes_are_lifted_where_no_draw_helps(monkeypatch: pytest.MonkeyPatch) -> None:
