@@ -53,6 +53,7 @@ from lightning_fed.datasets import (
     FCUBETest,
     FrameDataModule,
     HuggingFaceDataModule,
+    LabelsPerWorker,
     LogNormal,
     NaturalIds,
     PartitionedPopulation,
@@ -116,7 +117,7 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     PartitionedPopulation: {"source": ToyDataModule(), "partition": IID(workers=2)},
     FrameDataModule: {"train": "patients.csv", "features": ["age"], "label": "ill"},
     HuggingFaceDataModule: {"train": "ylecun/mnist"},
-    **each({"workers": 2}, IID, Shards),
+    **each({"workers": 2}, IID, LabelsPerWorker, Shards),
     Dirichlet: {"workers": 2, "alpha": 0.5},
     LogNormal: {"workers": 2, "sigma": 1.0},
     LocalTraining: {},
@@ -240,7 +241,7 @@ def wrong_values(make: Callable[..., Any], name: str, kind: str) -> Iterator[Any
         yield from ("3", 3, [True], ["3"], [2.5], [-1], [math.nan], {1: 2})
     elif kind.startswith("bool"):
         yield from (value for value in NO_FLAG if not (optional and value is None))
-    elif name in ("params", "ids", "labels"):
+    elif name in ("params", "ids") or (name == "labels" and "int" not in kind):
         return
     elif "int" in kind or "float" in kind:
         yield from NO_NUMBER

@@ -4,10 +4,11 @@ from lightning_fed.datasets.digits import DigitsDataModule
 from lightning_fed.datasets.fcube import FCUBE, FCUBETest
 from lightning_fed.datasets.frames import FrameDataModule
 from lightning_fed.datasets.hugging_face import HuggingFaceDataModule
+from lightning_fed.datasets.label_skew import Dirichlet, LabelsPerWorker, Shards
 from lightning_fed.datasets.mnist import MNIST, FashionMNIST
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
-from lightning_fed.datasets.partitioners import IID, Dirichlet, LogNormal, NaturalIds, Shards
+from lightning_fed.datasets.partitioners import IID, LogNormal, NaturalIds
 from lightning_fed.datasets.pictures import LabelCounts, count_labels, draw_label_counts
 from lightning_fed.datasets.synthetic import Synthetic
 from lightning_fed.datasets.tables import TableDataModule
@@ -24,6 +25,7 @@ __all__ = [
     "FrameDataModule",
     "HuggingFaceDataModule",
     "LabelCounts",
+    "LabelsPerWorker",
     "LogNormal",
     "NaturalIds",
     "Partition",

@@ -105,6 +105,20 @@ def cut(shares: NDArray[np.float64], total: int, start: float) -> NDArray[np.int
     return np.diff(np.minimum(inner, total), prepend=0, append=total)
 
 
+def cut_down(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    """Cut a total into integers in given proportions, where the ends of all parts but the last are rounded down.
+
+    Args:
+        shares: Not negative, and add up to 1: ``[parts]``.
+        total: What the integers add up to.
+
+    Returns:
+        int64 ``[parts]``.
+    """
+    ends = (np.cumsum(shares)[:-1] * total).astype(np.int64)
+    return np.diff(np.concatenate([[0], ends, [total]]))
+
+
 def moved(owners: NDArray[np.int64], sizes: NDArray[np.int64], min_size: int) -> NDArray[np.int64]:
     """Hand examples of the largest workers to those below ``min_size``.
 

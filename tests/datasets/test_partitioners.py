@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lightning_fed.datasets import IID, Dirichlet, LogNormal, NaturalIds, Partition, Partitioner, Shards, partitioners
+from lightning_fed.datasets import (
+    IID,
+    Dirichlet,
+    LabelsPerWorker,
+    LogNormal,
+    NaturalIds,
+    Partition,
+    Partitioner,
+    Shards,
+    label_skew,
+)
 
 LABELS = np.random.default_rng(0).integers(0, 10, 60_000)
 
@@ -119,7 +129,7 @@ def test_dirichlet_draws_anew_only_where_it_may_help(
 ) -> None:
     # After the first draw all workers have something, one has fewer than 150 examples, and 41 have fewer than 500.
     def sizes(draws: int) -> list[int]:
-        monkeypatch.setattr(partitioners, "DIRICHLET_DRAWS", draws)
+        monkeypatch.setattr(label_skew, "DIRICHLET_DRAWS", draws)
         return Dirichlet(100, 0.5, min_size)(LABELS).sizes().tolist()
 
     assert (sizes(1) != sizes(10)) == draws_again
@@ -149,6 +159,7 @@ MAKERS: list[Callable[[int, int, int], Partitioner]] = [
     lambda workers, minimum, seed: IID(workers, seed),
     lambda workers, minimum, seed: Dirichlet(workers, 0.1, minimum, seed),
     lambda workers, minimum, seed: Dirichlet(workers, 10.0, minimum, seed),
+    lambda workers, minimum, seed: Dirichlet(workers, 0.1, minimum, seed, capped=True),
     Shards,
     lambda workers, minimum, seed: LogNormal(workers, 1.5, minimum, seed),
     lambda workers, minimum, seed: LogNormal(workers, 8.0, minimum, seed),
@@ -194,13 +205,16 @@ def test_partitioners_that_need_no_labels_do_not_look_at_them(partitioner: Parti
     assert parts(partitioner(np.arange(5))) == parts(partitioner(np.zeros(5)))
 
 
-@pytest.mark.parametrize("partitioner", [Dirichlet(3, 1.0), Shards(3), NaturalIds()])
+@pytest.mark.parametrize("partitioner", [Dirichlet(3, 1.0), Shards(3), LabelsPerWorker(10, labels=1), NaturalIds()])
 def test_labels_may_be_a_column(partitioner: Partitioner) -> None:
     assert partitioner.needs_labels
     assert parts(partitioner(LABELS[:50])) == parts(partitioner(LABELS[:50, None]))
 
 
-@pytest.mark.parametrize("partitioner", [IID(3), Dirichlet(3, 1.0), Shards(3), NaturalIds(), LogNormal(3, 1.0)])
+@pytest.mark.parametrize(
+    "partitioner",
+    [IID(3), Dirichlet(3, 1.0), Shards(3), LabelsPerWorker(10, labels=1), NaturalIds(), LogNormal(3, 1.0)],
+)
 def test_pickles(partitioner: Partitioner) -> None:
     again = pickle.loads(pickle.dumps(partitioner))
     assert parts(again(LABELS[:50])) == parts(partitioner(LABELS[:50]))
@@ -224,8 +238,16 @@ def calls(partitioner: Partitioner, labels: NDArray[Any]) -> int:
 
 @pytest.mark.parametrize(
     "partitioner",
-    [IID(1_000_000), LogNormal(1_000_000, 1.0), Shards(1_000_000), Dirichlet(1_000_000, 0.5), NaturalIds(IDS)],
-    ids=lambda partitioner: type(partitioner).__name__,
+    [
+        IID(1_000_000),
+        LogNormal(1_000_000, 1.0),
+        Shards(1_000_000),
+        Dirichlet(1_000_000, 0.5),
+        Dirichlet(1_000_000, 0.5, capped=True),
+        LabelsPerWorker(900_000),
+        NaturalIds(IDS),
+    ],
+    ids=repr,
 )
 def test_a_million_workers(partitioner: Partitioner) -> None:
     assert calls(partitioner, IDS % 10) < 2000
@@ -250,6 +272,9 @@ def test_dirichlet_makes_as_many_calls_for_ten_times_the_workers() -> None:
         (lambda: Dirichlet(2, float("inf")), "alpha=inf.*IID"),
         (lambda: Dirichlet(2, 1.0, min_size=0), "min_size=0"),
         (lambda: Dirichlet(2, 1.0, seed=-1), "seed=-1"),
+        (lambda: LabelsPerWorker(0), "workers=0: give at least 1"),
+        (lambda: LabelsPerWorker(2, labels=0), "labels=0: give at least 1"),
+        (lambda: LabelsPerWorker(2, seed=-1), "seed=-1"),
         (lambda: Shards(0), "workers=0"),
         (lambda: Shards(2, shards_per_worker=0), "shards_per_worker=0"),
         (lambda: Shards(2, seed=-1), "seed=-1"),
@@ -262,6 +287,17 @@ def test_dirichlet_makes_as_many_calls_for_ten_times_the_workers() -> None:
         (lambda: Dirichlet(3, 1.0, min_size=2)(np.zeros(5)), r"workers=3 \* min_size=2 needs 6.*lower workers or min"),
         (lambda: Shards(3)(np.zeros(5)), r"workers=3 \* shards_per_worker=2 needs 6 examples"),
         (lambda: LogNormal(3, 1.0, min_size=2)(np.zeros(5)), r"workers=3 \* min_size=2 needs 6 examples"),
+        (lambda: LabelsPerWorker(3)(np.arange(5)), r"workers=3 \* labels=2 needs 6 examples"),
+        (lambda: LabelsPerWorker(1)(np.zeros(5)), "labels=2: there are 1 different ones only; lower labels"),
+        (
+            lambda: LabelsPerWorker(2, labels=1)(np.array(["cat", "dog", "hen"])),
+            "workers=2 of labels=1 each leave out the label hen: give workers of at least 3, .* or more labels",
+        ),
+        (
+            lambda: LabelsPerWorker(4, labels=1)(np.array([0, 0, 0, 8])),
+            "the label 8 has 1 examples for 2 workers: lower workers or labels",
+        ),
+        (lambda: LabelsPerWorker(2)(np.zeros((5, 2))), r"labels of shape \(5, 2\)"),
         (lambda: Dirichlet(2, 1.0)(np.zeros((5, 2))), r"labels of shape \(5, 2\)"),
         (lambda: Shards(2)(np.zeros((5, 2))), r"labels of shape \(5, 2\)"),
         (lambda: NaturalIds([1, 2])(np.zeros(3)), "ids: 2 for 3 examples"),
