@@ -8,11 +8,12 @@ from lightning_fed.aggregation.majority_vote import MajorityVote
 from lightning_fed.aggregation.mean import UniformMean, WeightedMean
 from lightning_fed.aggregation.median import Median, TrimmedMean
 from lightning_fed.aggregation.normalized import NormalizedMean
-from lightning_fed.aggregation.robust import RobustAggregator
+from lightning_fed.aggregation.robust import CohortAggregator, RobustAggregator
 
 __all__ = [
     "Aggregator",
     "Bulyan",
+    "CohortAggregator",
     "GeometricMedian",
     "Krum",
     "MajorityVote",
