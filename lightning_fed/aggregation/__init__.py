@@ -2,6 +2,7 @@
 
 from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.aggregation.bulyan import Bulyan
+from lightning_fed.aggregation.centered_clipping import CenteredClipping
 from lightning_fed.aggregation.geometric_median import GeometricMedian
 from lightning_fed.aggregation.krum import Krum, MultiKrum
 from lightning_fed.aggregation.majority_vote import MajorityVote
@@ -13,6 +14,7 @@ from lightning_fed.aggregation.robust import CohortAggregator, RobustAggregator
 __all__ = [
     "Aggregator",
     "Bulyan",
+    "CenteredClipping",
     "CohortAggregator",
     "GeometricMedian",
     "Krum",
