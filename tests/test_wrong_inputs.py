@@ -20,12 +20,15 @@ from torch import nn
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin, Uniform, privacy
 from lightning_fed.aggregation import (
+    Bucketing,
     Bulyan,
+    CenteredClipping,
     GeometricMedian,
     Krum,
     MajorityVote,
     Median,
     MultiKrum,
+    NearestNeighborMixing,
     NormalizedMean,
     TrimmedMean,
     UniformMean,
@@ -77,7 +80,7 @@ from lightning_fed.selection import (
     WeightedBySize,
 )
 from lightning_fed.selection.availability import asked
-from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD, RandomK, Sign, TopK
+from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD, RandomK, Sign, TopK, WorkerMomentum
 from lightning_fed.wire import LocalTraining
 
 PACKAGES = ("", ".aggregation", ".algorithms", ".callbacks", ".datasets", ".engines", ".models", ".optim")
@@ -98,6 +101,9 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     **each({}, Uniform, RoundRobin, Poisson, WeightedBySize, MinSeparation, RandomAvailability),
     **each({}, Median, UniformMean, WeightedMean, NormalizedMean, GeometricMedian),
     **each({"attackers": 1}, Krum, MultiKrum, Bulyan),
+    Bucketing: {"aggregator": Median()},
+    NearestNeighborMixing: {"aggregator": Median(), "attackers": 1},
+    CenteredClipping: {"radius": 1.0},
     TrimmedMean: {"trim": 1},
     **each({}, Cyclic, FedAvg, FedBN, FedNova, Scaffold),
     Ditto: {"lam": 0.1},
@@ -106,6 +112,7 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     QFedAvg: {"q": 1.0, "lr": 0.1},
     **each({"personal": ["head.*"]}, FedPer, FedRep),
     ClipNorm: {"max_norm": 1.0},
+    WorkerMomentum: {},
     Compressed: {"compressor": EDEN()},
     **each({}, EDEN, KBit, PowerSGD, Sign),
     **each({"fraction": 0.1}, RandomK, TopK),
@@ -174,7 +181,9 @@ EXEMPT = {
 
 ZERO_IS_FINE = {
     **dict.fromkeys([(Krum, "attackers"), (MultiKrum, "attackers"), (Bulyan, "attackers")], "nobody attacks"),
-    (TrimmedMean, "trim"): "the mean",
+    **dict.fromkeys([(TrimmedMean, "trim"), (NearestNeighborMixing, "attackers")], "the mean"),
+    (GeometricMedian, "tolerance"): "all iterations are made",
+    **dict.fromkeys([(WorkerMomentum, "momentum"), (WorkerMomentum, "dampening")], "as in torch"),
     **dict.fromkeys([(NormalizedMean, "momentum"), (NormalizedMean, "shrinkage")], "plain SGD"),
     **dict.fromkeys([(FedNova, "momentum"), (FedNova, "mu"), (FedProx, "mu"), (QFedAvg, "q")], "FedAvg"),
     (privacy.LocalSkellam, "beta"): "no rounding is drawn again",

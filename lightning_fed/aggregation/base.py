@@ -9,6 +9,7 @@ from typing import ClassVar, Generic, TypeVar
 from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.shown import Shown
+from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import Aggregate, Job, Updates
 
 Partial = TypeVar("Partial")
@@ -24,7 +25,7 @@ class Aggregator(Shown, ABC, Generic[Partial]):
     always: bool = False
     """Whether :meth:`finish` is to be called even if no update came in. Otherwise such a round changes nothing."""
 
-    counts_equally: ClassVar[bool] = False
+    counts_equally: bool = False
     """Whether every worker counts the same, whatever it says about its number of examples."""
 
     counts_steps: ClassVar[bool] = False
@@ -68,6 +69,35 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
         Raises:
             ValueError: Stating the inequality that does not hold.
+        """
+
+    def beyond_proof(self, cohort_size: int) -> str | None:
+        """Say for what an aggregator is used though nothing is proven of it; None: for nothing. A warning at the start.
+
+        Args:
+            cohort_size: The number of workers in a round.
+        """
+        return None
+
+    def of_round(self, job: Job, server: Tensors) -> Aggregator[Partial]:
+        """Return the aggregator of one round, which may go by what was remembered; called before all else in it.
+
+        The aggregator itself stays as it is, since a round may be given up: return a copy, or ``self`` if nothing is
+        remembered and nothing drawn at random.
+
+        Args:
+            job: What is sent to the workers; randomness is to be derived from its seed and cohort.
+            server: What :meth:`remember` has left, by name; read only.
+        """
+        return self
+
+    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
+        """Remember something until the next round. Called on every process, only if the round succeeds.
+
+        Args:
+            aggregate: What :meth:`finish` returned; what is kept of it is to be a copy.
+            server: What is remembered, by name; to be changed here only, by putting new tensors in place of old. It
+                lies in checkpoints beside what the algorithm remembers, whose names cannot collide with these.
         """
 
     def expect_to_lose(self, workers: Sequence[str]) -> None:
