@@ -80,11 +80,22 @@ from lightning_fed.selection import (
     WeightedBySize,
 )
 from lightning_fed.selection.availability import asked
+from lightning_fed.testing import attacks
 from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD, RandomK, Sign, TopK, WorkerMomentum
 from lightning_fed.wire import LocalTraining
 
 PACKAGES = ("", ".aggregation", ".algorithms", ".callbacks", ".datasets", ".engines", ".models", ".optim")
-PACKAGES += (".population", ".privacy", ".secure", ".selection", ".state", ".testing", ".transforms", ".wire")
+PACKAGES += (
+    ".population",
+    ".privacy",
+    ".secure",
+    ".selection",
+    ".state",
+    ".testing",
+    ".testing.attacks",
+    ".transforms",
+    ".wire",
+)
 
 DP = {"clip": 1.0, "noise_multiplier": 1.0}
 
@@ -118,6 +129,13 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     **each({"fraction": 0.1}, RandomK, TopK),
     MajorityVote: {"scale": 0.1},
     **each({"params": [nn.Parameter(torch.zeros(1))]}, FedAdagrad, FedAdam, Yogi),
+    **each({}, attacks.ALIE, attacks.BitFlip, attacks.Mimic, attacks.SignFlip),
+    attacks.Attacked: {"aggregator": Median(), "attack": attacks.SignFlip(), "attackers": ["bob"]},
+    attacks.Gaussian: {"std": 1.0},
+    attacks.IPM: {"epsilon": 0.1},
+    attacks.LabelFlip: {"classes": 10},
+    attacks.SameValue: {"value": 1.0},
+    attacks.Scaled: {"factor": 10.0},
     CosineDecay: {"rounds": 10},
     ExponentialDecay: {"gamma": 0.9},
     StepDecay: {"every": 2},
@@ -175,6 +193,7 @@ EXEMPT = {
     **dict.fromkeys(
         ("Aggregate", "Codes", "GlobalModel", "Job", "Layout", "Model", "Updates"), "plain data, for the codec"
     ),
+    "Seen": "made by Attacked, in a round",
     "Form": "a tuple, made by Compressed",
     **dict.fromkeys(("Penalty", "RecordPrivacy"), "plain data; who makes it checks it"),
 }
@@ -209,7 +228,11 @@ A_NAME = {
 }
 """Arguments that take any name, of a file or a column, for example."""
 
-NO_NUMBER = (True, "3", [3], object(), torch.tensor(3), 3j, math.nan, math.inf, -math.inf, -1, -0.5, np.float64("nan"))
+ANY_SIGN = {(attacks.Gaussian, "mean"), (attacks.SameValue, "value")}
+"""Numbers that may be negative or 0."""
+
+NO_FINITE = (True, "3", [3], object(), torch.tensor(3), 3j, math.nan, math.inf, -math.inf, np.float64("nan"))
+NO_NUMBER = (*NO_FINITE, -1, -0.5)
 NO_FLAG = ("no", 0, 1, None, [], "true")
 NO_PATTERNS = ("head.*", 3, [3], [""], [], {"head": 1}, [None])
 NO_OBJECT = (3, "nobody", [3], object())
@@ -249,12 +272,16 @@ def wrong_values(make: Callable[..., Any], name: str, kind: str) -> Iterator[Any
     optional = "None" in kind
     if name == "personal":
         yield from NO_PATTERNS
-    elif name in ("hidden", "rows", "betas"):
+    elif name in ("hidden", "rows", "betas", "bits"):
         yield from ("3", 3, [True], ["3"], [2.5], [-1], [math.nan], {1: 2})
     elif kind.startswith("bool"):
         yield from (value for value in NO_FLAG if not (optional and value is None))
     elif name in ("params", "ids") or (name == "labels" and "int" not in kind):
         return
+    elif name == "label" and "int" in kind:  # a position or a name
+        yield from (value for value in NO_FINITE if not isinstance(value, str))
+    elif (make, name) in ANY_SIGN:
+        yield from (*NO_FINITE, None)
     elif "int" in kind or "float" in kind:
         yield from NO_NUMBER
         if "float" not in kind:
