@@ -58,6 +58,7 @@ from lightning_fed.datasets import (
     LogNormal,
     LongTail,
     NaturalIds,
+    NoiseByWorker,
     PartitionedPopulation,
     Shards,
     Synthetic,
@@ -122,6 +123,7 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     **each({"workers": 2}, IID, LabelsPerWorker, Shards),
     **each({"workers": 2, "alpha": 0.5}, Dirichlet, DirichletSizes),
     LogNormal: {"workers": 2, "sigma": 1.0},
+    NoiseByWorker: {"population": PartitionedPopulation(ToyDataModule(), IID(workers=2))},
     LongTail: {"source": ToyDataModule()},
     LocalTraining: {},
     **each(DP, privacy.CentralDP, privacy.LocalDP, privacy.DPFTRL),
@@ -187,6 +189,7 @@ ZERO_IS_FINE = {
     **dict.fromkeys([(FCUBE, "val_fraction"), (PartitionedPopulation, "val_fraction")], "nothing is held out"),
     (PartitionedPopulation, "num_workers"): "no process but this one",
     **dict.fromkeys([(Synthetic, "alpha"), (Synthetic, "beta"), (LogNormal, "sigma")], "no difference"),
+    (NoiseByWorker, "std"): "no noise",
     (FederatedModule, "log_workers_up_to"): "no curves of single workers",
     **dict.fromkeys([(RoundProgress, "refresh_rate"), (RoundProgressBar, "refresh_rate")], "nothing is shown"),
 }
