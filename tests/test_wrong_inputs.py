@@ -66,7 +66,7 @@ from lightning_fed.datasets import (
 )
 from lightning_fed.engines import Auto, Isolated, Sequential, Vectorized
 from lightning_fed.models import LinearRegression, MLPClassifier
-from lightning_fed.optim import CosineDecay, ExponentialDecay, StepDecay, Yogi
+from lightning_fed.optim import CosineDecay, ExponentialDecay, FedAdagrad, FedAdam, StepDecay, Yogi
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.selection import (
     Availability,
@@ -111,7 +111,7 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     **each({}, EDEN, KBit, PowerSGD, Sign),
     **each({"fraction": 0.1}, RandomK, TopK),
     MajorityVote: {"scale": 0.1},
-    Yogi: {"params": [nn.Parameter(torch.zeros(1))]},
+    **each({"params": [nn.Parameter(torch.zeros(1))]}, FedAdagrad, FedAdam, Yogi),
     CosineDecay: {"rounds": 10},
     ExponentialDecay: {"gamma": 0.9},
     StepDecay: {"every": 2},
@@ -183,8 +183,9 @@ ZERO_IS_FINE = {
     (privacy.SkellamSum, "beta"): "no rounding is drawn again",
     (Ditto, "lam"): "local training",
     **dict.fromkeys([(RandomAvailability, name) for name in ("absent", "lost", "stragglers")], "nobody is"),
-    **dict.fromkeys([(Yogi, "lr"), (Yogi, "betas"), (LinearRegression, "lr"), (MLPClassifier, "lr")], "as in torch"),
-    **dict.fromkeys([(MLPClassifier, "momentum"), (MLPClassifier, "weight_decay")], "as in torch"),
+    **dict.fromkeys([(FedAdagrad, "lr"), (FedAdam, "lr"), (Yogi, "lr"), (LinearRegression, "lr")], "as in torch"),
+    **dict.fromkeys([(MLPClassifier, name) for name in ("lr", "momentum", "weight_decay")], "as in torch"),
+    (FedAdagrad, "beta1"): "no momentum",
     (CosineDecay, "last"): "down to nothing",
     **dict.fromkeys([(FCUBE, "val_fraction"), (PartitionedPopulation, "val_fraction")], "nothing is held out"),
     (PartitionedPopulation, "num_workers"): "no process but this one",
