@@ -48,9 +48,11 @@ from lightning_fed.callbacks import Dashboard, PredictionWriter, RoundProgress, 
 from lightning_fed.datasets import (
     FCUBE,
     IID,
+    MNIST,
     DigitsDataModule,
     Dirichlet,
     DirichletSizes,
+    FashionMNIST,
     FCUBETest,
     FrameDataModule,
     HuggingFaceDataModule,
@@ -118,6 +120,7 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     LinearRegression: {"in_features": 2, "out_features": 1},
     **each({}, MLPClassifier, ToyDataModule, DigitsDataModule, FCUBE, FCUBETest, Synthetic, NaturalIds),
     PartitionedPopulation: {"source": ToyDataModule(), "partition": IID(workers=2)},
+    **each({"folder": "data"}, MNIST, FashionMNIST),
     FrameDataModule: {"train": "patients.csv", "features": ["age"], "label": "ill"},
     HuggingFaceDataModule: {"train": "ylecun/mnist"},
     **each({"workers": 2}, IID, LabelsPerWorker, Shards),
@@ -199,6 +202,7 @@ A_NAME = {
     (FederatedModule, "state_dir"),
     (PredictionWriter, "file"),
     (FrameDataModule, "label"),
+    *((kind, "folder") for kind in (MNIST, FashionMNIST)),
     *((HuggingFaceDataModule, name) for name in ("train", "val", "label", "split")),
 }
 """Arguments that take any name, of a file or a column, for example."""
