@@ -7,6 +7,7 @@ from lightning_fed.datasets.hugging_face import HuggingFaceDataModule
 from lightning_fed.datasets.label_skew import Dirichlet, LabelsPerWorker, Shards
 from lightning_fed.datasets.long_tail import LongTail
 from lightning_fed.datasets.mnist import MNIST, FashionMNIST
+from lightning_fed.datasets.noise import NoiseByWorker
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.partitioners import IID, DirichletSizes, LogNormal, NaturalIds
@@ -31,6 +32,7 @@ __all__ = [
     "LogNormal",
     "LongTail",
     "NaturalIds",
+    "NoiseByWorker",
     "Partition",
     "PartitionedPopulation",
     "Partitioner",

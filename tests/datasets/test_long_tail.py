@@ -151,6 +151,8 @@ def test_the_source_is_prepared_set_up_and_torn_down() -> None:
     assert source.calls[3:] == ["fit", "no fit"]
     source.train = numbered([0, 0, 1])
     assert seen(data.train_dataloader()) == [0, 1]
+    source.train = numbered([1, 0, 1])  # a datamodule may give other data in a later epoch
+    assert seen(data.train_dataloader()) == [1, 0]
 
 
 def test_as_a_source_of_a_population_and_as_central_data() -> None:
