@@ -239,7 +239,7 @@ AGGREGATORS: list[Callable[[], Aggregator[Any]]] = [
     GeometricMedian,
     lambda: GeometricMedian(iterations=3, tolerance=0, weighted=True, start="mean", nu=1e-6),
     lambda: CenteredClipping(radius=100.0, iterations=2),  # else equal updates are clipped
-    lambda: Bucketing(Krum(1), size=3),
+    lambda: Bucketing(Krum(1)),
     lambda: Bucketing(CenteredClipping(radius=100.0)),
     lambda: NearestNeighborMixing(GeometricMedian(), attackers=2),
     lambda: NearestNeighborMixing(Bucketing(TrimmedMean(1)), attackers=2),
