@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from lightning_fed.core.arguments import number, whole
 from lightning_fed.core.rng import global_seed
 
+HOPELESS = 20
+"""With more workers than this too small, a partitioner does not draw again: their number varies no more than a Poisson
+variable (the workers compete for the same examples), so another draw would leave none with a chance of less than about
+e^-20."""
+
 
 def generator(seed: int | None) -> np.random.Generator:
     """Make the random generator of a seed; None is the one of :func:`check_seed`."""

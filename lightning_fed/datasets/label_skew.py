@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from lightning_fed.core.arguments import flag, number, settle
 from lightning_fed.datasets._dealing import (
+    HOPELESS,
     check_count,
     check_enough,
     check_seed,
@@ -34,11 +35,6 @@ DIRICHLET_DRAWS = 10
 
 CAPPED_DRAWS = 100
 """How often it does so where it is capped: the authors' code draws until it succeeds."""
-
-HOPELESS = 20
-"""With more workers than this too small, :class:`Dirichlet` does not draw again: their number varies no more than a
-Poisson variable (the workers compete for the same examples), so another draw would leave none with a chance of less
-than about e^-20."""
 
 
 @final

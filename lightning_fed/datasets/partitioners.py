@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from lightning_fed.core.arguments import number, settle, text
 from lightning_fed.datasets._dealing import (
+    HOPELESS,
     check_count,
     check_enough,
     check_seed,
@@ -26,6 +27,9 @@ from lightning_fed.datasets._dealing import (
     read_only,
 )
 from lightning_fed.datasets.partition import Partition, Partitioner
+
+SIZE_DRAWS = 1000
+"""How often :class:`DirichletSizes` draws before it lifts workers that are still too small."""
 
 
 @final
@@ -183,4 +187,68 @@ class LogNormal(Partitioner):
         rng = generator(self.seed)
         logs = self.sigma * rng.standard_normal(self.workers)
         sizes = proportional(np.exp(logs - logs.max()), n, self.min_size)
+        return Partition(read_only(rng.permutation(n)), offsets(sizes))
+
+
+@final
+@dataclass(frozen=True)
+class DirichletSizes(Partitioner):
+    """Quantity skew: sizes in proportions drawn from ``Dirichlet(alpha)``, contents IID.
+
+    If the share of some worker comes to fewer than ``min_size`` examples, all are drawn anew, at most a thousand times,
+    and not if more than twenty workers' do, as it would not help; after that, these workers get ``min_size``, and all
+    others keep their proportions. Sizes are rounded by largest remainder.
+
+    Args:
+        workers: How many workers.
+        alpha: The concentration, above 0: the smaller, the more sizes differ.
+        min_size: The fewest examples that a worker may hold, at least 1.
+        seed: Decides the sizes and which examples go where; None: follow ``pl.seed_everything``.
+
+    Raises:
+        TypeError: If an argument is no number.
+        ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
+
+    Example::
+
+        >>> import numpy as np
+        >>> DirichletSizes(workers=4, alpha=0.5)(np.zeros(1000)).sizes().tolist()
+        [92, 310, 395, 203]
+
+    References:
+        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), section 4.1,
+        "q ~ Dir(β)" (``iid-diff-quantity``). Deviation: its code rounds the ends of the parts down, and draws until all
+        are large enough.
+    """
+
+    workers: int
+    alpha: float
+    min_size: int = 10
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        says = ": give a finite number above 0, such as 0.5; for equal sizes use IID"
+        settle(
+            self,
+            workers=check_count("workers", self.workers),
+            alpha=number("alpha", self.alpha, above=0, says=says),
+            min_size=check_count("min_size", self.min_size),
+            seed=check_seed(self.seed),
+        )
+
+    @property
+    @override
+    def needs_labels(self) -> bool:
+        return False
+
+    @override
+    def __call__(self, labels: NDArray[Any]) -> Partition:
+        n = len(labels)
+        check_enough(n, workers=self.workers, min_size=self.min_size)
+        rng = generator(self.seed)
+        for _ in range(SIZE_DRAWS):
+            shares = rng.dirichlet(np.full(self.workers, self.alpha))
+            if not 0 < np.count_nonzero(shares * n < self.min_size) <= HOPELESS:
+                break
+        sizes = proportional(shares / shares.max(), n, self.min_size)
         return Partition(read_only(rng.permutation(n)), offsets(sizes))

@@ -9,12 +9,11 @@ import bucketing
 import mcmahan
 import pytest
 import torch
-from by_hand import Combine, Share, federated_averaging, in_order, some, uniform_mean
+from by_hand import Share, federated_averaging, in_order, some
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_fed import Uniform
-from lightning_fed.aggregation import Aggregator, Krum, Median, UniformMean
 from lightning_fed.datasets import IID, PartitionedPopulation, Partitioner, Shards
 
 ROUNDING = {"rtol": 0, "atol": 1e-12}
@@ -83,15 +82,10 @@ def test_federated_averaging(
     assert curve == [(at, pytest.approx(accuracy)) for at, accuracy in expected]
 
 
-@pytest.mark.parametrize(
-    ("aggregator", "combine"),
-    [(UniformMean(), uniform_mean), (Median(), bucketing.median), (Krum(0), bucketing.krum)],
-    ids=["mean", "Median", "Krum"],
-)
+@pytest.mark.parametrize("rule", bucketing.RULES)
 @pytest.mark.parametrize("iid", [False, True])
-def test_robust_aggregation(
-    monkeypatch: pytest.MonkeyPatch, aggregator: Aggregator, combine: Combine, iid: bool
-) -> None:
+def test_robust_aggregation(monkeypatch: pytest.MonkeyPatch, rule: str, iid: bool) -> None:
+    aggregator, combine = bucketing.RULES[rule]
     monkeypatch.setattr(bucketing, "digits", lambda folder: (TRAIN, TEST))
     monkeypatch.setattr(bucketing, "EPOCH", 1)
     ours, by_hand = network(), network()
@@ -105,10 +99,25 @@ def test_robust_aggregation(
         cohort=lambda round: range(24),
         batches=some(in_order(bucketing.BATCH, 1), 1),
         lr=bucketing.LR,
-        combine=combine,
+        combine=combine(),
     )
     same(ours, by_hand)
     assert curve == [(at, pytest.approx(accuracy)) for at, accuracy in expected]
+
+
+def test_buckets() -> None:
+    """Two rounds: what is dealt is drawn anew, and each update is in one bucket."""
+    updates = torch.arange(24.0, dtype=torch.float64).unsqueeze(1)
+    seen = []
+
+    def combine(rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        seen.append(rows)
+        return rows.mean(dim=0)
+
+    means = bucketing.in_buckets(combine, seed=0)
+    assert [means(updates, torch.ones(24)).item() for _ in range(2)] == [11.5, 11.5]
+    assert seen[0].shape == (12, 1)
+    assert not torch.equal(seen[0].sort(dim=0).values, seen[1].sort(dim=0).values)
 
 
 def test_the_long_tail() -> None:

@@ -19,6 +19,7 @@ from lightning_fed.datasets import (
     IID,
     DigitsDataModule,
     Dirichlet,
+    DirichletSizes,
     LabelsPerWorker,
     LogNormal,
     PartitionedPopulation,
@@ -175,6 +176,7 @@ PARTITIONERS = [
     lambda **seed: Dirichlet(workers=5, alpha=0.5, capped=True, **seed),
     lambda **seed: LabelsPerWorker(workers=5, labels=3, **seed),
     lambda **seed: Shards(workers=5, **seed),
+    lambda **seed: DirichletSizes(workers=5, alpha=0.5, **seed),
     lambda **seed: LogNormal(workers=5, sigma=1.0, **seed),
 ]
 
