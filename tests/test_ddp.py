@@ -74,6 +74,16 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
             id="a vote of signs",
         ),
         pytest.param(
+            (
+                *("--aggregator", "Bucketing(CenteredClipping(0.1, iterations=2))", "--norm"),
+                *("--transforms", "[WorkerMomentum()]", "--cohort", "5"),
+            ),
+            id="buckets clipped around the round before, of workers' momentum",
+        ),
+        pytest.param(
+            ("--aggregator", "GeometricMedian(weighted=True)", "--norm", "--central"), id="median by examples"
+        ),
+        pytest.param(
             ("--central", "--cohort", "5", "--availability", AWAY, *SECURE),
             id="secure aggregation, with workers absent and lost",
         ),

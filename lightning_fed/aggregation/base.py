@@ -25,7 +25,7 @@ class Aggregator(Shown, ABC, Generic[Partial]):
     always: bool = False
     """Whether :meth:`finish` is to be called even if no update came in. Otherwise such a round changes nothing."""
 
-    counts_equally: ClassVar[bool] = False
+    counts_equally: bool = False
     """Whether every worker counts the same, whatever it says about its number of examples."""
 
     counts_steps: ClassVar[bool] = False
@@ -78,6 +78,14 @@ class Aggregator(Shown, ABC, Generic[Partial]):
         Raises:
             ValueError: Stating the inequality that does not hold.
         """
+
+    def beyond_proof(self, cohort_size: int) -> str | None:
+        """Say for what an aggregator is used though nothing is proven of it; None: for nothing. A warning at the start.
+
+        Args:
+            cohort_size: The number of workers in a round.
+        """
+        return None
 
     def check_population(self, workers: Iterable[str]) -> None:
         """Refuse a population without the workers that it names; called before the first round.

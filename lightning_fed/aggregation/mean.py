@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ class UniformMean(Aggregator[Sums]):
     learnt nothing and is not counted.
     """
 
-    counts_equally: ClassVar[bool] = True
+    counts_equally = True
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
         return WeightedMean().fold((replace(u, weight=(u.weight > 0).to(u.weight)) for u in updates), job)

@@ -19,7 +19,7 @@ from lightning_fed._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_fed.aggregation import Aggregator, RobustAggregator
+from lightning_fed.aggregation import Aggregator, CohortAggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import instance, number, text
 from lightning_fed.engines import Engine, EngineOfNodes
@@ -199,7 +199,7 @@ def refuse_compression(
             f"Compressed({compressor}) makes updates longer, and {type(privacy).__name__} clips them at the server, "
             "where little would be left; take another compressor, such as EDEN(bits=1)"
         )
-    if compressor.stretches and isinstance(aggregator.rule, RobustAggregator):
+    if compressor.stretches and isinstance(aggregator.rule, CohortAggregator):
         rank_zero_warn(
             f"Compressed({compressor}) makes updates longer at random, so that {type(aggregator).__name__} compares "
             "noise; take another compressor, such as EDEN(bits=2)"

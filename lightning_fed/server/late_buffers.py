@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor
 
-from lightning_fed.aggregation import Aggregator, RobustAggregator
+from lightning_fed.aggregation import Aggregator, CohortAggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.wire import Aggregate, GlobalModel, RoundError, Updates, WorkerError, wide
 
@@ -137,7 +137,7 @@ class LateBuffers:
                 value = self.model.frozen[name].detach().to(rows)
                 rows = torch.cat([rows, value.expand(len(still), *value.shape)])
                 weights = torch.cat([weights, still])
-            buffers[name] = _combined(rows, weights, robust=isinstance(aggregator.rule, RobustAggregator))
+            buffers[name] = _combined(rows, weights, robust=isinstance(aggregator.rule, CohortAggregator))
         return replace(aggregate, buffers=buffers)
 
     def _late(self, updates: Updates) -> list[str]:

@@ -18,11 +18,14 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import (
     Aggregator,
+    Bucketing,
     Bulyan,
+    CenteredClipping,
     GeometricMedian,
     Krum,
     Median,
     MultiKrum,
+    NearestNeighborMixing,
     NormalizedMean,
     TrimmedMean,
     UniformMean,
@@ -42,7 +45,7 @@ from lightning_fed.testing import (
     check_sampler,
     check_transform,
 )
-from lightning_fed.transforms import ClipNorm, UpdateTransform
+from lightning_fed.transforms import ClipNorm, UpdateTransform, WorkerMomentum
 from lightning_fed.wire import Aggregate, Job, Penalty, Updates
 
 CHECKS: dict[str, Callable[[Any], None]] = {check.__name__: check for check in ALGORITHM_CHECKS}
@@ -234,10 +237,16 @@ AGGREGATORS: list[Callable[[], Aggregator[Any]]] = [
     lambda: MultiKrum(2, 3),
     lambda: Bulyan(2),
     GeometricMedian,
+    lambda: GeometricMedian(iterations=3, tolerance=0, weighted=True, start="mean", nu=1e-6),
+    lambda: CenteredClipping(radius=100.0, iterations=2),  # else equal updates are clipped
+    lambda: Bucketing(Krum(1)),
+    lambda: Bucketing(CenteredClipping(radius=100.0)),
+    lambda: NearestNeighborMixing(GeometricMedian(), attackers=2),
+    lambda: NearestNeighborMixing(Bucketing(TrimmedMean(1)), attackers=2),
 ]
 
 
-@pytest.mark.parametrize("make", AGGREGATORS, ids=lambda make: type(make()).__name__)
+@pytest.mark.parametrize("make", AGGREGATORS, ids=lambda make: repr(make()))
 def test_our_aggregators(make: Callable[[], Aggregator[Any]]) -> None:
     check_aggregator(make)
 
@@ -532,7 +541,7 @@ class UndeclaredError(ErrorFeedback):
     tables: ClassVar[tuple[str, ...]] = ()
 
 
-@pytest.mark.parametrize("right", [Step, Noise, ErrorFeedback, lambda: ClipNorm(0.5)])
+@pytest.mark.parametrize("right", [Step, Noise, ErrorFeedback, WorkerMomentum, lambda: ClipNorm(0.5)])
 def test_transforms_that_are_right(right: Callable[[], UpdateTransform]) -> None:
     check_transform(right)
 

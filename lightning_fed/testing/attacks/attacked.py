@@ -87,6 +87,9 @@ class Attacked(Aggregator[Came]):
     def check(self, cohort_size: int) -> None:
         self.aggregator.check(cohort_size)
 
+    def beyond_proof(self, cohort_size: int) -> str | None:
+        return self.aggregator.beyond_proof(cohort_size)
+
     def check_population(self, workers: Iterable[str]) -> None:
         refuse_unknown("attackers", self.attackers, workers)
         self.aggregator.check_population(workers)
