@@ -18,10 +18,13 @@ from torch import Tensor
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import (
     Aggregator,
+    Bucketing,
     Bulyan,
+    CenteredClipping,
     GeometricMedian,
     Krum,
     Median,
+    NearestNeighborMixing,
     NormalizedMean,
     RobustAggregator,
     TrimmedMean,
@@ -59,7 +62,8 @@ ATTACKS: list[Attack] = [
 ]
 INNER: list[Aggregator[Any]] = [
     *(WeightedMean(), UniformMean(), NormalizedMean(momentum=0.5), Median(), TrimmedMean(2)),
-    *(Krum(2), Bulyan(2), GeometricMedian()),
+    *(Krum(2), Bulyan(2), GeometricMedian(weighted=True), CenteredClipping(radius=1e6)),
+    *(Bucketing(Krum(1), size=2), NearestNeighborMixing(Median(), attackers=2)),
 ]
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
@@ -383,6 +387,11 @@ def test_too_small_a_cohort_is_refused_for_the_inner_one() -> None:
 def test_wrong_settings(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         Attacked(**{"aggregator": Median(), "attack": SignFlip(), "attackers": ["w1"], **arguments})
+
+
+def test_other_wrappers_stand_inside() -> None:
+    with pytest.raises(TypeError, match="aggregator"):
+        Bucketing(Attacked(Median(), SignFlip(), ["a"]))
 
 
 def test_names_are_kept_in_order_and_once() -> None:
