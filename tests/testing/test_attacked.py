@@ -163,6 +163,17 @@ def test_all_but_update_and_extra_is_as_if_honest(attack: Attack) -> None:
     assert torch.equal(updates.delta, before), "what came in was written to"
 
 
+def test_numbers_that_do_not_travel_stay() -> None:
+    """Of w, which travels, it is (1 + 5)/2; v stays, and so does the number that makes room for complex parameters."""
+    sent = job({"w": torch.zeros(1), "v": torch.zeros(1)})
+    updates = replace(stack(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), [1, 1]), stays=frozenset({"v"}))
+    attacked = Attacked(UniformMean(), SameValue(value=5), ["w1"])
+    assert combined(attacked, sent, updates).delta.tolist() == [3, 0]
+    uneven = job({"c": torch.zeros(1, dtype=torch.complex64), "w": torch.zeros(1)})
+    rows = torch.tensor([[1.0, 1.0, 1.0, 0.0], [2.0, 2.0, 2.0, 0.0]])
+    assert combined(attacked, uneven, stack(rows, [1, 1])).delta.tolist() == [3, 3, 3, 0]
+
+
 @each_attack
 def test_layers_that_stay_with_workers_stay(attack: Attack) -> None:
     module = layered().double()

@@ -128,6 +128,14 @@ def test_they_can_be_copied_and_sent_to_another_process(name: str) -> None:
     assert labels(poisoned) == FLIPPED
 
 
+def test_processes_that_a_loader_keeps_are_not_shared() -> None:
+    """They would go on to give what they were started with."""
+    loader = DataLoader(Examples(), batch_size=4)
+    loader._iterator = iter(loader)
+    assert FLIP.loader(loader)._iterator is None
+    assert loader._iterator is not None
+
+
 # ---- populations ----------------------------------------------------------------------------------------------------
 
 
