@@ -315,6 +315,7 @@ class FederatedModule(Readable):
             self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
             say_what_is_unproven(self.aggregator, self._datamodule.cohort_size)
+            self.aggregator.check_population(self._datamodule.names)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         refuse_workers_data(self.secure_aggregation, self._datamodule, self.trainer, self.module)

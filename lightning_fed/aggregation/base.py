@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
@@ -30,6 +30,14 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
     counts_steps: ClassVar[bool] = False
     """Whether it goes by numbers of local steps, of which there is one only where one optimizer takes them all."""
+
+    goes_by_names: ClassVar[bool] = False
+    """Whether it treats an update by whose it is, as attacks in a study do. No promise of privacy goes with that."""
+
+    @property
+    def rule(self) -> Aggregator[Any]:
+        """The aggregator by whose rule updates become one: itself, or the one that it wraps."""
+        return self
 
     def of_sum(self, total: CohortSum, job: Job) -> Partial:
         """Return what :meth:`fold` would have made of updates with a sum, if it needs no more than that.
@@ -78,6 +86,16 @@ class Aggregator(Shown, ABC, Generic[Partial]):
             cohort_size: The number of workers in a round.
         """
         return None
+
+    def check_population(self, workers: Iterable[str]) -> None:
+        """Refuse a population without the workers that it names; called before the first round.
+
+        Args:
+            workers: The names of all workers.
+
+        Raises:
+            ValueError: Naming one that there is not.
+        """
 
     def of_round(self, job: Job, server: Tensors) -> Aggregator[Partial]:
         """Return the aggregator of one round, which may go by what was remembered; called before all else in it.

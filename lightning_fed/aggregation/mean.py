@@ -29,6 +29,7 @@ class Sums:
 
 
 @final
+@dataclass(frozen=True)
 class WeightedMean(Aggregator[Sums]):
     """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i (or what the algorithm puts in its place).
 
@@ -94,6 +95,7 @@ def _least(dtype: torch.dtype) -> int:
 
 
 @final
+@dataclass(frozen=True)
 class UniformMean(Aggregator[Sums]):
     """``Σ Δᵢ / n``: every worker counts the same, however many examples it has.
 
