@@ -39,7 +39,7 @@ from lightning_fed.algorithms import (
 )
 from lightning_fed.datasets import FCUBE
 from lightning_fed.models import MLPClassifier
-from lightning_fed.optim import Yogi
+from lightning_fed.optim import FedAdagrad, FedAdam, Yogi
 
 LR, MOMENTUM = 0.01, 0.9
 
@@ -55,8 +55,8 @@ GLOBAL: dict[str, dict[str, Any]] = {
     "q-FedAvg": {"algorithm": QFedAvg(q=0.01, lr=LR)},
     "FedAvgM": {"server_optimizer": partial(torch.optim.SGD, lr=1.0, momentum=0.9)},
     # The adaptive ones move each weight by about lr a round, and FCUBE wants large weights: 1.0 rather than 0.1.
-    "FedAdagrad": {"server_optimizer": partial(torch.optim.Adagrad, lr=1.0)},
-    "FedAdam": {"server_optimizer": partial(torch.optim.Adam, lr=1.0, betas=(0.9, 0.99))},
+    "FedAdagrad": {"server_optimizer": partial(FedAdagrad, lr=1.0)},
+    "FedAdam": {"server_optimizer": partial(FedAdam, lr=1.0)},
     "FedYogi": {"server_optimizer": partial(Yogi, lr=1.0)},
 }
 PERSONAL: dict[str, dict[str, Any]] = {

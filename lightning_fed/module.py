@@ -73,7 +73,7 @@ from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
 from lightning_fed.server.readable import Readable
 from lightning_fed.server.readiness import has_lazy, leave_uncompiled, refuse_lazy
-from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
+from lightning_fed.server.remarks import say_what_acts_on_rounds, say_what_is_unproven, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
@@ -314,6 +314,8 @@ class FederatedModule(Readable):
             refuse_cohort(self.secure_aggregation, self._datamodule.cohort_size)
             self._last_fit = self._datamodule.facts
             self.aggregator.check(self._datamodule.cohort_size)
+            say_what_is_unproven(self.aggregator, self._datamodule.cohort_size)
+            self.aggregator.check_population(self._datamodule.names)
             self._datamodule.sample_by(*self._guard.sampling(self._processes()))
         self._guard.check_evaluation(self._datamodule, self.trainer, self.module, stage)
         refuse_workers_data(self.secure_aggregation, self._datamodule, self.trainer, self.module)

@@ -44,6 +44,14 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
         pytest.param(("--algorithm", "FedNova(momentum=0.5, mu=0.1, lr=0.1)", "--norm"), id="fednova, proximal"),
         pytest.param(("--aggregator", "Median()", "--norm"), id="median, with batch norm"),
         pytest.param(
+            ("--aggregator", "Attacked(Median(), Mimic(warm_up=2), ['w1', 'w4', 'w7'])", "--norm", "--cohort", "5"),
+            id="liars that copy, some on either process",
+        ),
+        pytest.param(
+            ("--algorithm", "Scaffold()", "--aggregator", "Attacked(UniformMean(), Gaussian(0.1), ['w1', 'w4'])"),
+            id="liars at random, beside what an algorithm has workers send",
+        ),
+        pytest.param(
             ("--aggregator", "MultiKrum(1)", "--broken", "3", "--on-worker-error", "drop", "--central"), id="multi-krum"
         ),
         pytest.param(("--broken", "3", "--on-worker-error", "drop", "--central"), id="a worker drops out"),
@@ -64,6 +72,16 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
         pytest.param(
             ("--transforms", "[Compressed(Sign(), least=8)]", "--aggregator", "MajorityVote(0.01)", "--norm"),
             id="a vote of signs",
+        ),
+        pytest.param(
+            (
+                *("--aggregator", "Bucketing(CenteredClipping(0.1, iterations=2))", "--norm"),
+                *("--transforms", "[WorkerMomentum()]", "--cohort", "5"),
+            ),
+            id="buckets clipped around the round before, of workers' momentum",
+        ),
+        pytest.param(
+            ("--aggregator", "GeometricMedian(weighted=True)", "--norm", "--central"), id="median by examples"
         ),
         pytest.param(
             ("--central", "--cohort", "5", "--availability", AWAY, *SECURE),

@@ -11,6 +11,7 @@ import torch
 from helpers import Rows, Scalar, fit
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin, cli
+from lightning_fed.aggregation import UniformMean
 from lightning_fed.privacy import Accountant
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -32,7 +33,7 @@ def test_the_page_holds_its_own_contracts(page: dict[str, Any]) -> None:
 def test_each_is_under_thirty_lines() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     classes = [block[block.index("class ") :] for block in blocks if "class " in block]
-    assert len(classes) == 7
+    assert len(classes) == 9
     assert max(len(code.strip().splitlines()) for code in classes) < 30
 
 
@@ -56,6 +57,18 @@ def test_the_mean_around_the_median_by_hand(page: dict[str, Any]) -> None:
     # The medians are 2 and 5, and farthest from them lie 90 and -8
     rows = torch.tensor([[1.0, 5.0], [2.0, -8.0], [90.0, 8.0]])
     assert combine(rows).tolist() == [1.5, 6.5]
+
+
+def test_free_riders_by_hand(page: dict[str, Any]) -> None:
+    """Alone a would go half of its way to 4; the rider stands still, and then goes as a has gone before."""
+    places, module = [], Scalar(lr=0.5)
+    federated = FederatedModule(module, aggregator=page["Attacked"](UniformMean(), page["FreeRiders"](std=0), ["b"]))
+    for _ in range(2):
+        fit(federated, FederatedDataModule({"a": Rows([4.0]), "b": Rows([-9.0])}), max_steps=1)
+        places.append(module.x.item())
+    assert places == [(2 + 0) / 2, 1 + (1.5 + 2) / 2]
+    assert page["aggregator"].attackers == ("bob",)
+    assert page["workers"]["bob"][1].tolist() == list(range(9, 1, -1))
 
 
 def test_day_and_night(page: dict[str, Any]) -> None:

@@ -54,6 +54,18 @@ def test_a_compressed_run_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert_same(whole, run(out, *options, "--ckpt", str(last_checkpoint(out))))
 
 
+def test_a_run_whose_aggregator_and_workers_remember_is_resumed_bit_for_bit(tmp_path: Path) -> None:
+    aggregator = ("--aggregator", "Bucketing(CenteredClipping(0.1, iterations=2))")
+    options = ("--rounds", "5", *aggregator, "--transforms", "[WorkerMomentum()]", "--dropout", "0.3")
+    whole = run(tmp_path / "whole.pt", *options)
+    names = whole["memory"]
+    assert "server aggregator.center" in names
+    assert any(name.startswith("transforms.0.momentum") for name in names)
+    out = tmp_path / "out.pt"
+    run(out, *options, "--rounds", "2")
+    assert_same(whole, run(out, *options, "--ckpt", str(last_checkpoint(out))))
+
+
 def test_a_run_with_a_compressed_model_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     options = ("--rounds", "5", "--broadcast", "KBit(4)", "--width", "64", "--norm")
     whole, out = run(tmp_path / "whole.pt", *options), tmp_path / "out.pt"

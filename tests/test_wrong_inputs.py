@@ -20,12 +20,15 @@ from torch import nn
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin, Uniform, privacy
 from lightning_fed.aggregation import (
+    Bucketing,
     Bulyan,
+    CenteredClipping,
     GeometricMedian,
     Krum,
     MajorityVote,
     Median,
     MultiKrum,
+    NearestNeighborMixing,
     NormalizedMean,
     TrimmedMean,
     UniformMean,
@@ -48,13 +51,19 @@ from lightning_fed.callbacks import Dashboard, PredictionWriter, RoundProgress, 
 from lightning_fed.datasets import (
     FCUBE,
     IID,
+    MNIST,
     DigitsDataModule,
     Dirichlet,
+    DirichletSizes,
+    FashionMNIST,
     FCUBETest,
     FrameDataModule,
     HuggingFaceDataModule,
+    LabelsPerWorker,
     LogNormal,
+    LongTail,
     NaturalIds,
+    NoiseByWorker,
     PartitionedPopulation,
     Shards,
     Synthetic,
@@ -62,7 +71,7 @@ from lightning_fed.datasets import (
 )
 from lightning_fed.engines import Auto, Isolated, Sequential, Vectorized
 from lightning_fed.models import LinearRegression, MLPClassifier
-from lightning_fed.optim import CosineDecay, ExponentialDecay, StepDecay, Yogi
+from lightning_fed.optim import CosineDecay, ExponentialDecay, FedAdagrad, FedAdam, StepDecay, Yogi
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.selection import (
     Availability,
@@ -74,11 +83,22 @@ from lightning_fed.selection import (
     WeightedBySize,
 )
 from lightning_fed.selection.availability import asked
-from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD, RandomK, Sign, TopK
+from lightning_fed.testing import attacks
+from lightning_fed.transforms import EDEN, ClipNorm, Compressed, KBit, PowerSGD, RandomK, Sign, TopK, WorkerMomentum
 from lightning_fed.wire import LocalTraining
 
 PACKAGES = ("", ".aggregation", ".algorithms", ".callbacks", ".datasets", ".engines", ".models", ".optim")
-PACKAGES += (".population", ".privacy", ".secure", ".selection", ".state", ".testing", ".transforms", ".wire")
+PACKAGES += (
+    ".population",
+    ".privacy",
+    ".secure",
+    ".selection",
+    ".state",
+    ".testing",
+    ".testing.attacks",
+    ".transforms",
+    ".wire",
+)
 
 DP = {"clip": 1.0, "noise_multiplier": 1.0}
 
@@ -95,6 +115,9 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     **each({}, Uniform, RoundRobin, Poisson, WeightedBySize, MinSeparation, RandomAvailability),
     **each({}, Median, UniformMean, WeightedMean, NormalizedMean, GeometricMedian),
     **each({"attackers": 1}, Krum, MultiKrum, Bulyan),
+    Bucketing: {"aggregator": Median()},
+    NearestNeighborMixing: {"aggregator": Median(), "attackers": 1},
+    CenteredClipping: {"radius": 1.0},
     TrimmedMean: {"trim": 1},
     **each({}, Cyclic, FedAvg, FedBN, FedNova, Scaffold),
     Ditto: {"lam": 0.1},
@@ -103,22 +126,33 @@ TABLE: dict[Callable[..., Any], dict[str, Any]] = {
     QFedAvg: {"q": 1.0, "lr": 0.1},
     **each({"personal": ["head.*"]}, FedPer, FedRep),
     ClipNorm: {"max_norm": 1.0},
+    WorkerMomentum: {},
     Compressed: {"compressor": EDEN()},
     **each({}, EDEN, KBit, PowerSGD, Sign),
     **each({"fraction": 0.1}, RandomK, TopK),
     MajorityVote: {"scale": 0.1},
-    Yogi: {"params": [nn.Parameter(torch.zeros(1))]},
+    **each({"params": [nn.Parameter(torch.zeros(1))]}, FedAdagrad, FedAdam, Yogi),
+    **each({}, attacks.ALIE, attacks.BitFlip, attacks.Mimic, attacks.SignFlip),
+    attacks.Attacked: {"aggregator": Median(), "attack": attacks.SignFlip(), "attackers": ["bob"]},
+    attacks.Gaussian: {"std": 1.0},
+    attacks.IPM: {"epsilon": 0.1},
+    attacks.LabelFlip: {"classes": 10},
+    attacks.SameValue: {"value": 1.0},
+    attacks.Scaled: {"factor": 10.0},
     CosineDecay: {"rounds": 10},
     ExponentialDecay: {"gamma": 0.9},
     StepDecay: {"every": 2},
     LinearRegression: {"in_features": 2, "out_features": 1},
     **each({}, MLPClassifier, ToyDataModule, DigitsDataModule, FCUBE, FCUBETest, Synthetic, NaturalIds),
     PartitionedPopulation: {"source": ToyDataModule(), "partition": IID(workers=2)},
+    **each({"folder": "data"}, MNIST, FashionMNIST),
     FrameDataModule: {"train": "patients.csv", "features": ["age"], "label": "ill"},
     HuggingFaceDataModule: {"train": "ylecun/mnist"},
-    **each({"workers": 2}, IID, Shards),
-    Dirichlet: {"workers": 2, "alpha": 0.5},
+    **each({"workers": 2}, IID, LabelsPerWorker, Shards),
+    **each({"workers": 2, "alpha": 0.5}, Dirichlet, DirichletSizes),
     LogNormal: {"workers": 2, "sigma": 1.0},
+    NoiseByWorker: {"population": PartitionedPopulation(ToyDataModule(), IID(workers=2))},
+    LongTail: {"source": ToyDataModule()},
     LocalTraining: {},
     **each(DP, privacy.CentralDP, privacy.LocalDP, privacy.DPFTRL),
     privacy.DistributedDP: {**DP, "survivors": 2},
@@ -164,25 +198,30 @@ EXEMPT = {
     **dict.fromkeys(
         ("Aggregate", "Codes", "GlobalModel", "Job", "Layout", "Model", "Updates"), "plain data, for the codec"
     ),
+    "Seen": "made by Attacked, in a round",
     "Form": "a tuple, made by Compressed",
     **dict.fromkeys(("Penalty", "RecordPrivacy"), "plain data; who makes it checks it"),
 }
 
 ZERO_IS_FINE = {
     **dict.fromkeys([(Krum, "attackers"), (MultiKrum, "attackers"), (Bulyan, "attackers")], "nobody attacks"),
-    (TrimmedMean, "trim"): "the mean",
+    **dict.fromkeys([(TrimmedMean, "trim"), (NearestNeighborMixing, "attackers")], "the mean"),
+    (GeometricMedian, "tolerance"): "all iterations are made",
+    **dict.fromkeys([(WorkerMomentum, "momentum"), (WorkerMomentum, "dampening")], "as in torch"),
     **dict.fromkeys([(NormalizedMean, "momentum"), (NormalizedMean, "shrinkage")], "plain SGD"),
     **dict.fromkeys([(FedNova, "momentum"), (FedNova, "mu"), (FedProx, "mu"), (QFedAvg, "q")], "FedAvg"),
     (privacy.LocalSkellam, "beta"): "no rounding is drawn again",
     (privacy.SkellamSum, "beta"): "no rounding is drawn again",
     (Ditto, "lam"): "local training",
     **dict.fromkeys([(RandomAvailability, name) for name in ("absent", "lost", "stragglers")], "nobody is"),
-    **dict.fromkeys([(Yogi, "lr"), (Yogi, "betas"), (LinearRegression, "lr"), (MLPClassifier, "lr")], "as in torch"),
-    **dict.fromkeys([(MLPClassifier, "momentum"), (MLPClassifier, "weight_decay")], "as in torch"),
+    **dict.fromkeys([(FedAdagrad, "lr"), (FedAdam, "lr"), (Yogi, "lr"), (LinearRegression, "lr")], "as in torch"),
+    **dict.fromkeys([(MLPClassifier, name) for name in ("lr", "momentum", "weight_decay")], "as in torch"),
+    (FedAdagrad, "beta1"): "no momentum",
     (CosineDecay, "last"): "down to nothing",
     **dict.fromkeys([(FCUBE, "val_fraction"), (PartitionedPopulation, "val_fraction")], "nothing is held out"),
     (PartitionedPopulation, "num_workers"): "no process but this one",
     **dict.fromkeys([(Synthetic, "alpha"), (Synthetic, "beta"), (LogNormal, "sigma")], "no difference"),
+    (NoiseByWorker, "std"): "no noise",
     (FederatedModule, "log_workers_up_to"): "no curves of single workers",
     **dict.fromkeys([(RoundProgress, "refresh_rate"), (RoundProgressBar, "refresh_rate")], "nothing is shown"),
 }
@@ -191,11 +230,16 @@ A_NAME = {
     (FederatedModule, "state_dir"),
     (PredictionWriter, "file"),
     (FrameDataModule, "label"),
+    *((kind, "folder") for kind in (MNIST, FashionMNIST)),
     *((HuggingFaceDataModule, name) for name in ("train", "val", "label", "split")),
 }
 """Arguments that take any name, of a file or a column, for example."""
 
-NO_NUMBER = (True, "3", [3], object(), torch.tensor(3), 3j, math.nan, math.inf, -math.inf, -1, -0.5, np.float64("nan"))
+ANY_SIGN = {(attacks.Gaussian, "mean"), (attacks.SameValue, "value")}
+"""Numbers that may be negative or 0."""
+
+NO_FINITE = (True, "3", [3], object(), torch.tensor(3), 3j, math.nan, math.inf, -math.inf, np.float64("nan"))
+NO_NUMBER = (*NO_FINITE, -1, -0.5)
 NO_FLAG = ("no", 0, 1, None, [], "true")
 NO_PATTERNS = ("head.*", 3, [3], [""], [], {"head": 1}, [None])
 NO_OBJECT = (3, "nobody", [3], object())
@@ -235,12 +279,16 @@ def wrong_values(make: Callable[..., Any], name: str, kind: str) -> Iterator[Any
     optional = "None" in kind
     if name == "personal":
         yield from NO_PATTERNS
-    elif name in ("hidden", "rows", "betas"):
+    elif name in ("hidden", "rows", "betas", "bits"):
         yield from ("3", 3, [True], ["3"], [2.5], [-1], [math.nan], {1: 2})
     elif kind.startswith("bool"):
         yield from (value for value in NO_FLAG if not (optional and value is None))
-    elif name in ("params", "ids", "labels"):
+    elif name in ("params", "ids") or (name == "labels" and "int" not in kind):
         return
+    elif name == "label" and "int" in kind:  # a position or a name
+        yield from (value for value in NO_FINITE if not isinstance(value, str))
+    elif (make, name) in ANY_SIGN:
+        yield from (*NO_FINITE, None)
     elif "int" in kind or "float" in kind:
         yield from NO_NUMBER
         if "float" not in kind:

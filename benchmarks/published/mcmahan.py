@@ -25,6 +25,7 @@ from by_hand import Share, federated_averaging, shuffled, uniformly
 from classifier import Classifier, Network, mcmahan_2nn, mcmahan_cnn
 from ours import curve_of
 from study import Cell, Curve, Published, Ratio, Study, rounds_to
+from torch.utils.data import TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
@@ -36,10 +37,12 @@ TABLE_2 = "table 2, the same copy"
 
 
 @cache
-def digits(folder: str) -> MNIST:
-    data = MNIST(folder, batch_size=1000)
+def digits(folder: str) -> tuple[Share, Share]:
+    """The digits to train on and those to test on."""
+    data = MNIST(folder)
     data.setup("fit")
-    return data
+    train, test = (data.examples(part).tensors for part in ("train", "test"))
+    return (train[0], train[1]), (test[0], test[1])
 
 
 def ours(
@@ -53,12 +56,13 @@ def ours(
     batch_size: int,
     lr: float,
     target: float,
+    shuffle: bool = True,
 ) -> Curve:
     pl.seed_everything(seed, verbose=False)
+    train, test = digits(options.mnist)
     federated = FederatedModule(Classifier(network, lr), local_epochs=epochs)
-    mnist = digits(options.mnist)
-    workers = PartitionedPopulation(mnist.examples("train"), partitioner(seed), batch_size=batch_size)
-    data = FederatedDataModule(workers, cohort_size=cohort, val=mnist, seed=seed)
+    workers = PartitionedPopulation(TensorDataset(*train), partitioner(seed), batch_size=batch_size, shuffle=shuffle)
+    data = FederatedDataModule(workers, cohort_size=cohort, val=test, batch_size=1000, seed=seed)
     return curve_of(federated, data, options.rounds, target=target)
 
 
@@ -75,11 +79,11 @@ def by_hand(
     target: float,
 ) -> Curve:
     torch.manual_seed(seed)
-    train, test = (digits(options.mnist).examples(part).tensors for part in ("train", "test"))
+    train, test = digits(options.mnist)
     return federated_averaging(
         network(),
-        deal((train[0], train[1]), seed),
-        (test[0], test[1]),
+        deal(train, seed),
+        test,
         rounds=options.rounds,
         cohort=uniformly(WORKERS, cohort, seed),
         batches=shuffled(batch_size, epochs, seed),

@@ -130,6 +130,7 @@ class Study:
         what: What a cell's number is.
         data: The folders of data it needs, by the name of an option.
         ratios: Ratios of cells, for a table of their own.
+        ways: Of the two ways to a cell those that are gone if the command line does not say.
     """
 
     def __init__(
@@ -141,9 +142,10 @@ class Study:
         what: str = "accuracy, %",
         data: Sequence[str] = (),
         ratios: Sequence[Ratio] = (),
+        ways: Sequence[str] = WAYS,
     ) -> None:
         self.name, self.text, self.cells, self.rounds, self.what = name, text, cells, rounds, what
-        self.data, self.ratios = data, ratios
+        self.data, self.ratios, self.ways = data, ratios, ways
 
     def main(self) -> None:
         """Do what the command line says."""
@@ -152,7 +154,7 @@ class Study:
             parser.add_argument(f"--{option}", default=f"data/{option}", help="the folder of its IDX files")
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         parser.add_argument("--only", nargs="+", default=["*"], metavar="CELL", help="cells, such as '*Krum*'")
-        parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+        parser.add_argument("--ways", nargs="+", default=list(self.ways), choices=WAYS)
         parser.add_argument("--rounds", type=int, default=self.rounds)
         parser.add_argument("--kept", type=Path, default=KEPT / f"{self.name}.jsonl", help="the file of results")
         parser.add_argument("--table", action="store_true", help="print what is in the file, and run nothing")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from lightning_fed.aggregation.cohort_sum import CohortSum
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.shown import Shown
+from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import Aggregate, Job, Updates
 
 Partial = TypeVar("Partial")
@@ -24,11 +25,19 @@ class Aggregator(Shown, ABC, Generic[Partial]):
     always: bool = False
     """Whether :meth:`finish` is to be called even if no update came in. Otherwise such a round changes nothing."""
 
-    counts_equally: ClassVar[bool] = False
+    counts_equally: bool = False
     """Whether every worker counts the same, whatever it says about its number of examples."""
 
     counts_steps: ClassVar[bool] = False
     """Whether it goes by numbers of local steps, of which there is one only where one optimizer takes them all."""
+
+    goes_by_names: ClassVar[bool] = False
+    """Whether it treats an update by whose it is, as attacks in a study do. No promise of privacy goes with that."""
+
+    @property
+    def rule(self) -> Aggregator[Any]:
+        """The aggregator by whose rule updates become one: itself, or the one that it wraps."""
+        return self
 
     def of_sum(self, total: CohortSum, job: Job) -> Partial:
         """Return what :meth:`fold` would have made of updates with a sum, if it needs no more than that.
@@ -68,6 +77,45 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
         Raises:
             ValueError: Stating the inequality that does not hold.
+        """
+
+    def beyond_proof(self, cohort_size: int) -> str | None:
+        """Say for what an aggregator is used though nothing is proven of it; None: for nothing. A warning at the start.
+
+        Args:
+            cohort_size: The number of workers in a round.
+        """
+        return None
+
+    def check_population(self, workers: Iterable[str]) -> None:
+        """Refuse a population without the workers that it names; called before the first round.
+
+        Args:
+            workers: The names of all workers.
+
+        Raises:
+            ValueError: Naming one that there is not.
+        """
+
+    def of_round(self, job: Job, server: Tensors) -> Aggregator[Partial]:
+        """Return the aggregator of one round, which may go by what was remembered; called before all else in it.
+
+        The aggregator itself stays as it is, since a round may be given up: return a copy, or ``self`` if nothing is
+        remembered and nothing drawn at random.
+
+        Args:
+            job: What is sent to the workers; randomness is to be derived from its seed and cohort.
+            server: What :meth:`remember` has left, by name; read only.
+        """
+        return self
+
+    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
+        """Remember something until the next round. Called on every process, only if the round succeeds.
+
+        Args:
+            aggregate: What :meth:`finish` returned; what is kept of it is to be a copy.
+            server: What is remembered, by name; to be changed here only, by putting new tensors in place of old. It
+                lies in checkpoints beside what the algorithm remembers, whose names cannot collide with these.
         """
 
     def expect_to_lose(self, workers: Sequence[str]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from lightning_fed.aggregation.median import median
-from lightning_fed.aggregation.robust import Combine, RobustAggregator
-from lightning_fed.core.arguments import number, settle, whole
-from lightning_fed.core.double import row_norms
+from lightning_fed.aggregation.robust import Combine, Gathered, RobustAggregator
+from lightning_fed.core.arguments import flag, number, one_of, settle, whole
+from lightning_fed.core.double import blocks, row_norms
+from lightning_fed.wire import Aggregate
 
 
 @final
@@ -21,46 +22,105 @@ class GeometricMedian(RobustAggregator):
 
     With a share α < 1/2 of attackers it lies within 2(1 - α)/(1 - 2α) times the honest workers' radius of their mean
     (section 2). The paper starts from the mean; here the median of every coordinate is the start, which attackers far
-    away do not move, so that few iterations are needed.
+    away do not move, so that few iterations are needed, and they go on until the point stands still. The authors' code
+    is ``GeometricMedian(iterations=4, tolerance=0, weighted=True, start="mean", nu=1e-5)``, but that it also stops when
+    the sum of distances falls by less than a millionth.
 
     Args:
         iterations: The largest number of iterations.
-        tolerance: Stop when the point moves by less than this share of the median distance.
-        smoothing: The least distance, as a share of the median distance: ν of the paper.
+        tolerance: Stop when the point moves by less than this share of the median distance; 0: never.
+        smoothing: The least distance, as a share of the median distance.
+        weighted: Whether distances count by the workers' numbers of examples, α of algorithm 2. Then it is a share of
+            examples that attackers must not have half of, and they say themselves how many they have. If nobody has
+            examples, all count the same.
+        start: Where the iterations begin: at the median of every coordinate, at the mean (both with the weights, if
+            there are any), or at 0, which is the global model.
+        nu: The least distance in the units of the parameters, ν of the paper, in place of ``smoothing``.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is not positive and finite.
+        TypeError: If an argument is of a wrong type.
+        ValueError: If a number is not positive and finite, or ``start`` is another word.
     """
 
     iterations: int = 100
     tolerance: float = 1e-6
     smoothing: float = 1e-6
+    weighted: bool = False
+    start: Literal["median", "mean", "zero"] = "median"
+    nu: float | None = None
 
     def __post_init__(self) -> None:
+        weighted = flag("weighted", self.weighted, owner=self)
         settle(
             self,
             iterations=whole("iterations", self.iterations, least=1, says=" must be positive, and whole"),
-            tolerance=number("tolerance", self.tolerance, above=0),
+            tolerance=number("tolerance", self.tolerance, least=0),
             smoothing=number("smoothing", self.smoothing, above=0),
+            weighted=weighted,
+            start=one_of("start", self.start, ("median", "mean", "zero"), owner=self),
+            nu=None if self.nu is None else number("nu", self.nu, above=0, owner=self),
+            counts_equally=not weighted,
         )
 
     def combination(self, delta: Tensor) -> Combine:
-        weights = self._weights(delta)
+        return self._combination(delta, torch.ones(len(delta), dtype=torch.float64, device=delta.device))
+
+    def combined(self, cohort: Gathered) -> Aggregate:
+        if not self.weighted or not bool((cohort.weight > 0).any()):
+            return super().combined(cohort)
+        return cohort.combined(self._combination(cohort.delta, cohort.weight))
+
+    def _combination(self, delta: Tensor, alpha: Tensor) -> Combine:
+        weights = self._weights(delta, alpha)
         return lambda rows: weights.to(rows.dtype) @ rows
 
-    def _weights(self, rows: Tensor) -> Tensor:
+    def _weights(self, rows: Tensor, alpha: Tensor) -> Tensor:
         """The share of each row in the point; ``[n]``."""
-        point = median(rows)
-        weights = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64, device=rows.device)
+        point = self._start(rows, alpha)
+        weights = alpha
         for _ in range(self.iterations):
             distances = row_norms(rows - point)
-            scale = float(distances.median())
-            if scale == 0:  # half of the rows lie in the point itself
-                return torch.where(distances == 0, 1.0, 0.0).to(torch.float64) / int((distances == 0).sum())
-            weights = 1 / distances.clamp(min=self.smoothing * scale)
+            scale = float(weighted_median(distances.unsqueeze(1), alpha, lower=True))
+            if scale == 0 and self.nu is None:  # half of all weight lies in the point itself
+                there = torch.where(distances == 0, alpha, 0.0)
+                return there / there.sum()
+            weights = alpha / distances.clamp(min=self.smoothing * scale if self.nu is None else self.nu)
             weights /= weights.sum()
             before, point = point, weights.to(rows.dtype) @ rows
             if float(row_norms((point - before).unsqueeze(0))) < self.tolerance * scale:
                 break
         return weights
+
+    def _start(self, rows: Tensor, alpha: Tensor) -> Tensor:
+        if self.start == "zero":
+            return torch.zeros_like(rows[0])
+        if self.start == "mean":
+            return (alpha / alpha.sum()).to(rows.dtype) @ rows
+        if not self.weighted:
+            return median(rows)
+        point = torch.empty_like(rows[0])
+        for columns, block in blocks(rows):
+            point[columns] = weighted_median(block, alpha).to(rows.dtype)
+        return point
+
+
+def weighted_median(rows: Tensor, alpha: Tensor, lower: bool = False) -> Tensor:
+    """The point of every column on both sides of which at most half of the weight lies; ``[n, m]`` to ``[m]``.
+
+    Args:
+        rows: Float ``[n, m]``.
+        alpha: The rows' weights, at least 0, and one above it; float64 ``[n]``.
+        lower: Whether of two such values the lower one is taken; else the mean of both.
+
+    >>> weighted_median(torch.tensor([[1.0], [9.0], [2.0]]), torch.tensor([1.0, 3.0, 1.0]))
+    tensor([9.])
+    >>> weighted_median(torch.tensor([[1.0], [9.0], [2.0]]), torch.tensor([1.0, 2.0, 1.0]))
+    tensor([5.5000])
+    """
+    ordered, order = rows.sort(dim=0)
+    up_to, half = alpha[order].cumsum(dim=0), alpha.sum() / 2
+    first = ordered.gather(0, (up_to < half).sum(dim=0, keepdim=True)).squeeze(0)
+    if lower:
+        return first
+    last = (up_to <= half).sum(dim=0, keepdim=True).clamp_(max=len(rows) - 1)
+    return (first + ordered.gather(0, last).squeeze(0)) / 2

@@ -46,7 +46,8 @@ class MultiKrum(RobustAggregator):
 
     Args:
         attackers: How many workers may be attackers, f.
-        selected: m; None: as many as possible, n - f - 2.
+        selected: m, at most n - f; None: as many as the proof is about, n - f - 2. With more, attackers may be among
+            them that lie as close to the others as honest workers do, and a warning says so.
 
     Raises:
         TypeError: If one of them is no number.
@@ -62,8 +63,16 @@ class MultiKrum(RobustAggregator):
 
     def check(self, cohort_size: int) -> None:
         require(cohort_size >= 2 * self.attackers + 3, self, cohort_size, "n >= 2 attackers + 3")
+        require((self.selected or 1) <= cohort_size - self.attackers, self, cohort_size, "selected <= n - attackers")
+
+    def beyond_proof(self, cohort_size: int) -> str | None:
         most = cohort_size - self.attackers - 2
-        require((self.selected or 1) <= most, self, cohort_size, "selected <= n - attackers - 2")
+        if (self.selected or 1) <= most:
+            return None
+        return (
+            f"{self} takes the mean of more updates than the n - attackers - 2 = {most} of n={cohort_size} that its "
+            "proof is about, and attackers may be among them; leave selected out for that number"
+        )
 
     def combination(self, delta: Tensor) -> Combine:
         m = self.selected or len(delta) - self.attackers - 2

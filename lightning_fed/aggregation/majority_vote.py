@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 
@@ -35,7 +35,7 @@ class MajorityVote(Aggregator[Sums]):
 
     scale: float
 
-    counts_equally: ClassVar[bool] = True
+    counts_equally = True
 
     def __post_init__(self) -> None:
         settle(self, scale=number("scale", self.scale, above=0, owner=self))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Sums:
 
 
 @final
+@dataclass(frozen=True)
 class WeightedMean(Aggregator[Sums]):
     """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i (or what the algorithm puts in its place).
 
@@ -94,6 +95,7 @@ def _least(dtype: torch.dtype) -> int:
 
 
 @final
+@dataclass(frozen=True)
 class UniformMean(Aggregator[Sums]):
     """``Σ Δᵢ / n``: every worker counts the same, however many examples it has.
 
@@ -102,7 +104,7 @@ class UniformMean(Aggregator[Sums]):
     learnt nothing and is not counted.
     """
 
-    counts_equally: ClassVar[bool] = True
+    counts_equally = True
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
         return WeightedMean().fold((replace(u, weight=(u.weight > 0).to(u.weight)) for u in updates), job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias, final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -20,41 +20,93 @@ Combine: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @final
-@dataclass
+@dataclass(frozen=True)
 class Gathered:
-    """Everything that came in."""
+    """Everything that came in.
+
+    Args:
+        workers: The n names.
+        delta: ``[n, size]``.
+        buffers: ``{name: [n, ...]}``.
+        extra: ``{name: [n, size]}``.
+        weight: What each worker counts for by its own account; float64 ``[n]``.
+    """
 
     workers: tuple[str, ...]
     delta: Tensor
     buffers: Tensors
     extra: Tensors
+    weight: Tensor
 
-
-class RobustAggregator(Aggregator[Gathered]):
-    """Keeps all updates of a cohort, n times the model's size on every process, and combines them at the end.
-
-    Every worker counts the same: a number of examples is what an attacker says it is. Float and complex buffers are
-    combined as parameters are; of integer ones the (lower) median is taken.
-    """
-
-    counts_equally: ClassVar[bool] = True
-
-    @abstractmethod
-    def combination(self, delta: Tensor) -> Combine:
-        """Look at all updates and say how to combine rows of these workers.
+    def together(self, processes: Processes) -> Gathered:
+        """Return what all processes have gathered, by name, so that a tie is decided alike however they share a cohort.
 
         Args:
-            delta: ``[n, size]``; n fulfils :meth:`check`. Read only.
+            processes: The processes.
+        """
+        names = [name for theirs in processes.gather(self.workers) for name in theirs]
+        places = sorted(range(len(names)), key=names.__getitem__)
+        order = torch.tensor(places, device=self.delta.device)
+
+        def rows(mine: Tensor) -> Tensor:
+            return processes.gather_rows(mine)[order]
+
+        return Gathered(
+            tuple(names[place] for place in places),
+            rows(self.delta),
+            {name: rows(buffer) for name, buffer in self.buffers.items()},
+            {name: rows(extra) for name, extra in self.extra.items()},
+            rows(self.weight),
+        )
+
+    def combined(self, combine: Combine) -> Aggregate:
+        """Return an aggregate of which all parts are combined in one way; of integer buffers the lower median is taken.
+
+        Args:
+            combine: The way.
+        """
+        extra = {name: combine(rows) for name, rows in self.extra.items()}
+        return Aggregate(combine(self.delta), self.combined_buffers(combine), extra)
+
+    def combined_buffers(self, combine: Combine) -> Tensors:
+        """Return the buffers of :meth:`combined`.
+
+        Args:
+            combine: The way.
+        """
+        return {name: _combined(combine, buffer) for name, buffer in self.buffers.items()}
+
+
+class CohortAggregator(Aggregator[Gathered]):
+    """Keeps all updates of a cohort, n times the model's size on every process, and combines them at the end.
+
+    Every worker counts the same, unless a class says otherwise: a number of examples is what an attacker says it is.
+    """
+
+    counts_equally = True
+
+    def of_round(self, job: Job, server: Tensors) -> CohortAggregator:
+        return self
+
+    @abstractmethod
+    def combined(self, cohort: Gathered) -> Aggregate:
+        """Combine a cohort.
+
+        Args:
+            cohort: The updates of all processes, in the order of the workers' names; their number fulfils
+                :meth:`check`. Read only.
         """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Gathered:
         workers: tuple[str, ...] = ()
         deltas = [job.model.vector.new_empty(0, job.model.layout.size)]
+        weights = [torch.empty(0, dtype=torch.float64, device=deltas[0].device)]
         buffers = {name: [b.new_empty(0, *b.shape)] for name, b in job.model.buffers.items()}
         extra = {name: [deltas[0]] for name in job.extra}
         for update in updates:
             workers += update.workers
             deltas.append(update.delta)
+            weights.append(update.weight.to(weights[0].device))
             for name, parts in buffers.items():
                 parts.append(update.buffers[name])
             for name, parts in extra.items():
@@ -64,18 +116,31 @@ class RobustAggregator(Aggregator[Gathered]):
             torch.cat(deltas),
             {name: torch.cat(parts) for name, parts in buffers.items()},
             {name: torch.cat(parts) for name, parts in extra.items()},
+            torch.cat(weights),
         )
 
     def finish(self, partial: Gathered, processes: Processes) -> Aggregate:
-        names = [name for theirs in processes.gather(partial.workers) for name in theirs]
-        self.check(len(names))
-        # By name, so that a tie is decided alike however the cohort was divided.
-        order = torch.tensor(sorted(range(len(names)), key=names.__getitem__), device=partial.delta.device)
-        delta = processes.gather_rows(partial.delta)[order]
-        combine = self.combination(delta)
-        buffers = {name: processes.gather_rows(b)[order] for name, b in partial.buffers.items()}
-        extra = {name: combine(processes.gather_rows(rows)[order]) for name, rows in partial.extra.items()}
-        return Aggregate(combine(delta), {name: _combined(combine, b) for name, b in buffers.items()}, extra)
+        cohort = partial.together(processes)
+        self.check(len(cohort.workers))
+        return self.combined(cohort)
+
+
+class RobustAggregator(CohortAggregator):
+    """Looks at the updates of a cohort and says how to combine whatever these workers have sent.
+
+    Float and complex buffers are combined as parameters are; of integer ones the (lower) median is taken.
+    """
+
+    @abstractmethod
+    def combination(self, delta: Tensor) -> Combine:
+        """Look at all updates and say how to combine rows of these workers.
+
+        Args:
+            delta: ``[n, size]``; n fulfils :meth:`check`. Read only.
+        """
+
+    def combined(self, cohort: Gathered) -> Aggregate:
+        return cohort.combined(self.combination(cohort.delta))
 
 
 def _combined(combine: Combine, buffer: Tensor) -> Tensor:

@@ -56,6 +56,11 @@ class Algorithm(Shown, ABC):
     extra: ClassVar[tuple[str, ...]] = ()
     """The names of what its workers send besides their updates."""
 
+    @property
+    def counts_examples(self) -> bool:
+        """Whether a worker's number of examples is in what it counts for; where it is hidden, it is taken out there."""
+        return True
+
     # ---- at the server, before the workers -------------------------------------------------------------------------
 
     def check(self, model: GlobalModel) -> None:

@@ -3,10 +3,12 @@
 Minimises ``Σ p_k F_k^(q+1) / (q+1)``: the larger q, the more a worker with a high loss counts. With L = 1/η, and F_k
 the loss of the *global* model on worker k's data::
 
-    Δ_k = F_k^q · L · (w − w_k),   h_k = q · F_k^(q−1) · ‖L (w − w_k)‖² + L · F_k^q,   w ← w − Σ p_k Δ_k / Σ p_k h_k
+    Δ_k = F_k^q · L · (w − w_k),   h_k = q · F_k^(q−1) · ‖L (w − w_k)‖² + L · F_k^q,   w ← w − Σ Δ_k / Σ h_k
 
-The paper draws workers by p_k and adds up; here p_k, in proportion to the number of examples, stands in both sums, so
-that q = 0 is FedAvg.
+Algorithm 2 draws workers by p_k, in proportion to their numbers of examples, and these are plain sums over the cohort.
+The authors' code (``litian96/fair_flearn``, ``flearn/trainers/fedbase.py``) draws so without replacement, or lets all
+workers be equally likely, and its sums are plain in both. Where a sampler does not go by size, p_k can stand in both
+sums in its place, so that q = 0 is FedAvg: that is the default here.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import torch
 
 from lightning_fed.aggregation import WeightedMean
 from lightning_fed.algorithms.base import Algorithm, Result, Train
-from lightning_fed.core.arguments import number, settle
+from lightning_fed.core.arguments import flag, number, settle
 from lightning_fed.state import OwnTables
 from lightning_fed.wire import Job, LocalTraining, Updates, WorkerError
 
@@ -34,14 +36,19 @@ class QFedAvg(Algorithm):
     Args:
         q: How much fairer than FedAvg, which is 0; the paper tries 0.001 to 15.
         lr: The workers' own learning rate η.
+        weighted: Whether p_k stands in both sums. If not, they are plain: with
+            :class:`~lightning_fed.selection.WeightedBySize` as sampler the paper's algorithm 2, with
+            :class:`~lightning_fed.selection.Uniform` the uniform cohorts of the authors' code, for which all workers
+            have the same p_k.
 
     Raises:
-        TypeError: If one of them is no number.
+        TypeError: If one of them is no number, or ``weighted`` no flag.
         ValueError: If one of them is out of range.
     """
 
     q: float
     lr: float
+    weighted: bool = True
 
     trainings: ClassVar[int] = 2
     is_mean: ClassVar[bool] = False
@@ -50,7 +57,12 @@ class QFedAvg(Algorithm):
 
     def __post_init__(self) -> None:
         says = " must be the workers' learning rate, positive and finite"
-        settle(self, q=number("q", self.q, least=0), lr=number("lr", self.lr, above=0, says=says))
+        q, lr = number("q", self.q, least=0), number("lr", self.lr, above=0, says=says)
+        settle(self, q=q, lr=lr, weighted=flag("weighted", self.weighted))
+
+    @property
+    def counts_examples(self) -> bool:
+        return self.weighted
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
         measuring = replace(job, frozen=frozenset(job.model.parameters), local=LocalTraining(epochs=1), work={})
@@ -68,13 +80,14 @@ class QFedAvg(Algorithm):
             yield self._reweighted(result, losses) if isinstance(result, Updates) else result
 
     def _reweighted(self, updates: Updates, losses: dict[str, float]) -> Updates:
-        """Let a weighted mean compute the quotient of the two sums: the weight is p_k h_k, the update Δ_k / h_k."""
+        """Let a weighted mean compute the quotient of the sums: the weight is h_k, or p_k h_k, the update Δ_k / h_k."""
         loss = torch.tensor([losses[worker] for worker in updates.workers], dtype=torch.float64)
         lipschitz = 1 / self.lr
         squares = torch.linalg.vector_norm(updates.delta, dim=1, dtype=torch.float64).cpu() ** 2 * lipschitz**2
         h = self.q * loss ** (self.q - 1) * squares + lipschitz * loss**self.q
         scale = (lipschitz * loss**self.q / h).to(updates.delta)
-        return replace(updates, delta=updates.delta * scale.unsqueeze(1), weight=updates.weight * h)
+        counts = updates.weight if self.weighted else (updates.weight > 0).to(h)
+        return replace(updates, delta=updates.delta * scale.unsqueeze(1), weight=counts * h)
 
     def aggregator(self) -> WeightedMean:
         return WeightedMean()

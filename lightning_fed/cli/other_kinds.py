@@ -8,11 +8,11 @@ from lightning_fed.cli.classes import classes_of
 
 _SERVER = "the server's optimizer makes it of FedAvg"
 _ELSEWHERE = {
-    "fedadam": ("model.server_optimizer", "Adam", _SERVER),
+    "fedadam": ("model.server_optimizer", "FedAdam", _SERVER),
     "fedyogi": ("model.server_optimizer", "Yogi", _SERVER),
-    "fedadagrad": ("model.server_optimizer", "Adagrad", _SERVER),
+    "fedadagrad": ("model.server_optimizer", "FedAdagrad", _SERVER),
     "fedavgm": ("model.server_optimizer", "SGD", f"{_SERVER}, with its momentum"),
-    "fedopt": ("model.server_optimizer", "Adam", _SERVER),
+    "fedopt": ("model.server_optimizer", "FedAdam", _SERVER),
     "fedsgd": ("model.local_steps", "1", "of FedAvg"),
     "fedmedian": ("model.aggregator", "Median", ""),
     "fedtrimmedavg": ("model.aggregator", "TrimmedMean", ""),

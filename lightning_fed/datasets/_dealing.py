@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from lightning_fed.core.arguments import number, whole
 from lightning_fed.core.rng import global_seed
 
+HOPELESS = 20
+"""With more workers than this too small, a partitioner does not draw again: their number varies no more than a Poisson
+variable (the workers compete for the same examples), so another draw would leave none with a chance of less than about
+e^-20."""
+
 
 def generator(seed: int | None) -> np.random.Generator:
     """Make the random generator of a seed; None is the one of :func:`check_seed`."""
@@ -103,6 +108,20 @@ def cut(shares: NDArray[np.float64], total: int, start: float) -> NDArray[np.int
     inner = (np.cumsum(shares[:-1]) * total + start).astype(np.int64)
     # A start of almost 1 can round up to 1 in the sum, and so beyond the total.
     return np.diff(np.minimum(inner, total), prepend=0, append=total)
+
+
+def cut_down(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    """Cut a total into integers in given proportions, where the ends of all parts but the last are rounded down.
+
+    Args:
+        shares: Not negative, and add up to 1: ``[parts]``.
+        total: What the integers add up to.
+
+    Returns:
+        int64 ``[parts]``.
+    """
+    ends = (np.cumsum(shares)[:-1] * total).astype(np.int64)
+    return np.diff(np.concatenate([[0], ends, [total]]))
 
 
 def moved(owners: NDArray[np.int64], sizes: NDArray[np.int64], min_size: int) -> NDArray[np.int64]:

@@ -23,12 +23,23 @@ def dataset_of(source: pl.LightningDataModule | Dataset[Any]) -> Dataset[Any]:
     if isinstance(source, pl.LightningDataModule):
         source.prepare_data()
         source.setup("fit")
-        loader = source.train_dataloader()
-        if not isinstance(loader, DataLoader):
-            raise TypeError(f"source: train_dataloader() must give one DataLoader, not {type(loader).__name__}")
-        dataset: Dataset[Any] = loader.dataset
-    else:
-        dataset = source
+        return dataset_in(source.train_dataloader(), "train_dataloader")
+    return _map_style(source)
+
+
+def dataset_in(loader: object, name: str) -> Dataset[Any]:
+    """Return the dataset of a loader of a source.
+
+    Args:
+        loader: The loader.
+        name: The name of the method that gave it.
+    """
+    if not isinstance(loader, DataLoader):
+        raise TypeError(f"source: {name}() must give one DataLoader, not {type(loader).__name__}")
+    return _map_style(loader.dataset)
+
+
+def _map_style(dataset: Dataset[Any]) -> Dataset[Any]:
     if isinstance(dataset, IterableDataset):
         raise TypeError(f"source: {type(dataset).__name__} has no examples by number; give a map-style dataset")
     return dataset
@@ -39,16 +50,19 @@ def size_of(dataset: Dataset[Any]) -> int:
     return len(dataset)  # type: ignore[arg-type]  # torch leaves __len__ to the map-style dataset
 
 
-def labels_of(dataset: Dataset[Any]) -> NDArray[Any]:
-    """Return the label of every example, as far as the dataset itself shows it: ``[n, ...]``."""
+def labels_of(dataset: Dataset[Any], fix: str = "give labels=") -> NDArray[Any]:
+    """Return the label of every example, as far as the dataset itself shows it: ``[n, ...]``.
+
+    Args:
+        dataset: The dataset.
+        fix: What to do if it shows none, for the message.
+    """
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[-1].detach().cpu().numpy()
     if isinstance(dataset, Subset) and isinstance(dataset.dataset, TensorDataset | Subset):
-        labels: NDArray[Any] = labels_of(dataset.dataset)[np.asarray(dataset.indices)]
+        labels: NDArray[Any] = labels_of(dataset.dataset, fix)[np.asarray(dataset.indices)]
         return labels
     try:
         return np.stack([np.asarray(dataset[index][-1]) for index in range(size_of(dataset))])
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise TypeError(
-            f"labels: {type(dataset).__name__} has no example[-1] that serves as one: give labels="
-        ) from error
+        raise TypeError(f"labels: {type(dataset).__name__} has no example[-1] that serves as one: {fix}") from error

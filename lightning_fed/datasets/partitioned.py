@@ -37,7 +37,7 @@ class LoaderSettings:
     num_workers: int
     collate_fn: Callable[[list[Any]], Any] | None
 
-    def train(self, dataset: Subset[Any]) -> DataLoader[Any]:
+    def train(self, dataset: Dataset[Any]) -> DataLoader[Any]:
         """Make the loader of training examples."""
         return DataLoader(
             dataset,
@@ -48,7 +48,7 @@ class LoaderSettings:
             collate_fn=self.collate_fn,
         )
 
-    def val(self, dataset: Subset[Any]) -> DataLoader[Any]:
+    def val(self, dataset: Dataset[Any]) -> DataLoader[Any]:
         """Make the loader of held-out examples: all of them, in order."""
         return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=self.collate_fn)
 
@@ -64,15 +64,19 @@ class SubsetDataModule(Shown, pl.LightningDataModule):
         settings: How to make the loader.
     """
 
-    def __init__(self, train_set: Subset[Any], settings: LoaderSettings) -> None:
+    def __init__(self, train_set: Dataset[Any], settings: LoaderSettings) -> None:
         super().__init__()
-        self.train_set = train_set
+        self.train_set: Any = train_set
         self._settings = settings
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the share."""
         return self._settings.train(self.train_set)
+
+    def changed(self, change: Callable[[Subset[Any]], Dataset[Any]]) -> SubsetDataModule:
+        """Return the same worker with other examples in place of its own."""
+        return SubsetDataModule(change(self.train_set), self._settings)
 
 
 @final
@@ -85,10 +89,10 @@ class SplitSubsetDataModule(Shown, pl.LightningDataModule):
         settings: How to make the loaders.
     """
 
-    def __init__(self, train_set: Subset[Any], val_set: Subset[Any], settings: LoaderSettings) -> None:
+    def __init__(self, train_set: Dataset[Any], val_set: Dataset[Any], settings: LoaderSettings) -> None:
         super().__init__()
-        self.train_set = train_set
-        self.val_set = val_set
+        self.train_set: Any = train_set
+        self.val_set: Any = val_set
         self._settings = settings
 
     @override
@@ -100,6 +104,10 @@ class SplitSubsetDataModule(Shown, pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the held-out part, in order."""
         return self._settings.val(self.val_set)
+
+    def changed(self, change: Callable[[Subset[Any]], Dataset[Any]]) -> SplitSubsetDataModule:
+        """Return the same worker with other examples in place of its own."""
+        return SplitSubsetDataModule(change(self.train_set), change(self.val_set), self._settings)
 
 
 @final

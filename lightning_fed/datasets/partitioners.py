@@ -15,28 +15,21 @@ from typing_extensions import override
 
 from lightning_fed.core.arguments import number, settle, text
 from lightning_fed.datasets._dealing import (
+    HOPELESS,
     check_count,
     check_enough,
     check_seed,
-    cut,
     even_offsets,
     flat,
     generator,
-    group,
-    moved,
     offsets,
     proportional,
     read_only,
 )
 from lightning_fed.datasets.partition import Partition, Partitioner
 
-DIRICHLET_DRAWS = 10
-"""How often :class:`Dirichlet` draws before it moves examples to workers that are still too small."""
-
-HOPELESS = 20
-"""With more workers than this too small, :class:`Dirichlet` does not draw again: their number varies no more than a
-Poisson variable (the workers compete for the same examples), so another draw would leave none with a chance of less
-than about e^-20."""
+SIZE_DRAWS = 1000
+"""How often :class:`DirichletSizes` draws before it lifts workers that are still too small."""
 
 
 @final
@@ -78,133 +71,6 @@ class IID(Partitioner):
         check_enough(len(labels), workers=self.workers)
         shuffled = generator(self.seed).permutation(len(labels))
         return Partition(read_only(shuffled), even_offsets(len(labels), self.workers))
-
-
-@final
-@dataclass(frozen=True)
-class Dirichlet(Partitioner):
-    """Label skew: each class is cut among the workers in proportions drawn from ``Dirichlet(alpha)``.
-
-    A small ``alpha`` gives a worker few classes, and sizes that differ widely; a large one comes near to IID. If some
-    worker gets fewer than ``min_size`` examples, all proportions are drawn anew, at most ten times in all, and not if
-    more than twenty workers do, as it would not help; what is still missing after that is moved from the largest
-    workers, whose sizes are cut to one common level.
-
-    Args:
-        workers: How many workers.
-        alpha: The concentration, above 0; 0.1 to 1 is usual.
-        min_size: The fewest examples that a worker may hold, at least 1.
-        seed: Decides the proportions and which examples go where; None: follow ``pl.seed_everything``.
-
-    Raises:
-        TypeError: If an argument is no number.
-        ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
-
-    Example::
-
-        >>> import numpy as np
-        >>> labels = np.repeat([0, 1], 50)
-        >>> partition = Dirichlet(workers=4, alpha=0.5, min_size=5)(labels)
-        >>> bool(partition.sizes().min() >= 5), int(partition.sizes().sum())
-        (True, 100)
-
-    References:
-        Hsu et al., 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-        Classification" (which draws proportions of classes per worker); Li et al., 2022, "Federated Learning on
-        Non-IID Data Silos: An Experimental Study", NIID-Bench (per class, as here). Deviation from the latter's code:
-        it gives a worker that has its share of examples already no more, rounds down, and draws until all are large
-        enough.
-    """
-
-    workers: int
-    alpha: float
-    min_size: int = 1
-    seed: int | None = 0
-
-    def __post_init__(self) -> None:
-        says = ": give a finite number above 0, such as 0.5; for no skew use IID"
-        settle(
-            self,
-            workers=check_count("workers", self.workers),
-            alpha=number("alpha", self.alpha, above=0, says=says),
-            min_size=check_count("min_size", self.min_size),
-            seed=check_seed(self.seed),
-        )
-
-    @override
-    def __call__(self, labels: NDArray[Any]) -> Partition:
-        n = len(labels)
-        check_enough(n, workers=self.workers, min_size=self.min_size)
-        rng = generator(self.seed)
-        order = rng.permutation(n)
-        _, classes, class_sizes = np.unique(flat(labels), return_inverse=True, return_counts=True)
-        for _ in range(DIRICHLET_DRAWS):
-            # Class by class: a table of classes by workers may be larger than the data by far.
-            drawn = np.concatenate([self._owners(size, rng) for size in class_sizes.tolist()])
-            too_small = np.count_nonzero(np.bincount(drawn, minlength=self.workers) < self.min_size)
-            if not 0 < too_small <= HOPELESS:
-                break
-        owners = np.empty(n, dtype=np.int64)
-        owners[order[np.argsort(classes[order], kind="stable")]] = drawn
-        indices, sizes = group(order, owners[order], self.workers)
-        owners = moved(np.repeat(np.arange(self.workers), sizes), sizes, self.min_size)
-        indices, sizes = group(indices, owners, self.workers)
-        return Partition(read_only(indices), offsets(sizes))
-
-    def _owners(self, class_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw how many examples of one class go to each worker; gives the worker of each, ``[class_size]``."""
-        shares = rng.dirichlet(np.full(self.workers, self.alpha))
-        return np.repeat(np.arange(self.workers), cut(shares, class_size, rng.random()))
-
-
-@final
-@dataclass(frozen=True)
-class Shards(Partitioner):
-    """Pathological label skew: sort by label, cut into equal shards, deal each worker a few.
-
-    With two shards most workers see examples of at most two classes. Shard sizes differ by at most one.
-
-    Args:
-        workers: How many workers.
-        shards_per_worker: How many shards each is dealt.
-        seed: Decides who is dealt which shard; None: follow ``pl.seed_everything``.
-
-    Raises:
-        TypeError: If an argument is no number.
-        ValueError: If an argument is out of range, or, when called, if there are more shards than examples.
-
-    Example::
-
-        >>> import numpy as np
-        >>> labels = np.array([1, 0, 1, 0])
-        >>> sorted(labels[part].tolist() for part in Shards(workers=2, shards_per_worker=1)(labels))
-        [[0, 0], [1, 1]]
-
-    References:
-        McMahan et al., 2017, "Communication-Efficient Learning of Deep Networks from Decentralized Data", section 3
-        (there 100 workers, two shards each).
-    """
-
-    workers: int
-    shards_per_worker: int = 2
-    seed: int | None = 0
-
-    def __post_init__(self) -> None:
-        settle(
-            self,
-            workers=check_count("workers", self.workers),
-            shards_per_worker=check_count("shards_per_worker", self.shards_per_worker),
-            seed=check_seed(self.seed),
-        )
-
-    @override
-    def __call__(self, labels: NDArray[Any]) -> Partition:
-        check_enough(len(labels), workers=self.workers, shards_per_worker=self.shards_per_worker)
-        shards = self.workers * self.shards_per_worker
-        dealt_to = generator(self.seed).permutation(shards) % self.workers
-        owners = np.repeat(dealt_to, np.diff(even_offsets(len(labels), shards)))
-        indices, sizes = group(np.argsort(flat(labels), kind="stable"), owners, self.workers)
-        return Partition(read_only(indices), offsets(sizes))
 
 
 @final
@@ -321,4 +187,68 @@ class LogNormal(Partitioner):
         rng = generator(self.seed)
         logs = self.sigma * rng.standard_normal(self.workers)
         sizes = proportional(np.exp(logs - logs.max()), n, self.min_size)
+        return Partition(read_only(rng.permutation(n)), offsets(sizes))
+
+
+@final
+@dataclass(frozen=True)
+class DirichletSizes(Partitioner):
+    """Quantity skew: sizes in proportions drawn from ``Dirichlet(alpha)``, contents IID.
+
+    If the share of some worker comes to fewer than ``min_size`` examples, all are drawn anew, at most a thousand times,
+    and not if more than twenty workers' do, as it would not help; after that, these workers get ``min_size``, and all
+    others keep their proportions. Sizes are rounded by largest remainder.
+
+    Args:
+        workers: How many workers.
+        alpha: The concentration, above 0: the smaller, the more sizes differ.
+        min_size: The fewest examples that a worker may hold, at least 1.
+        seed: Decides the sizes and which examples go where; None: follow ``pl.seed_everything``.
+
+    Raises:
+        TypeError: If an argument is no number.
+        ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
+
+    Example::
+
+        >>> import numpy as np
+        >>> DirichletSizes(workers=4, alpha=0.5)(np.zeros(1000)).sizes().tolist()
+        [92, 310, 395, 203]
+
+    References:
+        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), section 4.1,
+        "q ~ Dir(β)" (``iid-diff-quantity``). Deviation: its code rounds the ends of the parts down, and draws until all
+        are large enough.
+    """
+
+    workers: int
+    alpha: float
+    min_size: int = 10
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        says = ": give a finite number above 0, such as 0.5; for equal sizes use IID"
+        settle(
+            self,
+            workers=check_count("workers", self.workers),
+            alpha=number("alpha", self.alpha, above=0, says=says),
+            min_size=check_count("min_size", self.min_size),
+            seed=check_seed(self.seed),
+        )
+
+    @property
+    @override
+    def needs_labels(self) -> bool:
+        return False
+
+    @override
+    def __call__(self, labels: NDArray[Any]) -> Partition:
+        n = len(labels)
+        check_enough(n, workers=self.workers, min_size=self.min_size)
+        rng = generator(self.seed)
+        for _ in range(SIZE_DRAWS):
+            shares = rng.dirichlet(np.full(self.workers, self.alpha))
+            if not 0 < np.count_nonzero(shares * n < self.min_size) <= HOPELESS:
+                break
+        sizes = proportional(shares / shares.max(), n, self.min_size)
         return Partition(read_only(rng.permutation(n)), offsets(sizes))

@@ -334,26 +334,27 @@ class Node(Shown):
             self.policy.admit(self.account, worker, job, run.terms, run.outbox.promise)
         except PolicyError as error:
             return WorkerError(worker, job.round, f"its node refuses: {error}")
-        left = self._encoded(run.train(worker, job, refused), worker, job, invited)
+        left = self._encoded(run.train(worker, job, refused), run, worker, job, invited)
         if isinstance(left, WorkerError):
             _log.warning("%s", left, exc_info=left.__cause__)
             noise = self.policy.in_place_of(left, job, run.outbox)
-            return left if noise is None else self._encoded(noise, worker, job, invited)
+            return left if noise is None else self._encoded(noise, run, worker, job, invited)
         return left
 
     def _encoded(
-        self, result: Updates | WorkerError, worker: str, job: Job, invited: Invited | None
+        self, result: Updates | WorkerError, run: HostedRun, worker: str, job: Job, invited: Invited | None
     ) -> tuple[memoryview, dict[str, str]] | WorkerError:
         """Return what leaves; under secure aggregation only the names of numbers, and keys for the session."""
         if isinstance(result, WorkerError):
             return result
+        algorithm = run.outbox.algorithm
         try:
             if invited is None:
-                return memoryview(encode_updates(self.policy.leaving(result), job)), {}
+                return memoryview(encode_updates(self.policy.leaving(result, algorithm), job)), {}
             assert result.sealed is not None, "the outbox has sealed it"
             keys = invited.rounds.begin(result, invited.invitation, invited.job).hex()
             withheld = replace(result, sealed=result.sealed.withheld())
-            return memoryview(encode_updates(self.policy.leaving(withheld), job)), {"keys": keys}
+            return memoryview(encode_updates(self.policy.leaving(withheld, algorithm), job)), {"keys": keys}
         except AbortError as error:
             return WorkerError(worker, job.round, f"it does not take part in the session: {error}")
         except WireError as error:  # what one worker's data make of a buffer is no other one's failure

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, TypeAlias, final
 
 import torch
 
+from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import settle
 from lightning_fed.core.shown import Shown
 from lightning_fed.node.account import Charge, NodeAccount, Unit, WorkerAccount
@@ -204,7 +205,7 @@ attributes; failures hidden
                 self._refuse("transforms", f"the run uses the transform {name}")
         if not terms.least_workers >= self.least_workers:
             self._refuse("least_workers", f"a round of the run may have as few as {terms.least_workers} workers")
-        if self._sizes != "exact" and algorithm.lies_in_its_mean:
+        if self._sizes != "exact" and algorithm.lies_in_its_mean and algorithm.counts_examples:
             self._refuse("sizes", f"{type(algorithm).__name__} needs the exact numbers of steps and examples")
         if promise is not None:
             check_goes_with(promise, algorithm)
@@ -363,7 +364,7 @@ attributes; failures hidden
             return None
         return examples if self._sizes == "exact" else min(examples, self._sizes)
 
-    def leaving(self, updates: Updates) -> Updates:
+    def leaving(self, updates: Updates, algorithm: Algorithm) -> Updates:
         """Return updates that say no more about the workers' numbers of examples than :meth:`told_size` does.
 
         What a worker counts for in a mean follows. Numbers of steps, from which that of examples can be told, are ones.
@@ -371,13 +372,15 @@ attributes; failures hidden
 
         Args:
             updates: What has left the outbox.
+            algorithm: What the round computes.
         """
         if self._sizes == "exact":
             return updates
         examples = updates.examples
         told = torch.ones_like(examples) if self._sizes == "hidden" else examples.clamp(max=float(self._sizes))
         share = torch.where(examples > 0, told / examples, 1.0)  # a worker without examples counts nothing as it is
-        return replace(updates, examples=told, weight=updates.weight * share, steps=torch.ones_like(updates.steps))
+        weight = updates.weight * share if algorithm.counts_examples else updates.weight
+        return replace(updates, examples=told, weight=weight, steps=torch.ones_like(updates.steps))
 
     def in_place_of(self, failed: WorkerError, job: Job, outbox: Outbox) -> Updates | None:
         """Return what leaves in place of the error of a worker's training: noise; None: it is told that it failed.
@@ -395,7 +398,7 @@ attributes; failures hidden
         own = OwnState(tables_of(outbox.algorithm, outbox.transforms, outbox.kept))
         for result in replace(outbox, own=own)(_learn_nothing, job, [failed.worker]):
             if isinstance(result, Updates):
-                return self.leaving(result)
+                return self.leaving(result, outbox.algorithm)
         return None
 
     # ---- in words ----------------------------------------------------------------------------------------------------

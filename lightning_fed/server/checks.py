@@ -19,7 +19,7 @@ from lightning_fed._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_fed.aggregation import Aggregator, RobustAggregator
+from lightning_fed.aggregation import Aggregator, CohortAggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.arguments import instance, number, text
 from lightning_fed.engines import Engine, EngineOfNodes
@@ -199,7 +199,7 @@ def refuse_compression(
             f"Compressed({compressor}) makes updates longer, and {type(privacy).__name__} clips them at the server, "
             "where little would be left; take another compressor, such as EDEN(bits=1)"
         )
-    if compressor.stretches and isinstance(aggregator, RobustAggregator):
+    if compressor.stretches and isinstance(aggregator.rule, CohortAggregator):
         rank_zero_warn(
             f"Compressed({compressor}) makes updates longer at random, so that {type(aggregator).__name__} compares "
             "noise; take another compressor, such as EDEN(bits=2)"
@@ -328,7 +328,7 @@ def refuse_options(
 def warn_of_lost_mean(algorithm: Algorithm, aggregator: Aggregator[Any] | None) -> None:
     """Warn of an aggregator that takes the place of a mean which the algorithm consists of."""
     own = type(algorithm.aggregator())
-    if algorithm.lies_in_its_mean and aggregator is not None and type(aggregator) is not own:
+    if algorithm.lies_in_its_mean and aggregator is not None and type(aggregator.rule) is not own:
         rank_zero_warn(
             f"what {type(algorithm).__name__} does lies in its mean of updates ({own.__name__}), and "
             f"aggregator={type(aggregator).__name__} takes its place; leave one of them out"

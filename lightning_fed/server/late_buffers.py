@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import torch
 from torch import Tensor
 
-from lightning_fed.aggregation import RobustAggregator
+from lightning_fed.aggregation import Aggregator, CohortAggregator
 from lightning_fed.core.processes import Processes
 from lightning_fed.wire import Aggregate, GlobalModel, RoundError, Updates, WorkerError, wide
 
@@ -110,7 +110,7 @@ class LateBuffers:
         }
         return replace(updates, buffers=there)
 
-    def finish(self, aggregate: Aggregate, aggregator: object, processes: Processes) -> Aggregate:
+    def finish(self, aggregate: Aggregate, aggregator: Aggregator[Any], processes: Processes) -> Aggregate:
         """Return the aggregate with the late buffers of all processes in it.
 
         Args:
@@ -137,7 +137,7 @@ class LateBuffers:
                 value = self.model.frozen[name].detach().to(rows)
                 rows = torch.cat([rows, value.expand(len(still), *value.shape)])
                 weights = torch.cat([weights, still])
-            buffers[name] = _combined(rows, weights, robust=isinstance(aggregator, RobustAggregator))
+            buffers[name] = _combined(rows, weights, robust=isinstance(aggregator.rule, CohortAggregator))
         return replace(aggregate, buffers=buffers)
 
     def _late(self, updates: Updates) -> list[str]:

@@ -59,6 +59,11 @@ class Private(Guard):
             raise ValueError(
                 f"{name} counts one training in a round, but {type(algorithm).__name__} {algorithm.trains_again}"
             )
+        if aggregator is not None and aggregator.goes_by_names:
+            raise ValueError(
+                f"aggregator={type(aggregator).__name__} does not go with {name}: it treats an update by whose it is, "
+                "which a promise hides; leave privacy out of a study of attacks"
+            )
         if aggregator is not None and not (privacy.any_aggregator and aggregator.counts_equally):
             raise ValueError(
                 f"aggregator={type(aggregator).__name__} does not go with {name}: "

@@ -88,7 +88,7 @@ class Readable(Wrapper, ABC):
 
     @property
     def server_state(self) -> Tensors:
-        """The algorithm's memory at the server, by name; to be read only."""
+        """The memory of algorithm and aggregator at the server, by name (``"aggregator.…"``); to be read only."""
         return self._keeper.state.tensors
 
     @property

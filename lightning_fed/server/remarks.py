@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch.nn.parameter import is_lazy
 
 from lightning_fed._lightning import StochasticWeightAveraging, pl, rank_zero_info, rank_zero_warn
+from lightning_fed.aggregation import Aggregator
 from lightning_fed.hooks import overrides
 from lightning_fed.server.own_callbacks import callbacks_of
 
@@ -34,6 +36,18 @@ def say_what_acts_on_rounds(trainer: pl.Trainer, module: pl.LightningModule) -> 
     if trainer.gradient_clip_val:
         rank_zero_info(_of_clipping(trainer, module))
     for remark in _of_averaging(trainer):
+        rank_zero_warn(remark)
+
+
+def say_what_is_unproven(aggregator: Aggregator[Any], cohort_size: int) -> None:
+    """Warn of an aggregator that is used beyond what is proven of it.
+
+    Args:
+        aggregator: How updates become one.
+        cohort_size: The number of workers in a round.
+    """
+    remark = aggregator.beyond_proof(cohort_size)
+    if remark is not None:
         rank_zero_warn(remark)
 
 

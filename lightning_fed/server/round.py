@@ -25,6 +25,7 @@ from lightning_fed.selection.availability import asked
 from lightning_fed.server.cohort_progress import CohortProgress
 from lightning_fed.server.drift import Drift, DriftMeter
 from lightning_fed.server.late_buffers import LateBuffers
+from lightning_fed.server.memory import Memory
 from lightning_fed.server.processes import sizes_of
 from lightning_fed.server.traffic import Traffic, planned
 from lightning_fed.wire import Aggregate, Job, RoundError, Updates, WorkerError
@@ -43,7 +44,7 @@ class Outcome(NamedTuple):
     Args:
         aggregate: The pseudo-gradient and the new buffers.
         report: What the workers reported.
-        server: What the algorithm remembers at the server from here on.
+        server: What algorithm and aggregator remember at the server from here on.
         succeeded: Whether workers keep what they staged.
         local_seconds: How long this process has waited for its workers.
         planned: The traffic of one worker as it is planned; only where something is promised.
@@ -103,7 +104,7 @@ class FederatedLoop(Shown):
         Args:
             job: The global model and how long each worker trains.
             cohort: The names of the workers.
-            server: What the algorithm remembers at the server; read only.
+            server: What algorithm and aggregator remember at the server; read only.
             look: Looks into the messages of one worker, for the report: before any has come, and if there is nothing to
                 say yet, when the first one has.
             measures: Whether to measure the drift of the workers.
@@ -115,10 +116,10 @@ class FederatedLoop(Shown):
             WorkerError: If a worker failed and ``on_worker_error="raise"``.
             RoundError: If fewer than ``min_workers`` workers are left.
         """
-        remembered = {name: tensor.to(job.model.device) for name, tensor in (server or {}).items()}
+        memory = Memory.of(server or {}, job.model.device)
         report = RoundReport()
         late = LateBuffers(job.model, job.round)
-        job = self.algorithm.assign(job, remembered)
+        job = self.algorithm.assign(job, memory.algorithm)
         plan = Traffic() if self.outbox.promise is None else planned(job, self.outbox.compression, self.outbox.sealing)
         if look is not None:
             report.leaves = look(None, job)
@@ -128,10 +129,11 @@ class FederatedLoop(Shown):
             self.outbox.own.begin(job.cohort, job.last, job.failed)
             with isolated(), torch.no_grad(), counting_signals():
                 share = self._share(job, present)
-                self.aggregator.expect_to_lose(_lost(responses))
+                aggregator = self.aggregator.of_round(job, memory.aggregator)
+                aggregator.expect_to_lose(_lost(responses))
                 self.progress.begin(len(share), self.algorithm.trainings)
                 results = watch.over(self.algorithm.visit(self.engine.run, job, share))
-                partial = self.aggregator.fold(self._accepted(results, job, report, late, look, meter), job)
+                partial = aggregator.fold(self._accepted(results, job, report, late, look, meter), job)
         except Exception as error:
             self.processes.fail(error)
         # From here on all processes act alike: each knows what happened on the others, and none waits for one that
@@ -139,27 +141,28 @@ class FederatedLoop(Shown):
         heard = self.processes.gather((report, None if meter is None else meter.norms))
         report = self._heard(RoundReport.merged([theirs for theirs, _ in heard], cohort), job, responses)
         self._tell_prepared()
-        if not self._has_quorum(report, job) and not self.aggregator.always:
-            return self._given_up(job, report, remembered, watch, plan)
+        if not self._has_quorum(report, job) and not aggregator.always:
+            return self._given_up(job, report, memory, watch, plan)
         with torch.no_grad():
             try:
-                aggregate = self.aggregator.finish(partial, self.processes)
+                aggregate = aggregator.finish(partial, self.processes)
             except AbortError as error:  # on all processes alike
                 report = self._without(report, error.lost, job)
                 self._has_quorum(report, job)  # where workers are not to fail, it is they that are told of
                 _log.warning("round %d: %s; it changes nothing", job.round, error)
-                return self._given_up(job, report, remembered, watch, plan)
+                return self._given_up(job, report, memory, watch, plan)
             if aggregate.numbers is not None:
                 report = self._without(report, aggregate.numbers.lost, job)
                 report = report.together(aggregate.numbers)
-                if not self._has_quorum(report, job) and not self.aggregator.always:
-                    return self._given_up(job, report, remembered, watch, plan)
+                if not self._has_quorum(report, job) and not aggregator.always:
+                    return self._given_up(job, report, memory, watch, plan)
             drift = self._drift(meter, aggregate, [norms for _, norms in heard])
-            aggregate = late.finish(aggregate, self.aggregator, self.processes)
+            aggregator.remember(aggregate, memory.aggregator)
+            aggregate = late.finish(aggregate, aggregator, self.processes)
             aggregate = self.outbox.at_server(aggregate, job)
             self.outbox.own.exchange(self.processes)
-            aggregate = self.algorithm.conclude(aggregate, job, remembered, self.aggregator.count(len(report)))
-        return Outcome(aggregate, report, remembered, True, watch.seconds, plan, drift)
+            aggregate = self.algorithm.conclude(aggregate, job, memory.algorithm, aggregator.count(len(report)))
+        return Outcome(aggregate, report, memory.tensors, True, watch.seconds, plan, drift)
 
     def _without(self, report: RoundReport, lost: Mapping[str, str], job: Job) -> RoundReport:
         """Let workers that had trained, and were lost before the sum, have failed after all."""
@@ -170,13 +173,13 @@ class FederatedLoop(Shown):
                 _log.warning("%s; the sum is without it", failure)
         return report.without(failures)
 
-    def _given_up(self, job: Job, report: RoundReport, remembered: Tensors, watch: Stopwatch, plan: Traffic) -> Outcome:
+    def _given_up(self, job: Job, report: RoundReport, memory: Memory, watch: Stopwatch, plan: Traffic) -> Outcome:
         """Return the outcome of a round that changes nothing."""
         self.outbox.own.drop(job.cohort)
         if self.outbox.sealing is not None and not report.cohorts:  # nobody has seen what single workers report
             report = replace(report, cohorts=[CohortNumbers(0.0, 0.0, math.nan)])
         nothing = Aggregate.nothing(job.model)
-        return Outcome(nothing, report, remembered, local_seconds=watch.seconds, planned=plan)
+        return Outcome(nothing, report, memory.tensors, local_seconds=watch.seconds, planned=plan)
 
     def _ask(self, job: Job, cohort: Sequence[str]) -> tuple[Job, Sequence[str], dict[str, Response]]:
         """Ask the cohort to train; gives the job with what stragglers do of it, who replies, and what all do."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, final
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.tree import Tensors
 from lightning_fed.secure import scalars
 from lightning_fed.server.sealed_sessions import Begin, SealedSession, Total
 from lightning_fed.wire import Aggregate, Job, Updates
@@ -41,6 +42,12 @@ class SecureSum(Aggregator[SealedSums]):
         self._sealing = sealing
         self._begin = begin
         self._lost: tuple[str, ...] = ()
+
+    def of_round(self, job: Job, server: Tensors) -> SecureSum:
+        return SecureSum(self._inner.of_round(job, server), self._sealing, self._begin)
+
+    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
+        self._inner.remember(aggregate, server)
 
     def count(self, replies: int) -> float:
         return self._inner.count(replies)

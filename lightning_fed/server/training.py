@@ -202,14 +202,15 @@ class Training:
         return {**round_scalars(result, spreads, self._one_by_one), **cohort_scalars(result, coverage)}
 
     def _pending_state(self) -> Tensors:
-        """Return the algorithm's state at the server after the cohorts whose gradients have been accumulated."""
+        """Return what the server remembers after the cohorts whose gradients have been accumulated."""
         return self._pending[-1].outcome.server if self._pending else self._keeper.state.tensors
 
     def _job(self, cohort: Cohort, parameters: Tensors, local: LocalTraining, schedule: LocalLRSchedule | None) -> Job:
         """Return the job of a cohort."""
         self._global.refuse_new(parameters)
-        algorithm, trainer = self._loop.algorithm, self._trainer
-        self._keeper.refuse_other_layers(algorithm, self._loop.outbox.kept, list(parameters))
+        loop, trainer = self._loop, self._trainer
+        algorithm = loop.algorithm
+        self._keeper.refuse_other_layers(algorithm, loop.aggregator, loop.outbox.kept, list(parameters))
         round = trainer.global_step
         scheduled = 1.0 if schedule is None else schedule.factor(round)
         # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.

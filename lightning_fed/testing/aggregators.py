@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_fed.aggregation import Aggregator
 from lightning_fed.core.processes import Processes
+from lightning_fed.core.tree import Tensors
 from lightning_fed.testing.workload import ROUNDING, made_up, numbers
 from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updates, wide
 
@@ -23,7 +24,8 @@ def check_aggregator(make: Callable[[], Aggregator[Any]], cohort_size: int = 11)
     - Neither the order of workers nor how the stream is cut into stacks matters.
     - The result has the shapes of the model, and is of at least float32 whatever the model's dtype.
     - What an algorithm sends besides goes by the same rule, if all workers took as many steps.
-    - What comes in is not written to, and the aggregator itself stays as it is.
+    - What comes in is not written to, and the aggregator itself stays as it is, also after a round that it remembers.
+    - What it remembers is a copy, and no part of the aggregate, which goes on to others.
 
     All on one process; for several, fold and finish are to be written with ``Processes`` as those of
     ``lightning_fed.aggregation`` are.
@@ -61,6 +63,7 @@ def _check(make: Callable[[], Aggregator[Any]], n: int, dtype: torch.dtype) -> N
     torch.testing.assert_close(
         numbers(updates), numbers(before), rtol=0, atol=0, msg=lambda m: f"updates were changed: {m}"
     )
+    _check_memory(aggregator, job, updates)
     assert vars(aggregator) == settings, "a round changed the aggregator's settings"
     assert whole.delta.shape == (job.model.layout.size,), f"the aggregate has shape {tuple(whole.delta.shape)}"
     assert whole.delta.dtype == wide(dtype), f"the aggregate of a {dtype} model is {whole.delta.dtype}"
@@ -88,9 +91,26 @@ def _check(make: Callable[[], Aggregator[Any]], n: int, dtype: torch.dtype) -> N
         _same(agreed.buffers[name], rows[0].buffers[name][0], f"equal updates do not give that buffer, {name!r}")
 
 
+def _check_memory(aggregator: Aggregator[Any], job: Job, updates: Updates) -> None:
+    aggregate, server = _combined(aggregator, job, [updates]), Tensors()
+    aggregator.remember(aggregate, server)
+    before = copy.deepcopy(server)
+    for tensor in (aggregate.delta, *aggregate.buffers.values(), *aggregate.extra.values()):
+        tensor.zero_()
+    _same_tensors(server, before, "what it remembers changes with the aggregate, so it is no copy")
+    aggregator.of_round(job, server)
+    _same_tensors(server, before, "of_round() changed what is remembered")
+
+
+def _same_tensors(a: Tensors, b: Tensors, what: str) -> None:
+    assert a.keys() == b.keys(), f"{what}: {sorted(a)} in place of {sorted(b)}"
+    torch.testing.assert_close(a, b, rtol=0, atol=0, msg=lambda message: f"{what}: {message}")
+
+
 def _combined(aggregator: Aggregator[Any], job: Job, stacks: Sequence[Updates]) -> Aggregate:
     with torch.no_grad():
-        return aggregator.finish(aggregator.fold(iter(stacks), job), Processes())
+        of_round = aggregator.of_round(job, {})
+    return of_round.finish(of_round.fold(iter(stacks), job), Processes())
 
 
 def _same(a: Tensor, b: Tensor, what: str) -> None:

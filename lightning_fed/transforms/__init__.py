@@ -9,6 +9,7 @@ from lightning_fed.transforms.compression.kbit import KBit
 from lightning_fed.transforms.compression.power_sgd import PowerSGD
 from lightning_fed.transforms.compression.sign import Sign
 from lightning_fed.transforms.compression.sparse import RandomK, TopK
+from lightning_fed.transforms.momentum import WorkerMomentum
 
 __all__ = [
     "EDEN",
@@ -22,4 +23,5 @@ __all__ = [
     "Sign",
     "TopK",
     "UpdateTransform",
+    "WorkerMomentum",
 ]

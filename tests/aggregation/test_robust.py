@@ -15,26 +15,35 @@ from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import (
+    Bucketing,
     Bulyan,
+    CohortAggregator,
     GeometricMedian,
     Krum,
     Median,
     MultiKrum,
-    RobustAggregator,
+    NearestNeighborMixing,
     TrimmedMean,
     WeightedMean,
 )
 from lightning_fed.core.processes import Processes
 from lightning_fed.wire import Aggregate, Job, Updates
 
-ALL: list[RobustAggregator] = [
+ALL: list[CohortAggregator] = [
     Median(),
     TrimmedMean(2),
     Krum(2),
     MultiKrum(2),
     MultiKrum(2, 3),
+    MultiKrum(2, 9),
     Bulyan(2),
     GeometricMedian(),
+    GeometricMedian(weighted=True),
+    Bucketing(Median()),
+    Bucketing(TrimmedMean(2)),
+    NearestNeighborMixing(TrimmedMean(2), attackers=2),
+    NearestNeighborMixing(Krum(2), attackers=2),
+    Bucketing(NearestNeighborMixing(Median(), attackers=2)),
 ]
 """Against two attackers among eleven or more."""
 
@@ -73,6 +82,7 @@ def test_krum_by_hand() -> None:
 def test_multi_krum_by_hand() -> None:
     assert of(MultiKrum(1, 2), [[0], [1], [3], [7], [100]]).tolist() == [0.5]  # scores 10 and 5
     assert of(MultiKrum(1), [[0], [1], [3], [7], [100]]).tolist() == [0.5]  # n - f - 2 = 2 as well
+    assert of(MultiKrum(1, 4), [[0], [1], [3], [7], [100]]).tolist() == [2.75]  # n - f
     assert of(MultiKrum(1, 1), [[0], [1], [3], [7], [100]]) == of(Krum(1), [[0], [1], [3], [7], [100]])
 
 
@@ -95,7 +105,7 @@ def test_geometric_median_by_hand() -> None:
 
 @each
 @pytest.mark.parametrize("power", [-110, 110])
-def test_large_and_small_numbers_are_combined_alike(aggregator: RobustAggregator, power: int) -> None:
+def test_large_and_small_numbers_are_combined_alike(aggregator: CohortAggregator, power: int) -> None:
     """By a power of two nothing is rounded; squares of float32 numbers over- and underflow from 2⁶⁴ and 2⁻⁷⁵ on."""
     rows = torch.randn(11, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(of(aggregator, rows * 2.0**power), of(aggregator, rows) * 2.0**power, rtol=1e-5, atol=0)
@@ -106,20 +116,20 @@ def test_large_and_small_numbers_are_combined_alike(aggregator: RobustAggregator
 
 @pytest.mark.usefixtures("double")
 @each
-def test_of_identical_updates_that_one(aggregator: RobustAggregator) -> None:
+def test_of_identical_updates_that_one(aggregator: CohortAggregator) -> None:
     rows = torch.tensor([[1.0, -2.0, 0.25]]).expand(11, 3)
     assert_equal(of(aggregator, rows), rows[0])
 
 
 @each
-def test_half_and_more_identical_updates_win(aggregator: RobustAggregator) -> None:
+def test_half_and_more_identical_updates_win(aggregator: CohortAggregator) -> None:
     rows = torch.tensor([[1.0, -2.0]] * 9 + [[50.0, 60.0], [1e6, -1e6]])
     torch.testing.assert_close(of(aggregator, rows), rows[0], rtol=1e-4, atol=0)
 
 
 @pytest.mark.usefixtures("double")
 @each
-def test_the_order_of_workers_does_not_matter(aggregator: RobustAggregator) -> None:
+def test_the_order_of_workers_does_not_matter(aggregator: CohortAggregator) -> None:
     torch.manual_seed(0)
     rows = torch.randn(12, 5)
     sent, updates = job({"w": torch.zeros(5)}), stack(rows, [1.0] * 12)
@@ -130,7 +140,7 @@ def test_the_order_of_workers_does_not_matter(aggregator: RobustAggregator) -> N
 
 @pytest.mark.parametrize("aggregator", [Median(), TrimmedMean(4), Krum(4), MultiKrum(4), GeometricMedian()], ids=repr)
 @pytest.mark.parametrize("attack", ["same place", "all over"])
-def test_four_far_attackers_of_eleven(aggregator: RobustAggregator, attack: str) -> None:
+def test_four_far_attackers_of_eleven(aggregator: CohortAggregator, attack: str) -> None:
     torch.manual_seed(1)
     honest = torch.randn(7, 50)
     far = torch.full((4, 50), 1e6) if attack == "same place" else 1e6 * torch.randn(4, 50)
@@ -190,7 +200,7 @@ def test_bulyan_is_not_moved_by_one_coordinate() -> None:
 
 
 @each
-def test_buffers_are_guarded_too(aggregator: RobustAggregator) -> None:
+def test_buffers_are_guarded_too(aggregator: CohortAggregator) -> None:
     buffers = {"mean": torch.zeros(2), "n": torch.tensor(0), "rotation": torch.zeros(1, dtype=torch.complex64)}
     n = 11
     came_back = {
@@ -214,18 +224,26 @@ def test_buffers_are_guarded_too(aggregator: RobustAggregator) -> None:
         (TrimmedMean(2), 5, "trim < n/2"),
         (Krum(2), 7, "n >= 2 attackers \\+ 3"),
         (MultiKrum(2), 7, "n >= 2 attackers \\+ 3"),
-        (MultiKrum(2, 4), 8, "selected <= n - attackers - 2"),
+        (MultiKrum(2, 6), 8, "selected <= n - attackers"),
         (Bulyan(2), 11, "n >= 4 attackers \\+ 3"),
     ],
     ids=repr,
 )
 def test_a_cohort_that_is_too_small_is_refused_at_the_start(
-    aggregator: RobustAggregator, least: int, condition: str
+    aggregator: CohortAggregator, least: int, condition: str
 ) -> None:
     aggregator.check(least)
     data = FederatedDataModule({str(i): Rows([float(i)]) for i in range(least - 1)})
     with pytest.raises(ValueError, match=f"{type(aggregator).__name__}.*needs {condition}, but n={least - 1} workers"):
         fit(FederatedModule(Scalar(), aggregator=aggregator), data)
+
+
+def test_more_updates_than_the_proof_is_about_are_warned_of_once() -> None:
+    data = FederatedDataModule({str(i): Rows([float(i)]) for i in range(8)})
+    with pytest.warns(UserWarning, match=r"more updates than the n - attackers - 2 = 4 of n=8 that its proof") as said:
+        fit(FederatedModule(Scalar(), aggregator=MultiKrum(2, 5)), data, max_steps=3)
+    assert sum("its proof" in str(warning.message) for warning in said) == 1
+    fit(FederatedModule(Scalar(), aggregator=MultiKrum(2, 4)), data, max_steps=1)  # warnings are errors
 
 
 @pytest.mark.parametrize(

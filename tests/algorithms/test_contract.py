@@ -32,6 +32,7 @@ ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
     "Scaffold": Scaffold,
     "FedDyn": lambda: FedDyn(alpha=0.05),
     "QFedAvg": lambda: QFedAvg(q=1.0, lr=0.1),
+    "QFedAvg, plain sums": lambda: QFedAvg(q=1.0, lr=0.1, weighted=False),
     "Ditto": lambda: Ditto(lam=0.1),
     "FedPer": lambda: FedPer(["head.*"]),
     "FedPer, first layers": lambda: FedPer(["body.*"]),

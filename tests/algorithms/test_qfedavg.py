@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import Rows, Scalar, assert_equal, fit
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
+from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import FedAvg, QFedAvg
+from lightning_fed.selection import CohortSampler, Uniform, WeightedBySize
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -30,6 +33,17 @@ def test_numbers_of_examples_stand_in_both_sums(engine: Any) -> None:
     data = FederatedDataModule({"a": Rows([1.0]), "b": Rows([3.0] * 3)})
     fit(FederatedModule(module, algorithm=QFedAvg(q=1.0, lr=0.5), engine=engine), data)
     assert module.x.item() == pytest.approx((0.25 * 0.5 + 0.75 * 13.5) / (0.25 * 2 + 0.75 * 18))
+
+
+@engines
+@pytest.mark.parametrize(("weighted", "end"), [(False, 13.5 / 22), (True, 40 / 60)])
+def test_three_workers_by_hand(engine: Any, weighted: bool, end: float) -> None:
+    """Losses ½, 4½ and ½, sizes 1, 3 and 2; lr ½, so L = 2, and L (w - w_k) = -1, -3 and 1; q = 1."""
+    # Delta = (-½, -13½, ½), h = (1 + 1, 9 + 9, 1 + 1); with p_k: -½ - 3·13½ + 2·½ = -40 and 2 + 3·18 + 2·2 = 60
+    module = Scalar(lr=0.5)
+    data = FederatedDataModule({"a": Rows([1.0]), "b": Rows([3.0] * 3), "c": Rows([-1.0] * 2)})
+    fit(FederatedModule(module, algorithm=QFedAvg(q=1.0, lr=0.5, weighted=weighted), engine=engine), data)
+    assert module.x.item() == pytest.approx(end, rel=1e-12)
 
 
 @engines
@@ -56,6 +70,79 @@ def test_q_zero_is_fedavg(engine: Any) -> None:
     assert_equal(ends[0], ends[1])
 
 
+@engines
+def test_q_zero_with_plain_sums_is_the_uniform_mean(engine: Any) -> None:
+    ends = []
+    for options in (
+        {"algorithm": FedAvg(), "aggregator": UniformMean()},
+        {"algorithm": QFedAvg(q=0.0, lr=0.1, weighted=False)},
+        {"algorithm": QFedAvg(q=0.0, lr=0.1)},
+    ):
+        module = Scalar(lr=0.1)
+        workers = {"a": Rows([1.0, 5.0], batch_size=1), "b": Rows([-2.0] * 5, batch_size=2), "c": Rows([0.0])}
+        fit(FederatedModule(module, engine=engine, **options), FederatedDataModule(workers), max_steps=5)
+        ends.append(module.x.item())
+    assert_equal(ends[0], ends[1])
+    assert abs(ends[2] - ends[1]) > 0.1
+
+
+class Plane(Scalar):
+    """A point (x, y) that moves towards the mean of the data, so that a norm is one over several parameters."""
+
+    def __init__(self, lr: float) -> None:
+        super().__init__(lr)
+        self.y = torch.nn.Parameter(torch.tensor(0.0))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (points,) = batch
+        return ((self.x - points[:, 0]) ** 2 + (self.y - points[:, 1]) ** 2).mean() / 2
+
+
+POINTS = {
+    "a": [[1.0, 0.0]],
+    "b": [[3.0, 1.0], [2.0, -1.0], [4.0, 0.5]],
+    "c": [[-1.0, 2.0]] * 2,
+    "d": [[0.5, -3.0], [1.5, -2.0]],
+    "e": [[5.0, 5.0]] * 6,
+}
+
+
+def authors(sampler: CohortSampler, q: float, lr: float, epochs: int, rounds: int) -> list[float]:
+    """The rule of the authors' ``qffedavg.py`` and ``aggregate2`` in a plain loop; cohorts of two."""
+    at, data = np.zeros(2), [np.array(points) for points in POINTS.values()]
+    sampler.prepare(lambda: [len(points) for points in data])
+    for number in range(rounds):
+        deltas, hs = [], []
+        for worker in sampler.sample(len(data), 2, number, seed=0):
+            loss = ((at - data[worker]) ** 2).sum(axis=1).mean() / 2 + 1e-10
+            new = at.copy()
+            for _ in range(epochs):
+                new -= lr * (new - data[worker].mean(axis=0))
+            gradient = (at - new) / lr
+            deltas.append(loss**q * gradient)
+            hs.append(q * loss ** (q - 1) * (gradient**2).sum() + loss**q / lr)
+        at = at - sum(deltas) / sum(hs)
+    return [float(each) for each in at]
+
+
+@engines
+@pytest.mark.parametrize("sampler", [Uniform, WeightedBySize], ids=lambda kind: kind.__name__)
+def test_plain_sums_are_the_authors_loop(sampler: Any, engine: Any) -> None:
+    """With workers drawn by size the paper's algorithm 2; with uniform cohorts that of their code."""
+    module = Plane(lr=0.2)
+    algorithm = QFedAvg(q=1.5, lr=0.2, weighted=False)
+    workers = {name: Rows(torch.tensor(points)) for name, points in POINTS.items()}
+    data = FederatedDataModule(workers, cohort_size=2, sampler=sampler(), seed=0)
+    fit(FederatedModule(module, algorithm=algorithm, local_epochs=3, engine=engine), data, max_steps=6)
+    assert_equal([module.x.item(), module.y.item()], authors(sampler(), q=1.5, lr=0.2, epochs=3, rounds=6))
+
+
+def test_whether_numbers_of_examples_count_is_said() -> None:
+    assert QFedAvg(q=1.0, lr=0.1).counts_examples
+    assert not QFedAvg(q=1.0, lr=0.1, weighted=False).counts_examples
+    assert repr(QFedAvg(q=1.0, lr=0.1, weighted=False)) == "QFedAvg(q=1.0, lr=0.1, weighted=False)"
+
+
 def test_the_larger_q_the_more_alike_are_the_losses() -> None:
     workers = {"many": Rows([0.0] * 9), "few": Rows([4.0])}
     spreads = []
@@ -76,6 +163,14 @@ def test_the_fixed_point_is_that_of_its_objective() -> None:
     fit(FederatedModule(module, algorithm=QFedAvg(1.0, lr=0.5)), data, max_steps=100)
     ratio = 9 ** (1 / 3)
     assert module.x.item() == pytest.approx(4 / (1 + ratio), rel=1e-4)
+
+
+def test_with_plain_sums_all_workers_count_alike_in_its_objective() -> None:
+    """Where ``Σ F_k^q F_k' = 0``, whatever the sizes: halfway between two workers."""
+    module = Scalar(lr=0.5)
+    data = FederatedDataModule({"many": Rows([0.0] * 9), "few": Rows([4.0])})
+    fit(FederatedModule(module, algorithm=QFedAvg(1.0, lr=0.5, weighted=False)), data, max_steps=100)
+    assert module.x.item() == pytest.approx(2.0, rel=1e-4)
 
 
 def test_a_loss_of_zero_is_no_division_by_zero() -> None:

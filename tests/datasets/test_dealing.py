@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_fed.datasets._dealing import cut, moved, proportional
+from lightning_fed.datasets._dealing import cut, cut_down, moved, proportional
 
 
 @pytest.mark.parametrize(("start", "counts"), [(0.0, [2, 2, 6]), (0.2, [2, 3, 5]), (0.6, [3, 2, 5])])
@@ -20,6 +20,12 @@ def test_cut_stays_within_the_total_when_the_start_rounds_up() -> None:
 
 def test_cut_of_one_part_is_the_total() -> None:
     assert cut(np.ones(1), 3, 0.9).tolist() == [3]
+
+
+def test_cut_down_by_hand() -> None:
+    # The cuts of 7 lie at 3.5 and 5.6.
+    assert cut_down(np.array([0.5, 0.3, 0.2]), 7).tolist() == [3, 2, 2]
+    assert cut_down(np.ones(1), 3).tolist() == [3]
 
 
 def test_moved_by_hand() -> None:

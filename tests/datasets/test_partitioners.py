@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lightning_fed.datasets import IID, Dirichlet, LogNormal, NaturalIds, Partition, Partitioner, Shards, partitioners
+from lightning_fed.datasets import (
+    IID,
+    Dirichlet,
+    DirichletSizes,
+    LabelsPerWorker,
+    LogNormal,
+    NaturalIds,
+    Partition,
+    Partitioner,
+    Shards,
+    label_skew,
+    partitioners,
+)
 
 LABELS = np.random.default_rng(0).integers(0, 10, 60_000)
 
@@ -82,6 +94,48 @@ def test_log_normal_survives_a_huge_spread(sigma: float) -> None:
     assert sorted(LogNormal(3, sigma)(np.zeros(10)).sizes().tolist()) == [1, 1, 8]
 
 
+def sizes_of_shares(monkeypatch: pytest.MonkeyPatch, n: int, minimum: int, *drawn: list[float]) -> list[int]:
+    """Sizes of workers for whom these proportions are drawn, one list after another."""
+    left = [*drawn]
+
+    class Draws:
+        def dirichlet(self, alpha: NDArray[np.float64]) -> NDArray[np.float64]:
+            assert alpha.tolist() == [0.5] * len(drawn[0])
+            return np.array(left.pop(0) if len(left) > 1 else left[0])
+
+        def permutation(self, n: int) -> NDArray[np.int64]:
+            return np.arange(n)
+
+    monkeypatch.setattr(partitioners, "generator", lambda seed: Draws())
+    return DirichletSizes(len(drawn[0]), 0.5, minimum)(np.zeros(n)).sizes().tolist()
+
+
+def test_dirichlet_sizes_are_the_shares_rounded_by_largest_remainder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sizes_of_shares(monkeypatch, 10, 1, [0.55, 0.33, 0.12]) == [6, 3, 1]
+
+
+def test_dirichlet_sizes_are_drawn_anew_until_all_are_large_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sizes_of_shares(monkeypatch, 100, 10, *[[0.91, 0.09]] * 30, [0.3, 0.7], [0.6, 0.4]) == [30, 70]
+
+
+def test_dirichlet_sizes_are_lifted_where_no_draw_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 0.09 of 100 is lifted to 10, the other 90 stay in the proportions 0.6 : 0.3.
+    assert sizes_of_shares(monkeypatch, 100, 10, [0.607, 0.303, 0.09]) == [60, 30, 10]
+
+
+def test_dirichlet_sizes_moments() -> None:
+    # As above: the mean 1/W and the variance (W - 1) / (W^2 (W a + 1)); with a = 2 hardly one is below the minimum.
+    shares = np.stack([DirichletSizes(4, 2.0, 1, seed)(np.zeros(10_000)).sizes() / 10_000 for seed in range(500)])
+    assert shares.mean() == pytest.approx(1 / 4)
+    assert shares.var() == pytest.approx(3 / (16 * 9), rel=0.1)
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-5, 1e300])
+def test_dirichlet_sizes_survive_any_concentration(alpha: float) -> None:
+    sizes = DirichletSizes(5, alpha, min_size=2)(np.zeros(20)).sizes()
+    assert sorted(sizes.tolist()) == ([2, 2, 2, 2, 12] if alpha < 1 else [4] * 5)
+
+
 def skew(alpha: float) -> float:
     """Give the mean share of a worker's commonest class."""
     partition = Dirichlet(20, alpha, seed=3)(LABELS)
@@ -119,7 +173,7 @@ def test_dirichlet_draws_anew_only_where_it_may_help(
 ) -> None:
     # After the first draw all workers have something, one has fewer than 150 examples, and 41 have fewer than 500.
     def sizes(draws: int) -> list[int]:
-        monkeypatch.setattr(partitioners, "DIRICHLET_DRAWS", draws)
+        monkeypatch.setattr(label_skew, "DIRICHLET_DRAWS", draws)
         return Dirichlet(100, 0.5, min_size)(LABELS).sizes().tolist()
 
     assert (sizes(1) != sizes(10)) == draws_again
@@ -149,7 +203,9 @@ MAKERS: list[Callable[[int, int, int], Partitioner]] = [
     lambda workers, minimum, seed: IID(workers, seed),
     lambda workers, minimum, seed: Dirichlet(workers, 0.1, minimum, seed),
     lambda workers, minimum, seed: Dirichlet(workers, 10.0, minimum, seed),
+    lambda workers, minimum, seed: Dirichlet(workers, 0.1, minimum, seed, capped=True),
     Shards,
+    lambda workers, minimum, seed: DirichletSizes(workers, 0.5, minimum, seed),
     lambda workers, minimum, seed: LogNormal(workers, 1.5, minimum, seed),
     lambda workers, minimum, seed: LogNormal(workers, 8.0, minimum, seed),
 ]
@@ -188,19 +244,33 @@ def test_another_seed_gives_another_partition(make: Callable[[int, int, int], Pa
     assert parts(make(10, 1, 0)(LABELS[:500])) != parts(make(10, 1, 1)(LABELS[:500]))
 
 
-@pytest.mark.parametrize("partitioner", [IID(3), LogNormal(3, 1.0), NaturalIds([0, 1, 2, 0, 1])])
+@pytest.mark.parametrize(
+    "partitioner",
+    [IID(3), LogNormal(3, 1.0), DirichletSizes(3, 1.0, 1), NaturalIds([0, 1, 2, 0, 1])],
+)
 def test_partitioners_that_need_no_labels_do_not_look_at_them(partitioner: Partitioner) -> None:
     assert not partitioner.needs_labels
     assert parts(partitioner(np.arange(5))) == parts(partitioner(np.zeros(5)))
 
 
-@pytest.mark.parametrize("partitioner", [Dirichlet(3, 1.0), Shards(3), NaturalIds()])
+@pytest.mark.parametrize("partitioner", [Dirichlet(3, 1.0), Shards(3), LabelsPerWorker(10, labels=1), NaturalIds()])
 def test_labels_may_be_a_column(partitioner: Partitioner) -> None:
     assert partitioner.needs_labels
     assert parts(partitioner(LABELS[:50])) == parts(partitioner(LABELS[:50, None]))
 
 
-@pytest.mark.parametrize("partitioner", [IID(3), Dirichlet(3, 1.0), Shards(3), NaturalIds(), LogNormal(3, 1.0)])
+@pytest.mark.parametrize(
+    "partitioner",
+    [
+        IID(3),
+        Dirichlet(3, 1.0),
+        Shards(3),
+        LabelsPerWorker(10, labels=1),
+        NaturalIds(),
+        LogNormal(3, 1.0),
+        DirichletSizes(3, 1.0),
+    ],
+)
 def test_pickles(partitioner: Partitioner) -> None:
     again = pickle.loads(pickle.dumps(partitioner))
     assert parts(again(LABELS[:50])) == parts(partitioner(LABELS[:50]))
@@ -224,8 +294,17 @@ def calls(partitioner: Partitioner, labels: NDArray[Any]) -> int:
 
 @pytest.mark.parametrize(
     "partitioner",
-    [IID(1_000_000), LogNormal(1_000_000, 1.0), Shards(1_000_000), Dirichlet(1_000_000, 0.5), NaturalIds(IDS)],
-    ids=lambda partitioner: type(partitioner).__name__,
+    [
+        IID(1_000_000),
+        LogNormal(1_000_000, 1.0),
+        DirichletSizes(1_000_000, 1.0, min_size=1),
+        Shards(1_000_000),
+        Dirichlet(1_000_000, 0.5),
+        Dirichlet(1_000_000, 0.5, capped=True),
+        LabelsPerWorker(900_000),
+        NaturalIds(IDS),
+    ],
+    ids=repr,
 )
 def test_a_million_workers(partitioner: Partitioner) -> None:
     assert calls(partitioner, IDS % 10) < 2000
@@ -250,9 +329,17 @@ def test_dirichlet_makes_as_many_calls_for_ten_times_the_workers() -> None:
         (lambda: Dirichlet(2, float("inf")), "alpha=inf.*IID"),
         (lambda: Dirichlet(2, 1.0, min_size=0), "min_size=0"),
         (lambda: Dirichlet(2, 1.0, seed=-1), "seed=-1"),
+        (lambda: LabelsPerWorker(0), "workers=0: give at least 1"),
+        (lambda: LabelsPerWorker(2, labels=0), "labels=0: give at least 1"),
+        (lambda: LabelsPerWorker(2, seed=-1), "seed=-1"),
         (lambda: Shards(0), "workers=0"),
         (lambda: Shards(2, shards_per_worker=0), "shards_per_worker=0"),
         (lambda: Shards(2, seed=-1), "seed=-1"),
+        (lambda: DirichletSizes(0, 1.0), "workers=0"),
+        (lambda: DirichletSizes(2, 0.0), "alpha=0.0.*above 0.*for equal sizes use IID"),
+        (lambda: DirichletSizes(2, 1.0, min_size=0), "min_size=0"),
+        (lambda: DirichletSizes(2, 1.0, seed=-1), "seed=-1"),
+        (lambda: DirichletSizes(2, 1.0)(np.zeros(19)), r"workers=2 \* min_size=10 needs 20 examples"),
         (lambda: LogNormal(0, 1.0), "workers=0"),
         (lambda: LogNormal(2, -1.0), "sigma=-1.0"),
         (lambda: LogNormal(2, float("nan")), "sigma=nan"),
@@ -262,6 +349,17 @@ def test_dirichlet_makes_as_many_calls_for_ten_times_the_workers() -> None:
         (lambda: Dirichlet(3, 1.0, min_size=2)(np.zeros(5)), r"workers=3 \* min_size=2 needs 6.*lower workers or min"),
         (lambda: Shards(3)(np.zeros(5)), r"workers=3 \* shards_per_worker=2 needs 6 examples"),
         (lambda: LogNormal(3, 1.0, min_size=2)(np.zeros(5)), r"workers=3 \* min_size=2 needs 6 examples"),
+        (lambda: LabelsPerWorker(3)(np.arange(5)), r"workers=3 \* labels=2 needs 6 examples"),
+        (lambda: LabelsPerWorker(1)(np.zeros(5)), "labels=2: there are 1 different ones only; lower labels"),
+        (
+            lambda: LabelsPerWorker(2, labels=1)(np.array(["cat", "dog", "hen"])),
+            "workers=2 of labels=1 each leave out the label hen: give workers of at least 3, .* or more labels",
+        ),
+        (
+            lambda: LabelsPerWorker(4, labels=1)(np.array([0, 0, 0, 8])),
+            "the label 8 has 1 examples for 2 workers: lower workers or labels",
+        ),
+        (lambda: LabelsPerWorker(2)(np.zeros((5, 2))), r"labels of shape \(5, 2\)"),
         (lambda: Dirichlet(2, 1.0)(np.zeros((5, 2))), r"labels of shape \(5, 2\)"),
         (lambda: Shards(2)(np.zeros((5, 2))), r"labels of shape \(5, 2\)"),
         (lambda: NaturalIds([1, 2])(np.zeros(3)), "ids: 2 for 3 examples"),

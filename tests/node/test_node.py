@@ -16,7 +16,7 @@ import torch
 from helpers import EvaluatedRows, Rows, Scalar
 
 from lightning_fed._lightning import pl
-from lightning_fed.algorithms import FedAvg, FedPer, Scaffold
+from lightning_fed.algorithms import FedAvg, FedPer, QFedAvg, Scaffold
 from lightning_fed.node import Node, Policy, RequiredPromise
 from lightning_fed.privacy import LocalDP
 from lightning_fed.state import OwnState
@@ -311,6 +311,14 @@ def test_a_policy_hides_sizes(tmp_path: Path) -> None:
     hides = Crowd(tmp_path / "other", policy=Policy(sizes="hidden"))
     _, (update,) = hides.train(job(), terms())
     assert decode_updates(update, job()).examples.tolist() == [1.0]
+
+
+def test_where_sizes_are_hidden_an_algorithm_may_weigh_by_other_numbers(tmp_path: Path) -> None:
+    """q-FedAvg by hand: the loss is (1 + 9) / 4 and the update -2 with lr 1, so that h = 4 + 2½."""
+    hides = Crowd(tmp_path, policy=Policy(sizes="hidden"))
+    _, (update,) = hides.train(job(), terms(algorithm=QFedAvg(q=1.0, lr=1.0, weighted=False)))
+    updates = decode_updates(update, job())
+    assert (updates.examples.tolist(), updates.weight.tolist()) == ([1.0], [6.5])
 
 
 def test_each_training_is_charged_over_all_runs_and_ends_with_the_last_one_that_is_allowed(tmp_path: Path) -> None:

@@ -380,6 +380,11 @@ BEYOND: dict[str, tuple[Policy, dict[str, Any], str]] = {
     ),
     "sizes": (Policy(sizes="hidden"), {"algorithm": FedNova()}, "FedNova needs the exact numbers.*sizes: hidden"),
     "sizes, capped": (Policy(sizes=10), {"algorithm": QFedAvg(1.0, 0.1)}, "QFedAvg needs the exact.*sizes: 10"),
+    "no mean, unweighted": (
+        Policy(),
+        {"promise": RECORD, "algorithm": QFedAvg(1.0, 0.1, weighted=False)},
+        "what QFedAvg releases is no mean",
+    ),
     "no mean": (Policy(), {"promise": RECORD, "algorithm": QFedAvg(1.0, 0.1)}, "what QFedAvg releases is no mean"),
     "trains again": (Policy(), {"promise": RECORD, "algorithm": FedRep(["w"])}, "RecordDP counts one training.*FedRep"),
 }
@@ -758,16 +763,19 @@ def test_what_leaves_says_no_more_than_sizes_do() -> None:
     double = {"dtype": torch.float64}
     examples, steps = torch.tensor([30.0, 7.0, 0.0], **double), torch.tensor([3.0, 1.0, 0.0], **double)
     stack = updates([[1.0, 2.0]] * 3, examples=examples, weight=examples * 2, steps=steps)
-    assert Policy().leaving(stack) is stack
-    capped = Policy(sizes=10).leaving(stack)
+    assert Policy().leaving(stack, FedAvg()) is stack
+    capped = Policy(sizes=10).leaving(stack, FedAvg())
     assert capped.examples.tolist() == [10.0, 7.0, 0.0]
     assert capped.weight.tolist() == [20.0, 14.0, 0.0]
     assert capped.steps.tolist() == [1.0, 1.0, 1.0]
-    covered = Policy(sizes="hidden").leaving(stack)
+    covered = Policy(sizes="hidden").leaving(stack, FedAvg())
     assert covered.examples.tolist() == [1.0, 1.0, 1.0]
     assert covered.weight.tolist() == [2.0, 2.0, 0.0]
     assert covered.steps.tolist() == [1.0, 1.0, 1.0]
     assert torch.equal(covered.delta, stack.delta)
+    unweighted = Policy(sizes="hidden").leaving(stack, QFedAvg(1.0, 0.1, weighted=False))
+    assert unweighted.examples.tolist() == [1.0, 1.0, 1.0]
+    assert torch.equal(unweighted.weight, stack.weight)  # which has no number of examples in it
 
 
 SIZE = 2000

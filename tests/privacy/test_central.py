@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import UniformMean
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedDyn, FedPer, FedProx, Scaffold
-from lightning_fed.optim import Yogi
+from lightning_fed.optim import FedAdagrad, FedAdam, Yogi
 from lightning_fed.privacy import AdaptiveClip, CentralDP, FixedSizeGaussian, Gaussian, SubsampledGaussian
 from lightning_fed.selection import CohortSampler, Drawn, Poisson, RoundRobin, Uniform, WeightedBySize
 
@@ -95,6 +95,8 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=1.0),
     "momentum": lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9),
     "adam": lambda p: torch.optim.Adam(p, lr=0.05),
+    "fedadagrad": lambda p: FedAdagrad(p, lr=0.05),
+    "fedadam": lambda p: FedAdam(p, lr=0.05),
     "yogi": lambda p: Yogi(p, lr=0.05),
 }
 ALGORITHMS = [FedAvg(), FedProx(mu=0.1), Scaffold(), FedDyn(alpha=0.1), Ditto(lam=0.1), FedPer(["head.*"])]

@@ -35,6 +35,7 @@ from lightning_fed import (
     selection,
     transforms,
 )
+from lightning_fed.testing import attacks
 
 warnings.filterwarnings("ignore")
 
@@ -131,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     federated = FederatedModule(
         model,
         algorithm=eval(options.algorithm, vars(algorithms)),
-        aggregator=eval(options.aggregator, vars(aggregation)),
+        aggregator=eval(options.aggregator, {**vars(aggregation), **vars(attacks)}),
         transforms=eval(options.transforms, vars(transforms)),
         broadcast=eval(options.broadcast, vars(transforms)),
         server_optimizer=partial(torch.optim.Adam, lr=0.05),

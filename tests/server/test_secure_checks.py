@@ -63,6 +63,7 @@ class Foreign(Algorithm):
         ),
         ({"algorithm": FedNova()}, r"NormalizedMean needs .*; use algorithm=FedProx\(mu\) or Scaffold\(\)"),
         ({"algorithm": Cyclic()}, r"Cyclic hands what one worker has trained to the next.*; use FedAvg\(\)"),
+        ({"algorithm": QFedAvg(1.0, 0.1, weighted=False)}, r"QFedAvg lets workers count by numbers of their own"),
         ({"algorithm": QFedAvg(1.0, 0.1)}, r"QFedAvg lets workers count by numbers of their own.*; use FedAvg\(\)"),
         ({"algorithm": Foreign()}, r"Foreign computes more than a mean of updates \(is_mean = False\)"),
         ({"algorithm": FedAvg()}, r"WeightedMean counts workers by .*give SecureAggregation\(weight_cap=\.\.\.\)"),

@@ -19,6 +19,8 @@ from lightning_fed.datasets import (
     IID,
     DigitsDataModule,
     Dirichlet,
+    DirichletSizes,
+    LabelsPerWorker,
     LogNormal,
     PartitionedPopulation,
     Shards,
@@ -171,7 +173,10 @@ def test_an_environment_that_holds_no_seed_is_refused(wrong: str, monkeypatch: p
 PARTITIONERS = [
     lambda **seed: IID(workers=5, **seed),
     lambda **seed: Dirichlet(workers=5, alpha=0.5, **seed),
+    lambda **seed: Dirichlet(workers=5, alpha=0.5, capped=True, **seed),
+    lambda **seed: LabelsPerWorker(workers=5, labels=3, **seed),
     lambda **seed: Shards(workers=5, **seed),
+    lambda **seed: DirichletSizes(workers=5, alpha=0.5, **seed),
     lambda **seed: LogNormal(workers=5, sigma=1.0, **seed),
 ]
 

@@ -18,11 +18,14 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.aggregation import (
     Aggregator,
+    Bucketing,
     Bulyan,
+    CenteredClipping,
     GeometricMedian,
     Krum,
     Median,
     MultiKrum,
+    NearestNeighborMixing,
     NormalizedMean,
     TrimmedMean,
     UniformMean,
@@ -42,7 +45,7 @@ from lightning_fed.testing import (
     check_sampler,
     check_transform,
 )
-from lightning_fed.transforms import ClipNorm, UpdateTransform
+from lightning_fed.transforms import ClipNorm, UpdateTransform, WorkerMomentum
 from lightning_fed.wire import Aggregate, Job, Penalty, Updates
 
 CHECKS: dict[str, Callable[[Any], None]] = {check.__name__: check for check in ALGORITHM_CHECKS}
@@ -234,10 +237,16 @@ AGGREGATORS: list[Callable[[], Aggregator[Any]]] = [
     lambda: MultiKrum(2, 3),
     lambda: Bulyan(2),
     GeometricMedian,
+    lambda: GeometricMedian(iterations=3, tolerance=0, weighted=True, start="mean", nu=1e-6),
+    lambda: CenteredClipping(radius=100.0, iterations=2),  # else equal updates are clipped
+    lambda: Bucketing(Krum(1)),
+    lambda: Bucketing(CenteredClipping(radius=100.0)),
+    lambda: NearestNeighborMixing(GeometricMedian(), attackers=2),
+    lambda: NearestNeighborMixing(Bucketing(TrimmedMean(1)), attackers=2),
 ]
 
 
-@pytest.mark.parametrize("make", AGGREGATORS, ids=lambda make: type(make()).__name__)
+@pytest.mark.parametrize("make", AGGREGATORS, ids=lambda make: repr(make()))
 def test_our_aggregators(make: Callable[[], Aggregator[Any]]) -> None:
     check_aggregator(make)
 
@@ -299,6 +308,17 @@ class Learns(Wrapped):
         return super().fold(updates, job)
 
 
+class KeepsTheAggregate(Wrapped):
+    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
+        server["before"] = aggregate.delta
+
+
+class Counts(Wrapped):
+    def of_round(self, job: Job, server: Tensors) -> Counts:
+        server["rounds"] = torch.ones(())
+        return self
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -309,6 +329,8 @@ class Learns(Wrapped):
         (ForgetsExtra, "extra goes by another rule"),
         (ForgetsBuffers, "has the buffers set"),
         (Narrow, "of a torch.float32 model is torch.bfloat16"),
+        (KeepsTheAggregate, "so it is no copy"),
+        (Counts, r"of_round\(\) changed what is remembered"),
         (Learns, "changed the aggregator's settings"),
     ],
 )
@@ -519,7 +541,7 @@ class UndeclaredError(ErrorFeedback):
     tables: ClassVar[tuple[str, ...]] = ()
 
 
-@pytest.mark.parametrize("right", [Step, Noise, ErrorFeedback, lambda: ClipNorm(0.5)])
+@pytest.mark.parametrize("right", [Step, Noise, ErrorFeedback, WorkerMomentum, lambda: ClipNorm(0.5)])
 def test_transforms_that_are_right(right: Callable[[], UpdateTransform]) -> None:
     check_transform(right)
 

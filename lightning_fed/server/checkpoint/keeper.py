@@ -10,6 +10,7 @@ from typing import Any, final
 from torch import nn
 
 from lightning_fed._lightning import pl
+from lightning_fed.aggregation import Aggregator
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.core.processes import Processes
 from lightning_fed.core.tree import Tensors
@@ -20,6 +21,7 @@ from lightning_fed.server.checkpoint.server_state import ServerState, take_up
 from lightning_fed.server.checkpoint.server_step import Evaluation, Held, ServerStep
 from lightning_fed.server.checkpoint.settings import Settings
 from lightning_fed.server.loaders import Position
+from lightning_fed.server.memory import OF_AGGREGATOR
 from lightning_fed.server.round_result import Round
 from lightning_fed.server.trained import TrainedParameters
 from lightning_fed.state import OwnState, refuse_unwritable
@@ -73,24 +75,34 @@ class Keeper:
         """
         self.state = replace(self.state, bound=None if run is None else run.bound)
 
-    def refuse_other_layers(self, algorithm: Algorithm, kept: Kept, names: Sequence[str]) -> None:
+    def refuse_other_layers(
+        self, algorithm: Algorithm, aggregator: Aggregator[Any], kept: Kept, names: Sequence[str]
+    ) -> None:
         """Refuse to freeze or unfreeze layers if vectors of all trained parameters are remembered.
 
         Args:
             algorithm: The algorithm.
+            aggregator: The aggregator.
             kept: What is kept of the workers' optimizers.
             names: The parameters that are trained now.
 
         Raises:
             ValueError: If they are not those of before.
         """
-        algorithms = bool(algorithm.tables or self.state.tensors)
-        if self._trained is None or not (algorithms or kept.keeps_optimizers):
+        of_aggregator = [name.startswith(OF_AGGREGATOR) for name in self.state.tensors]
+        who, fix = "", ""
+        if algorithm.tables or not all(of_aggregator):
+            who = type(algorithm).__name__
+            fix = "use an algorithm that remembers nothing, such as FedAvg or FedProx"
+        elif of_aggregator:
+            who = type(aggregator).__name__
+            fix = "use an aggregator that remembers nothing, such as Median or GeometricMedian"
+        elif kept.keeps_optimizers:
+            who, fix = "local_optimizer_state='kept'", "leave it out"
+        if self._trained is None or not who:
             self._trained = list(names)
         elif list(names) != self._trained:
             other = min(set(names) ^ set(self._trained))
-            who = type(algorithm).__name__ if algorithms else "local_optimizer_state='kept'"
-            fix = "use an algorithm that remembers nothing, such as FedAvg or FedProx" if algorithms else "leave it out"
             raise ValueError(
                 f"{who} remembers numbers of the trained parameters, and {other!r} was frozen or unfrozen since; {fix}"
             )

@@ -23,7 +23,7 @@ class ServerState:
     """As of the last round that is over; the next one takes its place as a whole.
 
     Args:
-        tensors: What the algorithm remembers at the server, by name.
+        tensors: What algorithm and aggregator remember at the server, by name (``server/memory.py``).
         last: The number of the last cohort whose workers keep what they staged.
         failed: The numbers of earlier ones whose workers do not.
         bound: The clipping bound of the round to come, if one is promised.

@@ -1,0 +1,251 @@
+"""Flipped labels, as in Karimireddy, He, Jaggi, *Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing*."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final, overload
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from lightning_fed._lightning import CombinedLoader, pl
+from lightning_fed.core.arguments import article, settle, whole
+from lightning_fed.core.shown import Shown
+from lightning_fed.population import EvaluationKind, Population
+from lightning_fed.population.batches.rows import rows_of
+from lightning_fed.population.given import SPLITS, Numbered
+from lightning_fed.population.lengths import length_of
+from lightning_fed.testing.attacks.names import check_names, refuse_unknown
+
+
+@final
+@dataclass(frozen=True)
+class LabelFlip(Shown):
+    """Attackers train on examples whose label is ``classes - 1 - y`` in place of y, and send what they learn from them.
+
+    Labels are whole numbers from 0 on; of two classes they may be floats. A label is the last part of an example, as in
+    ``(x, y)``, unless ``label`` says otherwise. Data to evaluate on keep theirs.
+
+    Args:
+        classes: The number of classes.
+        label: Where an example has its label: a position in a tuple, or the name of a field.
+
+    Raises:
+        TypeError: If ``classes`` is no number, or ``label`` neither a number nor a name; where data are read, if there
+            is no label in them.
+        ValueError: If ``classes`` is below 2 or not whole; where data are read, if a label is no class.
+
+    Example::
+
+        >>> import torch
+        >>> bob, alice = [(torch.zeros(3, 2), torch.tensor([0, 1, 9])) for _ in range(2)]
+        >>> LabelFlip(classes=10).poison({"bob": bob, "alice": alice}, attackers=["bob"])["bob"][1]
+        tensor([9, 8, 0])
+    """
+
+    classes: int
+    label: int | str = -1
+
+    def __post_init__(self) -> None:
+        label = self.label if isinstance(self.label, str) and self.label else whole("label", self.label)
+        settle(self, classes=whole("classes", self.classes, least=2, owner=self), label=label)
+
+    @overload
+    def poison(self, workers: dict[str, Any], attackers: Iterable[str]) -> dict[str, Any]: ...
+    @overload
+    def poison(self, workers: Population, attackers: Iterable[str]) -> Population: ...
+    def poison(self, workers: dict[str, Any] | Population, attackers: Iterable[str]) -> dict[str, Any] | Population:
+        """Return the same workers, of whom the attackers have flipped labels. What is given stays as it is.
+
+        Args:
+            workers: A dict of workers' data, of any kind that a FederatedDataModule takes, or a population, whose
+                workers are built when they are asked for, as before.
+            attackers: The names of those who attack.
+
+        Raises:
+            TypeError: If ``workers`` is neither, or ``attackers`` no list of names.
+            ValueError: If there is no attacker, no worker of such a name, or the workers' data lie on other machines.
+        """
+        names = check_names("attackers", attackers)
+        if not isinstance(workers, (dict, Population)):
+            raise TypeError(f"workers must be a dict or a Population, not {article(type(workers).__name__)}")
+        refuse_unknown("attackers", names, workers)
+        if isinstance(workers, Population):
+            return _Poisoned(workers, self._data, names)
+        poisoned = dict(workers)
+        for name in names:
+            try:
+                poisoned[name] = self._data(workers[name])
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"workers[{name!r}]: {error}") from error
+        return poisoned
+
+    def _data(self, data: Any) -> Any:
+        """Return a worker's data with flipped labels to train on."""
+        if isinstance(data, pl.LightningDataModule):
+            poisoned = copy.copy(data)
+            vars(poisoned)["train_dataloader"] = partial(_flipped, self, poisoned.train_dataloader)
+            return poisoned
+        if isinstance(data, Mapping) and "train" in data and data.keys() <= set(SPLITS):
+            return {**data, "train": self._data(data["train"])}
+        if isinstance(data, (tuple, list, Mapping)):
+            return self.flip(data)
+        return self._dataset(data) if isinstance(data, (Dataset, Numbered)) else self.loader(data)
+
+    def loader(self, loader: Any) -> Any:
+        """Return what gives the batches of a loader, or of several in a list or dict, with flipped labels.
+
+        Args:
+            loader: A DataLoader, or another iterable of batches.
+
+        Raises:
+            TypeError: If it is neither.
+        """
+        if isinstance(loader, DataLoader):
+            poisoned = copy.copy(loader)
+            vars(poisoned).update(dataset=self._dataset(loader.dataset), _iterator=None)
+            return poisoned
+        if isinstance(loader, Mapping):
+            return {name: self.loader(part) for name, part in loader.items()}
+        if isinstance(loader, (list, tuple)):
+            return [self.loader(part) for part in loader]
+        if isinstance(loader, CombinedLoader) or not isinstance(loader, Iterable):
+            raise TypeError(
+                f"labels of {article(type(loader).__name__)} cannot be flipped; give a DataLoader, another iterable of "
+                "batches, or a list or dict of them"
+            )
+        return _Batches(loader, self)
+
+    def flip(self, example: Any) -> Any:
+        """Return an example, a batch, or all examples as tensors, with flipped labels.
+
+        Args:
+            example: A tuple, list or dict.
+
+        Raises:
+            TypeError: If there is no label in it, or one that is no whole number.
+            ValueError: If a label is no class.
+        """
+        if isinstance(example, Mapping) and self.label in example:
+            return {**example, self.label: self._flipped(example[self.label])}
+        if isinstance(example, (tuple, list)) and self.label in range(-len(example), len(example)):
+            parts, position = list(example), int(self.label)
+            parts[position] = self._flipped(parts[position])
+            return tuple(parts) if isinstance(example, tuple) else parts
+        raise TypeError(
+            f"{article(type(example).__name__)} has no label at {self.label!r}; say where it is, as by "
+            'LabelFlip(..., label="y")'
+        )
+
+    def _flipped(self, labels: Any) -> Any:
+        numbers = np.asarray(labels)
+        # Of two classes ones and zeros in any form are right, also one number for each class.
+        if numbers.dtype.kind not in ("iuf" if self.classes == 2 else "iu"):
+            raise TypeError(
+                f"labels of {numbers.dtype} cannot be flipped; give whole numbers from 0 to {self.classes - 1}"
+            )
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() <= self.classes - 1:
+            raise ValueError(
+                f"labels lie in {numbers.min()}..{numbers.max()}, but classes={self.classes} are 0..{self.classes - 1}"
+            )
+        return self.classes - 1 - labels
+
+    def _dataset(self, dataset: Any) -> Dataset[Any]:
+        rows = rows_of(dataset)
+        if rows is not None:  # tensors, which are batched faster
+            return TensorDataset(*self.flip(rows))
+        return _Stream(dataset, self) if isinstance(dataset, IterableDataset) else _Examples(dataset, self)
+
+
+def _flipped(flip: LabelFlip, make: Callable[[], Any]) -> Any:
+    """Return the loader that a datamodule makes, with flipped labels. No lambda, which no other process can be sent."""
+    return flip.loader(make())
+
+
+@final
+class _Examples(Dataset[Any]):
+    """A dataset with flipped labels."""
+
+    def __init__(self, dataset: Any, flip: LabelFlip) -> None:
+        self._dataset, self._flip = dataset, flip
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._flip.flip(self._dataset[index])
+
+
+@final
+class _Stream(IterableDataset[Any]):
+    """A dataset without numbers, with flipped labels."""
+
+    def __init__(self, dataset: Iterable[Any], flip: LabelFlip) -> None:
+        self._dataset, self._flip = dataset, flip
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._flip.flip, self._dataset)
+
+
+@final
+class _Batches:
+    """Batches with flipped labels, of a loader that is no DataLoader."""
+
+    def __init__(self, loader: Iterable[Any], flip: LabelFlip) -> None:
+        self._loader, self._flip = loader, flip
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._flip.flip, self._loader)
+
+    def __len__(self) -> int:
+        length = length_of(self._loader)
+        if length is None:
+            raise TypeError(f"{type(self._loader).__name__} has no length")
+        return length
+
+
+@final
+class _Poisoned(Population):
+    """A population of whom some have flipped labels.
+
+    Args:
+        population: The population.
+        poisoned: Returns a worker's data with flipped labels.
+        attackers: The names of those who have them.
+    """
+
+    def __init__(self, population: Population, poisoned: Callable[[Any], Any], attackers: tuple[str, ...]) -> None:
+        if population.lies_elsewhere:
+            raise ValueError("workers lie on other machines: flip labels there, where a node builds its workers")
+        self._population, self._poisoned, self._attackers = population, poisoned, attackers
+        self.seed = population.seed
+        vars(self).update(draws_nothing=population.draws_nothing, gives_datamodules=population.gives_datamodules)
+
+    @property
+    def most_examples(self) -> int | None:
+        return self._population.most_examples
+
+    def __len__(self) -> int:
+        return len(self._population)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._population
+
+    def __getitem__(self, name: str) -> Any:
+        data = self._population[name]
+        return self._poisoned(data) if name in self._attackers else data
+
+    def name(self, position: int) -> str:
+        return self._population.name(position)
+
+    def num_examples(self, name: str) -> int:
+        return self._population.num_examples(name)
+
+    def has_loader(self, kind: EvaluationKind) -> bool:
+        return self._population.has_loader(kind)
+
+    def num_loaders(self, kind: EvaluationKind) -> int:
+        return self._population.num_loaders(kind)

@@ -1,0 +1,41 @@
+"""Names of attackers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lightning_fed.core.arguments import listed, nearest, text
+
+
+def check_names(argument: str, names: object) -> tuple[str, ...]:
+    """Return names of workers in order, each once.
+
+    Args:
+        argument: The argument's name.
+        names: A collection of names.
+
+    Raises:
+        TypeError: If it is no collection of strings.
+        ValueError: If it is empty, or a name is.
+    """
+    given = listed(argument, names, what="names of workers, such as ['w3', 'w7']")
+    if not given:
+        raise ValueError(f"{argument} is empty: name a worker that attacks, or leave the attack out")
+    return tuple(sorted({text(argument, name) for name in given}))
+
+
+def refuse_unknown(argument: str, names: Iterable[str], workers: Iterable[str]) -> None:
+    """Refuse attackers that are none of the workers.
+
+    Args:
+        argument: The argument's name.
+        names: The attackers.
+        workers: All workers.
+
+    Raises:
+        ValueError: Naming one of them.
+    """
+    known = set(workers)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{argument} has {name!r}, which is no worker{nearest(name, known)}")

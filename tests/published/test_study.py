@@ -1,0 +1,97 @@
+"""What a study makes of curves: numbers of a table, and files of runs."""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from study import Cell, Curve, Published, Ratio, Spread, Study, agreement, best, mean_of_last, rounds_to
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study sets the number of threads, which is the process's."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+
+
+CURVE: Curve = [(1, 80.0), (2, 90.0), (3, 85.0), (4, 98.0)]
+
+
+def test_rounds_to_an_accuracy() -> None:
+    assert rounds_to(97.0)(CURVE) == pytest.approx(3 + 7 / 8)  # from the 90 % that were reached before
+    assert rounds_to(90.0)(CURVE) == 2
+    assert rounds_to(80.0)(CURVE) == 1
+    assert math.isnan(rounds_to(99.0)(CURVE))
+
+
+def test_values_of_a_curve() -> None:
+    assert (best(CURVE), mean_of_last(2)(CURVE)) == (98.0, 91.5)
+    assert Cell("", lambda options, seed: []).value(CURVE) == 98.0
+
+
+def test_agreement() -> None:
+    ours = [89.0, 90.0, 91.0]
+    assert Spread(ours).error == pytest.approx(3**-0.5)
+    # 1.5 is below three standard errors, 3 · 0.577, and 2 is above
+    assert agreement(ours, [70.0, 70.1], [Published(91.5, "table 3", spread=0.1)]) == "table 3"
+    assert agreement(ours, [89.5, 90.4], [Published(92.0, "table 3", spread=0.1)]) == "by hand"
+    assert agreement(ours, [], [Published(92.0, "table 3", spread=2.5)]) == "table 3"
+    assert agreement(ours, [70.0, 70.1], [Published(92.0, "table 3", spread=0.1)]) == "neither"
+
+
+def test_what_says_nothing() -> None:
+    """A number from memory, one seed, a target that is not always reached."""
+    assert agreement([89.0, 91.0], [], [Published(90.0, "table 3", seen=False)]) == "neither"
+    assert agreement([90.0], [90.0], [Published(90.0, "table 3")]) == "–"
+    assert agreement([90.0, math.nan], [90.0], [Published(90.0, "table 3")]) == "–"
+    assert str(Spread([90.0, math.nan])) == "not reached (1 of 2)"
+    assert str(Published(90.0, "table 3", 0.5, seen=False)) == "90 ± 0.5 (table 3, from memory)"
+
+
+def test_a_study_runs_each_cell_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = []
+
+    def run(options: Namespace, seed: int) -> Curve:
+        ran.append((options.mnist, options.rounds, seed))
+        return [(options.rounds, 90.0 + seed)]
+
+    cells = [Cell("a", run, run, (Published(91.0, "table 1", 0.5),)), Cell("b", run)]
+    study = Study("made_up", "A table.", cells, rounds=7, data=["mnist"], ratios=[Ratio("a to b", "a", "b", 1.5)])
+    command = ["study", "--mnist", "here", "--kept", str(tmp_path / "folder" / "kept.jsonl")]
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "a", "--seeds", "0", "--ways", "ours"])
+    study.main()
+    assert ran == [("here", 7, 0)]
+    monkeypatch.setattr(sys, "argv", [*command, "--seeds", "0", "2"])
+    study.main()
+    assert ran[1:] == [("here", 7, 0), ("here", 7, 0), ("here", 7, 2), ("here", 7, 2), ("here", 7, 2)]
+    out = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--table"])
+    study.main()
+    table = capsys.readouterr().out
+    assert len(ran) == 6
+    assert out.endswith(table)
+    assert "| a | 91.00 ± 1.41 (2) | 91.00 ± 1.41 (2) | 91 ± 0.5 (table 1) | by hand, table 1 |" in table
+    assert "| b | 91.00 ± 1.41 (2) | – | – | neither |" in table
+    assert "| a to b | 1.00 | – | 1.50 |" in table
+
+
+def test_other_numbers_of_rounds_are_other_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study("made_up", "A table.", [Cell("a", lambda options, seed: [(options.rounds, 1.0)])], rounds=2)
+    path = tmp_path / "kept.jsonl"
+    for rounds in ("2", "3", "2"):
+        monkeypatch.setattr(sys, "argv", ["study", "--kept", str(path), "--seeds", "0", "--rounds", rounds])
+        study.main()
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_unknown_cells_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["study", "--only", "c*"])
+    with pytest.raises(SystemExit):
+        Study("made_up", "", [Cell("a", lambda options, seed: [])], rounds=1).main()
+    assert "there is no cell ['c*']; there are: a" in capsys.readouterr().err
