@@ -48,7 +48,7 @@ from lightning_fed.aggregation import (
     Median,
     UniformMean,
 )
-from lightning_fed.datasets import IID, MNIST, PartitionedPopulation, Shards
+from lightning_fed.datasets import IID, MNIST, LongTail, PartitionedPopulation, Shards
 
 WORKERS, BATCH, LR, EPOCH, TESTED = 24, 32, 0.01, 15, 1920
 
@@ -56,17 +56,10 @@ WORKERS, BATCH, LR, EPOCH, TESTED = 24, 32, 0.01, 15, 1920
 @cache
 def digits(folder: str) -> tuple[Share, Share]:
     """The examples to train on and those to test on, with a long tail, ordered by label."""
-    data = MNIST(folder, normalize=True)
+    data = LongTail(MNIST(folder, normalize=True), decay=0.5)
     data.setup("fit")
-    train, test = (long_tail(*data.examples(part).tensors) for part in ("train", "test"))
+    train, test = (loader.dataset[:] for loader in (data.train_dataloader(), data.test_dataloader()))
     return train, (test[0][:TESTED], test[1][:TESTED])
-
-
-def long_tail(x: Tensor, label: Tensor) -> Share:
-    """Keep the first examples of each class, of class i the share 0.5^i."""
-    of_class = [(label == i).nonzero().flatten() for i in range(10)]
-    kept = torch.cat([indices[: int(len(indices) * 0.5**i)] for i, indices in enumerate(of_class)])
-    return x[kept], label[kept]
 
 
 def ours(

@@ -180,6 +180,25 @@ def test_a_loss_of_zero_is_no_division_by_zero() -> None:
     assert 0 < module.x.item() < 1
 
 
+class Skipping(Scalar):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return None if (batch[0] > 50).any() else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_worker_that_has_learned_nothing_does_not_count(weighted: bool) -> None:
+    """Its one local step is skipped, and its loss over all its data is not."""
+    ends = []
+    for others in ({}, {"idle": Rows([99.0, 2.0], batch_size=1)}):
+        module = Skipping(lr=0.5)
+        algorithm = QFedAvg(q=1.0, lr=0.5, weighted=weighted)
+        federated = FederatedModule(module, algorithm=algorithm, local_steps=1, engine="sequential")
+        fit(federated, FederatedDataModule({"busy": Rows([1.0]), **others}))
+        ends.append(module.x.item())
+    assert ends == [0.5 / 2] * 2  # Delta = -½, h = 1·1 + 2·½
+
+
 class Negative(Scalar):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return super().training_step(batch, batch_idx) - 10 * (batch[0] > 5).float().mean()

@@ -118,9 +118,3 @@ def test_buckets() -> None:
     assert [means(updates, torch.ones(24)).item() for _ in range(2)] == [11.5, 11.5]
     assert seen[0].shape == (12, 1)
     assert not torch.equal(seen[0].sort(dim=0).values, seen[1].sort(dim=0).values)
-
-
-def test_the_long_tail() -> None:
-    x, label = bucketing.long_tail(*TRAIN)
-    assert label.bincount().tolist() == [60, 30, 15, 7, 3, 1]
-    assert torch.equal(x[60], TRAIN[0][1])  # the first of class 1
