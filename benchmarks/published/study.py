@@ -119,6 +119,19 @@ class Ratio:
     published: float
 
 
+@dataclass(frozen=True)
+class Separation:
+    """A pair of cells that are to differ by more than their seeds do.
+
+    Args:
+        of: The name of one cell.
+        from_: The name of the other.
+    """
+
+    of: str
+    from_: str
+
+
 class Study:
     """A published table, as a command.
 
@@ -131,6 +144,7 @@ class Study:
         data: The folders of data it needs, by the name of an option.
         ratios: Ratios of cells, for a table of their own.
         ways: Of the two ways to a cell those that are gone if the command line does not say.
+        separations: Pairs of cells, for a table of their own.
     """
 
     def __init__(
@@ -143,9 +157,10 @@ class Study:
         data: Sequence[str] = (),
         ratios: Sequence[Ratio] = (),
         ways: Sequence[str] = WAYS,
+        separations: Sequence[Separation] = (),
     ) -> None:
         self.name, self.text, self.cells, self.rounds, self.what = name, text, cells, rounds, what
-        self.data, self.ratios, self.ways = data, ratios, ways
+        self.data, self.ratios, self.ways, self.separations = data, ratios, ways, separations
 
     def main(self) -> None:
         """Do what the command line says."""
@@ -173,6 +188,8 @@ class Study:
         print(self.table(cells, curves))
         if self.ratios:
             print(f"\n{self.table_of_ratios(curves)}")
+        if self.separations:
+            print(f"\n{self.table_of_separations(curves)}")
 
     def _run(self, cell: Cell, way: str, seed: int, options: argparse.Namespace) -> None:
         run = cell.ours if way == "ours" else cell.by_hand
@@ -210,18 +227,29 @@ class Study:
 
     def table_of_ratios(self, curves: dict[tuple[str, str, int], Curve]) -> str:
         """Return the table of ratios of what is there, in Markdown."""
-        values = {cell.name: cell.value for cell in self.cells}
         lines = ["ratio of the means", "", "| | ours | by hand | published |", "|---|---|---|---|"]
         for ratio in self.ratios:
             found = []
             for way in WAYS:
-                of, to = (
-                    [values[name](curve) for (cell, by, _), curve in curves.items() if (cell, by) == (name, way)]
-                    for name in (ratio.of, ratio.to)
-                )
+                of, to = (self._values(curves, name, way) for name in (ratio.of, ratio.to))
                 found.append(f"{statistics.fmean(of) / statistics.fmean(to):.2f}" if of and to else "–")
             lines.append("| " + " | ".join([ratio.name, *found, f"{ratio.published:.2f}"]) + " |")
         return "\n".join(lines)
+
+    def table_of_separations(self, curves: dict[tuple[str, str, int], Curve]) -> str:
+        """Return the table of differences of what is there, in Markdown."""
+        says = "difference of the means ± its standard error (their quotient)"
+        lines = [says, "", "| | ours | by hand |", "|---|---|---|"]
+        for pair in self.separations:
+            found = [
+                separation(*(Spread(self._values(curves, name, way)) for name in (pair.of, pair.from_))) for way in WAYS
+            ]
+            lines.append("| " + " | ".join([f"{pair.of}, less {pair.from_}", *found]) + " |")
+        return "\n".join(lines)
+
+    def _values(self, curves: dict[tuple[str, str, int], Curve], name: str, way: str) -> list[float]:
+        (value,) = (cell.value for cell in self.cells if cell.name == name)
+        return [value(curve) for (cell, by, _), curve in curves.items() if (cell, by) == (name, way)]
 
 
 @dataclass(frozen=True)
@@ -249,6 +277,14 @@ class Spread:
             return f"not reached ({missing} of {len(self.values)})"
         spread = f" ± {statistics.stdev(self.values):.2f}" if len(self.values) > 1 else ""
         return f"{self.mean:.2f}{spread} ({len(self.values)})"
+
+
+def separation(of: Spread, to: Spread) -> str:
+    """Say by how much two means differ, and by how many standard errors of the difference."""
+    if min(len(of.values), len(to.values)) < 2 or any(map(math.isnan, of.values + to.values)):
+        return "–"
+    difference, error = of.mean - to.mean, math.hypot(of.error, to.error)
+    return f"{difference:+.2f} ± {error:.2f} ({abs(difference) / error if error else math.inf:.1f})"
 
 
 def agreement(ours: list[float], by_hand: list[float], published: Sequence[Published]) -> str:

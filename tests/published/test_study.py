@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from study import Cell, Curve, Published, Ratio, Spread, Study, agreement, best, mean_of_last, rounds_to
+from study import (
+    Cell,
+    Curve,
+    Published,
+    Ratio,
+    Separation,
+    Spread,
+    Study,
+    agreement,
+    best,
+    mean_of_last,
+    rounds_to,
+    separation,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +108,20 @@ def test_unknown_cells_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     with pytest.raises(SystemExit):
         Study("made_up", "", [Cell("a", lambda options, seed: [])], rounds=1).main()
     assert "there is no cell ['c*']; there are: a" in capsys.readouterr().err
+
+
+def test_a_separation() -> None:
+    # A standard error of 3^-0.5 each, and (2/3)^0.5 = 0.82 of the difference
+    assert separation(Spread([89.0, 90.0, 91.0]), Spread([86.0, 87.0, 88.0])) == "+3.00 ± 0.82 (3.7)"
+    assert separation(Spread([86.0, 87.0, 88.0]), Spread([89.0, 90.0, 91.0])) == "-3.00 ± 0.82 (3.7)"
+    assert separation(Spread([5.0, 5.0]), Spread([4.0, 4.0])) == "+1.00 ± 0.00 (inf)"
+    assert separation(Spread([5.0]), Spread([4.0, 4.0])) == "–"
+    assert separation(Spread([5.0, math.nan]), Spread([4.0, 4.0])) == "–"
+
+
+def test_the_table_of_separations() -> None:
+    cells = [Cell("a", lambda options, seed: []), Cell("b", lambda options, seed: [])]
+    study = Study("name", "", cells, rounds=1, separations=[Separation("a", "b")])
+    curves: dict[tuple[str, str, int], Curve] = {("a", "ours", seed): [(1, 89.0 + seed)] for seed in range(3)}
+    curves |= {("b", "ours", seed): [(1, 86.0 + seed)] for seed in range(3)}
+    assert study.table_of_separations(curves).splitlines()[-1] == "| a, less b | +3.00 ± 0.82 (3.7) | – |"
