@@ -186,6 +186,17 @@ def test_what_is_remembered_passes_through(wrap: Any, tmp_path: Path) -> None:
     assert whole["aggregator.center"].shape == (1,)
 
 
+def test_the_aggregator_goes_by_what_it_remembers() -> None:
+    """In buckets of one, as it would alone; the second round is clipped around the first."""
+    rows = torch.tensor([[3.0], [1.0], [0.5]])
+    sent, updates = job({"w": torch.zeros(1)}), stack(rows, [1.0] * 3)
+    alone, wrapped = CenteredClipping(1.0), Bucketing(CenteredClipping(1.0), size=1)
+    for aggregator in (alone, wrapped):
+        second = aggregator.of_round(sent, {"center": torch.tensor([2.0])})
+        aggregate = second.finish(second.fold([updates], sent), Processes())
+        assert aggregate.delta.item() == pytest.approx(2 + (1 - 1 - 1) / 3)
+
+
 def test_integer_buffers_stay_whole() -> None:
     buffers = {"n": torch.tensor([3, 4, 4, 4, 900]), "half": torch.tensor([1.0, 1, 1, 1, 1], dtype=torch.bfloat16)}
     for wrapped in (Bucketing(Median()), NearestNeighborMixing(Median(), 2)):

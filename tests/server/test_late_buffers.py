@@ -9,7 +9,7 @@ import torch
 from helpers import Rows, Scalar, assert_equal, fit
 
 from lightning_fed import FederatedDataModule, FederatedModule, WorkerError
-from lightning_fed.aggregation import Median
+from lightning_fed.aggregation import Bucketing, CenteredClipping, CohortAggregator, Median
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -64,8 +64,9 @@ def test_one_that_appears_is_averaged_and_goes_on_from_there(engine: Any, kind: 
 
 
 @engines
-def test_it_is_the_median_with_a_robust_aggregator(engine: Any) -> None:
-    fit(FederatedModule(module := NoneAtFirst(), engine=engine, aggregator=Median()), people())
+@pytest.mark.parametrize("aggregator", [Median(), Bucketing(Median()), CenteredClipping(1.0)], ids=repr)
+def test_it_is_the_median_with_a_robust_aggregator(engine: Any, aggregator: CohortAggregator) -> None:
+    fit(FederatedModule(module := NoneAtFirst(), engine=engine, aggregator=aggregator), people())
     assert module.mean == 6.0
 
 

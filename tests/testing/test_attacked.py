@@ -12,15 +12,19 @@ import pytest
 import torch
 from cohorts import job, stack
 from helpers import Rows, Scalar, assert_equal, fit, trainer
+from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.aggregation import (
     Aggregator,
+    Bucketing,
     Bulyan,
+    CenteredClipping,
     GeometricMedian,
     Krum,
     Median,
+    NearestNeighborMixing,
     NormalizedMean,
     RobustAggregator,
     TrimmedMean,
@@ -58,7 +62,8 @@ ATTACKS: list[Attack] = [
 ]
 INNER: list[Aggregator[Any]] = [
     *(WeightedMean(), UniformMean(), NormalizedMean(momentum=0.5), Median(), TrimmedMean(2)),
-    *(Krum(2), Bulyan(2), GeometricMedian()),
+    *(Krum(2), Bulyan(2), GeometricMedian(weighted=True), CenteredClipping(radius=1e6)),
+    *(Bucketing(Krum(1), size=2), NearestNeighborMixing(Median(), attackers=2)),
 ]
 
 each_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
@@ -162,7 +167,7 @@ def test_all_but_update_and_extra_is_as_if_honest(attack: Attack) -> None:
 def test_layers_that_stay_with_workers_stay(attack: Attack) -> None:
     module = layered().double()
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    federated = FederatedModule(module, FedPer(["head.*"]), aggregator=Attacked(Median(), attack, ["w1", "w3"]))
+    federated = FederatedModule(module, FedPer(["head.*"]), aggregator=Attacked(UniformMean(), attack, ["w1", "w3"]))
     fit(federated, points(), max_steps=2)
     after = dict(module.named_parameters())
     assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("head"))
@@ -317,6 +322,20 @@ def test_chance_is_that_of_the_seed_and_the_round() -> None:
     assert len({tuple(lies(seed, cohort)) for seed in (0, 1) for cohort in (0, 1)}) == 4
 
 
+def test_it_can_be_named_in_a_config() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Aggregator, "aggregator")
+    attacks, flip = "lightning_fed.testing.attacks", {"bits": [32]}
+    arguments = {
+        "aggregator": {"class_path": "lightning_fed.aggregation.Median"},
+        "attack": {"class_path": f"{attacks}.BitFlip", "init_args": flip},
+        "attackers": ["w3", "w1"],
+    }
+    config = parser.parse_object({"aggregator": {"class_path": f"{attacks}.Attacked", "init_args": arguments}})
+    made = parser.instantiate(config).aggregator
+    assert made == Attacked(Median(), BitFlip(bits=[32]), ["w1", "w3"])
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +387,11 @@ def test_too_small_a_cohort_is_refused_for_the_inner_one() -> None:
 def test_wrong_settings(arguments: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         Attacked(**{"aggregator": Median(), "attack": SignFlip(), "attackers": ["w1"], **arguments})
+
+
+def test_other_wrappers_stand_inside() -> None:
+    with pytest.raises(TypeError, match="aggregator"):
+        Bucketing(Attacked(Median(), SignFlip(), ["a"]))
 
 
 def test_names_are_kept_in_order_and_once() -> None:

@@ -59,7 +59,7 @@ class Attacked(Aggregator[Came]):
         Attacked(aggregator=Median(), attack=IPM(epsilon=0.1), attackers=('w1', 'w3'))
     """
 
-    aggregator: Aggregator[Any]
+    aggregator: Aggregator  # type: ignore[type-arg]  # jsonargparse: no arguments if generic
     attack: Attack
     attackers: Iterable[str]
     _memory: Tensors = field(default_factory=dict, init=False, repr=False, compare=False)

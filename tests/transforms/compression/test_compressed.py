@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed import FederatedDataModule, FederatedModule, transforms
 from lightning_fed._lightning import pl
-from lightning_fed.aggregation import Median
+from lightning_fed.aggregation import Bucketing, Median
 from lightning_fed.algorithms import FedAvg, FedPer, Scaffold
 from lightning_fed.engines import Engine, Isolated, Sequential, Vectorized
 from lightning_fed.engines.together import in_blocks
@@ -581,6 +581,8 @@ def test_a_median_of_what_a_random_choice_makes_longer_is_warned_of() -> None:
         UserWarning, match=r"RandomK\(.*\) makes updates longer at random, so that Median compares noise"
     ):
         FederatedModule(Scalar(), transforms=[Compressed(RandomK(0.1))], aggregator=Median())
+    with pytest.warns(UserWarning, match="so that Bucketing compares noise"):
+        FederatedModule(Scalar(), transforms=[Compressed(RandomK(0.1))], aggregator=Bucketing(Median()))
 
 
 def test_every_compressor_is_public() -> None:
