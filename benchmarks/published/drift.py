@@ -4,8 +4,8 @@
 
 The setting of table 3 of Karimireddy et al. 2020 with their similarity of 0 %, on MNIST in place of EMNIST: multinomial
 logistic regression, 100 workers with examples sorted by label, of whom 20 take part in a round; batches of a fifth of a
-worker's examples, so that a local epoch is 5 steps; a global step size of 1; the local one is tuned for each entry. (All
-of this was read in quotations of the paper, but for the number of workers, which is from memory.)
+worker's examples, so that a local epoch is 5 steps; a global step size of 1; the local one is tuned for each entry.
+(This was read in quotations of the paper, but for the number of workers, which is from memory.)
 Here a worker has 60 of the first 6,000 digits, and what is counted are rounds to 87 % of the 10,000 test digits, by
 linear interpolation of the best so far. FedDyn has no such table of its own on data that is at hand; it is run in the
 same setting, which its penalty is made for, with α = 0.03.
