@@ -10,8 +10,8 @@ own held-out digits, pooled.
   model cannot be right for both halves, and 30 digits are too few to learn alone; the optimum lies between, which is
   what λ is for. The tables of the paper need Fashion-MNIST with 500 workers and 5,000 rounds, an hour and a half a run.
 - *Own codes*, for FedRep (Collins et al. 2021): the same, but every worker has a code of its own, so that there is no
-  common model at all, only a common representation, which is the paper's linear model in section 4. (Two classes for
-  each worker, the setting of its tables, separates FedRep from FedAvg by far, but not from training alone.)
+  common model at all, only a common representation, as in the paper's analysis of linear models. (Two classes for each
+  worker, as in its experiments, separates FedRep from FedAvg by far, but here not from training alone.)
 - *Gains*, for FedBN (Li et al. 2021): 5 workers with 600 digits each, standardised, then multiplied by 1/4 to 4, as
   scanners differ; BatchNorm before the ReLU. Batches of 32, one local epoch and rate 0.01 are those of the authors'
   code (``federated/fed_digits.py`` of github.com/med-air/FedBN). Their Digits-Five are five data sets, of which only
