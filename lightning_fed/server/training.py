@@ -210,7 +210,7 @@ class Training:
         self._global.refuse_new(parameters)
         loop, trainer = self._loop, self._trainer
         algorithm = loop.algorithm
-        self._keeper.refuse_other_layers(algorithm, loop.aggregator, loop.outbox.kept, list(parameters))
+        self._keeper.refuse_other_layers(loop.outbox, loop.aggregator, list(parameters))
         round = trainer.global_step
         scheduled = 1.0 if schedule is None else schedule.factor(round)
         # StochasticWeightAveraging passes over the data once more, for BatchNorm's statistics and nothing else.

@@ -132,6 +132,19 @@ def test_resuming_is_bit_for_bit(tmp_path: Path) -> None:
     torch.testing.assert_close(go(5, ckpt_path=tmp_path / "2.ckpt"), go(5), rtol=0, atol=0)
 
 
+def test_layers_that_are_frozen_later_are_refused_in_its_name() -> None:
+    class Two(Scalar):
+        def __init__(self) -> None:
+            super().__init__()
+            self.y = torch.nn.Parameter(torch.zeros(()))
+
+    federated, data = FederatedModule(Two(), transforms=[WorkerMomentum()]), FederatedDataModule({"a": Rows([1.0])})
+    fit(federated, data, max_steps=1)
+    federated.module.y.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"WorkerMomentum remembers .*, and 'y' was .*; leave it out of transforms"):
+        fit(federated, data, max_steps=1)
+
+
 def test_what_stays_with_a_worker_is_accounted_for() -> None:
     federated = FederatedModule(Scalar(), transforms=[WorkerMomentum()])
     fit(federated, FederatedDataModule({"a": Rows([1.0])}), max_steps=1)

@@ -25,7 +25,7 @@ from lightning_fed.server.memory import OF_AGGREGATOR
 from lightning_fed.server.round_result import Round
 from lightning_fed.server.trained import TrainedParameters
 from lightning_fed.state import OwnState, refuse_unwritable
-from lightning_fed.worker.kept import Kept
+from lightning_fed.worker.outbox import Outbox
 
 
 @final
@@ -75,29 +75,29 @@ class Keeper:
         """
         self.state = replace(self.state, bound=None if run is None else run.bound)
 
-    def refuse_other_layers(
-        self, algorithm: Algorithm, aggregator: Aggregator[Any], kept: Kept, names: Sequence[str]
-    ) -> None:
+    def refuse_other_layers(self, outbox: Outbox, aggregator: Aggregator[Any], names: Sequence[str]) -> None:
         """Refuse to freeze or unfreeze layers if vectors of all trained parameters are remembered.
 
         Args:
-            algorithm: The algorithm.
+            outbox: The algorithm, the transforms, and what is kept of the workers' optimizers.
             aggregator: The aggregator.
-            kept: What is kept of the workers' optimizers.
             names: The parameters that are trained now.
 
         Raises:
             ValueError: If they are not those of before.
         """
         of_aggregator = [name.startswith(OF_AGGREGATOR) for name in self.state.tensors]
+        that_remember = [type(transform).__name__ for transform in outbox.transforms if transform.tables]
         who, fix = "", ""
-        if algorithm.tables or not all(of_aggregator):
-            who = type(algorithm).__name__
+        if outbox.algorithm.tables or not all(of_aggregator):
+            who = type(outbox.algorithm).__name__
             fix = "use an algorithm that remembers nothing, such as FedAvg or FedProx"
         elif of_aggregator:
             who = type(aggregator).__name__
             fix = "use an aggregator that remembers nothing, such as Median or GeometricMedian"
-        elif kept.keeps_optimizers:
+        elif that_remember:
+            who, fix = that_remember[0], "leave it out of transforms"
+        elif outbox.kept.keeps_optimizers:
             who, fix = "local_optimizer_state='kept'", "leave it out"
         if self._trained is None or not who:
             self._trained = list(names)
