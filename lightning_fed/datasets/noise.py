@@ -18,7 +18,7 @@ from lightning_fed.datasets._dealing import check_seed
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.pictures import LabelCounts
 from lightning_fed.population import EvaluationKind, Population
-from lightning_fed.population.batches.rows import rows_of
+from lightning_fed.population.batches.rows import rows_of, with_part
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +139,7 @@ class NoisyDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._share)
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
+    def __getitem__(self, index: int) -> Sequence[Any]:
         example = self._share[index]
         if not isinstance(example, (tuple, list)):
             raise TypeError(f"source: noise is added to the first part of an example (x, ...), not {text_of(example)}")
@@ -156,8 +156,8 @@ def _noisy(share: Subset[Any], std: float, seed: int) -> Dataset[Any]:
     return TensorDataset(*_with_noise(rows, noise, std))
 
 
-def _with_noise(parts: Sequence[Any], noise: Tensor, std: float) -> tuple[Any, ...]:
-    return parts[0] + std * noise, *parts[1:]
+def _with_noise(parts: Sequence[Any], noise: Tensor, std: float) -> Sequence[Any]:
+    return with_part(parts, 0, parts[0] + std * noise)
 
 
 def _noise(seed: int, number: int, like: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -29,6 +29,11 @@ class Plain(Dataset[Any]):
 
     def __getitem__(self, index: int) -> list[Tensor]:
         return [tensor[index] for tensor in self.tensors]
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
 
 
 class Other(Dataset[Any]):
@@ -90,6 +95,12 @@ def test_a_dataset_that_is_read_example_by_example_has_the_same_noise() -> None:
         ours, same = examples(plain[name].train_set), examples(tensors[name].train_set)
         assert ours.keys() == same.keys()
         assert all(torch.equal(ours[number], same[number]) for number in same)
+
+
+def test_an_example_stays_of_its_kind() -> None:
+    x, y = torch.zeros(3), torch.tensor(1)
+    kinds = [type(noisy(Other(example), 1)["worker_0"].train_set[0]) for example in ((x, y), [x, y], Pair(x, y))]
+    assert kinds == [tuple, list, Pair]
 
 
 def test_batches_of_tensors_are_indexed() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -38,6 +38,11 @@ class Examples(Dataset[Any]):
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(zip(X, Y, strict=True))
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
 
 
 class Data(pl.LightningDataModule):
@@ -105,6 +110,13 @@ def test_a_field_of_another_name_and_place() -> None:
     flipped = LabelFlip(classes=4, label=0).poison({"bob": (Y, X)}, ["bob"])["bob"]
     assert flipped[0].tolist() == FLIPPED
     assert flipped[1] is X
+
+
+def test_an_example_stays_of_its_kind() -> None:
+    kinds = [type(FLIP.flip(example)) for example in ((X, Y), [X, Y], Pair(X, Y))]
+    assert kinds == [tuple, list, Pair]
+    assert FLIP.flip(Pair(X, Y)).y.tolist() == FLIPPED
+    assert LabelFlip(classes=4, label=1).flip(Pair(X, Y)).x is X
 
 
 def test_two_classes_may_be_floats() -> None:

@@ -1,4 +1,4 @@
-"""Datasets that are tensors already: their rows, and whether they are still the same."""
+"""Datasets that are tensors already: their rows, and whether they are still the same; and examples of any kind."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ def rows_of(dataset: object) -> tuple[Tensor, ...] | None:
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return None if tensors is None else tuple(t[index.to(t.device)] for t in tensors)
     return None
+
+
+def with_part(example: Sequence[Any], position: int, part: Any) -> Sequence[Any]:
+    """Return a tuple, named tuple or list of the same kind with another part at a position.
+
+    Args:
+        example: The tuple or list; not written to.
+        position: Where; from the end if it is negative.
+        part: What is put there.
+    """
+    parts = list(example)
+    parts[position] = part
+    if isinstance(example, tuple):
+        return getattr(type(example), "_make", tuple)(parts)  # of a named tuple
+    return parts
 
 
 def has_versions(dataset: Dataset[Any]) -> bool:

@@ -15,7 +15,7 @@ from lightning_fed._lightning import CombinedLoader, pl
 from lightning_fed.core.arguments import article, settle, whole
 from lightning_fed.core.shown import Shown
 from lightning_fed.population import EvaluationKind, Population
-from lightning_fed.population.batches.rows import rows_of
+from lightning_fed.population.batches.rows import rows_of, with_part
 from lightning_fed.population.given import SPLITS, Numbered
 from lightning_fed.population.lengths import length_of
 from lightning_fed.testing.attacks.names import check_names, refuse_unknown
@@ -132,9 +132,8 @@ class LabelFlip(Shown):
         if isinstance(example, Mapping) and self.label in example:
             return {**example, self.label: self._flipped(example[self.label])}
         if isinstance(example, (tuple, list)) and self.label in range(-len(example), len(example)):
-            parts, position = list(example), int(self.label)
-            parts[position] = self._flipped(parts[position])
-            return tuple(parts) if isinstance(example, tuple) else parts
+            position = int(self.label)
+            return with_part(example, position, self._flipped(example[position]))
         raise TypeError(
             f"{article(type(example).__name__)} has no label at {self.label!r}; say where it is, as by "
             'LabelFlip(..., label="y")'
