@@ -40,6 +40,11 @@ class Stream(IterableDataset[Any]):
         return iter(zip(X, Y, strict=True))
 
 
+class StreamOfLength(Stream):
+    def __len__(self) -> int:
+        return len(X)
+
+
 class Pair(NamedTuple):
     x: Tensor
     y: Tensor
@@ -117,6 +122,12 @@ def test_an_example_stays_of_its_kind() -> None:
     assert kinds == [tuple, list, Pair]
     assert FLIP.flip(Pair(X, Y)).y.tolist() == FLIPPED
     assert LabelFlip(classes=4, label=1).flip(Pair(X, Y)).x is X
+
+
+def test_a_stream_has_the_length_that_it_had() -> None:
+    assert len(FLIP.loader(DataLoader(StreamOfLength(), batch_size=4))) == 2
+    with pytest.raises(TypeError, match="Stream has no length"):
+        len(FLIP.loader(DataLoader(Stream(), batch_size=4)))
 
 
 def test_two_classes_may_be_floats() -> None:

@@ -188,6 +188,9 @@ class _Stream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         return map(self._flip.flip, self._dataset)
 
+    def __len__(self) -> int:
+        return _length(self._dataset)
+
 
 @final
 class _Batches:
@@ -200,10 +203,14 @@ class _Batches:
         return map(self._flip.flip, self._loader)
 
     def __len__(self) -> int:
-        length = length_of(self._loader)
-        if length is None:
-            raise TypeError(f"{type(self._loader).__name__} has no length")
-        return length
+        return _length(self._loader)
+
+
+def _length(thing: object) -> int:
+    length = length_of(thing)
+    if length is None:
+        raise TypeError(f"{type(thing).__name__} has no length")
+    return length
 
 
 @final
