@@ -126,11 +126,12 @@ def test_before_setup_the_error_says_what_to_call(tmp_path: Path) -> None:
         (b"<html>", "is no IDX file: it begins with the bytes 3c 68 74 6d"),
         (idx(LABELS)[:6], "fewer bytes than its header says"),
         (idx(LABELS)[:-1], r"fewer bytes than its header says, 4 for shape \(4,\)"),
+        (b"\0\0\x08\3" + b"\xff" * 12, "fewer bytes than its header says"),
         (idx(LABELS) + b"\0", "more than its header says"),
         (gzip.compress(idx(LABELS))[:-9], "is damaged"),
         (gzip.compress(idx(LABELS))[:10] + b"\xff" * 9, "is damaged"),
     ],
-    ids=["empty", "a page", "no sizes", "short", "long", "short and compressed", "not compressed"],
+    ids=["empty", "a page", "no sizes", "short", "huge", "long", "short and compressed", "not compressed"],
 )
 def test_damaged_files_are_named(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "train-labels-idx1-ubyte"
