@@ -15,7 +15,7 @@ from lightning_fed._lightning import is_overridden, pl
 from lightning_fed.core.arguments import instance, number
 from lightning_fed.core.shown import Shown
 from lightning_fed.datasets._dealing import flat
-from lightning_fed.datasets._sources import dataset_in, labels_of
+from lightning_fed.datasets._sources import dataset_in, labels_of, size_of
 
 
 @final
@@ -101,7 +101,8 @@ class LongTail(Shown, pl.LightningDataModule):
     def _cut(self, name: str) -> DataLoader[Any]:
         loader = getattr(self._source, name)()
         dataset = dataset_in(loader, name)
-        if type(loader.batch_sampler) is not BatchSampler or type(loader.sampler) not in _GO_BY_LENGTH:
+        batches = loader.batch_sampler
+        if type(batches) is not BatchSampler or not _goes_by_length(batches.sampler, dataset):
             raise TypeError(
                 f"source: {name}() gives a DataLoader with a sampler of its own, which is made for all examples: give "
                 "one with batch_size= and shuffle="
@@ -110,12 +111,14 @@ class LongTail(Shown, pl.LightningDataModule):
             self._kept[name] = dataset, _some(dataset, self._first(self._labels(dataset), name))
         return DataLoader(
             self._kept[name][1],
-            batch_size=loader.batch_size,
-            shuffle=type(loader.sampler) is RandomSampler,
-            drop_last=loader.drop_last,
+            batch_size=batches.batch_size,
+            shuffle=type(batches.sampler) is RandomSampler,
+            drop_last=batches.drop_last,
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
+            worker_init_fn=loader.worker_init_fn,
+            generator=loader.generator,
         )
 
     def _first(self, labels: NDArray[Any], name: str) -> list[int]:
@@ -136,7 +139,11 @@ class LongTail(Shown, pl.LightningDataModule):
         return flat(labels_of(dataset, "give a datamodule whose examples are (x, label)"))
 
 
-_GO_BY_LENGTH = (RandomSampler, SequentialSampler)
+def _goes_by_length(sampler: object, dataset: Dataset[Any]) -> bool:
+    """Whether a sampler takes each example once, in order or shuffled, as the loader that is made will."""
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and sampler.num_samples == size_of(dataset)
+    return type(sampler) is SequentialSampler
 
 
 def _some(dataset: Dataset[Any], positions: list[int]) -> Dataset[Any]:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import is_overridden, pl
@@ -194,6 +203,16 @@ def test_repr() -> None:
             r"source: train_dataloader\(\) gives a DataLoader with a sampler of its own",
         ),
         (
+            Source(numbered([0, 1]), sampler=RandomSampler([0, 1], replacement=True)),
+            TypeError,
+            r"source: train_dataloader\(\) gives a DataLoader with a sampler of its own",
+        ),
+        (
+            Source(numbered([0, 1]), sampler=RandomSampler([0, 1], num_samples=1)),
+            TypeError,
+            r"source: train_dataloader\(\) gives a DataLoader with a sampler of its own",
+        ),
+        (
             Source(numbered([0, 1]), batch_sampler=[[0, 1]]),
             TypeError,
             r"source: train_dataloader\(\) gives a DataLoader with a sampler of its own",
@@ -203,6 +222,16 @@ def test_repr() -> None:
 def test_sources_that_cannot_be_cut_are_refused(source: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         cut(source).train_dataloader()
+
+
+def test_a_generator_and_a_batch_sampler_are_as_the_sources() -> None:
+    generator = torch.Generator()
+    shuffled = cut(Source(numbered(LABELS), batch_size=3, shuffle=True, generator=generator)).train_dataloader()
+    assert shuffled.generator is generator
+    batches = BatchSampler(RandomSampler(LABELS), batch_size=3, drop_last=True)
+    by_batches = cut(Source(numbered(LABELS), batch_sampler=batches)).train_dataloader()
+    assert (by_batches.batch_size, by_batches.drop_last) == (3, True)
+    assert type(by_batches.sampler) is RandomSampler
 
 
 def test_a_label_of_the_evaluation_data_only_is_refused() -> None:
