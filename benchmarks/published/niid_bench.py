@@ -102,7 +102,7 @@ def by_hand(
 
 
 def normalized_mean(updates: Tensor, sizes: Tensor) -> Tensor:
-    """FedNova's mean for SGD with momentum (Wang et al. 2020, equation 8 and section 4)."""
+    """FedNova's mean for SGD with momentum (Wang et al. 2020)."""
     steps = EPOCHS * torch.ceil(sizes / BATCH)
     a = (steps - MOMENTUM * (1 - MOMENTUM**steps) / (1 - MOMENTUM)) / (1 - MOMENTUM)
     p = sizes / sizes.sum()

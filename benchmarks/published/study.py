@@ -84,7 +84,7 @@ def mean_of_last(count: int) -> Callable[[Curve], float]:
 
 
 def rounds_to(target: float) -> Callable[[Curve], float]:
-    """The rounds that a curve takes to an accuracy, as McMahan et al. 2017 count them.
+    """The rounds that a curve takes to an accuracy, as McMahan et al. 2017 are remembered to count them.
 
     The curve is made monotone by the best accuracy so far, and crossed by linear interpolation.
     """

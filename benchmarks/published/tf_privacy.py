@@ -2,7 +2,7 @@
 
     python benchmarks/published/tf_privacy.py --mnist FOLDER [--only '*ε=1.*'] [--seeds 0 1 2]
 
-The table stands in ``tutorials/README.md`` of github.com/tensorflow/privacy, as of commit 0776ed1, which is its newest;
+The table stands in ``tutorials/README.md`` of github.com/tensorflow/privacy, as of commit 0776ed1;
 its settings there and in ``tutorials/mnist_dpsgd_tutorial.py``. A network of 26,010 parameters, with the initial
 weights that Keras draws (Glorot's uniform ones, and biases of 0); pixels in [0, 1]; plain SGD of learning rate η on the
 sum of 256 gradients, each clipped to a norm of C, with noise of standard deviation zC, over 256; 234 steps are an
@@ -218,7 +218,7 @@ def epsilon_by_hand(row: Row) -> float:
     """
     orders = torch.tensor([1 + i / 10 for i in range(1, 100)] + list(range(12, 64)), dtype=torch.float64)[:, None]
     z, q = row.noise_multiplier, BATCH / DIGITS
-    x = torch.linspace(-40.0, 120.0, 8_001, dtype=torch.float64)  # noise of z, and 1 more for whom is sampled
+    x = torch.linspace(-40.0, 120.0, 8_001, dtype=torch.float64)  # a release without a worker; its mean is 1 with it
     ratio = torch.logaddexp(torch.tensor(math.log1p(-q), dtype=torch.float64), math.log(q) + (2 * x - 1) / (2 * z**2))
     density = -(x**2) / (2 * z**2) - math.log(z * math.sqrt(2 * math.pi))
     moments = torch.logsumexp(density + orders * ratio, dim=1) + math.log(float(x[1] - x[0]))

@@ -216,7 +216,7 @@ class DirichletSizes(Partitioner):
         [92, 310, 395, 203]
 
     References:
-        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), section 4.1,
+        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench),
         "q ~ Dir(β)" (``iid-diff-quantity``). Deviation: its code rounds the ends of the parts down, and draws until all
         are large enough.
     """
