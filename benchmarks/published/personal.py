@@ -34,7 +34,7 @@ import torch
 from by_hand import Share, shuffled
 from by_hand_algorithms import State, ditto, partly_averaged
 from classifier import Classifier, Network
-from ours import curve_of
+from ours import curve_of, parts_of
 from study import Cell, Curve, Separation, Study
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -53,10 +53,7 @@ Workers = tuple[list[Share], list[Share]]
 @cache
 def digits(folder: str) -> tuple[Share, Share]:
     """The digits to train on and those to test on, standardised."""
-    data = MNIST(folder, flatten=True, normalize=True)
-    data.setup("fit")
-    train, test = (data.examples(part).tensors for part in ("train", "test"))
-    return (train[0], train[1]), (test[0], test[1])
+    return parts_of(MNIST(folder, flatten=True, normalize=True))
 
 
 def dealt(train: Share, test: Share, workers: int, size: int, tested: int, seed: int) -> Workers:

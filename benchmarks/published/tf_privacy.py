@@ -49,7 +49,7 @@ from typing import NamedTuple
 import torch
 from by_hand import Share, accuracy
 from classifier import Classifier, Network
-from ours import curve_of
+from ours import curve_of, parts_of
 from study import Cell, Curve, Published, Study
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -99,10 +99,7 @@ def tutorial_cnn() -> nn.Module:
 @cache
 def digits(folder: str) -> tuple[Share, Share]:
     """The examples to train on and those to test on."""
-    data = MNIST(folder)
-    data.setup("fit")
-    train, test = (data.examples(part).tensors for part in ("train", "test"))
-    return (train[0], train[1]), (test[0], test[1])
+    return parts_of(MNIST(folder))
 
 
 def steps_of(row: Row, options: argparse.Namespace) -> int:
