@@ -26,7 +26,7 @@ class Bucketing(Mixing):
     as Krum does, or one value of a coordinate, as the median does, loses less of what is rare. The last bucket has
     fewer workers, if their number is no multiple of s.
 
-    One attacker spoils one bucket, so that the aggregator must bear as many attackers as before, among ⌈n/s⌉ rows:
+    One attacker spoils one bucket, so that the aggregator must bear as many attackers as before, among ⌈n/s⌉ means:
     ``Bucketing(Krum(attackers=2), size=2)`` bears 2 among n workers, and needs 2 · 2 + 3 buckets.
 
     Args:
@@ -45,7 +45,7 @@ class Bucketing(Mixing):
         super().__post_init__()
         settle(self, size=whole("size", self.size, least=1, owner=self))
 
-    def rows(self, cohort_size: int) -> int:
+    def means(self, cohort_size: int) -> int:
         return -(-cohort_size // self.size)
 
     def of_round(self, job: Job, server: Tensors) -> Self:
