@@ -119,6 +119,17 @@ def test_before_setup_the_error_says_what_to_call(tmp_path: Path) -> None:
         MNIST(tmp_path).train_dataloader()
 
 
+def test_a_part_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    data = MNIST(written(tmp_path))
+    data.setup("fit")
+    with pytest.raises(ValueError, match="part='val' must be one of 'train', 'test'"):
+        data.examples("val")
+
+
+def test_repr() -> None:
+    assert repr(MNIST(Path("data"), flatten=True)) == "MNIST(folder='data', flatten=True)"
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
