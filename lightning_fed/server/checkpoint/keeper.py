@@ -89,9 +89,10 @@ class Keeper:
         Raises:
             ValueError: If they are not those of before.
         """
-        of_aggregator = [name.startswith(OF_AGGREGATOR) for name in self.state.tensors]
+        of_aggregator = {name for name in self.state.tensors if name.startswith(OF_AGGREGATOR)}
+        of_algorithm = self.state.tensors.keys() - of_aggregator
         who, fix = "", ""
-        if algorithm.tables or not all(of_aggregator):
+        if algorithm.tables or of_algorithm:
             who = type(algorithm).__name__
             fix = "use an algorithm that remembers nothing, such as FedAvg or FedProx"
         elif of_aggregator:
