@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from idx_files import idx
 from torch.utils.data import RandomSampler
 
 from lightning_fed.datasets import MNIST, FashionMNIST, PartitionedPopulation, Shards
@@ -20,11 +20,6 @@ from lightning_fed.datasets.idx import read_idx
 
 IMAGES = np.arange(4 * 28 * 28, dtype=np.uint8).reshape(4, 28, 28)
 LABELS = np.array([0, 9, 3, 3], dtype=np.uint8)
-
-
-def idx(array: NDArray[np.uint8]) -> bytes:
-    header = struct.pack(">HBB", 0, 0x08, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.tobytes()
 
 
 def written(folder: Path, *, compressed: bool = False, dotted: bool = False) -> Path:
