@@ -1,4 +1,4 @@
-"""The usual ways of dealing one dataset out to workers, from uniform to pathological.
+"""Ways of dealing one dataset out whatever its labels are: evenly, in sizes that differ, or by natural ids.
 
 All are vectorised over examples and workers and draw from ``numpy.random.default_rng(SeedSequence(seed))``.
 """
