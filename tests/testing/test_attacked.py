@@ -335,7 +335,7 @@ def test_a_name_that_no_worker_has_is_refused_before_anything_trains() -> None:
         with pytest.raises(ValueError, match="attackers has 'bobb', which is no worker; did you mean 'bob'"):
             fit(federated, data)
     nested = Attacked(Attacked(Median(), SignFlip(), ["carol"]), SignFlip(), ["bob"])
-    with pytest.raises(ValueError, match="attackers has 'carol', which is no worker"):
+    with pytest.raises(ValueError, match="attackers has 'carol', which is no worker; there are 2 workers: alice, bob"):
         fit(FederatedModule(Untouched(), aggregator=nested), data)
 
 
