@@ -272,7 +272,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Spread:
-    """What the seeds of a cell come to."""
+    """The numbers of a cell, one for each seed, with their mean and its error."""
 
     values: list[float]
 

@@ -20,7 +20,7 @@ from lightning_fed.wire import Job
 @final
 @dataclass(frozen=True)
 class Bucketing(Mixing):
-    """Gives an aggregator the means of buckets of s workers each, dealt at random in each round (algorithm 1).
+    """Means of buckets of s workers each, dealt at random in each round, for an aggregator (algorithm 1).
 
     Means differ less than workers do: their variance is 1/s of the workers'. So an aggregator that follows one update,
     as Krum does, or one value of a coordinate, as the median does, loses less of what is rare. The last bucket has

@@ -17,7 +17,7 @@ from lightning_fed.wire import Aggregate, Job, wide
 
 @dataclass(frozen=True)
 class Mixing(CohortAggregator):
-    """Puts k means of updates in place of n updates, and gives them to another aggregator.
+    """Means of updates in place of updates, k of n, for another aggregator.
 
     Buffers are mixed alike, but for integer ones, of which there are no means: the aggregator is given those of all
     workers.
