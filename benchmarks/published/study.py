@@ -78,11 +78,6 @@ def best(curve: Curve) -> float:
     return max(accuracy for _, accuracy in curve)
 
 
-def mean_of_last(count: int) -> Callable[[Curve], float]:
-    """The mean of the last accuracies."""
-    return lambda curve: statistics.fmean(accuracy for _, accuracy in curve[-count:])
-
-
 def rounds_to(target: float) -> Callable[[Curve], float]:
     """The rounds that a curve takes to an accuracy, as McMahan et al. 2017 are remembered to count them.
 
