@@ -14,7 +14,7 @@ held-out digits for every attack and aggregator. Needs scikit-learn: pip install
 
 Under the first three every aggregator but the mean stays within 3 points of its own clean run. The last one shows a
 limit. Rules that go by ranks or distances (Median, TrimmedMean, GeometricMedian) stay within the range of the honest
-workers, but the liars all stand on the side that hurts most; once what is learned in a round is small against the
+workers, but the attackers all stand on the side that hurts most; once what is learned in a round is small against the
 differences between workers, that side wins, and they lose up to 6 points. Rules that choose updates (MultiKrum, Bulyan)
 lose less than one. Krum takes over the update of one worker, learned from 29 digits, and pays for that with or without
 attackers.

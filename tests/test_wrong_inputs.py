@@ -279,7 +279,7 @@ def wrong_values(make: Callable[..., Any], name: str, kind: str) -> Iterator[Any
     optional = "None" in kind
     if name == "personal":
         yield from NO_PATTERNS
-    elif name in ("hidden", "rows", "betas", "bits"):
+    elif name in ("hidden", "rows", "betas") or (make is attacks.BitFlip and name == "bits"):
         yield from ("3", 3, [True], ["3"], [2.5], [-1], [math.nan], {1: 2})
     elif kind.startswith("bool"):
         yield from (value for value in NO_FLAG if not (optional and value is None))

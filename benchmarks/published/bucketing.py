@@ -1,4 +1,4 @@
-"""Robust aggregation where workers differ, without attack: Karimireddy, He and Jaggi 2022, experiment 1, table 1.
+"""Robust aggregation where workers differ, without attack: Karimireddy, He and Jaggi 2022, experiment 1.
 
     python benchmarks/published/bucketing.py --mnist FOLDER [--only 'non-IID: Median'] [--seeds 0 1 2]
 
@@ -14,7 +14,7 @@ epochs, which are 300 rounds. (Their text says 4,500 rounds for 150 epochs; a wo
 batches, so these are 2,250.) Their accuracy is that on the first 1,920 digits of a test set with the same long tail,
 ordered by label, since the last batch is dropped; the rare digits are never tested. So it is here.
 
-Theirs differs in two points that change no figure beyond its spread: a worker goes through its digits without
+Theirs differs in two points: a worker goes through its digits without
 repetition before it shuffles them anew, where here each round draws a batch; and the simulator sets the random
 generator back after each worker, so that every step drops the same units.
 

@@ -33,15 +33,13 @@ def uniform_mean(updates: Tensor, sizes: Tensor) -> Tensor:
     return updates.mean(dim=0)
 
 
-def shuffled(batch_size: int, epochs: int, seed: int, *, drop_last: bool = False) -> Batches:
+def shuffled(batch_size: int, epochs: int, seed: int) -> Batches:
     """Batches of some passes over a worker's examples, each in an order of its own."""
     generator = torch.Generator().manual_seed(seed)
 
     def batches(size: int) -> Iterator[Tensor]:
         for _ in range(epochs):
-            for batch in torch.randperm(size, generator=generator).split(batch_size):
-                if len(batch) == batch_size or not drop_last:
-                    yield batch
+            yield from torch.randperm(size, generator=generator).split(batch_size)
 
     return batches
 

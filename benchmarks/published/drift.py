@@ -34,7 +34,7 @@ import torch
 from by_hand import Share, federated_averaging, shuffled, uniformly
 from by_hand_algorithms import feddyn, scaffold
 from classifier import Classifier, Network
-from ours import curve_of
+from ours import curve_of, parts_of
 from study import Cell, Curve, Separation, Study, rounds_to
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -50,10 +50,8 @@ WORKERS, COHORT, DIGITS, BATCH, ALPHA, TARGET = 100, 20, 6000, 12, 0.03, 87.0
 @cache
 def digits(folder: str) -> tuple[Share, Share]:
     """The digits to train on and those to test on."""
-    data = MNIST(folder, flatten=True)
-    data.setup("fit")
-    train, test = (data.examples(part).tensors for part in ("train", "test"))
-    return (train[0][:DIGITS], train[1][:DIGITS]), (test[0], test[1])
+    (x, label), test = parts_of(MNIST(folder, flatten=True))
+    return (x[:DIGITS], label[:DIGITS]), test
 
 
 def logistic() -> nn.Module:

@@ -30,7 +30,7 @@ from functools import cache, partial
 import torch
 from by_hand import Combine, Share, federated_averaging, shuffled, weighted_mean
 from classifier import Classifier, Network, niid_bench_cnn
-from ours import curve_of
+from ours import curve_of, parts_of
 from study import Cell, Curve, Published, Study, best
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -46,10 +46,7 @@ WORKERS, EPOCHS, BATCH, LR, MOMENTUM, DECAY, MU = 10, 10, 64, 0.01, 0.9, 1e-5, 0
 @cache
 def pictures(folder: str) -> tuple[Share, Share]:
     """The pictures to train on and those to test on."""
-    data = FashionMNIST(folder)
-    data.setup("fit")
-    train, test = (data.examples(part).tensors for part in ("train", "test"))
-    return (train[0], train[1]), (test[0], test[1])
+    return parts_of(FashionMNIST(folder))
 
 
 def workers_of(
@@ -102,7 +99,7 @@ def by_hand(
 
 
 def normalized_mean(updates: Tensor, sizes: Tensor) -> Tensor:
-    """FedNova's mean for SGD with momentum (Wang et al. 2020, equation 8 and section 4)."""
+    """FedNova's mean for SGD with momentum (Wang et al. 2020)."""
     steps = EPOCHS * torch.ceil(sizes / BATCH)
     a = (steps - MOMENTUM * (1 - MOMENTUM**steps) / (1 - MOMENTUM)) / (1 - MOMENTUM)
     p = sizes / sizes.sum()

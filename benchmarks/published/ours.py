@@ -1,4 +1,4 @@
-"""A run of ours, as a user would write it, and its curve."""
+"""A run of ours, as a user would write it, and its curve; and the data of the studies as tensors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import logging
 import warnings
 from typing import Any
 
+from by_hand import Share
 from study import Curve
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
+from lightning_fed.datasets import MNIST, FashionMNIST
+
+
+def parts_of(data: MNIST | FashionMNIST) -> tuple[Share, Share]:
+    """The examples to train on and those to test on."""
+    data.setup("fit")
+    (x, label), (test_x, test_label) = (data.examples(part).tensors for part in ("train", "test"))
+    return (x, label), (test_x, test_label)
 
 
 def curve_of(

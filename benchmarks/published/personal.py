@@ -34,7 +34,7 @@ import torch
 from by_hand import Share, shuffled
 from by_hand_algorithms import State, ditto, partly_averaged
 from classifier import Classifier, Network
-from ours import curve_of
+from ours import curve_of, parts_of
 from study import Cell, Curve, Separation, Study
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -53,10 +53,7 @@ Workers = tuple[list[Share], list[Share]]
 @cache
 def digits(folder: str) -> tuple[Share, Share]:
     """The digits to train on and those to test on, standardised."""
-    data = MNIST(folder, flatten=True, normalize=True)
-    data.setup("fit")
-    train, test = (data.examples(part).tensors for part in ("train", "test"))
-    return (train[0], train[1]), (test[0], test[1])
+    return parts_of(MNIST(folder, flatten=True, normalize=True))
 
 
 def dealt(train: Share, test: Share, workers: int, size: int, tested: int, seed: int) -> Workers:
@@ -104,8 +101,8 @@ def normalizing() -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Population:
-    """Workers, and how they train.
+class Setting:
+    """A population, and how its workers train.
 
     Args:
         deal: Deals out the digits.
@@ -136,44 +133,44 @@ class Holding(pl.LightningDataModule):
 
 
 def trained(
-    folder: str, rounds: int, seed: int, *, population: Population, algorithm: Algorithm, shuffle: bool = True
+    folder: str, rounds: int, seed: int, *, setting: Setting, algorithm: Algorithm, shuffle: bool = True
 ) -> tuple[Curve, FederatedModule]:
     """Train with lightning_fed, and return the curve and what was trained."""
     pl.seed_everything(seed, verbose=False)
-    mine, held_out = population.deal(*digits(folder), seed)
+    mine, held_out = setting.deal(*digits(folder), seed)
     workers: dict[str, pl.LightningDataModule] = {
-        f"worker_{i:02d}": Holding(*examples, population.batch_size, shuffle)
+        f"worker_{i:02d}": Holding(*examples, setting.batch_size, shuffle)
         for i, examples in enumerate(zip(mine, held_out, strict=True))
     }
-    federated = FederatedModule(Classifier(population.network, population.lr), algorithm)
+    federated = FederatedModule(Classifier(setting.network, setting.lr), algorithm)
     return curve_of(federated, FederatedDataModule(workers, seed=seed), rounds, every=min(EVERY, rounds)), federated
 
 
 Loop = Callable[..., tuple[Curve, list[State]]]
 
 
-def looped(folder: str, rounds: int, seed: int, *, population: Population, loop: Loop) -> tuple[Curve, list[State]]:
+def looped(folder: str, rounds: int, seed: int, *, setting: Setting, loop: Loop) -> tuple[Curve, list[State]]:
     """Train by hand, and return the curve and each worker's own network."""
     torch.manual_seed(seed)
-    mine, held_out = population.deal(*digits(folder), seed)
+    mine, held_out = setting.deal(*digits(folder), seed)
     return loop(
-        population.network(),
+        setting.network(),
         mine,
         held_out,
         rounds=rounds,
         cohort=lambda round: range(len(mine)),
-        batches=shuffled(population.batch_size, 1, seed),
-        lr=population.lr,
+        batches=shuffled(setting.batch_size, 1, seed),
+        lr=setting.lr,
         every=min(EVERY, rounds),
     )
 
 
-def ours(options: argparse.Namespace, seed: int, *, population: Population, algorithm: Algorithm) -> Curve:
-    return trained(options.mnist, options.rounds, seed, population=population, algorithm=algorithm)[0]
+def ours(options: argparse.Namespace, seed: int, *, setting: Setting, algorithm: Algorithm) -> Curve:
+    return trained(options.mnist, options.rounds, seed, setting=setting, algorithm=algorithm)[0]
 
 
-def by_hand(options: argparse.Namespace, seed: int, *, population: Population, loop: Loop) -> Curve:
-    return looped(options.mnist, options.rounds, seed, population=population, loop=loop)[0]
+def by_hand(options: argparse.Namespace, seed: int, *, setting: Setting, loop: Loop) -> Curve:
+    return looped(options.mnist, options.rounds, seed, setting=setting, loop=loop)[0]
 
 
 def head_first(*arguments: object, **options: object) -> tuple[Curve, list[State]]:
@@ -181,11 +178,11 @@ def head_first(*arguments: object, **options: object) -> tuple[Curve, list[State
     return partly_averaged(*arguments, stays=["2."], head_first=shuffled(10, HEAD_EPOCHS, seed=0), **options)
 
 
-TWO, OWN = Population(two_codes, plain, 10, 0.1), Population(own_codes, plain, 10, 0.1)
-SCALED = Population(gains, normalizing, 32, 0.01)
+TWO, OWN = Setting(two_codes, plain, 10, 0.1), Setting(own_codes, plain, 10, 0.1)
+SCALED = Setting(gains, normalizing, 32, 0.01)
 FEDAVG: tuple[str, Algorithm, Loop] = ("FedAvg", FedAvg(), partly_averaged)
 ALONE: tuple[str, Algorithm, Loop] = ("alone", Ditto(0.0), partial(ditto, lam=0.0))
-ROWS: dict[str, tuple[Population, list[tuple[str, Algorithm, Loop]]]] = {
+ROWS: dict[str, tuple[Setting, list[tuple[str, Algorithm, Loop]]]] = {
     "two codes": (TWO, [FEDAVG, ALONE, ("Ditto", Ditto(LAM), partial(ditto, lam=LAM))]),
     "own codes": (OWN, [FEDAVG, ALONE, ("FedRep", FedRep(["network.2.*"], HEAD_EPOCHS), head_first)]),
     "gains": (SCALED, [FEDAVG, ("FedBN", FedBN(), partial(partly_averaged, stays=["1."]))]),
@@ -193,10 +190,10 @@ ROWS: dict[str, tuple[Population, list[tuple[str, Algorithm, Loop]]]] = {
 CELLS = [
     Cell(
         f"{kind}: {name}",
-        partial(ours, population=population, algorithm=algorithm),
-        partial(by_hand, population=population, loop=loop),
+        partial(ours, setting=setting, algorithm=algorithm),
+        partial(by_hand, setting=setting, loop=loop),
     )
-    for kind, (population, row) in ROWS.items()
+    for kind, (setting, row) in ROWS.items()
     for name, algorithm, loop in row
 ]
 SEPARATIONS = [

@@ -78,13 +78,8 @@ def best(curve: Curve) -> float:
     return max(accuracy for _, accuracy in curve)
 
 
-def mean_of_last(count: int) -> Callable[[Curve], float]:
-    """The mean of the last accuracies."""
-    return lambda curve: statistics.fmean(accuracy for _, accuracy in curve[-count:])
-
-
 def rounds_to(target: float) -> Callable[[Curve], float]:
-    """The rounds that a curve takes to an accuracy, as McMahan et al. 2017 count them.
+    """The rounds that a curve takes to an accuracy, as McMahan et al. 2017 are remembered to count them.
 
     The curve is made monotone by the best accuracy so far, and crossed by linear interpolation.
     """
@@ -164,16 +159,7 @@ class Study:
 
     def main(self) -> None:
         """Do what the command line says."""
-        parser = argparse.ArgumentParser(description=self.text, formatter_class=argparse.RawDescriptionHelpFormatter)
-        for option in self.data:
-            parser.add_argument(f"--{option}", default=f"data/{option}", help="the folder of its IDX files")
-        parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-        parser.add_argument("--only", nargs="+", default=["*"], metavar="CELL", help="cells, such as '*Krum*'")
-        parser.add_argument("--ways", nargs="+", default=list(self.ways), choices=WAYS)
-        parser.add_argument("--rounds", type=int, default=self.rounds)
-        parser.add_argument("--kept", type=Path, default=KEPT / f"{self.name}.jsonl", help="the file of results")
-        parser.add_argument("--table", action="store_true", help="print what is in the file, and run nothing")
-        parser.add_argument("--threads", type=int, default=1)
+        parser = self._parser()
         options = parser.parse_args()
         torch.set_num_threads(options.threads)
         cells = [cell for cell in self.cells if any(fnmatch(cell.name, pattern) for pattern in options.only)]
@@ -186,10 +172,37 @@ class Study:
                         self._run(cell, way, seed, options)
         curves = kept(options.kept, options.rounds)
         print(self.table(cells, curves))
-        if self.ratios:
-            print(f"\n{self.table_of_ratios(curves)}")
-        if self.separations:
-            print(f"\n{self.table_of_separations(curves)}")
+        names = {cell.name for cell in cells}
+        ratios = [ratio for ratio in self.ratios if {ratio.of, ratio.to} <= names]
+        separations = [pair for pair in self.separations if {pair.of, pair.from_} <= names]
+        if ratios:
+            print(f"\n{self.table_of_ratios(ratios, curves)}")
+        if separations:
+            print(f"\n{self.table_of_separations(separations, curves)}")
+
+    def _parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            description=self.text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog="cells:\n" + "".join(f"  {cell.name}\n" for cell in self.cells),
+        )
+        add, default = parser.add_argument, "(default: %(default)s)"
+        for option in self.data:
+            text = f"where its four IDX files are {default}"
+            add(f"--{option}", metavar="FOLDER", default=f"data/{option}", help=text)
+        add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="one run for each (default: 0 1 2)")
+        add(
+            "--only", nargs="+", default=["*"], metavar="CELL", help="names of cells, or patterns with * (default: all)"
+        )
+        text = f"which runs are made (default: {' and '.join(self.ways)})"
+        add("--ways", nargs="+", default=list(self.ways), choices=WAYS, help=text)
+        text = f"of a run; runs of another number are kept apart {default}"
+        add("--rounds", type=int, default=self.rounds, metavar="N", help=text)
+        text = f"where runs are kept (default: {self.name}.jsonl in benchmarks/results/published)"
+        add("--kept", type=Path, default=KEPT / f"{self.name}.jsonl", metavar="FILE", help=text)
+        add("--table", action="store_true", help="print what is kept, and run nothing")
+        add("--threads", type=int, default=1, metavar="N", help=f"of torch {default}")
+        return parser
 
     def _run(self, cell: Cell, way: str, seed: int, options: argparse.Namespace) -> None:
         run = cell.ours if way == "ours" else cell.by_hand
@@ -225,10 +238,10 @@ class Study:
             lines.append("| " + " | ".join(map(str, row)) + " |")
         return "\n".join(lines)
 
-    def table_of_ratios(self, curves: dict[tuple[str, str, int], Curve]) -> str:
+    def table_of_ratios(self, ratios: Sequence[Ratio], curves: dict[tuple[str, str, int], Curve]) -> str:
         """Return the table of ratios of what is there, in Markdown."""
         lines = ["ratio of the means", "", "| | ours | by hand | published |", "|---|---|---|---|"]
-        for ratio in self.ratios:
+        for ratio in ratios:
             found = []
             for way in WAYS:
                 of, to = (self._values(curves, name, way) for name in (ratio.of, ratio.to))
@@ -236,11 +249,11 @@ class Study:
             lines.append("| " + " | ".join([ratio.name, *found, f"{ratio.published:.2f}"]) + " |")
         return "\n".join(lines)
 
-    def table_of_separations(self, curves: dict[tuple[str, str, int], Curve]) -> str:
+    def table_of_separations(self, pairs: Sequence[Separation], curves: dict[tuple[str, str, int], Curve]) -> str:
         """Return the table of differences of what is there, in Markdown."""
         says = "difference of the means ± its standard error (their quotient)"
         lines = [says, "", "| | ours | by hand |", "|---|---|---|"]
-        for pair in self.separations:
+        for pair in pairs:
             found = [
                 separation(*(Spread(self._values(curves, name, way)) for name in (pair.of, pair.from_))) for way in WAYS
             ]
@@ -254,7 +267,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Spread:
-    """What the seeds of a cell come to."""
+    """The numbers of a cell, one for each seed, with their mean and its error."""
 
     values: list[float]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/published/tf_privacy.py --mnist FOLDER [--only '*ε=1.*'] [--seeds 0 1 2]
 
-The table stands in ``tutorials/README.md`` of github.com/tensorflow/privacy, as of commit 0776ed1, which is its newest;
+The table stands in ``tutorials/README.md`` of github.com/tensorflow/privacy, as of commit 0776ed1;
 its settings there and in ``tutorials/mnist_dpsgd_tutorial.py``. A network of 26,010 parameters, with the initial
 weights that Keras draws (Glorot's uniform ones, and biases of 0); pixels in [0, 1]; plain SGD of learning rate η on the
 sum of 256 gradients, each clipped to a norm of C, with noise of standard deviation zC, over 256; 234 steps are an
@@ -49,7 +49,7 @@ from typing import NamedTuple
 import torch
 from by_hand import Share, accuracy
 from classifier import Classifier, Network
-from ours import curve_of
+from ours import curve_of, parts_of
 from study import Cell, Curve, Published, Study
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -99,10 +99,7 @@ def tutorial_cnn() -> nn.Module:
 @cache
 def digits(folder: str) -> tuple[Share, Share]:
     """The examples to train on and those to test on."""
-    data = MNIST(folder)
-    data.setup("fit")
-    train, test = (data.examples(part).tensors for part in ("train", "test"))
-    return (train[0], train[1]), (test[0], test[1])
+    return parts_of(MNIST(folder))
 
 
 def steps_of(row: Row, options: argparse.Namespace) -> int:
@@ -218,7 +215,7 @@ def epsilon_by_hand(row: Row) -> float:
     """
     orders = torch.tensor([1 + i / 10 for i in range(1, 100)] + list(range(12, 64)), dtype=torch.float64)[:, None]
     z, q = row.noise_multiplier, BATCH / DIGITS
-    x = torch.linspace(-40.0, 120.0, 8_001, dtype=torch.float64)  # noise of z, and 1 more for whom is sampled
+    x = torch.linspace(-40.0, 120.0, 8_001, dtype=torch.float64)  # a release without a worker; its mean is 1 with it
     ratio = torch.logaddexp(torch.tensor(math.log1p(-q), dtype=torch.float64), math.log(q) + (2 * x - 1) / (2 * z**2))
     density = -(x**2) / (2 * z**2) - math.log(z * math.sqrt(2 * math.pi))
     moments = torch.logsumexp(density + orders * ratio, dim=1) + math.log(float(x[1] - x[0]))

@@ -80,7 +80,7 @@ class Aggregator(Shown, ABC, Generic[Partial]):
         """
 
     def beyond_proof(self, cohort_size: int) -> str | None:
-        """Say for what an aggregator is used though nothing is proven of it; None: for nothing. A warning at the start.
+        """Return a warning for the start of a fit, if the aggregator is used beyond what is proven of it; else None.
 
         Args:
             cohort_size: The number of workers in a round.
@@ -88,13 +88,13 @@ class Aggregator(Shown, ABC, Generic[Partial]):
         return None
 
     def check_population(self, workers: Iterable[str]) -> None:
-        """Refuse a population without the workers that it names; called before the first round.
+        """Refuse a population without workers that the aggregator names; called before the first round.
 
         Args:
             workers: The names of all workers.
 
         Raises:
-            ValueError: Naming one that there is not.
+            ValueError: Naming one of them.
         """
 
     def of_round(self, job: Job, server: Tensors) -> Aggregator[Partial]:

@@ -20,13 +20,13 @@ from lightning_fed.wire import Job
 @final
 @dataclass(frozen=True)
 class Bucketing(Mixing):
-    """Gives an aggregator the means of buckets of s workers each, dealt at random in each round (algorithm 1).
+    """Means of buckets of s workers each, dealt at random in each round, for an aggregator (algorithm 1).
 
     Means differ less than workers do: their variance is 1/s of the workers'. So an aggregator that follows one update,
     as Krum does, or one value of a coordinate, as the median does, loses less of what is rare. The last bucket has
     fewer workers, if their number is no multiple of s.
 
-    One attacker spoils one bucket, so that the aggregator must bear as many attackers as before, among ⌈n/s⌉ rows:
+    One attacker spoils one bucket, so that the aggregator must bear as many attackers as before, among ⌈n/s⌉ means:
     ``Bucketing(Krum(attackers=2), size=2)`` bears 2 among n workers, and needs 2 · 2 + 3 buckets.
 
     Args:
@@ -45,7 +45,7 @@ class Bucketing(Mixing):
         super().__post_init__()
         settle(self, size=whole("size", self.size, least=1, owner=self))
 
-    def rows(self, cohort_size: int) -> int:
+    def means(self, cohort_size: int) -> int:
         return -(-cohort_size // self.size)
 
     def of_round(self, job: Job, server: Tensors) -> Self:

@@ -21,11 +21,11 @@ _CENTER = "center"
 @final
 @dataclass(frozen=True)
 class CenteredClipping(CohortAggregator):
-    """``v ← v + 1/n Σ (Δᵢ − v) min(1, τ / ‖Δᵢ − v‖)``, from the v of the round before (section 4); the first is 0.
+    """``v ← v + 1/n Σ (Δᵢ − v) min(1, τ / ‖Δᵢ − v‖)``, from the v of the round before; the first is 0.
 
     No worker moves v by more than τ/n in an iteration. It is meant for updates that workers smooth over rounds, by
     :class:`~lightning_fed.transforms.WorkerMomentum`: the paper shows that without a memory lies that are small in each
-    round add up (theorem 3). What an algorithm sends besides counts by the same factors, around 0: less of it where
+    round add up. What an algorithm sends besides counts by the same factors, around 0: less of it where
     updates are clipped. Of buffers the median is taken, integer ones too.
 
     Args:

@@ -17,7 +17,7 @@ from lightning_fed.wire import Aggregate, Job, wide
 
 @dataclass(frozen=True)
 class Mixing(CohortAggregator):
-    """Puts k means of updates in place of n updates, and gives them to another aggregator.
+    """Means of updates in place of updates, k of n, for another aggregator.
 
     Buffers are mixed alike, but for integer ones, of which there are no means: the aggregator is given those of all
     workers.
@@ -49,7 +49,7 @@ class Mixing(CohortAggregator):
             cohort: The n updates.
         """
 
-    def rows(self, cohort_size: int) -> int:
+    def means(self, cohort_size: int) -> int:
         """Return the number of means, k.
 
         Args:
@@ -58,16 +58,16 @@ class Mixing(CohortAggregator):
         return cohort_size
 
     def check(self, cohort_size: int) -> None:
-        rows = self.rows(cohort_size)
+        means = self.means(cohort_size)
         try:
-            self.aggregator.check(rows)
+            self.aggregator.check(means)
         except ValueError as error:
             raise ValueError(
-                f"{self!r} makes {rows} rows of n={cohort_size} workers, too few for its aggregator: {error}"
+                f"{self!r} makes {means} means of n={cohort_size} workers, too few for its aggregator: {error}"
             ) from error
 
     def beyond_proof(self, cohort_size: int) -> str | None:
-        return self.aggregator.beyond_proof(self.rows(cohort_size))
+        return self.aggregator.beyond_proof(self.means(cohort_size))
 
     def of_round(self, job: Job, server: Tensors) -> Self:
         return replace(self, aggregator=self.aggregator.of_round(job, server))

@@ -17,9 +17,9 @@ from lightning_fed.core.arguments import settle, whole
 @final
 @dataclass(frozen=True)
 class NearestNeighborMixing(Mixing):
-    """Puts the mean of its n - f nearest updates, itself included, in place of each, for an aggregator (algorithm 2).
+    """In place of each update the mean of the n - f nearest to it, itself included, for an aggregator (algorithm 2).
 
-    Workers whose data are rare then count in the rows of others, and what the aggregator is given differs less: with
+    Workers whose data are rare then count in the means of others, and what the aggregator is given differs less: with
     the paper's aggregators the error is the least that any can have, up to a factor.
 
     Args:

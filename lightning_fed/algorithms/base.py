@@ -58,7 +58,7 @@ class Algorithm(Shown, ABC):
 
     @property
     def counts_examples(self) -> bool:
-        """Whether a worker's number of examples is in what it counts for; where it is hidden, it is taken out there."""
+        """Whether a worker's weight has its number of examples as a factor, which a node that hides it divides out."""
         return True
 
     # ---- at the server, before the workers -------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class QFedAvg(Algorithm):
             have the same p_k.
 
     Raises:
-        TypeError: If one of them is no number, or ``weighted`` no flag.
+        TypeError: If one of them is no number, or ``weighted`` neither True nor False.
         ValueError: If one of them is out of range.
     """
 

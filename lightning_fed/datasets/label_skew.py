@@ -221,9 +221,9 @@ class LabelsPerWorker(Partitioner):
         [['cat', 'hen'], ['cat', 'dog'], ['dog', 'hen']]
 
     References:
-        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), section 4.1,
-        "#C = k", as in its code (``noniid-#label<k>``), by which the first label of a worker is not drawn: every label
-        has as good as the same number of certain holders.
+        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), "#C = k", as
+        in its code (``noniid-#label<k>``), by which the first label of a worker is not drawn: the numbers of workers
+        that are certain to hold a label differ by at most one.
     """
 
     workers: int

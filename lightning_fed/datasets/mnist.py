@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
 from lightning_fed._lightning import pl
-from lightning_fed.core.arguments import flag, text
+from lightning_fed.core.arguments import flag, one_of, text
 from lightning_fed.core.extras import import_extra
 from lightning_fed.core.shown import Shown
 from lightning_fed.datasets._dealing import check_count
@@ -39,9 +39,8 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
         download: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(folder, Path):
-            folder = str(folder)
-        self._folder = Path(text("folder", folder)).expanduser()
+        folder = text("folder", str(folder) if isinstance(folder, Path) else folder)
+        self._folder = str(Path(folder).expanduser())
         self._flatten, self._normalize = flag("flatten", flatten), flag("normalize", normalize)
         self._batch_size = check_count("batch_size", batch_size)
         self._download = flag("download", download)
@@ -57,7 +56,7 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
         if self._download and any(self._found(name) is None for name in self._names()):
             what = f"{type(self).__name__}(download=True)"
             datasets = import_extra("torchvision.datasets", what, "vision")
-            getattr(datasets, type(self).__name__)(str(self._folder), download=True)
+            getattr(datasets, type(self).__name__)(self._folder, download=True)
 
     @override
     def setup(self, stage: str) -> None:
@@ -86,11 +85,17 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
         return self.val_dataloader()
 
     def examples(self, part: str) -> TensorDataset:
-        """Return the examples of ``"train"`` or ``"test"`` as tensors.
+        """Return examples as tensors.
+
+        Args:
+            part: ``"train"`` or ``"test"``.
 
         Raises:
+            TypeError: If ``part`` is no string.
+            ValueError: If there is no such part.
             RuntimeError: If ``setup`` was not called.
         """
+        one_of("part", part, [*_PARTS])
         if not self._loaded:
             raise RuntimeError(f'{type(self).__name__} is not set up: call setup("fit") first, as a Trainer does')
         return self._loaded[part]
@@ -119,9 +124,10 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
 
     def _found(self, name: str) -> Path | None:
         # torchvision downloads into NAME/raw; some copies have a dot in place of the last hyphen but one.
-        for folder in (self._folder, self._folder / type(self).__name__ / "raw", self._folder / "raw"):
+        folder = Path(self._folder)
+        for place in (folder, folder / type(self).__name__ / "raw", folder / "raw"):
             for spelling in (name, name.replace("-idx", ".idx")):
-                for path in (folder / spelling, folder / f"{spelling}.gz"):
+                for path in (place / spelling, place / f"{spelling}.gz"):
                     if path.is_file():
                         return path
         return None

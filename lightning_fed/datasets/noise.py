@@ -55,7 +55,7 @@ class NoiseByWorker(Population):
         (True, 0.0, 2)
 
     References:
-        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), section 4.2,
+        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench),
         noise-based feature imbalance. Deviations: its code (``noise``) has the standard deviation
         ``std * i / (n - 1)``, and draws anew whenever an example is read.
     """

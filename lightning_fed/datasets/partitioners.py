@@ -1,4 +1,4 @@
-"""The usual ways of dealing one dataset out to workers, from uniform to pathological.
+"""Ways of dealing one dataset out whatever its labels are: evenly, in sizes that differ, or by natural ids.
 
 All are vectorised over examples and workers and draw from ``numpy.random.default_rng(SeedSequence(seed))``.
 """
@@ -216,7 +216,7 @@ class DirichletSizes(Partitioner):
         [92, 310, 395, 203]
 
     References:
-        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench), section 4.1,
+        Li et al., 2022, "Federated Learning on Non-IID Data Silos: An Experimental Study" (NIID-Bench),
         "q ~ Dir(β)" (``iid-diff-quantity``). Deviation: its code rounds the ends of the parts down, and draws until all
         are large enough.
     """

@@ -8,7 +8,7 @@ With the aggregate of a round as gradient g, which is the paper's −Δ, so that
     v ← v − (1 − β₂) g² sign(v − g²)        FedYogi
     x ← x − η m / (√v + τ)
 
-m starts at 0. The paper wants v to start at τ² or above, and here it starts at τ². Nothing is corrected for bias:
+m starts at 0, and v at τ²; in the paper at τ² or above. Nothing is corrected for bias:
 m is short in the first rounds, and so is √v.
 """
 

@@ -1,4 +1,4 @@
-"""What the server remembers from round to round besides the model: the algorithm's tensors, and the aggregator's."""
+"""Memory of the server from round to round besides the model: the algorithm's tensors, and the aggregator's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from lightning_fed.core.tree import Tensors
 
 OF_AGGREGATOR = "aggregator."
-"""What the names of the aggregator's tensors begin with where both lie together."""
+"""Beginning of the names of the aggregator's tensors where both lie together."""
 
 
 class Memory(NamedTuple):

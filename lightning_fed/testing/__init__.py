@@ -14,6 +14,7 @@ does not hold. No test framework is needed::
 
 from lightning_fed.testing.aggregators import check_aggregator
 from lightning_fed.testing.algorithms import ALGORITHM_CHECKS, check_algorithm
+from lightning_fed.testing.attacks.contract import check_attack
 from lightning_fed.testing.compressors import check_compressor
 from lightning_fed.testing.links import check_link
 from lightning_fed.testing.loopback import Loopback, OverLoopback
@@ -32,6 +33,7 @@ __all__ = [
     "Points",
     "check_aggregator",
     "check_algorithm",
+    "check_attack",
     "check_availability",
     "check_compressor",
     "check_link",

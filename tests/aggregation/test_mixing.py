@@ -220,10 +220,12 @@ def test_what_an_algorithm_sends_besides_is_mixed_alike() -> None:
 def test_the_aggregator_is_asked_about_buckets() -> None:
     wrapped = Bucketing(Krum(2), size=2)
     wrapped.check(13)
-    with pytest.raises(ValueError, match=r"makes 6 rows of n=12 workers, .*Krum\(attackers=2\) needs n >= 2 attackers"):
+    with pytest.raises(
+        ValueError, match=r"makes 6 means of n=12 workers, .*Krum\(attackers=2\) needs n >= 2 attackers"
+    ):
         wrapped.check(12)
     data = FederatedDataModule({str(i): Rows([1.0]) for i in range(12)})
-    with pytest.raises(ValueError, match=r"Bucketing\(aggregator=Krum\(attackers=2\), size=2\) makes 6 rows"):
+    with pytest.raises(ValueError, match=r"Bucketing\(aggregator=Krum\(attackers=2\), size=2\) makes 6 means"):
         fit(FederatedModule(Scalar(), aggregator=wrapped), data)
 
 

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cohorts import AwayInRound1, HalfOfBefore
 from helpers import Rows, Scalar, fit, trainer
-from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
-from lightning_fed.aggregation import Aggregator, UniformMean
-from lightning_fed.aggregation.mean import Sums
 from lightning_fed.algorithms import FedDyn
-from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import Tensors
 from lightning_fed.secure import SecureAggregation
-from lightning_fed.selection import Availability, Response
 from lightning_fed.testing import check_aggregator
-from lightning_fed.wire import Aggregate, Job, Updates
-
-
-class HalfOfBefore(Aggregator[Sums]):
-    """The mean, and half of the aggregate before; its table has the name that FedDyn's has."""
-
-    counts_equally = True
-
-    def __init__(self, before: Tensor | None = None) -> None:
-        self.before = before
-
-    def of_round(self, job: Job, server: Tensors) -> HalfOfBefore:
-        return HalfOfBefore(server.get("way"))
-
-    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
-        server["way"] = aggregate.delta.clone()
-
-    def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
-        return UniformMean().fold(updates, job)
-
-    def of_sum(self, total: Any, job: Job) -> Sums:
-        return UniformMean().of_sum(total, job)
-
-    def finish(self, partial: Sums, processes: Processes) -> Aggregate:
-        mean = UniformMean().finish(partial, processes)
-        return mean if self.before is None else replace(mean, delta=mean.delta + self.before / 2)
 
 
 def run(rounds: int, resume: Path | None = None) -> tuple[FederatedModule, pl.Trainer]:
@@ -82,13 +49,6 @@ def test_a_fit_that_goes_on_remembers() -> None:
     for _ in range(3):
         fit(federated, data, max_steps=1)
     assert place(federated) == 1.25
-
-
-class AwayInRound1(Availability):
-    """Everyone answers, but in the second round."""
-
-    def respond(self, worker: str, number: int, seed: int) -> Response:
-        return Response("absent" if number == 1 else "replies")
 
 
 def test_a_round_that_is_given_up_is_not_remembered() -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from idx_files import idx
 from torch.utils.data import RandomSampler
 
 from lightning_fed.datasets import MNIST, FashionMNIST, PartitionedPopulation, Shards
@@ -20,11 +20,6 @@ from lightning_fed.datasets.idx import read_idx
 
 IMAGES = np.arange(4 * 28 * 28, dtype=np.uint8).reshape(4, 28, 28)
 LABELS = np.array([0, 9, 3, 3], dtype=np.uint8)
-
-
-def idx(array: NDArray[np.uint8]) -> bytes:
-    header = struct.pack(">HBB", 0, 0x08, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.tobytes()
 
 
 def written(folder: Path, *, compressed: bool = False, dotted: bool = False) -> Path:
@@ -117,6 +112,17 @@ def test_without_torchvision_the_error_says_what_to_install(tmp_path: Path, monk
 def test_before_setup_the_error_says_what_to_call(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r'MNIST is not set up: call setup\("fit"\)'):
         MNIST(tmp_path).train_dataloader()
+
+
+def test_a_part_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    data = MNIST(written(tmp_path))
+    data.setup("fit")
+    with pytest.raises(ValueError, match="part='val' must be one of 'train', 'test'"):
+        data.examples("val")
+
+
+def test_repr() -> None:
+    assert repr(MNIST(Path("data"), flatten=True)) == "MNIST(folder='data', flatten=True)"
 
 
 @pytest.mark.parametrize(

@@ -10,22 +10,15 @@ import mcmahan
 import pytest
 import torch
 from by_hand import Share, federated_averaging, in_order, some
+from studies import assert_trained_alike, examples
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_fed import Uniform
 from lightning_fed.datasets import IID, PartitionedPopulation, Partitioner, Shards
 
-ROUNDING = {"rtol": 0, "atol": 1e-12}
+ROUNDING = 1e-12
 """Some tens of steps and sums in another order, on numbers below 1."""
-
-
-def examples(count: int, seed: int) -> Share:
-    """Ten classes that a network can learn."""
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.arange(count) % 10
-    means = torch.randn(10, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return means[label] + 0.5 * torch.randn(count, 6, generator=generator, dtype=torch.float64), label
 
 
 TRAIN, TEST = examples(600, 1), examples(50, 2)
@@ -41,13 +34,6 @@ def shares(partitioner: Partitioner) -> list[Share]:
     workers = PartitionedPopulation(TensorDataset(*TRAIN), partitioner)
     parts = [torch.tensor(workers[name].train_set.indices) for name in workers]
     return [(TRAIN[0][part], TRAIN[1][part]) for part in parts]
-
-
-def same(ours: nn.Module, by_hand: nn.Module) -> None:
-    start = network()
-    for (name, mine), theirs in zip(ours.named_parameters(), by_hand.parameters(), strict=True):
-        assert not torch.allclose(mine, start.get_parameter(name)), "nothing was trained"
-        torch.testing.assert_close(mine, theirs, **ROUNDING)
 
 
 @pytest.mark.parametrize("partitioner", [partial(IID, 100), partial(Shards, 100, 2)])
@@ -78,7 +64,7 @@ def test_federated_averaging(
         batches=in_order(4, epochs),
         lr=0.3,
     )
-    same(ours, by_hand)
+    assert_trained_alike(ours, by_hand, network, ROUNDING)
     assert curve == [(at, pytest.approx(accuracy)) for at, accuracy in expected]
 
 
@@ -101,7 +87,7 @@ def test_robust_aggregation(monkeypatch: pytest.MonkeyPatch, rule: str, iid: boo
         lr=bucketing.LR,
         combine=combine(),
     )
-    same(ours, by_hand)
+    assert_trained_alike(ours, by_hand, network, ROUNDING)
     assert curve == [(at, pytest.approx(accuracy)) for at, accuracy in expected]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from idx_files import idx
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROUNDS, PICTURES = 2, 60
@@ -20,8 +20,7 @@ def write_pictures(folder: Path) -> None:
     images[np.arange(PICTURES), 2 * label] = 255
     for prefix in ("train", "t10k"):
         for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", label)):
-            header = struct.pack(">HBB", 0, 0x08, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-            (folder / f"{prefix}-{name}").write_bytes(header + array.tobytes())
+            (folder / f"{prefix}-{name}").write_bytes(idx(array))
 
 
 def test_two_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

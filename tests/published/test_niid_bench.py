@@ -10,9 +10,10 @@ import pytest
 import torch
 from by_hand import federated_averaging, in_order
 from niid_bench import ALGORITHMS, BATCH, DECAY, EPOCHS, LR, MOMENTUM, SPLITS, WORKERS, workers_of
+from studies import assert_trained_alike
 from torch import nn
 
-ROUNDING = {"rtol": 0, "atol": 1e-11}
+ROUNDING = 1e-11
 """Some hundred steps, and sums in another order, on numbers of the size of 1."""
 
 
@@ -49,7 +50,4 @@ def test_it_is_the_loop_by_hand(monkeypatch: pytest.MonkeyPatch, split: str, nam
         mu=mu,
         combine=combine,
     )
-    start = network()
-    for (key, mine), theirs in zip(ours.named_parameters(), by_hand.parameters(), strict=True):
-        assert not torch.allclose(mine, start.get_parameter(key)), "nothing was trained"
-        torch.testing.assert_close(mine, theirs, **ROUNDING)
+    assert_trained_alike(ours, by_hand, network, ROUNDING)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from by_hand import Share, in_order
 from by_hand_algorithms import ditto, partly_averaged
-from personal import Loop, Population, Workers
+from personal import Loop, Setting, Workers
 from torch import nn
 
 from lightning_fed.algorithms import Algorithm, Ditto, FedAvg, FedBN, FedRep
@@ -65,9 +65,9 @@ def test_it_is_the_loop_by_hand(monkeypatch: pytest.MonkeyPatch, name: str) -> N
     monkeypatch.setattr(personal, "shuffled", lambda batch_size, epochs, seed: in_order(batch_size, epochs))
     monkeypatch.setattr(personal, "EVERY", 1)
     network, algorithm, loop = CASES[name]
-    population = Population(deal, network, BATCH, lr=0.1)
-    curve, federated = personal.trained("", ROUNDS, 0, population=population, algorithm=algorithm, shuffle=False)
-    expected, states = personal.looped("", ROUNDS, 0, population=population, loop=loop)
+    setting = Setting(deal, network, BATCH, lr=0.1)
+    curve, federated = personal.trained("", ROUNDS, 0, setting=setting, algorithm=algorithm, shuffle=False)
+    expected, states = personal.looped("", ROUNDS, 0, setting=setting, loop=loop)
     assert curve == [(at, pytest.approx(accuracy)) for at, accuracy in expected]
     start, own = network().state_dict(), []
     for i, theirs in enumerate(states):

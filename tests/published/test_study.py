@@ -19,7 +19,6 @@ from study import (
     Study,
     agreement,
     best,
-    mean_of_last,
     rounds_to,
     separation,
 )
@@ -42,7 +41,7 @@ def test_rounds_to_an_accuracy() -> None:
 
 
 def test_values_of_a_curve() -> None:
-    assert (best(CURVE), mean_of_last(2)(CURVE)) == (98.0, 91.5)
+    assert best(CURVE) == 98.0
     assert Cell("", lambda options, seed: []).value(CURVE) == 98.0
 
 
@@ -80,6 +79,7 @@ def test_a_study_runs_each_cell_once(
     monkeypatch.setattr(sys, "argv", [*command, "--only", "a", "--seeds", "0", "--ways", "ours"])
     study.main()
     assert ran == [("here", 7, 0)]
+    assert "a to b" not in capsys.readouterr().out, "a ratio of cells that were not chosen"
     monkeypatch.setattr(sys, "argv", [*command, "--seeds", "0", "2"])
     study.main()
     assert ran[1:] == [("here", 7, 0), ("here", 7, 0), ("here", 7, 2), ("here", 7, 2), ("here", 7, 2)]
@@ -110,6 +110,20 @@ def test_unknown_cells_are_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "there is no cell ['c*']; there are: a" in capsys.readouterr().err
 
 
+def test_the_help_names_every_cell_and_every_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [Cell(name, lambda options, seed: []) for name in ("C=10 %", "b")]
+    monkeypatch.setattr(sys, "argv", ["study", "--help"])
+    with pytest.raises(SystemExit):
+        Study("made_up", "A table of 97 %.", cells, rounds=7, data=["mnist"], ways=["ours"]).main()
+    out = " ".join(capsys.readouterr().out.split())
+    assert "A table of 97 %." in out
+    for default in ("data/mnist", "0 1 2", "all", "ours", "7", "made_up.jsonl in benchmarks/results/published", "1"):
+        assert f"(default: {default})" in out
+    assert out.endswith("cells: C=10 % b")
+
+
 def test_a_separation() -> None:
     # A standard error of 3^-0.5 each, and (2/3)^0.5 = 0.82 of the difference
     assert separation(Spread([89.0, 90.0, 91.0]), Spread([86.0, 87.0, 88.0])) == "+3.00 ± 0.82 (3.7)"
@@ -124,4 +138,7 @@ def test_the_table_of_separations() -> None:
     study = Study("name", "", cells, rounds=1, separations=[Separation("a", "b")])
     curves: dict[tuple[str, str, int], Curve] = {("a", "ours", seed): [(1, 89.0 + seed)] for seed in range(3)}
     curves |= {("b", "ours", seed): [(1, 86.0 + seed)] for seed in range(3)}
-    assert study.table_of_separations(curves).splitlines()[-1] == "| a, less b | +3.00 ± 0.82 (3.7) | – |"
+    assert (
+        study.table_of_separations(study.separations, curves).splitlines()[-1]
+        == "| a, less b | +3.00 ± 0.82 (3.7) | – |"
+    )

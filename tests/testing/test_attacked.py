@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from cohorts import job, stack
+from cohorts import AwayInRound1, HalfOfBefore, job, stack
 from helpers import Rows, Scalar, assert_equal, fit, trainer
 from jsonargparse import ArgumentParser
 from torch import Tensor
@@ -31,14 +30,11 @@ from lightning_fed.aggregation import (
     UniformMean,
     WeightedMean,
 )
-from lightning_fed.aggregation.mean import Sums
 from lightning_fed.algorithms import FedAvg, FedNova, FedPer, Scaffold
 from lightning_fed.core.processes import Processes
-from lightning_fed.core.tree import Tensors
 from lightning_fed.engines import Isolated
 from lightning_fed.privacy import CentralDP, LocalDP
 from lightning_fed.secure import SecureAggregation
-from lightning_fed.selection import Availability, Response
 from lightning_fed.testing import Points, check_aggregator, made_up
 from lightning_fed.testing.attacks import (
     ALIE,
@@ -269,29 +265,12 @@ def test_a_resumed_run_is_the_same_bit_for_bit(attack: Attack, tmp_path: Path) -
     assert sorted(whole.server_state) == [f"aggregator.attack.{name}" for name in names]
 
 
-class HalfOfBefore(Aggregator[Sums]):
-    """The mean, and half of the aggregate before."""
-
-    def __init__(self, before: Tensor | None = None) -> None:
-        self.before = before
-
-    def of_round(self, job: Job, server: Tensors) -> HalfOfBefore:
-        return HalfOfBefore(server.get("copied"))  # a name that Mimic has, too
-
-    def remember(self, aggregate: Aggregate, server: Tensors) -> None:
-        server["copied"] = aggregate.delta.clone()
-
-    def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
-        return UniformMean().fold(updates, job)
-
-    def finish(self, partial: Sums, processes: Processes) -> Aggregate:
-        mean = UniformMean().finish(partial, processes)
-        return mean if self.before is None else replace(mean, delta=mean.delta + self.before / 2)
-
-
 def test_each_remembers_its_own() -> None:
-    """Attackers copy the only honest worker, so that the mean is its update: to 1, by 0 + 1/2, by 0.5 - 1/4 back."""
-    attacked = Attacked(Attacked(HalfOfBefore(), Mimic(), ["b"]), Mimic(warm_up=2), ["c"])
+    """Also under a name that Mimic has, too.
+
+    Attackers copy the only honest worker, so that the mean is its update: to 1, by 0 + 1/2, by 0.5 - 1/4 back.
+    """
+    attacked = Attacked(Attacked(HalfOfBefore("copied"), Mimic(), ["b"]), Mimic(warm_up=2), ["c"])
     federated = FederatedModule(Scalar(), aggregator=attacked)
     data = FederatedDataModule({"a": Rows([1.0]), "b": Rows([1.0]), "c": Rows([7.0])})
     places = []
@@ -305,11 +284,6 @@ def test_each_remembers_its_own() -> None:
         "inner.inner.copied",
     ]
     assert int(federated.server_state["aggregator.attack.rounds"]) == 2
-
-
-class AwayInRound1(Availability):
-    def respond(self, worker: str, number: int, seed: int) -> Response:
-        return Response("absent" if number == 1 else "replies")
 
 
 def test_a_round_that_is_given_up_is_not_remembered() -> None:
@@ -361,7 +335,7 @@ def test_a_name_that_no_worker_has_is_refused_before_anything_trains() -> None:
         with pytest.raises(ValueError, match="attackers has 'bobb', which is no worker; did you mean 'bob'"):
             fit(federated, data)
     nested = Attacked(Attacked(Median(), SignFlip(), ["carol"]), SignFlip(), ["bob"])
-    with pytest.raises(ValueError, match="attackers has 'carol', which is no worker"):
+    with pytest.raises(ValueError, match="attackers has 'carol', which is no worker; there are 2 workers: alice, bob"):
         fit(FederatedModule(Untouched(), aggregator=nested), data)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from cohorts import AwayInRound1
 from helpers import Rows, Scalar, assert_equal, fit, trainer
 from torch import Tensor
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin
 from lightning_fed.privacy import CentralDP
-from lightning_fed.selection import Availability, Response
 from lightning_fed.testing import check_transform
 from lightning_fed.transforms import ClipNorm, Compressed, KBit, UpdateTransform, WorkerMomentum
 
@@ -78,20 +78,13 @@ def test_a_worker_that_comes_later_begins_with_its_update() -> None:
     assert [place(federated) for federated in order] in ([1.0, 3.0, 2.5], [3.0, 1.0, 1.5])
 
 
-class BothAwayInRound1(Availability):
-    """All reply in round 0 and 2, and a alone in round 1."""
-
-    def respond(self, worker: str, number: int, seed: int) -> Response:
-        return Response("absent" if number == 1 and worker == "b" else "replies")
-
-
 def test_a_round_that_is_given_up_leaves_what_is_remembered() -> None:
     once, twice = (
-        run([WorkerMomentum(0.5)], n, data={"availability": BothAwayInRound1()}, federated={"min_workers": 2})
+        run([WorkerMomentum(0.5)], n, data={"availability": AwayInRound1("b")}, federated={"min_workers": 2})
         for n in (1, 2)
     )
     assert remembered(twice) == remembered(once) == {"a": -1.0, "b": -3.0}
-    assert remembered(run([WorkerMomentum(0.5)], 2, data={"availability": BothAwayInRound1()})) == {"a": 0.0, "b": -3.0}
+    assert remembered(run([WorkerMomentum(0.5)], 2, data={"availability": AwayInRound1("b")})) == {"a": 0.0, "b": -3.0}
 
 
 @pytest.mark.usefixtures("double")

@@ -86,10 +86,11 @@ class Keeper:
         Raises:
             ValueError: If they are not those of before.
         """
-        of_aggregator = [name.startswith(OF_AGGREGATOR) for name in self.state.tensors]
+        of_aggregator = {name for name in self.state.tensors if name.startswith(OF_AGGREGATOR)}
+        of_algorithm = self.state.tensors.keys() - of_aggregator
         that_remember = [type(transform).__name__ for transform in outbox.transforms if transform.tables]
         who, fix = "", ""
-        if outbox.algorithm.tables or not all(of_aggregator):
+        if outbox.algorithm.tables or of_algorithm:
             who = type(outbox.algorithm).__name__
             fix = "use an algorithm that remembers nothing, such as FedAvg or FedProx"
         elif of_aggregator:

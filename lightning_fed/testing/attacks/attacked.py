@@ -21,7 +21,7 @@ from lightning_fed.wire import Aggregate, Job, Updates, WorkerError
 
 
 class Came(NamedTuple):
-    """What has come in on one process, in stacks, and the job that it answers."""
+    """Updates that have come in on one process, in stacks, and the job that they answer."""
 
     stacks: list[Updates]
     job: Job

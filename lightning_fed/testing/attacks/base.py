@@ -16,7 +16,7 @@ from lightning_fed.core.tree import Tensors
 @final
 @dataclass(frozen=True)
 class Seen:
-    """What attackers that collude see of a round: everything.
+    """View of a round that attackers have who collude: everything.
 
     A row is all that one worker sends, its update (global minus local) and behind it what an algorithm has workers send
     besides, ``[size]``, of at least float32. Rows are in the order of the workers' names.
@@ -57,7 +57,7 @@ class Seen:
 
 
 class Attack(Shown, ABC):
-    """What attackers send in place of their updates. Settings only: what it remembers lies in ``Seen.memory``."""
+    """Rule by which attackers lie. It has settings only: what it remembers lies in ``Seen.memory``."""
 
     @abstractmethod
     def lies(self, seen: Seen) -> Tensor:

@@ -17,7 +17,7 @@ from lightning_fed.testing.attacks.base import Attack, Seen
 @final
 @dataclass(frozen=True)
 class IPM(Attack):
-    """All attackers send ``-ε`` times the mean of the honest workers' updates (section 4 of the paper).
+    """All attackers send ``-ε`` times the mean of the honest workers' updates.
 
     The mean of all then points away from that of the honest ones if ε > (n - f)/f, f of n workers being attackers. A
     small ε, such as 0.1, hides the lies among honest updates that differ more than they are long: median and Krum may

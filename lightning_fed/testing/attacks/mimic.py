@@ -15,7 +15,7 @@ from lightning_fed.testing.attacks.base import Attack, Seen
 @final
 @dataclass(frozen=True)
 class Mimic(Attack):
-    """All attackers copy one honest worker, so that what others learn is outvoted (section 3.2 of the paper).
+    """All attackers copy one honest worker, so that what others learn is outvoted.
 
     No update is false, and none looks so. The worker to copy is the one whose update goes farthest along the direction
     in which honest updates differ most. The direction is learnt over some rounds by Oja's rule: with the mean μ of all

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lightning_fed.core.arguments import listed, nearest, text
+from lightning_fed.population.crowd import named
 
 
 def check_names(argument: str, names: object) -> tuple[str, ...]:
@@ -33,9 +34,10 @@ def refuse_unknown(argument: str, names: Iterable[str], workers: Iterable[str]) 
         workers: All workers.
 
     Raises:
-        ValueError: Naming one of them.
+        ValueError: Naming one of them, and the worker that it may mean or the first of all.
     """
-    known = set(workers)
+    known = dict.fromkeys(workers)
     for name in names:
         if name not in known:
-            raise ValueError(f"{argument} has {name!r}, which is no worker{nearest(name, known)}")
+            fix = nearest(name, known) or f"; there are {named([*known])}"
+            raise ValueError(f"{argument} has {name!r}, which is no worker{fix}")

@@ -43,8 +43,8 @@ class SignFlip(Attack):
 class Scaled(Attack):
     """Each attacker sends its update times a factor (Bagdasaryan et al. 2020, *How To Backdoor Federated Learning*).
 
-    With the factor n of a mean over n workers, the global model becomes the attacker's own: model replacement
-    (equation 3). With attackers whose data are poisoned, it is the paper's backdoor.
+    With the factor n of a mean over n workers, the global model becomes the attacker's own: model replacement.
+    With attackers whose data are poisoned, it is the paper's backdoor.
 
     Args:
         factor: The factor γ; 1 changes nothing.

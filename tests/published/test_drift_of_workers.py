@@ -8,8 +8,9 @@ from collections.abc import Callable
 import drift
 import pytest
 import torch
-from by_hand import Share, federated_averaging, in_order
+from by_hand import federated_averaging, in_order
 from drift import ALGORITHMS, BATCH, COHORT, WORKERS
+from studies import assert_trained_alike, examples
 from study import Curve
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -18,18 +19,10 @@ from lightning_fed import Uniform
 from lightning_fed.algorithms import Algorithm
 from lightning_fed.datasets import PartitionedPopulation, Shards
 
-ROUNDING = {"rtol": 0, "atol": 1e-11}
+ROUNDING = 1e-11
 """Some tens of steps, and two ways to a mean gradient, on numbers of the size of 1."""
 
 ROUNDS, EPOCHS, LR = 8, 2, 0.3
-
-
-def examples(count: int, seed: int) -> Share:
-    """Ten classes that a network can learn."""
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.arange(count) % 10
-    means = torch.randn(10, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return means[label] + 0.5 * torch.randn(count, 6, generator=generator, dtype=torch.float64), label
 
 
 TRAIN, TEST = examples(20 * WORKERS, 1), examples(50, 2)
@@ -70,10 +63,7 @@ def run(
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_it_is_the_loop_by_hand(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     ours, by_hand, curve, expected = run(monkeypatch, *ALGORITHMS[name])
-    start = network()
-    for (key, mine), theirs in zip(ours.named_parameters(), by_hand.parameters(), strict=True):
-        assert not torch.allclose(mine, start.get_parameter(key)), "nothing was trained"
-        torch.testing.assert_close(mine, theirs, **ROUNDING)
+    assert_trained_alike(ours, by_hand, network, ROUNDING)
     assert curve == [(at, pytest.approx(accuracy)) for at, accuracy in expected]
 
 
