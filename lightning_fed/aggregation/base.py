@@ -112,11 +112,15 @@ class Aggregator(Shown, ABC, Generic[Partial]):
     def remember(self, aggregate: Aggregate, server: Tensors) -> None:
         """Remember something until the next round. Called on every process, only if the round succeeds.
 
+        Without an override nothing is remembered, nor what another aggregator has left in the checkpoint of a run that
+        goes on with this one.
+
         Args:
             aggregate: What :meth:`finish` returned; what is kept of it is to be a copy.
             server: What is remembered, by name; to be changed here only, by putting new tensors in place of old. It
                 lies in checkpoints beside what the algorithm remembers, whose names cannot collide with these.
         """
+        server.clear()
 
     def expect_to_lose(self, workers: Sequence[str]) -> None:
         """Hear who takes part in the round, and will be lost before anything comes back. Called before :meth:`fold`.

@@ -12,6 +12,7 @@ from helpers import Rows, Scalar, fit, trainer
 
 from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
+from lightning_fed.aggregation import Median
 from lightning_fed.algorithms import FedDyn
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.testing import check_aggregator
@@ -42,6 +43,16 @@ def test_rounds_by_hand() -> None:
 def test_it_is_in_checkpoints(tmp_path: Path) -> None:
     run(2)[1].save_checkpoint(tmp_path / "c.ckpt")
     assert place(run(3, tmp_path / "c.ckpt")[0]) == 1.25
+
+
+@pytest.mark.filterwarnings("ignore:the run goes on with other settings")
+def test_a_run_that_goes_on_with_another_drops_it(tmp_path: Path) -> None:
+    run(1)[1].save_checkpoint(tmp_path / "c.ckpt")
+    federated = FederatedModule(Scalar(), aggregator=Median())
+    trainer(max_steps=2).fit(
+        federated, FederatedDataModule({"a": Rows([1.0]), "b": Rows([1.0])}), ckpt_path=tmp_path / "c.ckpt"
+    )
+    assert federated.server_state == {}
 
 
 def test_a_fit_that_goes_on_remembers() -> None:
