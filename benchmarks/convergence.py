@@ -110,7 +110,7 @@ def by_hand(pictures: FashionMNIST, options: argparse.Namespace, gauge: Gauge) -
     shares = [torch.cat([shards[first], shards[second]]) for first, second in dealt]
     for round in range(1, options.rounds + 1):
         start = parameters_to_vector(parameters).detach().clone()
-        total, examples = torch.zeros_like(start), 0
+        total, examples = torch.zeros_like(start), 0  # a running sum, since a thousand models are no small matter
         for worker in torch.randperm(options.workers)[: options.cohort_size].tolist():
             vector_to_parameters(start.clone(), parameters)
             optimizer = torch.optim.SGD(parameters, LR)

@@ -21,6 +21,9 @@ Share: TypeAlias = tuple[Tensor, Tensor]
 Batches: TypeAlias = Callable[[int], Iterator[Tensor]]
 """From a number of examples to the numbers of those in each batch of a round."""
 
+Cohorts: TypeAlias = Callable[[int], Sequence[int]]
+"""From the number of a round to the workers that take part in it."""
+
 Combine: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """From updates, global minus local, ``[n, size]`` and the workers' numbers of examples ``[n]`` to one, ``[size]``."""
 
@@ -64,7 +67,7 @@ def some(batches: Batches, count: int) -> Batches:
     return first
 
 
-def uniformly(workers: int, cohort: int, seed: int) -> Callable[[int], list[int]]:
+def uniformly(workers: int, cohort: int, seed: int) -> Cohorts:
     """Draw a cohort for each round, without replacement."""
     generator = torch.Generator().manual_seed(seed)
     return lambda round: torch.randperm(workers, generator=generator)[:cohort].tolist()
@@ -76,7 +79,7 @@ def federated_averaging(
     test: Share,
     *,
     rounds: int,
-    cohort: Callable[[int], Sequence[int]],
+    cohort: Cohorts,
     batches: Batches,
     lr: float,
     momentum: float = 0.0,

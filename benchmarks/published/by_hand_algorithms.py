@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from by_hand import Batches, Share, accuracy
+from by_hand import Batches, Cohorts, Share, accuracy
 from study import Curve
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-
-Cohort: TypeAlias = Callable[[int], Sequence[int]]
-"""From the number of a round to the workers that take part in it."""
 
 State: TypeAlias = dict[str, Tensor]
 """The parameters and buffers of a network by name."""
@@ -30,7 +27,7 @@ def scaffold(
     test: Share,
     *,
     rounds: int,
-    cohort: Cohort,
+    cohort: Cohorts,
     batches: Batches,
     lr: float,
     target: float | None = None,
@@ -62,7 +59,7 @@ def feddyn(
     test: Share,
     *,
     rounds: int,
-    cohort: Cohort,
+    cohort: Cohorts,
     batches: Batches,
     lr: float,
     alpha: float,
@@ -96,7 +93,7 @@ def ditto(
     held_out: Sequence[Share],
     *,
     rounds: int,
-    cohort: Cohort,
+    cohort: Cohorts,
     batches: Batches,
     lr: float,
     lam: float,
@@ -128,7 +125,7 @@ def partly_averaged(
     held_out: Sequence[Share],
     *,
     rounds: int,
-    cohort: Cohort,
+    cohort: Cohorts,
     batches: Batches,
     lr: float,
     stays: Sequence[str] = (),

@@ -16,6 +16,7 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.core.rng import derive
 from lightning_fed.core.tree import Tensors, finite_rows
 from lightning_fed.testing.attacks.base import Attack, Seen
+from lightning_fed.testing.attacks.label_flip import LabelFlip
 from lightning_fed.testing.attacks.names import check_names, refuse_unknown
 from lightning_fed.wire import Aggregate, Job, Updates, WorkerError
 
@@ -68,6 +69,11 @@ class Attacked(Aggregator[Came]):
 
     def __post_init__(self) -> None:
         instance("aggregator", self.aggregator, Aggregator, "Median()")
+        if isinstance(self.attack, LabelFlip):
+            raise TypeError(
+                f"attack={self.attack!r} changes data, not updates: give what its poison(workers, attackers) "
+                "returns to the FederatedDataModule"
+            )
         instance("attack", self.attack, Attack, "SignFlip()")
         settle(
             self,
