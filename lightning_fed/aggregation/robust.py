@@ -121,7 +121,12 @@ class CohortAggregator(Aggregator[Gathered]):
 
     def finish(self, partial: Gathered, processes: Processes) -> Aggregate:
         cohort = partial.together(processes)
-        self.check(len(cohort.workers))
+        try:
+            self.check(len(cohort.workers))
+        except ValueError as error:  # at the start of the fit it was enough
+            raise ValueError(
+                f"{error}; if workers were lost, FederatedModule(min_workers=...) gives up rounds with too few of them"
+            ) from error
         return self.combined(cohort)
 
 

@@ -18,7 +18,7 @@ from lightning_fed.datasets._dealing import check_count, check_share, offsets
 from lightning_fed.datasets.partition import Partition, Partitioner
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.pictures import draw_label_counts
-from lightning_fed.population import EvaluationKind, Population
+from lightning_fed.population import EvaluationKind, WrappedPopulation
 from lightning_fed.population.crowd import crowd
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Consecutive(Partitioner):
         return Partition(np.arange(len(labels)), offsets(np.asarray(self.sizes, dtype=np.int64)))
 
 
-class DrawnPopulation(Population):
+class DrawnPopulation(WrappedPopulation):
     """Draws the examples of all workers when it is first used.
 
     Args:
@@ -76,6 +76,11 @@ class DrawnPopulation(Population):
             examples, Consecutive(sizes), batch_size=self._batch_size, val_fraction=self._val_fraction
         )
 
+    @property
+    @override
+    def inner(self) -> PartitionedPopulation:
+        return self.dealt
+
     def __getitem__(self, name: str) -> SubsetDataModule | SplitSubsetDataModule:
         """Build the datamodule of one worker.
 
@@ -84,25 +89,9 @@ class DrawnPopulation(Population):
         """
         return self.dealt[name]
 
-    def __len__(self) -> int:
-        """Count the workers."""
-        return len(self.dealt)
-
     def plot(self) -> Figure:
         """Draw who holds how many examples of which label; see :meth:`PartitionedPopulation.plot`."""
         return draw_label_counts(self.dealt.label_counts(), type(self).__name__)
-
-    @override
-    def __contains__(self, name: object) -> bool:
-        return name in self.dealt
-
-    @override
-    def name(self, position: int) -> str:
-        return self.dealt.name(position)
-
-    @override
-    def num_examples(self, name: str) -> int:
-        return self.dealt.num_examples(name)
 
     @override
     def has_loader(self, kind: EvaluationKind) -> bool:
@@ -115,12 +104,3 @@ class DrawnPopulation(Population):
         if "dealt" not in vars(self):
             return how
         return f"{how}: {crowd(self, lambda position: self.num_examples(self.name(position)))}"
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        """Compare by identity: a Mapping would build every worker of both, and no two datamodules are equal."""
-        return self is other
-
-    @override
-    def __hash__(self) -> int:
-        return id(self)

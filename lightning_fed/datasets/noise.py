@@ -17,7 +17,7 @@ from lightning_fed.core.shown import text_of
 from lightning_fed.datasets._dealing import check_seed
 from lightning_fed.datasets.partitioned import PartitionedPopulation, SplitSubsetDataModule, SubsetDataModule
 from lightning_fed.datasets.pictures import LabelCounts
-from lightning_fed.population import EvaluationKind, Population
+from lightning_fed.population import WrappedPopulation
 from lightning_fed.population.batches.rows import rows_of, with_part
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @final
-class NoiseByWorker(Population):
+class NoiseByWorker(WrappedPopulation):
     """A dataset dealt out to workers, with Gaussian noise on the inputs: the least at the first worker.
 
     To the inputs of worker ``i`` of ``n``, counted from 0, noise of the standard deviation ``std * (i + 1) / n`` is
@@ -70,6 +70,11 @@ class NoiseByWorker(Population):
         self._noise_seed = check_seed(seed)
         self.seed = population.seed
 
+    @property
+    @override
+    def inner(self) -> PartitionedPopulation:
+        return self._population
+
     def __getitem__(self, name: str) -> SubsetDataModule | SplitSubsetDataModule:
         """Build the datamodule of one worker.
 
@@ -78,10 +83,6 @@ class NoiseByWorker(Population):
         """
         std = self._std * (self._population.partition.position(name) + 1) / len(self)
         return self._population[name].changed(partial(_noisy, std=std, seed=self._noise_seed))
-
-    def __len__(self) -> int:
-        """Count the workers."""
-        return len(self._population)
 
     def label_counts(self) -> LabelCounts:
         """Count the examples of each label at each worker; see :meth:`PartitionedPopulation.label_counts`."""
@@ -92,35 +93,10 @@ class NoiseByWorker(Population):
         return self._population.plot()
 
     @override
-    def name(self, position: int) -> str:
-        return self._population.name(position)
-
-    @override
-    def __contains__(self, name: object) -> bool:
-        return name in self._population
-
-    @override
-    def num_examples(self, name: str) -> int:
-        return self._population.num_examples(name)
-
-    @override
-    def has_loader(self, kind: EvaluationKind) -> bool:
-        return self._population.has_loader(kind)
-
-    @override
     def __repr__(self) -> str:
         """Show the population without dealing it out, and the arguments."""
         seed = f", seed={self._noise_seed}" if self._noise_seed else ""
         return f"{type(self).__name__}({text_of(self._population)}, std={self._std}{seed})"
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        """Compare by identity: a Mapping would build every worker of both, and no two datamodules are equal."""
-        return self is other
-
-    @override
-    def __hash__(self) -> int:
-        return id(self)
 
 
 @final

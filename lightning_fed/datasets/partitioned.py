@@ -283,15 +283,6 @@ class PartitionedPopulation(Population):
         training = (sizes - (self._val_fraction * sizes).astype(np.int64)).tolist()
         return f"{type(self).__name__}({how_many(len(self))} with {of_sizes(training)}; {how})"
 
-    @override
-    def __eq__(self, other: object) -> bool:
-        """Compare by identity: a Mapping would build every worker of both, and no two datamodules are equal."""
-        return self is other
-
-    @override
-    def __hash__(self) -> int:
-        return id(self)
-
     def _held_out(self, size: int) -> int:
         return int(self._val_fraction * size)  # a float below 1 times a size never rounds up to the size
 

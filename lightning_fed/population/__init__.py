@@ -11,6 +11,7 @@ from lightning_fed.population.prepared import Prepared
 from lightning_fed.population.quiet_trainer import QuietTrainer
 from lightning_fed.population.trainer_of_data import TrainerOfData, starts_afresh
 from lightning_fed.population.workers import Worker, has_loader
+from lightning_fed.population.wrapped import WrappedPopulation
 
 __all__ = [
     "BATCH_SIZE",
@@ -24,6 +25,7 @@ __all__ = [
     "Worker",
     "WorkerData",
     "WorkerPool",
+    "WrappedPopulation",
     "batch_in",
     "batches_of",
     "datamodule_of",

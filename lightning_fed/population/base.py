@@ -78,6 +78,13 @@ class Population(Mapping[str, WorkerData]):
         """Go through the names in the order of the positions."""
         return map(self.name, range(len(self)))
 
+    def __eq__(self, other: object) -> bool:
+        """Compare by identity: a Mapping would build every worker of both, and no two datamodules are equal."""
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
     @abstractmethod
     def num_examples(self, name: str) -> int:
         """Return the number of training examples of a worker without building its datamodule."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from lightning_fed._lightning import CombinedLoader, pl
 from lightning_fed.core.arguments import article, settle, whole
 from lightning_fed.core.shown import Shown
-from lightning_fed.population import EvaluationKind, Population
+from lightning_fed.population import Population, WrappedPopulation
 from lightning_fed.population.batches.rows import rows_of, with_part
 from lightning_fed.population.given import SPLITS, Numbered
 from lightning_fed.population.lengths import length_of
@@ -214,7 +214,7 @@ def _length(thing: object) -> int:
 
 
 @final
-class _Poisoned(Population):
+class _Poisoned(WrappedPopulation):
     """A population of whom some have flipped labels.
 
     Args:
@@ -231,27 +231,9 @@ class _Poisoned(Population):
         vars(self).update(draws_nothing=population.draws_nothing, gives_datamodules=population.gives_datamodules)
 
     @property
-    def most_examples(self) -> int | None:
-        return self._population.most_examples
-
-    def __len__(self) -> int:
-        return len(self._population)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._population
+    def inner(self) -> Population:
+        return self._population
 
     def __getitem__(self, name: str) -> Any:
         data = self._population[name]
         return self._poisoned(data) if name in self._attackers else data
-
-    def name(self, position: int) -> str:
-        return self._population.name(position)
-
-    def num_examples(self, name: str) -> int:
-        return self._population.num_examples(name)
-
-    def has_loader(self, kind: EvaluationKind) -> bool:
-        return self._population.has_loader(kind)
-
-    def num_loaders(self, kind: EvaluationKind) -> int:
-        return self._population.num_loaders(kind)
