@@ -77,7 +77,6 @@ from lightning_fed.server.remarks import say_what_acts_on_rounds, size_of
 from lightning_fed.server.results import Results
 from lightning_fed.server.round import FederatedLoop
 from lightning_fed.server.schedulers import over_the_run
-from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_checks import (
     check_sealing,
     refuse_cohort,
@@ -89,6 +88,7 @@ from lightning_fed.server.secure_checks import (
 from lightning_fed.server.secure_remarks import say_what_is_hidden
 from lightning_fed.server.secure_sum import SecureSum
 from lightning_fed.server.server_optimizer import server_optimizer, server_scheduler
+from lightning_fed.server.session_choice import sessions
 from lightning_fed.server.state_folder import StateFolder
 from lightning_fed.server.training import Training
 from lightning_fed.server.training_log import TrainingLog

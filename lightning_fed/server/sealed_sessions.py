@@ -7,15 +7,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 
-from lightning_fed.core.extras import import_extra
 from lightning_fed.core.processes import Processes
-from lightning_fed.engines import Engine, EngineOfNodes
 from lightning_fed.secure.attendance import Attendance
 from lightning_fed.secure.lengths import Lengths, lengths
 from lightning_fed.wire import Job, Updates
@@ -148,24 +145,6 @@ class Keyless(SealedSession):
         replied = attendance.send(able & {names.index(name) for name in said.workers})
         attendance.reply(replied)
         return lengths(attendance, (), replied, (size, tuple(said.scalars)), parameters.bits)
-
-
-def sessions(sealing: Sealing, engine: Engine) -> Begin:
-    """Return what begins the session of each round.
-
-    Args:
-        sealing: How numbers are sealed.
-        engine: How workers are trained.
-
-    Raises:
-        ImportError: If keys are to be exchanged, and cryptography is not installed.
-    """
-    if not isinstance(engine, EngineOfNodes) and not sealing.settings.protocol:
-        return partial(Keyless, sealing)
-    import_extra("cryptography", "secure aggregation", "secure")
-    from lightning_fed.server.keyed_sessions import Elsewhere, Here
-
-    return partial(Elsewhere, sealing, engine) if isinstance(engine, EngineOfNodes) else partial(Here, sealing)
 
 
 def order_of(workers: Iterable[str], lost: Iterable[str]) -> list[str]:

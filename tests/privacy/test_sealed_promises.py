@@ -22,8 +22,8 @@ from lightning_fed.node.named_parts import known_classes, outbox_of
 from lightning_fed.privacy import DPFTRL, AdaptiveClip, CentralDP, DistributedDP, LocalDP, Privacy, RecordDP, SkellamSum
 from lightning_fed.secure import AbortError, SecureAggregation
 from lightning_fed.selection import Availability, Poisson, Response, Uniform
-from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_sum import SecureSum
+from lightning_fed.server.session_choice import sessions
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 from lightning_fed.wire.parts import description_of
 from lightning_fed.worker.sealing import Sealing

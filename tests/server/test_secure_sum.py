@@ -15,8 +15,8 @@ from lightning_fed.core.processes import Processes
 from lightning_fed.engines.sequential import Sequential
 from lightning_fed.secure import AbortError, SecureAggregation
 from lightning_fed.selection import Availability, Response
-from lightning_fed.server.sealed_sessions import sessions
 from lightning_fed.server.secure_sum import SecureSum
+from lightning_fed.server.session_choice import sessions
 from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 from lightning_fed.worker.sealing import Sealing
 
