@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,15 @@ def updates(bits: int = 32, size: int = 5) -> Updates:
         one,
         sealed=Sealed(words, scalars, bits),
     )
+
+
+def test_words_that_stay_with_the_worker_leave_all_else_as_it_is() -> None:
+    sent = updates(20)
+    assert sent.sealed is not None
+    data = encode_updates(replace(sent, sealed=sent.sealed.withheld()), JOB)
+    read = decode_updates(data, JOB, workers=NAMES, sealer=Plain(20).withholding()).sealed
+    assert read is not None
+    assert (read.words.shape, read.bits, sorted(read.scalars)) == ((2, 0), 20, ["loss", "weight"])
 
 
 @pytest.mark.parametrize("bits", [32, 24, 20, 8])

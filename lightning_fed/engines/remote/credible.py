@@ -1,4 +1,4 @@
-"""What is looked at in the updates of a worker on another machine, which may say anything, before they count."""
+"""Checks of the updates of a worker on another machine, which may say anything, before they count."""
 
 from __future__ import annotations
 
