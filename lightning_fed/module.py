@@ -59,6 +59,7 @@ from lightning_fed.server.checks import (
     refuse_two_lengths,
     refuse_unreachable,
     refuse_unsupported,
+    refuse_worker_momentum,
     require_seconds,
     warn_of_lost_mean,
 )
@@ -199,6 +200,7 @@ class FederatedModule(Readable):
         self.aggregator = algorithm.aggregator() if aggregator is None else aggregator
         self.transforms = tuple(transforms)
         refuse_compression(self.transforms, algorithm, self.aggregator, privacy)
+        refuse_worker_momentum(self.transforms, algorithm, self.aggregator)
         self.engine = engine_of(engine)
         self.worker_timeout = require_seconds("worker_timeout", worker_timeout)
         self.engine.limit(self.worker_timeout)

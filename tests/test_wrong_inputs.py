@@ -374,6 +374,14 @@ def test_numbers_of_numpy_are_taken_as_pythons_own(make: Callable[..., Any], nam
             r"Compressed\(EDEN\(bits=2\)\): with Cyclic each worker goes on from what the one before",
         ),
         (
+            {"transforms": [WorkerMomentum()], "algorithm": Cyclic()},
+            "WorkerMomentum: with Cyclic each worker goes on from what the one before it has sent",
+        ),
+        (
+            {"transforms": [WorkerMomentum()], "algorithm": FedNova()},
+            r"WorkerMomentum sends a mean over rounds, and NormalizedMean \(FedNova's\) divides it by the local steps",
+        ),
+        (
             {"transforms": [Compressed(RandomK(0.1))], "privacy": privacy.CentralDP(**DP)},
             r"Compressed\(RandomK\(fraction=0\.1, scaled=True\)\) makes updates longer, and CentralDP clips",
         ),

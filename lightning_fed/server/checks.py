@@ -29,7 +29,7 @@ from lightning_fed.privacy import AUDIENCES, Privacy
 from lightning_fed.secure import SecureAggregation
 from lightning_fed.server.datamodule import FederatedDataModule
 from lightning_fed.server.given_data import admit
-from lightning_fed.transforms import Compressed, Compressor, UpdateTransform
+from lightning_fed.transforms import Compressed, Compressor, UpdateTransform, WorkerMomentum
 from lightning_fed.wire import LocalTraining, RoundError
 from lightning_fed.worker.kept import Kept
 
@@ -203,6 +203,34 @@ def refuse_compression(
         rank_zero_warn(
             f"Compressed({compressor}) makes updates longer at random, so that {type(aggregator).__name__} compares "
             "noise; take another compressor, such as EDEN(bits=2)"
+        )
+
+
+def refuse_worker_momentum(
+    transforms: Sequence[UpdateTransform], algorithm: Algorithm, aggregator: Aggregator[Any]
+) -> None:
+    """Refuse momentum of workers' updates where an update is not what it is taken for.
+
+    Args:
+        transforms: Steps on updates, in order.
+        algorithm: What a round computes.
+        aggregator: How updates become one.
+
+    Raises:
+        ValueError: If workers have momentum, and a worker goes on from what another has sent, or an update is divided
+            by the local steps of its own round.
+    """
+    if not any(isinstance(transform, WorkerMomentum) for transform in transforms):
+        return
+    if not algorithm.divisible:
+        raise ValueError(
+            f"WorkerMomentum: with {type(algorithm).__name__} each worker goes on from what the one before it has "
+            "sent, which would be a mean of earlier rounds and no model that was trained; leave it out"
+        )
+    if aggregator.counts_steps:
+        raise ValueError(
+            f"WorkerMomentum sends a mean over rounds, and {type(aggregator).__name__} (FedNova's) divides it by the "
+            "local steps of one; use another algorithm, such as FedAvg() or FedProx(mu), or leave it out"
         )
 
 
