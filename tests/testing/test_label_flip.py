@@ -133,6 +133,13 @@ def test_a_stream_has_the_length_that_it_had() -> None:
 def test_two_classes_may_be_floats() -> None:
     y = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
     assert LabelFlip(classes=2).flip((X[:2], y))[1].tolist() == [[1, 0], [0, 1]]
+    assert LabelFlip(classes=2).flip((X[:2], y.bfloat16()))[1].tolist() == [[1, 0], [0, 1]]
+
+
+def test_labels_in_a_list_stay_in_one() -> None:
+    assert FLIP.flip(([0.5], [0, 1, 3]))[1] == [3, 2, 0]
+    with pytest.raises(TypeError, match="cannot be flipped"):
+        FLIP.flip(([0.5], ["cat"]))
 
 
 def test_data_to_evaluate_on_stay() -> None:

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any, final, overload
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from lightning_fed._lightning import CombinedLoader, pl
@@ -140,7 +142,9 @@ class LabelFlip(Shown):
         )
 
     def _flipped(self, labels: Any) -> Any:
-        numbers = np.asarray(labels)
+        if isinstance(labels, (list, tuple)):
+            return type(labels)(self._flipped(np.asarray(labels)).tolist())
+        numbers = _array_of(labels)
         # Of two classes ones and zeros in any form are right, also one number for each class.
         if numbers.dtype.kind not in ("iuf" if self.classes == 2 else "iu"):
             raise TypeError(
@@ -157,6 +161,12 @@ class LabelFlip(Shown):
         if rows is not None:  # tensors, which are batched faster
             return TensorDataset(*self.flip(rows))
         return _Stream(dataset, self) if isinstance(dataset, IterableDataset) else _Examples(dataset, self)
+
+
+def _array_of(labels: Any) -> Any:
+    if isinstance(labels, Tensor):  # NumPy has no bfloat16, and reads nothing on a GPU
+        labels = (labels.float() if labels.dtype == torch.bfloat16 else labels).cpu()
+    return np.asarray(labels)
 
 
 def _flipped(flip: LabelFlip, make: Callable[[], Any]) -> Any:
