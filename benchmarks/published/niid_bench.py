@@ -39,6 +39,7 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Algorithm, FedAvg, FedNova, FedProx
 from lightning_fed.datasets import IID, Dirichlet, FashionMNIST, LabelsPerWorker, PartitionedPopulation, Partitioner
+from lightning_fed.engines import Sequential
 
 WORKERS, EPOCHS, BATCH, LR, MOMENTUM, DECAY, MU = 10, 10, 64, 0.01, 0.9, 1e-5, 0.01
 
@@ -66,7 +67,8 @@ def ours(
 ) -> Curve:
     pl.seed_everything(seed, verbose=False)
     train, test = pictures(options.fashion_mnist)
-    federated = FederatedModule(Classifier(network, LR, MOMENTUM, DECAY), algorithm, local_epochs=EPOCHS)
+    module = Classifier(network, LR, MOMENTUM, DECAY)
+    federated = FederatedModule(module, algorithm, engine=Sequential(channels_last=True), local_epochs=EPOCHS)
     workers = workers_of(train, partitioner, seed, shuffle)
     return curve_of(federated, FederatedDataModule(workers, val=test, batch_size=1000, seed=seed), options.rounds)
 
