@@ -47,8 +47,6 @@ from lightning_fed.server.callback_logs import lend_logs
 from lightning_fed.server.checkpoint import Keeper, Settings
 from lightning_fed.server.checks import (
     is_started_by_another,
-    refuse_broadcast,
-    refuse_compression,
     refuse_frozen,
     refuse_kept,
     refuse_manual,
@@ -59,7 +57,6 @@ from lightning_fed.server.checks import (
     refuse_two_lengths,
     refuse_unreachable,
     refuse_unsupported,
-    refuse_worker_momentum,
     require_seconds,
     warn_of_lost_mean,
 )
@@ -93,6 +90,7 @@ from lightning_fed.server.session_choice import sessions
 from lightning_fed.server.state_folder import StateFolder
 from lightning_fed.server.training import Training
 from lightning_fed.server.training_log import TrainingLog
+from lightning_fed.server.transform_checks import refuse_broadcast, refuse_compression, refuse_worker_momentum
 from lightning_fed.server.tuner import RateSearch, refuse_search
 from lightning_fed.state import OwnState
 from lightning_fed.transforms import Compressor, UpdateTransform
