@@ -17,8 +17,8 @@ of the momentum's buffer and takes c_i from ``(x - y) / (K lr)``, which under mo
 ``c - c_i`` is added to the gradient, as in Karimireddy et al. 2020, and c_i is a mean of gradients. Without momentum
 the two are the same.
 
-Minutes of one run on one core: 50, with channels last. A run by hand of the same cell takes a quarter longer; it is
-left out unless ``--ways`` asks for it.
+Minutes of one run on one core: 50. A run by hand of the same cell takes as long or longer; it is left out unless
+``--ways`` asks for it.
 """
 
 from __future__ import annotations

@@ -208,11 +208,15 @@ class Study:
         run = cell.ours if way == "ours" else cell.by_hand
         if run is None or (cell.name, way, seed) in kept(options.kept, options.rounds):
             return
-        began = time.perf_counter()
+        began, processor = time.perf_counter(), time.process_time()
         curve = run(options, seed)
         line = {
             **{"cell": cell.name, "way": way, "seed": seed, "rounds": options.rounds},
-            **{"seconds": round(time.perf_counter() - began, 1), "torch": torch.__version__},
+            **{
+                "seconds": round(time.perf_counter() - began, 1),
+                "processor": round(time.process_time() - processor, 1),
+            },
+            "torch": torch.__version__,
             "curve": [[at, round(accuracy, 4)] for at, accuracy in curve],
         }
         options.kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
-"""What a study makes of curves: numbers of a table, and files of runs."""
+"""Studies: the numbers of a table that they make of curves, and files of runs."""
 
 from __future__ import annotations
 
+import json
 import math
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -92,6 +94,17 @@ def test_a_study_runs_each_cell_once(
     assert "| a | 91.00 ± 1.41 (2) | 91.00 ± 1.41 (2) | 91 ± 0.5 (table 1) | by hand, table 1 |" in table
     assert "| b | 91.00 ± 1.41 (2) | – | – | neither |" in table
     assert "| a to b | 1.00 | – | 1.50 |" in table
+
+
+def test_a_run_is_kept_with_the_seconds_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kept.jsonl"
+    study = Study("made_up", "A table.", [Cell("a", lambda options, seed: [(2, 1.0)])], rounds=2)
+    monkeypatch.setattr(time, "process_time", iter([1.0, 3.5]).__next__)
+    monkeypatch.setattr(sys, "argv", ["study", "--kept", str(path), "--seeds", "0"])
+    study.main()
+    (line,) = map(json.loads, path.read_text().splitlines())
+    assert (line["cell"], line["way"], line["processor"], line["curve"]) == ("a", "ours", 2.5, [[2, 1.0]])
+    assert line["seconds"] >= 0
 
 
 def test_other_numbers_of_rounds_are_other_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
