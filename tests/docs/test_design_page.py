@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_every_dependency_has_its_reason() -> None:
 
 def test_every_decision_is_in_the_index() -> None:
     index = (DECISIONS / "index.md").read_text(encoding="utf-8")
-    linked = re.findall(r"\]\((2026[^)#]*\.md)\)", index)
+    linked = re.findall(r"\]\((2\d{3}-[^)#]*\.md)\)", index)
     assert sorted(linked) == sorted(path.name for path in DECISIONS.glob("2*.md"))
 
 
@@ -85,12 +86,12 @@ def test_every_decision_is_in_the_index() -> None:
 def test_a_decision_has_the_date_of_its_file_and_a_status(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     head = re.match(
-        r"# .+\n\n- \*\*Date\*\*: (\d+) November 2026(?:; last changed \d+ November 2026)?\n"
+        r"# .+\n\n- \*\*Date\*\*: (\d+ \w+ \d{4})(?:; last changed \d+ \w+ \d{4})?\n"
         r"- \*\*Status\*\*: (accepted|replaced by \[.+\]\(.+\.md\))\n\n",
         text,
     )
     assert head is not None, "a title, a date and a status come first"
-    assert path.name.startswith(f"2026-11-{int(head[1]):02}-")
+    assert path.name.startswith(f"{datetime.strptime(head[1], '%d %B %Y'):%Y-%m-%d}-")
 
 
 if __name__ == "__main__":
