@@ -72,6 +72,15 @@ def test_a_folder_is_shown_by_its_readme_and_copied_whole(capsys: pytest.Capture
     said(capsys, "examples", "copy", "hospitals", "--force")
 
 
+def test_a_script_and_a_notebook_of_one_name_are_both_there(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = said(capsys, "examples", "list")
+    assert re.search(r"^  toy  ", listed, re.M)
+    assert re.search(r"^  toy\.ipynb  +ToyFederatedLearning", listed, re.M)
+    assert said(capsys, "examples", "copy", "toy") == "wrote toy.py\n"
+    assert said(capsys, "examples", "copy", "toy.ipynb") == "wrote toy.ipynb\n"
+    assert Path("toy.ipynb").read_bytes() == (ROOT / "examples" / "toy.ipynb").read_bytes()
+
+
 def test_a_copy_takes_the_place_of_nothing_unless_it_may(capsys: pytest.CaptureFixture[str]) -> None:
     Path("toy.yaml").write_text("mine")
     assert "there is a file toy.yaml already" in refused(capsys, "configs", "copy", "toy")
