@@ -90,7 +90,7 @@ def test_every_cell_of_the_original_has_its_counterpart() -> None:
 
 
 def test_toy_prints_a_loss_for_each_visit_of_the_model() -> None:
-    """By hand: the first loss of bob is (0.19937)² + (0.63301)² = 0.4404, of the weights that the original begins with."""
+    """By hand, from the weights that the original begins with: bob's first loss is 0.19937² + 0.63301² = 0.4404."""
     visits = next(printed for cell in cells("toy.ipynb", "code") if (printed := stored(cell)).startswith("round  1:"))
     for worker in ("bob", "alice"):
         losses = [float(loss) for loss in re.findall(rf"{worker} (\S+)", visits)]

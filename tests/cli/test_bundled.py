@@ -32,7 +32,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_every_file_has_a_name_and_a_sentence(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     there = (ROOT / bundle.folder).iterdir()
     paths = [path for path in there if path.suffix in bundle.suffixes or (path / "README.md").is_file()]
-    assert list(bundle.files().values()) == sorted(paths)
+    assert list(bundle.files().values()) == sorted(paths, key=lambda path: (path.stem, path.suffix != ".py"))
     listed = said(capsys, bundle.folder)
     assert listed == said(capsys, bundle.folder, "list")
     for path in paths:
