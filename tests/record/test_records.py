@@ -195,8 +195,6 @@ def test_the_plain_module_on_the_same_trainer_is_no_part_of_the_record(tmp_path:
     x = module.x.item()
     assert result["val_loss"] == pytest.approx(((x - 1) ** 2 + (x - 3) ** 2) / 2)
     assert [line["stage"] for line in read(tmp_path / "toy" / "run").evaluations] == ["val"]
-    run.validate(FederatedModule(module), data, verbose=False)
-    assert [line["stage"] for line in read(tmp_path / "toy" / "run").evaluations] == ["val", "validate"]
 
 
 def test_a_run_that_begins_anew_takes_the_place_of_another(tmp_path: Path) -> None:
