@@ -73,7 +73,7 @@ def test_a_page_has_a_title_a_quiet_beginning_and_pictures_with_words(page: Path
     assert len(others) == text.count("```{code-cell}") - 1
     assert ":tags: [remove-cell]" in first.options
     for cell in others:
-        draws = "plt.show()" in cell.code or cell.code.endswith("\nfigure\n")
+        draws = "plt.show()" in cell.code or cell.code.endswith(".plot()\n")
         assert draws == ("image:\n    alt: " in cell.options), cell.code
 
 
@@ -108,7 +108,7 @@ def test_the_diff_is_that_of_the_two_scripts() -> None:
 def test_a_script_before_and_after(ran: Any) -> None:
     printed, names = ran(START[1])
     assert printed.count("accuracy on held-out digits") == 2
-    assert 0.85 < names["after"] < names["before"] + 0.01
+    assert 0.8 < names["after"] < names["before"]
 
 
 @pytest.mark.slow
@@ -162,6 +162,6 @@ def test_an_algorithm_in_twenty_lines(ran: Any) -> None:
 def test_attackers(ran: Any) -> None:
     _, names = ran(TUTORIALS[4])
     honest, attacked = zip(*names["results"].values(), strict=True)
-    assert min(honest) > 80
+    assert min(honest) > 75
     assert attacked[0] < 50, "the mean"
-    assert min(attacked[1:]) > 75, "the others"
+    assert min(attacked[1:]) > 70, "the others"
