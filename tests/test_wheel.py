@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "lightning_fed/py.typed" in names
-    for folder, suffix in (("configs", "*.yaml"), ("examples", "*.py")):
+    for folder, suffix in (("configs", "*.yaml"), ("examples", "*.py"), ("examples", "*.ipynb")):
         for path in (ROOT / folder).glob(suffix):
             assert f"lightning_fed/{folder}/{path.name}" in names
     hospitals = {name.partition("/examples/hospitals/")[2] for name in names} - {""}

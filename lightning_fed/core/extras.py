@@ -32,7 +32,8 @@ def import_extra(module: str, what: str, extra: str) -> Any:
 def empty_figure(width: float, height: float, what: str, extra: str) -> Any:
     """Return an empty figure of matplotlib's with Agg's canvas.
 
-    Nothing of it is pyplot's, so a notebook's figures and backend stay as they are.
+    Nothing of it is pyplot's, so a notebook's figures and backend stay as they are. As the last line of a cell it is
+    shown.
 
     Args:
         width: Its width in inches.
@@ -43,6 +44,10 @@ def empty_figure(width: float, height: float, what: str, extra: str) -> Any:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = import_extra("matplotlib.figure", what, extra).Figure(figsize=(width, height), layout="constrained")
-    import_extra("matplotlib.backends.backend_agg", what, extra).FigureCanvasAgg(figure)
+    agg = import_extra("matplotlib.backends.backend_agg", what, extra)
+    import_extra("matplotlib.figure", what, extra)
+    figure = import_extra("lightning_fed.core.notebook_figure", what, extra).NotebookFigure(
+        figsize=(width, height), layout="constrained"
+    )
+    agg.FigureCanvasAgg(figure)
     return figure

@@ -192,6 +192,10 @@ class RunWriter(pl.Callback):
 
     # ---- hooks -------------------------------------------------------------------------------------------------------
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the run that comes to others: a FederatedModule, whose own ``setup`` comes later, calls ``set_up``."""
+        self._server = self._guard = self._disk = None
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write what there is."""
         self._hparams.give_back(trainer)
