@@ -29,7 +29,7 @@ class MLP(pl.LightningModule):
         lr: The learning rate of a worker's SGD.
     """
 
-    def __init__(self, lr: float = 0.02) -> None:
+    def __init__(self, lr: float) -> None:
         super().__init__()
         self.lr = lr
         self.layers = nn.Sequential(

@@ -21,8 +21,10 @@ from lightning_fed import FederatedDataModule, FederatedModule
 from lightning_fed.datasets import IID, PartitionedPopulation
 
 
-# -- task.py: the module is the original's, but for the form of a batch -------------------------------------------------
+# task.py: the original's module, but for the form of a batch
 class LitAutoEncoder(pl.LightningModule):
+    """Images to three numbers and back."""
+
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Linear(28 * 28, 64), nn.ReLU(), nn.Linear(64, 3))
@@ -51,12 +53,12 @@ def images(count: int = 400) -> Tensor:
     return (torch.rand(count, 3, generator=generator) @ patterns / 3).view(count, 28, 28)
 
 
-# -- client_app.py: the data of each client; train() and evaluate() have no counterpart ---------------------------------
+# client_app.py: the data of each client; train() and evaluate() have no counterpart
 def workers(clients: int = 4) -> PartitionedPopulation:
     return PartitionedPopulation((images(),), IID(workers=clients), batch_size=32, val_fraction=0.2)
 
 
-# -- server_app.py: FedAvg(fraction_train=0.5) --------------------------------------------------------------------------
+# server_app.py: FedAvg(fraction_train=0.5)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="num-server-rounds of the original (default: 3)")
@@ -76,7 +78,7 @@ def main() -> None:
         enable_model_summary=False,
     )
     federated = FederatedModule(model, local_epochs=options.local_epochs)
-    data = FederatedDataModule(workers(), cohort_size=2)
+    data = FederatedDataModule(workers(), cohort_size=2, rounds_per_epoch=1)
     trainer.fit(federated, data)
     (result,) = trainer.validate(federated, data, verbose=False)
     print(f"reconstruction error after {trainer.global_step} rounds, all clients together: {result['val_loss']:.4f}")

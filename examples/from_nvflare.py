@@ -25,9 +25,17 @@ from lightning_fed.algorithms import Algorithm, FedAvg, FedProx, Scaffold
 ALGORITHMS: dict[str, Algorithm] = {"fedavg": FedAvg(), "fedprox": FedProx(mu=0.01), "scaffold": Scaffold()}
 
 
-# -- model.py: the network and the module ------------------------------------------------------------------------------
+# model.py: the network and the module
 class LitNet(pl.LightningModule):
-    def __init__(self, classes: int = 10, lr: float = 0.01, momentum: float = 0.9) -> None:
+    """A small convolutional network with its loss, its accuracy and its optimizer.
+
+    Args:
+        classes: How many classes.
+        lr: The learning rate of a worker's SGD.
+        momentum: Its momentum, which begins anew in each round.
+    """
+
+    def __init__(self, classes: int = 10, lr: float = 0.03, momentum: float = 0.9) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.model = nn.Sequential(
@@ -58,7 +66,7 @@ class LitNet(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=self.hparams["momentum"])
 
 
-# -- client.py: the datamodule of a site; the loop around flare.receive() has no counterpart ----------------------------
+# client.py: the datamodule of a site; the loop around flare.receive() has no counterpart
 class SiteDataModule(pl.LightningDataModule):
     """Pictures of one site, ``[n, 3, 32, 32]``: each class has a colour of its own, under noise.
 
@@ -77,7 +85,7 @@ class SiteDataModule(pl.LightningDataModule):
         colours = torch.rand(10, 3, generator=torch.Generator().manual_seed(0))
         labels = torch.randint(10, (self.count * 3 // 2,), generator=generator)
         noise = torch.randn(len(labels), 3, 32, 32, generator=generator)
-        pictures = colours[labels, :, None, None] + 0.2 * noise
+        pictures = 4 * colours[labels, :, None, None] - 2 + 0.3 * noise
         self.train = TensorDataset(pictures[: self.count], labels[: self.count])
         self.val = TensorDataset(pictures[self.count :], labels[self.count :])
 
@@ -88,10 +96,10 @@ class SiteDataModule(pl.LightningDataModule):
         return DataLoader(self.val, batch_size=self.batch_size)
 
 
-# -- job.py: FedAvgRecipe, FedProxRecipe, ScaffoldRecipe and SimEnv -----------------------------------------------------
+# job.py: FedAvgRecipe, FedProxRecipe, ScaffoldRecipe and SimEnv
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="num_rounds of the original, there 2 (default: 5)")
+    parser.add_argument("--rounds", type=int, default=10, help="num_rounds (default: 10; 2 in the original)")
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="fedavg", help="default: fedavg")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
