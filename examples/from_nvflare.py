@@ -32,10 +32,10 @@ class LitNet(pl.LightningModule):
     Args:
         classes: How many classes.
         lr: The learning rate of a worker's SGD.
-        momentum: Its momentum, which begins anew in each round.
+        momentum: The momentum of that SGD.
     """
 
-    def __init__(self, classes: int = 10, lr: float = 0.03, momentum: float = 0.9) -> None:
+    def __init__(self, classes: int = 10, lr: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.model = nn.Sequential(
@@ -114,7 +114,8 @@ def main() -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    federated = FederatedModule(LitNet(), algorithm=ALGORITHMS[options.algorithm])
+    # flare.patch(trainer) restores a site's optimizer in the next round, too
+    federated = FederatedModule(LitNet(), algorithm=ALGORITHMS[options.algorithm], local_optimizer_state="kept")
     data = FederatedDataModule({"site-1": SiteDataModule(seed=1), "site-2": SiteDataModule(seed=2)})
     trainer.fit(federated, data)
     (result,) = trainer.validate(federated, data, verbose=False)

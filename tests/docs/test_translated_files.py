@@ -97,15 +97,19 @@ def test_nvflares_sites_are_averaged_after_a_pass_over_their_batches(monkeypatch
     monkeypatch.setattr(module, "SiteDataModule", lambda seed: kind(seed, count=32))
     run(module, monkeypatch, "--rounds", "2")
     model, by_hand = made
+    restored: dict[int, Any] = {}
 
     def train(local: Any, seed: int) -> None:
         data = kind(seed, count=32)
         data.setup("fit")
-        optimizer = torch.optim.SGD(local.parameters(), lr=0.03, momentum=0.9)
+        optimizer = torch.optim.SGD(local.parameters(), lr=0.01, momentum=0.9)
+        if seed in restored:
+            optimizer.load_state_dict(restored[seed])
         for x, y in data.train_dataloader():
             optimizer.zero_grad()
             nn.functional.cross_entropy(local.model(x), y).backward()
             optimizer.step()
+        restored[seed] = optimizer.state_dict()
 
     rounds(by_hand, [(1, 1.0), (2, 1.0)], train, 2)
     assert_equal(dict(model.named_parameters()), dict(by_hand.named_parameters()))
