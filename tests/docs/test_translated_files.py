@@ -187,3 +187,26 @@ def test_flowers_cohort_is_half(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("reconstruction error after 3 rounds, all clients together: 0.")
     assert [line.split(":")[0] for line in lines[1:]] == [f"  worker_{index}" for index in range(4)]
+
+
+@pytest.mark.usefixtures("double")
+def test_fedjaxs_server_steps_by_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three writers of 6, 3 and 1 pictures: their mean difference, weighted by these, is the server's gradient."""
+    module = script("from_fedjax")
+    dataset, _ = module.pictures(10, seed=1)
+    monkeypatch.setattr(module, "pictures", lambda count, seed: (dataset, ["a"] * 6 + ["b"] * 3 + ["c"]))
+    made = watched(module, "Net", monkeypatch)
+    run(module, monkeypatch, "--rounds", "3")
+    model, by_hand = made
+    server = torch.optim.Adam(by_hand.parameters(), lr=10**-2.5, betas=(0.9, 0.999), eps=1e-4)
+    x, y = dataset.tensors
+    for _ in range(3):
+        server.zero_grad()
+        for rows in (slice(0, 6), slice(6, 9), slice(9, 10)):
+            local = deepcopy(by_hand)
+            nn.functional.cross_entropy(local.layers(x[rows]), y[rows]).backward()
+            for parameter, mine in zip(by_hand.parameters(), local.parameters(), strict=True):
+                delta = 10**-1.5 * mine.grad * (len(x[rows]) / 10)
+                parameter.grad = delta if parameter.grad is None else parameter.grad + delta
+        server.step()
+    assert_equal(model.state_dict(), by_hand.state_dict())
