@@ -17,7 +17,6 @@ from helpers import assert_equal
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"flower", "nvflare", "pysyft", "fedlab"}
 
 
 def script(name: str) -> ModuleType:
