@@ -28,7 +28,7 @@ class Net(pl.LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         data, target = batch
-        loss = ((self.model(data) - target) ** 2).sum()
+        loss: Tensor = ((self.model(data) - target) ** 2).sum()
         self.log("loss", loss)
         return loss
 
