@@ -1,4 +1,4 @@
-"""What attackers among the workers do to the mean, and to aggregators that are made to withstand them.
+"""Attackers among the workers, and what they do to the mean and to aggregators that are made to withstand them.
 
     python examples/attackers.py
 
