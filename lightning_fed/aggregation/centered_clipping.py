@@ -34,7 +34,7 @@ class CenteredClipping(CohortAggregator):
         iterations: How often v is moved in a round.
 
     Raises:
-        TypeError: If one of them is no number.
+        TypeError: If an argument is not a number.
         ValueError: If one of them is not positive and finite, or ``iterations`` not whole.
     """
 
@@ -65,7 +65,7 @@ class CenteredClipping(CohortAggregator):
         return Aggregate(center + weights @ away, cohort.combined_buffers(median), extra)
 
     def _weights(self, away: Tensor) -> Tensor:
-        """For how much each row counts in the way that v goes; in the rows' dtype ``[n]``, together at most 1."""
+        """Return each row's weight in the step of v, in the rows' dtype ``[n]``; their sum is at most 1."""
         weights = torch.zeros(len(away), dtype=torch.float64, device=away.device)
         moved = torch.zeros_like(away[0])
         for _ in range(self.iterations):
