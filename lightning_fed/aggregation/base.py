@@ -142,7 +142,7 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
     @abstractmethod
     def finish(self, partial: Partial, processes: Processes) -> Aggregate:
-        """Combine the partial results of all processes. Called on every process, if an update arrived or with ``always``.
+        """Combine the partial results of all processes; called on every process if an update arrived or ``always``.
 
         Args:
             partial: The result of :meth:`fold` on this process.
