@@ -6,9 +6,9 @@ the loss of the *global* model on worker k's data::
     Δ_k = F_k^q · L · (w − w_k),   h_k = q · F_k^(q−1) · ‖L (w − w_k)‖² + L · F_k^q,   w ← w − Σ Δ_k / Σ h_k
 
 Algorithm 2 draws workers by p_k, in proportion to their numbers of examples, and these are plain sums over the cohort.
-The authors' code (``litian96/fair_flearn``, ``flearn/trainers/fedbase.py``) draws so without replacement, or lets all
-workers be equally likely, and its sums are plain in both. Where a sampler does not go by size, p_k can stand in both
-sums in its place, so that q = 0 is FedAvg: that is the default here.
+The authors' code (``litian96/fair_flearn``, ``flearn/trainers/fedbase.py``) draws by p_k without replacement, or
+uniformly, with plain sums in both cases. With a sampler that ignores size, p_k can instead be a factor in both sums,
+and q = 0 is then FedAvg; this is the default here.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class QFedAvg(Algorithm):
             have the same p_k.
 
     Raises:
-        TypeError: If one of them is no number, or ``weighted`` neither True nor False.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number, or ``weighted`` neither True nor False.
+        ValueError: If an argument is out of range.
     """
 
     q: float
@@ -80,7 +80,7 @@ class QFedAvg(Algorithm):
             yield self._reweighted(result, losses) if isinstance(result, Updates) else result
 
     def _reweighted(self, updates: Updates, losses: dict[str, float]) -> Updates:
-        """Let a weighted mean compute the quotient of the sums: the weight is h_k, or p_k h_k, the update Δ_k / h_k."""
+        """Return updates whose weighted mean is the quotient of the sums: weight h_k or p_k h_k, delta Δ_k / h_k."""
         loss = torch.tensor([losses[worker] for worker in updates.workers], dtype=torch.float64)
         lipschitz = 1 / self.lr
         squares = torch.linalg.vector_norm(updates.delta, dim=1, dtype=torch.float64).cpu() ** 2 * lipschitz**2
