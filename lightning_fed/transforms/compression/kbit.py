@@ -1,4 +1,4 @@
-"""Stochastic rounding to levels between the smallest and the largest number of a tensor.
+"""Stochastic rounding to levels between the smallest and the largest element of a tensor.
 
 Suresh et al., *Distributed Mean Estimation with Limited Communication* (2017), section 2.2.
 """
@@ -21,7 +21,7 @@ from lightning_fed.transforms.compression.randomness import uniforms
 @final
 @dataclass(frozen=True)
 class KBit(Compressor):
-    """Rounds each number up or down to one of ``2^bits`` even levels, so that its mean is the number.
+    """Rounds each element up or down at random to one of ``2^bits`` equidistant levels, without bias.
 
     ``x̂ = lo + Δ ⌊(x − lo)/Δ + u⌋`` with ``Δ = (hi − lo)/(2^bits − 1)`` and u uniform in [0, 1). With f the fractional
     part of ``(x − lo)/Δ`` the error is ``Σ f(1 − f) Δ²``: with few bits more than the tensor itself, since one large
@@ -32,7 +32,7 @@ class KBit(Compressor):
         bits: The bits of each number, 1 to 8.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not a whole number from 1 to 8.
 
     >>> KBit(bits=8).num_bytes(Form((1000, 1000)))
@@ -56,7 +56,7 @@ class KBit(Compressor):
         step = high / levels - low / levels
         drawn = torch.stack([uniforms(seed, flat.shape[1], flat.device) for seed in seeds])
         above = (flat - low).div_(torch.where(step > 0, step, 1.0))
-        codes = above.add_(drawn).clamp_(0, levels).to(torch.uint8)  # which rounds down
+        codes = above.add_(drawn).clamp_(0, levels).to(torch.uint8)  # the conversion rounds down
         return torch.cat([as_bytes(torch.cat([low, step], dim=1)), pack(codes, self.bits)], dim=1)
 
     def decode(self, codes: Tensor, form: Form, seeds: Sequence[int]) -> Tensor:
