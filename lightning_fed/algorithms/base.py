@@ -58,7 +58,7 @@ class Algorithm(Shown, ABC):
 
     @property
     def counts_examples(self) -> bool:
-        """Whether the number of examples is a factor of a worker's weight. A node that hides the number divides by it."""
+        """Whether the number of examples is a factor of a worker's weight; a node that hides it divides by it."""
         return True
 
     # ---- at the server, before the workers -------------------------------------------------------------------------
@@ -141,6 +141,6 @@ class Algorithm(Shown, ABC):
             aggregate: The aggregate of the updates.
             job: The job that the workers were sent.
             server: The server state, by name; changed here only, by replacing tensors.
-            replies: The denominator of the aggregate's mean; see :meth:`Aggregator.count`.
+            replies: The denominator of the aggregate's mean.
         """
         return aggregate

@@ -31,18 +31,18 @@ _SMALLEST_LOSS = 1e-10  # as in the authors' code: a power of 0 may be infinite
 @final
 @dataclass(frozen=True)
 class QFedAvg(Algorithm):
-    """FedAvg in which a worker counts the more, the higher its loss is. Costs a pass over the data besides training.
+    """FedAvg in which workers with a higher loss have a larger weight. Costs one pass over the data besides training.
 
     Args:
-        q: How much fairer than FedAvg, which is 0; the paper tries 0.001 to 15.
-        lr: The workers' own learning rate η.
-        weighted: Whether p_k stands in both sums. If not, they are plain: with
-            :class:`~lightning_fed.selection.WeightedBySize` as sampler the paper's algorithm 2, with
-            :class:`~lightning_fed.selection.Uniform` the uniform cohorts of the authors' code, for which all workers
+        q: The degree of fairness; 0 is FedAvg. The paper tries 0.001 to 15.
+        lr: The workers' learning rate η.
+        weighted: Whether p_k is a factor in both sums. If False, the sums are plain: with the sampler
+            :class:`~lightning_fed.selection.WeightedBySize` this is the paper's algorithm 2, with
+            :class:`~lightning_fed.selection.Uniform` it is the uniform variant of the authors' code, where all workers
             have the same p_k.
 
     Raises:
-        TypeError: If an argument is not a number, or ``weighted`` neither True nor False.
+        TypeError: If an argument is not a number, or ``weighted`` is not a bool.
         ValueError: If an argument is out of range.
     """
 

@@ -1,8 +1,8 @@
 """SCAFFOLD: Karimireddy et al., *SCAFFOLD: Stochastic Controlled Averaging for Federated Learning*, 2020, algorithm 1.
 
 A worker's gradients pull towards its own optimum. Each worker i stores a control variate c_i, an estimate of its
-gradient, and the server stores their mean c. Local steps use ``gradient − c_i + c``, which removes the drift. Afterwards
-c_i becomes the mean gradient over the local steps. For SGD at a constant learning rate η this equals option II of the
+gradient, and the server stores their mean c. Local steps use ``gradient − c_i + c``, which removes the drift. Then c_i
+becomes the mean gradient over the local steps. For SGD at a constant learning rate η this equals option II of the
 paper, ``c_i − c + (x − y_i)/(Kη)``; the mean gradient is defined for every local optimizer.
 """
 

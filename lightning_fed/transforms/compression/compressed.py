@@ -27,14 +27,14 @@ class Compressed(UpdateTransform, Coder):
 
     It is the last of the transforms and the last step of the outbox, after the clipping and the noise of a promise, so
     the guarantee is unchanged. Aggregators see decoded updates, in a simulation too, and ``comm/bytes_up`` counts the
-    codes. Each tensor is compressed separately, with independent randomness for each worker and round, so errors average
-    out over a cohort. Buffers and personal layers are not compressed.
+    codes. Each tensor is compressed separately, with independent randomness for each worker and round, so errors
+    average out over a cohort. Buffers and personal layers are not compressed.
 
     Args:
         compressor: The compressor of each tensor.
         error_feedback: Whether a worker adds the errors of earlier codes to its next update. The errors are own state,
             as large as the model. None: only if the compressor is biased.
-        least: The number of elements below which a tensor is sent as it is; so is a tensor that codes would not shorten.
+        least: The number of elements below which a tensor is sent as it is; so is one that codes would not shorten.
 
     Raises:
         TypeError: If an argument has the wrong type.

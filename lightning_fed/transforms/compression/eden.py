@@ -42,7 +42,7 @@ CENTROIDS = {
 class EDEN(Compressor):
     """Encodes the elements of a rotated tensor in 1 to 4 bits each, with a scale for each block of 4096.
 
-    ``x̂ = Rᵀq ‖y‖² / ⟨q, y⟩`` with ``y = Rx``, and q the centroids nearest to y. It is unbiased; for any tensor the error is
+    ``x̂ = Rᵀq ‖y‖² / ⟨q, y⟩`` with ``y = Rx``, and q the centroids nearest to y. Unbiased; for any tensor the error is
     ``E‖x̂ − x‖² = M / (1 − M) ‖x‖²``, where M is the Lloyd–Max error of a normal variable: 0.571, 0.133, 0.0358, 0.00959
     of ``‖x‖²`` for 1 to 4 bits.
 
@@ -144,7 +144,7 @@ def _blocks(size: int) -> tuple[int, int]:
 
 
 def _parts(size: int, n: int) -> list[tuple[int, int, int]]:
-    """Yield the start, the number and the length of blocks of one length, as many of n rows as fit a cache."""
+    """Return the start, the number and the length of blocks of one length, as many of n rows as fit a cache."""
     blocks, last = _blocks(size)
     together = max(_TOGETHER // (n * _BLOCK), 1)
     parts = [(at * _BLOCK, min(together, blocks - at), _BLOCK) for at in range(0, blocks, together)]

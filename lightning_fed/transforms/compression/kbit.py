@@ -24,16 +24,16 @@ class KBit(Compressor):
     """Rounds each element up or down at random to one of ``2^bits`` equidistant levels, without bias.
 
     ``x̂ = lo + Δ ⌊(x − lo)/Δ + u⌋`` with ``Δ = (hi − lo)/(2^bits − 1)`` and u uniform in [0, 1). With f the fractional
-    part of ``(x − lo)/Δ`` the error is ``Σ f(1 − f) Δ²``: with few bits more than the tensor itself, since one large
-    number decides for all. With 8 bits it is quick and as good as training needs; with fewer take
-    :class:`~lightning_fed.transforms.EDEN`. FedPAQ (Reisizadeh et al. 2020) is FedAvg with this step.
+    part of ``(x − lo)/Δ`` the error is ``Σ f(1 − f) Δ²``. With few bits it exceeds the tensor's norm, since one large
+    element determines Δ. Eight bits are fast and accurate enough for training; for fewer bits use
+    :class:`~lightning_fed.transforms.EDEN`. FedPAQ (Reisizadeh et al. 2020) is FedAvg with this compressor.
 
     Args:
-        bits: The bits of each number, 1 to 8.
+        bits: The bits of each element, 1 to 8.
 
     Raises:
-        TypeError: If it is not a number.
-        ValueError: If it is not a whole number from 1 to 8.
+        TypeError: If ``bits`` is not a number.
+        ValueError: If ``bits`` is not an integer from 1 to 8.
 
     >>> KBit(bits=8).num_bytes(Form((1000, 1000)))
     1000008
