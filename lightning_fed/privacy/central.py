@@ -32,18 +32,18 @@ class CentralDP(Privacy):
     with cohorts of a fixed size the guarantee is the (much weaker) one of sampling without replacement.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends; or an :class:`AdaptiveClip`.
-        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        clip: The bound C on the L2 norm of everything that a worker sends; or an :class:`AdaptiveClip`.
+        noise_multiplier: The noise's standard deviation in units of C; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
         weight_cap: The number of examples from which on a worker counts fully; fewer count in proportion. None: all
             count equally.
-        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that knows the sampling.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that supports the sampling.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
 
     Example::
 

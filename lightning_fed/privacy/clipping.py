@@ -34,7 +34,7 @@ class AdaptiveClip:
             of the cohort size, as in the paper.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     initial: float = 0.1

@@ -83,7 +83,7 @@ class CorrelatedGaussian(Mechanism):
         noise_multiplier: z; the white noise's standard deviation in units of C.
         sensitivity: How far one worker moves ``C x`` in the rounds together, in units of C.
         rounds: The number of rounds.
-        separation: The number of rounds from a worker's taking part to its next, at least.
+        separation: The number of rounds between two participations of a worker, at least.
 
     Raises:
         ValueError: If z or the sensitivity is not positive, or another number not a positive integer.

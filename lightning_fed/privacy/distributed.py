@@ -38,22 +38,22 @@ class DistributedDP(Privacy):
     """Each worker adds a share of the noise, of variance ``(zC)²/t``, so that t replies have what a server would add.
 
     For secure aggregation, where the server sees sums only. A round with fewer than t replies releases nothing. That a
-    worker takes part is no secret, so its contributions are what is hidden, and no sampling makes the guarantee better.
+    worker takes part is not a secret, so its contributions are what is hidden, and no sampling makes the guarantee better.
     What leaves a worker are integers, times a power of two: its update is clipped, rounded by chance, and has Skellam
     noise, see :mod:`lightning_fed.privacy.units`.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends.
+        clip: The bound C on the L2 norm of everything that a worker sends.
         survivors: The number t of honest workers of a round that surely reply.
-        noise_multiplier: The standard deviation of the sum's noise in units of C; None: as much as ``epsilon`` needs.
+        noise_multiplier: The standard deviation of the sum's noise in units of C; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
         accountant: ``"rdp"``, the only one that counts noise of integers, or None.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float

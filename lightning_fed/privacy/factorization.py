@@ -59,7 +59,7 @@ class Factorization(ABC):
 
         Args:
             rounds: The number n of rounds.
-            separation: The number b of rounds from a worker's taking part to its next, at least.
+            separation: The number b of rounds between two participations of a worker, at least.
 
         Returns:
             float64 ``[rounds]``; the first is 1, none is negative, none is greater than the one before it.
@@ -83,7 +83,7 @@ class FactoredNoise:
         noise: Draws the white noise.
         factorization: Correlates it.
         rounds: The number of rounds.
-        separation: The number of rounds from a worker's taking part to its next, at least.
+        separation: The number of rounds between two participations of a worker, at least.
     """
 
     def __init__(self, noise: Noise, factorization: Factorization, rounds: int, separation: int) -> None:
@@ -97,7 +97,7 @@ class FactoredNoise:
         """Return the change of the running sum's noise in this round.
 
         Args:
-            size: How many numbers.
+            size: The number of elements.
             std: The standard deviation of the white noise.
             keys: See :meth:`Noise.gaussian`.
 
@@ -230,7 +230,7 @@ def sensitivity(coefficients: Coefficients, separation: int) -> float:
 
     Args:
         coefficients: The first column of C.
-        separation: The number b of rounds from a worker's taking part to its next, at least.
+        separation: The number b of rounds between two participations of a worker, at least.
 
     Raises:
         TypeError: If the coefficients are no array, or the separation no number.
@@ -259,7 +259,7 @@ def prefix_errors(coefficients: Coefficients, separation: int) -> PrefixErrors:
 
     Args:
         coefficients: The first column of C.
-        separation: The number of rounds from a worker's taking part to its next, at least.
+        separation: The number of rounds between two participations of a worker, at least.
 
     >>> rms, most = prefix_errors(BandedToeplitz(bands=100).coefficients(100, 100), separation=100)
     >>> round(rms, 4), round(most, 4)

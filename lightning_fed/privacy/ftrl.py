@@ -54,7 +54,7 @@ class NoiseTree:
         """Return the change of the running sum's noise in this step.
 
         Args:
-            size: How many numbers.
+            size: The number of elements.
             std: The standard deviation of a node's noise.
             keys: See :meth:`Noise.gaussian`.
 
@@ -83,19 +83,19 @@ class DPFTRL(Privacy):
     noise of the old one is secret and not in the checkpoint.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends.
+        clip: The bound C on the L2 norm of everything that a worker sends.
         noise_multiplier: The standard deviation in units of C of a node's noise in the tree, or of the noise that is
-            correlated; None: as much as ``epsilon`` needs.
+            correlated; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
         factorization: How noise is correlated, such as ``BufferedToeplitz()`` or ``BandedToeplitz(bands=32)``; the
             Trainer has to say how many rounds there are. None: by a tree.
         accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float

@@ -115,7 +115,7 @@ def skellam_table(variance: float) -> InversionTable:
         variance: V; above 0 and at most ``MOST_STD`` squared.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is out of range.
     """
     numerator, denominator = number("variance", variance, above=0, most=MOST_STD**2).as_integer_ratio()

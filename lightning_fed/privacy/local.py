@@ -29,16 +29,16 @@ class LocalDP(Privacy):
     aggregator in which workers count equally may follow.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends.
-        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        clip: The bound C on the L2 norm of everything that a worker sends.
+        noise_multiplier: The noise's standard deviation in units of C; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
-        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that knows the mechanism.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that supports the mechanism.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float
@@ -82,7 +82,7 @@ def clipped_and_noised(updates: Updates, job: Job, std: float, insecure: bool) -
 
     Args:
         updates: The updates of n workers.
-        job: What the server sent, with the clipping bound.
+        job: The job that the server sent, with the clipping bound.
         std: The standard deviation of each worker's noise.
         insecure: Whether noise follows from the seed of the run.
     """

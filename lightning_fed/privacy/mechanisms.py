@@ -92,10 +92,10 @@ class Mechanism(ABC):
         raise NotImplementedError(f"{type(self).__name__}.has_losses is set, so it needs a method losses()")
 
     def settings(self) -> dict[str, Stored]:
-        """Return what a checkpoint keeps: the fields, by name.
+        """Return the state that a checkpoint stores: the fields, by name.
 
         Raises:
-            ValueError: If it is no dataclass of numbers, strings and tuples of those.
+            ValueError: If it is not a dataclass of numbers, strings and tuples of those.
         """
         if not dataclasses.is_dataclass(self):
             raise ValueError(f"{type(self).__name__} cannot be stored: make it a frozen dataclass of numbers")
@@ -110,7 +110,7 @@ class Mechanism(ABC):
 
         Raises:
             TypeError: If they are not those of this class.
-            ValueError: If one of them is out of range.
+            ValueError: If an argument is out of range.
         """
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
@@ -343,7 +343,7 @@ def check_noise(mechanism: Mechanism) -> None:
     """Check the noise multiplier of a mechanism.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not positive and finite.
     """
     says = " must be positive and finite: without noise there is no guarantee"
@@ -355,7 +355,7 @@ def check_whole(mechanism: Mechanism, *names: str) -> None:
     """Check fields of a mechanism that are positive integers.
 
     Raises:
-        TypeError: If one is no number.
+        TypeError: If one is not a number.
         ValueError: If one is not whole, or less than 1.
     """
     for name in names:

@@ -46,7 +46,7 @@ class Noise(Shown):
         """Draw noise.
 
         Args:
-            size: How many numbers, at least one.
+            size: The number of elements, at least one.
             std: Their standard deviation.
             keys: What the noise is for; with an insecure seed the noise is a function of both.
 
@@ -71,7 +71,7 @@ class Noise(Shown):
             int32 ``[size]``.
 
         Raises:
-            TypeError: If the variance is no number.
+            TypeError: If the variance is not a number.
             ValueError: If it is out of range.
 
         >>> noise = Noise().skellam(100_000, variance=4.0)
@@ -89,7 +89,7 @@ class Noise(Shown):
         """Draw uniformly from (0, 1), without its ends.
 
         Args:
-            size: How many numbers, at least one.
+            size: The number of elements, at least one.
             keys: What they are for, as in :meth:`gaussian`.
 
         Returns:

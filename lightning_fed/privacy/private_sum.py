@@ -155,7 +155,7 @@ def clipped_ring(job: Job, workers: int, bits: int) -> Ring:
     Rounding by chance lengthens an update of d numbers by less than √d steps, by which it is clipped shorter first.
 
     Args:
-        job: What the server sent, with the clipping bound.
+        job: The job that the server sent, with the clipping bound.
         workers: The largest number of workers in a round.
         bits: The bits of a number.
 

@@ -65,7 +65,7 @@ def made(kind: type[Privacy], settings: Mapping[str, Any]) -> Privacy:
         settings: By name; those that are None are left to the class.
 
     Raises:
-        ValueError: If one of them is out of range, or none of its settings.
+        ValueError: If an argument is out of range, or none of its settings.
     """
     known = inspect.signature(kind).parameters
     given = {name: value for name, value in settings.items() if value is not None}

@@ -34,14 +34,14 @@ class RecordDP(Privacy):
         clip: The bound C on the L2 norm of each example's gradient.
         sampling_rate: The probability with which each example is in a batch.
         delta: δ, less than one over the number of a worker's examples.
-        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        noise_multiplier: The noise's standard deviation in units of C; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
         insecure_deterministic_noise: Whether batches and noise come from the seed of the run; it is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float

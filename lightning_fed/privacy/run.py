@@ -79,7 +79,7 @@ class PrivateRun:
     """The private side of one run.
 
     Args:
-        setting: What the promise is made for.
+        setting: The setting of the promise.
         mechanism: What one round is to the accountant.
         accountant: Adds up what is spent.
         noise_multiplier: The noise's standard deviation in units of the clipping bound.
@@ -248,7 +248,7 @@ class PrivateRun:
         """Go on from a checkpoint: what was spent there is spent, and what was spent here as well.
 
         Args:
-            state: What :meth:`state_dict` gave.
+            state: The result of :meth:`state_dict`.
 
         Raises:
             ValueError: If it is something else, or cannot be added up with what this run releases.
@@ -262,7 +262,7 @@ class PrivateRun:
         """Count also what another record says of this run, or of one whose model this run goes on with.
 
         Args:
-            state: What :meth:`state_dict` gave; of it only the account is looked at.
+            state: The result of :meth:`state_dict`; of it only the account is looked at.
 
         Raises:
             ValueError: As :meth:`load_state_dict` does; nothing is changed then.
@@ -274,7 +274,7 @@ class PrivateRun:
         self.account = account
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint stores."""
         return {
             "accountant": self.accountant.state_dict(),
             "noise_multiplier": self.noise_multiplier,

@@ -35,7 +35,7 @@ class SkellamSum(Mechanism):
         beta: β of the rounding; 0 for one without a condition.
 
     Raises:
-        TypeError: If one of them is no number.
+        TypeError: If an argument is not a number.
         ValueError: If z is not positive, U less than 1, d no positive integer, or β not at least 0 and below 1.
 
     >>> from lightning_fed.privacy import Accountant
@@ -78,7 +78,7 @@ class LocalSkellam(Mechanism):
         beta: As for :class:`SkellamSum`.
 
     Raises:
-        TypeError: If one of them is no number.
+        TypeError: If an argument is not a number.
         ValueError: If z is not positive, U less than 1, d no positive integer, or β not at least 0 and below 1.
     """
 

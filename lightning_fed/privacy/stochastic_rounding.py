@@ -39,8 +39,8 @@ def rounded_norm(units: float, dimension: int, beta: float = BETA) -> float:
         beta: β; 0: a bound that no outcome exceeds.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> rounded_norm(10, 100, beta=0)
     20.0
@@ -69,7 +69,7 @@ def rounded_within(rows: Tensor, bound: float, workers: Sequence[str], uniform: 
         int32 ``[n, d]``, on the CPU.
 
     Raises:
-        TypeError: If the bound is no number.
+        TypeError: If the bound is not a number.
         ValueError: If the bound is out of range, or a worker's vector cannot be rounded within it; it names the worker.
 
     >>> from lightning_fed.privacy import Noise

@@ -5,7 +5,7 @@ Each worker scales its update to a norm of at most U, rounds it to integers
 integers modulo 2ᵇ are exact whatever the order, and t shares together are Skellam noise of variance ``(zU)²``
 (:class:`~lightning_fed.privacy.SkellamSum`). The more units, the less is lost by rounding; the table of a share and the
 integers of the sum bound them. A unit, ``C/U``, is a power of two (:func:`step_for`), so that an integer times a unit
-is exact in a float; U is no whole number then, as a rule.
+is exact in a float; U is not a whole number then, as a rule.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def units_for(noise_multiplier: float, survivors: int) -> int:
         survivors: The number t of workers whose shares make up that noise.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range, or not a single unit is left.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range, or not a single unit is left.
 
     >>> units_for(noise_multiplier=1.0, survivors=100), units_for(noise_multiplier=8.0, survivors=100)
     (81920, 10240)
@@ -56,8 +56,8 @@ def step_for(bound: float, noise_multiplier: float, survivors: int) -> float:
         survivors: t.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range, or not a single unit is left.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range, or not a single unit is left.
 
     >>> step_for(1.0, noise_multiplier=1.0, survivors=100) == 2.0**-16  # of 81920 units, 65536
     True
@@ -84,8 +84,8 @@ def share_variance(noise_multiplier: float, units: float, survivors: int) -> flo
         survivors: t.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> share_variance(noise_multiplier=0.5, units=100, survivors=10)
     250.0
@@ -108,8 +108,8 @@ def check_fits(units: float, noise_multiplier: float, survivors: int, cohort_siz
         bits: b.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range, or the sum does not fit.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range, or the sum does not fit.
 
     >>> check_fits(2**17, noise_multiplier=1.0, survivors=1000, cohort_size=15_000)
     >>> check_fits(2**17, noise_multiplier=1.0, survivors=1000, cohort_size=17_000)  # doctest: +ELLIPSIS
