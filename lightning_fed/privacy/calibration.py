@@ -146,7 +146,7 @@ def analytic_gaussian_sigma(epsilon: float, delta: float, sensitivity: float) ->
 
 
 def _log_delta(sigma: float, epsilon: float) -> float:
-    """Return the logarithm of ``Φ(1/2σ - εσ) - exp(ε) Φ(-1/2σ - εσ)``, the exact δ at sensitivity 1; it falls with σ."""
+    """Logarithm of ``Φ(1/2σ - εσ) - exp(ε) Φ(-1/2σ - εσ)``, the exact δ at sensitivity 1; it falls with σ."""
     inner = torch.tensor([0.5 / sigma - epsilon * sigma, -0.5 / sigma - epsilon * sigma], dtype=torch.float64)
     first, second = torch.special.log_ndtr(inner).tolist()
     # In logarithms, since exp(ε) overflows and Φ underflows where their product is an ordinary number.

@@ -1,4 +1,4 @@
-"""Noise that each worker adds for itself, for servers that are not trusted to."""
+"""Noise that each worker adds by itself, for servers that are not trusted."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from lightning_fed.wire import Job, Updates
 @final
 @dataclass(frozen=True)
 class LocalDP(Privacy):
-    """Each worker clips its update and adds noise to it before anything leaves; nobody has to be trusted.
+    """Clips each update and adds noise to it before it leaves the worker; no other party has to be trusted.
 
-    The guarantee is a worker's own, for any two updates that it might have sent (they differ by up to 2C), and adds up
-    over the rounds in which it takes part; what is reported is that of a worker that takes part in all of them. Any
-    aggregator in which workers count equally may follow.
+    The guarantee holds for each worker separately: for any two updates that it might have sent (they differ by up to
+    2C), composed over its rounds. The reported ε is that of a worker that takes part in all rounds. Any aggregator in
+    which workers count equally may follow.
 
     Args:
         clip: The bound C on the L2 norm of everything that a worker sends.
@@ -78,7 +78,7 @@ class LocalDP(Privacy):
 
 
 def clipped_and_noised(updates: Updates, job: Job, std: float, insecure: bool) -> Updates:
-    """Clip all that each worker sends, and add noise to it, on a common grid.
+    """Clip everything that each worker sends, and add noise to it, on a common grid.
 
     Args:
         updates: The updates of n workers.

@@ -1,4 +1,4 @@
-"""Cost of a promise over a number of rounds, as a run of it would be charged; no model, no data."""
+"""Cost of a promise over a number of rounds, as a run would be charged, without model or data."""
 
 from __future__ import annotations
 
@@ -139,5 +139,5 @@ class Question:
 
 
 def rounded_up(value: float) -> float:
-    """To four decimals. A guarantee or a noise multiplier that is rounded down is one that does not hold."""
+    """Round up to four decimals. A guarantee or a noise multiplier that is rounded down does not hold."""
     return math.ceil(value * 1e4) / 1e4 if math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""How finely updates are counted where integers are summed: U units are the clipping bound C.
+"""The resolution of integer updates: the clipping bound C corresponds to U units.
 
 Each worker scales its update to a norm of at most U, rounds it to integers
 (:mod:`lightning_fed.privacy.stochastic_rounding`) and adds its share of Skellam noise, of variance ``(zU)²/t``. Sums of
@@ -17,17 +17,17 @@ from lightning_fed.privacy.grid import power_of_two
 from lightning_fed.privacy.inversion import MOST_STD
 
 MOST_UNITS = 2**17
-"""More would make nothing better: rounding is far below the noise."""
+"""The largest number of units; the rounding error is then far below the noise."""
 
 _LEAST, _MOST = 2.0**-900, 2.0**900
-"""Bounds of which units, and integers of them, are float64 numbers with all of their digits."""
+"""The range of clipping bounds whose units, and integers times units, are exact in float64."""
 
 _STDS = 8
-"""The sum's noise is beyond so many standard deviations with a probability of 1e-15, and is then wrapped around."""
+"""The margin of a sum, in standard deviations of its noise; beyond it, with probability 1e-15, the sum wraps around."""
 
 
 def units_for(noise_multiplier: float, survivors: int) -> int:
-    """Return the number of units U: 2¹⁷, or so many that a worker's share of the noise can still be drawn.
+    """Return the number of units U: 2¹⁷, or the largest number for which a worker's share of noise can be drawn.
 
     Args:
         noise_multiplier: z, the standard deviation of the sum's noise in units of the clipping bound.
@@ -48,7 +48,7 @@ def units_for(noise_multiplier: float, survivors: int) -> int:
 
 
 def step_for(bound: float, noise_multiplier: float, survivors: int) -> float:
-    """Return the length of a unit: the least power of two of which no more than :func:`units_for` are the bound.
+    """Return the length of a unit: the smallest power of two for which the bound has at most :func:`units_for` units.
 
     Args:
         bound: The clipping bound C.
@@ -97,8 +97,8 @@ def share_variance(noise_multiplier: float, units: float, survivors: int) -> flo
 def check_fits(units: float, noise_multiplier: float, survivors: int, cohort_size: int, bits: int = 32) -> None:
     """Refuse a cohort whose sum, with 8 standard deviations of its noise, does not fit into integers of so many bits.
 
-    That is ``n U + 8 z U √(n/t) < 2^(b-1)`` for n workers, since all of them add a share. A sum that does not fit is
-    wrapped around, which is as private, and useless.
+    The condition is ``n U + 8 z U √(n/t) < 2^(b-1)`` for n workers, since all of them add a share. A larger sum wraps
+    around, which is equally private, but useless.
 
     Args:
         units: U.
