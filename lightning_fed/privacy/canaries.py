@@ -102,7 +102,7 @@ class CanaryRuns:
         return torch.full((self.dimension,), self.dimension**-0.5, dtype=torch.float64)
 
     def _updates(self, job: Job, canary: Tensor, there: bool, chosen: bool, trusted: bool) -> Updates | None:
-        """Return the canary's or its neighbour's update, and zeros of the fewest other workers that a round requires."""
+        """Return the canary's or its neighbour's update, and zeros of the fewest others that a round requires."""
         rows = []
         if chosen and there:
             rows.append(canary)

@@ -105,13 +105,13 @@ class Mechanism(ABC):
 
     @classmethod
     def of(cls, settings: Mapping[str, Stored]) -> Self:
-        """Return the mechanism of some :meth:`settings`.
+        """Return the mechanism with some :meth:`settings`.
 
         Args:
-            settings: As they were stored.
+            settings: The stored settings.
 
         Raises:
-            TypeError: If they are not those of this class.
+            TypeError: If the settings are not those of this class.
             ValueError: If an argument is out of range.
         """
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
