@@ -1,7 +1,8 @@
 """Stochastic rounding of updates to integers, conditioned on a bound of their norm.
 
 Each coordinate is rounded up with the probability of its fractional part, which is unbiased. Rounding lengthens a
-vector of d coordinates by up to √d, but typically by much less. So a vector is rounded again until its norm is within a bound
+vector of d coordinates by up to √d, but typically by much less. So a vector is rounded again until its norm is within a
+bound
 that holds with a probability of at least 1 − β (Kairouz, Liu, Steinke, *The Distributed Discrete Gaussian Mechanism for
 Federated Learning with Secure Aggregation*, 2021, algorithm 1). The condition has a negligible bias, and with it the
 bound always holds: the guarantee of privacy relies on it.
