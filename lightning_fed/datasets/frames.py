@@ -26,7 +26,7 @@ from lightning_fed.datasets.tables import (
 )
 
 if not TYPE_CHECKING:
-    # At runtime the types that YAML can name, which the command line uses to read a config; and no optional package is imported.
+    # At runtime the types that YAML can name, by which the command line reads a config, without optional packages.
     Frame: TypeAlias = str | Path
 else:
     import pandas as pd

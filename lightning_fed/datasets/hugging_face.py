@@ -23,7 +23,7 @@ from lightning_fed.datasets.tables import (
 )
 
 if not TYPE_CHECKING:
-    # At runtime the types that YAML can name, which the command line uses to read a config; and no optional package is imported.
+    # At runtime the types that YAML can name, by which the command line reads a config, without optional packages.
     HuggingFace: TypeAlias = str | Path
 else:
     import datasets
