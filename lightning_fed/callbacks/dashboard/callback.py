@@ -1,4 +1,4 @@
-"""The dashboard of a run: what is not a scalar, for the loggers that can show it."""
+"""The dashboard of a run: content other than scalars, for loggers that support it."""
 
 from __future__ import annotations
 
