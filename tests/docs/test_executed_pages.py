@@ -49,7 +49,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureF
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("agg")
     monkeypatch.setattr(plt, "show", lambda: None)
-    monkeypatch.setattr(tempfile, "mkdtemp", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fed")]
     levels = [logger.level for logger in loggers]
 
