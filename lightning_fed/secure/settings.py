@@ -1,4 +1,4 @@
-"""What a user says of secure aggregation."""
+"""The user's settings of secure aggregation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_fed.secure.scalars import most
 DELTA = "delta"
 
 STEPS = ("share", "mask", "confirm", "unmask")
-"""What workers are asked after they have advertised their keys, by the name of the method that answers."""
+"""The steps after the advertisement of keys, by the name of the method that answers."""
 
 
 @final
@@ -30,7 +30,7 @@ class SecureAggregation(Shown):
     add masks that cancel in the sum (Bonawitz et al. 2017; in large cohorts on a graph of neighbours, Bell et al.
     2020). Losses, metrics and numbers of examples go the same way, so that reports and curves are about the cohort.
 
-    It hides updates from the server, and promises nothing about what sums tell: for that take a promise of privacy too.
+    It hides updates from the server, but gives no guarantee about the content of sums: add a promise of privacy for it.
 
     Args:
         clip: The largest L2 norm of what a worker sends: of the change of the parameters, or of each vector by its name
@@ -52,8 +52,8 @@ class SecureAggregation(Shown):
             Between machines they always are.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If one is out of range.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
 
     >>> SecureAggregation(clip=10.0).parameters(cohort=10).degree(10)
     Degree(neighbours=9, threshold=7)

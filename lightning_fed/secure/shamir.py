@@ -61,7 +61,7 @@ def combine(shares: Mapping[int, int], prime: int = PRIME, at: int = 0) -> int:
     Args:
         shares: As many as the threshold, by their places.
         prime: The size of the field.
-        at: Where the value is taken, which is no place of these shares; 0: the secret.
+        at: Where the value is taken, which is not a place of these shares; 0: the secret.
 
     >>> combine({2: 63, 1: 23, 3: 125})
     5
