@@ -34,7 +34,7 @@ def read_checkpoint(path: str, weights_only: bool | None = None) -> Mapping[str,
         What the checkpoint holds; nothing if it is left to Lightning.
 
     Raises:
-        ValueError: If there is no such file, or it is no checkpoint.
+        ValueError: If there is no such file, or it is not a checkpoint.
     """
     if path.partition(":")[0] in _WORDS or "://" in path:
         return {}

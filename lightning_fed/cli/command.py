@@ -90,7 +90,7 @@ class FederatedCLI(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; a config that is no file here but comes with the package is taken from there."""
+        """Parse; a config that is not a file here but comes with the package is taken from there."""
         self._help_if_asked(parser)
         try:
             with _one_line(self._command):
@@ -297,7 +297,7 @@ def _said(error: Exception) -> str:
 
 
 def _sections(options: Collection[str]) -> dict[str, Any]:
-    """Return the names of options by section; None: it is no section.
+    """Return the names of options by section; None: it is not a section.
 
     >>> _sections(["model.module", "seed_everything"])
     {'model': {'module': None}, 'seed_everything': None}

@@ -123,7 +123,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
     """Read the configs that a command line names.
 
     A path without its ending stands for the file with it. A bare name (``toy.yaml``, ``toy``) or one in ``configs/``
-    that is no file here stands for the config of this name that comes with the package; any other path for itself
+    that is not a file here stands for the config of this name that comes with the package; any other path for itself
     alone.
 
     Args:
@@ -209,7 +209,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _refuse_wrong_sections(name: str, file: yaml.MappingNode) -> None:
-    """Refuse what is no section in the place of one, and what is no word in the place of a key."""
+    """Refuse what is not a section in the place of one, and what is not a word in the place of a key."""
     for section, content in file.value:
         line = section.start_mark.line + 1
         if section.value in _SECTIONS and not isinstance(content, yaml.MappingNode) and content.tag not in _NO_SECTIONS:

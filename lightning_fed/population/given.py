@@ -180,7 +180,7 @@ def examples_of(thing: object, argument: str) -> Dataset[Any]:
         return thing
     if isinstance(thing, (Tensor, np.ndarray)):
         (tensor,) = alike({argument: thing}, argument)
-        return cast("Dataset[Any]", tensor)  # a DataLoader accepts a tensor as a dataset; TensorDataset would yield lists
+        return cast("Dataset[Any]", tensor)  # a DataLoader accepts a tensor; TensorDataset would yield lists
     if isinstance(thing, (tuple, list)):
         _refuse_two_sets(thing, argument)
         return TensorDataset(*alike({f"{argument}[{i}]": item for i, item in enumerate(thing)}, argument))
