@@ -23,8 +23,8 @@ from lightning_fed.core.words import BITS
 class Ring(Shown):
     """Fixed-point numbers for vectors of bounded norm, whose sum over a cohort does not wrap around.
 
-    A worker's numbers are multiples of ``step``, at most ``units`` of them plus one from stochastic rounding, so the sum
-    of all workers stays below half of the ring.
+    A worker's numbers are multiples of ``step``, at most ``units`` of them plus one from stochastic rounding, so the
+    sum of all workers stays below half of the ring.
 
     Args:
         clip: The largest norm of one worker's vector, and so the largest absolute value of a number in it.
