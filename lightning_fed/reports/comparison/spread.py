@@ -12,7 +12,7 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Spread:
-    """The mean of some values and how far they lie apart.
+    """The mean and the spread of some values.
 
     Args:
         mean: The mean.

@@ -18,7 +18,7 @@ from lightning_fed.reports.comparison.spread import Interval, Spread, interval, 
 @final
 @dataclass(frozen=True)
 class Reached:
-    """When the runs of a group reached a target.
+    """The rounds in which the runs of a group reached a target.
 
     Args:
         rounds: The median number of rounds over the runs that reach it; None if none does.

@@ -1,4 +1,4 @@
-"""What several private runs cost together: whoever was in all of them is protected by their composition only."""
+"""Joint cost of several private runs: a worker in all of them is protected by their composition only."""
 
 from __future__ import annotations
 

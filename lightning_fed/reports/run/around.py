@@ -14,14 +14,14 @@ from lightning_fed.record.files import RUN
 from lightning_fed.record.reader import content_of
 
 MOST_FOLDERS = 20_000
-"""How many folders are looked into: a page about a run must not take minutes where logs lie among other things."""
+"""The largest number of searched folders: a page about a run must be fast even among unrelated files."""
 _DEEPEST = 5
 
 
 @final
 @dataclass(frozen=True)
 class Logs:
-    """What was found in the folder of all logs, whatever the folder of their config or project.
+    """The runs in the folder of all logs, for any subfolder of a config or project.
 
     Args:
         place: The folder.

@@ -64,7 +64,7 @@ def _central(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _of_workers(view: View, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What ``release_metrics=True`` has shown as it is."""
+    """The values that ``release_metrics=True`` has shown without noise."""
     rounds = sum("cohort" in line for line in view.record.rounds)
     logged = dict.fromkeys(name for line in view.record.rounds for name in line.get("metrics") or ())
     also = f", and {', '.join(logged)}," if logged else ""

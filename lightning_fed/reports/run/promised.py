@@ -69,7 +69,7 @@ _KINDS = {
     "time": TIME,
     "versions": _VERSIONS,
 }
-"""What facts of the ledger must be; ε and bounds may be infinite."""
+"""The types of the ledger's facts; ε and bounds may be infinite."""
 _OF_A_CHECKPOINT = {
     "delta": "for which δ its account holds",
     "epsilon": "which ε it claims",
@@ -148,7 +148,7 @@ class Promised:
 
     @cached_property
     def mechanisms(self) -> list[tuple[Mechanism, int]]:
-        """What was released, and how many times.
+        """The released mechanisms, with the numbers of releases.
 
         Raises:
             MissingFactError: If one of them does not say how its analysis takes it that cohorts are drawn.

@@ -74,18 +74,18 @@ class View:
 
     @property
     def missing(self) -> int:
-        """How many rounds, from the first one on, are recorded in a folder that was not found."""
+        """The number of rounds, from the first one on, whose record was not found."""
         return 0 if self.origin is None else self.origin.missing
 
     @property
     def over(self) -> int:
-        """How many rounds are over, those before the checkpoint among them from which the run went on."""
+        """The number of finished rounds, including those before the checkpoint of a resumed run."""
         last, began = self.record.rounds[-1:], self.record.run["fits"][-1:]
         return next(iter((*(int(line["round"]) + 1 for line in last), *(int(fit["round"]) for fit in began))), 0)
 
     @cached_property
     def promise(self) -> Mapping[str, Any] | None:
-        """What is promised to the workers; None: nothing."""
+        """The promise to the workers; None: there is none."""
         promise: Mapping[str, Any] | None = self.fact("promise", "whether anything was promised")
         return promise
 
@@ -176,22 +176,22 @@ class View:
 
     @cached_property
     def asked(self) -> Counter[str]:
-        """How often each worker was asked to train; of rounds whose cohort is recorded."""
+        """The number of jobs of each worker, in rounds whose cohort is recorded."""
         return Counter(worker for line in self.record.rounds for worker in line.get("cohort") or ())
 
     @cached_property
     def absent(self) -> Counter[str]:
-        """How often each worker was away, or its update was lost."""
+        """The number of rounds in which each worker was absent or its update was lost."""
         return Counter(worker for line in self.record.rounds for worker in line.get("dropped") or ())
 
     @cached_property
     def failed(self) -> Counter[str]:
-        """How often each worker's training failed."""
+        """The number of rounds in which each worker's training failed."""
         return Counter(each["worker"] for line in self.record.rounds for each in line.get("failures") or ())
 
     @cached_property
     def late(self) -> Counter[str]:
-        """How often each worker did only a part of its training."""
+        """The number of rounds in which each worker did only a part of its training."""
         return Counter(worker for line in self.record.rounds for worker in line.get("stragglers") or ())
 
     def took_part(self, worker: str) -> int:
