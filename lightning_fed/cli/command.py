@@ -161,7 +161,7 @@ class FederatedCLI(LightningCLI):
             refuse(sentence, self._command)
 
     def _unknown(self, known: Mapping[str, Any]) -> list[str]:
-        """Say of each empty section of the files that there is none of its name."""
+        """Refuse each empty section of the files whose name is unknown."""
         return [
             f"there is no option {'.'.join(keys)!r}{nearest(keys[-1], near)} ({file.where(keys)})"
             for file in self._files

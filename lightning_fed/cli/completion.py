@@ -17,7 +17,7 @@ _TEXTS = {
     "--trainer.accelerator": ["auto", "cpu", "gpu", "mps"],
     "--trainer.strategy": ["auto", "ddp", "ddp_spawn", "fsdp", "deepspeed"],
 }
-"""What Lightning takes besides a class, in options whose type is a text."""
+"""The values that Lightning accepts besides a class, in options of type string."""
 _PLACES = {
     "bash": "echo 'eval \"$(lightning-fed completion bash)\"' >> ~/.bashrc",
     "zsh": "echo 'eval \"$(lightning-fed completion zsh)\"' >> ~/.zshrc",

@@ -100,7 +100,7 @@ class ConfigFile:
         return cls(name, content, lines)
 
     def where(self, keys: Sequence[str]) -> str:
-        """Say in which line a key stands, or the innermost of its sections; empty if none of them is here."""
+        """Return a text with the line of a key, or of the innermost of its sections; empty if none is here."""
         for length in range(len(keys), 0, -1):
             line = self.lines.get(tuple(keys[:length]))
             if line is not None:
@@ -174,7 +174,7 @@ def _with_ending(path: str) -> str:
 
 
 def _missing(path: str) -> str:
-    """Say that there is no file, and which name is nearest where its path goes wrong."""
+    """Return a message about a missing file, with the nearest name at the wrong part of its path."""
     name = Path(path).name
     bundled = CONFIGS.files()
     if path in (name, f"{CONFIGS.folder}/{name}"):

@@ -135,7 +135,7 @@ class _Requirement:
 
 
 def _requirements(extra: str) -> list[_Requirement]:
-    """What this package requires: without an extra, or beyond that with one; nothing if it is not installed."""
+    """Return the requirements of this package: without an extra, or those of an extra; empty if not installed."""
     try:
         from packaging.requirements import Requirement
 

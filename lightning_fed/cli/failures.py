@@ -25,7 +25,7 @@ _SEEDS = re.compile(r"(-?\d+) is not in bounds, numpy accepts from 0 to (\d+)")
 _MONITORS = re.compile(
     r"Early stopping conditioned on metric `(.+?)` which is not available\..*any of the following: (.*)", re.DOTALL
 )
-"""What EarlyStopping raises as a RuntimeError."""
+"""The start of EarlyStopping's message in a RuntimeError."""
 _OURS = {"lightning_fed", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torch"}
 _OURS |= {
     "jsonargparse",

@@ -218,7 +218,7 @@ def _started(program: list[str], surroundings: dict[str, str]) -> subprocess.Pop
 
 
 def _check_ended(process: subprocess.Popen[str], what: str) -> None:
-    """Wait until a program has ended, and refuse with the last line that it says if it has not ended well."""
+    """Wait until a program has ended, and refuse with its last line if it has failed."""
     try:
         _, errors = process.communicate(timeout=_CHECK_SECONDS)
     except subprocess.TimeoutExpired as error:

@@ -21,7 +21,7 @@ _ELSEWHERE = {
 
 
 def option_of(name: str, key: str, kinds: Mapping[str, object]) -> str:
-    """Say which option takes a class that another one does not.
+    """Return a hint about the option that accepts a class which another option refuses.
 
     Args:
         name: The class's name, as the user wrote it.

@@ -158,7 +158,7 @@ def _reason(ended: Ended, runs: SeedRuns, seed: int) -> str:
 
 
 def last_line(output: Path) -> str:
-    """Return the line of an output that says how it ended: its last one that names an error, else its last one.
+    """Return the line of an output about its end: the last line that names an error, else the last line.
 
     Args:
         output: The file.

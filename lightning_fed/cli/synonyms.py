@@ -81,7 +81,7 @@ REMARKS = {
     "data.workers.partition.alpha": "where the partition is a Dirichlet",
     "data.batch_size": "of datasets and arrays; a datamodule has its own",
 }
-"""What an option is, where its name alone does not say so."""
+"""Descriptions of options whose names are not self-explanatory."""
 
 
 def meant(option: str, options: Collection[str]) -> Sequence[str]:
@@ -108,7 +108,7 @@ def meant(option: str, options: Collection[str]) -> Sequence[str]:
 
 
 def same(word: str, known: Collection[str]) -> str:
-    """Say which known word means the same as one that is not known, as the end of a message; empty if none does.
+    """Return a hint about the known word with the meaning of an unknown one, as the end of a message; empty if none.
 
     >>> same("learning_rate", ["params", "lr", "betas"])
     "; did you mean 'lr'?"
