@@ -1,4 +1,4 @@
-"""What attackers among the workers do to the mean, and to aggregators that are made to withstand them.
+"""Effect of attackers among the workers on the mean, and on robust aggregators.
 
     python examples/attackers.py
 

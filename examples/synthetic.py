@@ -94,7 +94,7 @@ class Curve(pl.Callback):
 
 
 def run(setting: Setting) -> tuple[list[float], float]:
-    """Give the loss after every round, and at the end the accuracy in %."""
+    """Return the loss after every round, and the final accuracy in %."""
     quietly()
     pl.seed_everything(setting.seed, verbose=False)
     workers = Synthetic(alpha=1, beta=1, batch_size=10)

@@ -1,4 +1,4 @@
-"""What runs at the server: a stock Trainer."""
+"""The server's program: a stock Trainer."""
 
 from collections.abc import Mapping
 from pathlib import Path

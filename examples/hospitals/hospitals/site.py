@@ -1,4 +1,4 @@
-"""What runs at a site: the function that ``lightning-fed node --build hospitals.site:build`` calls."""
+"""The site's program: the function that ``lightning-fed node --build hospitals.site:build`` calls."""
 
 import csv
 from collections.abc import Mapping
