@@ -1,8 +1,8 @@
 """The interface between a round and Lightning's automatic optimization.
 
-Automatic optimization calls ``backward()`` on a loss. :func:`pseudo_gradient` makes a loss whose *value* is the cohort's
-mean loss and whose *gradient* is the aggregated update. Clipping, accumulation, schedulers, scalers and DDP then treat a
-round like any other batch.
+Automatic optimization calls ``backward()`` on a loss. :func:`pseudo_gradient` makes a loss whose *value* is the
+cohort's mean loss and whose *gradient* is the aggregated update. Clipping, accumulation, schedulers, scalers and DDP
+then treat a round like any other batch.
 """
 
 from __future__ import annotations

@@ -87,8 +87,8 @@ def isolated() -> Iterator[None]:
 def restored() -> Iterator[None]:
     """Restore the global generators on exit, on all devices that are in use.
 
-    Inside of :func:`isolated`, one cached normal number of NumPy's legacy generator may be lost, since copying its state
-    would be slower than everything else here.
+    Inside of :func:`isolated`, one cached normal number of NumPy's legacy generator may be lost, since copying its
+    state would be slower than everything else here.
     """
     state, words = torch.default_generator.get_state(), random.getstate()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

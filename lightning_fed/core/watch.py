@@ -1,6 +1,6 @@
 """Supervision of workers' code: its exceptions become that worker's error, and its process-wide changes are undone.
 
-``sys.exit``, ``KeyboardInterrupt`` and ``GeneratorExit`` end a program because ``except Exception`` does not catch them.
+``sys.exit``, ``KeyboardInterrupt`` and ``GeneratorExit`` end a program, since ``except Exception`` does not catch them.
 In the code of one worker of many they are that worker's failure, unless a signal has arrived: then the user, or the
 machine's scheduler, ends the run. ``os._exit`` and a crash end the process; only an engine with separate processes for
 workers (``engine="isolated"``) continues after them.

@@ -1,6 +1,6 @@
 """Files of a record: JSON Lines that grow, and one JSON file that is replaced.
 
-A file that cannot be written causes one warning, and the training continues. The files of a killed process are readable:
+A file that cannot be written causes one warning, and the training continues. A killed process leaves readable files:
 lines are appended by one call, so only the last one can be incomplete, and the JSON file is replaced as a whole.
 """
 

@@ -98,7 +98,7 @@ def seeds_of(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def _engine(engine: Any, hides: bool) -> dict[str, Scalar]:
     """Return the engine that trains the workers, and the configured one, which may choose another."""
     rows = described("engine", engine, hides=hides)
-    chosen = None if isinstance(engine, EngineOfNodes) else engine.choice  # its choice is not an engine: it names workers
+    chosen = None if isinstance(engine, EngineOfNodes) else engine.choice  # theirs is a choice of workers
     return {**rows, "engine": chosen or type(engine).__name__.lower(), "engine/asked": rows["engine"]}
 
 

@@ -22,7 +22,7 @@ _SHOW_OR_KEEP = (
 )
 _DESCRIBED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer)
 _OF_A_STUDY = ("trial",)
-"""The argument by which a callback knows its trial, such as Optuna's: the number of it is not a setting."""
+"""The argument with a callback's trial, such as Optuna's: the trial's number is not a setting."""
 _OURS = __name__.partition(".")[0]
 
 
