@@ -80,7 +80,7 @@ def interval(differences: Sequence[float]) -> Interval | None:
 
 
 def student(level: float, degrees: int) -> float:
-    """Return how many standard errors on each side hold this share of Student's t distribution.
+    """Return the number of standard errors on each side that hold a share of Student's t distribution.
 
     Args:
         level: The share, above 0 and below 1.

@@ -27,7 +27,7 @@ class Logs:
         place: The folder.
         ledgers: The ledgers of private runs in it.
         records: The folders of runs in it.
-        is_whole: Whether all of it was looked at: there are no more than :data:`MOST_FOLDERS`.
+        is_whole: Whether the whole folder was searched: it has at most :data:`MOST_FOLDERS` folders.
     """
 
     place: Path
@@ -37,7 +37,7 @@ class Logs:
 
     @staticmethod
     def around(record: RunRecord) -> Logs:
-        """Look into the folder in which a run's logger puts all runs, which the run's name says.
+        """Search the folder of a run's logger with all runs, which follows from the run's name.
 
         Args:
             record: The run's record.
