@@ -1,4 +1,4 @@
-"""A LightningCLI that answers what is wrong with a command in one sentence."""
+"""A LightningCLI that reports errors of a command in one sentence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FederatedCLI(LightningCLI):
     """A LightningCLI with a FederatedModule as ``model`` and a FederatedDataModule as ``data``.
 
     ``--optimizer`` and ``--lr_scheduler`` are the workers', as those of a LightningCLI are the module's; the server's
-    optimizer is ``--model.server_optimizer``. It is a base class for command lines of one's own, as LightningCLI is.
+    optimizer is ``--model.server_optimizer``. Derive from it for your own command line, as from LightningCLI.
 
     Args:
         args: The arguments: words, or a config as a dict; None: the words of the process.
@@ -49,7 +49,7 @@ class FederatedCLI(LightningCLI):
             ``save_config_callback`` or ``parser_kwargs``.
 
     Raises:
-        SystemExit: With the status 2, after one sentence on standard error, if the command is wrong.
+        SystemExit: With status 2, after one sentence on standard error, if the command is wrong.
 
     Example::
 

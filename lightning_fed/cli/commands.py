@@ -1,6 +1,6 @@
-"""The commands of ``lightning-fed``: which there are, and how one is run.
+"""The commands of ``lightning-fed``, and their execution.
 
-Neither torch nor Lightning is imported here, nor by a command that can do without them: those answer at once.
+Neither torch nor Lightning is imported here, nor by a command that does not require them: such commands start fast.
 """
 
 from __future__ import annotations

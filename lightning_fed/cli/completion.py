@@ -1,4 +1,4 @@
-"""The command ``lightning-fed completion``: a script with which a shell completes what one begins to write."""
+"""The command ``lightning-fed completion``: a script by which a shell completes commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed completion``.
+        arguments: The words after ``lightning-fed completion``.
     """
     install = "; ".join(f"{shell}: {place}" for shell, place in _PLACES.items())
     parser = OneLineParser(

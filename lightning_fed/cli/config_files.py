@@ -1,7 +1,7 @@
-"""The YAML files that a command line names: found, read with the line of every key, and refused if they are none.
+"""The YAML files of a command line: their search, their reading with the line of every key, and their checks.
 
-A parser of YAML takes the last of two equal keys without a word, and a parser of arguments a section that is empty: two
-workers of one name would be one worker, and a misspelt section nothing.
+A YAML parser silently keeps the last of two equal keys, and an argument parser accepts an empty section: two workers of
+one name would become one worker, and a misspelt section would be ignored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classes that are given for an option of another kind: where they, or what other frameworks call so, belong."""
+"""Hints about classes that are given for the wrong option, including names of other frameworks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Help on one screen: an option in a line, of the Trainer's those that one needs first."""
+"""Help on one screen: one line per option, with the most important options of the Trainer."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The option that was meant by one that there is not: another word for it, its end, or a misspelling.
+"""The option that is meant by an unknown one: a synonym, its last part, or a misspelling.
 
-Papers and frameworks have several words for most of what a federated run is set by.
+Papers and frameworks have several words for most settings of a federated run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ REMARKS = {
 
 
 def meant(option: str, options: Collection[str]) -> Sequence[str]:
-    """Return what may be meant by an option that there is not, the likeliest first.
+    """Return the options that may be meant by an unknown one, the likeliest first.
 
     Args:
         option: Its name without dashes, such as ``"max_rounds"`` or ``"algorithm.mu"``.
