@@ -12,7 +12,7 @@ def loaders_in(given: Any) -> list[Any]:
 
     Args:
         given: The loaders of a datamodule: a loader, a collection of them that may be nested, or None. A
-            CombinedLoader of another mode than ``"sequential"`` is one loader, whose batches combine its parts' batches.
+            CombinedLoader of another mode than ``"sequential"`` is one loader, with combined batches of its parts.
 
     >>> from torch.utils.data import DataLoader
     >>> a, b = DataLoader(range(3)), DataLoader(range(5))
