@@ -155,7 +155,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
 
 
 def config_paths(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Return where a command line names a config: the position, what stands before the path, and the path."""
+    """Yield the configs of a command line: the position, the text before the path, and the path."""
     for position, argument in enumerate(arguments):
         flag, equals, path = argument.partition("=")
         if equals and flag in _FLAGS:

@@ -86,7 +86,7 @@ class GivenData(Shown, pl.LightningDataModule):
         return None if isinstance(of, IterableDataset) else length_of(of)
 
     def _makers(self) -> Iterator[partial[Any]]:
-        """Yield the functions that make the loaders, the training loader first."""
+        """Return the functions that make the loaders, the training loader first."""
         makers = (vars(self).get(f"{split}_dataloader") for split in SPLITS)
         return (make for make in makers if isinstance(make, partial))
 

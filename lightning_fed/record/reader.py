@@ -105,7 +105,7 @@ def evaluations_ever(folder: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path, begins: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Return the valid lines of a file: those about rounds before the first round of every later fit.
+    """Yield the valid lines of a file: those about rounds before the first round of every later fit.
 
     Args:
         path: The file.

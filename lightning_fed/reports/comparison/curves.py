@@ -52,7 +52,7 @@ def _worst(line: Mapping[str, Any], metric: str) -> float | None:
 
 
 def _of_workers(line: Mapping[str, Any], metric: str) -> Iterator[float]:
-    """Return the values of single workers; a worker without a value (an undefined metric) is skipped."""
+    """Yield the values of single workers; a worker without a value (an undefined metric) is skipped."""
     for metrics in (line.get("workers") or {}).values():
         if metrics.get(metric) is not None:
             yield float(metrics[metric])

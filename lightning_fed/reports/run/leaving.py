@@ -128,7 +128,7 @@ def _shape(row: Mapping[str, Any]) -> str:
 
 
 def _others(view: View, leaves: Mapping[str, Any]) -> Iterator[Paragraph]:
-    """Return a remark about later messages of other lengths, as when a buffer or a frozen parameter has changed."""
+    """Yield remarks about later messages of other lengths, as when a buffer or a frozen parameter has changed."""
     means = []
     for line in view.record.rounds:
         came = len(line["cohort"]) - len(line["dropped"]) - len(line["failures"]) if _is_counted(line) else 0

@@ -277,7 +277,7 @@ def bounds(releases: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def unended(promised: Promised) -> Iterator[Mapping[str, Any]]:
-    """Return the interrupted fits.
+    """Yield the interrupted fits.
 
     Args:
         promised: The promise.
