@@ -17,7 +17,7 @@ _TITLE = "Released besides"
 
 
 def released_besides(view: View, promised: Promised) -> Iterator[Paragraph]:
-    """Yield sentences about releases besides the models, by all fits of the ledger whose records are found.
+    """Yield a paragraph about releases besides the models, by all fits of the ledger whose records are found.
 
     Args:
         view: The run.
