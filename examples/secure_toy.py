@@ -35,9 +35,9 @@ from lightning_fed.wire import Aggregate, Job, Updates
 
 ROWS = {"bob": [0, 1], "alice": [2, 3], "carol": [0, 3], "dave": [1, 2], "erin": [0, 2]}
 GONE, ROUND = "dave", 1
-"""Who is lost, and in which round."""
+"""The lost worker, and its round."""
 PRINTED = 2
-"""How many rounds are printed."""
+"""The number of printed rounds."""
 
 
 def main() -> None:

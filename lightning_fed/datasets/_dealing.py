@@ -13,7 +13,8 @@ from lightning_fed.core.arguments import number, whole
 from lightning_fed.core.rng import global_seed
 
 HOPELESS = 20
-"""The largest number of too small workers for which a partitioner draws again. The number varies at most like a Poisson variable, so with more of them another draw would succeed with a probability below about e^-20."""
+"""The largest number of too small workers for which a partitioner draws again. The number varies at most like a Poisson
+variable, so with more of them another draw would succeed with a probability below about e^-20."""
 
 
 def generator(seed: int | None) -> np.random.Generator:

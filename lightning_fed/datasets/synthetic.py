@@ -53,8 +53,8 @@ class Synthetic(DrawnPopulation):
         iid: Whether all workers have one true model, entries from N(0, 1), and inputs around 0; alpha and beta must
             then be 0.
         workers: The number of workers.
-        seed: The seed of all draws; None: use the seed of ``pl.seed_everything``. Seed 0 draws sizes from 50 to 889; they have a
-            long tail, and with another seed one worker may hold thousands.
+        seed: The seed of all draws; None: use the seed of ``pl.seed_everything``. Seed 0 draws sizes from
+            50 to 889; they have a long tail, and with another seed one worker may hold thousands.
         batch_size: The number of examples in a batch.
 
     Raises:

@@ -68,7 +68,7 @@ class MLPClassifier(pl.LightningModule):
         for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], classes))
-        # validate_args=False: cross entropy already refuses bad labels, and the checks would synchronize with the device.
+        # validate_args=False: cross entropy already refuses bad labels, and the checks would wait for the device.
         self.train_acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.val_acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.test_acc = MulticlassAccuracy(classes, average="micro", validate_args=False)

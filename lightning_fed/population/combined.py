@@ -11,8 +11,8 @@ def loaders_in(given: Any) -> list[Any]:
     """Return the loaders of an evaluation, in order.
 
     Args:
-        given: The loaders of a datamodule: a loader, a collection of them that may be nested, or None. A CombinedLoader of
-            another mode than ``"sequential"`` is one loader, whose batches are made of those of its parts.
+        given: The loaders of a datamodule: a loader, a collection of them that may be nested, or None. A
+            CombinedLoader of another mode than ``"sequential"`` is one loader, with combined batches of its parts.
 
     >>> from torch.utils.data import DataLoader
     >>> a, b = DataLoader(range(3)), DataLoader(range(5))

@@ -86,7 +86,7 @@ class GivenData(Shown, pl.LightningDataModule):
         return None if isinstance(of, IterableDataset) else length_of(of)
 
     def _makers(self) -> Iterator[partial[Any]]:
-        """Yield the functions that make the loaders, the training loader first."""
+        """Return the functions that make the loaders, the training loader first."""
         makers = (vars(self).get(f"{split}_dataloader") for split in SPLITS)
         return (make for make in makers if isinstance(make, partial))
 
@@ -180,7 +180,7 @@ def examples_of(thing: object, argument: str) -> Dataset[Any]:
         return thing
     if isinstance(thing, (Tensor, np.ndarray)):
         (tensor,) = alike({argument: thing}, argument)
-        return cast("Dataset[Any]", tensor)  # a DataLoader accepts a tensor as a dataset; TensorDataset would yield lists
+        return cast("Dataset[Any]", tensor)  # a DataLoader accepts a tensor; TensorDataset would yield lists
     if isinstance(thing, (tuple, list)):
         _refuse_two_sets(thing, argument)
         return TensorDataset(*alike({f"{argument}[{i}]": item for i, item in enumerate(thing)}, argument))

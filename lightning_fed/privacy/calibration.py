@@ -155,7 +155,7 @@ def _log_delta(sigma: float, epsilon: float) -> float:
 
 
 def _costs(known: Accountant, mechanism: Mechanism, delta: float) -> list[_Cost]:
-    """Yield functions that compute ε, each more accurate and slower than the one before."""
+    """Return functions that compute ε, each more accurate and slower than the one before."""
 
     def rough(accountant: Accountant) -> float:
         return epsilon_of("rdp", accountant.history, delta, None)

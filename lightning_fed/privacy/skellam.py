@@ -23,9 +23,9 @@ class SkellamSum(Mechanism):
     Each worker's vector has a norm of at most U before it is rounded, and of at most Δ₂ after (``rounded_norm`` of
     :mod:`lightning_fed.privacy.stochastic_rounding`), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. The analysis
     covers the rounded vector of integers, so U itself may be any number. The sum's noise has the variance V = (zU)².
-    Sums of Skellam numbers are Skellam numbers, so only the total V of the shares matters, not the number of workers. The Rényi divergence of whole orders α is at most
-    ``αΔ₂²/2V + min{((2α−1)Δ₂² + 6Δ₁)/4V², 3Δ₁/2V}``. There is no amplification by sampling: participation is not
-    secret, since the sum reveals the number of shares.
+    Sums of Skellam numbers are Skellam numbers, so only the total V of the shares matters, not the number of workers.
+    The Rényi divergence of integer orders α is at most ``αΔ₂²/2V + min{((2α−1)Δ₂² + 6Δ₁)/4V², 3Δ₁/2V}``. There is
+    no amplification by sampling: participation is not secret, since the sum reveals the number of shares.
 
     Args:
         noise_multiplier: z, the standard deviation of the sum's noise in units of the clipping bound, which is U.

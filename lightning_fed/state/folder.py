@@ -165,7 +165,7 @@ class StateFolder(Shown):
     def _note(self) -> None:
         try:
             write_whole(self._notes(self.run), self._references.write)
-        except OSError:  # such as a full disk: without records the run is not taken over, and no file is deleted wrongly
+        except OSError:  # such as a full disk: without records nobody takes the run over and deletes wrong files
             self._notes(self.run).unlink(missing_ok=True)
 
     def _hold(self, run: str) -> bool:

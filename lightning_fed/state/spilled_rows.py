@@ -118,7 +118,7 @@ class SpilledRows:
         self._compact()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint: the rows in memory, and the places of rows on disk, whose files now stay."""
+        """Return the state for a checkpoint: the rows in memory, and the places of rows on disk; their files stay."""
         self._folder.hand_out(self.files)
         numbers = list(self._files)
         order = {number: position for position, number in enumerate(numbers)}

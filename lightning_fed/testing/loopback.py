@@ -65,7 +65,7 @@ class Loopback(Link):
             return identifier
         crossed = json.loads(json.dumps(fields))
         answer: Message | LinkError | None
-        with torch.inference_mode(False), torch.enable_grad():  # another machine is not in a mode of the server's Trainer
+        with torch.inference_mode(False), torch.enable_grad():  # another machine is in no mode of the server's Trainer
             answer = self._nodes[node].answer(crossed, [bytes(part) for part in parts])
         self.bytes_down += sum(len(part) for part in parts)
         if self._spoil is not None and not isinstance(answer, LinkError) and answer is not None:

@@ -272,7 +272,7 @@ def _updates(rows: Tensor, job: Job) -> Updates:
 
 
 def _released(make: MakePromise, run: PrivateRun, rows: Tensor, cohort: int = 0, insecure: bool = True) -> Tensor:
-    """Return all numbers of a cohort that others see: the sum, or each worker's row ``[n, 2 size]`` if it is private."""
+    """Return all visible numbers of a cohort: the sum, or each worker's row ``[n, 2 size]`` if it is private."""
     promise: Privacy = _settled(make, insecure_deterministic_noise=insecure)
     run.cohort = cohort
     run.charge()

@@ -18,8 +18,8 @@ class SignFlip(Attack):
     """Each attacker sends its update times ``-scale`` (Li et al. 2019, *RSA: Byzantine-Robust Stochastic Aggregation*).
 
     With scale 1 it is the attack that the code of Karimireddy et al. 2022 and others call bit flipping. RSA's workers
-    send models and reverse the model's sign; here the sign of the delta is reversed. ``SignFlipping`` of byzfl sends the
-    opposite of the honest workers' mean instead, which is ``IPM(1.0)``.
+    send models and reverse the model's sign; here the sign of the delta is reversed. ``SignFlipping`` of byzfl sends
+    the opposite of the honest workers' mean instead, which is ``IPM(1.0)``.
 
     Args:
         scale: The factor of the length.
