@@ -16,11 +16,10 @@ test: .venv/installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --numprocesses auto
 
-# A first answer while one writes: the arithmetic of a round in numbers that are computed by hand. Left out is whatever
-# starts processes, fits the same thing many times or goes through the command line: `make test` has it.
-FAST := tests/aggregation tests/core tests/selection tests/transforms/test_clip.py tests/wire/test_layout.py \
-	tests/secure/test_ring.py tests/secure/test_shamir.py tests/privacy/test_mechanisms.py tests/test_dependencies.py \
-	tests/test_house.py tests/test_borrowed.py
+# A first answer while one writes: the rules of the house, and the arithmetic of a round in numbers that are computed by
+# hand. Left out is whatever trains many rounds, draws many samples or goes through the command line: `make test` has it.
+FAST := tests/core tests/aggregation/test_mean.py tests/selection/test_availability.py tests/wire/test_layout.py \
+	tests/secure/test_ring.py tests/secure/test_shamir.py tests/privacy/test_mechanisms.py tests/test_house.py
 
 test-fast: .venv/installed
 	$(BIN)/ruff check .
