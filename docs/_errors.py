@@ -47,7 +47,7 @@ ROOMS = {
 """Title of the errors of each room of the package."""
 
 NOTES = {
-    "the-batch-of-a-round-is-its-cohort-which-cannot": (
+    "the-batch-of-a-round-is-its-cohort-which": (
         "If the Trainer was given your module itself, wrap it: `trainer.fit(FederatedModule(module), data)`."
     ),
 }
@@ -57,8 +57,8 @@ HEAD = """\
 # Errors A–Z
 
 Find the message of an error, where the message comes from and what to do. Search this page, or the whole site, for the
-beginning of the message. Words in angle brackets stand for your own names and numbers. A message names the fix itself; a
-note follows where more is to say. `python docs/_errors.py` writes this page from the source.
+beginning of the message. Words in angle brackets stand for your own names and numbers. A message names the fix itself;
+a note follows where more is to say. `python docs/_errors.py` writes this page from the source.
 """
 
 

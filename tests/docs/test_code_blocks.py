@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -49,17 +46,6 @@ FRAGMENTS = {
 }
 """Blocks that do not run by themselves, by page and number (from 0), with the reason. They are compiled."""
 
-QUIET = """
-import logging, warnings
-warnings.filterwarnings("ignore")
-for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fed"):
-    logging.getLogger(name).setLevel(logging.ERROR)
-import matplotlib
-matplotlib.use("Agg")
-import torch
-torch.set_num_threads(1)
-"""
-
 
 class Block(NamedTuple):
     """One fenced block of a page."""
@@ -95,22 +81,20 @@ def to_run(page: Path) -> list[Block]:
 RUNNING = [page for page in PAGES if name_of(page) not in RUN_ELSEWHERE and not is_notebook(page) and to_run(page)]
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", RUNNING, ids=name_of)
-def test_the_programs_of_a_page_run_in_their_order(page: Path, tmp_path: Path) -> None:
-    program = tmp_path / "page.py"
-    main = "\n\n".join(block.code for block in to_run(page))
-    program.write_text(f"{QUIET}\n{main}", encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(
-        [sys.executable, str(program)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{name_of(page)}: {done.stderr[-2000:]}"
+def test_the_programs_of_a_page_run_in_their_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    defined: dict[str, Any] = {"__name__": "page"}
+    for block in to_run(page):
+        exec(compile(block.code, f"{name_of(page)}:{block.line}", "exec", dont_inherit=True), defined)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
 def test_every_program_is_python(page: Path) -> None:
     for block in blocks(page):
-        if block.language in ("python", "py", "{code-cell}"):
+        if block.language in ("python", "{code-cell}"):
             lines = block.code.splitlines()
             code = "\n".join(line for line in lines if not line.startswith((":", "---", "%", "!")))
             compile(code, f"{name_of(page)}:{block.line}", "exec", dont_inherit=True)
