@@ -26,9 +26,6 @@ RUN_ELSEWHERE = {
 }
 """Pages whose programs are run by a test of their own."""
 
-BUILT = "make docs"
-"""What runs the cells of pages that are notebooks."""
-
 FRAGMENTS = {
     ("README.md", 1): "goes on from the reader's own module",
     ("docs/compare.md", 0): "reads runs of the commands above it",
