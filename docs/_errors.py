@@ -1,6 +1,6 @@
 """Write ``docs/reference/errors.md``, the errors of the package from A to Z, from the messages in its own source.
 
-``python docs/_errors.py`` writes the page; ``tests/docs/test_reference_pages.py`` is red where the page is not up to date.
+``python docs/_errors.py`` writes the page; ``tests/docs/test_reference_pages.py`` is red if the page is out of date.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ ROOMS = {
 """Title of the errors of each room of the package."""
 
 NOTES = {
-    "a-cohort-is-no-batch": (
-        "The Trainer was given your module itself. Wrap it: `trainer.fit(FederatedModule(module), data)`."
+    "the-batch-of-a-round-is-its-cohort-which": (
+        "If the Trainer was given your module itself, wrap it: `trainer.fit(FederatedModule(module), data)`."
     ),
 }
 """What a message leaves open, by the beginning of its anchor."""
@@ -57,8 +57,8 @@ HEAD = """\
 # Errors A–Z
 
 Find the message of an error, where the message comes from and what to do. Search this page, or the whole site, for the
-beginning of the message. Words in angle brackets stand for your own names and numbers. A message names the fix itself; where
-more is to say, a note follows. `python docs/_errors.py` writes this page from the source.
+beginning of the message. Words in angle brackets stand for your own names and numbers. A message names the fix itself;
+a note follows where more is to say. `python docs/_errors.py` writes this page from the source.
 """
 
 
@@ -116,21 +116,66 @@ def _class(call: ast.Call) -> str:
     return name.attr if isinstance(name, ast.Attribute) else name.id if isinstance(name, ast.Name) else ""
 
 
-def _raised(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
-    """Yield class, text and function of each exception with a text of its own that a file makes."""
+Raised = dict[str, str]
+"""Constants, functions and variables whose text is an error's, with the class of the error."""
+
+
+def _raised(tree: ast.Module) -> Raised:
+    """Return the names whose text is that of an error that a file raises."""
+    names: Raised = {"says": "ValueError"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            kind = _class(node.exc) if _EXCEPTION.search(_class(node.exc)) else "ValueError"
+            for part in (node.exc.func if kind != _class(node.exc) else None, *node.exc.args):
+                inner = part.func if isinstance(part, ast.Call) else part
+                if isinstance(inner, ast.Name) and not _EXCEPTION.search(inner.id):
+                    names[inner.id] = kind
+                elif isinstance(inner, ast.Attribute) and isinstance(part, ast.Call) and inner.attr.startswith("_"):
+                    names[inner.attr] = kind
+    return names
+
+
+def _messages(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
+    """Yield class, text and function of each error that a file makes."""
+    names = _raised(tree)
 
     def walk(node: ast.AST, inside: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
         for child in ast.iter_child_nodes(node):
-            names = inside
-            if isinstance(child, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
-                names = (*inside, child.name)
-            if isinstance(child, ast.Call) and re.search(r"(Error|Exception|Refused|Exit)$", kind := _class(child)):
-                for argument in child.args:
-                    if (text := _text(argument)) is not None:
-                        yield kind, text, ".".join(names)
-            yield from walk(child, names)
+            within, kind, texts = inside, "", []
+            if isinstance(child, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+                within = (*inside, child.name)
+            elif isinstance(child, ast.Call):
+                called = _class(child)
+                if _EXCEPTION.search(called):
+                    kind, texts = called, list(child.args)
+                elif called in ("error", "refuse"):
+                    kind, texts = "SystemExit", list(child.args)
+                else:
+                    kind, texts = "ValueError", [word.value for word in child.keywords if word.arg == "says"]
+            elif isinstance(child, ast.Return) and child.value is not None and inside and inside[-1] in names:
+                kind, texts = names[inside[-1]], [child.value]
+            elif isinstance(child, ast.Assign) and isinstance(child.targets[0], ast.Name):
+                kind = names.get(child.targets[0].id, "")
+                texts = [child.value] if kind else []
+            for expression in texts:
+                for part in _alternatives(expression):
+                    if (text := _text(part)) is not None:
+                        yield kind, text, ".".join(within)
+            yield from walk(child, within)
 
     yield from walk(tree, ())
+
+
+def _alternatives(node: ast.expr) -> Iterator[ast.expr]:
+    """Yield the expressions that a condition chooses from."""
+    if isinstance(node, ast.IfExp):
+        yield from _alternatives(node.body)
+        yield from _alternatives(node.orelse)
+    else:
+        yield node
+
+
+_EXCEPTION = re.compile(r"(Error|Exception|Exit|Interrupt)$")
 
 
 def errors() -> list[Error]:
@@ -139,8 +184,9 @@ def errors() -> list[Error]:
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE)
         room = place.parts[0] if len(place.parts) > 1 else ""
-        for kind, text, function in _raised(ast.parse(path.read_text(encoding="utf-8"))):
+        for kind, text, function in _messages(ast.parse(path.read_text(encoding="utf-8"))):
             text = " ".join(text.split())
+            text = f"<argument>=<value>{text}" if text.startswith(":") else text
             if len(re.sub(r"<[^>]*>|\W", "", text)) >= SHORTEST:
                 module = ".".join(("lightning_fed", *place.with_suffix("").parts)).removesuffix(".__init__")
                 found.add(Error(room, kind, text, f"{module}: {function}" if function else module))
@@ -149,7 +195,8 @@ def errors() -> list[Error]:
 
 def page() -> str:
     """Return the page's text."""
-    parts, room, taken = [HEAD], None, {}
+    parts, room = [HEAD], None
+    taken: dict[str, int] = {}
     for error in errors():
         if error.room != room:
             room = error.room
@@ -158,7 +205,7 @@ def page() -> str:
         number = taken[error.anchor]
         anchor = f"error-{error.anchor}" + (f"-{number}" if number > 1 else "")
         shown = error.text.replace("`", "'")
-        parts.append(f"({anchor})=\n- `{shown}`\n  <br>{error.kind}, raised in `{error.where}`.\n")
+        parts.append(f"({anchor})=\n- `{shown}`\n  {error.kind}, raised in `{error.where}`.\n")
         parts += [f"  {note}\n" for start, note in NOTES.items() if error.anchor.startswith(start)]
     return "\n".join(parts)
 

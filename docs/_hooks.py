@@ -1,6 +1,6 @@
-"""Write ``docs/reference/hooks.md``, the table of Lightning's hooks, from ``lightning_fed/hooks.py`` and ``docs/lightning.md``.
+"""Write ``docs/reference/hooks.md`` from the tables of ``lightning_fed/hooks.py`` and ``docs/lightning.md``.
 
-``python docs/_hooks.py`` writes the page; ``tests/docs/test_reference_pages.py`` is red where the page is not up to date.
+``python docs/_hooks.py`` writes the page; ``tests/docs/test_reference_pages.py`` is red if the page is out of date.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ PAGE = DOCS / "reference" / "hooks.md"
 HEAD = """\
 # Hooks: where each one runs
 
-Look up on which side a hook of Lightning runs before you write one: on the server, on each worker, on both, or not at all.
-`python docs/_hooks.py` writes this page from the tables of the package and from [the page about Lightning](../lightning.md).
+Look up on which side a hook of Lightning runs before you write one: on the server, on each worker, on both, or not at
+all. `python docs/_hooks.py` writes this page from the tables of the package and from
+[the page about Lightning](../lightning.md).
 
 - **server**: called as in any other fit or evaluation, on your module while it holds the global model.
 - **worker**: called in local training, on the worker's copy of your module (or in the process of the worker).
