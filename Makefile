@@ -3,10 +3,28 @@ PYTHON ?= python3
 PYTHON_3_10 ?= $(lastword python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10))
 BIN := .venv/bin
 
-.PHONY: toy test test-fast hooks canary dist release-check slow command-line oracle faults soak test-processors test-gpu test-flower oldest bench bench-deployment bench-peers ecosystem install clean
+.PHONY: toy docs docs-pages test test-fast hooks canary dist release-check slow command-line oracle faults soak test-processors test-gpu test-flower oldest bench bench-deployment bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
+
+# The documentation site, into docs/_build/html: without a network, with every notebook executed, warnings as errors
+docs: .docs/installed
+	.docs/bin/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs docs/_build/html
+
+.docs/installed: pyproject.toml constraints.txt constraints-docs.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "The site needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .docs
+	.docs/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-docs.txt \
+		--editable '.[examples,privacy,secure]' sphinx furo myst-nb sphinx-copybutton sphinx-design
+	@touch $@
+
+# The pages that are written from the source: the API, errors from A to Z, hooks
+docs-pages: .venv/installed
+	$(BIN)/python docs/_api.py
+	$(BIN)/python docs/_errors.py
+	$(BIN)/python docs/_hooks.py
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -152,4 +170,4 @@ install: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .oldest .flower .canary dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .oldest .flower .docs docs/_build .canary dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -95,7 +95,7 @@ class CohortAggregator(Aggregator[Gathered]):
 
         Args:
             cohort: The updates of all processes, in the order of the workers' names; their number satisfies
-                :meth:`check`. Read only.
+                ``check``. Read only.
         """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Gathered:
@@ -142,7 +142,7 @@ class RobustAggregator(CohortAggregator):
         """Return the function that combines rows of these workers.
 
         Args:
-            delta: ``[n, size]``; n satisfies :meth:`check`. Read only.
+            delta: ``[n, size]``; n satisfies ``check``. Read only.
         """
 
     def combined(self, cohort: Gathered) -> Aggregate:

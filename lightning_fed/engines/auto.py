@@ -33,9 +33,9 @@ class Auto(Engine):
     The rule: one after another if
 
     1. the checkpoint that is resumed from was written by a run that did so;
-    2. the module needs it (:class:`UnvectorizableError` says why);
+    2. the module needs it (``UnvectorizableError`` says why);
     3. the module has convolutions and runs on a CPU, where a stack of convolutions takes two to three times as long;
-    4. fewer than four workers train, as in :class:`Cyclic`;
+    4. fewer than four workers train, as in :class:`~lightning_fed.algorithms.Cyclic`;
     5. the cohort has up to 256 workers, of which fewer than three train at a time, on average over the steps, because
        some have many times as many batches as the others: a step of one, stacked, takes as long as one of many.
 

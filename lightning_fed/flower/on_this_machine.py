@@ -20,7 +20,7 @@ from lightning_fed.core.process_groups import groups_below, send
 
 _START_SECONDS = 60.0
 _KNOWN = b"already in use"
-"""What Flower says of a key that is registered already."""
+"""Message of Flower about a key that is registered already."""
 _NODES_SECONDS, _SUPERLINK_SECONDS = 12.0, 4.0
 """How long processes may take to end by themselves."""
 _LAST_SECONDS = 1.0

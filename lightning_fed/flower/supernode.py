@@ -24,7 +24,7 @@ from lightning_fed.node.settings import Settings
 SUPERNODE = "flower-supernode"
 _CLIENTAPP = "flwr-clientapp"
 _OTHERS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
-"""What else Flower's SuperExec starts when a server asks for it; all of them run code of the App bundle."""
+"""Other processes that Flower's SuperExec starts when a server asks for it; all of them run code of the App bundle."""
 
 _AGAIN = 15.0
 """How long to wait before the next start, in seconds."""
@@ -88,7 +88,7 @@ _CLOCKS_ARE_WRONG = "this machine's clock were more than 5 s ahead of the SuperL
 
 @dataclass
 class _Said:
-    """What a SuperNode has printed: its exit code, and whether it signed on, or refused the SuperLink's certificate."""
+    """Output of a SuperNode: its exit code, and whether it signed on, or refused the SuperLink's certificate."""
 
     code: int | None = None
     signed_on: bool = False

@@ -26,7 +26,7 @@ from lightning_fed.privacy.accounting.storage import UndefinedMechanismError, re
 from lightning_fed.privacy.ledger import now
 
 Unit: TypeAlias = Literal["worker", "example"]
-"""What a guarantee hides: all that a worker sends, or one of its examples."""
+"""Unit that a guarantee hides: all that a worker sends, or one of its examples."""
 
 VERSION = 1
 _ENDING = ".jsonl"
@@ -194,7 +194,7 @@ class NodeAccount(Shown):
         return self.of(worker).rounds
 
     def epsilon(self, worker: str, delta: float, unit: Unit | None = None) -> float:
-        """Return the ε of all of a worker's trainings; see :meth:`WorkerAccount.epsilon`.
+        """Return the ε of all of a worker's trainings; see ``WorkerAccount.epsilon``.
 
         Args:
             worker: Its name.

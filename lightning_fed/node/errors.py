@@ -1,4 +1,4 @@
-"""What a node says when it does not do what a server asks for."""
+"""Errors of a node that does not do what a server asks for."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Node(Shown):
             raise TypeError(f"policy={policy!r} must be a Policy, or the path of its YAML file")
         self.policy = policy if isinstance(policy, Policy) else Policy.read(policy) if policy else Policy()
         self.account = NodeAccount(self.home / "account")
-        """What the workers have released so far, in all runs."""
+        """Releases of the workers so far, in all runs."""
         self._settings = NodeSettings(
             accelerator,
             devices,

@@ -54,7 +54,7 @@ _WORKER: Unit = "worker"
 @final
 @dataclass(frozen=True, repr=False)
 class Policy(Shown):
-    """What a node allows. Without any argument: whatever a simulation allows.
+    """Rules of what a node allows. Without any argument: whatever a simulation allows.
 
     Args:
         modules: The fingerprints of the modules that may be trained, such as ``"sha256:4f..."``; None: any.

@@ -82,7 +82,7 @@ class RequiredPromise(Shown):
 
     @property
     def unit(self) -> Literal["worker", "example"]:
-        """What it hides."""
+        """Unit that it hides."""
         return promises()[self.promise].unit
 
     def _has(self, name: str) -> bool:

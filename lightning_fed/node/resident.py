@@ -35,7 +35,7 @@ Answer: TypeAlias = Callable[[dict[str, Any], list[memoryview]], tuple[dict[str,
 
 
 class Answering(Protocol):
-    """What a build function makes."""
+    """Result of a build function."""
 
     def answer(self, fields: dict[str, Any], parts: list[memoryview]) -> tuple[dict[str, Any], Sequence[Any]]:
         """Return the answer to a message, as fields and parts."""

@@ -21,7 +21,7 @@ from lightning_fed.worker.sealing import Sealing
 
 
 class _Held(NamedTuple):
-    """What a worker holds in a round."""
+    """State of a worker in a round of secure aggregation."""
 
     machine: SecureWorker
     sealed: Sealed

@@ -25,7 +25,7 @@ _OWNER = "LIGHTNING_FED_NODE_PID"
 @final
 @dataclass(frozen=True)
 class Settings:
-    """What the owner of a node has set.
+    """Settings of a node, by its owner.
 
     Args:
         build: Names the function that makes the node: ``package.module:function``.

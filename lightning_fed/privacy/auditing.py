@@ -103,7 +103,7 @@ def audit(
         trials: The number of simulated runs with the canary, and of runs without it. More trials make the bound
             tighter.
         confidence: The probability that the bound is correct.
-        delta: The δ of the bound; None: the δ of :data:`DELTAS` for which the attack is nearest to the claim.
+        delta: The δ of the bound; None: the δ of ``DELTAS`` for which the attack is nearest to the claim.
 
     Raises:
         TypeError: If an argument has the wrong type.

@@ -102,7 +102,7 @@ class Privacy(ABC):
 
         Args:
             updates: The updates of n workers.
-            job: The job that the server sent, with :attr:`Job.promise`.
+            job: The job that the server sent, with ``Job.promise``.
 
         Raises:
             ValueError: If anything but trained parameters and buffers has changed.
@@ -190,10 +190,10 @@ class Privacy(ABC):
         """Return the ring of secure aggregation, one for everything that a worker sends.
 
         If :attr:`audience` is those who see the model, workers clip what they send to
-        :meth:`~lightning_fed.secure.ring.Ring.within`; else it includes noise, and consists of multiples of the step.
+        ``Ring.within``; else it includes noise, and consists of multiples of the step.
 
         Args:
-            job: The job that the server sent, with :attr:`Job.promise`.
+            job: The job that the server sent, with ``Job.promise``.
             workers: The largest number of workers in a round.
             bits: The bits of a number.
 

@@ -48,7 +48,7 @@ class CanaryRuns:
     accountant: Accountant
 
     def played(self, there: bool, trials: int) -> Numbers:
-        """Return the observations of runs: ``[trials, rounds, 4]``, see :mod:`lightning_fed.privacy.attacks`."""
+        """Return the observations of runs: ``[trials, rounds, 4]``, see ``privacy.attacks``."""
         with torch.no_grad():
             return np.asarray([self._run(there) for _ in range(trials)], dtype=np.float64)
 

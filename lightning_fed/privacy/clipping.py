@@ -145,7 +145,7 @@ def add_clipped_(total: Tensor, rows: Tensor, scales: Tensor, step: float) -> No
         total: float64 ``[m]``, multiples of the step.
         rows: ``[n, m]``.
         scales: float64 ``[n]``.
-        step: The step of :mod:`lightning_fed.privacy.grid`.
+        step: The step of ``privacy.grid``.
 
     Raises:
         RuntimeError: If rows and the total differ in length: a single number must not be broadcast.

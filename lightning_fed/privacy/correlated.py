@@ -1,6 +1,6 @@
 """Mechanisms of many rounds at once, with noise that is correlated over the rounds.
 
-See :mod:`lightning_fed.privacy.mechanisms` for mechanisms of single rounds, and for the units.
+See ``privacy.mechanisms`` for mechanisms of single rounds, and for the units.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class TreeAggregation(Mechanism):
 @final
 @dataclass(frozen=True)
 class CorrelatedGaussian(Mechanism):
-    """All prefix sums of a number of rounds by a matrix factorisation; see :mod:`lightning_fed.privacy.factorization`.
+    """All prefix sums of a number of rounds by a matrix factorisation; see ``privacy.factorization``.
 
     Charge the mechanism once, before the first of the rounds: all rounds together are one Gaussian release.
 

@@ -40,7 +40,7 @@ class DistributedDP(Privacy):
     Use it with secure aggregation, where the server sees sums only. A round with fewer than t replies releases nothing.
     Participation is not secret: the guarantee hides a worker's contributions, and sampling does not amplify it. A
     worker sends integers times a power of two: its update is clipped, rounded stochastically, and receives Skellam
-    noise; see :mod:`lightning_fed.privacy.units`.
+    noise; see ``privacy.units``.
 
     Args:
         clip: The bound C on the L2 norm of everything that a worker sends.

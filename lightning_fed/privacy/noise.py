@@ -28,8 +28,8 @@ class Noise(Shown):
 
     Every number is made from fresh bytes of the operating system (Box & Muller 1958): there is no generator whose state
     could be guessed, saved or seeded. Two uniform numbers of 53 bits make two normal numbers, whose last bits differ
-    from a true Gaussian's: round them to a grid before any release, see :mod:`lightning_fed.privacy.grid`. Integers are
-    drawn exactly, see :mod:`lightning_fed.privacy.inversion`.
+    from a true Gaussian's: round them to a grid before any release, see ``privacy.grid``. Integers are
+    drawn exactly, see ``privacy.inversion``.
 
     Args:
         insecure_seed: If given, noise is a function of this seed instead, for tests. Such noise is not private.

@@ -42,7 +42,7 @@ class PrivateSum(Aggregator[PrivateSums]):
     The denominator is the *expected* number of workers, for any number of replies: dividing by the replies would
     reveal their number, and put too little noise on a small cohort. A round without replies releases noise only.
     Buffers do not leave the workers. Updates and noise are summed on a common grid, see
-    :mod:`lightning_fed.privacy.grid`; only the mean is rounded to the model's dtype.
+    ``privacy.grid``; only the mean is rounded to the model's dtype.
 
     Args:
         run: Holds the clipping bound, the noise and the number of workers; charged before each release.
@@ -151,7 +151,7 @@ _SHARE_OF_BOUND = 1 / 8
 def clipped_ring(job: Job, workers: int, bits: int) -> Ring:
     """Return the ring for updates that workers clip, with noise that the server adds to their sum.
 
-    The step is a power of two, so noise can lie on the grid of the sum (:mod:`lightning_fed.privacy.grid`). Stochastic
+    The step is a power of two, so noise can lie on the grid of the sum (``privacy.grid``). Stochastic
     rounding lengthens an update of d numbers by less than √d steps; the clipping bound is reduced by that length.
 
     Args:

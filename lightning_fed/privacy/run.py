@@ -28,7 +28,7 @@ class Setting(NamedTuple):
         seed: The seed of the run. Noise depends on it only with ``insecure_deterministic_noise``.
         local: The length of local training.
         separation: The number of rounds after which a worker may take part again; see
-            :meth:`CohortSampler.separation`.
+            ``CohortSampler.separation``.
         dimension: The number of elements of a worker's message that receive noise; None: unknown, and a promise whose
             cost depends on it is refused.
     """

@@ -21,7 +21,7 @@ class SkellamSum(Mechanism):
     """A sum of integer vectors with Skellam noise (Agarwal, Kairouz, Liu 2021). RDP only.
 
     Each worker's vector has a norm of at most U before it is rounded, and of at most Δ₂ after (``rounded_norm`` of
-    :mod:`lightning_fed.privacy.stochastic_rounding`), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. The analysis
+    ``privacy.stochastic_rounding``), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. The analysis
     covers the rounded vector of integers, so U itself may be any number. The sum's noise has the variance V = (zU)².
     Sums of Skellam numbers are Skellam numbers, so only the total V of the shares matters, not the number of workers.
     The Rényi divergence of integer orders α is at most ``αΔ₂²/2V + min{((2α−1)Δ₂² + 6Δ₁)/4V², 3Δ₁/2V}``. There is

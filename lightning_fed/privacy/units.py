@@ -1,7 +1,7 @@
 """The resolution of integer updates: the clipping bound C corresponds to U units.
 
 Each worker scales its update to a norm of at most U, rounds it to integers
-(:mod:`lightning_fed.privacy.stochastic_rounding`) and adds its share of Skellam noise, of variance ``(zU)²/t``. Sums of
+(``privacy.stochastic_rounding``) and adds its share of Skellam noise, of variance ``(zU)²/t``. Sums of
 integers modulo 2ᵇ are exact in any order, and t shares together are Skellam noise of variance ``(zU)²``
 (:class:`~lightning_fed.privacy.SkellamSum`). More units make the rounding error smaller; the table of a share and the
 integers of the sum bound them. A unit, ``C/U``, is a power of two (:func:`step_for`), so that an integer times a unit

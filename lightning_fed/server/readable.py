@@ -38,7 +38,7 @@ class Readable(Wrapper, ABC):
     last_report: RoundReport
     """The report of the last round's workers; for callbacks."""
     leaves: Leaves | None
-    """What left a worker in the first round of the last fit, and what it was sent, as on the wire."""
+    """Everything that left a worker in the first round of the last fit and that it was sent, as on the wire."""
 
     def __repr__(self) -> str:
         return module_in_words(self)
@@ -55,7 +55,7 @@ class Readable(Wrapper, ABC):
 
     @property
     def last_evaluation(self) -> EvaluationReport:
-        """What single workers' data gave in the last validation or test; complete from ``on_validation_end`` on.
+        """Results on single workers' data in the last validation or test; complete from ``on_validation_end`` on.
 
         Example::
 

@@ -1,4 +1,4 @@
-"""What is said once when a fit begins: how large the module is, and options of the Trainer that act on whole rounds."""
+"""Remarks when a fit begins, once each: the size of the module, and options of the Trainer that act on whole rounds."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class StepResult:
     def __init__(self, rounds: Sequence[Round]) -> None:
         self.rounds = rounds
         self.report = RoundReport.merged([r.report for r in rounds])
-        """What the workers reported."""
+        """Reports of the workers."""
         self.table = lru_cache(maxsize=1)(partial(_table, self.report))
         """Returns what single workers logged, as ``{metric: {worker: value}}``. It holds nothing but the report."""
 
@@ -99,7 +99,7 @@ class StepResult:
 
     @property
     def traffic(self) -> Traffic:
-        """What has travelled; where that is hidden, what was planned."""
+        """Traffic of the round; where that is hidden, the planned traffic."""
         return reduce(Traffic.plus, [r.traffic for r in self.rounds])
 
     @property

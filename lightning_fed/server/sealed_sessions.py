@@ -24,7 +24,7 @@ Begin: TypeAlias = Callable[[Job, Sequence[str]], "SealedSession"]
 
 
 class Total(NamedTuple):
-    """What a session comes to, the same on every process.
+    """Result of a session, the same on every process.
 
     Args:
         words: The sum of words modulo ``2**bits``; int32 ``[d]``, of which the higher bits mean nothing.
@@ -65,7 +65,7 @@ class SealedSession(ABC):
 
 @dataclass
 class Said:
-    """What is known of the workers of one process: who they are, and what all numbers of theirs mean."""
+    """Workers of one process: their names, and the meaning of all their numbers."""
 
     workers: list[str] = field(default_factory=list)
     scalars: dict[str, int] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Keyless(SealedSession):
         return Total(words.to(torch.int32), said.scalars, said.stays, said.shown, told)
 
     def _attend(self, said: Said, size: int) -> Lengths:
-        """Give up the rounds that the protocol gives up; return the lengths of the messages in others."""
+        """Abandon the rounds that the protocol gives up; return the lengths of the messages in others."""
         parameters = self._sealing.parameters
         names = order_of(said.workers, self._lost)
         attendance = Attendance(parameters, session_of(self._job), names)

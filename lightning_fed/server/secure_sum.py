@@ -20,7 +20,7 @@ from lightning_fed.worker.sealing import Sealing
 
 
 class SealedSums(NamedTuple):
-    """What one process has taken in of a round."""
+    """Part of a round's sum that one process has taken in."""
 
     job: Job
     session: SealedSession

@@ -87,8 +87,10 @@ class Training:
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
         self.leaves: Leaves | None = None
-        """What left a worker in the first round, and what it was sent; None: nobody has come back yet. Where a promise
-        hides who has, it is there after the first round even so."""
+        """Everything that left a worker in the first round and that it was sent; None: no worker has replied yet.
+
+        Where a promise hides who replies, it is there after the first round all the same.
+        """
 
     def run(self, cohort: Cohort, local: LocalTraining, schedule: LocalLRSchedule | None) -> tuple[Tensor, RoundReport]:
         """Run one round.

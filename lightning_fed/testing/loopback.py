@@ -28,7 +28,7 @@ class Loopback(Link):
     Args:
         nodes: Each node, by its identifier.
         spoil: Called with a node, the message and the answer; returns what arrives in place of the answer: another
-            answer, a :class:`LinkError`, or None for a lost answer. None: everything arrives unchanged.
+            answer, a ``LinkError``, or None for a lost answer. None: everything arrives unchanged.
     """
 
     poll = 0.001

@@ -25,7 +25,7 @@ class UpdateTransform(Shown, ABC):
         """Transform the updates of n workers, each by itself.
 
         Row i of the result must be a function of row i, of worker i's own state, and of ``(job.seed, job.cohort, name
-        of worker i)``, from which all randomness is derived (:func:`~lightning_fed.core.rng.derive`): an engine may
+        of worker i)``, from which all randomness is derived (``core.rng.derive``): an engine may
         pass one worker at a time or many, in any order, and in another process.
 
         Args:

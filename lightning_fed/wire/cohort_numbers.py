@@ -12,7 +12,7 @@ from lightning_fed.wire.logged import Logged
 
 @final
 class CohortNumbers(NamedTuple):
-    """What a cohort reports together.
+    """Report of a whole cohort.
 
     Args:
         examples: The number of training examples of all its workers.

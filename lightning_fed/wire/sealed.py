@@ -1,4 +1,4 @@
-"""What leaves workers under secure aggregation: numbers of a ring, of which the sums mean something."""
+"""Messages of workers under secure aggregation: numbers of a ring, of which only sums have a meaning."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Terms:
 
 
 _OF_A_TRAINER = ("max_epochs", "max_steps", "overfit_batches", "reload_dataloaders_every_n_epochs")
-"""What user code at the workers may ask of its Trainer; numbers, so that nobody says where it writes what."""
+"""Attributes of its Trainer that user code at the workers may read: numbers only, and so no paths of the server."""
 
 _NONE = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {

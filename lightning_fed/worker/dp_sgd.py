@@ -27,7 +27,7 @@ class PrivateGradients:
     """Hides single examples in the steps of one worker's training.
 
     The gradients of a step are added up in float64 as one vector of length d, on a grid (see
-    :mod:`lightning_fed.privacy.grid`): each is clipped so that its norm is at most C after it is rounded.
+    ``privacy.grid``): each is clipped so that its norm is at most C after it is rounded.
 
     Args:
         local: The workers' copy of the module.

@@ -146,7 +146,7 @@ def _reasons_down(job: Job, outbox: Outbox) -> Callable[[Part], str]:
 
 
 def _staying(updates: Updates, job: Job, outbox: Outbox) -> Iterator[Row]:
-    """What never leaves: first what has a name of its own, then what no worker sends."""
+    """Things that never leave: first those with a name of their own, then those that no worker sends."""
     algorithm, promise = outbox.algorithm, outbox.promise
     left = {*algorithm.stays_local(job.model), *job.model.parameters}
     for name in sorted(updates.stays):

@@ -80,7 +80,7 @@ class ModuleCopy:
         self._autocasts = type(self.precision).forward_context is not pl.plugins.precision.Precision.forward_context
         self._takes_index = is_param_in_hook_signature(self.module.training_step, "batch_idx", min_args=2)
         self.methods = OwnMethods(self.module, recorder, self.trainer)
-        """What it has in place of the server's methods."""
+        """Methods of the copy in place of the server's."""
         self._ours = (recorder, self.trainer, self.methods)
 
     # ---- a worker is closed ----------------------------------------------------------------------------------------

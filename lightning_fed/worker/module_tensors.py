@@ -276,7 +276,7 @@ _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 Mark: TypeAlias = tuple[int, int, int]
-"""What differs after a tensor was written to."""
+"""Version, place and sum of bits: one of them differs after a tensor was written to."""
 
 
 def mark(tensor: Tensor) -> Mark:

@@ -26,7 +26,7 @@ class OwnMethods:
     def __init__(self, module: pl.LightningModule, recorder: LogCalls, trainer: TrainerView) -> None:
         self._trainer = trainer
         self.backward: Callable[..., None] = _nothing_yet
-        """What ``self.manual_backward(loss)`` on the copy calls."""
+        """Function that ``self.manual_backward(loss)`` on the copy calls."""
         for part in module.modules():
             if isinstance(part, pl.LightningModule):
                 part.__dict__["_trainer"] = trainer

@@ -34,7 +34,7 @@ class SecureRound(Machines):
         super().__init__()
         self.server = SecureServer(parameters, os.urandom(32), digest(terms.to_bytes(), job), signed)
         self.keys: dict[str, bytes] = {}
-        """What workers have advertised so far, by name."""
+        """Keys that workers have advertised so far, by name."""
         self._ask = ask
 
     def hear(self, worker: str, keys: str) -> None:

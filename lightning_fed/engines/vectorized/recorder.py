@@ -65,7 +65,7 @@ class _Call:
 
 
 Events: TypeAlias = "list[_Feed | _Call]"
-"""What a step did, in order."""
+"""Calls of a step, in order."""
 
 
 @dataclass
@@ -133,9 +133,9 @@ class StackedRecorder(LogCalls):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: list[Tensor] = []
-        """What has to leave the step that is running."""
+        """Values that have to leave the step that is running."""
         self.events: Events = []
-        """What the step did, in order."""
+        """Calls of the step, in order."""
         self._steps: list[_Step] = []
         self.states: Callable[[], States] = dict
         """Returns what one worker's torchmetrics objects hold, as far as it may leave."""

@@ -54,7 +54,7 @@ class Accountant(Shown):
 
     @property
     def relation(self) -> Relation:
-        """The neighbouring relation of the guarantee; see :mod:`lightning_fed.privacy.mechanisms`."""
+        """The neighbouring relation of the guarantee; see ``privacy.mechanisms``."""
         return common_relation(self._counts)
 
     def charge(self, mechanism: Mechanism, count: int = 1) -> None:

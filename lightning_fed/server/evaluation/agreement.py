@@ -1,4 +1,4 @@
-"""What the answers of workers elsewhere must have alike to be merged. Most of them decide how it is.
+"""Agreement that answers of workers elsewhere must have to be merged. Most of them decide how it is.
 
 Not the first one: what comes from another machine may be wrong, and would then leave out all others.
 """

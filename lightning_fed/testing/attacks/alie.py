@@ -18,14 +18,14 @@ class ALIE(Attack):
     """All attackers send ``mean - z · std`` of the honest workers' updates, coordinate by coordinate (algorithm 3).
 
     z is the largest number for which the lies are nearer to the mean than the honest workers that the attackers need
-    for a majority (:func:`largest_z`). The standard deviation has n - 1 in its denominator; for one honest worker it
+    for a majority (``largest_z``). The standard deviation has n - 1 in its denominator; for one honest worker it
     is 0.
 
     The paper's attackers estimate both from their own updates. Here they see the honest updates, as in the code of
     Karimireddy et al. 2022, which also has this sign. ``ALittleIsEnough`` of byzfl adds ``z · std``, with 1.5 for z.
 
     Args:
-        z: The number of standard deviations; None: :func:`largest_z` of each cohort.
+        z: The number of standard deviations; None: ``largest_z`` of each cohort.
 
     Raises:
         TypeError: If ``z`` is not a number.

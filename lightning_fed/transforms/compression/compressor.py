@@ -45,7 +45,7 @@ class Compressor(Shown, ABC):
 
     Row i of a result must be a function of row i and of seed i: worker i may be alone in a stack, or be encoded on
     one machine and decoded on another. Randomness that both sides need, such as a rotation, is derived from the seed
-    and takes no bytes; :mod:`lightning_fed.transforms.compression.randomness` draws the same numbers on every device.
+    and takes no bytes; ``transforms.compression.randomness`` draws the same numbers on every device.
     """
 
     linear: ClassVar[bool] = False
