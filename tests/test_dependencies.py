@@ -82,7 +82,12 @@ def test_what_is_imported_at_the_top_of_a_module_is_a_dependency_and_not_an_extr
                 places.setdefault(normalized(DISTRIBUTIONS.get(package, package)), []).append(place)
     assert "torch" in places
     beyond = {package: files for package, files in places.items() if package not in CORE}
-    lazy = ("lightning_fed/flower/", "lightning_fed/secure/", "lightning_fed/callbacks/dashboard/figures.py")
+    lazy = (
+        "lightning_fed/flower/",
+        "lightning_fed/secure/",
+        "lightning_fed/callbacks/dashboard/figures.py",
+        "lightning_fed/core/notebook_figure.py",
+    )
     assert {p: files for p, files in beyond.items() if not all(file.startswith(lazy) for file in files)} == {}
 
 

@@ -27,7 +27,6 @@ RUN_ELSEWHERE = {
 """Pages whose programs are run by a test of their own."""
 
 FRAGMENTS = {
-    ("README.md", 1): "goes on from the reader's own module",
     ("docs/compare.md", 0): "reads runs of the commands above it",
     ("docs/compression.md", 0): "goes on from the reader's own module",
     ("docs/compression.md", 1): "goes on from the reader's own module",
@@ -92,7 +91,7 @@ def test_the_programs_of_a_page_run_in_their_order(page: Path, tmp_path: Path, m
 def test_every_program_is_python(page: Path) -> None:
     for block in blocks(page):
         if block.language in ("python", "{code-cell}"):
-            lines = block.code.splitlines()
+            lines = re.sub(r"\A---\n.*?^---\n", "", block.code, flags=re.MULTILINE | re.DOTALL).splitlines()
             code = "\n".join(line for line in lines if not line.startswith((":", "---", "%", "!")))
             compile(code, f"{name_of(page)}:{block.line}", "exec", dont_inherit=True)
 

@@ -1,4 +1,4 @@
-"""The clientapp that a Flower App must name. A site with ``lightning-fed node`` runs its own installed copy."""
+"""The clientapp that a Flower App must name. A site that runs ``lightning-fed node`` runs its own installed copy."""
 
 from lightning_fed.flower import client_app
 
