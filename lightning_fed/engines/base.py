@@ -61,7 +61,7 @@ class Engine(Shown, ABC):
     _listener: Callable[[int], None] | None = None
 
     def report_to(self, listener: Callable[[int], None] | None) -> None:
-        """Set the listener to workers' trainings in the middle of a round; called before each :meth:`setup`.
+        """Set the listener to workers' trainings in the middle of a round; called before each ``setup``.
 
         Args:
             listener: Called with a number of trainings each time that as many are over; None: no listener.
@@ -89,7 +89,7 @@ class Engine(Shown, ABC):
             module: The user's module, to be copied; the engine must not train this one.
             workers: The workers' data.
             trainer: For its device and precision, and for what the user's own code reads from ``self.trainer``.
-            outbox: The steps between local training and what :meth:`run` yields; FedAvg's by default, which are none
+            outbox: The steps between local training and what ``run`` yields; FedAvg's by default, which are none
                 but the finite check.
 
         Raises:
@@ -119,7 +119,7 @@ class Engine(Shown, ABC):
 
     @abstractmethod
     def teardown(self) -> None:
-        """Release everything that :meth:`setup` made."""
+        """Release everything that ``setup`` made."""
 
     @property
     def choice(self) -> str | None:
@@ -166,7 +166,7 @@ class EngineOfNodes(Engine):
         """
 
     def session(self) -> tuple[SecureServer, Machines]:
-        """Return the session of secure aggregation that the last :meth:`run` has begun: the server, and the workers'
+        """Return the session of secure aggregation that the last ``run`` has begun: the server, and the workers'
         machines, to which it can send messages.
 
         Raises:

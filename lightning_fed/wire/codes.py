@@ -65,7 +65,7 @@ class Coder(ABC):
 
         Args:
             codes: uint8 ``[n, code_bytes(job, stays)]``, not trusted.
-            what: The name of the vector, as in :attr:`Codes.rows`.
+            what: The name of the vector, as in ``Codes.rows``.
             workers: The n names.
             job: Theirs.
             stays: The parameters that do not travel; there the vectors are 0.
