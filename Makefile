@@ -3,17 +3,51 @@ PYTHON ?= python3
 PYTHON_3_10 ?= $(lastword python3.10 $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python3.10))
 BIN := .venv/bin
 
-.PHONY: toy test slow command-line oracle faults soak test-processors test-gpu test-flower oldest bench bench-deployment bench-peers ecosystem install clean
+.PHONY: toy docs docs-pages test test-fast hooks canary dist release-check slow command-line oracle faults soak test-processors test-gpu test-flower oldest bench bench-deployment bench-peers ecosystem install clean
 
 toy: .venv/installed
 	$(BIN)/python examples/toy.py
 
+# The documentation site, into docs/_build/html: without a network, with every notebook executed, warnings as errors
+docs: .docs/installed
+	.docs/bin/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --jobs auto --quiet docs docs/_build/html
+
+.docs/installed: pyproject.toml constraints.txt constraints-docs.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "The site needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .docs
+	.docs/bin/python -m pip install --quiet --constraint constraints.txt --constraint constraints-docs.txt \
+		--editable '.[examples,privacy,secure]' sphinx furo myst-nb sphinx-copybutton sphinx-design
+	@touch $@
+
+# The pages that are written from the source: the API, errors from A to Z, hooks
+docs-pages: .venv/installed
+	$(BIN)/python docs/_api.py
+	$(BIN)/python docs/_errors.py
+	$(BIN)/python docs/_hooks.py
+
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --numprocesses auto
+
+# A first answer while one writes: the rules of the house, and the arithmetic of a round in numbers that are computed by
+# hand. Left out is whatever trains many rounds, draws many samples or goes through the command line: `make test` has it.
+FAST := tests/core tests/aggregation/test_mean.py tests/selection/test_availability.py tests/wire/test_layout.py \
+	tests/secure/test_ring.py tests/secure/test_shamir.py tests/privacy/test_mechanisms.py tests/test_house.py
+
+test-fast: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/pytest --numprocesses auto $(FAST)
+
+# What checks each commit before it is made; the hooks are the tools of .venv, and nothing is downloaded for them
+hooks: .venv/installed
+	$(BIN)/pre-commit install
 
 # What takes minutes and is left out of `make test`
 slow: .venv/installed
@@ -69,6 +103,29 @@ oldest: .oldest/installed
 	.oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
 	@touch $@
 
+# The suite with the newest torch, Lightning and torchmetrics that there are, also beyond what pyproject.toml allows: what
+# breaks here is seen before users meet it
+canary: .canary/installed
+	.canary/bin/python -m pip install --quiet --upgrade --pre --no-deps torch pytorch-lightning lightning torchmetrics
+	.canary/bin/pytest --numprocesses auto
+
+.canary/installed: pyproject.toml
+	$(PYTHON) -m venv .canary
+	.canary/bin/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# The wheel and the source archive of a release
+dist: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+# Before a release: `make release-check TAG=v0.1.0` compares the tag with the package and with CHANGELOG.md
+release-check: .venv/installed
+	@version=$$($(BIN)/python -c 'import lightning_fed; print(lightning_fed.__version__)'); \
+		test "$(TAG)" = "v$$version" || { echo "the tag $(TAG) is not v$$version of lightning_fed/__init__.py"; exit 1; }; \
+		grep -q "^## \[$$version\] - [0-9]\{4\}-[0-9][0-9]-[0-9][0-9]$$" CHANGELOG.md || \
+		{ echo "CHANGELOG.md has no dated heading of $$version"; exit 1; }
+
 bench: .venv/installed
 	$(BIN)/python benchmarks/rounds.py
 
@@ -113,4 +170,4 @@ install: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .oldest .flower dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .oldest .flower .docs docs/_build .canary dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

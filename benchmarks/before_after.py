@@ -1,4 +1,4 @@
-"""What a change costs: two checkouts of this repository take blocks of rounds in turn.
+"""Cost of a change: two checkouts of this repository take blocks of rounds in turn.
 
     git worktree add ../before COMMIT
     python benchmarks/before_after.py ../before [--kind linear mlp cnn] [--engine auto Vectorized] [--turns 16]

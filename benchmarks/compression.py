@@ -142,7 +142,7 @@ RUNS: dict[str, Compressed | None] = {
 
 
 BROADCASTS: tuple[Compressor | None, ...] = (None, KBit(8), KBit(4), KBit(2), EDEN(4), EDEN(2), EDEN(1))
-"""How what the server sends is compressed."""
+"""The compression of the sent model."""
 
 DRAWN = ("none", "KBit 8", "PowerSGD 4", "EDEN 2", "EDEN 1", "sign", "sign, no feedback", "top 1 %")
 EVERY = 5

@@ -1,4 +1,4 @@
-"""How to train a stack of convolutions: grouped, as a product of unfolded images, or one after another.
+"""Ways to train a stack of convolutions: grouped, as a product of unfolded images, or one after another.
 
     python benchmarks/convolutions.py [--device cuda] [--workers 50]
 
@@ -22,7 +22,7 @@ SIZES = ((3, 32, 32), (32, 64, 30), (64, 64, 16), (128, 128, 8))
 
 
 def grouped(x: Tensor, w: Tensor) -> Tensor:
-    """What ``torch.vmap`` makes of it; images ``[workers, batch, channels, side, side]``."""
+    """Train the stack by ``torch.vmap``; images ``[workers, batch, channels, side, side]``."""
     workers, batch, channels, *sides = x.shape
     y = conv2d(x.transpose(0, 1).reshape(batch, workers * channels, *sides), w.flatten(0, 1), groups=workers)
     return y.view(batch, workers, -1, *y.shape[2:]).transpose(0, 1)

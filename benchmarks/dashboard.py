@@ -1,4 +1,4 @@
-"""What a dashboard costs: the seconds spent in its hooks, beside those of a whole run on digits.
+"""Cost of a dashboard: the seconds spent in its hooks, beside those of a whole run on digits.
 
     python benchmarks/dashboard.py [--workers 100] [--rounds 200] [--turns 5] [--own]
 

@@ -1,4 +1,4 @@
-"""What a round costs between processes over Flower, with TLS and keys: ours, and Flower's own strategy.
+"""Cost of a round between processes over Flower, with TLS and keys: ours, and Flower's own strategy.
 
     make bench-deployment
     .flower/bin/python benchmarks/deployment.py [--only linear large bytes] [--rounds 9] [--large-rounds 6] [--turns 2]
@@ -250,7 +250,7 @@ class Proxy(threading.Thread):
 
 @dataclass
 class Run:
-    """What came of a run."""
+    """The result of a run."""
 
     result: dict[str, Any]
     cpu: float = 0.0

@@ -1,4 +1,4 @@
-"""How much noise DP-FTRL's running sums have by tree and by matrix factorisation, for the same privacy.
+"""Noise of DP-FTRL's running sums by tree and by matrix factorisation, for the same privacy.
 
     python benchmarks/factorizations.py [--rounds 1000] [--separation 100]
 

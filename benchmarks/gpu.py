@@ -1,4 +1,4 @@
-"""What a round costs on a GPU: hand-written loops, ours with every engine and chunk size, and apple/pfl-research.
+"""Cost of a round on a GPU: hand-written loops, ours with every engine and chunk size, and apple/pfl-research.
 
     python benchmarks/gpu.py [--kind linear mlp cnn transformer] [--seconds 2] [--repeats 3] [--pfl] [--profile]
 

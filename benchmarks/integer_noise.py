@@ -1,4 +1,4 @@
-"""What integer noise costs: time to draw it, and ε beside that of continuous noise.
+"""Cost of integer noise: time to draw it, and ε beside that of continuous noise.
 
     python benchmarks/integer_noise.py [--numbers 1000000] [--repeats 5]
 

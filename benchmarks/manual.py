@@ -1,4 +1,4 @@
-"""What manual optimization costs beyond a hand-written loop: a DCGAN-like pair, federated over 8 workers.
+"""Cost of manual optimization beyond a hand-written loop: a DCGAN-like pair, federated over 8 workers.
 
     python benchmarks/manual.py [--rounds 30] [--threads 1]
 

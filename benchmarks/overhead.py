@@ -1,4 +1,4 @@
-"""What a round costs beyond a hand-written PyTorch loop with the same arithmetic.
+"""Cost of a round beyond a hand-written PyTorch loop with the same arithmetic.
 
     python benchmarks/overhead.py [--kind mlp] [--rounds 100] [--threads 2] [--channels-last] [--precision bf16-mixed]
 

@@ -1,4 +1,4 @@
-"""What differential privacy costs in a round.
+"""Cost of differential privacy in a round.
 
     python benchmarks/privacy.py [--kind mlp] [--rounds 60] [--threads 2] [--promise central]
 

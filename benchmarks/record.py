@@ -1,4 +1,4 @@
-"""What a step of DP-SGD costs: an example at a time, as here, beside Opacus, which takes a batch apart layer by layer.
+"""Cost of a step of DP-SGD: an example at a time, as here, beside Opacus, which splits a batch layer by layer.
 
     python benchmarks/record.py [--steps 30]
 

@@ -1,4 +1,4 @@
-"""What a round costs: a hand-written PyTorch loop, ours with every engine, and other frameworks.
+"""Cost of a round: a hand-written PyTorch loop, ours with every engine, and other frameworks.
 
     python benchmarks/rounds.py [--kind linear mlp cnn] [--rounds N] [--repeats 3] [--only SUBSTRING ...] [--peers]
 

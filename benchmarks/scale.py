@@ -1,4 +1,4 @@
-"""How starting, a round and memory grow with the population, and with the cohort; and what remembering workers costs.
+"""Growth of start time, round time and memory with population and cohort; and the cost of own state.
 
     python benchmarks/scale.py [--engine auto] [--rounds 30] [--threads 1] [--examples 2] [--cached 100]
     python benchmarks/scale.py --state [--memory 16 512] [--state-rounds 200]
@@ -104,7 +104,7 @@ class Clock(pl.Callback):
 
 
 def measure(kind: str, population: int, cohort: int, options: argparse.Namespace) -> dict[str, float]:
-    """Give the seconds to start, the median round in ms and the memory in MB."""
+    """Return the seconds to start, the median round in ms and the memory in MB."""
     warnings.filterwarnings("ignore")
     logging.getLogger(pl.__name__).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
@@ -128,7 +128,7 @@ STATE_POPULATION, STATE_COHORT = 100_000, 1_000
 
 
 def measure_state(kind: str, memory: int, options: argparse.Namespace) -> dict[str, float]:
-    """Give the median rounds in ms, before and after everyone has taken part, and MB of memory and on disk."""
+    """Return the median rounds in ms, before and after all workers have taken part, and MB of memory and on disk."""
     warnings.filterwarnings("ignore")
     logging.getLogger(pl.__name__).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)

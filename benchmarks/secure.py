@@ -1,4 +1,4 @@
-"""What secure aggregation costs: all parties on one core, masks beside Flower's, and a round with and without it.
+"""Cost of secure aggregation: all parties on one core, masks beside Flower's, and a round with and without it.
 
     python benchmarks/secure.py [--only parties masks rounds] [--sizes 10,9,1000000 1000,96,100000]
     python benchmarks/secure.py --only masks --flower .flower/bin/python

@@ -1,4 +1,4 @@
-"""How every contender is timed."""
+"""The timing of every contender."""
 
 from __future__ import annotations
 

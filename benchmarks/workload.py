@@ -15,7 +15,7 @@ __all__ = ["BATCH", "KINDS", "LR", "POINTS", "POPULATION", "Classifier", "Worker
 
 
 class Classifier(pl.LightningModule):
-    """What a Lightning user would write."""
+    """The module that a Lightning user would write."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What attackers among the workers do to the mean, and to aggregators that are made to withstand them.
+"""Attackers among the workers, and what they do to the mean and to aggregators that are made to withstand them.
 
     python examples/attackers.py
 
@@ -58,8 +58,8 @@ def accuracy(aggregator: Any, attack: Attack | None, rounds: int) -> float:
     if attack is not None:
         aggregator = Attacked(aggregator, attack, attackers=list(workers)[:ATTACKERS])
     data = FederatedDataModule(workers, val=DigitsDataModule(), seed=0)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    options = {"max_steps": rounds, "max_epochs": -1, "limit_val_batches": 0, "accelerator": "cpu", "devices": 1}
+    quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    options: Any = {"max_steps": rounds, "max_epochs": -1, "limit_val_batches": 0, "accelerator": "cpu", "devices": 1}
     model = MLPClassifier(in_features=64, hidden=(64,), classes=10, lr=0.3)
     federated = FederatedModule(model, aggregator=aggregator)
     with contextlib.suppress(WorkerError):  # numbers have grown beyond bounds; the model is as it was before that round

@@ -75,7 +75,7 @@ def accuracy(settings: dict[str, Any], personal: bool, rounds: int, seed: int) -
     hidden = (16,) if keeps_layers else ()
     model = MLPClassifier(in_features=3, hidden=hidden, classes=2, lr=LR, momentum=MOMENTUM)
     federated = FederatedModule(model, local_epochs=10, **settings)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(max_steps=rounds, max_epochs=-1, limit_val_batches=0, accelerator="cpu", devices=1, **quiet)
     trainer.fit(federated, data)
     (result,) = pl.Trainer(accelerator="cpu", devices=1, **quiet).validate(federated, data, verbose=False)

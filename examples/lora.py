@@ -121,7 +121,7 @@ def kinds() -> dict[str, Iterator[str]]:
 
     return {
         "licences": files_of(PACKAGES, "LICEN"),
-        "read-me files": (str(distribution(package).metadata.get_payload()) for package in PACKAGES),
+        "read-me files": (str(distribution(package).metadata.json["description"]) for package in PACKAGES),
         "source code": read(library.glob("a*.py")),
         "docstrings": docstrings(),
         "C++ headers": read(headers.glob("*.h")),
@@ -130,7 +130,7 @@ def kinds() -> dict[str, Iterator[str]]:
 
 
 def trainer(**options: Any) -> pl.Trainer:
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     return pl.Trainer(devices=1, num_sanity_val_steps=0, limit_val_batches=0, **quiet, **options)
 
 

@@ -35,9 +35,9 @@ from lightning_fed.wire import Aggregate, Job, Updates
 
 ROWS = {"bob": [0, 1], "alice": [2, 3], "carol": [0, 3], "dave": [1, 2], "erin": [0, 2]}
 GONE, ROUND = "dave", 1
-"""Who is lost, and in which round."""
+"""The lost worker, and its round."""
 PRINTED = 2
-"""How many rounds are printed."""
+"""The number of printed rounds."""
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     print(
         f"after {options.rounds} rounds: y = {weight[0]:.3f}·x₀ {weight[1]:+.3f}·x₁ {bias:+.3f}   (the truth: y = x₁)"
     )
-    print(f"the curves: {Path(trainer.logger.log_dir)}\n   tensorboard --logdir {options.logdir}")
+    print(f"the curves: {trainer.log_dir}\n   tensorboard --logdir {options.logdir}")
 
 
 class OneIsLost(Availability):
@@ -125,7 +125,8 @@ class PrintRounds(pl.Callback):
         self.truth = truth
         self.server = server
 
-    def on_train_batch_end(self, trainer: pl.Trainer, federated: FederatedModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, federated: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(federated, FederatedModule)
         updates, messages, average = self.truth.updates, self.server.messages, self.truth.average
         if (number := trainer.global_step - 1) < PRINTED:
             print(f"round {number}     the update           what the server sees of it")

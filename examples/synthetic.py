@@ -60,7 +60,8 @@ class LogisticRegression(pl.LightningModule):
         self.linear = nn.Linear(60, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x)
+        logits: Tensor = self.linear(x)
+        return logits
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         return cross_entropy(self(batch[0]), batch[1])
@@ -83,18 +84,18 @@ class Curve(pl.Callback):
         self.losses: list[float] = []
 
     @torch.no_grad()
-    def measure(self, federated: FederatedModule) -> None:
+    def measure(self, federated: pl.LightningModule) -> None:
         self.losses.append(cross_entropy(federated(self.x), self.label).item())
 
-    def on_train_start(self, trainer: pl.Trainer, federated: FederatedModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, federated: pl.LightningModule) -> None:
         self.measure(federated)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, federated: FederatedModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, federated: pl.LightningModule, *_: Any) -> None:
         self.measure(federated)
 
 
 def run(setting: Setting) -> tuple[list[float], float]:
-    """Give the loss after every round, and at the end the accuracy in %."""
+    """Return the loss after every round, and at the end the accuracy in %."""
     quietly()
     pl.seed_everything(setting.seed, verbose=False)
     workers = Synthetic(alpha=1, beta=1, batch_size=10)
@@ -109,8 +110,8 @@ def run(setting: Setting) -> tuple[list[float], float]:
         LogisticRegression(), algorithm=METHODS[setting.method], local_epochs=20, engine=Sequential()
     )
     curve = Curve(workers)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    options = {"accelerator": "cpu", "devices": 1, **quiet}
+    quiet: Any = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    options: Any = {"accelerator": "cpu", "devices": 1, **quiet}
     pl.Trainer(max_steps=setting.rounds, max_epochs=-1, limit_val_batches=0, callbacks=[curve], **options).fit(
         federated, data
     )

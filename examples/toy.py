@@ -85,7 +85,8 @@ class PrintRounds(pl.Callback):
     def on_train_start(self, *_: Any) -> None:
         print("   round " + "".join(f"{worker:>10}" for worker in self.workers) + "      mean")
 
-    def on_train_batch_end(self, trainer: pl.Trainer, federated: FederatedModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, federated: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(federated, FederatedModule)
         report = federated.last_report
         losses = "".join(f"{report.workers[worker].loss:10.4f}" for worker in self.workers)
         print(f"   {trainer.global_step - 1:5} {losses}{report.loss:10.4f}")
@@ -107,7 +108,7 @@ def show(model: LinearRegression, trainer: pl.Trainer, logdir: str) -> None:
         "   and the losses it logged. Did not leave: its rows. The server never sees a batch; but a change of\n"
         "   parameters can still tell about the rows it came from, so by itself this is no guarantee of privacy."
     )
-    print(f"\n4. The curves: {Path(trainer.logger.log_dir)}\n   tensorboard --logdir {logdir}")
+    print(f"\n4. The curves: {trainer.log_dir}\n   tensorboard --logdir {logdir}")
 
 
 def quiet() -> None:

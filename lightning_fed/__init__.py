@@ -39,7 +39,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import all of the package when the first of its names is asked for.
+    """Import all of the package when the first of its names is read.
 
     Torch and Lightning take seconds, and the command line answers most questions without them
     (``docs/decisions/2026-11-26-a-command-line-that-answers-at-once.md``).

@@ -43,8 +43,8 @@ def choose() -> str:
 # `_configure_optimizers` and `_configure_schedulers_*_opt` are private: they read every form that
 # `configure_optimizers` may return, and a second reading of our own would drift from the Trainer's.
 # `_extract_batch_size` says nothing and stops where it is asked to.
-# `_given_hyperparameters_context` has `save_hyperparameters()` take what the config of a command line says.
-# `_FxValidator` says in which hooks `self.log` may be called, and whether about a step or an epoch.
+# `_given_hyperparameters_context` has `save_hyperparameters()` take the values of a command line's config.
+# `_FxValidator` defines in which hooks `self.log` may be called, and whether about a step or an epoch.
 if TYPE_CHECKING or choose() == NAMES[0]:
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import (
@@ -184,13 +184,13 @@ def refuse_foreign(thing: object, base: str, argument: str, may_be: str | None =
     """Refuse a module or datamodule that belongs to the other Lightning, or to none.
 
     Args:
-        thing: What the user gave.
+        thing: The object that the user passed.
         base: The name of the class it must derive from: ``"LightningModule"`` or ``"LightningDataModule"``.
         argument: The argument's name, for the message.
-        may_be: What it may be, in words, if that is more than such a ``base``.
+        may_be: The permitted kinds in words, if they are more than such a ``base``.
 
     Raises:
-        TypeError: If ``thing`` is no ``base`` of the Lightning in use; the message says how to fix it.
+        TypeError: If ``thing`` is no ``base`` of the Lightning in use; the message names the fix.
     """
     if isinstance(thing, getattr(pl, base)):
         return

@@ -99,7 +99,7 @@ UNUSED_HOOKS = {
     "test_dataloader": "evaluation data comes from FederatedDataModule(val=...) or from the workers",
     "predict_dataloader": "prediction data comes from FederatedDataModule(val=...) or from the workers",
 }
-"""Never called in a fit, and why, as a warning says if a user's module defines one. An evaluation without
+"""Never called in a fit, and why, which a warning names if a user's module defines one. An evaluation without
 data goes through those of the module, as a Trainer does."""
 
 

@@ -97,7 +97,7 @@ def _module_key(cli: LightningCLI) -> str:
 
 
 def _written(cli: LightningCLI) -> dict[str, Any]:
-    """Return what the config says of the user's module, as plain values; empty if a function makes it."""
+    """Return the config's entries for the user's module, as plain values; empty if a function makes it."""
     dumped = cli.parser.dump(cli.config, skip_link_targets=False, skip_none=False, format="yaml")
     content = yaml.safe_load(dumped)
     for key in (*filter(None, [cli.config.get("subcommand")]), *_module_key(cli).split(".")):
@@ -168,9 +168,9 @@ def _say_what_changed(
 
 @final
 class _ChangedHyperparameters(pl.Callback):
-    """Says which arguments of the user's module differ from those with which a checkpoint was written.
+    """Warns of arguments of the user's module that differ from those with which a checkpoint was written.
 
-    As a callback it hears of a checkpoint that is given by a word as well (``--ckpt_path last``).
+    As a callback it also covers a checkpoint that is given by a word (``--ckpt_path last``).
     """
 
     def __init__(self, key: str, now: Mapping[str, Any]) -> None:

@@ -108,12 +108,12 @@ class FederatedModule(Readable):
     """Wraps an unchanged LightningModule for federated training under a stock Trainer.
 
     The Trainer is the server: its ``max_steps`` counts rounds, its gradient clipping acts on the aggregated update, its
-    loggers, callbacks and checkpoints see the global model. Workers train with the module's own ``training_step`` and
+    loggers, callbacks and checkpoints get the global model. Workers train with the module's own ``training_step`` and
     ``configure_optimizers``.
 
     Args:
         module: The user's module. It holds the global model, before, during and after training.
-        algorithm: What a round computes.
+        algorithm: The computation of a round, such as ``FedAvg()``.
         server_optimizer: Makes the optimizer that steps on the aggregated update; SGD with lr 1 is plain averaging.
         server_lr_scheduler: Makes its scheduler, stepped once a round.
         local_epochs: Passes over a worker's training data in one round.
@@ -121,25 +121,25 @@ class FederatedModule(Readable):
             ``local_epochs`` beside it is refused.
         aggregator: How updates become one; None: the algorithm's own.
         transforms: Steps on updates before they leave the workers, such as clipping; last, their compression.
-        engine: How workers are trained.
+        engine: The engine that trains the workers.
         on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
         min_workers: The number of workers below which a round fails even so.
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``,
             beside those of the distribution, ``workers/<metric>/{min,p10,median,p90,max,std}``; under a promise and
             under secure aggregation there are neither.
-        local_lr_schedule: By what the learning rate of the workers' own optimizers is multiplied in each round.
-        local_optimizer_state: ``"fresh"``: workers begin each round with new optimizers; ``"kept"``: with what theirs
-            remembered after their last round (momenta, moments), which is own state.
+        local_lr_schedule: Factor of the learning rate of the workers' own optimizers in each round.
+        local_optimizer_state: ``"fresh"``: workers begin each round with new optimizers; ``"kept"``: with the state
+            that theirs had after their last round (momenta, moments), which is own state.
         local_schedule: ``"restart"``: the schedulers of workers begin anew in each round; ``"continue"``: they go on by
             each worker's own total of steps and epochs, and ``self.trainer.max_epochs``, ``max_steps`` and
             ``estimated_stepping_batches`` are those that a worker can expect of the whole run. A ReduceLROnPlateau then
             also follows the server's validations: each acts when a worker's next round begins.
-        state_memory_mb: How many MB of what the algorithm remembers about workers (SCAFFOLD, FedDyn, Ditto, personal
+        state_memory_mb: Number of MB of the workers' own state of the algorithm (SCAFFOLD, FedDyn, Ditto, personal
             layers) to keep in memory and in checkpoints; the rest lies in files, to which checkpoints refer.
         state_dir: The folder for these files; None: ``lightning_fed_state`` in the Trainer's ``default_root_dir``.
-        privacy: What is promised to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
-        worker_timeout: How many seconds one worker may train in a round; one that hangs is ended, and is then a worker
-            that fails. It needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
+        privacy: The promise to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
+        worker_timeout: Limit in seconds of one worker's training in a round; one that hangs is ended, and then is one
+            that fails. The limit needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
 
         secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``. A sum
             is without workers that fail or are away, as far as its threshold goes; beyond it a round changes nothing.
@@ -335,7 +335,7 @@ class FederatedModule(Readable):
         self._tell("setup", stage)
 
     def _reach_workers(self) -> None:
-        """Let evaluations ask the workers whose data lie elsewhere."""
+        """Connect evaluations to the workers whose data lie elsewhere."""
         self._evaluation.ask = None
         if isinstance(self.engine, EngineOfNodes) and self._datamodule.lies_elsewhere:
             data = self._datamodule
@@ -615,4 +615,4 @@ _plain_averaging.__qualname__ = "_plain_averaging"
 # batches only. That is about a user's own, which workers call on all of theirs.
 cast(Any, FederatedModule.optimizer_step).__wrapped__ = pl.LightningModule.optimizer_step
 
-attach(FederatedModule, FederatedDataModule)  # a LightningCLI of the user's needs to be told nothing
+attach(FederatedModule, FederatedDataModule)  # so that a LightningCLI of the user's needs no setting

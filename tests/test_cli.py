@@ -112,7 +112,7 @@ def test_help_reads_well(tmp_path: Path) -> None:
         assert re.search(rf"^\s+{command}\s+\S", output, re.M)
     fit = cli(tmp_path, "fit", "--help")
     assert fit.startswith("usage: lightning-fed fit [-c CONFIG]")
-    for words in ("What a round computes", "Every worker's data by name", "Passes over a worker's training data"):
+    for words in ("The computation of a round", "Every worker's data by name", "Passes over a worker's training data"):
         assert words in re.sub(r"\s+", " ", fit)
 
 

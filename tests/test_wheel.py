@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -28,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_the_configs_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "lightning_fed/py.typed" in names
-    for folder, suffix in (("configs", "*.yaml"), ("examples", "*.py")):
+    for folder, suffix in (("configs", "*.yaml"), ("examples", "*.py"), ("examples", "*.ipynb")):
         for path in (ROOT / folder).glob(suffix):
             assert f"lightning_fed/{folder}/{path.name}" in names
     hospitals = {name.partition("/examples/hospitals/")[2] for name in names} - {""}
@@ -67,3 +68,8 @@ def test_it_works_from_a_clean_environment_outside_the_checkout(wheel: Path, tmp
     assert (tmp_path / "toy.py").read_bytes() == (ROOT / "examples" / "toy.py").read_bytes()
     run(script, "fit", "-c", "toy", "--trainer.max_epochs=2", "--trainer.accelerator=cpu")
     assert list((tmp_path / "logs").glob("**/*.ckpt"))
+    page = (ROOT / "docs" / "start" / "first-run.md").read_text()
+    cells = re.findall(r"^```\{code-cell\}.*?$(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    code = "\n".join(re.sub(r"^:.*$", "", cell, flags=re.MULTILINE) for cell in cells)
+    assert "fit(" in code
+    run(str(python), "-c", code)

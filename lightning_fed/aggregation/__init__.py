@@ -1,4 +1,4 @@
-"""Aggregators: how a stack of updates becomes one."""
+"""Aggregators: rules that combine the updates of a cohort into one."""
 
 from lightning_fed.aggregation.base import Aggregator
 from lightning_fed.aggregation.bucketing import Bucketing

@@ -16,40 +16,42 @@ Partial = TypeVar("Partial")
 
 
 class Aggregator(Shown, ABC, Generic[Partial]):
-    """Rule by which the updates of a cohort become one.
+    """Base of the rules that combine the updates of a cohort into one.
 
-    Two steps, because a cohort may be shared by several processes: each folds the updates of its own workers, then all
-    finish together. Every update that arrives is finite and has the names, shapes and dtypes of the global model.
+    Aggregation has two steps, because several processes may share a cohort: each process folds the updates of its own
+    workers, then all processes finish together. Every update that arrives is finite and has the names, shapes and
+    dtypes of the global model.
     """
 
     always: bool = False
-    """Whether :meth:`finish` is to be called even if no update came in. Otherwise such a round changes nothing."""
+    """Whether :meth:`finish` is called even if no update arrived. Otherwise such a round changes nothing."""
 
     counts_equally: bool = False
-    """Whether every worker counts the same, whatever it says about its number of examples."""
+    """Whether every worker has the same weight, whatever number of examples it reports."""
 
     counts_steps: ClassVar[bool] = False
-    """Whether it goes by numbers of local steps, of which there is one only where one optimizer takes them all."""
+    """Whether the aggregator uses numbers of local steps, which are defined only for a single local optimizer."""
 
     goes_by_names: ClassVar[bool] = False
-    """Whether it treats an update by whose it is, as attacks in a study do. No promise of privacy goes with that."""
+    """Whether the aggregator treats updates by worker name, as simulated attacks do. Refused under a promise."""
 
     @property
     def rule(self) -> Aggregator[Any]:
-        """The aggregator by whose rule updates become one: itself, or the one that it wraps."""
+        """The aggregator whose rule combines the updates: this one, or the one that it wraps."""
         return self
 
     def of_sum(self, total: CohortSum, job: Job) -> Partial:
-        """Return what :meth:`fold` would have made of updates with a sum, if it needs no more than that.
+        """Return the result of :meth:`fold` for updates of which only the sum is available.
 
-        Secure aggregation shows nothing else. An aggregator that needs each update, such as a median, leaves this out.
+        Secure aggregation yields only the sum. An aggregator that needs each update, such as a median, does not
+        override this method.
 
         Args:
             total: The sum.
-            job: What was sent to the workers.
+            job: The job that was sent to the workers.
 
         Raises:
-            ValueError: If it needs each worker's update.
+            ValueError: If the aggregator needs each worker's update.
         """
         raise ValueError(
             f"{type(self).__name__} needs each worker's update, and secure aggregation shows sums only; use "
@@ -62,15 +64,15 @@ class Aggregator(Shown, ABC, Generic[Partial]):
         return cls.of_sum is not Aggregator.of_sum
 
     def count(self, replies: int) -> float:
-        """The number of workers that the aggregate counts as the mean of.
+        """Return the denominator of the mean: the number of replies, or the expected cohort size for ``PrivateSum``.
 
         Args:
-            replies: The number that sent an update.
+            replies: The number of workers that sent an update.
         """
         return replies
 
     def check(self, cohort_size: int) -> None:
-        """Refuse a cohort that is too small for what the aggregator promises; called before the first round.
+        """Refuse a cohort that is too small for the aggregator's guarantee; called before the first round.
 
         Args:
             cohort_size: The number of workers in a round.
@@ -80,7 +82,7 @@ class Aggregator(Shown, ABC, Generic[Partial]):
         """
 
     def beyond_proof(self, cohort_size: int) -> str | None:
-        """Return a warning for the start of a fit, if the aggregator is used beyond what is proven of it; else None.
+        """Return a warning for the start of a fit if the aggregator is used beyond its proof; else None.
 
         Args:
             cohort_size: The number of workers in a round.
@@ -88,7 +90,7 @@ class Aggregator(Shown, ABC, Generic[Partial]):
         return None
 
     def check_population(self, workers: Iterable[str]) -> None:
-        """Refuse a population without workers that the aggregator names; called before the first round.
+        """Refuse a population that lacks a worker named by the aggregator; called before the first round.
 
         Args:
             workers: The names of all workers.
@@ -98,32 +100,32 @@ class Aggregator(Shown, ABC, Generic[Partial]):
         """
 
     def of_round(self, job: Job, server: Tensors) -> Aggregator[Partial]:
-        """Return the aggregator of one round, which may go by what was remembered; called before all else in it.
+        """Return the aggregator of one round, which may use the server state; called first in the round.
 
-        The aggregator itself stays as it is, since a round may be given up: return a copy, or ``self`` if nothing is
-        remembered and nothing drawn at random.
+        The aggregator itself must not change, since a round may be abandoned: return a copy, or ``self`` if the
+        aggregator has no state and draws nothing at random.
 
         Args:
-            job: What is sent to the workers; randomness is to be derived from its seed and cohort.
-            server: What :meth:`remember` has left, by name; read only.
+            job: The job that is sent to the workers; derive all randomness from its seed and cohort.
+            server: The state that :meth:`remember` stored, by name; read only.
         """
         return self
 
     def remember(self, aggregate: Aggregate, server: Tensors) -> None:
-        """Remember something until the next round. Called on every process, only if the round succeeds.
+        """Store state for the next round. Called on every process, only if the round succeeds.
 
-        Without an override nothing is remembered, nor what another aggregator has left in the checkpoint of a run that
-        goes on with this one.
+        The default stores nothing and removes the state of another aggregator, which the checkpoint of a resumed run
+        may hold.
 
         Args:
-            aggregate: What :meth:`finish` returned; what is kept of it is to be a copy.
-            server: What is remembered, by name; to be changed here only, by putting new tensors in place of old. It
-                lies in checkpoints beside what the algorithm remembers, whose names cannot collide with these.
+            aggregate: The result of :meth:`finish`; store copies of its tensors.
+            server: The aggregator's state, by name; changed here only, by replacing tensors. Checkpoints hold it
+                beside the algorithm's server state; the names of the two cannot collide.
         """
         server.clear()
 
     def expect_to_lose(self, workers: Sequence[str]) -> None:
-        """Hear who takes part in the round, and will be lost before anything comes back. Called before :meth:`fold`.
+        """Receive the names of workers whose updates will be lost in this round. Called before :meth:`fold`.
 
         Args:
             workers: Their names; the same on every process.
@@ -131,19 +133,19 @@ class Aggregator(Shown, ABC, Generic[Partial]):
 
     @abstractmethod
     def fold(self, updates: Iterable[Updates], job: Job) -> Partial:
-        """Take in the updates of this process's workers, as a stream.
+        """Fold the updates of this process's workers, as a stream.
 
         Args:
-            updates: Stacks of updates; possibly none, when this process has no worker or all of its workers failed.
-            job: What was sent to the workers: gives names, shapes, dtypes and devices.
+            updates: Stacks of updates; possibly none, if this process has no worker or all of its workers failed.
+            job: The job that was sent to the workers; it has the names, shapes, dtypes and devices.
         """
 
     @abstractmethod
     def finish(self, partial: Partial, processes: Processes) -> Aggregate:
-        """Combine what all processes folded. Called on every process, if an update came in or ``always`` is set.
+        """Combine the partial results of all processes; called on every process if an update arrived or ``always``.
 
         Args:
-            partial: What :meth:`fold` returned on this process.
+            partial: The result of :meth:`fold` on this process.
             processes: The processes, for sums and gathers.
 
         Returns:

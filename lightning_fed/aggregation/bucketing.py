@@ -20,22 +20,22 @@ from lightning_fed.wire import Job
 @final
 @dataclass(frozen=True)
 class Bucketing(Mixing):
-    """Means of buckets of s workers each, dealt at random in each round, for an aggregator (algorithm 1).
+    """Deals workers at random into buckets of s in each round, and aggregates the buckets' means (algorithm 1).
 
-    Means differ less than workers do: their variance is 1/s of the workers'. So an aggregator that follows one update,
-    as Krum does, or one value of a coordinate, as the median does, loses less of what is rare. The last bucket has
-    fewer workers, if their number is no multiple of s.
+    The variance of the means is 1/s of the workers' variance. So an aggregator that follows one update (Krum) or one
+    value of a coordinate (the median) loses less of rare data. The last bucket is smaller if s does not divide the
+    number of workers.
 
-    One attacker spoils one bucket, so that the aggregator must bear as many attackers as before, among ⌈n/s⌉ means:
-    ``Bucketing(Krum(attackers=2), size=2)`` bears 2 among n workers, and needs 2 · 2 + 3 buckets.
+    One attacker corrupts one bucket. The aggregator must therefore tolerate the same number of attackers among ⌈n/s⌉
+    means: ``Bucketing(Krum(attackers=2), size=2)`` tolerates 2 among n workers, and needs 2 · 2 + 3 buckets.
 
     Args:
-        aggregator: What is given the means; its ``attackers`` are those among the workers.
+        aggregator: The aggregator of the means; its ``attackers`` counts attackers among the workers.
         size: s; 2 in the paper's experiments. 1: the aggregator alone.
 
     Raises:
-        TypeError: If the aggregator is none that looks at all updates of a cohort, or the size no number.
-        ValueError: If the size is not positive and whole, or workers do not count equally in the aggregator.
+        TypeError: If the aggregator is not one that keeps all updates of a cohort, or the size is not a number.
+        ValueError: If the size is not a positive integer, or workers do not count equally in the aggregator.
     """
 
     size: int = 2
@@ -55,7 +55,7 @@ class Bucketing(Mixing):
 
     def shares(self, cohort: Gathered) -> Tensor:
         names = cohort.workers
-        # By a number of each name, and no generator's permutation: those change from version to version.
+        # Sorted by a number derived from each name: a generator's permutation may change between NumPy versions.
         dealt = sorted(range(len(names)), key=lambda place: derive(self._seed, names[place]))
         buckets = sorted(sorted(dealt[first : first + self.size]) for first in range(0, len(names), self.size))
         shares = torch.zeros(len(buckets), len(names), dtype=torch.float64)

@@ -17,17 +17,16 @@ from lightning_fed.core.arguments import settle, whole
 @final
 @dataclass(frozen=True)
 class Bulyan(RobustAggregator):
-    """Krum chooses n - 2f updates, one at a time; of these the n - 4f values nearest the median are averaged.
+    """Selects n - 2f updates by Krum, one at a time, and averages the n - 4f values nearest the median (section 4).
 
-    That is section 4 of the paper. The second step is for every coordinate by itself, so that a choice with one bad
-    coordinate does no harm either.
+    The second step treats every coordinate by itself, so a selected update with one bad coordinate does no harm.
 
     Args:
-        attackers: How many workers may be attackers, f.
+        attackers: The largest number of attackers, f.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is negative, or not whole.
+        TypeError: If ``attackers`` is not a number.
+        ValueError: If ``attackers`` is negative, or not an integer.
     """
 
     attackers: int

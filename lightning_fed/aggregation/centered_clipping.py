@@ -21,21 +21,21 @@ _CENTER = "center"
 @final
 @dataclass(frozen=True)
 class CenteredClipping(CohortAggregator):
-    """``v ← v + 1/n Σ (Δᵢ − v) min(1, τ / ‖Δᵢ − v‖)``, from the v of the round before; the first is 0.
+    """``v ← v + 1/n Σ (Δᵢ − v) min(1, τ / ‖Δᵢ − v‖)``, starting from the last round's v; the first v is 0.
 
-    No worker moves v by more than τ/n in an iteration. It is meant for updates that workers smooth over rounds, by
-    :class:`~lightning_fed.transforms.WorkerMomentum`: the paper shows that without a memory lies that are small in each
-    round add up. What an algorithm sends besides counts by the same factors, around 0: less of it where
-    updates are clipped. Of buffers the median is taken, integer ones too.
+    No worker moves v by more than τ/n in an iteration. Use it with updates that workers smooth over rounds
+    (:class:`~lightning_fed.transforms.WorkerMomentum`): the paper shows that otherwise deviations that are small in
+    each round add up. Extra vectors of an algorithm are weighted by the same factors, around 0. Buffers are combined
+    by the median, integer ones too.
 
     Args:
-        radius: τ, in the units of updates: the parameters'. Papers give it in those of gradients; after one local
-            step of SGD an update is the learning rate times a gradient, and τ that rate times the paper's.
-        iterations: How often v is moved in a round.
+        radius: τ, in the units of the parameters. Papers state τ in the units of gradients; after one local step of
+            SGD an update is the learning rate times a gradient, and τ is that rate times the paper's τ.
+        iterations: The number of iterations in a round.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is not positive and finite, or ``iterations`` not whole.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is not positive and finite, or ``iterations`` is not an integer.
     """
 
     radius: float
@@ -65,7 +65,7 @@ class CenteredClipping(CohortAggregator):
         return Aggregate(center + weights @ away, cohort.combined_buffers(median), extra)
 
     def _weights(self, away: Tensor) -> Tensor:
-        """For how much each row counts in the way that v goes; in the rows' dtype ``[n]``, together at most 1."""
+        """Return each row's weight in the step of v, in the rows' dtype ``[n]``; their sum is at most 1."""
         weights = torch.zeros(len(away), dtype=torch.float64, device=away.device)
         moved = torch.zeros_like(away[0])
         for _ in range(self.iterations):

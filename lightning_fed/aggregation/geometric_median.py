@@ -18,28 +18,29 @@ from lightning_fed.wire import Aggregate
 @final
 @dataclass(frozen=True)
 class GeometricMedian(RobustAggregator):
-    """The point with the least sum of distances to all updates, by the smoothed Weiszfeld algorithm (algorithm 2).
+    """The point with the smallest sum of distances to all updates, by the smoothed Weiszfeld algorithm (algorithm 2).
 
-    With a share α < 1/2 of attackers it lies within 2(1 - α)/(1 - 2α) times the honest workers' radius of their mean
-    (section 2). The paper starts from the mean; here the median of every coordinate is the start, which attackers far
-    away do not move, so that few iterations are needed, and they go on until the point stands still. The authors' code
-    is ``GeometricMedian(iterations=4, tolerance=0, weighted=True, start="mean", nu=1e-5)``, but that it also stops when
-    the sum of distances falls by less than a millionth.
+    With a share α < 1/2 of attackers, the distance of the point to the honest workers' mean is at most
+    2(1 - α)/(1 - 2α) times their radius (section 2). The paper starts from the mean. Here the iterations start from
+    the coordinate-wise median, which distant attackers do not move; few iterations are then needed, and they continue
+    until the point converges. The authors' code corresponds to
+    ``GeometricMedian(iterations=4, tolerance=0, weighted=True, start="mean", nu=1e-5)``, except that it also stops
+    when the sum of distances decreases by less than a millionth.
 
     Args:
         iterations: The largest number of iterations.
         tolerance: Stop when the point moves by less than this share of the median distance; 0: never.
-        smoothing: The least distance, as a share of the median distance.
-        weighted: Whether distances count by the workers' numbers of examples, α of algorithm 2. Then it is a share of
-            examples that attackers must not have half of, and they say themselves how many they have. If nobody has
-            examples, all count the same.
-        start: Where the iterations begin: at the median of every coordinate, at the mean (both with the weights, if
-            there are any), or at 0, which is the global model.
-        nu: The least distance in the units of the parameters, ν of the paper, in place of ``smoothing``.
+        smoothing: The smallest distance, as a share of the median distance.
+        weighted: Whether distances are weighted by the workers' numbers of examples, α of algorithm 2. Attackers must
+            then have less than half of all examples, and each worker reports its own number. If no worker has
+            examples, all have the same weight.
+        start: The start of the iterations: the coordinate-wise median, the mean (both weighted if ``weighted`` is
+            set), or zero, which is the global model.
+        nu: The smallest distance in the units of the parameters, ν of the paper; replaces ``smoothing``.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If a number is not positive and finite, or ``start`` is another word.
+        TypeError: If an argument has the wrong type.
+        ValueError: If a number is not positive and finite, or ``start`` is not one of the three words.
     """
 
     iterations: int = 100
@@ -75,13 +76,13 @@ class GeometricMedian(RobustAggregator):
         return lambda rows: weights.to(rows.dtype) @ rows
 
     def _weights(self, rows: Tensor, alpha: Tensor) -> Tensor:
-        """The share of each row in the point; ``[n]``."""
+        """Return the weight of each row in the point; ``[n]``."""
         point = self._start(rows, alpha)
         weights = alpha
         for _ in range(self.iterations):
             distances = row_norms(rows - point)
             scale = float(weighted_median(distances.unsqueeze(1), alpha, lower=True))
-            if scale == 0 and self.nu is None:  # half of all weight lies in the point itself
+            if scale == 0 and self.nu is None:  # half of all weight lies at the point itself
                 there = torch.where(distances == 0, alpha, 0.0)
                 return there / there.sum()
             weights = alpha / distances.clamp(min=self.smoothing * scale if self.nu is None else self.nu)
@@ -105,12 +106,12 @@ class GeometricMedian(RobustAggregator):
 
 
 def weighted_median(rows: Tensor, alpha: Tensor, lower: bool = False) -> Tensor:
-    """The point of every column on both sides of which at most half of the weight lies; ``[n, m]`` to ``[m]``.
+    """Return the weighted median of every column; ``[n, m]`` to ``[m]``.
 
     Args:
         rows: Float ``[n, m]``.
-        alpha: The rows' weights, at least 0, and one above it; float64 ``[n]``.
-        lower: Whether of two such values the lower one is taken; else the mean of both.
+        alpha: The rows' weights, not negative and not all 0; float64 ``[n]``.
+        lower: Whether to return the lower of two medians; else their mean.
 
     >>> weighted_median(torch.tensor([[1.0], [9.0], [2.0]]), torch.tensor([1.0, 3.0, 1.0]))
     tensor([9.])

@@ -16,14 +16,14 @@ from lightning_fed.core.double import blocks
 @final
 @dataclass(frozen=True)
 class Krum(RobustAggregator):
-    """The one update that lies closest to its n - f - 2 nearest others, by the sum of squared distances (section 4).
+    """Selects the update with the smallest sum of squared distances to its n - f - 2 nearest neighbours (section 4).
 
     Args:
-        attackers: How many workers may be attackers, f.
+        attackers: The largest number of attackers, f.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is negative, or not whole.
+        TypeError: If ``attackers`` is not a number.
+        ValueError: If ``attackers`` is negative, or not an integer.
     """
 
     attackers: int
@@ -42,16 +42,16 @@ class Krum(RobustAggregator):
 @final
 @dataclass(frozen=True)
 class MultiKrum(RobustAggregator):
-    """The mean of the m updates with the best scores of Krum (section 5).
+    """The mean of the m updates with the smallest Krum scores (section 5).
 
     Args:
-        attackers: How many workers may be attackers, f.
-        selected: m, at most n - f; None: as many as the proof is about, n - f - 2. With more, attackers may be among
-            them that lie as close to the others as honest workers do, and a warning says so.
+        attackers: The largest number of attackers, f.
+        selected: m, at most n - f; None: n - f - 2, the largest m of the proof. A larger m may include attackers that
+            lie as close to the others as honest workers do, and issues a warning.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
     """
 
     attackers: int
@@ -81,10 +81,10 @@ class MultiKrum(RobustAggregator):
 
 
 def squared_distances(rows: Tensor) -> Tensor:
-    """Squared distances between all rows; float64 ``[n, n]``.
+    """Return the squared distances between all rows; float64 ``[n, n]``.
 
-    Not by the product of the matrix with itself, which for rows far from 0 loses the differences; and not in float32,
-    where squares of large and of tiny differences over- and underflow.
+    Differences are taken directly: the Gram matrix loses them for rows far from 0. They are squared in float64: in
+    float32 the squares of large and of tiny differences overflow and underflow.
     """
     distances = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
     for _, block in blocks(rows):
@@ -93,11 +93,11 @@ def squared_distances(rows: Tensor) -> Tensor:
 
 
 def scores(distances: Tensor, attackers: int) -> Tensor:
-    """For every row the sum of its n - f - 2 smallest distances to others, or of one if that is less; ``[n]``.
+    """Return for every row the sum of its max(1, n - f - 2) smallest distances to other rows; ``[n]``.
 
     Args:
         distances: ``[n, n]``, n at least 2.
         attackers: f.
     """
     nearest = max(len(distances) - attackers - 2, 1)
-    return distances.sort(dim=1).values[:, 1 : 1 + nearest].sum(dim=1)  # the first is that to itself
+    return distances.sort(dim=1).values[:, 1 : 1 + nearest].sum(dim=1)  # the first is the row's distance to itself

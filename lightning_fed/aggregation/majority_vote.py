@@ -1,4 +1,4 @@
-"""The sign that most workers have, in each coordinate (Bernstein et al. 2018, *signSGD*, algorithm 3)."""
+"""The majority of the workers' signs in each coordinate (Bernstein et al. 2018, *signSGD*, algorithm 3)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lightning_fed.wire import Aggregate, Job, Updates
 @final
 @dataclass(frozen=True)
 class MajorityVote(Aggregator[Sums]):
-    """``scale · sign(Σ sign(Δᵢ))``: each worker has one vote on the direction of each coordinate, and 0 abstains.
+    """``scale · sign(Σ sign(Δᵢ))``: each worker has one vote on the sign of each coordinate, and 0 abstains.
 
-    Fewer than half of the workers cannot turn a coordinate on which all others agree. It goes with
-    ``Compressed(Sign())``, by which votes take one bit, and with any other update: only signs count. Where workers
-    differ it need not converge without error feedback. Buffers are averaged, each worker's the same.
+    Fewer than half of the workers cannot reverse a coordinate on which all others agree. With ``Compressed(Sign())``
+    a vote takes one bit; any other update works too, since only signs count. Without error feedback it may fail to
+    converge where workers' data differ. Buffers are averaged with equal weights.
 
     Args:
-        scale: How far a step moves each coordinate, in the units of the parameters; the server optimizer's learning
+        scale: The length of a step in each coordinate, in the units of the parameters; the server optimizer's learning
             rate multiplies it.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not positive and finite.
+        TypeError: If ``scale`` is not a number.
+        ValueError: If ``scale`` is not positive and finite.
     """
 
     scale: float

@@ -18,7 +18,7 @@ from lightning_fed.wire import Aggregate, GlobalModel, Job, Updates, wide
 
 @dataclass
 class Sums:
-    """Weighted sums over the workers of one process, and the largest values of integer buffers that any of them has."""
+    """Weighted sums over the workers of one process, and the maxima of their integer buffers."""
 
     delta: Tensor
     buffers: Tensors
@@ -31,11 +31,11 @@ class Sums:
 @final
 @dataclass(frozen=True)
 class WeightedMean(Aggregator[Sums]):
-    """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i (or what the algorithm puts in its place).
+    """``Σ wᵢ Δᵢ / Σ wᵢ``, where ``wᵢ`` is the number of examples of worker i, or the weight set by the algorithm.
 
-    Float and complex buffers (BatchNorm statistics) are averaged with the same weights. Of integer and bool ones
-    (counts, places in a queue, flags) the largest value is taken that a worker of the cohort has, even if the global
-    one is larger: so one worker's is what it left. If all weights are 0, nothing changes.
+    Float and complex buffers (BatchNorm statistics) are averaged with the same weights. Integer and bool buffers
+    (counts, positions in a queue, flags) become the maximum over the cohort, even if the global value is larger; for
+    one worker this is the worker's own value. If all weights are 0, nothing changes.
     """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Sums:
@@ -59,7 +59,7 @@ class WeightedMean(Aggregator[Sums]):
                 for name, largest in sums.largest.items():
                     rows = update.buffers[name][counts.to(largest.device)]
                     sums.largest[name] = torch.maximum(largest, rows.amax(dim=0))
-            del update  # see outbox.py
+            del update  # released at once: see outbox.py
         return sums
 
     def of_sum(self, total: CohortSum, job: Job) -> Sums:
@@ -72,7 +72,7 @@ class WeightedMean(Aggregator[Sums]):
             value.copy_(job.model.buffers[name]).mul_(total.weight)
             if name in total.buffers:
                 value += total.buffers[name]
-        # A largest value is no sum: such buffers stay as they are.
+        # A maximum cannot be computed from a sum: such buffers stay as they are.
         sums.largest = {name: job.model.buffers[name].clone() for name in sums.largest}
         return sums
 
@@ -99,9 +99,9 @@ def _least(dtype: torch.dtype) -> int:
 class UniformMean(Aggregator[Sums]):
     """``Σ Δᵢ / n``: every worker counts the same, however many examples it has.
 
-    For cohorts that are drawn by size (:class:`~lightning_fed.selection.WeightedBySize`), for algorithms whose papers
-    average so, and where a number of examples is not to be trusted or not to be told. A worker that weighs nothing has
-    learnt nothing and is not counted.
+    Use it for cohorts drawn by size (:class:`~lightning_fed.selection.WeightedBySize`), for algorithms whose papers
+    average uniformly, and where numbers of examples are not trustworthy or not to be disclosed. A worker of weight 0
+    has not trained and is not counted.
     """
 
     counts_equally = True

@@ -14,9 +14,9 @@ from lightning_fed.core.arguments import settle, whole
 @final
 @dataclass(frozen=True)
 class Median(RobustAggregator):
-    """The median of every coordinate (definition 1), for even n the mean of the two in the middle.
+    """The median of every coordinate (definition 1); for even n the mean of the two middle values.
 
-    With fewer than n/2 attackers each coordinate lies between the least and the largest of the honest workers'.
+    With fewer than n/2 attackers each coordinate lies between the smallest and the largest value of honest workers.
     """
 
     def combination(self, delta: Tensor) -> Combine:
@@ -28,14 +28,14 @@ class Median(RobustAggregator):
 class TrimmedMean(RobustAggregator):
     """The mean of every coordinate without its ``trim`` smallest and ``trim`` largest values (definition 2).
 
-    With at most ``trim`` attackers each coordinate lies between the least and the largest of the honest workers'.
+    With at most ``trim`` attackers each coordinate lies between the smallest and the largest value of honest workers.
 
     Args:
-        trim: How many values to leave out at each end, b; at least the number of attackers.
+        trim: The number of values to drop at each end, b; at least the number of attackers.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is negative, or not whole.
+        TypeError: If ``trim`` is not a number.
+        ValueError: If ``trim`` is negative, or not an integer.
     """
 
     trim: int
@@ -51,7 +51,7 @@ class TrimmedMean(RobustAggregator):
 
 
 def median(rows: Tensor) -> Tensor:
-    """The median of every column; ``[n, m]`` to ``[m]``.
+    """Return the median of every column; ``[n, m]`` to ``[m]``.
 
     >>> import torch
     >>> median(torch.tensor([[1.0], [9.0], [2.0], [4.0]]))

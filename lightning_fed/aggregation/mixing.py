@@ -1,4 +1,4 @@
-"""Base of the aggregators that mix updates, and leave what comes of that to another aggregator."""
+"""Base of the aggregators that mix updates and hand the mixtures to another aggregator."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from lightning_fed.wire import Aggregate, Job, wide
 
 @dataclass(frozen=True)
 class Mixing(CohortAggregator):
-    """Means of updates in place of updates, k of n, for another aggregator.
+    """Replaces n updates by k means of them, and hands the means to another aggregator.
 
-    Buffers are mixed alike, but for integer ones, of which there are no means: the aggregator is given those of all
-    workers.
+    Float buffers are mixed in the same way. Integer buffers have no means: the aggregator gets those of all workers.
 
     Args:
         aggregator: The other aggregator, in which workers count equally.
 
     Raises:
-        TypeError: If it is none that looks at all updates of a cohort.
-        ValueError: If workers do not count equally in it.
+        TypeError: If the aggregator is not one that keeps all updates of a cohort.
+        ValueError: If workers do not count equally in the aggregator.
     """
 
     aggregator: CohortAggregator
@@ -43,7 +42,7 @@ class Mixing(CohortAggregator):
 
     @abstractmethod
     def shares(self, cohort: Gathered) -> Tensor:
-        """Return for how much each update counts in each of the means; float64 ``[k, n]``, each row adds up to 1.
+        """Return the weight of each update in each mean; float64 ``[k, n]``, each row sums to 1.
 
         Args:
             cohort: The n updates.

@@ -17,18 +17,18 @@ from lightning_fed.core.arguments import settle, whole
 @final
 @dataclass(frozen=True)
 class NearestNeighborMixing(Mixing):
-    """In place of each update the mean of the n - f nearest to it, itself included, for an aggregator (algorithm 2).
+    """Replaces each update by the mean of its n - f nearest updates, itself included, then aggregates (algorithm 2).
 
-    Workers whose data are rare then count in the means of others, and what the aggregator is given differs less: with
-    the paper's aggregators the error is the least that any can have, up to a factor.
+    Workers with rare data then count in the means of others, and the aggregator's inputs differ less. With the paper's
+    aggregators the error is optimal up to a constant factor.
 
     Args:
-        aggregator: What is given the means; its ``attackers`` are f, too.
-        attackers: How many workers may be attackers, f < n/2.
+        aggregator: The aggregator of the means; its ``attackers`` is f, too.
+        attackers: The largest number of attackers, f < n/2.
 
     Raises:
-        TypeError: If the aggregator is none that looks at all updates of a cohort, or ``attackers`` no number.
-        ValueError: If ``attackers`` is negative or not whole, or workers do not count equally in the aggregator.
+        TypeError: If the aggregator is not one that keeps all updates of a cohort, or ``attackers`` is not a number.
+        ValueError: If ``attackers`` is negative or not an integer, or workers do not count equally in the aggregator.
     """
 
     attackers: int

@@ -20,15 +20,15 @@ from lightning_fed.wire import Aggregate, Job, Updates
 @final
 @dataclass(frozen=True)
 class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
-    """``τ Σ wᵢ Δᵢ/aᵢ / Σ wᵢ`` with ``τ = Σ wᵢ aᵢ / Σ wᵢ``, where ``aᵢ`` is what worker i's local steps amount to.
+    """``τ Σ wᵢ Δᵢ/aᵢ / Σ wᵢ`` with ``τ = Σ wᵢ aᵢ / Σ wᵢ``, with ``aᵢ`` the effective steps of worker i.
 
     Args:
-        momentum: That of the workers' SGD.
-        shrinkage: Learning rate times weight of a proximal term, ημ.
+        momentum: The momentum of the workers' SGD.
+        shrinkage: The learning rate times the weight of a proximal term, ημ.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
     """
 
     momentum: float = 0.0
@@ -68,15 +68,16 @@ class NormalizedMean(Aggregator[tuple[Sums, Tensor]]):
 
 @lru_cache(maxsize=4096)
 def effective_steps(steps: int, momentum: float = 0.0, shrinkage: float = 0.0) -> float:
-    """Return the number of plain steps to which some steps of a local solver amount: ``‖a‖₁`` of the paper.
+    """Return the number of plain SGD steps that are equivalent to some steps of a local solver: ``‖a‖₁`` of the paper.
 
-    ``a`` says how far each gradient has moved the parameters in the end, in units of the learning rate. That depends
-    only on how many steps came after it, so one gradient is followed.
+    ``a`` holds how far each gradient has moved the parameters in the end, in units of the learning rate. This depends
+    only on the number of later steps, so the function follows a single gradient.
 
     Args:
         steps: The number of local steps τ.
-        momentum: That of SGD, ρ. Alone it gives (τ - ρ(1 - ρ^τ)/(1 - ρ))/(1 - ρ).
-        shrinkage: Learning rate times weight of a proximal term, ημ. Alone it gives (1 - (1 - ημ)^τ)/(ημ).
+        momentum: The momentum of SGD, ρ. Without shrinkage the result is (τ - ρ(1 - ρ^τ)/(1 - ρ))/(1 - ρ).
+        shrinkage: The learning rate times the weight of a proximal term, ημ. Without momentum the result is
+            (1 - (1 - ημ)^τ)/(ημ).
 
     >>> effective_steps(3), effective_steps(3, momentum=0.5), effective_steps(3, shrinkage=0.5)
     (3.0, 4.25, 1.75)

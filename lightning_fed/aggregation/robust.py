@@ -16,20 +16,20 @@ from lightning_fed.core.tree import Tensors
 from lightning_fed.wire import Aggregate, Job, Updates, wide
 
 Combine: TypeAlias = Callable[[Tensor], Tensor]
-"""From one row per worker, ``[n, m]``, to one row, ``[m]``."""
+"""A function from one row per worker, ``[n, m]``, to one row, ``[m]``."""
 
 
 @final
 @dataclass(frozen=True)
 class Gathered:
-    """Everything that came in.
+    """All updates of a cohort that arrived.
 
     Args:
         workers: The n names.
         delta: ``[n, size]``.
         buffers: ``{name: [n, ...]}``.
         extra: ``{name: [n, size]}``.
-        weight: What each worker counts for by its own account; float64 ``[n]``.
+        weight: The weight that each worker reports; float64 ``[n]``.
     """
 
     workers: tuple[str, ...]
@@ -39,7 +39,7 @@ class Gathered:
     weight: Tensor
 
     def together(self, processes: Processes) -> Gathered:
-        """Return what all processes have gathered, by name, so that a tie is decided alike however they share a cohort.
+        """Return the updates of all processes, ordered by name: ties are then decided alike for any sharing.
 
         Args:
             processes: The processes.
@@ -60,10 +60,10 @@ class Gathered:
         )
 
     def combined(self, combine: Combine) -> Aggregate:
-        """Return an aggregate of which all parts are combined in one way; of integer buffers the lower median is taken.
+        """Return an aggregate whose parts are combined by one function; integer buffers by the lower median.
 
         Args:
-            combine: The way.
+            combine: The function.
         """
         extra = {name: combine(rows) for name, rows in self.extra.items()}
         return Aggregate(combine(self.delta), self.combined_buffers(combine), extra)
@@ -72,15 +72,16 @@ class Gathered:
         """Return the buffers of :meth:`combined`.
 
         Args:
-            combine: The way.
+            combine: The function.
         """
         return {name: _combined(combine, buffer) for name, buffer in self.buffers.items()}
 
 
 class CohortAggregator(Aggregator[Gathered]):
-    """Keeps all updates of a cohort, n times the model's size on every process, and combines them at the end.
+    """Base of the aggregators that keep all updates of a cohort (n model sizes on every process) and combine them last.
 
-    Every worker counts the same, unless a class says otherwise: a number of examples is what an attacker says it is.
+    Every worker has the same weight, unless a subclass declares otherwise: an attacker may report any number of
+    examples.
     """
 
     counts_equally = True
@@ -93,8 +94,8 @@ class CohortAggregator(Aggregator[Gathered]):
         """Combine a cohort.
 
         Args:
-            cohort: The updates of all processes, in the order of the workers' names; their number fulfils
-                :meth:`check`. Read only.
+            cohort: The updates of all processes, in the order of the workers' names; their number satisfies
+                ``check``. Read only.
         """
 
     def fold(self, updates: Iterable[Updates], job: Job) -> Gathered:
@@ -123,7 +124,7 @@ class CohortAggregator(Aggregator[Gathered]):
         cohort = partial.together(processes)
         try:
             self.check(len(cohort.workers))
-        except ValueError as error:  # at the start of the fit it was enough
+        except ValueError as error:  # the full cohort was large enough at the start of the fit
             raise ValueError(
                 f"{error}; if workers were lost, FederatedModule(min_workers=...) gives up rounds with too few of them"
             ) from error
@@ -131,17 +132,17 @@ class CohortAggregator(Aggregator[Gathered]):
 
 
 class RobustAggregator(CohortAggregator):
-    """Looks at the updates of a cohort and says how to combine whatever these workers have sent.
+    """Base of the aggregators that choose from the deltas how to combine everything that the workers sent.
 
-    Float and complex buffers are combined as parameters are; of integer ones the (lower) median is taken.
+    Float and complex buffers are combined as parameters are; integer buffers by the lower median.
     """
 
     @abstractmethod
     def combination(self, delta: Tensor) -> Combine:
-        """Look at all updates and say how to combine rows of these workers.
+        """Return the function that combines rows of these workers.
 
         Args:
-            delta: ``[n, size]``; n fulfils :meth:`check`. Read only.
+            delta: ``[n, size]``; n satisfies ``check``. Read only.
         """
 
     def combined(self, cohort: Gathered) -> Aggregate:
@@ -159,16 +160,16 @@ def _combined(combine: Combine, buffer: Tensor) -> Tensor:
 
 
 def require(holds: bool, aggregator: object, cohort_size: int, condition: str) -> None:
-    """Refuse a cohort that is too small for what an aggregator promises.
+    """Refuse a cohort that is too small for an aggregator's guarantee.
 
     Args:
-        holds: Whether it is large enough.
+        holds: Whether the cohort is large enough.
         aggregator: The aggregator.
         cohort_size: n.
-        condition: The inequality that has to hold.
+        condition: The inequality that must hold.
 
     Raises:
-        ValueError: If it does not hold.
+        ValueError: If the condition does not hold.
     """
     if not holds:
         raise ValueError(

@@ -13,77 +13,77 @@ from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, GlobalModel, Job, Model, Updates, WorkerError
 
 Result: TypeAlias = Updates | WorkerError
-"""What comes back: a stack of one or more workers' updates, or in place of a worker that failed its error."""
+"""A reply: a stack of one or more workers' updates, or the error of a worker that failed."""
 
 Train: TypeAlias = Callable[[Job, Sequence[str]], Iterator[Result]]
-"""Trains some workers locally from a job, and yields what comes of it. It runs where the workers are."""
+"""A function that trains workers locally from a job and yields replies. It runs where the workers are."""
 
 Send: TypeAlias = Callable[[Job, Sequence[str]], Iterator[Result]]
-"""Sends a job to some workers, and yields what they send back. Which engine does it is not the algorithm's business."""
+"""A function that sends a job to workers and yields replies. It hides the engine from the algorithm."""
 
 
 class Algorithm(Shown, ABC):
-    """Rules by which a round computes, apart from how a worker's own steps are executed.
+    """Base of the algorithms: the computation of a round, apart from the execution of local steps.
 
-    Each method runs on one side. The server assigns the work, visits the workers, and concludes; :meth:`at_worker` runs
-    at the workers, with nothing at hand but their job, their data and their own state. An algorithm itself holds only
-    its settings, which both sides have.
+    Each method runs on one side. The server assigns the work, visits the workers, and concludes. :meth:`at_worker` runs
+    at the workers, and has access to their job, their data and their own state only. An algorithm object holds only
+    settings, which both sides have.
     """
 
     divisible: ClassVar[bool] = True
-    """Whether several processes may each train a part of the cohort. If not, one process trains all of it."""
+    """Whether several processes may each train a part of the cohort. If False, one process trains the whole cohort."""
 
     tables: ClassVar[tuple[str, ...]] = ()
-    """The names of the tables of the workers' own state in which it keeps something for each worker."""
+    """The names of the tables of own state that the algorithm uses."""
 
     is_mean: ClassVar[bool] = True
-    """Whether all that the server learns in a round is a mean of updates (and ``extra``), in which workers may count
-    equally. Only then can noise in that mean make it private."""
+    """Whether the server learns only a mean of updates (and ``extra``) in a round, in which workers may count equally.
+    Only then can noise on that mean give a guarantee of privacy."""
 
     lies_in_its_mean: ClassVar[bool] = False
-    """Whether its aggregator is what it consists of, so that another one would undo it."""
+    """Whether the algorithm depends on its own aggregator; another aggregator is then refused."""
 
     trains_again: ClassVar[str | None] = None
-    """In words, how a worker is trained more than once in a round, and what to use in place of that; None: it is not.
+    """Description of how a worker is trained more than once in a round, with an alternative; None: once only.
     A promise about examples counts one training in a round."""
 
     trainings: ClassVar[int] = 1
-    """How often :meth:`at_worker` trains a worker in a round."""
+    """The number of times that :meth:`at_worker` trains a worker in a round."""
 
     weighs: ClassVar[bool] = False
-    """Whether workers decide for what they count in the mean; else it is their number of examples."""
+    """Whether workers set their own weights in the mean; else the weight is the number of examples."""
 
     extra: ClassVar[tuple[str, ...]] = ()
-    """The names of what its workers send besides their updates."""
+    """The names of the vectors that workers send besides their updates."""
 
     @property
     def counts_examples(self) -> bool:
-        """Whether a worker's weight has its number of examples as a factor, which a node that hides it divides out."""
+        """Whether the number of examples is a factor of a worker's weight; a node that hides it divides by it."""
         return True
 
     # ---- at the server, before the workers -------------------------------------------------------------------------
 
     def check(self, model: GlobalModel) -> None:
-        """Refuse what the algorithm cannot work with; called before the first round.
+        """Refuse a model that the algorithm does not support; called before the first round.
 
         Args:
             model: The global model.
 
         Raises:
-            ValueError: Saying what is wrong and what to do.
+            ValueError: With the problem and its fix.
         """
 
     def assign(self, job: Job, server: Tensors) -> Job:
-        """Return the job with what the algorithm sends besides the model.
+        """Add to the job what the algorithm sends besides the model, and return it.
 
         Args:
             job: The job so far.
-            server: What the server remembers, by name; read only.
+            server: The server state, by name; read only.
         """
         return job
 
     def visit(self, send: Send, job: Job, cohort: Sequence[str]) -> Iterator[Result]:
-        """Send the job to the workers of a cohort, in whatever order, and yield what comes back.
+        """Send the job to the workers of a cohort, in any order, and yield their replies.
 
         Args:
             send: Sends a job to workers; see :data:`Send`.
@@ -98,15 +98,16 @@ class Algorithm(Shown, ABC):
     # ---- at the workers --------------------------------------------------------------------------------------------
 
     def at_worker(self, train: Train, job: Job, workers: Sequence[str], own: OwnTables) -> Iterator[Result]:
-        """Do the workers' part, for each of them by itself: train, once or several times, and keep own state.
+        """Run the workers' part: train each worker, once or several times, and stage its own state.
 
-        Called by every engine, with as many workers as it trains at a time; no worker's result may depend on another's.
+        Every engine calls this method, with the workers that it trains at a time. No worker's result may depend on
+        another worker.
 
         Args:
             train: Trains workers locally; see :data:`Train`.
-            job: What the server sent.
+            job: The job that the server sent.
             workers: The names of the workers.
-            own: What the workers remember.
+            own: The workers' own state.
 
         Yields:
             The updates with respect to ``job.model``, or the error of a worker that failed; once for each worker.
@@ -118,12 +119,12 @@ class Algorithm(Shown, ABC):
         return ()
 
     def model_of(self, model: GlobalModel, worker: str, own: OwnTables) -> Model | None:
-        """Return the model by which a worker is evaluated, if it is not the global one.
+        """Return the model with which a worker is evaluated; the default is the global model.
 
         Args:
             model: The global model.
             worker: The worker's name.
-            own: What the workers remember.
+            own: The workers' own state.
         """
         return None
 
@@ -134,12 +135,12 @@ class Algorithm(Shown, ABC):
         """Return the aggregator that the algorithm's paper uses."""
 
     def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
-        """Return what goes to the server optimizer; called on every process, only if an update came in.
+        """Return the aggregate for the server optimizer; called on every process, only if an update arrived.
 
         Args:
             aggregate: The aggregate of the updates.
             job: The job that the workers were sent.
-            server: What the server remembers, by name; to be changed here only, by putting new tensors in place of old.
-            replies: The number of workers that the aggregate is the mean of.
+            server: The server state, by name; changed here only, by replacing tensors.
+            replies: The denominator of the aggregate's mean.
         """
         return aggregate

@@ -17,10 +17,10 @@ from lightning_fed.wire import GlobalModel, Job, Updates, WorkerError
 
 @final
 class Cyclic(Algorithm):
-    """The model visits the cohort one worker after another, in order; each starts where the last one ended.
+    """Sends the model through the cohort, one worker after another; each starts where the last one ended.
 
-    What the round yields for each worker is the way from the global model to the *end* of the tour, so the mean of
-    the updates, or any other aggregator, gives the end of the tour.
+    The update of each worker is the difference between the global model and the model at the *end* of the tour. So
+    the mean of the updates, or any other aggregator, returns the end of the tour.
     """
 
     divisible: ClassVar[bool] = False

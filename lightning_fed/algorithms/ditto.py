@@ -1,7 +1,7 @@
 """Ditto: Li et al., *Ditto: Fair and Robust Federated Learning Through Personalization*, 2021, algorithm 1.
 
 Besides the global model, which is FedAvg's, each worker has a personal model v_k that minimises
-``f_k(v) + λ/2 · ‖v − w_global‖²``. The personal model is what the worker is evaluated by, and never leaves it.
+``f_k(v) + λ/2 · ‖v − w_global‖²``. The worker is evaluated with its personal model, which never leaves it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from lightning_fed.wire import GlobalModel, Job, Model, Penalty, Updates
 @final
 @dataclass(frozen=True)
 class Ditto(Algorithm):
-    """FedAvg, and beside it a personal model for each worker. Trains twice, and remembers a model for each worker.
+    """FedAvg with a personal model for each worker. Trains each worker twice, and stores one model per worker.
 
     Args:
-        lam: The weight λ by which personal models are pulled to the global one; 0: they are purely local.
+        lam: The weight λ that pulls personal models to the global model; 0: personal models are purely local.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is negative, or not finite.
+        TypeError: If ``lam`` is not a number.
+        ValueError: If ``lam`` is negative, or not finite.
     """
 
     lam: float

@@ -18,15 +18,15 @@ from lightning_fed.wire import GlobalModel
 @final
 @dataclass(frozen=True)
 class FedBN(PersonalLayers):
-    """FedAvg without the normalisation layers, which stay with each worker.
+    """FedAvg except for the normalisation layers, which stay with each worker.
 
     Args:
-        personal: Patterns of the names of parameters and buffers that stay; None: those of all layers that keep
-            running statistics, which is BatchNorm of any dimension.
+        personal: Patterns of the names of parameters and buffers that stay; None: all layers with running statistics,
+            such as BatchNorm of any dimension.
 
     Raises:
-        TypeError: If the patterns are no list of strings.
-        ValueError: If the list is empty; at the start, if the module has no such layer.
+        TypeError: If the patterns are not a list of strings.
+        ValueError: If the list is empty; at the start of a fit, if the module has no such layer.
     """
 
     personal: Sequence[str] | None = None

@@ -1,11 +1,11 @@
 """FedDyn: Acar et al., *Federated Learning Based on Dynamic Regularization*, 2021, algorithm 1.
 
 Worker k minimises ``f_k(w) − ⟨g_k, w⟩ + α/2 · ‖w − w_global‖²``, where g_k is the gradient of f_k at its last local
-model: afterwards ``g_k ← g_k − α(w_k − w_global)``. The server remembers h, the mean way from its model to theirs, and
-goes to ``mean(w_k) − h/α``. At a fixed point all local models agree, so local and global optimum are the same.
+model: afterwards ``g_k ← g_k − α(w_k − w_global)``. The server accumulates h, −α times the workers' mean movement, and
+sets the model to ``mean(w_k) − h/α``. At a fixed point all local models agree, so local and global optimum are equal.
 
-The server's step h/α does not depend on α: with α → 0 local training becomes FedAvg's, but the server still goes on
-along all former ways. The state here is h/α.
+The server's step h/α does not depend on α: with α → 0 local training becomes FedAvg's, but the server still adds all
+earlier movements. The state stored here is h/α.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GRADIENT, _WAY = "gradient", "way"
 @final
 @dataclass(frozen=True)
 class FedDyn(Algorithm):
-    """FedAvg with a penalty that moves each worker's optimum to the global one. Remembers a vector for each worker.
+    """FedAvg with a penalty that moves each worker's optimum to the global one. Stores a vector for each worker.
 
     Workers count equally, as in the paper.
 
@@ -37,8 +37,8 @@ class FedDyn(Algorithm):
         alpha: The penalty's weight α; the paper tries 0.001 to 0.1.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not positive and finite.
+        TypeError: If ``alpha`` is not a number.
+        ValueError: If ``alpha`` is not positive and finite.
     """
 
     alpha: float

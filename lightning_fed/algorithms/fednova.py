@@ -1,7 +1,7 @@
 """FedNova: Wang et al., *Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization*, 2020.
 
-Workers that take more local steps pull the mean towards their own optimum. FedNova divides each update by how many
-steps it amounts to, averages, and multiplies by the mean of those numbers (equation 8 with τ_eff = Σ p_i ‖a_i‖₁).
+Workers that take more local steps pull the mean towards their own optimum. FedNova divides each update by its number
+of effective steps, averages, and multiplies by the mean of those numbers (equation 8 with τ_eff = Σ p_i ‖a_i‖₁).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from lightning_fed.wire import Job, Penalty
 @final
 @dataclass(frozen=True)
 class FedNova(Algorithm):
-    """FedAvg with every update divided by the local steps that it amounts to.
+    """FedAvg with every update divided by its number of effective local steps.
 
     Args:
-        momentum: That of the workers' own SGD.
+        momentum: The momentum of the workers' SGD.
         mu: The weight of FedProx's proximal term in every worker's loss.
-        lr: The workers' own learning rate; needed only with ``mu``.
+        lr: The workers' learning rate; required only with ``mu``.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
     """
 
     momentum: float = 0.0

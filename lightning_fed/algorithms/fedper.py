@@ -17,15 +17,15 @@ from lightning_fed.wire import GlobalModel
 @final
 @dataclass(frozen=True)
 class FedPer(PersonalLayers):
-    """FedAvg on a part of the model; the other part stays with each worker, which is evaluated by it.
+    """FedAvg on a part of the model; the other part stays with each worker and is used in its evaluation.
 
     Args:
         personal: Patterns (``*`` stands for anything) of the names of parameters and buffers that stay, such as
             ``["head.*"]``.
 
     Raises:
-        TypeError: If the patterns are no list of strings.
-        ValueError: If there is no pattern; at the start, if one matches nothing, or all of them everything.
+        TypeError: If the patterns are not a list of strings.
+        ValueError: If there is no pattern; at the start of a fit, if one matches nothing, or all together everything.
     """
 
     personal: Sequence[str]

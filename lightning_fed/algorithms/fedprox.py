@@ -1,7 +1,7 @@
 """FedProx: Li et al., *Federated Optimization in Heterogeneous Networks*, 2020.
 
-Every worker minimises its loss plus ``μ/2 · ‖w − w_global‖²`` (equation 2), which keeps workers with other data, and
-those that train for longer, from drifting apart. The loss that is logged is the loss alone.
+Every worker minimises its loss plus ``μ/2 · ‖w − w_global‖²`` (equation 2). The term limits the drift between workers
+whose data or numbers of local steps differ. The logged loss excludes the term.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class FedProx(Algorithm):
     """FedAvg with a proximal term in every worker's loss.
 
     Args:
-        mu: Its weight μ; 0 is FedAvg. The paper tries 0.001 to 1.
+        mu: The weight μ of the term; 0 is FedAvg. The paper tries 0.001 to 1.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is negative, or not finite.
+        TypeError: If ``mu`` is not a number.
+        ValueError: If ``mu`` is negative, or not finite.
     """
 
     mu: float

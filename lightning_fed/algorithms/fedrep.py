@@ -1,7 +1,7 @@
 """FedRep: Collins et al., *Exploiting Shared Representations for Personalized Federated Learning*, 2021, algorithm 1.
 
-The head stays with the worker, as in FedPer, but the two are trained in turn: first the head on the representation that
-the server sent, for several epochs, then the representation, with the head as it is.
+The head stays with the worker, as in FedPer. Head and representation are trained in turn: first the head, for several
+epochs, with the representation that the server sent; then the representation, with the head fixed.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from lightning_fed.wire import GlobalModel, Job, LocalTraining, Model, Updates
 @final
 @dataclass(frozen=True)
 class FedRep(PersonalLayers):
-    """FedPer, but head and representation are trained in turn.
+    """FedPer with head and representation trained in turn.
 
     Args:
         personal: Patterns of the names of parameters and buffers that make up the head, such as ``["head.*"]``.
-        head_epochs: Passes over the worker's data for the head. How long the representation is trained is said by
-            ``local_epochs`` or ``local_steps``.
+        head_epochs: Passes over the worker's data for the head. ``local_epochs`` or ``local_steps`` sets the length
+            of the representation's training.
 
     Raises:
-        TypeError: If the patterns are no list of strings, or the epochs no number.
-        ValueError: If there is no pattern or no epoch; at the start, if a pattern matches nothing, or all everything.
+        TypeError: If the patterns are not a list of strings, or ``head_epochs`` is not a number.
+        ValueError: If there is no pattern or no epoch; at the start of a fit, if a pattern matches nothing, or all
+            patterns together match everything.
     """
 
     personal: Sequence[str]

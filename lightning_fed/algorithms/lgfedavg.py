@@ -1,8 +1,8 @@
 """LG-FedAvg: Liang et al., *Think Locally, Act Globally*, 2020, algorithm 1.
 
-FedPer the other way round: the first layers stay, so that each worker learns a representation of its own data, and one
-head, which is averaged, works on all of them. Which layers stay is an argument, so both are one class: an experiment is
-logged under the name FedPer.
+The mirror image of FedPer: the first layers stay, and the head is averaged. Each worker learns a representation of its
+own data; one head serves all workers. The layers that stay are an argument, so both algorithms are one class, and
+loggers show the name FedPer.
 """
 
 from lightning_fed.algorithms.fedper import FedPer

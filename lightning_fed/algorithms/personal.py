@@ -1,4 +1,4 @@
-"""Parameters and buffers that stay with the worker: what the algorithms of personalisation have in common."""
+"""Parameters and buffers that stay with the worker: the common part of the personalised algorithms."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lightning_fed.state import OwnTables
 from lightning_fed.wire import Aggregate, GlobalModel, Job, Layout, Model, Updates
 
 PARAMETERS, BUFFERS = "personal", "personal_buffers"
-"""The tables of the state."""
+"""The names of the tables of own state."""
 
 
 def matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
-    """Return the names that a pattern stands for.
+    """Return the names that match a pattern.
 
     >>> matching(["body.weight", "head.weight", "head.bias"], ["head.*"])
     ['head.weight', 'head.bias']
@@ -32,11 +32,11 @@ def matching(names: Collection[str], patterns: Sequence[str]) -> list[str]:
 
 
 def require_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return patterns, checked as far as that is possible without a module.
+    """Check patterns as far as possible without a module, and return them.
 
     Raises:
-        TypeError: If they are no list, or one of them is no string.
-        ValueError: If there is none, a string in place of a list, or an empty one among them.
+        TypeError: If the patterns are not a list, or one of them is not a string.
+        ValueError: If there is no pattern, a string in place of a list, or an empty pattern.
     """
     if isinstance(patterns, str):
         raise ValueError(f"personal={patterns!r} must be a list of name patterns, such as ['head.*']")
@@ -50,10 +50,10 @@ def require_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def personal_names(model: GlobalModel, patterns: Sequence[str]) -> list[str]:
-    """Return the parameters that patterns stand for.
+    """Return the parameters that match the patterns.
 
     Raises:
-        ValueError: If a pattern stands for none, or all of them together for every parameter.
+        ValueError: If a pattern matches no parameter, or all patterns together match every parameter.
     """
     for pattern in patterns:
         if not matching([*model.parameters, *model.buffers], [pattern]):
@@ -67,14 +67,14 @@ def personal_names(model: GlobalModel, patterns: Sequence[str]) -> list[str]:
 def own_model(
     model: GlobalModel, worker: str, own: OwnTables, parameters: Collection[str], buffers: Collection[str]
 ) -> Model:
-    """Return the global model with a worker's own parameters and buffers in it, as far as it has any.
+    """Return the global model with a worker's own parameters and buffers put in, if the worker has any.
 
     Args:
         model: The global model.
         worker: The worker's name.
-        own: What the worker remembers.
+        own: The workers' own state.
         parameters: The names of the parameters that are the worker's own.
-        buffers: Those of the buffers.
+        buffers: The names of the buffers that are the worker's own.
     """
     vector = model.vector.clone()
     layout = Layout({name: model.parameters[name] for name in parameters})
@@ -97,7 +97,7 @@ def remember(
     """Stage the workers' own parameters and buffers as they are after local training.
 
     Raises:
-        ValueError: If one of the buffers has another shape or dtype now: the rows of a table have one of each.
+        ValueError: If a buffer has changed its shape or dtype: all entries of a table have the same.
     """
     if not updates.workers:
         return
@@ -124,7 +124,7 @@ def remember(
 
 
 def without(model: GlobalModel, updates: Updates, parameters: Collection[str], buffers: Collection[str]) -> Updates:
-    """Take out of updates what is to stay with the workers: it has not moved, as far as the server can see."""
+    """Remove from updates what stays with the workers: the server sees zero deltas and the global buffers."""
     n = len(updates.workers)
     global_buffers = {name: model.buffers[name].expand(n, *model.buffers[name].shape) for name in buffers}
     return replace(
@@ -136,7 +136,7 @@ def without(model: GlobalModel, updates: Updates, parameters: Collection[str], b
 
 
 def _zeroed(model: GlobalModel, vectors: Tensor, parameters: Collection[str]) -> Tensor:
-    """A copy of vectors ``[..., size]`` with zeros in the places of some parameters."""
+    """Return a copy of vectors ``[..., size]`` with some parameters set to zero."""
     zeroed = vectors.clone()
     for name, part in model.layout.unflatten(zeroed).items():
         if name in parameters:
@@ -145,9 +145,9 @@ def _zeroed(model: GlobalModel, vectors: Tensor, parameters: Collection[str]) ->
 
 
 class PersonalLayers(Algorithm):
-    """Some parameters and buffers stay with the worker, which goes on from them the next time that it takes part.
+    """Base of the algorithms whose workers keep some parameters and buffers from one participation to the next.
 
-    The base of the algorithms that differ in which ones, and in how a worker trains them and the rest.
+    Subclasses define which parameters and buffers stay, and how a worker trains these and the others.
     """
 
     tables: ClassVar[tuple[str, ...]] = (PARAMETERS, BUFFERS)
@@ -157,7 +157,7 @@ class PersonalLayers(Algorithm):
         """Return the patterns of the names that stay.
 
         Raises:
-            ValueError: If the module has nothing of the kind.
+            ValueError: If the module has no such parameter or buffer.
         """
 
     def check(self, model: GlobalModel) -> None:
@@ -168,7 +168,7 @@ class PersonalLayers(Algorithm):
 
         Args:
             train: See :meth:`at_worker`.
-            job: With each worker's own model in ``start``.
+            job: The job, with each worker's own model in ``start``.
             workers: The names of the workers.
             personal: The names of the parameters that stay.
         """
@@ -193,7 +193,7 @@ class PersonalLayers(Algorithm):
         return WeightedMean()
 
     def conclude(self, aggregate: Aggregate, job: Job, server: Tensors, replies: float) -> Aggregate:
-        # What stays with the workers has not moved; but noise that makes the sum private is on every place of it.
+        # Parameters that stay with the workers have zero deltas, but private noise is added to every coordinate.
         return replace(aggregate, delta=_zeroed(job.model, aggregate.delta, self._names(job.model)[0]))
 
     def _names(self, model: GlobalModel) -> tuple[list[str], list[str]]:

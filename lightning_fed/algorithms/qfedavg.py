@@ -6,9 +6,9 @@ the loss of the *global* model on worker k's data::
     Δ_k = F_k^q · L · (w − w_k),   h_k = q · F_k^(q−1) · ‖L (w − w_k)‖² + L · F_k^q,   w ← w − Σ Δ_k / Σ h_k
 
 Algorithm 2 draws workers by p_k, in proportion to their numbers of examples, and these are plain sums over the cohort.
-The authors' code (``litian96/fair_flearn``, ``flearn/trainers/fedbase.py``) draws so without replacement, or lets all
-workers be equally likely, and its sums are plain in both. Where a sampler does not go by size, p_k can stand in both
-sums in its place, so that q = 0 is FedAvg: that is the default here.
+The authors' code (``litian96/fair_flearn``, ``flearn/trainers/fedbase.py``) draws by p_k without replacement, or
+uniformly, with plain sums in both cases. With a sampler that ignores size, p_k can instead be a factor in both sums,
+and q = 0 is then FedAvg; this is the default here.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _SMALLEST_LOSS = 1e-10  # as in the authors' code: a power of 0 may be infinite
 @final
 @dataclass(frozen=True)
 class QFedAvg(Algorithm):
-    """FedAvg in which a worker counts the more, the higher its loss is. Costs a pass over the data besides training.
+    """FedAvg in which workers with a higher loss have a larger weight. Costs one pass over the data besides training.
 
     Args:
-        q: How much fairer than FedAvg, which is 0; the paper tries 0.001 to 15.
-        lr: The workers' own learning rate η.
-        weighted: Whether p_k stands in both sums. If not, they are plain: with
-            :class:`~lightning_fed.selection.WeightedBySize` as sampler the paper's algorithm 2, with
-            :class:`~lightning_fed.selection.Uniform` the uniform cohorts of the authors' code, for which all workers
+        q: The degree of fairness; 0 is FedAvg. The paper tries 0.001 to 15.
+        lr: The workers' learning rate η.
+        weighted: Whether p_k is a factor in both sums. If False, the sums are plain: with the sampler
+            :class:`~lightning_fed.selection.WeightedBySize` this is the paper's algorithm 2, with
+            :class:`~lightning_fed.selection.Uniform` it is the uniform variant of the authors' code, where all workers
             have the same p_k.
 
     Raises:
-        TypeError: If one of them is no number, or ``weighted`` neither True nor False.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number, or ``weighted`` is not a bool.
+        ValueError: If an argument is out of range.
     """
 
     q: float
@@ -80,7 +80,7 @@ class QFedAvg(Algorithm):
             yield self._reweighted(result, losses) if isinstance(result, Updates) else result
 
     def _reweighted(self, updates: Updates, losses: dict[str, float]) -> Updates:
-        """Let a weighted mean compute the quotient of the sums: the weight is h_k, or p_k h_k, the update Δ_k / h_k."""
+        """Return updates whose weighted mean is the quotient of the sums: weight h_k or p_k h_k, delta Δ_k / h_k."""
         loss = torch.tensor([losses[worker] for worker in updates.workers], dtype=torch.float64)
         lipschitz = 1 / self.lr
         squares = torch.linalg.vector_norm(updates.delta, dim=1, dtype=torch.float64).cpu() ** 2 * lipschitz**2

@@ -1,9 +1,9 @@
 """SCAFFOLD: Karimireddy et al., *SCAFFOLD: Stochastic Controlled Averaging for Federated Learning*, 2020, algorithm 1.
 
-A worker's gradients pull towards its own optimum. Each worker i remembers a control variate c_i, an estimate of its
-gradient, and the server their mean c; local steps go along ``gradient − c_i + c``, and do not drift. Afterwards c_i
-becomes the mean gradient over the local steps. For SGD at a constant learning rate η that is option II of the paper,
-``c_i − c + (x − y_i)/(Kη)``; in this form it is defined for every local optimizer.
+A worker's gradients pull towards its own optimum. Each worker i stores a control variate c_i, an estimate of its
+gradient, and the server stores their mean c. Local steps use ``gradient − c_i + c``, which removes the drift. Then c_i
+becomes the mean gradient over the local steps. For SGD at a constant learning rate η this equals option II of the
+paper, ``c_i − c + (x − y_i)/(Kη)``; the mean gradient is defined for every local optimizer.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _CONTROL = "control"
 
 @final
 class Scaffold(Algorithm):
-    """FedAvg with control variates, which take the drift out of local steps. Remembers a vector for each worker.
+    """FedAvg with control variates, which remove the drift from local steps. Stores a vector for each worker.
 
-    Workers count equally, as in the paper; for a server learning rate other than 1 give a server optimizer.
+    Workers count equally, as in the paper. For a server learning rate other than 1, pass a server optimizer.
     """
 
     tables: ClassVar[tuple[str, ...]] = (_CONTROL,)

@@ -1,4 +1,4 @@
-"""Callbacks: they observe, and never change what a round computes."""
+"""Callbacks: observers that never change the result of a round."""
 
 from lightning_fed.callbacks.dashboard import Dashboard
 from lightning_fed.callbacks.prediction_writer import PredictionWriter

@@ -1,4 +1,4 @@
-"""What evaluations within a fit gave: the last ones, and the best value of each metric."""
+"""Results of evaluations within a fit: the last ones, and the best value of each metric."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 2
 
 @final
 class Evaluations:
-    """Remembers evaluations: a bounded number of them, however long the fit."""
+    """Stores a bounded number of evaluations, for a fit of any length."""
 
     def __init__(self) -> None:
         self.names: dict[str, None] = {}
@@ -29,12 +29,12 @@ class Evaluations:
         self._best: dict[str, tuple[float, int]] = {}
 
     def add(self, round: int, metrics: Mapping[str, Any], before: Collection[str]) -> None:
-        """Note an evaluation.
+        """Record an evaluation.
 
         Args:
-            round: How many rounds were over.
+            round: The number of finished rounds.
             metrics: All values for callbacks.
-            before: The names of those that were there before it.
+            before: The names of the values that existed before the evaluation.
         """
         self.names.update(dict.fromkeys(name for name in metrics if name not in before and not _of_workers(name)))
         self._values = {name: float(metrics[name]) for name in self.names if name in metrics}
@@ -45,17 +45,17 @@ class Evaluations:
             if worst is not None:
                 self._asides[name] = f"{decile} {number(float(worst))}"
             best = self._best.get(name)
-            if math.isnan(value):  # it is better than none, and would be the best for ever
+            if math.isnan(value):  # NaN compares false with every value, and would stay the best
                 continue
             if best is None or (value < best[0] if better(name) == "min" else value > best[0]):
                 self._best[name] = value, round
         self.last.append(Evaluation(round, self.texts(self._values)))
 
     def shown(self, on_bar: Collection[str]) -> dict[str, str]:
-        """Return the values to be shown: those that were logged for the bar; if none was, two at most.
+        """Return the values to show: those logged for the bar; without any, at most two.
 
         Args:
-            on_bar: The names of what was logged for the bar.
+            on_bar: The names of the values that were logged for the bar.
         """
         names = [name for name in self._values if name in on_bar]
         if not names:  # a quality before a loss
@@ -64,7 +64,7 @@ class Evaluations:
 
     @property
     def asides(self) -> Mapping[str, str]:
-        """For each metric of single workers, the decile of those that fare worst."""
+        """For each metric of single workers, the worst decile."""
         return self._asides
 
     def texts(self, values: Mapping[str, float]) -> dict[str, str]:
@@ -75,10 +75,10 @@ class Evaluations:
         }
 
     def best(self, monitored: str | None) -> str:
-        """Return the best value of one metric, in words; nothing if there was no evaluation.
+        """Return a text with the best value of one metric; empty without evaluations.
 
         Args:
-            monitored: The metric by which the best checkpoint is chosen, if there is one.
+            monitored: The metric that selects the best checkpoint, if any.
         """
         if not self._best:
             return ""

@@ -1,4 +1,4 @@
-"""A callback that writes what ``predict`` has found, by worker."""
+"""A callback that writes the predictions of ``predict``, by worker."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from lightning_fed.module import FederatedModule
 class PredictionWriter(Shown, pl.callbacks.BasePredictionWriter):
     """Writes the predictions of ``trainer.predict`` to a file, which ``torch.load`` reads.
 
-    The file holds a dict: for each worker, by name, the list of what ``predict_step`` has returned for its batches, in
-    their order; under ``""`` stands what is of central data. Each process writes a file of its own; those of others
-    than the first have the process's number before the suffix.
+    The file holds a dict: for each worker, by name, the list of the results of ``predict_step`` for its batches, in
+    their order; ``""`` holds the predictions for central data. Each process writes its own file; the files of processes
+    other than the first have the process's number before the suffix.
 
     Args:
-        file: The path of the file; its folder is made. One that is there is replaced, when the new one is whole.
+        file: The path of the file; its folder is created. An existing file is replaced once the new one is complete.
 
     Raises:
-        TypeError: If the path is none, or the module that predicts is no FederatedModule.
+        TypeError: If ``file`` is not a path, or the predicting module is not a FederatedModule.
 
     Example::
 
@@ -45,7 +45,7 @@ class PredictionWriter(Shown, pl.callbacks.BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Sequence[Any], batch_indices: Any
     ) -> None:
-        """Write them, at the end of all."""
+        """Write all predictions at the end."""
         if not isinstance(pl_module, FederatedModule):
             raise TypeError(
                 f"PredictionWriter is for a FederatedModule, not {type(pl_module).__name__}: wrap it in one"
@@ -62,7 +62,7 @@ class PredictionWriter(Shown, pl.callbacks.BasePredictionWriter):
 
 
 def where_predictions_are(trainer: pl.Trainer) -> str:
-    """Say in a line where the predictions of a Trainer have been written; nothing where a writer of the user's has."""
+    """Return a line with the path of a Trainer's predictions; empty if a user's writer has written them."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     writers = [callback for callback in callbacks if isinstance(callback, pl.callbacks.BasePredictionWriter)]
     if not writers:
@@ -74,7 +74,7 @@ def where_predictions_are(trainer: pl.Trainer) -> str:
 
 
 def _pairs(workers: Sequence[Any], predictions: Sequence[Any]) -> Iterator[tuple[str | None, Any]]:
-    """Each prediction with its worker; both are lists of lists if there are several loaders."""
+    """Yield each prediction with its worker; both are lists of lists with several loaders."""
     for worker, prediction in zip(workers, predictions, strict=True):
         if isinstance(worker, list):
             yield from _pairs(worker, prediction)

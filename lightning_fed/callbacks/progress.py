@@ -1,4 +1,4 @@
-"""Progress of a run: rounds, the workers of the round at hand, time left, and what the model has reached."""
+"""Progress of a run: rounds, the workers of the current round, the remaining time, and the model's metrics."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from lightning_fed.server.loaders import Cohort
 
 
 class RoundProgress(Shown, pl.callbacks.ProgressBar):
-    """Shows how far a run is; the bar of the command line.
+    """Shows the progress of a run; the default bar of the command line.
 
-    On a terminal one line, with as much as fits::
+    On a terminal it is one line, with as many parts as fit::
 
         round 37/200 ━━━╸ 18 % · cohort 6/10 · 2.1 s/round · 5 min left · loss 0.34 · val_acc 0.91 (p10 0.78) · ε 2 of 3
 
-    The cohort is counted while its workers train. In brackets stands the decile of the workers that fare worst. What
-    modules and callbacks log with ``prog_bar=True`` is there too. What is printed, warned of or logged meanwhile goes
-    above the line.
+    The cohort is counted while its workers train. The worst decile of the workers is in brackets. Values that modules
+    and callbacks log with ``prog_bar=True`` are included. Other output, warnings and log messages appear above the
+    line.
 
-    Where there is no terminal (a file, a job's log): a line at the first round, then one when 30 seconds and 5 % of
-    the rounds have passed since the last, and a summary. In a notebook one row that is replaced, and in the end a table
-    of the last evaluations.
+    Without a terminal (a file, a job's log) there is a line at the first round, another whenever 30 seconds and 5 % of
+    the rounds have passed, and a summary. In a notebook there is one row that is replaced, and at the end a table of
+    the last evaluations.
 
     Under a promise of privacy that does not release metrics, only the planned size of the cohort is shown, and no
     losses of workers.
 
     Args:
-        refresh_rate: How often a second a line or row is renewed, at most; 0: nothing is shown.
+        refresh_rate: The largest number of refreshes in a second; 0: nothing is shown.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is negative, or not finite.
+        TypeError: If ``refresh_rate`` is not a number.
+        ValueError: If ``refresh_rate`` is negative, or not finite.
 
     Example::
 
@@ -75,13 +75,13 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
 
     @override
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Return what is shown of the model, without the logger's version, which says nothing about it."""
+        """Return the shown metrics of the model, without the logger's version."""
         metrics = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
         return metrics
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the run at hand: it is of this process."""
+        """Exclude the current run, which belongs to this process."""
         return {**self.__dict__, "_run": None}
 
     # ---- a fit -------------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
     ) -> None:
         if self._run is not None:
             if not self._run.follows:
-                # Here, and not when the round before has ended, so that an evaluation between the two is shown with it.
+                # Here, and not at the end of the round before: an evaluation between the two belongs to that round.
                 self._refresh(trainer, pl_module, between=self._run.tally.done > self._run.tally.first)
             workers = len(batch.workers) if isinstance(batch, Cohort) else 0
             self._run.begin_round(workers, batch_idx, trainer.accumulate_grad_batches)
@@ -194,7 +194,7 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
             return
         now, is_fit = time.monotonic(), trainer.state.fn == "fit"
         tally = Tally(title, 0, _sum(batches), now)
-        # The total of a fit is not known before its loaders are there.
+        # The total of a fit is unknown before its loaders exist.
         run = self._run or self._begin(Tally("round", trainer.global_step, None, now) if is_fit else tally, is_fit)
         run.begin_evaluation(tally)
         self._refresh()
@@ -205,7 +205,7 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
         Args:
             trainer: The Trainer.
             pl_module: Its module.
-            is_cut: Whether not all batches are gone through.
+            is_cut: Whether a limit cuts the batches.
         """
         run = self._run
         if run is None:
@@ -226,12 +226,12 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
     def _refresh(
         self, trainer: pl.Trainer | None = None, pl_module: pl.LightningModule | None = None, between: bool = False
     ) -> None:
-        """Show the status, if it is time to.
+        """Show the status if a refresh is due.
 
         Args:
-            trainer: The Trainer, where metrics may be read: not within a batch.
-            pl_module: Its module.
-            between: Whether a round, or a batch of an evaluation that is no part of a fit, is over.
+            trainer: The Trainer if metrics may be read, which is not the case within a batch.
+            pl_module: The Trainer's module.
+            between: Whether a round, or a batch of an evaluation outside of a fit, has ended.
         """
         run, now = self._run, time.monotonic()
         if run is None or not run.is_due(now, between) or not self.is_enabled:
@@ -258,29 +258,29 @@ class RoundProgress(Shown, pl.callbacks.ProgressBar):
 
 @final
 class RoundProgressBar(RoundProgress):
-    """:class:`RoundProgress` by its earlier name."""
+    """Earlier name of :class:`RoundProgress`."""
 
 
 def _total(trainer: pl.Trainer) -> int | None:
-    """Return the number of rounds that the fit will have run at its end, if that is known."""
+    """Return the number of rounds at the end of the fit, if known."""
     rounds = trainer.estimated_stepping_batches
     return int(rounds) if math.isfinite(rounds) else None
 
 
 def _time_left(trainer: pl.Trainer) -> Callable[[], float | None]:
-    """Return a function that returns the seconds that ``max_time`` leaves."""
+    """Return a function that returns the seconds that remain of ``max_time``."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, pl.callbacks.Timer)]  # type: ignore[attr-defined]
     return timers[0].time_remaining if timers else lambda: None
 
 
 def _sum(batches: Any) -> int | None:
-    """Return the number of batches of all loaders, if that is known."""
+    """Return the number of batches of all loaders, if known."""
     each = batches if isinstance(batches, list) else [batches]
     return int(sum(each)) if math.isfinite(sum(each)) else None
 
 
 def _workers(trainer: pl.Trainer) -> int:
-    """Return how many workers this process evaluates, one after another, each as often as there are loaders."""
+    """Return the number of workers that this process evaluates, counted once for each loader."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     federation = data.federation if isinstance(data, FederatedDataModule) else None
     here = 0 if federation is None else math.ceil(federation.num_evaluated / trainer.world_size)

@@ -1,4 +1,4 @@
-"""What a progress bar shows of the run at hand, and where."""
+"""The current run, as a progress bar shows it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Running:
     """One call of ``fit``, ``validate``, ``test`` or ``predict``, from its start to its end.
 
     Args:
-        display: Where it is shown.
-        tally: What is counted.
-        is_fit: Whether it trains.
+        display: The display.
+        tally: The counts.
+        is_fit: Whether the run trains.
         clock: Returns the time in seconds.
     """
 
@@ -37,7 +37,7 @@ class Running:
         self._clock = clock
         self._module: FederatedModule | None = None
         self._cohort = 0
-        self._is_counted = False  # whether a worker of the round at hand has been trained
+        self._is_counted = False  # whether a worker of the current round has been trained
         self._before = 0.0
         self._share = 1.0
         self._worker: str | None = None
@@ -46,7 +46,7 @@ class Running:
 
     @property
     def follows(self) -> bool:
-        """Whether the round at hand is shown, and not only those that are over."""
+        """Whether the current round is shown, and not only finished rounds."""
         return self._display is not None and self._display.follows
 
     @property
@@ -56,18 +56,18 @@ class Running:
     # ---- rounds ------------------------------------------------------------------------------------------------------
 
     def begin_fit(self, module: FederatedModule) -> None:
-        """Note whose rounds these are, and hear of the workers that are trained, if they are shown one by one."""
+        """Register the module, and listen to trained workers if they are shown one by one."""
         self._module = module
         if self.follows:
             module.cohort_progress.listener = self._count_workers
 
     def begin_round(self, cohort: int, batch_idx: int, cohorts: int) -> None:
-        """Note that a cohort begins to train.
+        """Record that a cohort begins to train.
 
         Args:
-            cohort: The number of its workers; 0: it is a batch and no cohort.
+            cohort: The number of its workers; 0: a batch, not a cohort.
             batch_idx: The number of the batch.
-            cohorts: The number of cohorts of which one step of the server is made.
+            cohorts: The number of cohorts of one server step.
         """
         self._cohort = cohort
         self._is_counted = False
@@ -86,7 +86,7 @@ class Running:
     # ---- evaluations -------------------------------------------------------------------------------------------------
 
     def begin_evaluation(self, tally: Tally) -> None:
-        """Note that an evaluation begins, within a fit or not."""
+        """Record that an evaluation begins, within a fit or not."""
         self._worker = None
         if self.is_fit:
             self.within = tally
@@ -97,7 +97,7 @@ class Running:
         """Count a batch of an evaluation; or, if workers are evaluated, a worker with its first batch.
 
         Args:
-            worker: Whose data it is; None: batches are counted.
+            worker: The worker of the data; None: batches are counted.
             workers: The number of workers that are evaluated in this process.
         """
         tally = self.within or self.tally
@@ -108,11 +108,11 @@ class Running:
         tally.end_one(tally.done + 1, self._clock())
 
     def end_evaluation(self, metrics: Mapping[str, Any], before: frozenset[str]) -> None:
-        """Note the results of an evaluation within a fit.
+        """Record the results of an evaluation within a fit.
 
         Args:
             metrics: All values for callbacks.
-            before: The names of those that were there before it.
+            before: The names of the values that existed before the evaluation.
         """
         if self.within is not None:
             self.tally.paused += self.within.seconds(self._clock())
@@ -122,19 +122,19 @@ class Running:
     # ---- what is shown -----------------------------------------------------------------------------------------------
 
     def is_due(self, now: float, between: bool) -> bool:
-        """Whether to show something now.
+        """Whether to refresh now.
 
         Args:
             now: The time.
-            between: Whether a round, or a batch of an evaluation that is no part of a fit, is over.
+            between: Whether a round, or a batch of an evaluation outside of a fit, has ended.
         """
         return self._display is not None and self._display.is_due(now, self.tally.done, self.tally.total, between)
 
     def read(self, metrics: Mapping[str, Any]) -> None:
-        """Take over the values to be shown.
+        """Store the values to show.
 
         Args:
-            metrics: What was logged for the bar.
+            metrics: The values that were logged for the bar.
         """
         run = self._private_run
         if run is not None and (run.tells_quickly or self._epsilon is None):
@@ -149,7 +149,7 @@ class Running:
         """Show the status."""
         if self._display is not None:
             try:
-                if not self.follows:  # few lines, and each of them stays
+                if not self.follows:  # few lines, which remain visible
                     self._compute_epsilon()
                 self._display.show(self._status(now), now)
             except Exception as error:
@@ -182,12 +182,12 @@ class Running:
         return "" if run is None or run.budget is None else f" of {number(run.budget)}"
 
     def _privacy(self) -> str:
-        """What is spent in the end, in signs that every encoding has: a job's log is searched for it."""
+        """Return the final spent budget in ASCII, since a job's log may be searched for it."""
         run = self._private_run
         return "" if run is None else f"epsilon={number(run.spent)}{self._of_budget()} at delta={number(run.delta)}"
 
     def _of_cohort(self) -> str:
-        """The workers that are done; under a promise that hides them, how many are planned."""
+        """Return the number of finished workers; under a promise that hides it, the planned number."""
         module = self._module
         if module is None or not self._cohort:
             return ""
@@ -207,7 +207,7 @@ class Running:
 
         Args:
             trainer: The Trainer.
-            error: What has ended the run; None: it has ended by itself.
+            error: The error that ended the run; None: it ended normally.
         """
         now = self._clock()
         if self._module is not None:
@@ -219,7 +219,7 @@ class Running:
         self._close(self._status(now) if error is None else None, summary)
 
     def break_off(self) -> None:
-        """Leave everything as it was found, if the run has not ended in another way."""
+        """Restore the output's original state, if the run has not ended in another way."""
         self._close(None, None)
 
     def _close(self, status: Status | None, summary: Summary | None) -> None:

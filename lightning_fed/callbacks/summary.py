@@ -1,4 +1,4 @@
-"""The last line of a fit: what was done, and where its results lie."""
+"""The last line of a fit: its rounds, and the places of its results."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def summary_of(
 
     Args:
         trainer: The Trainer.
-        tally: What was counted.
-        evaluations: What was evaluated.
-        privacy: What is spent of privacy, in words; empty: nothing is promised.
+        tally: The counts.
+        evaluations: The evaluations.
+        privacy: A text about the spent budget; empty: no promise.
         now: The time, by ``time.monotonic``.
-        error: What has ended the fit; None: it has ended by itself.
+        error: The error that ended the fit; None: it ended normally.
     """
     checkpoints = trainer.checkpoint_callback
     path = str(getattr(checkpoints, "best_model_path", "") or getattr(checkpoints, "last_model_path", ""))
-    has_not_begun = error is not None and tally.done == tally.first  # a folder without a record
+    has_not_begun = error is not None and tally.done == tally.first  # then the folder has no record
     parts = [
         f"{_rounds(tally)} in {duration(tally.seconds(now))}",
         "" if error is None else f"ended in {tally.title} {tally.done} by {type(error).__name__}",
@@ -55,7 +55,7 @@ def _logs(trainer: pl.Trainer) -> list[str]:
 
 
 def _near(path: str | Path) -> str:
-    """Return a path as it is seen from the current folder, if that is shorter."""
+    """Return a path relative to the current folder, if that is shorter."""
     try:
         return min(str(path), os.path.relpath(path), key=len)
     except (OSError, ValueError):  # the folder is gone; or another drive

@@ -1,4 +1,4 @@
-"""Counts of a run: how far it is, how fast it goes, and how long it will take."""
+"""Counts of a run: its progress, its pace, and its remaining time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Tally:
     """Counts the rounds of a fit, or the batches or workers of an evaluation.
 
     Args:
-        title: What is counted.
-        done: How many are over at the start: those before the checkpoint.
-        total: How many there will be in all; None: unknown.
+        title: The counted unit.
+        done: The number of units that are finished at the start: those before the checkpoint.
+        total: The total number of units; None: unknown.
         now: The time, by ``time.monotonic``.
-        time_left: Returns the seconds after which the run ends, whatever is done by then; None: there is no limit.
+        time_left: Returns the seconds until a time limit ends the run; None: there is no limit.
     """
 
     def __init__(
@@ -30,20 +30,20 @@ class Tally:
         self.first = self.done = done
         self.total = total
         self.part = 0.0
-        """The share of the one at hand that is over."""
+        """The finished share of the current unit."""
         self.is_at_hand = False
-        """Whether one is at hand."""
+        """Whether a unit is in progress."""
         self.paused = 0.0
-        """Seconds in which something else was done."""
+        """The seconds spent on other work."""
         self._time_left = time_left
         self._started = now
         self._first_ended: float | None = None
 
     def end_one(self, done: int, now: float) -> None:
-        """Note that one is over.
+        """Record the end of a unit.
 
         Args:
-            done: How many are over now.
+            done: The number of finished units.
             now: The time.
         """
         self.part, self.is_at_hand = 0.0, False
@@ -56,17 +56,17 @@ class Tally:
 
     @property
     def number(self) -> int:
-        """The number of the one at hand; if none is, how many are over."""
+        """The number of the current unit; between units, the number of finished ones."""
         return self.done + 1 if self.is_at_hand and self.done != self.total else self.done
 
     def seconds(self, now: float) -> float:
-        """Return how long all have taken."""
+        """Return the seconds of all units."""
         return now - self._started
 
     def pace(self, now: float) -> float | None:
-        """Return the seconds that one takes, without what else was done; None: unknown as yet.
+        """Return the seconds of one unit, without other work; None: still unknown.
 
-        The first, in which much is set up and compiled, counts as long as there are few others.
+        The first unit, which includes setup and compilation, counts only while there are few others.
         """
         over, start = self.done - self.first + self.part, self._started
         if over >= 3 and self._first_ended is not None:
@@ -74,11 +74,11 @@ class Tally:
         return (now - start - self.paused) / over if over > 0 else None
 
     def left(self, now: float, pause: float = 0.0) -> float | None:
-        """Return the seconds that are left, with the share of what else is done; None: unknown.
+        """Return the remaining seconds, with the share of other work; None: unknown.
 
         Args:
             now: The time.
-            pause: For how many seconds something else has been done now.
+            pause: The seconds of the current other work.
         """
         limit, pace, paused = self._time_left(), self.pace(now - pause), self.paused + pause
         if self.total is None or pace is None:
@@ -89,7 +89,7 @@ class Tally:
         return left if limit is None else min(left, limit)
 
     def fraction(self, now: float) -> float | None:
-        """Return the share of the whole that is over; None: unknown."""
+        """Return the finished share of the whole; None: unknown."""
         if self.total:
             return (self.done + self.part) / self.total
         limit = self._time_left()

@@ -11,7 +11,7 @@ __all__ = ["FederatedCLI", "main"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import Lightning when it is needed, as ``lightning_fed`` itself does."""
+    """Import Lightning at first use, as ``lightning_fed`` itself does."""
     if name == "FederatedCLI":
         from lightning_fed.cli.command import FederatedCLI
 

@@ -35,11 +35,21 @@ class Bundle:
     suffixes: tuple[str, ...]
 
     def files(self) -> dict[str, Path]:
-        """Return the files by name, in the order of the names."""
+        """Return the files by name, in the order of the names.
+
+        Of two files whose names differ in the suffix alone, the one whose suffix comes first has the name, and the
+        other one is called by its whole name: ``toy`` and ``toy.ipynb``.
+        """
         places = (_PACKAGE / self.folder, _PACKAGE.parent / self.folder)
         place = next((place for place in places if place.is_dir()), None)
-        found = () if place is None else sorted(place.iterdir())
-        return {path.stem: path for path in found if path.suffix in self.suffixes or (path / README).is_file()}
+        found = [] if place is None else [path for path in place.iterdir() if self._is_one(path)]
+        files: dict[str, Path] = {}
+        for path in sorted(found, key=lambda path: (path.stem, (*self.suffixes, "").index(path.suffix))):
+            files[path.name if path.stem in files else path.stem] = path
+        return files
+
+    def _is_one(self, path: Path) -> bool:
+        return path.suffix in self.suffixes or (path / README).is_file()
 
     def find(self, name: str) -> Path | None:
         """Return the file of a name, which may have the folder before it and the suffix behind it; None: none."""

@@ -1,4 +1,4 @@
-"""What ``lightning-fed configs`` and ``lightning-fed examples`` have in common: list, show, copy."""
+"""Common part of ``lightning-fed configs`` and ``lightning-fed examples``: list, show, copy."""
 
 from __future__ import annotations
 

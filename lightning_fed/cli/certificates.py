@@ -1,4 +1,4 @@
-"""The command ``lightning-fed certificates``: what a federation's machines show each other, for a trial."""
+"""The command ``lightning-fed certificates``: certificates and keys of a federation's machines, for a trial."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed certificates``.
+        arguments: The words after ``lightning-fed certificates``.
 
     Raises:
-        SystemExit: With the status 2 if something is wrong with them.
+        SystemExit: With status 2 if an argument is wrong.
     """
     parser = OneLineParser(
         prog=_COMMAND,
@@ -76,7 +76,7 @@ def certificates(addresses: Sequence[str], days: int) -> dict[str, bytes]:
 
     Args:
         addresses: Names and IPs of the server; this machine itself is always added.
-        days: How long both hold from now.
+        days: The days of validity from now.
 
     Raises:
         ImportError: If ``cryptography`` is not installed.
@@ -145,7 +145,7 @@ def write(files: dict[str, bytes], folder: Path, force: bool = False) -> None:
 
     Args:
         files: Their contents by name.
-        folder: Where; made if it is not there.
+        folder: The folder; it is created if necessary.
         force: Overwrite those that are there.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The checkpoint that a command line names: refused before anything runs, if it is none."""
+"""The checkpoint of a command line, which is checked before anything runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_fed.record import folder_of
 _KEYS = ("state_dict", "global_step", "pytorch-lightning_version")
 _NO_LAST = r'\.\w+\(ckpt_path="last"\) is set, but there is no last checkpoint available'
 _WORDS = ("best", "last", "hpc", "registry")
-"""Words that Lightning takes in place of a path."""
+"""Words that Lightning accepts in place of a path."""
 
 
 def read_checkpoint(path: str, weights_only: bool | None = None) -> Mapping[str, Any]:
@@ -34,7 +34,7 @@ def read_checkpoint(path: str, weights_only: bool | None = None) -> Mapping[str,
         What the checkpoint holds; nothing if it is left to Lightning.
 
     Raises:
-        ValueError: If there is no such file, or it is no checkpoint.
+        ValueError: If there is no such file, or it is not a checkpoint.
     """
     if path.partition(":")[0] in _WORDS or "://" in path:
         return {}

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, some at a time, all of which end when this one is to end."""
+"""Commands in separate processes, some at a time, which all end with this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A LightningCLI that answers what is wrong with a command in one sentence."""
+"""A LightningCLI that reports errors of a command in one sentence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FederatedCLI(LightningCLI):
     """A LightningCLI with a FederatedModule as ``model`` and a FederatedDataModule as ``data``.
 
     ``--optimizer`` and ``--lr_scheduler`` are the workers', as those of a LightningCLI are the module's; the server's
-    optimizer is ``--model.server_optimizer``. It is a base class for command lines of one's own, as LightningCLI is.
+    optimizer is ``--model.server_optimizer``. Derive from it for your own command line, as from LightningCLI.
 
     Args:
         args: The arguments: words, or a config as a dict; None: the words of the process.
@@ -49,7 +49,7 @@ class FederatedCLI(LightningCLI):
             ``save_config_callback`` or ``parser_kwargs``.
 
     Raises:
-        SystemExit: With the status 2, after one sentence on standard error, if the command is wrong.
+        SystemExit: With status 2, after one sentence on standard error, if the command is wrong.
 
     Example::
 
@@ -90,7 +90,7 @@ class FederatedCLI(LightningCLI):
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; a config that is no file here but comes with the package is taken from there."""
+        """Parse; a config that is not a file here but comes with the package is taken from there."""
         self._help_if_asked(parser)
         try:
             with _one_line(self._command):
@@ -161,7 +161,7 @@ class FederatedCLI(LightningCLI):
             refuse(sentence, self._command)
 
     def _unknown(self, known: Mapping[str, Any]) -> list[str]:
-        """Say of each empty section of the files that there is none of its name."""
+        """Refuse each empty section of the files whose name is unknown."""
         return [
             f"there is no option {'.'.join(keys)!r}{nearest(keys[-1], near)} ({file.where(keys)})"
             for file in self._files
@@ -297,7 +297,7 @@ def _said(error: Exception) -> str:
 
 
 def _sections(options: Collection[str]) -> dict[str, Any]:
-    """Return the names of options by section; None: it is no section.
+    """Return the names of options by section; None: it is not a section.
 
     >>> _sections(["model.module", "seed_everything"])
     {'model': {'module': None}, 'seed_everything': None}

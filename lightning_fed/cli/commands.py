@@ -1,6 +1,6 @@
-"""The commands of ``lightning-fed``: which there are, and how one is run.
+"""The commands of ``lightning-fed``, and their execution.
 
-Neither torch nor Lightning is imported here, nor by a command that can do without them: those answer at once.
+Neither torch nor Lightning is imported here, nor by a command that does not require them: such commands start fast.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Command:
         module: The module that runs it, imported when the command is given. Its ``main(arguments)`` takes the words
             after the command's name and raises SystemExit, with the status 2 and a sentence on standard error, if
             they are wrong.
-        help: One line that says what it does.
+        help: A description of one line.
     """
 
     name: str
@@ -154,7 +154,7 @@ def _version_of(package: str) -> str:
 
 
 def refuse(message: str, command: str = PROGRAM) -> NoReturn:
-    """Say in one sentence what is wrong, and leave with the status 2.
+    """Print an error of one sentence, and exit with status 2.
 
     Args:
         message: The sentence.

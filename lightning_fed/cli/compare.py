@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed compare``.
+        arguments: The words after ``lightning-fed compare``.
 
     Raises:
         SystemExit: With status 2 if an argument is wrong, or the runs cannot be compared.
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         _check_plot(args.plot)
         runs_below(args.runs)
-        from lightning_fed.reports.comparison import compare  # with torch, which takes seconds
+        from lightning_fed.reports.comparison import compare  # imports torch, which is slow
 
         found = compare(args.runs, args.metric, args.rule, args.target, args.anyway)
         text = _text(found, args.format)

@@ -1,4 +1,4 @@
-"""The command ``lightning-fed completion``: a script with which a shell completes what one begins to write."""
+"""The command ``lightning-fed completion``: a script by which a shell completes commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEXTS = {
     "--trainer.accelerator": ["auto", "cpu", "gpu", "mps"],
     "--trainer.strategy": ["auto", "ddp", "ddp_spawn", "fsdp", "deepspeed"],
 }
-"""What Lightning takes besides a class, in options whose type is a text."""
+"""The values that Lightning accepts besides a class, in options of type string."""
 _PLACES = {
     "bash": "echo 'eval \"$(lightning-fed completion bash)\"' >> ~/.bashrc",
     "zsh": "echo 'eval \"$(lightning-fed completion zsh)\"' >> ~/.zshrc",
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed completion``.
+        arguments: The words after ``lightning-fed completion``.
     """
     install = "; ".join(f"{shell}: {place}" for shell, place in _PLACES.items())
     parser = OneLineParser(

@@ -1,7 +1,7 @@
-"""The YAML files that a command line names: found, read with the line of every key, and refused if they are none.
+"""The YAML files of a command line: their search, their reading with the line of every key, and their checks.
 
-A parser of YAML takes the last of two equal keys without a word, and a parser of arguments a section that is empty: two
-workers of one name would be one worker, and a misspelt section nothing.
+A YAML parser silently keeps the last of two equal keys, and an argument parser accepts an empty section: two workers of
+one name would become one worker, and a misspelt section would be ignored.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class ConfigFile:
         return cls(name, content, lines)
 
     def where(self, keys: Sequence[str]) -> str:
-        """Say in which line a key stands, or the innermost of its sections; empty if none of them is here."""
+        """Return a text with the line of a key, or of the innermost of its sections; empty if none is here."""
         for length in range(len(keys), 0, -1):
             line = self.lines.get(tuple(keys[:length]))
             if line is not None:
@@ -123,7 +123,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
     """Read the configs that a command line names.
 
     A path without its ending stands for the file with it. A bare name (``toy.yaml``, ``toy``) or one in ``configs/``
-    that is no file here stands for the config of this name that comes with the package; any other path for itself
+    that is not a file here stands for the config of this name that comes with the package; any other path for itself
     alone.
 
     Args:
@@ -155,7 +155,7 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
 
 
 def config_paths(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
-    """Return where a command line names a config: the position, what stands before the path, and the path."""
+    """Yield the configs of a command line: the position, the text before the path, and the path."""
     for position, argument in enumerate(arguments):
         flag, equals, path = argument.partition("=")
         if equals and flag in _FLAGS:
@@ -174,7 +174,7 @@ def _with_ending(path: str) -> str:
 
 
 def _missing(path: str) -> str:
-    """Say that there is no file, and which name is nearest where its path goes wrong."""
+    """Return a message about a missing file, with the nearest name at the wrong part of its path."""
     name = Path(path).name
     bundled = CONFIGS.files()
     if path in (name, f"{CONFIGS.folder}/{name}"):
@@ -209,7 +209,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _refuse_wrong_sections(name: str, file: yaml.MappingNode) -> None:
-    """Refuse what is no section in the place of one, and what is no word in the place of a key."""
+    """Refuse what is not a section in the place of one, and what is not a word in the place of a key."""
     for section, content in file.value:
         line = section.start_mark.line + 1
         if section.value in _SECTIONS and not isinstance(content, yaml.MappingNode) and content.tag not in _NO_SECTIONS:

@@ -12,6 +12,6 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed configs``.
+        arguments: The words after ``lightning-fed configs``.
     """
     answer(CONFIGS, "run one: lightning-fed fit -c NAME", arguments)

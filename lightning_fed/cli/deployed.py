@@ -1,7 +1,7 @@
-"""A deployment from a config of ``lightning-fed fit``: what the server runs, and what each node hosts.
+"""A deployment from a config of ``lightning-fed fit``: the server's part, and each node's part.
 
-A config names everything: the server takes the algorithm, the Trainer and the model of it, and each node the module and
-those of its workers that it hosts. It is how a config is tried over real processes before anyone writes a Flower App.
+The server uses the config's algorithm, Trainer and model, and each node the module and its own workers. So a config can
+be tried over real processes before a Flower App is written.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Parts(FederatedCLI):
         self._file.write_text(written, encoding="utf-8")
 
     def instantiate_trainer(self, **_: Any) -> pl.Trainer:
-        """Build one that writes nothing, and says nothing of devices."""
+        """Build a Trainer that writes nothing, and logs nothing about devices."""
         level = rank_zero.log.level
         rank_zero.log.setLevel(logging.WARNING)
         try:
@@ -88,7 +88,7 @@ def write_config(words: Sequence[str], file: Path) -> list[str]:
         file: Where to write.
 
     Raises:
-        SystemExit: With the status 2, after one sentence on standard error, if the command is wrong.
+        SystemExit: With status 2, after one sentence on standard error, if the command is wrong.
     """
     data: FederatedDataModule = _Parts(words, file).datamodule
     if data.availability is not None:

@@ -1,4 +1,4 @@
-"""The command ``lightning-fed doctor``: what is installed, on what it runs, and what would keep a run from working."""
+"""The command ``lightning-fed doctor``: installed packages, hardware, and problems that would prevent a run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Finding:
     """A line of the answer.
 
     Args:
-        about: What was looked at.
-        says: What was found.
-        is_fault: Whether a run cannot work so.
+        about: The checked item.
+        says: The result.
+        is_fault: Whether the result prevents a run.
     """
 
     about: str
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed doctor``.
+        arguments: The words after ``lightning-fed doctor``.
 
     Raises:
         SystemExit: With the status 1 if something would keep a run from working.
@@ -68,7 +68,7 @@ def _versions() -> Iterator[Finding]:
         yield Finding(requirement.name, *_state(requirement))
     try:
         from lightning_fed import _lightning
-    except Exception as error:  # whatever is wrong with an installation is what is asked for
+    except Exception as error:  # any error of an installation is a finding
         yield Finding("Lightning", f"cannot be imported: {type(error).__name__}: {error}", is_fault=True)
         return
     told = os.environ.get(_lightning.ENVIRONMENT_VARIABLE)
@@ -135,7 +135,7 @@ class _Requirement:
 
 
 def _requirements(extra: str) -> list[_Requirement]:
-    """What this package requires: without an extra, or beyond that with one; nothing if it is not installed."""
+    """Return the requirements of this package: without an extra, or those of an extra; empty if not installed."""
     try:
         from packaging.requirements import Requirement
 

@@ -12,7 +12,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed examples``.
+        arguments: The words after ``lightning-fed examples``.
     """
     answer(
         EXAMPLES,

@@ -25,7 +25,7 @@ _SEEDS = re.compile(r"(-?\d+) is not in bounds, numpy accepts from 0 to (\d+)")
 _MONITORS = re.compile(
     r"Early stopping conditioned on metric `(.+?)` which is not available\..*any of the following: (.*)", re.DOTALL
 )
-"""What EarlyStopping raises as a RuntimeError."""
+"""The start of EarlyStopping's message in a RuntimeError."""
 _OURS = {"lightning_fed", "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torch"}
 _OURS |= {
     "jsonargparse",
@@ -40,13 +40,13 @@ _OURS |= {
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an error says in words what the user is to do otherwise: then a traceback would only bury it.
+    """Whether an error's message tells the user the fix, and a traceback would only hide it.
 
-    It does if it is of a kind that checks raise, and no code of the user's had a part in it: neither it nor its causes
-    have passed a frame of another package than this one, Lightning, torch, and what they stand on.
+    This holds for the kinds of errors that checks raise, without user code: neither the error nor its causes have
+    passed a frame of a package other than this one, Lightning, torch, and their dependencies.
 
     Args:
-        error: What was caught, with its traceback.
+        error: The caught error, with its traceback.
     """
     if not isinstance(error, _REFUSALS) and not _is_of_another_module(error) and _MONITORS.match(str(error)) is None:
         return False
@@ -54,7 +54,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def one_sentence(error: BaseException) -> str:
-    """Return what an error says, in a single line."""
+    """Return an error's message in a single line."""
     if _is_of_another_module(error):
         return f"the checkpoint is of another module: {' '.join(str(error).split())}"
     if found := _MONITORS.match(str(error)):

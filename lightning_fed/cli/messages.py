@@ -41,7 +41,7 @@ _NOISE = re.compile(
 def explained(
     message: str, options: Collection[str], key: str = "", kinds: Mapping[str, object] = MappingProxyType({})
 ) -> tuple[str, str]:
-    """Say what is wrong with an argument.
+    """Return a message about a wrong argument.
 
     Args:
         message: What jsonargparse says.
@@ -91,7 +91,7 @@ def explained(
 
 
 def problem_of_class(message: str) -> str:
-    """Say why a class of the config cannot be built, such as which package it needs; empty if it can.
+    """Return the reason why a class of the config cannot be built, such as a missing package; empty if it can.
 
     Args:
         message: What jsonargparse says when it cannot build one of several types.
@@ -110,7 +110,7 @@ def problem_of_class(message: str) -> str:
 
 
 def place_of_module(message: str, configs: Sequence[str]) -> str:
-    """Say in which folder of a config a module lies that is not found, as the end of a sentence; empty if in none.
+    """Return a text with the config's folder that holds a missing module, as the end of a sentence; empty if none.
 
     Args:
         message: What jsonargparse says.
@@ -173,7 +173,7 @@ def _no_class(found: re.Match[str], key: str, owner: str) -> tuple[str, str]:
 
 
 def _with_those_there_are(word: str, key: str, kinds: Mapping[str, object]) -> str:
-    """Say that there is no class of a name for an option, which is meant, and which there are."""
+    """Return a message about an unknown class for an option, with the nearest and all known ones."""
     says = f"{key}: there is no class {word!r}"
     if other := option_of(word, key, kinds):
         return f"{key}: {word!r} is given as {other}"

@@ -1,4 +1,4 @@
-"""The command ``lightning-fed node``: lets this machine take part in runs, with the code and data that are on it."""
+"""The command ``lightning-fed node``: a node on this machine, which takes part in runs with its code and data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed node``.
+        arguments: The words after ``lightning-fed node``.
 
     Raises:
         SystemExit: With the status 2 if something is wrong with them or with this machine, before anything runs.
@@ -199,7 +199,7 @@ def _check_key(key: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    """Hold the folder of the node: two nodes of one home would write each other's state."""
+    """Lock the folder of the node: two nodes of one home would overwrite each other's state."""
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (home / "lock").open("w")
@@ -218,7 +218,7 @@ def _started(program: list[str], surroundings: dict[str, str]) -> subprocess.Pop
 
 
 def _check_ended(process: subprocess.Popen[str], what: str) -> None:
-    """Wait until a program has ended, and refuse with the last line that it says if it has not ended well."""
+    """Wait until a program has ended, and refuse with its last line if it has failed."""
     try:
         _, errors = process.communicate(timeout=_CHECK_SECONDS)
     except subprocess.TimeoutExpired as error:

@@ -1,4 +1,4 @@
-"""The command ``lightning-fed node-account``: what a node's workers have spent, by the node's own account."""
+"""The command ``lightning-fed node-account``: the spent budgets of a node's workers, by the node's own account."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed node-account``.
+        arguments: The words after ``lightning-fed node-account``.
 
     Raises:
         SystemExit: With status 2 if an argument is wrong, or the account cannot be read; stderr then says why.

@@ -1,4 +1,4 @@
-"""A parser of arguments that says what is wrong as the rest of the command line does."""
+"""A parser of arguments with the error messages of the rest of the command line."""
 
 from __future__ import annotations
 

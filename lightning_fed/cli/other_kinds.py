@@ -1,4 +1,4 @@
-"""Classes that are given for an option of another kind: where they, or what other frameworks call so, belong."""
+"""Hints about classes that are given for the wrong option, including names of other frameworks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ELSEWHERE = {
 
 
 def option_of(name: str, key: str, kinds: Mapping[str, object]) -> str:
-    """Say which option takes a class that another one does not.
+    """Return a hint about the option that accepts a class which another option refuses.
 
     Args:
         name: The class's name, as the user wrote it.

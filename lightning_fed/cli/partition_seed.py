@@ -1,4 +1,4 @@
-"""``--vary_partition``: let ``--seed_everything`` decide how data are dealt out to workers, too."""
+"""``--vary_partition``: the use of ``--seed_everything`` for the partition, too."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lightning_fed.lightning_cli import imported
 
 
 def follow(parsed: Namespace, given: Mapping[str, Any], seed: int | bool) -> None:
-    """Set the seeds by which data are dealt out or drawn, where the user gives none.
+    """Set the seeds by which data are dealt out or drawn, unless the user sets them.
 
-    These are the arguments ``seed`` of what ``workers`` is made of. A datamodule's own stays: it says what is held out,
-    and another one for training than for evaluation would mix the two.
+    These are the arguments ``seed`` of the objects in ``workers``. A datamodule's own seed stays: it determines the
+    held-out examples, and different seeds for training and evaluation would mix the two.
 
     Args:
         parsed: The section ``data`` of the configuration, with all defaults; changed in place.
         given: The section as it was given.
-        seed: That of ``seed_everything``; False: there is none.
+        seed: The value of ``seed_everything``; False: there is none.
 
     Raises:
         ValueError: If there is none, nothing is dealt out or drawn by a seed, or all of the others are given, and

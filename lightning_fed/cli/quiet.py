@@ -1,4 +1,4 @@
-"""Silence about what says nothing of the user's run, while a command runs; everything else is heard as before."""
+"""Suppression of messages that are not about the user's run, while a command runs; all others are shown."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed repeat``.
+        arguments: The words after ``lightning-fed repeat``.
 
     Raises:
         SystemExit: With status 2 if an argument is wrong, 1 if a seed failed, 130 if the command was interrupted.
@@ -158,7 +158,7 @@ def _reason(ended: Ended, runs: SeedRuns, seed: int) -> str:
 
 
 def last_line(output: Path) -> str:
-    """Return the line of an output that says how it ended: its last one that names an error, else its last one.
+    """Return the line of an output about its end: the last line that names an error, else the last line.
 
     Args:
         output: The file.
@@ -182,7 +182,7 @@ def _count(finished: Sequence[int], seeds: Sequence[int]) -> str:
 
 
 def _environment(jobs: int) -> dict[str, str]:
-    """Of several runs at a time each gets its share of the processors, unless the user has said how many."""
+    """Return an environment in which parallel runs share the processors, unless the user sets a number."""
     share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
     return {"PYTHONUNBUFFERED": "1", **share, **os.environ}
 

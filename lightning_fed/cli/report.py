@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed report``.
+        arguments: The words after ``lightning-fed report``.
 
     Raises:
         SystemExit: With status 2 if an argument is wrong or the run's files lack a fact; stderr then says which.
@@ -38,7 +38,7 @@ def _made(args: argparse.Namespace, kind: str) -> tuple[str, str | None, Path]:
     """Return the report as text, the rows of all workers if they go beside it, and the run's folder."""
     from lightning_fed.reports.run.place import record_at
 
-    folder, checkpoint = record_at(args.run)  # before torch is imported, which takes seconds
+    folder, checkpoint = record_at(args.run)  # before torch is imported, which is slow
     from lightning_fed.record import read
     from lightning_fed.reports.run.build import promise_of, report_of, rows_of_all
     from lightning_fed.reports.run.html import as_html

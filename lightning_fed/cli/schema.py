@@ -1,4 +1,4 @@
-"""The command ``lightning-fed schema``: what a config may hold, for editors that check and complete YAML files."""
+"""The command ``lightning-fed schema``: a schema of configs, for editors that check and complete YAML files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed schema``.
+        arguments: The words after ``lightning-fed schema``.
     """
     parser = OneLineParser(
         prog=f"{PROGRAM} schema",

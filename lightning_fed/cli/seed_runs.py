@@ -1,4 +1,4 @@
-"""The folder in which one command is run once for each seed: where it lies, and what is in it already."""
+"""The folder of one command's runs over seeds: its place, and its content."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SeedRuns:
         return cls(folder, loggers, digest)
 
     def note(self, command: str) -> None:
-        """Note in the folder what is run there.
+        """Record the command in the folder.
 
         Args:
             command: The command.
@@ -85,7 +85,7 @@ class SeedRuns:
         return self.folder / f"seed={seed}"
 
     def output(self, seed: int) -> Path:
-        """Return the file for what a seed's run prints."""
+        """Return the file for the output of a seed's run."""
         return self.folder / f"seed={seed}.log"
 
     def options(self, seed: int) -> list[str]:
@@ -111,7 +111,7 @@ class SeedRuns:
         return ["--trainer.logger", json.dumps(loggers)]
 
     def outcome(self, seed: int) -> str:
-        """Return how a seed's run has ended, by its record; empty if there is none."""
+        """Return the end of a seed's run, by its record; empty without a record."""
         try:
             return str(json.loads((self.run(seed) / "run.json").read_text(encoding="utf-8"))["outcome"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -127,7 +127,7 @@ class SeedRuns:
         return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if isinstance(value, float))
 
     def put_aside(self, seed: int) -> None:
-        """Move what an earlier run of a seed has left into a folder beside it, so that two runs never mix."""
+        """Move the files of an earlier run of a seed into a folder beside it; two runs then never mix."""
         for path in (self.run(seed), self.output(seed)):
             if path.exists():
                 number = 1

@@ -1,6 +1,6 @@
-"""The files about the command line that are made when it is changed, and shipped: ``make command-line``.
+"""The shipped files about the command line, which are regenerated when it changes: ``make command-line``.
 
-To read them takes no torch, so that completion and the schema answer at once.
+They are read without torch, so completion and the schema are fast.
 """
 
 from __future__ import annotations

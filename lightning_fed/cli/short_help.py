@@ -1,4 +1,4 @@
-"""Help on one screen: an option in a line, of the Trainer's those that one needs first."""
+"""Help on one screen: one line per option, with the most important options of the Trainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import takewhile
 from lightning_fed.cli.one_line_parser import options_of
 
 LINES = 62
-"""How long the help may be."""
+"""The largest length of the help."""
 _WIDTH = 84
 _FIRST = {
     "trainer.max_steps": "The number of rounds; -1, the default: no limit but max_epochs",

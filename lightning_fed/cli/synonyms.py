@@ -1,6 +1,6 @@
-"""The option that was meant by one that there is not: another word for it, its end, or a misspelling.
+"""The option that is meant by an unknown one: a synonym, its last part, or a misspelling.
 
-Papers and frameworks have several words for most of what a federated run is set by.
+Papers and frameworks have several words for most settings of a federated run.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ REMARKS = {
     "data.workers.partition.alpha": "where the partition is a Dirichlet",
     "data.batch_size": "of datasets and arrays; a datamodule has its own",
 }
-"""What an option is, where its name alone does not say so."""
+"""Descriptions of options whose names are not self-explanatory."""
 
 
 def meant(option: str, options: Collection[str]) -> Sequence[str]:
-    """Return what may be meant by an option that there is not, the likeliest first.
+    """Return the options that may be meant by an unknown one, the likeliest first.
 
     Args:
         option: Its name without dashes, such as ``"max_rounds"`` or ``"algorithm.mu"``.
@@ -108,7 +108,7 @@ def meant(option: str, options: Collection[str]) -> Sequence[str]:
 
 
 def same(word: str, known: Collection[str]) -> str:
-    """Say which known word means the same as one that is not known, as the end of a message; empty if none does.
+    """Return a hint about the known word with the meaning of an unknown one, as the end of a message; empty if none.
 
     >>> same("learning_rate", ["params", "lr", "betas"])
     "; did you mean 'lr'?"

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows ``lightning-fed try-deployment``.
+        arguments: The words after ``lightning-fed try-deployment``.
 
     Raises:
         SystemExit: With the status 2 if something is wrong with them or with this machine, before anything runs; with
@@ -161,7 +161,7 @@ def _words(file: Path, share: Sequence[str]) -> list[str]:
 
 
 def _written(words: Sequence[str], file: Path) -> list[str]:
-    """Let the command for a fit write its config; it says itself what is wrong. Returns the workers' names."""
+    """Run the command for a fit to write its config, and return the workers' names. Errors come from that command."""
     command = [sys.executable, "-m", "lightning_fed.cli.deployed", str(file), *words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True)
     if done.returncode:
@@ -190,7 +190,7 @@ _FLOWERS = re.compile(
 
 
 def _show(line: str) -> None:
-    """Print a line of the run, without what Flower says about itself."""
+    """Print a line of the run, unless Flower writes it about itself."""
     if line.strip() and not _FLOWERS.search(line):
         print(line, flush=True)
 

@@ -1,1 +1,1 @@
-"""Plain torch and arithmetic: what everything above is made of. Nothing here imports Lightning."""
+"""Common utilities in plain torch and Python. Nothing here imports Lightning."""

@@ -1,4 +1,4 @@
-"""Reuse of memory that the process has just freed."""
+"""Settings of glibc's allocator for freed memory."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _LARGEST = 2**25  # bytes; the most that glibc takes
 
 @cache
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed blocks of up to 32 MB for the next step, where it would give them back to the system.
+    """Make glibc keep freed blocks of up to 32 MB for the next step, instead of returning them to the system.
 
-    A step on a CPU frees its activations, and the next one needs them again, page by page. Up to 1 GiB is kept, until
-    the process ends. Where glibc's ``MALLOC_...`` variables are set, they stay in force.
+    A step on a CPU frees its activations, and the next step allocates them again, page by page. Up to 1 GiB is kept
+    until the process ends. glibc's ``MALLOC_...`` variables take precedence.
 
     Returns:
-        Whether it was done; not without glibc.
+        Whether the setting was made; False without glibc.
     """
-    # A round of a small convolutional net takes 2.7 s without some 50,000 page faults, and 3.2 s with them.
+    # A round of a small convolutional net is faster without some 50,000 page faults.
     return _set((_TRIM_THRESHOLD, _KEPT), (_MMAP_THRESHOLD, _LARGEST))
 
 
 @cache
 def return_freed_memory() -> bool:
-    """Have glibc give freed blocks of 1 MB or more back to the system at once, for a process that computes little.
+    """Make glibc return freed blocks of 1 MB or more to the system at once, for a process that computes little.
 
-    By itself it keeps blocks of the size of those that it has seen before, in each thread's own heap.
+    By default glibc keeps blocks of sizes that it has seen before, in each thread's own heap.
 
     Returns:
-        Whether it was done; not without glibc, and not where its ``MALLOC_...`` variables are set.
+        Whether the setting was made; False without glibc, or if its ``MALLOC_...`` variables are set.
     """
     return _set((_MMAP_THRESHOLD, _RETURNED))
 

@@ -1,8 +1,8 @@
-"""Checks of what a constructor is given: type and range at once, said in one sentence.
+"""Checks of a constructor's arguments: type and range together, with a message of one sentence.
 
-A number out of range is a ValueError, and so is 2.5 where a whole number is meant; a thing of another kind is a
-TypeError: a string, a tensor, None, and True, which Python counts among the integers. A numpy scalar is taken and
-returned as Python's own number, which is what JSON and a checkpoint can hold.
+A number out of range is a ValueError, and so is 2.5 in place of an integer. A value of another type is a TypeError: a
+string, a tensor, None, and True, which Python counts among the integers. A NumPy scalar is accepted and returned as a
+Python number, which JSON and checkpoints can hold.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def whole(
     owner: object = None,
     says: str = "",
 ) -> int:
-    """Return a whole number that lies in a range.
+    """Return an integer, checked to lie in a range.
 
     Args:
         name: The argument's name.
         value: Its value.
         least: The smallest number allowed.
         most: The largest.
-        owner: What the argument belongs to, if the message is to name its class.
-        says: What a ValueError says after the argument and its value, in place of the range.
+        owner: The object of the argument, if the message must name its class.
+        says: The text of a ValueError after the argument and its value, in place of the range.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not whole, or out of range.
 
     >>> whole("local_steps", 3, least=1)
@@ -73,20 +73,20 @@ def number(
     owner: object = None,
     says: str = "",
 ) -> float:
-    """Return a finite number that lies in a range.
+    """Return a finite number, checked to lie in a range.
 
     Args:
         name: The argument's name.
         value: Its value.
         least: The smallest number allowed.
-        above: Below all that are allowed.
+        above: The exclusive lower bound.
         most: The largest number allowed.
-        below: Above all that are allowed.
-        owner: What the argument belongs to, if the message is to name its class.
-        says: What a ValueError says after the argument and its value, in place of the range.
+        below: The exclusive upper bound.
+        owner: The object of the argument, if the message must name its class.
+        says: The text of a ValueError after the argument and its value, in place of the range.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is infinite, not a number (NaN), or out of range.
 
     >>> number("mu", 0.1, least=0)
@@ -117,12 +117,12 @@ def number(
 
 
 def flag(name: str, value: object, *, owner: object = None) -> bool:
-    """Return True or False, and take nothing else for it: the string ``"no"`` counts as true.
+    """Return a bool, and refuse everything else: the string ``"no"`` would count as true.
 
     Args:
         name: The argument's name.
         value: Its value.
-        owner: What the argument belongs to, if the message is to name its class.
+        owner: The object of the argument, if the message must name its class.
 
     Raises:
         TypeError: If it is neither.
@@ -138,10 +138,10 @@ def text(name: str, value: object, *, owner: object = None) -> str:
     Args:
         name: The argument's name.
         value: Its value.
-        owner: What the argument belongs to, if the message is to name its class.
+        owner: The object of the argument, if the message must name its class.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         ValueError: If it is empty.
     """
     if not isinstance(value, str):
@@ -158,11 +158,11 @@ def one_of(name: str, value: object, choices: Sequence[str], *, owner: object = 
         name: The argument's name.
         value: Its value.
         choices: The strings.
-        owner: What the argument belongs to, if the message is to name its class.
-        says: What a ValueError says after the argument and its value, in place of the choices.
+        owner: The object of the argument, if the message must name its class.
+        says: The text of a ValueError after the argument and its value, in place of the choices.
 
     Raises:
-        TypeError: If it is no string.
+        TypeError: If it is not a string.
         ValueError: If it is another one; the message says which is nearest.
     """
     within = f" must be one of {', '.join(map(repr, choices))}"
@@ -180,7 +180,7 @@ def instance(name: str, value: T, kind: type, example: str) -> T:
         name: The argument's name.
         value: Its value.
         kind: The class.
-        example: Such an object, as one writes it.
+        example: Such an object, as source code.
 
     Raises:
         TypeError: If it is of another class, or a class itself.
@@ -191,15 +191,15 @@ def instance(name: str, value: T, kind: type, example: str) -> T:
 
 
 def listed(name: str, value: object, *, what: str) -> tuple[object, ...]:
-    """Return the items of a list; a string is none, although Python can go through it.
+    """Return the items of a list; a string is refused, although it is iterable.
 
     Args:
         name: The argument's name.
         value: Its value.
-        what: What the items are, in words, with an example.
+        what: A description of the items, with an example.
 
     Raises:
-        TypeError: If it is no list.
+        TypeError: If it is not a list.
     """
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise TypeError(f"{name}={reprlib.repr(value)} must be a list of {what}, not {_a(value)}")
@@ -216,19 +216,19 @@ def article(name: str) -> str:
 
 
 def nearest(word: str, known: Collection[str]) -> str:
-    """Say which known word is nearest to one that is not known, as the end of a message; empty if none is near.
+    """Return a suggestion of the known word nearest to an unknown one, as the end of a message; empty without one.
 
     >>> nearest("FedAvgg", ["FedAvg", "Scaffold"])
     "; did you mean 'FedAvg'?"
     """
     lower = {name.lower(): name for name in known}
-    # One letter of three is the least that can be wrong with a short word.
+    # A short word may have one wrong letter of three.
     found = get_close_matches(word.lower(), lower, n=1, cutoff=0.7 if len(word) > 3 else 0.6)
     return f"; did you mean {lower[found[0]]!r}?" if found else ""
 
 
 def settle(instance: object, **values: object) -> None:
-    """Set fields of a frozen dataclass to what their checks have returned.
+    """Set fields of a frozen dataclass to the results of their checks.
 
     Args:
         instance: The dataclass's instance, in its ``__post_init__``.
@@ -243,11 +243,11 @@ def _is_number(value: object) -> bool:
 
 
 def _float(value: Any) -> float:
-    if type(value) is int and abs(value) < 2**53:  # so that what was given is what a repr shows
+    if type(value) is int and abs(value) < 2**53:  # the repr then shows the given value
         return value
     try:
         return float(value)
-    except OverflowError:  # a whole number beyond the largest float
+    except OverflowError:  # an integer beyond the largest float
         return math.inf
 
 

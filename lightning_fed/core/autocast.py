@@ -1,4 +1,4 @@
-"""Steps of workers within a step of the server: each of them casts by itself, and forgets what it has cast."""
+"""Autocast for steps of workers within a step of the server, without a shared cache of cast weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def outside_autocast(device: str) -> Iterator[None]:
-    """Leave every ``torch.autocast`` for a while.
+    """Disable ``torch.autocast`` temporarily.
 
-    torch keeps the narrow copies of weights until the outermost of nested autocasts ends. Within the one that a Trainer
-    runs a step in, those of a worker's first step would stand for its weights in all steps after it.
+    torch caches the cast copies of weights until the outermost autocast ends. Within a Trainer's autocast, the copies
+    of a worker's first step would replace its weights in all later steps.
 
     Args:
         device: The type of the device.

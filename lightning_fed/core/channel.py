@@ -34,8 +34,8 @@ class Channel:
 
         Args:
             parts: Its bytes.
-            fd: An open file that goes with it; closed here.
-            fields: What goes into JSON.
+            fd: An open file that is sent with the message; it is closed here.
+            fields: The fields, sent as JSON.
         """
         head = json.dumps({**fields, "sizes": [len(part) for part in parts], "file": fd is not None}).encode()
         self._socket.sendall(struct.pack("<Q", len(head)) + head)
@@ -49,11 +49,11 @@ class Channel:
         """Wait for a message.
 
         Args:
-            seconds: How long at most; None: without a limit.
+            seconds: The largest time to wait, in seconds; None: no limit.
 
         Raises:
             EOFError: If the other process has ended.
-            TimeoutError: If the message is not complete in time; the channel is of no more use then.
+            TimeoutError: If the message is not complete in time; the channel is then unusable.
         """
         self._deadline = None if seconds is None else time.monotonic() + seconds
         try:

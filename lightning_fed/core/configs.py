@@ -1,4 +1,4 @@
-"""The config that a command line leaves with a run, as a flat table without what changes nothing in its results."""
+"""The config of a run by the command line, as a flat table without settings that do not affect results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NOWHERE = (
     "trainer.enable_model_summary",
     "trainer.num_sanity_val_steps",
 )
-"""Sections that say where a run is shown and kept."""
+"""Sections about the output of a run."""
 _PLACES = ("dirpath", "filename")
-"""Arguments of callbacks that do the same."""
+"""Arguments of callbacks about the output of a run."""
 
 _DATA = ("data.workers", "data.val", "data.test", "trainer.limit_val_batches", "trainer.limit_test_batches")
 
@@ -66,10 +66,10 @@ def is_seed(name: str) -> bool:
 
 
 def about_data(path: str) -> bool:
-    """Whether a setting of a config says what data there are, who holds what, or what is evaluated.
+    """Whether a setting of a config is about the data, their partition, or the evaluation.
 
     Args:
-        path: Its path.
+        path: The setting's path.
     """
     inner = path.rpartition(".")[2]
     return _is_below(path, _DATA) and inner != "batch_size"

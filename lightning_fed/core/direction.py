@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 Mode = Literal["min", "max"]
-"""As in Lightning's EarlyStopping and ModelCheckpoint: whether the least or the greatest value is the best one."""
+"""The direction of a metric, as in Lightning's EarlyStopping and ModelCheckpoint: the best value is min or max."""
 
 _COSTS = """
     loss losses error errors err entropy xent perplexity ppl nll divergence kl kld distance deviance regret residual
@@ -22,14 +22,14 @@ _LIKELIHOODS = frozenset({"log", "likelihood", "loglikelihood", "elbo"})
 
 
 def better(metric: str) -> Mode:
-    """Return which values of a metric are the better ones: low ones of losses and errors, else high ones.
+    """Return the direction of a metric: low values are better for losses and errors, else high values.
 
     Args:
         metric: The metric's name as it was logged, such as ``val_acc``, ``test/RMSE`` or ``val_loss/dataloader_idx_1``.
 
     Returns:
         ``"min"`` where a word in the name is one of a loss, an error, a distance or a cost; else ``"max"``. A
-        ``neg`` before it turns it round, as in scikit-learn's ``neg_mean_squared_error``.
+        preceding ``neg`` reverses it, as in scikit-learn's ``neg_mean_squared_error``.
 
     >>> better("val_loss"), better("MeanSquaredError"), better("test/ppl"), better("negative_log_likelihood")
     ('min', 'min', 'min', 'min')
@@ -43,13 +43,13 @@ def better(metric: str) -> Mode:
 
 
 def foremost(metrics: Iterable[str]) -> str | None:
-    """Return the metric by which a model is judged unless one is named: the first of which high values are good.
+    """Return the default metric of a model's quality: the first one whose high values are better.
 
     Args:
         metrics: The names of metrics.
 
     Returns:
-        Its name; if there is none of the kind, the first; None if there is none at all.
+        The metric's name; if low values are better for all, the first one; None without metrics.
 
     >>> foremost(["val_loss", "val_acc", "val_f1"]), foremost(["val_loss", "val_mse"]), foremost([])
     ('val_acc', 'val_loss', None)
@@ -59,7 +59,7 @@ def foremost(metrics: Iterable[str]) -> str | None:
 
 
 def worst_decile(metric: str) -> Literal["p10", "p90"]:
-    """Return which decile of a metric's values is that of those who fare worst.
+    """Return the decile of a metric's values that is the worst.
 
     Args:
         metric: The metric's name.

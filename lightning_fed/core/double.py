@@ -12,7 +12,7 @@ _ON_CPU, _ELSEWHERE = 2**17, 2**24
 
 
 def blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield float64 copies of blocks of columns, and which columns they are.
+    """Yield float64 copies of blocks of columns, with their positions.
 
     Args:
         rows: ``[n, m]``.
@@ -25,9 +25,9 @@ def blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def row_norms(rows: Tensor) -> Tensor:
-    """Return the L2 norm of each row, to ten digits whatever the dtype, the number and the size of its numbers.
+    """Return the L2 norm of each row, to ten digits for any dtype, length and magnitude.
 
-    A sum of squares in float32 comes out up to 2 % too small for ten million numbers, and overflows from 10¹⁹ on.
+    In float32, a sum of ten million squares is up to 2 % too small, and squares overflow from 10¹⁹ on.
 
     Args:
         rows: ``[n, m]``.
@@ -40,7 +40,7 @@ def row_norms(rows: Tensor) -> Tensor:
     """
     norms = _norms(rows)
     if rows.dtype == torch.float64 and not bool(((norms > 1e-140) & (norms < 1e150)).all()):
-        # Squares have over- or underflowed, which those of narrower numbers cannot.
+        # Squares of float64 numbers have overflowed or underflowed; squares of narrower numbers cannot.
         largest = rows.abs().amax(dim=1) if rows.shape[1] else norms
         safe = torch.where(largest > 0, largest, 1.0)
         norms = _norms(rows / safe.unsqueeze(1)) * safe
@@ -56,10 +56,10 @@ def _norms(rows: Tensor) -> Tensor:
 
 
 def scaled_rows(rows: Tensor, scales: Tensor) -> Tensor:
-    """Return ``scaleᵢ · rowᵢ`` in the rows' dtype, rounded towards zero: no norm is larger than that of the product.
+    """Return ``scaleᵢ · rowᵢ`` in the rows' dtype, rounded towards zero: no norm exceeds that of the exact product.
 
-    Rounded to the nearest number a vector may become longer: by 2⁻⁹ of its length in bfloat16, and by any factor where
-    the products are subnormal.
+    Rounding to the nearest number may lengthen a vector: by 2⁻⁹ of its length in bfloat16, and by any factor if the
+    products are subnormal.
 
     Args:
         rows: ``[n, m]``.

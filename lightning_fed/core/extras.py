@@ -1,4 +1,4 @@
-"""Packages that come with an extra, imported when they are first needed; and figures of one of them."""
+"""Packages of the extras, imported at first use; and figures of matplotlib."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 
 def import_extra(module: str, what: str, extra: str) -> Any:
-    """Import a module of a package that not everyone has installed.
+    """Import a module of an optional package.
 
     Args:
-        module: Its full name, such as ``dp_accounting.rdp``.
-        what: What needs it, for the message.
+        module: The module's full name, such as ``dp_accounting.rdp``.
+        what: The feature that requires it, for the message.
         extra: The extra of ``lightning_fed`` that brings the package.
 
     Raises:
-        ImportError: If it is not installed, with the command that installs it.
+        ImportError: If the package is not installed; the message has the command that installs it.
 
     >>> import_extra("math", "a root", "examples").sqrt(4.0)
     2.0
@@ -30,19 +30,24 @@ def import_extra(module: str, what: str, extra: str) -> Any:
 
 
 def empty_figure(width: float, height: float, what: str, extra: str) -> Any:
-    """Return an empty figure of matplotlib's with Agg's canvas.
+    """Return an empty matplotlib figure with Agg's canvas.
 
-    Nothing of it is pyplot's, so a notebook's figures and backend stay as they are.
+    pyplot is not used, so a notebook's figures and backend stay unchanged. The figure is shown where it is the value of
+    a cell's last line.
 
     Args:
         width: Its width in inches.
         height: Its height in inches.
-        what: What needs it, for the message.
-        extra: The extra that brings matplotlib.
+        what: The feature that requires it, for the message.
+        extra: The extra that includes matplotlib.
 
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = import_extra("matplotlib.figure", what, extra).Figure(figsize=(width, height), layout="constrained")
-    import_extra("matplotlib.backends.backend_agg", what, extra).FigureCanvasAgg(figure)
+    agg = import_extra("matplotlib.backends.backend_agg", what, extra)
+    import_extra("matplotlib.figure", what, extra)
+    figure = import_extra("lightning_fed.core.notebook_figure", what, extra).NotebookFigure(
+        figsize=(width, height), layout="constrained"
+    )
+    agg.FigureCanvasAgg(figure)
     return figure

@@ -1,4 +1,4 @@
-"""A number that is computed when somebody looks at it."""
+"""A number that is computed at first use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-_NO_NUMBER = torch.tensor(math.nan)  # the one storage of all: no operation reaches it
+_NO_NUMBER = torch.tensor(math.nan)  # the shared storage, which no operation uses
 
 
 @final
 class Later(Tensor):
-    """A scalar tensor whose value is computed when it is first used, for values that are dear and seldom read.
+    """A scalar tensor whose value is computed at first use, for values that are expensive and rarely read.
 
-    Everything that is done with it, copies and pickles too, is done with a plain tensor of its value.
+    All operations, including copies and pickles, use a plain tensor of its value.
 
     Args:
         compute: Computes the value; called at most once.

@@ -9,20 +9,20 @@ import torch
 
 @final
 class LostDeviceError(RuntimeError):
-    """An accelerator takes no more work from this process; only another process can go on."""
+    """An accelerator accepts no more work from this process; only another process can continue."""
 
 
 def refuse_lost(device: torch.device, names: str, round: int, error: Exception) -> None:
-    """Look whether an error has left an accelerator unusable, as a failed assertion in a program on a GPU does.
+    """Raise if an error has left an accelerator unusable, as a failed device-side assertion does.
 
     Args:
-        device: Where the training was.
-        names: Whose it was.
-        round: In which round.
-        error: What it raised.
+        device: The device of the training.
+        names: The workers of the training.
+        round: The round.
+        error: The error.
 
     Raises:
-        LostDeviceError: If so.
+        LostDeviceError: If the accelerator is unusable.
     """
     if device.type != "cuda" or isinstance(error, LostDeviceError):
         return

@@ -8,7 +8,7 @@ from operator import mul
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The mean of values with weights; NaN if the weights sum to 0, as those of no values do.
+    """Return the weighted mean of values; NaN if the weights sum to 0, also without values.
 
     Args:
         values: The values, ``[n]``.

@@ -1,4 +1,4 @@
-"""Groups of processes: what a process has started is ended with it."""
+"""Groups of processes, by which a process is ended with its children."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def send(group: int, number: int) -> bool:
 
     Args:
         group: The id of the group.
-        number: That of the signal; 0: only ask.
+        number: The signal's number; 0: only check.
     """
     try:
         os.killpg(group, number)
@@ -23,9 +23,9 @@ def send(group: int, number: int) -> bool:
 
 
 def groups_below(processes: Sequence[int]) -> list[int]:
-    """Return the groups of processes and of all that they have started and that lives, each once.
+    """Return the groups of processes and of all their living descendants, each once.
 
-    On macOS, which has no /proc, those of the processes themselves, each of which is to be the first of its group.
+    On macOS, which has no /proc, return the groups of the processes themselves, which must be group leaders.
 
     Args:
         processes: Their ids.

@@ -1,4 +1,4 @@
-"""Settings that hold for a whole process, and that a worker's code can change for everyone who runs in it."""
+"""Process-wide settings, which a worker's code could change for all other code in the process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ProcessSettings:
         self._before = [read() for read in _READS]
 
     def set_back(self) -> Sequence[str]:
-        """Make every setting what it was.
+        """Restore every setting.
 
         Returns:
             The settings that had changed, each by the name of the function or attribute that sets it.
@@ -38,7 +38,7 @@ class ProcessSettings:
 
 
 def with_settings_kept(items: Iterable[T], note: Callable[[Sequence[str]], None]) -> Iterator[T]:
-    """Go through an iterable whose code may change settings, and set them back after each item.
+    """Iterate over an iterable whose code may change settings, and restore them after each item.
 
     Args:
         items: The iterable.
@@ -71,7 +71,7 @@ def _set_folder(folder: str | None) -> None:
 
 
 class _Filters:
-    """Filters of warnings. Special ones more or less make no difference: libraries add them as they are imported."""
+    """Filters of warnings. Special filters are ignored in comparisons, since libraries add them when imported."""
 
     def __init__(self) -> None:
         self.all = list(warnings.filters)
@@ -82,7 +82,7 @@ class _Filters:
     __hash__ = None  # type: ignore[assignment]
 
     def _besides(self, other: _Filters) -> list[Any]:
-        """All in their order, but for special ones that others lack."""
+        """Return all filters in order, without special ones that the other lacks."""
         return [own for own in self.all if own in other.all or _is_general(own)]
 
 
@@ -93,7 +93,7 @@ def _is_general(one: Any) -> bool:
 
 
 def _set_filters(filters: _Filters) -> None:
-    warnings.resetwarnings()  # so that Python forgets what it has decided by the others
+    warnings.resetwarnings()  # clears Python's registry of decisions by the old filters
     warnings.filters[:] = filters.all  # type: ignore[index]
 
 

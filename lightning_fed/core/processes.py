@@ -22,18 +22,18 @@ class ProcessError(RuntimeError):
 
 
 class _Failure(NamedTuple):
-    """An error that a process sends in place of what the others wait for."""
+    """An error that a process sends in place of the expected message."""
 
     error: str
 
 
 @final
 class Processes:
-    """Messages of a run's processes to each other in a round. With one process every method is free.
+    """Communication between a run's processes in a round. With one process every method is free.
 
     Args:
         rank: This process, from 0.
-        size: How many there are.
+        size: The number of processes.
         node: The machine that this process runs on, from 0.
     """
 
@@ -47,7 +47,7 @@ class Processes:
 
         Args:
             names: The cohort, in order; the same on every process.
-            sizes: What each worker costs, such as its number of examples.
+            sizes: The cost of each worker, such as its number of examples.
 
         Returns:
             This process's workers, in the cohort's order.
@@ -109,10 +109,10 @@ class Processes:
         return torch.cat(parts).view(rows.dtype).view(-1, *rows.shape[1:])
 
     def gather(self, thing: T) -> list[T]:
-        """Return on every process what each of them holds, in order of rank. ``thing`` is pickled: keep it small.
+        """Return the objects of all processes on every process, in order of rank. ``thing`` is pickled: keep it small.
 
         Raises:
-            ProcessError: If another process came with :meth:`fail`.
+            ProcessError: If another process called :meth:`fail`.
         """
         if self.size == 1:
             return [thing]
@@ -124,10 +124,10 @@ class Processes:
         return things  # type: ignore[return-value]
 
     def fail(self, error: Exception) -> NoReturn:
-        """Raise an error here, and let the others' next :meth:`gather` raise in place of waiting for ever.
+        """Raise an error here, and make the next :meth:`gather` of the other processes raise instead of blocking.
 
         Args:
-            error: What happened; of a kind that ends the run, and is about no single worker.
+            error: The error; of a kind that ends the run, and not about a single worker.
         """
         if self.size > 1 and not isinstance(error, ProcessError):
             dist.all_gather_object([None] * self.size, _Failure(said(error)))
@@ -135,7 +135,7 @@ class Processes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Do something on all processes that may fail on one of them: then it fails on all.
+        """Return a context for work on all processes; if it fails on one of them, it fails on all.
 
         Raises:
             ProcessError: If another process failed.

@@ -1,8 +1,8 @@
-"""The door between a round and Lightning's automatic optimization.
+"""The interface between a round and Lightning's automatic optimization.
 
-Automatic optimization wants a loss to call ``backward()`` on. :func:`pseudo_gradient` makes one whose *value* is the
-cohort's mean loss and whose *gradient* is the aggregated update, so that clipping, accumulation, schedulers, scalers
-and DDP treat a round like any other batch.
+Automatic optimization calls ``backward()`` on a loss. :func:`pseudo_gradient` makes a loss whose *value* is the
+cohort's mean loss and whose *gradient* is the aggregated update. Clipping, accumulation, schedulers, scalers and DDP
+then treat a round like any other batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Randomness is a function of (seed, cohort, worker), never of what ran before.
+"""Randomness as a function of (seed, cohort, worker), independent of earlier computations.
 
-That is why a run gives the same result whatever the number of processes, the order in which workers run, and whether
-it was interrupted and resumed.
+A run therefore has the same result for any number of processes and any order of workers, also if it was interrupted
+and resumed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 GLOBAL_SEED = "PL_GLOBAL_SEED"
-"""The environment variable in which ``pl.seed_everything`` leaves its seed, for processes that are started later."""
+"""The environment variable in which ``pl.seed_everything`` stores its seed, for processes that are started later."""
 
 _spare = np.random.MT19937(0)
 _is_isolated = False
@@ -27,7 +27,7 @@ def derive(seed: int, *keys: int | str) -> int:
 
     Args:
         seed: The seed of the whole run.
-        keys: What the derived seed is for, such as a cohort's index and a worker's name.
+        keys: The purpose of the derived seed, such as a cohort's index and a worker's name.
 
     Returns:
         An integer in [0, 2**63).
@@ -45,7 +45,7 @@ def global_seed() -> int | None:
     """Return the seed of the last ``pl.seed_everything``; None: there was none.
 
     Raises:
-        ValueError: If the environment variable in which it lies holds something else.
+        ValueError: If the environment variable does not hold a seed.
     """
     given = os.environ.get(GLOBAL_SEED)
     if given is None:
@@ -58,12 +58,12 @@ def global_seed() -> int | None:
 def seed_generators(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators (all devices that are in use).
 
-    Not by ``torch.manual_seed``: without a GPU it formats the call stack at every call and keeps it, in case CUDA is
+    ``torch.manual_seed`` is not used: without a GPU it formats and stores the call stack at every call, in case CUDA is
     initialised later.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    # torch.manual_seed takes about as long as a small worker's training (1 ms).
+    # torch.manual_seed can take as long as a small worker's training.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
@@ -73,7 +73,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Leave the global generators as they were; :func:`restored` inside costs a fourth."""
+    """Restore the global generators on exit; nested :func:`restored` contexts are then cheaper."""
     global _is_isolated
     with restored():
         before, _is_isolated = _is_isolated, True
@@ -85,10 +85,10 @@ def isolated() -> Iterator[None]:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Leave the global generators as they were, on all devices that are in use.
+    """Restore the global generators on exit, on all devices that are in use.
 
-    Inside of :func:`isolated`, one number may be lost: of two normal ones that NumPy's legacy generator has drawn, the
-    one that it has not given out yet. To copy its state to and fro takes four times as long as all the rest.
+    Inside of :func:`isolated`, one cached normal number of NumPy's legacy generator may be lost, since copying its
+    state would be slower than everything else here.
     """
     state, words = torch.default_generator.get_state(), random.getstate()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

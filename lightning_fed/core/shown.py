@@ -1,4 +1,4 @@
-"""What an object is, in a line: the call that makes it, as one writes it."""
+"""Description of an object in one line: the call that makes it, as source code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OURS = __name__.partition(".")[0]
 
 
 class Shown:
-    """Base of what is shown as a call of its class, with the arguments that are not the default's.
+    """Base of classes whose repr is a call of the class, with the arguments that differ from the defaults.
 
-    An argument is known if it is kept as an attribute of its name, with or without an underscore before it. No property
-    is read, since that may load data.
+    An argument is shown if an attribute stores it under its name, with or without a leading underscore. Properties are
+    not read, since they may load data.
     """
 
     @reprlib.recursive_repr()
@@ -32,7 +32,7 @@ class Shown:
 
 
 def call_of(thing: object, hides: bool = False) -> str:
-    """Return the call that makes an object, with the arguments that it keeps and that are not the default's.
+    """Return the call that makes an object, with the stored arguments that differ from the defaults.
 
     Args:
         thing: The object.
@@ -57,7 +57,7 @@ def call_of(thing: object, hides: bool = False) -> str:
 
 
 def private_text_of(value: Any) -> str:
-    """Return a value as :func:`text_of` does, without what may be about single workers."""
+    """Return a value as :func:`text_of` does, without parts that may be about single workers."""
     if isinstance(value, (*_PLAIN, type(None), Enum, list)) or inspect.isroutine(value) or inspect.isclass(value):
         return text_of(value)
     return call_of(value, hides=True)
@@ -105,15 +105,15 @@ def may_be_of_workers(value: object) -> bool:
 
 
 def is_of_no_worker(kind: type, argument: str, value: object) -> bool:
-    """Whether an argument cannot be about single workers, so that it may be shown under a promise.
+    """Whether an argument cannot be about single workers, and may be shown under a promise.
 
-    A number cannot be, and neither can what a class of this package was made to take; a text or a collection of a
-    user's own class may hold workers' names, or their sizes. An object is asked for its own arguments in turn.
+    Numbers and arguments of this package's classes cannot; a text or a collection of a user's own class may hold
+    workers' names, or their sizes. The arguments of an object are checked recursively.
 
     Args:
-        kind: The class of which it is an argument.
-        argument: Its name.
-        value: What was given.
+        kind: The class with the argument.
+        argument: The argument's name.
+        value: The argument's value.
     """
     return not may_be_of_workers(value) or any(
         base.__module__.partition(".")[0] == _OURS and argument in (p.name for p in parameters_of(base))
@@ -122,7 +122,7 @@ def is_of_no_worker(kind: type, argument: str, value: object) -> bool:
 
 
 def parameters_of(kind: type) -> tuple[inspect.Parameter, ...]:
-    """Return the parameters of a class's constructor; none of one that is made outside of Python."""
+    """Return the parameters of a class's constructor; empty for a class that is not written in Python."""
     try:
         return tuple(inspect.signature(kind).parameters.values())
     except (ValueError, TypeError):
@@ -130,7 +130,7 @@ def parameters_of(kind: type) -> tuple[inspect.Parameter, ...]:
 
 
 def name_of(code: Any) -> str:
-    """Return the name of a function or a class, with those that it stands in.
+    """Return the qualified name of a function or a class.
 
     >>> name_of(lambda: 0), name_of(len)
     ('lambda', 'len')
@@ -140,5 +140,5 @@ def name_of(code: Any) -> str:
 
 
 def without_address(text: str) -> str:
-    """Return the text of an object without the place in memory at which it lies."""
+    """Return the text of an object without its address in memory."""
     return _ADDRESS.sub("", text)

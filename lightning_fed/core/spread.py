@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
-"""What is shown of a distribution beside ``std``: the quantiles, by their labels."""
+"""The shown quantiles of a distribution, by their labels."""
 
 LABELS = (*QUANTILES, "std")
-"""All that is shown of a distribution."""
+"""The labels of all shown statistics of a distribution."""
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """Return what is shown of the distribution of some numbers.
+    """Return the shown statistics of some numbers.
 
     Args:
         values: The numbers; NaN is left out.
@@ -35,7 +35,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def point(values: Iterable[float], label: str) -> float:
-    """Return one of the quantiles of some numbers that are shown.
+    """Return one of the shown quantiles of some numbers.
 
     Args:
         values: The numbers; NaN is left out.
@@ -63,7 +63,7 @@ def quantile(ordered: npt.NDArray[np.float64], q: float) -> float:
 
     Args:
         ordered: The numbers in ascending order, float64 ``[n]``.
-        q: Which quantile, from 0 to 1.
+        q: The level of the quantile, from 0 to 1.
 
     Returns:
         The quantile; NaN if there is no number.

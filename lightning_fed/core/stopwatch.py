@@ -1,4 +1,4 @@
-"""A stopwatch for what comes piece by piece."""
+"""A stopwatch for the items of streams."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 @final
 @dataclass
 class Stopwatch:
-    """Adds up how long one waits for the items of streams.
+    """Adds up the waiting time for the items of streams.
 
     Args:
         seconds: The sum so far, in seconds.
@@ -22,7 +22,7 @@ class Stopwatch:
     seconds: float = 0.0
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass on items, and count the time that each takes to come; not what is done with it afterwards.
+        """Yield items, and count the time that each takes to arrive, but not its later use.
 
         Args:
             items: The stream.
@@ -37,4 +37,4 @@ class Stopwatch:
             finally:
                 self.seconds += time.perf_counter() - since
             yield item
-            del item  # its memory is free when the next one is made; see worker/outbox.py
+            del item  # releases its memory before the next one is made; see worker/outbox.py

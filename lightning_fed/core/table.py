@@ -7,7 +7,7 @@ from html import escape
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines in which columns stand below each other: the first to the left, numbers to the right.
+    """Return lines with aligned columns: the first to the left, numbers to the right.
 
     >>> aligned([["worker", "loss"], ["bob", "1.25"]])
     ['  worker  loss', '  bob     1.25']
@@ -19,7 +19,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def in_html(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first row is its head; nothing if there is none.
+    """Return a table whose first row is its head; empty without rows.
 
     >>> in_html([["worker"], ["<bob>"]])
     '<table><tr><th>worker</th></tr><tr><td>&lt;bob&gt;</td></tr></table>'

@@ -1,9 +1,9 @@
-"""Workers' code under watch: what it raises is that worker's error, and what it changes of the process is set back.
+"""Supervision of workers' code: its exceptions become that worker's error, and its process-wide changes are undone.
 
-``sys.exit``, ``KeyboardInterrupt`` and ``GeneratorExit`` end a program because no ``except Exception`` holds them. In
-the code of one worker of many they are that worker's failure, unless a signal has come: then it is the user, or the
-machine's scheduler, who ends the run. ``os._exit`` and a crash end the process; only an engine with processes of their
-own for workers (``engine="isolated"``) goes on after them.
+``sys.exit``, ``KeyboardInterrupt`` and ``GeneratorExit`` end a program, since ``except Exception`` does not catch them.
+In the code of one worker of many they are that worker's failure, unless a signal has arrived: then the user, or the
+machine's scheduler, ends the run. ``os._exit`` and a crash end the process; only an engine with separate processes for
+workers (``engine="isolated"``) continues after them.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from lightning_fed.core.process_settings import ProcessSettings
 _log = logging.getLogger(__name__)
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-_arrived: int | None = None  # how many such signals have come since they are counted; None: they are not counted
+_arrived: int | None = None  # the number of such signals while they are counted; None: they are not counted
 
 
 @final
 class EndingError(RuntimeError):
-    """A worker's code has raised what would have ended the program."""
+    """A worker's code has raised an exception that would have ended the program."""
 
 
 def text_of(error: BaseException) -> str:
-    """Return what an exception says; nothing if its class, which is a worker's code too, fails at it."""
+    """Return the text of an exception; empty if its class, which may be a worker's code, fails to return it."""
     try:
         return str(error)
     except Exception:
@@ -38,7 +38,7 @@ def text_of(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Return what an exception says, with its type.
+    """Return the text of an exception, with its type.
 
     >>> said(KeyError("label")), said(MemoryError())
     ("KeyError: 'label'", 'MemoryError')
@@ -49,10 +49,10 @@ def said(error: BaseException) -> str:
 
 @contextmanager
 def counting_signals() -> Iterator[None]:
-    """Count the signals that end a run, so that :class:`Watch` can tell them from what a worker's code raises.
+    """Count the signals that end a run; :class:`Watch` then distinguishes them from exceptions of a worker's code.
 
-    :class:`Watch` does so itself where nobody does. Setting handlers has its price, so a round does it once for all
-    workers. Signals are handled as before.
+    Outside of this context :class:`Watch` counts them itself. Setting handlers is slow, so a round sets them once for
+    all workers. Signals are handled as before.
     """
     global _arrived
     if _arrived is not None or threading.current_thread() is not threading.main_thread():
@@ -83,14 +83,14 @@ def _counted(handler: Callable[[int, Any], Any]) -> Callable[[int, Any], Any]:
 
 @final
 class Watch:
-    """Watches over the code of workers, one call after another.
+    """Supervises the code of workers, one call after another.
 
     Example::
 
         with watch.over("bob", round=3):
             ...  # bob's code
 
-    What it raises that is no ``Exception`` becomes an :class:`EndingError`, unless a signal has come.
+    A raised object that is not an ``Exception`` becomes an :class:`EndingError`, unless a signal has arrived.
     """
 
     def __init__(self) -> None:
@@ -98,16 +98,16 @@ class Watch:
         """The settings of the process that were changed so far and set back, and the first worker that did so."""
 
     def over(self, worker: str, round: int) -> _Watched:
-        """Watch over some code.
+        """Return a context that supervises code.
 
         Args:
-            worker: The worker whose code it is, or that of several.
+            worker: The worker or workers of the code.
             round: The round.
         """
         return _Watched(self, worker, round)
 
     def note(self, worker: str, settings: Sequence[str]) -> None:
-        """Note settings of the process that a worker has changed, and that are set back."""
+        """Record process-wide settings that a worker has changed and that are restored."""
         for setting in settings:
             self.changed.setdefault(setting, worker)
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 BITS = range(8, 33, 4)
-"""The numbers of bits that a word can have: those of which two fill whole bytes."""
+"""The supported numbers of bits of a word: two words fill whole bytes."""
 
 
 def packed_length(size: int, bits: int) -> int:
@@ -45,11 +45,11 @@ def unpack(packed: bytes | memoryview, size: int, bits: int) -> npt.NDArray[np.u
 
     Args:
         packed: Of the length ``packed_length(size, bits)``.
-        size: How many words there are.
+        size: The number of words.
         bits: The bits of each.
 
     Returns:
-        uint32 ``[d]``, not to be written to.
+        uint32 ``[d]``, read only.
 
     >>> unpack(pack(np.arange(5, dtype=np.uint32), 20), 5, 20).tolist()
     [0, 1, 2, 3, 4]

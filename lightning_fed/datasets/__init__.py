@@ -1,4 +1,4 @@
-"""Data for examples, configs and tests, and ways to deal one dataset out to many workers."""
+"""Data for examples, configs and tests, and partitioners that deal one dataset out to many workers."""
 
 from lightning_fed.datasets.digits import DigitsDataModule
 from lightning_fed.datasets.fcube import FCUBE, FCUBETest

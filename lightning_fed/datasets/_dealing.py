@@ -13,21 +13,20 @@ from lightning_fed.core.arguments import number, whole
 from lightning_fed.core.rng import global_seed
 
 HOPELESS = 20
-"""With more workers than this too small, a partitioner does not draw again: their number varies no more than a Poisson
-variable (the workers compete for the same examples), so another draw would leave none with a chance of less than about
-e^-20."""
+"""The largest number of too small workers for which a partitioner draws again. The number varies at most like a Poisson
+variable, so with more of them another draw would succeed with a probability below about e^-20."""
 
 
 def generator(seed: int | None) -> np.random.Generator:
-    """Make the random generator of a seed; None is the one of :func:`check_seed`."""
+    """Return the random generator of a seed; None: the seed of :func:`check_seed`."""
     return np.random.default_rng(np.random.SeedSequence(check_seed(seed)))
 
 
 def check_seed(seed: object) -> int:
-    """Return a seed, if it is one of numpy's: a whole number of at least 0.
+    """Return a seed, checked to be a non-negative integer, as NumPy requires.
 
     Args:
-        seed: The seed; None: that of the last ``pl.seed_everything``, and 0 if there was none.
+        seed: The seed; None: the seed of the last ``pl.seed_everything``, and 0 without one.
     """
     if seed is None:
         return global_seed() or 0
@@ -35,12 +34,12 @@ def check_seed(seed: object) -> int:
 
 
 def check_count(name: str, value: object) -> int:
-    """Return a number of things of which there must be one at least."""
+    """Return a count, checked to be a positive integer."""
     return whole(name, value, least=1, says=": give at least 1, and a whole number")
 
 
 def check_share(name: str, value: object) -> float:
-    """Return the share of examples that is held out, of which none may be but not all."""
+    """Return the share of held-out examples, checked to be at least 0 and below 1."""
     return number(name, value, least=0, below=1, says=": give a share of at least 0 and below 1")
 
 
@@ -60,13 +59,13 @@ def flat(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
 
 
 def read_only(indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Make an array read-only, so that a partition need not copy it."""
+    """Make an array read-only; a partition then need not copy it."""
     indices.setflags(write=False)
     return indices
 
 
 def offsets(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where parts of these sizes begin, and where the last ends: ``[parts]`` -> ``[parts + 1]``."""
+    """Return the start of each part, and the end of the last part, from sizes: ``[parts]`` -> ``[parts + 1]``."""
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
@@ -83,7 +82,7 @@ def group(
     Args:
         indices: The examples, ``[n]``.
         owners: The worker of each, ``[n]``.
-        workers: How many workers.
+        workers: The number of workers.
 
     Returns:
         The examples by worker, ``[n]``, and the workers' sizes, ``[workers]``.
@@ -94,13 +93,13 @@ def group(
 def cut(shares: NDArray[np.float64], total: int, start: float) -> NDArray[np.int64]:
     """Cut a total into integers in given proportions (systematic rounding).
 
-    With ``start`` drawn uniformly from [0, 1) an integer is its exact share of the total on average; rounding down
-    would hand all that is left over to the last part.
+    With ``start`` drawn uniformly from [0, 1) the expectation of an integer is its exact share of the total; rounding
+    down would assign the whole remainder to the last part.
 
     Args:
         shares: Not negative, and add up to 1: ``[parts]``.
         total: What the integers add up to.
-        start: Where the rounding starts, in [0, 1).
+        start: The start of the rounding, in [0, 1).
 
     Returns:
         int64 ``[parts]``.
@@ -125,12 +124,12 @@ def cut_down(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
 
 
 def moved(owners: NDArray[np.int64], sizes: NDArray[np.int64], min_size: int) -> NDArray[np.int64]:
-    """Hand examples of the largest workers to those below ``min_size``.
+    """Move examples of the largest workers to those below ``min_size``.
 
     Args:
         owners: The worker of each example, ascending, ``[n]``.
         sizes: The workers' sizes, ``[workers]``.
-        min_size: What every worker shall have.
+        min_size: The minimum size of every worker.
 
     Returns:
         The new worker of each example, ``[n]``. The donors end at one common level, or one above it.

@@ -1,4 +1,4 @@
-"""Populations whose examples are drawn from a distribution: what the synthetic benchmarks have in common."""
+"""Base of the populations whose examples are drawn from a distribution, as in the synthetic benchmarks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Consecutive(Partitioner):
-    """The first examples are the first worker's, and so on.
+    """Assigns the examples to workers in order: the first examples to the first worker, and so on.
 
     Args:
-        sizes: How many each holds, ``[workers]``.
+        sizes: The number of examples of each worker, ``[workers]``.
     """
 
     sizes: Sequence[int]
@@ -50,12 +50,12 @@ class DrawnPopulation(WrappedPopulation):
     """Draws the examples of all workers when it is first used.
 
     Args:
-        batch_size: Examples in a worker's batch; training batches are shuffled.
+        batch_size: The number of examples in a worker's batch; training batches are shuffled.
         val_fraction: The share of each worker's examples that is held out; see :class:`PartitionedPopulation`.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
     """
 
     gives_datamodules: ClassVar[bool] = True
@@ -66,11 +66,11 @@ class DrawnPopulation(WrappedPopulation):
 
     @abstractmethod
     def draw(self) -> tuple[TensorDataset, Sequence[int]]:
-        """Draw the examples, worker after worker, and give them with each worker's number of examples."""
+        """Draw the examples, worker after worker, and return them with each worker's number of examples."""
 
     @cached_property
     def dealt(self) -> PartitionedPopulation:
-        """All examples as one dataset, and who holds which."""
+        """All examples as one dataset, dealt out to the workers."""
         examples, sizes = self.draw()
         return PartitionedPopulation(
             examples, Consecutive(sizes), batch_size=self._batch_size, val_fraction=self._val_fraction
@@ -85,12 +85,12 @@ class DrawnPopulation(WrappedPopulation):
         """Build the datamodule of one worker.
 
         Raises:
-            KeyError: If there is no such worker; the message names one that there is.
+            KeyError: If there is no such worker; the message names an existing one.
         """
         return self.dealt[name]
 
     def plot(self) -> Figure:
-        """Draw who holds how many examples of which label; see :meth:`PartitionedPopulation.plot`."""
+        """Plot the numbers of examples by worker and label; see :meth:`PartitionedPopulation.plot`."""
         return draw_label_counts(self.dealt.label_counts(), type(self).__name__)
 
     @override

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from lightning_fed._lightning import pl
 
 if not TYPE_CHECKING:
-    # At runtime what YAML can name, by which the command line reads a config.
+    # At runtime the types that YAML can name, which the command line uses to read a config.
     Source: TypeAlias = pl.LightningDataModule | Dataset[Any]
 else:
     Source: TypeAlias = pl.LightningDataModule | Iterable[Any] | Dataset[Any]
 
 
 def dataset_of(source: pl.LightningDataModule | Dataset[Any]) -> Dataset[Any]:
-    """Return the dataset of a source that is to be dealt out."""
+    """Return the dataset of a source."""
     if isinstance(source, pl.LightningDataModule):
         source.prepare_data()
         source.setup("fit")
@@ -32,7 +32,7 @@ def dataset_in(loader: object, name: str) -> Dataset[Any]:
 
     Args:
         loader: The loader.
-        name: The name of the method that gave it.
+        name: The name of the method that returned the loader.
     """
     if not isinstance(loader, DataLoader):
         raise TypeError(f"source: {name}() must give one DataLoader, not {type(loader).__name__}")
@@ -51,11 +51,11 @@ def size_of(dataset: Dataset[Any]) -> int:
 
 
 def labels_of(dataset: Dataset[Any], fix: str = "give labels=") -> NDArray[Any]:
-    """Return the label of every example, as far as the dataset itself shows it: ``[n, ...]``.
+    """Return the label of every example, if the dataset provides labels: ``[n, ...]``.
 
     Args:
         dataset: The dataset.
-        fix: What to do if it shows none, for the message.
+        fix: The fix for a dataset without labels, for the message.
     """
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[-1].detach().cpu().numpy()

@@ -20,15 +20,15 @@ class DigitsDataModule(Shown, pl.LightningDataModule):
     """1797 digits of 8 × 8 pixels, split by class into a part to train on and a held-out part.
 
     Batches are ``(x, label)``: float32 ``[n, 64]`` in [0, 1] and int64 ``[n]`` from 0 to 9. Training is shuffled;
-    validation and test both give the held-out part, in order. Needs the extra ``examples`` (scikit-learn).
+    validation and test both return the held-out part, in order. Requires the extra ``examples`` (scikit-learn).
 
     Args:
         test_fraction: The share held out, above 0 and below 1; each class keeps its share.
-        batch_size: Examples in a batch.
-        seed: Decides which examples are held out; None: follow ``pl.seed_everything``.
+        batch_size: The number of examples in a batch.
+        seed: The seed of the split; None: use the seed of ``pl.seed_everything``.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If an argument is out of range.
 
     Example::

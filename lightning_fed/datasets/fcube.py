@@ -1,4 +1,4 @@
-"""FCUBE: points of a cube whose label is the side on which they lie; each worker sees two corners of it only."""
+"""FCUBE: points of a cube, labelled by its two halves; each worker sees two octants only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lightning_fed.datasets._dealing import check_count, check_seed, generator
 from lightning_fed.datasets._drawn import DrawnPopulation
 
 CORNERS = ((1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1))
-"""A corner of each worker's octant with the label 1; its other octant lies opposite."""
+"""The corner of each worker's octant with the label 1; the worker's other octant lies opposite."""
 
 POINTS = 1000
-"""Of each worker, half in either octant; and of the test data."""
+"""The number of points of each worker, half in either octant, and of the test data."""
 
 
 @final
@@ -33,12 +33,12 @@ class FCUBE(DrawnPopulation):
     ``(x, label)``: float32 ``[n, 3]`` and int64 ``[n]``.
 
     Args:
-        seed: Decides the points; None: follow ``pl.seed_everything``.
-        batch_size: Points in a batch.
+        seed: The seed of the points; None: use the seed of ``pl.seed_everything``.
+        batch_size: The number of points in a batch.
         val_fraction: The share of each worker's points that is held out as its own validation data.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If an argument is out of range.
 
     Example::
@@ -62,7 +62,7 @@ class FCUBE(DrawnPopulation):
 
     @property
     def test(self) -> FCUBETest:
-        """The central test data that goes with the workers'."""
+        """The central test data of the same distribution."""
         return FCUBETest(self.seed)
 
     @override
@@ -78,9 +78,9 @@ class FCUBETest(Shown, pl.LightningDataModule):
     """1000 points of the whole cube of :class:`FCUBE`, in the same order for validation and test.
 
     Args:
-        seed: Decides the points, which are others than the workers' of the same seed; None: follow
+        seed: The seed of the points, which differ from the workers' points of the same seed; None: use the seed of
             ``pl.seed_everything``.
-        batch_size: Points in a batch.
+        batch_size: The number of points in a batch.
 
     Raises:
         ValueError: If an argument is out of range.

@@ -26,7 +26,7 @@ from lightning_fed.datasets.tables import (
 )
 
 if not TYPE_CHECKING:
-    # At runtime what YAML can name, by which the command line reads a config; and no optional package is imported.
+    # At runtime the types that YAML can name, by which the command line reads a config, without optional packages.
     Frame: TypeAlias = str | Path
 else:
     import pandas as pd
@@ -41,22 +41,22 @@ class FrameDataModule(TableDataModule):
     """A pandas DataFrame, or a CSV or Parquet file: some columns are features, one or several are the label.
 
     Batches are ``[x, y]``. Features are floats of torch's default dtype, ``[n, features]``. The label is int64 ``[n]``
-    if its column holds whole numbers, truth values or ``classes``, and float ``[n]`` if it holds real numbers; several
-    columns (also a list of one) are floats ``[n, labels]``, as ``frame[["y"]]`` has two dimensions and ``frame["y"]``
-    one. Needs pandas.
+    if its column holds integers, booleans or ``classes``, and float ``[n]`` if it holds real numbers. Several columns,
+    also a list of one, are floats ``[n, labels]``, just as ``frame[["y"]]`` has two dimensions and ``frame["y"]`` one.
+    Requires pandas.
 
     Args:
         train: The examples to train on: a DataFrame, or the path of a ``.csv`` or ``.parquet`` file.
-        features: The names of columns, or patterns such as ``"pixel_*"``, in the order in which they are to stand. A
-            pattern leaves the label out.
-        label: The column to predict; a list if there are several, or if it is to have a dimension of its own.
-        val: The examples to validate and test on, in the same form; None: there are none.
-        classes: The classes by name, in the order of their numbers, if the label's column holds names.
+        features: The names of the columns, or patterns such as ``"pixel_*"``, in the order of the features. A pattern
+            excludes the label.
+        label: The column to predict; a list for several columns, or for a label with its own dimension.
+        val: The examples to validate and test on, in the same form; None: no such examples.
+        classes: The names of the classes, in the order of their numbers, if the label's column holds names.
         batch_size: The number of examples in a batch.
         shuffle: Whether training batches are shuffled.
 
     Raises:
-        TypeError: If an argument is of a wrong type, or when a column is read, if it does not hold numbers.
+        TypeError: If an argument has the wrong type, or when a column is read, if it does not hold numbers.
         ValueError: If the batch size is out of range or the file is of another kind; or, when a table is read, if there
             is no such column, or values in one are missing.
 
@@ -105,7 +105,7 @@ class FrameDataModule(TableDataModule):
 
     @override
     def teardown(self, stage: str) -> None:
-        """Drop what was read from files."""
+        """Release the tables that were read from files."""
         self._frames.clear()
         self._examples.clear()
 
@@ -171,7 +171,7 @@ def _checked_frame(argument: str, given: object) -> Any:
 
 
 def _present(frame: Any, name: str, split: str) -> Any:
-    """Return a column that is there, once, and has no missing values."""
+    """Return a column, checked to exist exactly once and to have no missing values."""
     if name not in frame.columns:
         refuse_unknown(name, list(frame.columns), split)
     column = frame[name]

@@ -23,7 +23,7 @@ from lightning_fed.datasets.tables import (
 )
 
 if not TYPE_CHECKING:
-    # At runtime what YAML can name, by which the command line reads a config; and no optional package is imported.
+    # At runtime the types that YAML can name, by which the command line reads a config, without optional packages.
     HuggingFace: TypeAlias = str | Path
 else:
     import datasets
@@ -35,22 +35,22 @@ else:
 class HuggingFaceDataModule(TableDataModule):
     """A dataset of Hugging Face's ``datasets``; batches are dicts by the names of its columns.
 
-    A dataset without a format gets torch's; one with a format or a transform (``set_transform``) keeps it. Needs
-    datasets.
+    A dataset without a format is set to the torch format; one with a format or a transform (``set_transform``) keeps
+    it. Requires datasets.
 
     Args:
-        train: The examples to train on: a ``datasets.Dataset``, or a name or path, for ``load_from_disk`` if that is a
-            folder which ``save_to_disk`` has written, else for ``load_dataset``.
-        label: The column by which a partition goes.
-        columns: The columns that batches have; None: all of them.
+        train: The examples to train on: a ``datasets.Dataset``, or a name or path. A folder written by
+            ``save_to_disk`` is read by ``load_from_disk``, all else by ``load_dataset``.
+        label: The column that partitioners use as label.
+        columns: The columns of a batch; None: all of them.
         val: The examples to validate and test on: a dataset, or the name of a split, such as ``"test"``, if ``train``
-            is a name or path; None: there are none.
+            is a name or path; None: no such examples.
         split: The split to train on, if ``train`` is a name or path.
         batch_size: The number of examples in a batch.
         shuffle: Whether training batches are shuffled.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
+        TypeError: If an argument has the wrong type.
         ValueError: If the batch size is out of range, or when a dataset is read, if there is no such column, or values
             in the label's are missing.
 
@@ -82,7 +82,7 @@ class HuggingFaceDataModule(TableDataModule):
 
     @override
     def prepare_data(self) -> None:
-        """Download or read what is given by name."""
+        """Download or read the datasets that are given by name."""
         for split in self._given:
             self._load(split)
 

@@ -18,7 +18,7 @@ def read_idx(path: str | Path) -> NDArray[np.generic]:
     """Read an array from an IDX file, plain or compressed by gzip.
 
     Args:
-        path: The file. Whether it is compressed is seen by its first bytes, whatever its name.
+        path: The file. Compression is detected from the first bytes, not from the name.
 
     Returns:
         The array, in the machine's byte order.
@@ -48,7 +48,7 @@ def _array(file: BinaryIO, path: Path) -> NDArray[np.generic]:
     shape = tuple(int(size) for size in np.frombuffer(header[: len(header) // 4 * 4], dtype=">u4"))
     dtype = np.dtype(_DTYPES[magic[2]])
     expected = math.prod(shape) * dtype.itemsize
-    data = file.read()  # not as many as the header says, which may be more than fit in memory
+    data = file.read()  # not the number in the header, which may exceed the memory
     if len(shape) < magic[3] or len(data) != expected:
         more = "more than" if len(data) > expected and len(shape) == magic[3] else "fewer bytes than"
         raise ValueError(f"{path} has {more} its header says, {expected} for shape {shape}: download it again")

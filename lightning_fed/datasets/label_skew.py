@@ -1,4 +1,4 @@
-"""Label skew: ways of dealing one dataset out by which a worker has more of some labels than another.
+"""Label skew: partitioners by which the distribution of labels differs between workers.
 
 All are vectorised over examples and workers and draw from ``numpy.random.default_rng(SeedSequence(seed))``.
 """
@@ -31,10 +31,10 @@ from lightning_fed.datasets._dealing import (
 from lightning_fed.datasets.partition import Partition, Partitioner
 
 DIRICHLET_DRAWS = 10
-"""How often :class:`Dirichlet` draws before it moves examples to workers that are still too small."""
+"""The number of draws of :class:`Dirichlet` before it moves examples to workers that are still too small."""
 
 CAPPED_DRAWS = 100
-"""How often it does so where it is capped: the authors' code draws until it succeeds."""
+"""The number of draws with ``capped``; the authors' code draws until it succeeds."""
 
 
 @final
@@ -42,24 +42,24 @@ CAPPED_DRAWS = 100
 class Dirichlet(Partitioner):
     """Label skew: each class is cut among the workers in proportions drawn from ``Dirichlet(alpha)``.
 
-    A small ``alpha`` gives a worker few classes, and sizes that differ widely; a large one comes near to IID. If some
-    worker gets fewer than ``min_size`` examples, all proportions are drawn anew, at most ten times in all, and not if
-    more than twenty workers do, as it would not help; what is still missing after that is moved from the largest
-    workers, whose sizes are cut to one common level.
+    A small ``alpha`` assigns few classes to a worker, and the sizes differ widely; a large one is close to IID. If some
+    worker receives fewer than ``min_size`` examples, all proportions are drawn again, at most ten times in total, and
+    not if this holds for more than twenty workers, since a new draw would hardly succeed. Missing examples are then
+    moved from the largest workers, whose sizes are reduced to one common level.
 
-    With ``capped`` the classes are cut in their order, and a worker that holds its even share of the examples already,
-    ``n / workers``, gets none of the next class: sizes differ less. Numbers are rounded down, what is left over goes to
-    the last worker, and proportions are drawn up to a hundred times.
+    With ``capped`` the classes are cut in their order, and a worker that already holds its even share of the examples,
+    ``n / workers``, receives none of the next class, so sizes differ less. Numbers are rounded down, the remainder goes
+    to the last worker, and proportions are drawn up to a hundred times.
 
     Args:
-        workers: How many workers.
+        workers: The number of workers.
         alpha: The concentration, above 0; 0.1 to 1 is usual.
-        min_size: The fewest examples that a worker may hold, at least 1.
-        seed: Decides the proportions and which examples go where; None: follow ``pl.seed_everything``.
-        capped: Whether a worker that has its even share gets none of further classes.
+        min_size: The minimum number of examples of a worker, at least 1.
+        seed: The seed of the proportions and of the dealing; None: use the seed of ``pl.seed_everything``.
+        capped: Whether a worker with its even share receives no examples of further classes.
 
     Raises:
-        TypeError: If an argument is no number, or ``capped`` neither True nor False.
+        TypeError: If an argument is not a number, or ``capped`` is not a bool.
         ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
 
     Example::
@@ -74,7 +74,7 @@ class Dirichlet(Partitioner):
         Hsu et al., 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
         Classification" (which draws proportions of classes per worker); Li et al., 2022, "Federated Learning on
         Non-IID Data Silos: An Experimental Study", NIID-Bench (per class, as here). Deviation from the latter's code
-        without ``capped``: it gives a worker that has its share of examples already no more, rounds down, and draws
+        without ``capped``: it assigns no more examples to a worker that has its share, rounds down, and draws
         until all are large enough. ``capped=True, min_size=10`` is its rule (``noniid-labeldir``).
     """
 
@@ -117,7 +117,7 @@ class Dirichlet(Partitioner):
 
     def _draw(self, class_sizes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw the worker of each example, class by class: ``[n]``."""
-        # Not as one table: that of classes by workers may be larger than the data by far.
+        # Not as one table: a table of classes by workers may be far larger than the data.
         return np.concatenate(
             [
                 np.repeat(np.arange(self.workers), cut(self._shares(rng), size, rng.random()))
@@ -126,12 +126,12 @@ class Dirichlet(Partitioner):
         )
 
     def _draw_capped(self, class_sizes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw the same, but give nothing to workers that have their even share of all examples."""
+        """Draw the same, but assign nothing to workers that have their even share of all examples."""
         held, owners = np.zeros(self.workers, dtype=np.int64), []
         for size in class_sizes.tolist():
             has_room = held < class_sizes.sum() / self.workers
             shares = self._shares(rng) * has_room
-            # A tiny alpha may leave those that have room no share at all; the authors' code divides by zero then.
+            # With a tiny alpha all workers with room may have share 0; the authors' code then divides by zero.
             shares = shares / shares.sum() if shares.any() else has_room / has_room.sum()
             counts = cut_down(shares, size)
             held += counts
@@ -145,17 +145,17 @@ class Dirichlet(Partitioner):
 @final
 @dataclass(frozen=True)
 class Shards(Partitioner):
-    """Pathological label skew: sort by label, cut into equal shards, deal each worker a few.
+    """Pathological label skew: examples sorted by label are cut into equal shards, of which each worker gets a few.
 
     With two shards most workers see examples of at most two classes. Shard sizes differ by at most one.
 
     Args:
-        workers: How many workers.
-        shards_per_worker: How many shards each is dealt.
-        seed: Decides who is dealt which shard; None: follow ``pl.seed_everything``.
+        workers: The number of workers.
+        shards_per_worker: The number of shards of each worker.
+        seed: The seed of the dealing; None: use the seed of ``pl.seed_everything``.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If an argument is out of range, or, when called, if there are more shards than examples.
 
     Example::
@@ -195,20 +195,20 @@ class Shards(Partitioner):
 @final
 @dataclass(frozen=True)
 class LabelsPerWorker(Partitioner):
-    """Label skew: every worker holds examples of exactly so many labels.
+    """Label skew: every worker holds examples of a fixed number of labels.
 
-    Worker ``i`` of a data set with ``C`` labels holds the one at place ``i mod C`` of their sorted order, and others
-    that are drawn at random without repetition. Each label's examples are shuffled and cut among the workers that hold
-    it; their numbers differ by at most one, and the first of these workers have the larger ones. Sizes differ, since
-    some labels have more holders than others.
+    Worker ``i`` of a data set with ``C`` labels holds the label at position ``i mod C`` of the sorted labels, and
+    others that are drawn at random without repetition. Each label's examples are shuffled and cut among its holders;
+    their numbers differ by at most one, and the first holders have the larger parts. Sizes differ, since some labels
+    have more holders than others.
 
     Args:
-        workers: How many workers.
-        labels: How many labels each holds.
-        seed: Decides the labels and which examples go where; None: follow ``pl.seed_everything``.
+        workers: The number of workers.
+        labels: The number of labels of each worker.
+        seed: The seed of the labels and of the dealing; None: use the seed of ``pl.seed_everything``.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If an argument is out of range, or, when called, if there are fewer labels than a worker is to
             hold, if no worker holds some label (which happens only with fewer workers than labels), or if a label has
             fewer examples than holders.
@@ -250,7 +250,7 @@ class LabelsPerWorker(Partitioner):
         self._refuse(known, class_sizes, holders)
         by_label = np.argsort(held, kind="stable")  # pairs of a worker and a label of its own; workers ascending
         label = held[by_label]
-        place = np.arange(len(held)) - offsets(holders)[label]  # of the worker among the label's holders
+        place = np.arange(len(held)) - offsets(holders)[label]  # the worker's position among the label's holders
         sizes = class_sizes[label] // holders[label] + (place < class_sizes[label] % holders[label])
         order = rng.permutation(len(classes))
         owners = np.repeat(by_label // self.labels, sizes)

@@ -1,4 +1,4 @@
-"""A data set with a long tail: fewer and fewer examples from class to class."""
+"""A data set with a long tail: the number of examples decreases from class to class."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lightning_fed.datasets._sources import dataset_in, labels_of, size_of
 
 @final
 class LongTail(Shown, pl.LightningDataModule):
-    """The data of a datamodule, of which class ``i`` keeps a share of ``decay**i``, in training and evaluation alike.
+    """Reduces class ``i`` of a datamodule to a share of ``decay**i``, in training and evaluation.
 
     Classes are counted from 0 in the sorted order of the training labels. Of ``m`` examples of class ``i`` the first
-    ``floor(m * decay**i)`` in the dataset's order are kept, which may be none, and those that are kept stand class by
-    class. Nothing is drawn. Loaders are as the source's: their batch size, whether they shuffle, and so on. What the
-    source does to batches (``on_after_batch_transfer`` and such) is left out.
+    ``floor(m * decay**i)`` in the dataset's order are kept, possibly none, and the result is ordered by class. Nothing
+    is drawn at random. Loaders have the source's settings: batch size, shuffling, and so on. Batch hooks of the source
+    (such as ``on_after_batch_transfer``) are not called.
 
     Args:
         source: A datamodule with one loader for training, and one each for validation and test if it has them, whose
@@ -33,8 +33,8 @@ class LongTail(Shown, pl.LightningDataModule):
         decay: The share, above 0 and at most 1; 1 keeps everything.
 
     Raises:
-        TypeError: If ``source`` is no datamodule, or ``decay`` no number; when loaders are asked for, if one of the
-            source's is no DataLoader of a map-style dataset, has a sampler of the user's, or gives no labels.
+        TypeError: If ``source`` is not a datamodule, or ``decay`` no number; when loaders are asked for, if one of the
+            source's is not a DataLoader of a map-style dataset, has a sampler of the user's, or gives no labels.
         ValueError: If ``decay`` is out of range; when loaders are asked for, if one of the source's has a label that
             the training data have not.
 
@@ -59,7 +59,7 @@ class LongTail(Shown, pl.LightningDataModule):
         self._classes: NDArray[Any] | None = None
         self._kept: dict[str, tuple[Dataset[Any], Dataset[Any]]] = {}
         for name in ("val_dataloader", "test_dataloader"):
-            if not is_overridden(name, source):  # then Lightning is to see Lightning's own methods
+            if not is_overridden(name, source):  # then Lightning must see its own methods
                 vars(self)[name] = partial(getattr(pl.LightningDataModule, name), self)
 
     @override
@@ -69,7 +69,7 @@ class LongTail(Shown, pl.LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Set the source up, to fit as well: its training data say which classes there are."""
+        """Set the source up, always for fitting too: its training data define the classes."""
         if self._classes is None and stage != "fit":
             self._source.setup("fit")
         self._source.setup(stage)
@@ -79,23 +79,23 @@ class LongTail(Shown, pl.LightningDataModule):
 
     @override
     def teardown(self, stage: str) -> None:
-        """Tear the source down, and drop what was cut."""
+        """Tear the source down, and release the reduced datasets."""
         self._kept.clear()
         self._source.teardown(stage)
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return what is kept of the training data."""
+        """Return the kept training data."""
         return self._cut("train_dataloader")
 
     @override
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return what is kept of the validation data."""
+        """Return the kept validation data."""
         return self._cut("val_dataloader")
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return what is kept of the test data."""
+        """Return the kept test data."""
         return self._cut("test_dataloader")
 
     def _cut(self, name: str) -> DataLoader[Any]:
@@ -140,7 +140,7 @@ class LongTail(Shown, pl.LightningDataModule):
 
 
 def _goes_by_length(sampler: object, dataset: Dataset[Any]) -> bool:
-    """Whether a sampler takes each example once, in order or shuffled, as the loader that is made will."""
+    """Whether a sampler takes each example once, in order or shuffled, as the new loader does."""
     if type(sampler) is RandomSampler:
         return not sampler.replacement and sampler.num_samples == size_of(dataset)
     return type(sampler) is SequentialSampler

@@ -25,10 +25,10 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
     """Pictures of one channel and their labels in four IDX files; see :class:`MNIST` and :class:`FashionMNIST`."""
 
     mean: ClassVar[float]
-    """The mean of all pixels of the training part, in [0, 1]."""
+    """The mean of all pixels of the training part, scaled to [0, 1]."""
 
     std: ClassVar[float]
-    """Their standard deviation."""
+    """The standard deviation of these pixels."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
 
     @override
     def prepare_data(self) -> None:
-        """Download what is missing, if ``download`` is set.
+        """Download missing files, if ``download`` is set.
 
         Raises:
-            ImportError: If something is to be downloaded, and torchvision is not installed.
+            ImportError: If a download is required, and torchvision is not installed.
         """
         if self._download and any(self._found(name) is None for name in self._names()):
             what = f"{type(self).__name__}(download=True)"
@@ -63,8 +63,8 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
         """Read the files, once.
 
         Raises:
-            FileNotFoundError: If one of them is missing.
-            ValueError: If one of them is damaged, or images and labels do not go together.
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file is damaged, or images and labels do not match.
         """
         if not self._loaded:
             self._loaded = {part: self._read(part) for part in _PARTS}
@@ -91,7 +91,7 @@ class IdxDataModule(Shown, pl.LightningDataModule, ABC):
             part: ``"train"`` or ``"test"``.
 
         Raises:
-            TypeError: If ``part`` is no string.
+            TypeError: If ``part`` is not a string.
             ValueError: If there is no such part.
             RuntimeError: If ``setup`` was not called.
         """
@@ -152,11 +152,11 @@ class MNIST(IdxDataModule):
         flatten: Whether an example is a vector of 784 numbers.
         normalize: Whether the training part's mean is subtracted from every pixel, which is then divided by the
             standard deviation.
-        batch_size: Examples in a batch.
+        batch_size: The number of examples in a batch.
         download: Whether missing files are downloaded; needs the extra ``vision`` (torchvision).
 
     Raises:
-        TypeError: If an argument is of a wrong type.
+        TypeError: If an argument has the wrong type.
         ValueError: If the batch size is out of range.
 
     Example::
@@ -180,11 +180,11 @@ class FashionMNIST(IdxDataModule):
         flatten: Whether an example is a vector of 784 numbers.
         normalize: Whether the training part's mean is subtracted from every pixel, which is then divided by the
             standard deviation.
-        batch_size: Examples in a batch.
+        batch_size: The number of examples in a batch.
         download: Whether missing files are downloaded; needs the extra ``vision`` (torchvision).
 
     Raises:
-        TypeError: If an argument is of a wrong type.
+        TypeError: If an argument has the wrong type.
         ValueError: If the batch size is out of range.
 
     Example::

@@ -1,4 +1,4 @@
-"""Feature skew by noise: each worker's inputs are noisier than those of the one before."""
+"""Feature skew by noise: each worker's inputs are noisier than the previous worker's."""
 
 from __future__ import annotations
 
@@ -26,19 +26,17 @@ if TYPE_CHECKING:
 
 @final
 class NoiseByWorker(WrappedPopulation):
-    """A dataset dealt out to workers, with Gaussian noise on the inputs: the least at the first worker.
+    """Adds Gaussian noise to the inputs of a dataset dealt out to workers, increasing from worker to worker.
 
-    To the inputs of worker ``i`` of ``n``, counted from 0, noise of the standard deviation ``std * (i + 1) / n`` is
-    added, to those that it holds out for validation, too. An example's noise is drawn once, as a function of the seed
-    and of its number in the dataset, so it is the same in every epoch. It is added when a worker is built; of a
-    dataset that is no tensors, when an example is read. Two of these populations are equal only if they are the same
-    object.
+    The noise of worker ``i`` of ``n``, counted from 0, has the standard deviation ``std * (i + 1) / n``; held-out
+    examples receive it, too. An example's noise is a function of the seed and of its number in the dataset, so it is
+    the same in every epoch. It is added when a worker is built, or, if the dataset does not consist of tensors, when an
+    example is read. Two of these populations are equal only if they are the same object.
 
     Args:
-        population: A dataset dealt out to workers. Of each example's parts the first one is its input, a tensor of
-            floats.
+        population: A dataset dealt out to workers. The first part of each example is its input, a tensor of floats.
         std: The standard deviation at the last worker, at least 0.
-        seed: Decides the noise; None: follow ``pl.seed_everything``.
+        seed: The seed of the noise; None: use the seed of ``pl.seed_everything``.
 
     Raises:
         TypeError: If ``population`` is none, or another argument no number; when a worker is built or its examples are
@@ -79,7 +77,7 @@ class NoiseByWorker(WrappedPopulation):
         """Build the datamodule of one worker.
 
         Raises:
-            KeyError: If there is no such worker; the message names one that there is.
+            KeyError: If there is no such worker; the message names an existing one.
         """
         std = self._std * (self._population.partition.position(name) + 1) / len(self)
         return self._population[name].changed(partial(_noisy, std=std, seed=self._noise_seed))
@@ -89,7 +87,7 @@ class NoiseByWorker(WrappedPopulation):
         return self._population.label_counts()
 
     def plot(self) -> Figure:
-        """Draw who holds how many examples of which label; see :meth:`PartitionedPopulation.plot`."""
+        """Plot the numbers of examples by worker and label; see :meth:`PartitionedPopulation.plot`."""
         return self._population.plot()
 
     @override
@@ -106,7 +104,7 @@ class NoisyDataset(Dataset[Any]):
     Args:
         share: The examples.
         std: The noise's standard deviation.
-        seed: Decides the noise, with an example's number in the whole dataset.
+        seed: The seed of the noise, together with an example's number in the whole dataset.
     """
 
     def __init__(self, share: Subset[Any], std: float, seed: int) -> None:
@@ -123,7 +121,7 @@ class NoisyDataset(Dataset[Any]):
 
 
 def _noisy(share: Subset[Any], std: float, seed: int) -> Dataset[Any]:
-    """Return examples with noise: of tensors as tensors, of which engines index whole batches."""
+    """Return examples with noise; tensors stay tensors, so engines can index whole batches."""
     rows = rows_of(share)
     if rows is None:
         return NoisyDataset(share, std, seed)

@@ -1,4 +1,4 @@
-"""Partitions, which say which worker holds which example, and the partitioners that make them."""
+"""Partitions, which assign each example to a worker, and the partitioners that make them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Partition:
 
     Args:
         indices: The examples, worker by worker: int64 ``[n]``, a permutation of ``0 .. n - 1``. Read-only, and copied
-            if what is given is not: of hundreds of millions of examples it is good not to hold two.
-        offsets: Where each worker begins, and at last ``n``: int64 ``[workers + 1]``. Read-only, copied likewise.
+            if the given array is writable; a read-only array avoids two copies of a large one.
+        offsets: The start of each worker, and finally ``n``: int64 ``[workers + 1]``. Read-only, copied likewise.
         names: One name per worker, or ``None`` for computed ones.
 
     Raises:
@@ -110,7 +110,7 @@ class Partition:
         """Return the position of the worker of that name, in constant time.
 
         Raises:
-            KeyError: If no worker bears the name; the message gives one that does.
+            KeyError: If there is no such worker; the message names an existing one.
         """
         if self.names is not None:
             position = self._positions.get(name, -1)
@@ -139,16 +139,16 @@ class Partitioner(Shown, ABC):
     """A rule that deals examples out to workers; the same seed and labels give the same partition."""
 
     seed: int | None = None
-    """Decides what is drawn; None: nothing is."""
+    """The seed; None: nothing is drawn at random."""
 
     @property
     def needs_labels(self) -> bool:
-        """Whether the values of the labels matter; where they do not, only how many there are, none need be read."""
+        """Whether the partition depends on the values of the labels, not only on their number."""
         return True
 
     @property
     def column(self) -> str | None:
-        """The column of the source whose values are to be given as labels; None: the labels themselves."""
+        """The column of the source whose values are passed as labels; None: the labels themselves."""
         return None
 
     @abstractmethod
@@ -162,7 +162,7 @@ class Partitioner(Shown, ABC):
             A partition of the examples ``0 .. n - 1``.
 
         Raises:
-            ValueError: If the examples cannot be dealt out as asked.
+            ValueError: If the examples cannot be dealt out by this rule.
         """
 
 

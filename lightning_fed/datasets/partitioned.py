@@ -1,4 +1,4 @@
-"""One dataset as a population: each worker holds a share, built when it is asked for."""
+"""One dataset as a population: each worker holds a share, built on demand."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class LoaderSettings:
 
 @final
 class SubsetDataModule(Shown, pl.LightningDataModule):
-    """A worker's share of a shared dataset, all of it to train on.
+    """A worker's share of a shared dataset, all of it for training.
 
-    It does not define ``val_dataloader``, so Lightning sees that there is nothing to validate on.
+    It does not define ``val_dataloader``, so Lightning detects that there are no validation data.
 
     Args:
         train_set: The share.
-        settings: How to make the loader.
+        settings: The settings of the loader.
     """
 
     def __init__(self, train_set: Dataset[Any], settings: LoaderSettings) -> None:
@@ -84,9 +84,9 @@ class SplitSubsetDataModule(Shown, pl.LightningDataModule):
     """A worker's share of a shared dataset, some of it held out.
 
     Args:
-        train_set: What to train on.
-        val_set: What is held out.
-        settings: How to make the loaders.
+        train_set: The examples to train on.
+        val_set: The held-out examples.
+        settings: The settings of the loaders.
     """
 
     def __init__(self, train_set: Dataset[Any], val_set: Dataset[Any], settings: LoaderSettings) -> None:
@@ -114,32 +114,31 @@ class SplitSubsetDataModule(Shown, pl.LightningDataModule):
 class PartitionedPopulation(Population):
     """A dataset dealt out to workers: a lazy mapping from a worker's name to its share as a datamodule.
 
-    Nothing happens until the population is first used; then the source is prepared and set up and the partition drawn,
-    once. A worker's datamodule is built each time it is asked for and costs a list of its examples. Two populations
-    are equal only if they are the same object.
+    At its first use, the population prepares and sets up the source and draws the partition, once. A worker's
+    datamodule is built at each access, and costs a list of its examples. Two populations are equal only if they are the
+    same object.
 
     Args:
         source: A datamodule, whose ``train_dataloader().dataset`` is dealt out, a map-style dataset, or tensors or
             arrays such as ``(x, y)``. In multi-process training every process prepares the source, so prepare a
             download beforehand.
-        partition: How to deal the examples out.
+        partition: The partitioner.
         labels: The label of every example, ``[n]``, or the name of its column if the source is a table, such as a
             ``FrameDataModule``. ``None``: the table's label; of other sources the last tensor of a ``TensorDataset``
             (or of a ``Subset`` of one), else ``example[-1]`` of every example, read once, if the partitioner needs it.
-        batch_size: Examples in a worker's batch.
-        val_fraction: The share of each worker's examples that is held out, rounded down; at least one example stays
-            to train on. Which ones is random but always the same for a worker's position and size. A worker with no
-            held-out example, or any if this is 0, is a :class:`SubsetDataModule`, else a
-            :class:`SplitSubsetDataModule`.
+        batch_size: The number of examples in a worker's batch.
+        val_fraction: The share of each worker's examples that is held out, rounded down; at least one example
+            remains for training. The choice is random, but a function of the worker's position and size. A worker
+            without held-out examples is a :class:`SubsetDataModule`, else a :class:`SplitSubsetDataModule`.
         shuffle: Whether training batches are shuffled.
         drop_last: Whether an incomplete last training batch is dropped; a worker smaller than a batch then has none.
-        num_workers: Loader processes per loader.
-        collate_fn: Makes a batch of a list of examples, by padding for example; None: torch's own stacks them.
+        num_workers: The number of processes of each loader.
+        collate_fn: Makes a batch from a list of examples, for instance by padding; None: torch's default.
 
     Raises:
-        ValueError: If an argument is out of range, or, on first use, if labels, partition and dataset do not fit.
-        TypeError: If ``source`` is neither a datamodule nor a dataset, or another argument of a wrong type; on first
-            use, if it is not map-style or holds no labels.
+        ValueError: If an argument is out of range, or, at the first use, if labels, partition and dataset do not match.
+        TypeError: If ``source`` is neither a datamodule nor a dataset, or another argument has the wrong type; at the
+            first use, if the dataset is not map-style or has no labels.
 
     Example::
 
@@ -191,14 +190,14 @@ class PartitionedPopulation(Population):
 
     @property
     def partition(self) -> Partition:
-        """The partition, which says which worker holds which examples of the dataset."""
+        """The partition, which assigns each example of the dataset to a worker."""
         return self._deal()[1]
 
     def label_counts(self) -> LabelCounts:
-        """Count the examples of each label at each worker, those that are held out too.
+        """Count the examples of each label at each worker, including held-out examples.
 
-        The labels are those by which the examples were dealt out; where none were needed and the dataset has none that
-        can be read, or they are more than 100 different ones, only sizes are counted.
+        The labels are those of the partition. If the partitioner required none and the dataset has no readable labels,
+        or if there are more than 100 different labels, only sizes are counted.
         """
         dataset, partition = self._deal()
         try:
@@ -208,10 +207,10 @@ class PartitionedPopulation(Population):
         return count_labels(partition, labels)
 
     def plot(self) -> Figure:
-        """Draw who holds how many examples of which label; see :func:`draw_label_counts`.
+        """Plot the numbers of examples by worker and label; see :func:`draw_label_counts`.
 
         Returns:
-            A matplotlib figure, which a notebook shows, and ``savefig`` writes to a file.
+            A matplotlib figure; a notebook shows it, and ``savefig`` writes it to a file.
 
         Raises:
             ImportError: If matplotlib is not installed; it comes with the extra ``examples``.
@@ -221,7 +220,7 @@ class PartitionedPopulation(Population):
 
     @override
     def num_examples(self, name: str) -> int:
-        """Return the number of training examples of a worker, without those held out, without building anything."""
+        """Return a worker's number of training examples, without held-out ones; no worker is built."""
         partition = self.partition
         position = partition.position(name)
         size = int(partition.offsets[position + 1] - partition.offsets[position])
@@ -229,14 +228,14 @@ class PartitionedPopulation(Population):
 
     @override
     def has_loader(self, kind: EvaluationKind) -> bool:
-        """Say whether the workers hold out validation data."""
+        """Return whether the workers hold out validation data."""
         return kind == "val" and self._val_fraction > 0
 
     def __getitem__(self, name: str) -> SubsetDataModule | SplitSubsetDataModule:
         """Build the datamodule of one worker.
 
         Raises:
-            KeyError: If there is no such worker; the message names one that there is.
+            KeyError: If there is no such worker; the message names an existing one.
         """
         dataset, partition = self._deal()
         position = partition.position(name)
@@ -264,7 +263,7 @@ class PartitionedPopulation(Population):
 
     @override
     def __contains__(self, name: object) -> bool:
-        """Tell whether a worker bears the name, without building it."""
+        """Return whether a worker has this name, without building it."""
         if not isinstance(name, str):
             return False
         try:
@@ -275,7 +274,7 @@ class PartitionedPopulation(Population):
 
     @override
     def __repr__(self) -> str:
-        """Show how the dataset is dealt out, and once it has been the workers' sizes; deal nothing out."""
+        """Show the partitioner, and the workers' sizes once the dataset is dealt out."""
         how = f"{text_of(self._source)}, {self._partition!r}"
         if self._dealt is None:
             return f"{type(self).__name__}({how}, not dealt out yet)"

@@ -1,4 +1,4 @@
-"""Ways of dealing one dataset out whatever its labels are: evenly, in sizes that differ, or by natural ids.
+"""Partitioners that ignore labels: into even parts, into sizes that differ, or by natural ids.
 
 All are vectorised over examples and workers and draw from ``numpy.random.default_rng(SeedSequence(seed))``.
 """
@@ -29,20 +29,20 @@ from lightning_fed.datasets._dealing import (
 from lightning_fed.datasets.partition import Partition, Partitioner
 
 SIZE_DRAWS = 1000
-"""How often :class:`DirichletSizes` draws before it lifts workers that are still too small."""
+"""The number of draws of :class:`DirichletSizes` before it raises the sizes of workers that are still too small."""
 
 
 @final
 @dataclass(frozen=True)
 class IID(Partitioner):
-    """Shuffle, then cut into equal parts: sizes differ by at most one.
+    """IID: the shuffled examples are cut into equal parts; sizes differ by at most one.
 
     Args:
-        workers: How many workers.
-        seed: Decides the shuffle; None: follow ``pl.seed_everything``.
+        workers: The number of workers.
+        seed: The seed of the shuffle; None: use the seed of ``pl.seed_everything``.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If ``workers`` or ``seed`` is out of range, or, when called, if a worker would hold nothing.
 
     Example::
@@ -136,17 +136,17 @@ class NaturalIds(Partitioner):
 class LogNormal(Partitioner):
     """Quantity skew: sizes in proportion to log-normal draws, contents IID.
 
-    Workers whose share is below ``min_size`` get ``min_size``, and all others keep their proportions; sizes are
+    Workers whose share is below ``min_size`` receive ``min_size``, and all others keep their proportions. Sizes are
     rounded by largest remainder.
 
     Args:
-        workers: How many workers.
+        workers: The number of workers.
         sigma: The standard deviation of the logarithm of a size, at least 0; 0 gives equal sizes.
-        min_size: The fewest examples that a worker may hold, at least 1.
-        seed: Decides the sizes and which examples go where; None: follow ``pl.seed_everything``.
+        min_size: The minimum number of examples of a worker, at least 1.
+        seed: The seed of the sizes and of the dealing; None: use the seed of ``pl.seed_everything``.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
 
     Example::
@@ -195,18 +195,18 @@ class LogNormal(Partitioner):
 class DirichletSizes(Partitioner):
     """Quantity skew: sizes in proportions drawn from ``Dirichlet(alpha)``, contents IID.
 
-    If the share of some worker comes to fewer than ``min_size`` examples, all are drawn anew, at most a thousand times,
-    and not if more than twenty workers' do, as it would not help; after that, these workers get ``min_size``, and all
-    others keep their proportions. Sizes are rounded by largest remainder.
+    If some worker's share is below ``min_size`` examples, all shares are drawn again, at most a thousand times, and not
+    if this holds for more than twenty workers, since a new draw would hardly succeed. Afterwards these workers receive
+    ``min_size``, and all others keep their proportions. Sizes are rounded by largest remainder.
 
     Args:
-        workers: How many workers.
-        alpha: The concentration, above 0: the smaller, the more sizes differ.
-        min_size: The fewest examples that a worker may hold, at least 1.
-        seed: Decides the sizes and which examples go where; None: follow ``pl.seed_everything``.
+        workers: The number of workers.
+        alpha: The concentration, above 0; sizes differ more for smaller values.
+        min_size: The minimum number of examples of a worker, at least 1.
+        seed: The seed of the sizes and of the dealing; None: use the seed of ``pl.seed_everything``.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If an argument is out of range, or, when called, if ``workers * min_size`` exceeds the examples.
 
     Example::

@@ -1,4 +1,4 @@
-"""Pictures of a partition: who holds how many examples of which label."""
+"""Plots of a partition: numbers of examples by worker and label."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_BARS = 50
-"""With more workers than this a picture has no bar for each of them."""
+"""The largest number of workers with a bar for each."""
 MOST_LABELS = 100
-"""With more different labels than this (real numbers, for example) a picture shows sizes only."""
+"""The largest number of different labels; with more (real numbers, for example) a plot shows sizes only."""
 MOST_NAMED = 20
-"""With more bars or labels than this they bear no names."""
+"""The largest number of bars or labels with names."""
 _WHAT = "a picture of a partition"
 
 
@@ -30,8 +30,8 @@ class LabelCounts(NamedTuple):
     Args:
         counts: int64 ``[workers, labels]``.
         workers: The workers' names, ``[workers]``.
-        labels: The labels in their order, ``[labels]``; empty if they are not told apart, and ``counts`` are sizes,
-            ``[workers, 1]``.
+        labels: The labels in their order, ``[labels]``; empty if labels are not distinguished, and ``counts`` are
+            sizes, ``[workers, 1]``.
     """
 
     counts: NDArray[np.int64]
@@ -43,9 +43,9 @@ def count_labels(partition: Partition, labels: NDArray[Any] | None) -> LabelCoun
     """Count the examples of each label at each worker.
 
     Args:
-        partition: Says who holds which example.
-        labels: The label of every example, ``[n]`` or ``[n, 1]``; None: they are not told apart. Neither are they if
-            more than 100 are different.
+        partition: The partition.
+        labels: The label of every example, ``[n]`` or ``[n, 1]``; None: labels are not distinguished, as with more
+            than 100 different labels.
 
     Raises:
         ValueError: If there is not one label for each example.
@@ -72,9 +72,9 @@ def count_labels(partition: Partition, labels: NDArray[Any] | None) -> LabelCoun
 
 
 def draw_label_counts(table: LabelCounts, title: str = "") -> Figure:
-    """Draw who holds how many examples of which label, into a figure of its own that pyplot has no part in.
+    """Plot the numbers of examples by worker and label, in a figure outside of pyplot.
 
-    Up to 50 workers have a bar each, stacked by label. More of them are shown as a map of the shares of labels, from
+    Up to 50 workers have a bar each, stacked by label. More workers are shown as a map of the shares of labels, from
     the smallest worker to the largest, beside a histogram of their sizes.
 
     Args:

@@ -17,11 +17,11 @@ from lightning_fed.datasets._drawn import DrawnPopulation
 
 FEATURES, CLASSES = 60, 10
 FEWEST = 50
-"""The fewest examples of a worker."""
+"""The minimum number of examples of a worker."""
 
 
 class Truth(NamedTuple):
-    """Parameters by which one worker's examples are drawn.
+    """Parameters of the distribution of one worker's examples.
 
     Args:
         center: The mean v of its inputs, ``[60]``.
@@ -45,19 +45,20 @@ class Synthetic(DrawnPopulation):
 
     .. note::
         ``u_k`` adds the same to all ten scores of an example, so ``alpha`` changes no label; the authors' code has the
-        same property. What makes the true models differ is that ``W_k`` and ``b_k`` are drawn anew for each worker.
+        same property. The true models differ because ``W_k`` and ``b_k`` are drawn for each worker.
 
     Args:
         alpha: The standard deviation of ``u_k``.
-        beta: The standard deviation of ``B_k``: the larger, the more inputs differ between workers.
-        iid: All workers have one true model, entries from N(0, 1), and inputs around 0; alpha and beta must be 0.
-        workers: How many.
-        seed: Decides everything; None: follow ``pl.seed_everything``. Seed 0 draws sizes from 50 to 889; they have a
-            long tail, and with another seed one worker may hold thousands.
-        batch_size: Examples in a batch.
+        beta: The standard deviation of ``B_k``; inputs differ more between workers for larger values.
+        iid: Whether all workers have one true model, entries from N(0, 1), and inputs around 0; alpha and beta must
+            then be 0.
+        workers: The number of workers.
+        seed: The seed of all draws; None: use the seed of ``pl.seed_everything``. Seed 0 draws sizes from
+            50 to 889; they have a long tail, and with another seed one worker may hold thousands.
+        batch_size: The number of examples in a batch.
 
     Raises:
-        TypeError: If an argument is no number, or ``iid`` neither True nor False.
+        TypeError: If an argument is not a number, or ``iid`` is not a bool.
         ValueError: If an argument is out of range.
 
     Example::
@@ -105,7 +106,7 @@ class Synthetic(DrawnPopulation):
 
 
 def draw_truths(rng: np.random.Generator, workers: int, alpha: float, beta: float, iid: bool) -> list[Truth]:
-    """Draw how each worker's examples come about; see :class:`Synthetic`."""
+    """Draw the parameters of each worker's distribution; see :class:`Synthetic`."""
     shape = (FEATURES, CLASSES)
     if iid:
         one = Truth(np.zeros(FEATURES), rng.standard_normal(shape), rng.standard_normal(CLASSES))

@@ -1,4 +1,4 @@
-"""Tables as datamodules, whose columns a partition can go by."""
+"""Tables as datamodules, whose columns a partitioner can use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TableDataModule(Shown, pl.LightningDataModule, ABC):
     """A datamodule over a table; see its two kinds, :class:`FrameDataModule` and :class:`HuggingFaceDataModule`.
 
     Args:
-        label: The column that a partition takes for the label.
+        label: The column that partitioners use as label.
         has_val: Whether there are examples to validate and test on.
         batch_size: The number of examples in a batch.
         shuffle: Whether training batches are shuffled.
@@ -34,16 +34,16 @@ class TableDataModule(Shown, pl.LightningDataModule, ABC):
         self.label = label
         self._batch_size = check_count("batch_size", batch_size)
         self._shuffle = flag("shuffle", shuffle)
-        if not has_val:  # then Lightning is to see Lightning's own methods
+        if not has_val:  # then Lightning must see its own methods
             for name in ("val_dataloader", "test_dataloader"):
                 vars(self)[name] = partial(getattr(pl.LightningDataModule, name), self)
 
     @abstractmethod
     def column(self, name: str) -> NDArray[Any]:
-        """Return a column of the training table, by which a partition deals examples out: ``[n]``.
+        """Return a column of the training table, for a partitioner: ``[n]``.
 
         Args:
-            name: Its name.
+            name: The column's name.
 
         Raises:
             ValueError: If there is no such column, or values in it are missing.
@@ -78,7 +78,7 @@ def names(argument: str, value: object) -> tuple[str, ...]:
 
 
 def refuse_unknown(name: str, known: Sequence[object], where: str) -> None:
-    """Refuse a column that is not there, with the nearest that is."""
+    """Refuse a column that does not exist, and name the nearest one."""
     names = [str(column) for column in known]
     shown = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
     raise ValueError(f"{where}: there is no column {name!r}{nearest(name, names)}; there are {shown}")
@@ -93,20 +93,20 @@ def refuse_missing(name: str, split: str, missing: int, row: int) -> None:
 
 
 def named(thing: object) -> str:
-    """Name the type of a thing, with its article."""
+    """Return the name of an object's type, with its article."""
     return "None" if thing is None else article(type(thing).__name__)
 
 
 def imported(package: str, name: str) -> Any:
-    """Return something of a package if the program has imported it, as whoever gives an object of it has; else None."""
+    """Return an object of a package if the program has imported the package; else None."""
     return getattr(sys.modules.get(package), name, None)
 
 
 def import_from(package: str, name: str) -> Any:
-    """Return something of a package that is not installed with lightning_fed.
+    """Return an object of a package that is not a dependency of lightning_fed.
 
     Raises:
-        ImportError: If it is not installed, or a folder of that name stands in its place.
+        ImportError: If the package is not installed, or a folder of that name shadows it.
     """
     try:
         return getattr(importlib.import_module(package), name)

@@ -25,11 +25,11 @@ class ToyDataModule(Shown, pl.LightningDataModule):
     Training, validation and test see the same rows as ``(x, target)``; prediction sees ``x``, float32 ``[n, 2]``.
 
     Args:
-        rows: Which of the rows 0 to 3 to hold, in this order; ``None`` for all four.
-        batch_size: Rows in a batch; ``None`` for all of them in one.
+        rows: The rows to hold, from 0 to 3, in this order; ``None`` for all four.
+        batch_size: The number of rows in a batch; ``None`` for one batch of all rows.
 
     Raises:
-        TypeError: If ``rows`` is no list of numbers, or ``batch_size`` no number.
+        TypeError: If ``rows`` is not a list of numbers, or ``batch_size`` no number.
         ValueError: If ``rows`` is empty or names a row that does not exist, or if ``batch_size`` is below 1.
 
     Example::
@@ -72,5 +72,5 @@ class ToyDataModule(Shown, pl.LightningDataModule):
     @override
     def predict_dataloader(self) -> DataLoader[Tensor]:
         """Return the rows as ``x`` alone."""
-        # A tensor serves a DataLoader as a dataset does; a TensorDataset would wrap every batch in a list.
+        # A DataLoader accepts a tensor as a dataset; a TensorDataset would wrap every batch in a list.
         return DataLoader(cast("Dataset[Tensor]", self._x), batch_size=self._batch_size)

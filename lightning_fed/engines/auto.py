@@ -33,17 +33,17 @@ class Auto(Engine):
     The rule: one after another if
 
     1. the checkpoint that is resumed from was written by a run that did so;
-    2. the module needs it (:class:`UnvectorizableError` says why);
+    2. the module needs it (``UnvectorizableError`` says why);
     3. the module has convolutions and runs on a CPU, where a stack of convolutions takes two to three times as long;
-    4. fewer than four workers train, as in :class:`Cyclic`;
+    4. fewer than four workers train, as in :class:`~lightning_fed.algorithms.Cyclic`;
     5. the cohort has up to 256 workers, of which fewer than three train at a time, on average over the steps, because
        some have many times as many batches as the others: a step of one, stacked, takes as long as one of many.
 
     Otherwise together. If then a step fails that one worker alone can take, all go on one after another from there. A
-    worker whose data alone cannot be stacked is trained by itself. What was chosen, and why, is said once.
+    worker whose data alone cannot be stacked is trained by itself. The choice and its reason are logged once.
 
     Under a promise of privacy nothing that workers' data decide may show. Rule 5 is left out; and after a step that
-    fails workers train one after another, but nothing is said, and :attr:`choice` is what it was.
+    fails workers train one after another, but nothing is logged, and :attr:`choice` stays unchanged.
 
     Where workers are limited in time (``worker_timeout``), each is trained in a process of its own, as by
     :class:`Isolated`: no other engine can end one that hangs.
@@ -131,7 +131,7 @@ class Auto(Engine):
             try:
                 with Watch().over(name, job.round):
                     batches = self._workers.ready(name).batches.num_batches
-            except Exception:  # what is wrong with its data is told when it is trained
+            except Exception:  # an error in its data is raised when it is trained
                 batches = None
             if batches is not None:
                 steps.append(batches * job.work.get(name, 1.0))

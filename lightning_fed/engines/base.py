@@ -44,7 +44,7 @@ class Engine(Shown, ABC):
     """Trains workers. What comes back depends on the job, the workers and their data, not on the engine."""
 
     def limit(self, seconds: float | None) -> None:
-        """Set how long one worker may train in one round; called before each :meth:`setup`, and at the very start.
+        """Set how long one worker may train in one round; called before each ``setup``, and at the very start.
 
         Args:
             seconds: The seconds from when its work begins, and not from when it waits for its turn; None: no limit.
@@ -61,17 +61,17 @@ class Engine(Shown, ABC):
     _listener: Callable[[int], None] | None = None
 
     def report_to(self, listener: Callable[[int], None] | None) -> None:
-        """Set who hears, in the middle of a round, that workers have been trained; called before each :meth:`setup`.
+        """Set the listener to workers' trainings in the middle of a round; called before each ``setup``.
 
         Args:
-            listener: Called with a number of trainings each time that as many are over; None: nobody listens.
+            listener: Called with a number of trainings each time that as many are over; None: no listener.
         """
         self._listener = listener
 
     def has_trained(self, trainings: int) -> None:
         """Report that local trainings are over; for engines that yield many workers at a time.
 
-        Workers are counted anyway, as they come out of :meth:`run`, so an engine need not call this.
+        Workers are counted anyway, as they come out of ``run``, so an engine need not call this.
 
         Args:
             trainings: Their number; an algorithm may train each worker several times (``Algorithm.trainings``).
@@ -88,20 +88,20 @@ class Engine(Shown, ABC):
         Args:
             module: The user's module, to be copied; the engine must not train this one.
             workers: The workers' data.
-            trainer: For its device and precision, and for what the user's own code asks of ``self.trainer``.
-            outbox: The steps between local training and what :meth:`run` yields; FedAvg's by default, which are none
+            trainer: For its device and precision, and for what the user's own code reads from ``self.trainer``.
+            outbox: The steps between local training and what ``run`` yields; FedAvg's by default, which are none
                 but the finite check.
 
         Raises:
-            ValueError: If the module cannot be trained locally; the message says why and what to do.
+            ValueError: If the module cannot be trained locally; the message names the reason and the fix.
         """
 
     @abstractmethod
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        """Train some workers, each from ``job.model``, and yield what leaves them: what comes out of the outbox.
+        """Train some workers, each from ``job.model``, and yield the updates that come out of the outbox.
 
         Args:
-            job: What the server sent; its tensors must not be written to.
+            job: The server's job; its tensors must not be written to.
             cohort: The names of the workers.
 
         Yields:
@@ -110,7 +110,7 @@ class Engine(Shown, ABC):
         """
 
     def refuse(self, worker: str, cohort: int) -> None:
-        """Hear that a worker's update does not count in its round; for engines whose workers remember it elsewhere.
+        """Note that a worker's update does not count in its round; for engines whose workers' own state lies elsewhere.
 
         Args:
             worker: Its name.
@@ -119,7 +119,7 @@ class Engine(Shown, ABC):
 
     @abstractmethod
     def teardown(self) -> None:
-        """Let go of everything that :meth:`setup` made."""
+        """Release everything that ``setup`` made."""
 
     @property
     def choice(self) -> str | None:
@@ -127,10 +127,10 @@ class Engine(Shown, ABC):
         return None
 
     def resume(self, choice: str) -> None:
-        """Take over the decision of the run that wrote the checkpoint; called before :meth:`setup`.
+        """Take over the decision of the run that wrote the checkpoint; called before ``setup``.
 
         Args:
-            choice: What :attr:`choice` was.
+            choice: The value of :attr:`choice`.
         """
 
 
@@ -154,9 +154,9 @@ class EngineOfNodes(Engine):
     def introduce(
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
-        """Get ready for a run of any kind: called once at its start, before :meth:`setup` and any question.
+        """Get ready for a run of any kind: called once at its start, before ``setup`` and any question.
 
-        A sanity check comes before :meth:`setup`, and a run that only evaluates never comes to it.
+        A sanity check comes before ``setup``, and a run that only evaluates never comes to it.
 
         Args:
             module: The user's module.
@@ -166,12 +166,12 @@ class EngineOfNodes(Engine):
         """
 
     def session(self) -> tuple[SecureServer, Machines]:
-        """Return the session of secure aggregation that the last :meth:`run` has begun: the server, and the workers'
-        machines, which it can ask.
+        """Return the session of secure aggregation that the last ``run`` has begun: the server, and the workers'
+        machines, to which it can send messages.
 
         Raises:
-            ValueError: If the engine knows none.
-            AbortError: If nobody was asked to train.
+            ValueError: If the engine has none.
+            AbortError: If no worker was to train.
         """
         raise ValueError(
             f"engine={type(self).__name__} exchanges no keys with its nodes: leave out secure_aggregation=, or take "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lightning_fed.wire import Job
 
 # An update passes half a dozen steps on its way to the aggregate, each with a cost of its own that is small only beside
-# a large model's arithmetic. Taken one by one, not in blocks, linear workers cost 22 ms instead of 15 beyond a hand-
-# written loop's 40 (benchmarks/overhead.py, cohort 100). Blocks beyond 16 MB no longer lie in a cache.
+# a large model's arithmetic. Blocks are faster than single updates (benchmarks/overhead.py). Blocks beyond 16 MB no
+# longer lie in a cache.
 _BLOCK_BYTES = 8 * 2**20
 _LONGEST_BLOCK = 64
 

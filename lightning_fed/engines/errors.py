@@ -7,7 +7,7 @@ from typing import final
 
 @final
 class UnvectorizableError(RuntimeError):
-    """Workers cannot be trained in lockstep; the message says why.
+    """Workers cannot be trained in lockstep; the message is the reason.
 
     Args:
         reason: In words.

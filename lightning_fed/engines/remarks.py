@@ -14,7 +14,7 @@ class Remark(UserWarning):
 
 @final
 class Remarks:
-    """Warns, each time of something else; nothing is said where a promise hides what workers do."""
+    """Warns of each thing once; not at all where a promise hides the workers' training."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -46,7 +46,7 @@ class Remarks:
             )
 
     def restarted(self, scheduler: Sequence[Any] | None) -> None:
-        """Say of a scheduler of the workers that it begins anew in each round, and whether it therefore does nothing.
+        """Warn that a scheduler of the workers begins anew in each round, and if the scheduler therefore has no effect.
 
         Args:
             scheduler: Its class, and whether a step so far was taken at another rate than the first; None: there
@@ -108,7 +108,7 @@ class Remarks:
 
         Args:
             text: The warning.
-            about: What not to warn of again, if another text may be about it.
+            about: The subject of the warning, of which no other text warns again; None: the text itself.
         """
         if (about or text) not in self._said and not self.silent:
             self._said.add(about or text)

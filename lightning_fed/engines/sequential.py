@@ -114,7 +114,7 @@ class Sequential(Engine):
         return {} if self._local_fit is None else self._local_fit.watch.changed
 
     def noted(self, settings: Mapping[str, str], warnings: Sequence[str]) -> dict[str, Any]:
-        """Return what is to be remarked on in another process, as JSON has it; see :meth:`Remarks.hear`.
+        """Return what is to be remarked on in another process, as JSON has it; see ``Remarks.hear``.
 
         Args:
             settings: Settings of this process that workers have changed otherwise.

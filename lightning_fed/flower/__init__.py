@@ -1,6 +1,6 @@
 """Real machines over Flower (``flwr``): the only package that imports it. ``pip install "lightning_fed[flower]"``.
 
-Nothing is imported before it is asked for: the relay is started for each message, and torch takes seconds.
+Imports are lazy: the relay is started for each message, and must not import torch.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ def server_app(
 
     Args:
         main: Called with the workers, the engine, and the run's configuration (``flwr run --run-config``).
-        nodes: How many nodes to wait for; the key ``nodes`` of the configuration counts before it.
-        names: The names of all workers, in order; the key ``names``, with commas between them, counts before it.
-        timeout: How many seconds a node may take for one message; the key ``timeout`` counts before it.
-        wait: How many seconds to wait until the nodes are there; the key ``wait`` counts before it.
-        most_examples: The number of examples that no worker can have more than.
+        nodes: The number of nodes to wait for; the key ``nodes`` of the configuration overrides it.
+        names: The names of all workers, in order; the key ``names``, separated by commas, overrides it.
+        timeout: The longest time of a node for one message, in seconds; the key ``timeout`` overrides it.
+        wait: The longest time to wait for the nodes, in seconds; the key ``wait`` overrides it.
+        most_examples: The largest number of examples that a worker may report.
 
     Example::
 

@@ -1,13 +1,13 @@
 """The ``flwr-clientapp`` of a node: runs the relay in place of the code that came with the run.
 
-Flower starts a process named ``flwr-clientapp`` for each message. Its own unpacks the App bundle that came from the
-server and imports the bundle's ClientApp: whoever can start a run executes code on every node. This one, found first on
-the node's ``PATH``, unpacks and imports nothing of the bundle: it loads the relay of this machine's installation.
+Flower starts a process named ``flwr-clientapp`` for each message. Flower's own unpacks the App bundle of the
+server and imports the ClientApp in the bundle: whoever can start a run executes code on every node. This program, first
+on the node's ``PATH``, unpacks and imports nothing of the bundle: it loads the relay of this machine's installation.
 
 For that it replaces three names within ``flwr.supernode.runtime.run_clientapp``. They are private and may move with
-any release of Flower; each is looked for first, and where one is missing nothing runs. A fourth, by which a message is
-fetched, is told to look again sooner; where it has moved, all runs as well, but slower. This is the one module that
-uses private names of Flower.
+any release of Flower: each is checked first, and where one is missing nothing runs. A fourth name, which fetches a
+message, is changed to poll at a shorter interval; where it has moved, runs work, but slower. Only this module uses
+private names of Flower.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _TAKEN = {"runtime_api_address", "token", "insecure", "certificates", "parent_pi
 
 
 def runner() -> Callable[..., None]:
-    """Return Flower's function that runs a ClientApp for one message, so changed that it runs the relay.
+    """Return Flower's function that runs a ClientApp for one message, changed to run the relay.
 
     Raises:
-        ImportError: If this version of Flower is another than those for which that is known to work.
+        ImportError: If this version of Flower is not supported.
     """
     module = import_module(_MODULE)
     _check(module)
@@ -75,14 +75,14 @@ def _check(module: ModuleType) -> None:
 
 
 def _skip(*_: Any, **__: Any) -> None:
-    """Neither unpack a bundle nor install what it asks for."""
+    """Neither unpack a bundle nor install its requirements."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the process for one message.
 
     Args:
-        arguments: As Flower's SuperExec gives them; ``--check``: only look whether it could be run.
+        arguments: As Flower's SuperExec passes them; ``--check``: only check that the process could run.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:

@@ -1,4 +1,4 @@
-"""The engine that trains workers on Flower's SuperNodes, and the workers that these announce."""
+"""The engine that trains workers on Flower's SuperNodes, and the workers that SuperNodes announce."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Flower(Remote):
     """Trains each worker on the SuperNode that hosts it.
 
     Args:
-        grid: Flower's, as a ServerApp's ``main`` gets it.
-        timeout: How many seconds a node may take for one message; see :class:`Remote`. A synchronous round over Flower
-            takes some seconds of waiting whatever the model, and the first one the start of processes besides.
-        poll: The seconds between two looks for answers.
+        grid: Flower's grid, an argument of a ServerApp's ``main``.
+        timeout: The longest time of a node for one message, in seconds; see :class:`Remote`. It must include the
+            latency of Flower, and in the first round the start of processes (benchmarks/deployment.py).
+        poll: The time between two polls for answers, in seconds.
 
     Raises:
-        TypeError: If a number is none.
-        ValueError: If it is not positive.
+        TypeError: If an argument is no number.
+        ValueError: If a number is not positive.
 
     Example::
 
@@ -55,13 +55,13 @@ def workers(
     """Return the workers that the SuperNodes announce.
 
     Args:
-        grid: Flower's.
+        grid: Flower's grid.
         nodes: See :class:`RemotePopulation`.
-        names: See there.
-        wait: See there.
-        most_examples: See there.
+        names: See :class:`RemotePopulation`.
+        wait: See :class:`RemotePopulation`.
+        most_examples: See :class:`RemotePopulation`.
 
     Raises:
-        ValueError: See there.
+        ValueError: See :class:`RemotePopulation`.
     """
     return RemotePopulation(GridLink(grid), nodes, names, wait, most_examples)

@@ -45,9 +45,9 @@ class GridLink(Link):
     """Carries messages over a SuperLink to SuperNodes.
 
     Args:
-        grid: Flower's, as a ServerApp's ``main`` gets it.
-        poll: The seconds between two looks for answers. Each is a request, and more often than four times a second the
-            SuperLink is busy with these.
+        grid: Flower's grid, an argument of a ServerApp's ``main``.
+        poll: The time between two polls for answers, in seconds. Each poll is a request: short intervals load the
+            SuperLink.
     """
 
     def __init__(self, grid: Grid, poll: float = 0.25) -> None:

@@ -20,7 +20,7 @@ from lightning_fed.core.process_groups import groups_below, send
 
 _START_SECONDS = 60.0
 _KNOWN = b"already in use"
-"""What Flower says of a key that is registered already."""
+"""Message of Flower about a key that is registered already."""
 _NODES_SECONDS, _SUPERLINK_SECONDS = 12.0, 4.0
 """How long processes may take to end by themselves."""
 _LAST_SECONDS = 1.0
@@ -30,7 +30,7 @@ CONNECTION = "here"
 
 
 class EndedError(RuntimeError):
-    """A process of the federation has ended that must not; says which, and where its log is."""
+    """A process of the federation has ended too early; the message names it and its log."""
 
 
 @final
@@ -38,8 +38,8 @@ class OnThisMachine:
     """Runs a SuperLink and nodes until it is closed; a context manager.
 
     Args:
-        folder: Where keys, logs, the database and the nodes' homes are. ``ca.crt``, ``server.pem`` and ``server.key``
-            are there already.
+        folder: The folder for keys, logs, the database and the nodes' homes. It must hold ``ca.crt``, ``server.pem``
+            and ``server.key``.
         working: The working directory of the SuperLink, which is that of the runs.
     """
 
@@ -85,7 +85,7 @@ class OnThisMachine:
         """Wait until the SuperLink listens.
 
         Raises:
-            EndedError: If it does not.
+            EndedError: If the SuperLink has ended.
         """
         self._wait("superlink", self._listens)
 
@@ -93,11 +93,11 @@ class OnThisMachine:
         """Register nodes and start them, and wait until they have signed on.
 
         Args:
-            nodes: For each node its name, which is that of its key, and the words that follow ``lightning-fed node``
-                beside those that are about the SuperLink. A key pair for each is in the folder.
+            nodes: For each node the name of its key, and its arguments to ``lightning-fed node`` except those about
+                the SuperLink. The folder must hold a key pair for each.
 
         Raises:
-            EndedError: If one does not.
+            EndedError: If a node does not sign on.
         """
         registering = {
             name: self._flwr("supernode", "register", f"{self.folder}/{name}.pub", CONNECTION, "--name", name)
@@ -126,7 +126,7 @@ class OnThisMachine:
             show: Called with each line that the run prints.
 
         Returns:
-            Why it has failed; empty if it has not. ``flwr run`` itself ends with 0 either way.
+            The reason of the failure; empty if there is none. ``flwr run`` itself ends with 0 in both cases.
         """
         changes = " ".join(
             f"{key}={value}" if isinstance(value, int) else f"{key}='{value}'" for key, value in config.items()
@@ -139,7 +139,7 @@ class OnThisMachine:
         return f"flwr run has ended with the status {process.returncode}" if process.wait() else self._why_failed()
 
     def _why_failed(self) -> str:
-        """Ask the SuperLink what has become of the newest run."""
+        """Return why the newest run of the SuperLink has failed; empty if it has not."""
         end = time.monotonic() + _START_SECONDS
         while True:
             said, _ = self._flwr("list", CONNECTION, "--format", "json").communicate()
@@ -161,7 +161,7 @@ class OnThisMachine:
         return self.folder / f"{name}.log"
 
     def close(self) -> None:
-        """End all processes: the SuperLink last, so that nodes can sign off, and by force where that does not help."""
+        """End all processes, by force if needed: the SuperLink last, as nodes must sign off."""
         with _undisturbed():
             others = [name for name in self._processes if name != "superlink"]
             for names, seconds in ((others, _NODES_SECONDS), (["superlink"], _SUPERLINK_SECONDS)):
@@ -235,7 +235,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Return a port that nobody listened on a moment ago."""
+    """Return a port without a listener."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

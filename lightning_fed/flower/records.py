@@ -1,8 +1,8 @@
 """A message as Flower carries it: a ``ConfigRecord`` with its fields as JSON, an ``ArrayRecord`` with its parts.
 
-Parts are arrays because only those are cut into pieces on their way. Their bytes are nothing that Flower can read. A
-long part of an answer is several arrays: Flower holds an array three times while it puts it together, so one of 100 MB
-would make the server hold 300 (benchmarks/deployment.py --only large).
+Parts are arrays because Flower splits only arrays into pieces for transport. Flower does not interpret their bytes. A
+long part of an answer is several arrays: Flower holds an array three times while it reassembles it
+(benchmarks/deployment.py --only large).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def to_records(fields: Mapping[str, Any], parts: Sequence[bytes | memoryview] | 
 
     Args:
         fields: Its fields; JSON.
-        parts: Its parts, or what :func:`to_arrays` made of them.
+        parts: Its parts, or the result of :func:`to_arrays` for them.
     """
     arrays = parts if isinstance(parts, ArrayRecord) else _in_pieces(parts)
     return RecordDict({FIELDS: ConfigRecord({JSON: json.dumps(fields)}), PARTS: arrays})
 
 
 def to_arrays(parts: Sequence[bytes | memoryview]) -> ArrayRecord:
-    """Return the parts of a message as Flower's arrays, each as one. Messages that share one share its hash, too.
+    """Return the parts of a message as Flower's arrays, one each. Messages that share an array share its hash, too.
 
     Args:
         parts: Each is copied unless it is ``bytes``, or a view of all of them.
@@ -59,7 +59,7 @@ def of_records(records: RecordDict) -> Message:
     """Return the message that Flower's records carry; its parts are views of their bytes.
 
     Args:
-        records: They may be anything: the other side is not trusted. Pieces of long parts are taken out of them.
+        records: The records, not trusted. Pieces of long parts are removed from them.
 
     Raises:
         ValueError: If they are not such a message.
@@ -102,7 +102,7 @@ def _array(part: bytes | memoryview) -> Array:
 
 
 def _part(arrays: ArrayRecord, index: int, pieces: int) -> memoryview:
-    """Return a part; its pieces, if it has any, are let go of one after the other."""
+    """Return a part; its pieces, if it has any, are released one after the other."""
     if not pieces:
         return memoryview(_data(str(index), arrays[str(index)]))
     names = _names(index, pieces)

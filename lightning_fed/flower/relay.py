@@ -1,4 +1,4 @@
-"""A ClientApp that hands each message to the node's resident process. No torch, as it is started for each message."""
+"""A ClientApp that passes each message to the node's resident process. Imports no torch: each message starts it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def client_app(build: str) -> ClientApp:
 
     Args:
         build: The function that makes the node, ``package.module:function``, unless the node's owner has named one.
-            What it makes has ``answer(fields, parts)``.
+            It returns an object with ``answer(fields, parts)``.
 
     Example::
 
@@ -48,7 +48,7 @@ def client_app(build: str) -> ClientApp:
 
 
 def _seconds_left(message: Message) -> float:
-    """Seconds until nobody takes the answer any more; clocks may differ, so never more than the sender's own limit."""
+    """Return the seconds until the answer is too late; never more than the sender's limit, as clocks may differ."""
     metadata = message.metadata
     left: float = min(metadata.ttl, max(metadata.created_at + metadata.ttl - time.time(), 1.0))
     return left

@@ -1,12 +1,12 @@
 """The program named ``flwr-clientapp`` of a node: the first process of it stays, and forks one for each later message.
 
-Flower starts a process for each message, and to import its own modules is most of what a round of a small model costs
-(benchmarks/deployment.py). So the first process that has imported them answers its message in a child, and waits on a
-unix socket. What is started for a later message hands over its words, and passes on the exit status. It imports little,
-and no flwr. Where nobody waits it answers by itself.
+Flower starts a process for each message, and the import of Flower's modules dominates the cost of a round of a small
+model (benchmarks/deployment.py). So the first process that has imported them answers its message in a child, and waits
+on a unix socket. A process started for a later message sends its command line there and returns the exit status. It
+imports little, and no flwr. Where no process waits, it answers by itself.
 
-A message is answered once: who has connected waits until its words are taken or the other has ended, however long that
-takes, and those of a process that has ended before it took them were not seen by anyone.
+A message is answered once: a process that has connected waits until its command line is taken or the other process has
+ended, without a time limit. A command line that was not taken before the other process ended has not been executed.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Run = Callable[[Sequence[str]], None]
 
 
 def answer(words: Sequence[str], prepare: Callable[[], Run], settings: Settings) -> int:
-    """Have a message answered.
+    """Answer a message, in this process or the one that has stayed.
 
     Args:
-        words: The words of the command line, which say where the message is.
-        prepare: Imports all that is needed, and returns the function that answers a message.
+        words: The command line, which locates the message.
+        prepare: Imports the modules, and returns the function that answers a message.
         settings: The node's settings.
 
     Returns:
-        The exit status, of a process that has stayed when nothing is to be waited for any more.
+        The exit status; a process that stays returns it when it need not wait any more.
     """
     try:
         path = socket_of(settings, "relay")
@@ -67,7 +67,7 @@ def answer(words: Sequence[str], prepare: Callable[[], Run], settings: Settings)
 
 
 def _handed_over(path: Path, words: Sequence[str]) -> int | None:
-    """Return the exit status of the process that has been forked for the words; None: nobody has taken them."""
+    """Return the exit status of the process forked for the command line; None: no process has taken it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(str(path))
@@ -106,8 +106,8 @@ class Staying:
         path: The socket.
         run: Answers a message.
         owner: The id of the process with which this one ends.
-        idle: How long to wait for a message, in seconds.
-        held: Descriptors that are this process's alone.
+        idle: The longest time to wait for a message, in seconds.
+        held: File descriptors of this process, which its children close.
     """
 
     def __init__(self, path: Path, run: Run, owner: int, idle: float, held: Sequence[int] = ()) -> None:
@@ -122,7 +122,7 @@ class Staying:
         """Answer a first message, and those that come after it.
 
         Args:
-            words: Those of the first.
+            words: The command line of the first.
         """
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the socket is removed
         gc.collect()
@@ -141,7 +141,7 @@ class Staying:
             self._listener.close()
 
     def _taken(self, connection: socket.socket) -> list[int]:
-        """Fork a process for the words that come, if they do."""
+        """Fork a process for the next command line, if one comes."""
         with connection:
             connection.settimeout(_SLOW)
             try:
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prepared() -> Any:
-    """Import the relay, with what Flower needs for a message; a version of Flower that is not known ends this."""
+    """Import the relay, and Flower's modules for a message; an unsupported version of Flower ends the process."""
     name = "OPENBLAS_NUM_THREADS"
     before = os.environ.get(name)
     os.environ[name] = "1"  # NumPy, which Flower imports, would start threads, and those do not survive a fork

@@ -1,4 +1,4 @@
-"""``flower-supernode`` in a loop: started again whenever it ends, until the node is told to end. Imports no flwr."""
+"""``flower-supernode`` in a loop: started again whenever it ends, until the node is stopped. Imports no flwr."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lightning_fed.node.settings import Settings
 SUPERNODE = "flower-supernode"
 _CLIENTAPP = "flwr-clientapp"
 _OTHERS = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
-"""What else Flower's SuperExec starts when a server asks for it; all of them run code of the App bundle."""
+"""Other processes that Flower's SuperExec starts when a server asks for it; all of them run code of the App bundle."""
 
 _AGAIN = 15.0
 """How long to wait before the next start, in seconds."""
@@ -39,10 +39,10 @@ _GRACE = 10.0
 
 
 def write_programs(folder: Path) -> Path:
-    """Write the programs that Flower is to find in place of its own.
+    """Write the programs that replace Flower's own.
 
     Args:
-        folder: Where; it comes first on the node's ``PATH``.
+        folder: The folder of the programs, the first on the node's ``PATH``.
 
     Returns:
         The folder.
@@ -61,7 +61,7 @@ def _write(path: Path, line: str) -> None:
 
 
 def environment(settings: Settings, programs: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a SuperNode and of all that it starts.
+    """Return the environment of a SuperNode and of the processes that it starts.
 
     Args:
         settings: The node's settings.
@@ -88,7 +88,7 @@ _CLOCKS_ARE_WRONG = "this machine's clock were more than 5 s ahead of the SuperL
 
 @dataclass
 class _Said:
-    """What a SuperNode has printed: its exit code, and whether it signed on, or refused the SuperLink's certificate."""
+    """Output of a SuperNode: its exit code, and whether it signed on or refused the SuperLink's certificate."""
 
     code: int | None = None
     signed_on: bool = False
@@ -103,7 +103,7 @@ class SuperNode:
         command: Makes the command line for the next start.
         environment: Its environment.
         say: Prints a sentence.
-        again: How long to wait before the next start, in seconds.
+        again: The time to wait before the next start, in seconds.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class SuperNode:
         self._groups: list[int] = []
 
     def run(self) -> int:
-        """Start it until SIGTERM or SIGINT comes, or it says that its settings are wrong.
+        """Run the SuperNode until SIGTERM or SIGINT comes, or it reports wrong settings.
 
         Returns:
             The exit status: 0 after a signal.
@@ -175,7 +175,7 @@ class SuperNode:
             self._say(f"{SUPERNODE} has ended {in_vain} times in a row; it is started again {wait}")
 
     def _run_once(self) -> tuple[int, _Said]:
-        """Run it until it ends; its exit status, and what it printed, as the status leaves out most."""
+        """Run the SuperNode until it ends; return its exit status and its output, as the status omits most errors."""
         process = self._process = subprocess.Popen(
             self._command(),
             env=self._environment,
@@ -212,7 +212,7 @@ class SuperNode:
             self._process.terminate()
 
     def _end_all(self) -> None:
-        """End what SuperNodes have started and left behind: the SuperExec, and the resident process."""
+        """End the processes that SuperNodes have left behind: the SuperExec, and the resident process."""
         for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 1.0)):
             self._groups = [group for group in self._groups if send(group, number)]
             deadline = time.monotonic() + seconds
@@ -236,6 +236,6 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_this_process() -> None:
-    """Let Linux end the SuperNode if this process is killed: a second one could not sign on beside it."""
+    """Make Linux end the SuperNode if this process is killed: a second one could not sign on beside it."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

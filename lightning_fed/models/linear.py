@@ -1,4 +1,4 @@
-"""Linear regression as the notebook trains it: plain SGD on the *sum* of squared errors."""
+"""Linear regression as in the notebook: plain SGD on the *sum* of squared errors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class LinearRegression(pl.LightningModule):
     """One linear layer, trained with ``SGD(lr)`` on the sum of squared errors over the batch.
 
     Logs ``train_loss``, ``val_loss`` and ``test_loss``: the sum over the batch. Pooled over several batches such a sum
-    depends on how the data were cut, so validation and test also log ``val_mse`` and ``test_mse``, the mean squared
-    error, which does not.
+    depends on the batch size, so validation and test also log the mean squared error, ``val_mse`` and ``test_mse``.
 
     Args:
         in_features: Features of an example.
@@ -27,8 +26,8 @@ class LinearRegression(pl.LightningModule):
         lr: The learning rate. The loss is a sum, so a larger batch takes a proportionally larger step.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     .. warning::
         A target whose shape differs from the prediction's broadcasts as torch broadcasts it, so that the notebook
@@ -95,7 +94,7 @@ class LinearRegression(pl.LightningModule):
         x, target = batch
         prediction: Tensor = self(x)
         shapes = (target.shape, prediction.shape)
-        # Remembered here: Python forgets what it has warned of whenever anything touches the warning filters.
+        # Stored here: Python clears its registry of issued warnings whenever the warning filters change.
         if target.shape != prediction.shape and shapes not in self._warned_shapes:
             self._warned_shapes.add(shapes)
             warnings.warn(

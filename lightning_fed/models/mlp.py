@@ -28,12 +28,12 @@ class MLPClassifier(pl.LightningModule):
         hidden: The width of each hidden layer; empty for multinomial logistic regression.
         classes: The number of classes.
         lr: The learning rate.
-        momentum: That of SGD.
-        weight_decay: That of SGD: the weight of half the squared norm in the loss.
+        momentum: The momentum of SGD.
+        weight_decay: The weight decay of SGD: the weight of half the squared norm in the loss.
 
     Raises:
-        TypeError: If one of them is no number, or ``hidden`` no list.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number, or ``hidden`` is not a list.
+        ValueError: If an argument is out of range.
 
     Example::
 
@@ -68,7 +68,7 @@ class MLPClassifier(pl.LightningModule):
         for width, following in pairwise(widths):
             layers += [nn.Linear(width, following), nn.ReLU()]
         self.net = nn.Sequential(*layers, nn.Linear(widths[-1], classes))
-        # validate_args=False: cross entropy refuses bad labels already, and the checks wait for the device each batch.
+        # validate_args=False: cross entropy already refuses bad labels, and the checks would wait for the device.
         self.train_acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.val_acc = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.test_acc = MulticlassAccuracy(classes, average="micro", validate_args=False)

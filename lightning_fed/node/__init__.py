@@ -1,7 +1,7 @@
-"""All that runs on a worker's own machine: the node with its module and data, its policy, its process, what asks it.
+"""The part that runs on a worker's own machine: the node with module and data, its policy, its process, and the caller.
 
-Nothing is imported before it is asked for: what hands messages to that process is started for each of them, and torch
-takes seconds.
+Imports are lazy: the program that hands a message to the process is started for each message, and must not import
+torch.
 """
 
 from __future__ import annotations

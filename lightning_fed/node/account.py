@@ -1,9 +1,9 @@
 """A node's own account of what its workers have released, on its own disk.
 
-A server keeps an account of its run. A node that does not trust it counts for itself, over all runs that have ever
-trained here: one file for each worker, one line for each training, written and forced onto the disk *before* the
-training whose result leaves. So what leaves is never more than what is counted, whenever the power goes; and a training
-that fails, or whose result nobody hears, is counted.
+A server keeps an account of its run. A node that does not trust the server keeps its own, over all runs on the node:
+one file for each worker, one line for each training, written and synced to disk *before* the training begins. So no
+more is released than is counted, even after a power failure. A training that fails, or whose result never arrives, is
+counted, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lightning_fed.privacy.accounting.storage import UndefinedMechanismError, re
 from lightning_fed.privacy.ledger import now
 
 Unit: TypeAlias = Literal["worker", "example"]
-"""What a guarantee hides: all that a worker sends, or one of its examples."""
+"""Unit that a guarantee hides: all that a worker sends, or one of its examples."""
 
 VERSION = 1
 _ENDING = ".jsonl"
@@ -36,12 +36,12 @@ _RDP_IS_NO_MORE_THAN = 4.0
 @final
 @dataclass(frozen=True)
 class Charge:
-    """A training, as far as it costs something.
+    """Privacy cost of a training.
 
     Args:
-        mechanism: What it releases; None: an update without noise of its own.
-        releases: How often.
-        unit: What the mechanism hides.
+        mechanism: The mechanism of its release; None: an update without noise of its own.
+        releases: The number of releases.
+        unit: The unit that the mechanism hides.
     """
 
     mechanism: Mechanism | None
@@ -56,9 +56,9 @@ class WorkerAccount:
 
     Args:
         worker: Its name.
-        counts: How often each charge was made.
-        damaged: The number of lines that cannot be read. Each counts as a training, and as the dearest one among the
-            others: a line that is half written was to be a charge, and which one cannot be told.
+        counts: The number of times that each charge was made.
+        damaged: The number of lines that cannot be read. Each counts as a training with the largest cost among the
+            others: a half-written line was a charge, but its content is lost.
     """
 
     worker: str
@@ -72,7 +72,7 @@ class WorkerAccount:
 
     @property
     def unit(self) -> Unit:
-        """The largest unit of which a guarantee can speak."""
+        """The largest unit for which all trainings have a guarantee."""
         return "example" if any(charge.unit == "example" for charge in self.counts) else "worker"
 
     def epsilon(self, delta: float, unit: Unit | None = None) -> float:
@@ -80,7 +80,7 @@ class WorkerAccount:
 
         Args:
             delta: δ.
-            unit: What is hidden; None: :attr:`unit`.
+            unit: The hidden unit; None: :attr:`unit`.
 
         Returns:
             ε; infinity after a training whose update had no noise of its own, and for a worker where single examples
@@ -112,15 +112,15 @@ class WorkerAccount:
         return history is not None and _is_within(history, epsilon, delta)
 
     def after(self, charge: Charge) -> WorkerAccount:
-        """Return the account that there would be after another training.
+        """Return the account after another training; this account is not changed.
 
         Args:
-            charge: What it would cost.
+            charge: The cost of that training.
         """
         return WorkerAccount(self.worker, {**self.counts, charge: self.counts.get(charge, 0) + 1}, damaged=self.damaged)
 
     def _history(self, unit: Unit, delta: float) -> dict[Mechanism, int] | None:
-        """Mechanisms, and how often each was released; None if nothing is hidden."""
+        """Return the mechanisms with their numbers of releases; None if nothing is hidden."""
         counts = dict(self.counts)
         if self.damaged:
             if not counts:
@@ -138,10 +138,10 @@ class WorkerAccount:
 
 @final
 class NodeAccount(Shown):
-    """The accounts of a node's workers, in a folder of the node. Several processes may use it at a time.
+    """The accounts of a node's workers, in a folder of the node. Several processes may use the folder at a time.
 
     Args:
-        folder: The folder; it is made when the first charge is written.
+        folder: The folder; the first charge creates it.
 
     >>> import tempfile
     >>> from lightning_fed.privacy import LocalGaussian
@@ -157,7 +157,7 @@ class NodeAccount(Shown):
 
     @property
     def workers(self) -> tuple[str, ...]:
-        """The names of the workers that were ever charged."""
+        """The names of all workers with a charge."""
         names = set()
         for path in self.folder.glob(f"*{_ENDING}"):
             with path.open("rb") as file:
@@ -194,7 +194,7 @@ class NodeAccount(Shown):
         return self.of(worker).rounds
 
     def epsilon(self, worker: str, delta: float, unit: Unit | None = None) -> float:
-        """Return the ε of all of a worker's trainings; see :meth:`WorkerAccount.epsilon`.
+        """Return the ε of all of a worker's trainings; see ``WorkerAccount.epsilon``.
 
         Args:
             worker: Its name.
@@ -212,7 +212,7 @@ class NodeAccount(Shown):
         delta: float,
         unit: Unit = "worker",
     ) -> bool:
-        """Whether another training keeps a worker within an ε. Changes nothing.
+        """Whether another training keeps a worker within an ε. The account is not changed.
 
         Args:
             worker: Its name.
@@ -235,9 +235,9 @@ class NodeAccount(Shown):
         unit: Unit = "worker",
         check: Callable[[WorkerAccount], object] | None = None,
     ) -> None:
-        """Write down a training that is about to begin; nothing of it may leave if this fails.
+        """Record a training that is about to begin. If the record fails, nothing of the training may leave.
 
-        A cohort that is trained again, since its reply was lost, is charged again: its noise is fresh.
+        A cohort that is trained again, because its reply was lost, is charged again: its noise is fresh.
 
         Args:
             worker: The name of the worker.
@@ -246,10 +246,10 @@ class NodeAccount(Shown):
             run: The name of the run.
             cohort: The number of the cohort.
             unit: What the mechanism hides.
-            check: Raises if the account as it is does not allow the training; nobody else charges meanwhile.
+            check: Raises if the current account does not allow the training; no other process charges meanwhile.
 
         Raises:
-            OSError: If the line cannot be written, with what to do about it.
+            OSError: If the line cannot be written; the message contains the fix.
             ValueError: As :meth:`of` does.
         """
         charge = Charge(mechanism, releases, unit)
@@ -285,7 +285,7 @@ class NodeAccount(Shown):
         """Return the file of a worker.
 
         Args:
-            worker: Its name, which may be no name of a file.
+            worker: Its name, which need not be a valid file name.
         """
         return self.folder / f"{name_of_file(worker)}{_ENDING}"
 
@@ -301,7 +301,7 @@ class NodeAccount(Shown):
 
 @final
 class _Lines:
-    """The lines of a worker's file, as far as they were read: what is added is read when it is asked for."""
+    """The lines of a worker's file. Lines that were appended since the last access are read at the next one."""
 
     def __init__(self, worker: str, path: Path) -> None:
         self._path = path
@@ -329,7 +329,7 @@ class _Lines:
         self._end += sum(len(line) + 1 for line in lines)
 
     def add(self, charge: Charge, line: bytes, descriptor: int) -> None:
-        """Write a line, on the disk when this returns."""
+        """Append a line and sync it to disk."""
         before = os.fstat(descriptor).st_size
         written = b"\n" + line if self._rest else line
         try:
@@ -361,7 +361,7 @@ class _Lines:
 
 
 class _NewerError(Exception):
-    """A line of a format that is not known yet."""
+    """A line of a newer format than this version reads."""
 
 
 def _charge_of(line: dict[str, Any]) -> Charge:
@@ -383,7 +383,7 @@ def _bytes_from(descriptor: int, offset: int) -> bytes:
 
 @contextmanager
 def _locked(descriptor: int, how: int) -> Iterator[None]:
-    """Lock an open file, wait if another has done so, and close it at the end, which unlocks it."""
+    """Lock an open file, after another process has unlocked it; closing the file at the end unlocks it."""
     try:
         fcntl.flock(descriptor, how)
         yield
@@ -392,7 +392,7 @@ def _locked(descriptor: int, how: int) -> Iterator[None]:
 
 
 def _force_names(folder: Path) -> None:
-    """Force the names of the files in a folder onto the disk."""
+    """Sync the names of the files in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
-"""Whether a job is what was agreed: that of the promise in the terms of its run, with each number that a worker uses.
+"""Checks that a job agrees with the terms of its run: with the promise, and each number that a worker uses.
 
-Comparisons are written so that NaN, which compares as false with everything, is refused.
+Comparisons are written to refuse NaN, for which every comparison is false.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST_RELEASES = 2**53
 
 
 def check_goes_with(promise: Privacy, algorithm: Algorithm) -> None:
-    """Refuse what the server's own guard refuses: a server that is not trusted may have none."""
+    """Refuse combinations that the server's own guard refuses: a server that is not trusted may run no guard."""
     name, kind = type(algorithm).__name__, type(promise).__name__
     if not algorithm.is_mean:
         raise PolicyError(f"the run makes {name} private by {kind}, and what {name} releases is no mean of updates")
@@ -28,9 +28,9 @@ def check_goes_with(promise: Privacy, algorithm: Algorithm) -> None:
 
 
 def check_treats_all_alike(job: Job) -> None:
-    """Refuse a job of which single workers have a part of their own, where all that leaves is a sum.
+    """Refuse a job with parts for single workers, where only sums leave.
 
-    Whoever gives all workers but one a start from which nothing is learned sees the update of that one in the sum.
+    A server that sends all workers but one a start from which they cannot learn reads that one's update off the sum.
     """
     linear = {} if job.penalty is None else job.penalty.linear
     for what, parts in {"work": job.work, "start": job.start, "penalty": linear}.items():
@@ -42,7 +42,7 @@ def check_treats_all_alike(job: Job) -> None:
 
 
 def mechanism_of(promise: Privacy, terms: Terms, job: Job | None = None) -> Mechanism | None:
-    """Return what a worker's training releases, for the server that sees it alone; before the first round, the kind."""
+    """Return the mechanism of one worker's training, as seen by the server alone; before the first round, its kind."""
     noise = promise.noise_multiplier or 1.0 if job is None else job.promise["noise_multiplier"]
     local = LocalTraining() if job is None else job.local
     population, cohort_size = max(1, terms.population), max(1, terms.cohort_size)
@@ -55,7 +55,7 @@ def mechanism_of(promise: Privacy, terms: Terms, job: Job | None = None) -> Mech
 
 
 def check_numbers(job: Job, promise: Privacy) -> None:
-    """Refuse a job that does not have the numbers of its promise."""
+    """Refuse a job whose numbers are not those of its promise."""
     name, given = type(promise).__name__, job.promise
     for each, value in given.items():
         if not math.isfinite(value):

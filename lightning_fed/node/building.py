@@ -12,7 +12,7 @@ FORM = "package.module:function"
 
 
 class BuildError(ValueError):
-    """The function that makes a node is not there."""
+    """The function that makes a node was not found."""
 
 
 def load(build: str) -> Callable[[Mapping[str, str]], Any]:
@@ -22,7 +22,7 @@ def load(build: str) -> Callable[[Mapping[str, str]], Any]:
         build: Its name.
 
     Returns:
-        A function of the node's config. If the one that is named takes no argument, it is given none.
+        A function of the node's config. The config is dropped if the named function takes no argument.
 
     Raises:
         BuildError: If there is no such function.
@@ -47,7 +47,7 @@ def load(build: str) -> Callable[[Mapping[str, str]], Any]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Import the function that is named, and say in one line what is wrong with it.
+    """Import the named function, and print its error in one line if that fails.
 
     Args:
         arguments: Its name.

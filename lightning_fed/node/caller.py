@@ -1,4 +1,4 @@
-"""Messages to the resident process of a node, which is started if it is not there. No torch."""
+"""Messages to the resident process of a node, which is started if it does not run. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _LONG_LOG = 10 * 2**20
 
 @final
 class Caller:
-    """Asks the one resident process of a node.
+    """Sends messages to the one resident process of a node.
 
     Args:
-        settings: The node's settings. Another process is asked, and if need be started, when they change.
-        identity: Tells this node from others of the same user.
+        settings: The node's settings. When they change, messages go to another process, which is started if needed.
+        identity: Distinguishes this node from others of the same user.
     """
 
     def __init__(self, settings: Settings, identity: str) -> None:
@@ -46,11 +46,11 @@ class Caller:
         Args:
             fields: The message's fields.
             parts: Its parts.
-            seconds: How long to wait at most, the start of the process included.
+            seconds: The longest time to wait, including the start of the process.
 
         Raises:
-            TimeoutError: If there is no answer in time. A process that has taken the message and is silent is ended.
-            ResidentError: If the process has ended before it has answered, or cannot be started.
+            TimeoutError: If there is no answer in time. A process that has received the message is then ended.
+            ResidentError: If the process ended before it answered, or cannot be started.
         """
         deadline = time.monotonic() + seconds
         for _ in range(_TRIES):

@@ -1,4 +1,4 @@
-"""What a node says when it does not do what a server asks for."""
+"""Errors that a node answers when it refuses a request of a server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lightning_fed.wire import describe
 
 
 class RefusalError(ValueError):
-    """A node refuses; says why in words that hold nothing of a worker's data.
+    """A node refuses a request. The reason contains nothing of a worker's data.
 
     Args:
-        reason: The sentence.
-        more: Other fields of the answer.
+        reason: The reason, one sentence.
+        more: Further fields of the answer.
     """
 
     def __init__(self, reason: str, **more: Any) -> None:
@@ -22,14 +22,14 @@ class RefusalError(ValueError):
 
 @final
 class PolicyError(RefusalError):
-    """The node's policy refuses what a server asks for; the message says what, and which setting it is."""
+    """The node's policy refuses a request; the message names the request and the setting."""
 
 
 def words_of(error: BaseException, may_tell: bool) -> str:
-    """Return what is told of an exception: under a promise only its type, since its words may hold data.
+    """Return the description of an exception that may leave: under a promise only its type, as its text may hold data.
 
     Args:
         error: The exception.
-        may_tell: Whether all may be told.
+        may_tell: Whether the text of the exception may leave, too.
     """
     return describe(error) if may_tell else f"{type(error).__name__}; what it says stays at its node, in the log"

@@ -1,4 +1,4 @@
-"""Evaluation of a worker where its data are, for a server elsewhere."""
+"""Evaluation of a worker on the machine of its data, for a server elsewhere."""
 
 from __future__ import annotations
 
@@ -46,31 +46,31 @@ def evaluate(
     hides: bool = False,
     hides_failures: bool = False,
 ) -> bytes:
-    """Evaluate one worker by the user's own steps, and return what it has to hand over, as bytes.
+    """Evaluate one worker with the user's own steps, and return its share as bytes.
 
-    Nothing of it stays: the steps run on copies of the module and of the datamodule, which other code may have set up.
+    The steps run on copies of the module and of the datamodule, so an evaluation leaves no trace in either.
 
     Args:
         module: The user's module, as it was built; it is not changed.
-        workers: The datamodules of the workers that are here, by name.
-        worker: The one that is evaluated.
-        job: The global model, and which rounds have succeeded: what the worker has staged in them, it keeps.
-        kind: On which of its loaders.
-        algorithm: That of the run; with it the worker may have a model of its own.
-        own_state: What the worker remembers.
+        workers: The datamodules of the node's workers, by name.
+        worker: The name of the evaluated worker.
+        job: The global model, and the rounds that have succeeded: own state staged in those is kept.
+        kind: The kind of loaders.
+        algorithm: The algorithm of the run, under which the worker may have a model of its own.
+        own_state: The own state of the node's workers.
         trainer_options: Arguments of a Trainer, such as ``accelerator`` and ``precision``.
-        limit: The number of batches of each loader, the part of it if it is a float, or None: all.
-        folder: The worker's own folder, in which its predictions are written, as ``predictions.pt``.
-        hides: Whether a promise hides what workers do, whatever the job says of it.
-        hides_failures: Whether a promise hides of a prediction also that it has failed.
+        limit: The number of batches of each loader; a float: the fraction of its batches; None: all.
+        folder: The worker's own folder, for its predictions (``predictions.pt``).
+        hides: Whether a promise hides the workers' results, whatever the job contains.
+        hides_failures: Whether a promise also hides the failure of a prediction.
 
     Returns:
         A :class:`~lightning_fed.wire.Share`: an empty one if the worker has no such loader, or a promise of privacy
         hides the numbers of a prediction; one that holds the error if its data or the user's code has failed.
 
     Raises:
-        KeyError: If there is no such worker here.
-        ValueError: If nothing of an evaluation may leave, as no noise covers it; or predictions have no folder.
+        KeyError: If the node has no such worker.
+        ValueError: If no result may leave, as no noise covers it; or if predictions have no folder.
     """
     is_hidden = hides or (bool(job.promise) and not job.promise.get("release_metrics"))
     if is_hidden and kind != "predict":

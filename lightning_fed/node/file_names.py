@@ -1,4 +1,4 @@
-"""Names of files and folders for workers, whose own names may be no such names."""
+"""Names of files and folders for workers, whose own names may not be valid file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LONGEST = 200
 
 
 def name_of_file(worker: str) -> str:
-    """Return the name of a worker's file or folder: another for every worker, and never a way out of the folder.
+    """Return the name of a worker's file or folder: unique for every worker, and never a path out of its folder.
 
     Args:
         worker: The worker's name.

@@ -1,4 +1,4 @@
-"""One run at a node, made from its terms: a Trainer, a copy of the module, the workers, and what they remember."""
+"""One run at a node, built from its terms: a Trainer, a copy of the module, the workers, and their own state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _BEFORE_ROUNDS = ("on_fit_start", "on_train_start")
 @final
 @dataclass(frozen=True)
 class NodeSettings:
-    """Settings of a node's own, which no server decides.
+    """Settings that the node decides, not the server.
 
     Args:
         accelerator: As a Trainer's.
@@ -42,7 +42,7 @@ class NodeSettings:
         compile: Whether to compile ``training_step``.
         channels_last: Whether images and convolutions lie in memory with their channels last.
         batch_size: The number of examples in a batch of data that come without batches.
-        cached_workers: How many workers are kept set up.
+        cached_workers: The number of workers that are kept set up.
     """
 
     accelerator: str = "auto"
@@ -61,13 +61,13 @@ class HostedRun:
         terms: The terms.
         module: The node's own module; it is copied.
         workers: Every worker's datamodule, by name.
-        outbox: The steps between local training and the wire, without anyone's state.
+        outbox: The steps between local training and the wire, without state.
         tables: The tables of the workers' own state.
-        settings: The node's own.
-        folder: Where what the workers remember of this run lies.
+        settings: The node's own settings.
+        folder: The folder of the workers' own state in this run.
 
     Raises:
-        RefusalError: If the module is another one than the server's, or cannot be trained here.
+        RefusalError: If the module differs from the server's, or cannot be trained on this node.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class HostedRun:
         self.engine.setup(self.module, self._pool, self._trainer, self.outbox)
 
     def _placed(self, module: pl.LightningModule) -> pl.LightningModule:
-        """Do with the module what a Trainer does before the first batch of a fit."""
+        """Prepare the module as a Trainer does before the first batch of a fit."""
         trainer = self._trainer
         trainer.state.fn = pl.trainer.states.TrainerFn.FITTING
         trainer.state.stage = pl.trainer.states.RunningStage.TRAINING
@@ -148,7 +148,7 @@ class HostedRun:
         return self._trainer.strategy.root_device
 
     def train(self, worker: str, job: Job, refused: Collection[int]) -> Updates | WorkerError:
-        """Train a worker, and write what it remembers before anything of it leaves.
+        """Train a worker, and write its own state before its update leaves.
 
         Args:
             worker: Its name.
@@ -191,10 +191,10 @@ class HostedRun:
         Args:
             worker: Its name.
             job: The job.
-            kind: On which of its loaders.
-            limit: The number of batches, the part of them if it is a float, or None: all.
+            kind: The kind of loaders.
+            limit: The number of batches; a float: the fraction of them; None: all.
             refused: The numbers of cohorts in which its update did not count.
-            hides_failures: Whether a promise hides of a prediction also that it has failed.
+            hides_failures: Whether a promise also hides the failure of a prediction.
         """
         folder = self._folder_of(worker)
         try:
@@ -207,15 +207,15 @@ class HostedRun:
         return evaluate(self.module, self._workers, worker, job, kind, algorithm, own, options, limit, folder, *hidden)
 
     def recall(self, worker: str, job: Job, refused: Collection[int] = ()) -> OwnState:
-        """Read what a worker remembers, as it was after the last round that succeeded before a job's.
+        """Read a worker's own state after the last round that succeeded before a job.
 
         Args:
             worker: Its name.
-            job: Says which rounds have succeeded.
+            job: The job, which names the rounds that have succeeded.
             refused: The numbers of cohorts in which its update did not count.
 
         Raises:
-            ValueError: If the worker remembers later rounds than the run goes on from.
+            ValueError: If the own state belongs to a later round than the one from which the run resumes.
         """
         own = self.outbox.own
         if not self._tables:
@@ -236,7 +236,7 @@ class HostedRun:
         return self._folder / name_of_file(worker)
 
     def noted(self) -> dict[str, Any]:
-        """Return what the server is to remark on, nothing where a promise hides what workers do."""
+        """Return the remarks for the server; none where a promise hides the workers' behaviour."""
         said, self._warnings = self._warnings, []
         return self.engine.noted({}, said) if self.outbox.may_tell else {}
 
@@ -248,6 +248,6 @@ class HostedRun:
         self._warnings += [str(each.message) for each in caught if not issubclass(each.category, Remark)]
 
     def close(self) -> None:
-        """Let go of the workers' data and of the copy of the module."""
+        """Release the workers' data and the copy of the module."""
         self._pool.clear()
         self.engine.teardown()

@@ -1,4 +1,4 @@
-"""Who workers are to each other: keys that outlive rounds, so that a server can invent nobody and stand in between."""
+"""Identities of workers: long-lived keys, with which a server can neither invent a worker nor impersonate one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Identities:
     """A node's identity, and the public keys of all workers that it takes part with.
 
     Args:
-        own: The node's; None: its workers have none, and believe the server about who takes part.
+        own: The identity of the node; None: its workers have none, and rely on the server for who takes part.
         known: The public keys by the names of workers, its own among them.
     """
 
@@ -63,7 +63,7 @@ def write_identity(path: Path) -> str:
         path: The file; it must not be there yet.
 
     Raises:
-        FileExistsError: If it is: others know the identity in it.
+        FileExistsError: If the file exists: other nodes hold its public key.
     """
     identity = Identity()
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The parts of a run that terms name: looked up among the classes that are installed here, and no others."""
+"""The parts of a run that terms name: looked up among the classes installed on this node, and no others."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def known_classes(parts: Sequence[type]) -> dict[str, type]:
 
 
 def outbox_of(terms: Terms, known: Mapping[str, type]) -> Outbox:
-    """Make the outbox of some terms, without anyone's state.
+    """Build the outbox that terms describe, without state.
 
     Args:
-        terms: From anyone.
+        terms: The terms, not trusted.
         known: The classes that may be made.
 
     Raises:
-        RefusalError: If they name a part of another kind, or a sum of so few that it would be one update.
+        RefusalError: If they name a part of a wrong kind, or allow a sum of so few workers that it is one update.
         WireError: If they name a class that is not known, or arguments that it refuses.
     """
 
@@ -65,7 +65,7 @@ def outbox_of(terms: Terms, known: Mapping[str, type]) -> Outbox:
 
 
 def _exported(*modules: Any) -> list[type]:
-    """Return the algorithms, transforms and promises of the package, and what they are made of."""
+    """Return the algorithms, transforms and promises of the package, and the classes of their arguments."""
     things = [getattr(module, name) for module in modules for name in module.__all__]
     kinds = (Algorithm, UpdateTransform, transforms.Compressor, Privacy, privacy.AdaptiveClip)
     return [thing for thing in things if isinstance(thing, type) and issubclass(thing, kinds)]

@@ -1,4 +1,4 @@
-"""A node: a machine that hosts workers, and answers what a server asks of them."""
+"""A node: a machine that hosts workers and answers the messages of a server."""
 
 from __future__ import annotations
 
@@ -56,30 +56,30 @@ _LONGEST_RUN = 64
 
 @final
 class Node(Shown):
-    """Hosts workers on a machine: their data, the module that they train, and what they remember.
+    """Host of workers on a machine: their data, the module that they train, and their own state.
 
-    A server sends names, numbers and tensors, and no code: what runs here is the module, the data and the classes that
-    are installed here.
+    A server sends names, numbers and tensors, and no code: a node runs only the module, the data and the classes that
+    are installed on it.
 
     Args:
-        module: The module, as the server has it; what is not trained must have the same values.
+        module: The server's module; parameters that are not trained must have the same values.
         workers: Every worker's data by name, as for ``FederatedDataModule``.
-        policy: What may run here, whatever a server says: a :class:`Policy` or its YAML file; None: the file that the
-            environment variable ``LIGHTNING_FED_POLICY`` names, or what a simulation allows.
+        policy: Limits on the runs that the node accepts: a :class:`Policy` or its YAML file; None: the file in the
+            environment variable ``LIGHTNING_FED_POLICY``, or no limits.
         identity: The file of the node's private key, with which its workers sign what they send in secure aggregation;
             None: the environment variable ``LIGHTNING_FED_IDENTITY``, or none.
         identities: The file of all workers' public keys; None: the environment variable ``LIGHTNING_FED_IDENTITIES``,
             or none. See ``docs/secure_aggregation.md``.
-        home: The folder in which the node keeps what its workers remember; None: the environment variable
+        home: The folder of the workers' own state; None: the environment variable
             ``LIGHTNING_FED_HOME``, or ``lightning_fed_node`` in the working directory.
-        accelerator: The device, as a Trainer's; no server decides it.
-        devices: Which one, as a Trainer's.
-        threads: The number of threads to compute with; None: as many as torch takes.
+        accelerator: The kind of device, as for a Trainer; a server cannot change it.
+        devices: The device, as for a Trainer.
+        threads: The number of threads of torch; None: torch's default.
         compile: Whether to compile ``training_step`` by ``torch.compile``.
         channels_last: Whether images and convolutions lie in memory with their channels last.
         batch_size: The number of examples in a batch of data that come without batches.
-        cached_workers: How many workers are kept set up.
-        parts: Algorithms, transforms and promises that a server may ask for besides those of lightning_fed: classes.
+        cached_workers: The number of workers that are kept set up.
+        parts: Classes of algorithms, transforms and promises that a server may name besides those of lightning_fed.
 
     Raises:
         TypeError: If an argument is of a wrong type.
@@ -127,7 +127,7 @@ class Node(Shown):
             raise TypeError(f"policy={policy!r} must be a Policy, or the path of its YAML file")
         self.policy = policy if isinstance(policy, Policy) else Policy.read(policy) if policy else Policy()
         self.account = NodeAccount(self.home / "account")
-        """What the workers have released so far, in all runs."""
+        """Releases of the workers so far, in all runs."""
         self._settings = NodeSettings(
             accelerator,
             devices,
@@ -144,19 +144,19 @@ class Node(Shown):
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of the module, as a policy names it."""
+        """The fingerprint of the module, in the form that a policy has."""
         return fingerprint_of(self._rows)
 
     def answer(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
-        """Answer a message of a server's.
+        """Answer a message of a server.
 
         Args:
-            fields: Its fields, from anyone.
+            fields: Its fields, not trusted.
             parts: Its parts.
 
         Returns:
-            The fields and the parts of the answer. Nothing is raised: what a node does not do it refuses, in words that
-            hold nothing of a worker's data.
+            The fields and the parts of the answer. Nothing is raised: a request that fails is answered with a refusal,
+            whose text contains nothing of a worker's data.
         """
         try:
             if fields.get("protocol") != PROTOCOL:
@@ -203,7 +203,7 @@ class Node(Shown):
     def _offered(self, pool: WorkerPool, name: str) -> tuple[int | None, dict[str, int]]:
         """Return a worker's number of training examples, and how many loaders it has of each kind.
 
-        The first is None if only a pass over its data can tell it, or the policy hides it.
+        The number is None if it is unknown before a pass over the data, or the policy hides it.
         """
         try:
             worker = pool[name]
@@ -220,12 +220,12 @@ class Node(Shown):
         return None if examples is None else self.policy.told_size(int(examples)), loaders
 
     def _agree(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
-        """Look at the terms, and build all that the first round needs."""
+        """Check the terms, and build the objects of the first round."""
         self._hosted(Terms.from_fields(fields.get("terms")))
         return {}, []
 
     def _hosted(self, terms: Terms) -> HostedRun:
-        """Return the run of some terms; another one is let go of."""
+        """Return the run of some terms; the run of other terms is released."""
         if self._run is not None and self._run.terms == terms:
             return self._run
         if self._run is not None:
@@ -249,7 +249,7 @@ class Node(Shown):
         return self._run
 
     def _secure_rounds(self, terms: Terms, sealing: Sealing) -> SecureRounds:
-        """Return the sessions of a run. They outlast another run whose message comes between two steps of a round."""
+        """Return the sessions of a run. They survive a message of another run between two steps of a round."""
         import_extra("cryptography", "secure aggregation", "secure")
         from lightning_fed.node.identities import Identities
         from lightning_fed.node.secure_rounds import SecureRounds
@@ -287,7 +287,7 @@ class Node(Shown):
         return {"results": results, "noted": run.noted()}, updates
 
     def _secure(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
-        """Let the workers' machines answer one step of secure aggregation."""
+        """Answer one step of secure aggregation for the workers."""
         workers, step = self._asked(fields.get("workers")), fields.get("step")
         rounds = self._sessions.get(Terms.from_fields(fields.get("terms")).to_bytes())
         if rounds is None:
@@ -307,7 +307,7 @@ class Node(Shown):
         return {"results": results}, answers
 
     def _evaluate(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
-        """Evaluate workers by the user's own steps; predictions are written here."""
+        """Evaluate workers with the user's own steps; predictions are written on the node."""
         run = self._hosted(Terms.from_fields(fields.get("terms")))
         workers, refused = self._asked(fields.get("workers")), fields.get("refused", {})
         kind, limit = fields.get("kind"), fields.get("limit")
@@ -329,7 +329,7 @@ class Node(Shown):
     def _trained(
         self, run: HostedRun, worker: str, job: Job, refused: Sequence[int], invited: Invited | None
     ) -> tuple[memoryview, dict[str, str]] | WorkerError:
-        """Charge the worker's account, train it, and return what leaves: that is counted before it can."""
+        """Charge the worker's account, then train the worker and return its updates."""
         try:
             self.policy.admit(self.account, worker, job, run.terms, run.outbox.promise)
         except PolicyError as error:
@@ -344,7 +344,7 @@ class Node(Shown):
     def _encoded(
         self, result: Updates | WorkerError, run: HostedRun, worker: str, job: Job, invited: Invited | None
     ) -> tuple[memoryview, dict[str, str]] | WorkerError:
-        """Return what leaves; under secure aggregation only the names of numbers, and keys for the session."""
+        """Return the encoded updates; under secure aggregation only names of numbers, and keys for the session."""
         if isinstance(result, WorkerError):
             return result
         algorithm = run.outbox.algorithm
@@ -384,7 +384,7 @@ class Node(Shown):
 
     @staticmethod
     def _reason(failure: WorkerError, run: HostedRun) -> str:
-        """Return what is said of a failure: under a promise not the words of an exception, which may hold data."""
+        """Return the reason of a failure: under a promise without the text of the exception, which may hold data."""
         if run.outbox.may_tell or failure.__cause__ is None:
             return failure.reason
         return words_of(failure.__cause__, may_tell=False)

@@ -1,9 +1,9 @@
-"""The policy of a node: what may run on it, whatever a server says.
+"""The policy of a node: limits on the runs that it accepts, whatever a server requests.
 
-A node that trusts its server needs none. One that does not is the second wall: it compares what a run asks for (its
-:class:`~lightning_fed.wire.terms.Terms`), what each job really uses, and its own account, with a file that lies on the
-node. ``docs/node_policy.md`` has each setting, and what it protects from;
-``docs/decisions/2026-11-27-a-nodes-own-policy.md`` which parts of a job can break a promise.
+A node that trusts its server needs no policy. For a node that does not, the policy is a second wall: it compares the
+terms of a run (:class:`~lightning_fed.wire.terms.Terms`), the content of each job and the node's own account with a
+file on the node. ``docs/node_policy.md`` describes each setting and its protection;
+``docs/decisions/2026-11-27-a-nodes-own-policy.md`` lists the parts of a job that can break a promise.
 """
 
 from __future__ import annotations
@@ -54,34 +54,35 @@ _WORKER: Unit = "worker"
 @final
 @dataclass(frozen=True, repr=False)
 class Policy(Shown):
-    """What a node allows. Without any argument: whatever a simulation allows.
+    """Limits on the runs that a node accepts. Without arguments, a node accepts all that a simulation accepts.
 
     Args:
         modules: The fingerprints of the modules that may be trained, such as ``"sha256:4f..."``; None: any.
         algorithms: The names of the algorithms; None: any that is installed here.
         transforms: Whether transforms may work on updates, or the names of those that may.
-        least_workers: The least number of workers behind an aggregate. With secure aggregation each worker sees to it;
-            else the server says how many there are, and sees each of them, so that this is no wall.
-        promise: The promise that is asked for; None: no one.
-        secure_aggregation: The secure aggregation that is asked for; True: one with a threshold of 0.6; None: no one.
-        most_rounds: How often each worker is ever trained, over all runs; None: without end.
-        most_epsilon: The largest ε that each worker ever spends, or each of its examples where ``promise`` hides those,
-            over all runs, by the node's own account.
-        delta: The δ of it.
+        least_workers: The least number of workers behind an aggregate. With secure aggregation each worker checks it.
+            Without, the server states the number and sees each update, so this is no protection from the server.
+        promise: The promise that a run must have; None: any or none.
+        secure_aggregation: The secure aggregation that a run must have; True: with a threshold of 0.6; None: any or
+            none.
+        most_rounds: The number of trainings of each worker over all runs; None: unlimited.
+        most_epsilon: The largest ε of each worker over all runs, by the node's own account; of each of its examples
+            where ``promise`` hides examples.
+        delta: The δ of that ε.
         evaluation: Whether validation and test on workers' own data may be sent back; None: yes, unless there is a
             ``promise``, and it does not release metrics.
-        prediction: Whether workers may write predictions on the node. Nothing of them leaves.
-        sizes: How many examples a worker is said to have: ``"exact"``, ``"hidden"``, or at most a number; None: hidden
-            where there is a ``promise`` or ``secure_aggregation``, which adds them up.
+        prediction: Whether workers may write predictions on the node. Predictions never leave it.
+        sizes: How a worker's number of examples is reported: ``"exact"``, ``"hidden"``, or a number that caps it; None:
+            hidden where there is a ``promise`` or ``secure_aggregation``, which adds the numbers up.
         attributes: Which attributes of the module a server may change from round to round: True, False, or their paths;
             None: any, unless there is a ``promise`` or ``most_epsilon``.
-        failures: Whether it is ``"told"`` that a worker's training failed, or ``"hidden"``: then noise leaves in its
-            place, as if it had learned nothing. None: hidden where the ``promise`` hides workers.
+        failures: Whether a failed training is reported (``"told"``) or ``"hidden"``: then noise leaves in place of the
+            update, as if the worker had learned nothing. None: hidden where the ``promise`` hides workers.
 
     Raises:
         TypeError: If one of them is of a wrong type.
         ValueError: If one of them is out of range.
-        ImportError: If there is a ``most_epsilon``, and dp-accounting is not installed.
+        ImportError: If ``most_epsilon`` is given and dp-accounting is not installed.
 
     >>> print(Policy(algorithms=["FedAvg"], promise=RequiredPromise("LocalDP", clip=1.0, noise_multiplier=4.0)))
     algorithms FedAvg; LocalDP with clip at most 1.0, noise_multiplier at least 4.0; no evaluation; sizes hidden; no \
@@ -186,12 +187,11 @@ attributes; failures hidden
         """Refuse a run that asks for more than the policy allows.
 
         Args:
-            terms: What the server asks for. That its fingerprint is the one of the module that will be trained is for
-                the node to see to.
-            outbox: What the terms name: the algorithm, the transforms, the promise, and how what leaves is sealed.
+            terms: The terms of the run. The node itself must check that their fingerprint is that of its module.
+            outbox: The parts that the terms name: algorithm, transforms, promise, and the sealing of updates.
 
         Raises:
-            PolicyError: Naming what is asked, what the policy says, and where.
+            PolicyError: If the policy is exceeded; the message names the request, the limit and the place of the limit.
         """
         if self.modules is not None and terms.fingerprint not in self.modules:
             self._refuse("modules", f"the run trains a module with the fingerprint {terms.fingerprint[:100]}")
@@ -246,9 +246,9 @@ attributes; failures hidden
     # ---- in each round -----------------------------------------------------------------------------------------------
 
     def check_job(self, job: Job, terms: Terms, promise: Privacy | None) -> None:
-        """Refuse a job that is not what the terms say, or is more than the policy allows.
+        """Refuse a job that differs from the terms, or exceeds the policy.
 
-        Without a policy, too: what is not looked at here would be charged wrongly.
+        Needed without a policy, too: a job that is not checked here would be charged wrongly.
 
         Args:
             job: What the server sent for this round.
@@ -256,7 +256,7 @@ attributes; failures hidden
             promise: The promise of the terms.
 
         Raises:
-            PolicyError: Naming what is asked, what was agreed or what the policy says, and where.
+            PolicyError: If the job is refused; the message names the request, the term or limit, and its place.
         """
         self._check_promise(terms, promise, {} if promise is None else numbers_of(promise))
         self.check_attributes(job)
@@ -283,7 +283,7 @@ attributes; failures hidden
             job: What the server sent.
 
         Raises:
-            PolicyError: Naming the first of them.
+            PolicyError: If there is one; the message names the first.
         """
         allowed = self._attributes
         if allowed is True:
@@ -307,8 +307,8 @@ attributes; failures hidden
             promise: The promise of the terms.
 
         Raises:
-            PolicyError: If the job is refused, the worker has had its last round or would spend too much, or the
-                account cannot be read or written. Nothing may leave then.
+            PolicyError: If the job is refused, the worker has had its last round or would exceed its ε, or the account
+                cannot be read or written. Then nothing may leave.
         """
         self.check_job(job, terms, promise)
         mechanism: Mechanism | None = None
@@ -355,24 +355,24 @@ attributes; failures hidden
         return self.evaluation
 
     def told_size(self, examples: int) -> int | None:
-        """Return how many examples a worker is said to have; None: it is not said.
+        """Return the number of examples that is reported for a worker; None: hidden.
 
         Args:
-            examples: How many it has.
+            examples: Its number of examples.
         """
         if self._sizes == "hidden":
             return None
         return examples if self._sizes == "exact" else min(examples, self._sizes)
 
     def leaving(self, updates: Updates, algorithm: Algorithm) -> Updates:
-        """Return updates that say no more about the workers' numbers of examples than :meth:`told_size` does.
+        """Return updates that reveal no more about the workers' numbers of examples than :meth:`told_size` does.
 
-        What a worker counts for in a mean follows. Numbers of steps, from which that of examples can be told, are ones.
-        Metrics of the module's own, and their states, are not looked at.
+        The weights in means are adapted. Numbers of steps are replaced by 1, as they reveal numbers of examples.
+        Metrics of the module itself, and their states, are not checked.
 
         Args:
-            updates: What has left the outbox.
-            algorithm: What the round computes.
+            updates: The updates, after the outbox.
+            algorithm: The algorithm of the run.
         """
         if self._sizes == "exact":
             return updates
@@ -383,15 +383,15 @@ attributes; failures hidden
         return replace(updates, examples=told, weight=weight, steps=torch.ones_like(updates.steps))
 
     def in_place_of(self, failed: WorkerError, job: Job, outbox: Outbox) -> Updates | None:
-        """Return what leaves in place of the error of a worker's training: noise; None: it is told that it failed.
+        """Return the update that leaves in place of a training's error: noise; None: the failure is reported.
 
-        Whether a training fails depends on data, which no noise hides, and the server chooses the model with which it
-        fails. So the worker has learned nothing, and that goes through the outbox as what others learn does.
+        Whether a training fails depends on data, and no noise hides that; a server could choose a model that fails on
+        some data only. So a zero update passes through the outbox, as the updates of other workers do.
 
         Args:
             failed: The error.
-            job: What the server sent; it was checked.
-            outbox: The outbox of the worker, whose own state is neither read nor changed.
+            job: The job, already checked.
+            outbox: The outbox of the worker. The worker's own state is neither read nor changed.
         """
         if not self.hides_failures or outbox.promise is None:
             return None
@@ -413,7 +413,7 @@ attributes; failures hidden
 
     @property
     def hides_failures(self) -> bool:
-        """Whether nobody hears that something has failed for a worker, since that depends on its data."""
+        """Whether failures of a worker are hidden from the server, since they depend on its data."""
         if self.failures is None:
             return self.promise is not None and self.promise.unit == "worker"
         return self.failures == "hidden"

@@ -1,4 +1,4 @@
-"""Checks of the settings of a node's policy: of each by itself, from YAML or from Python."""
+"""Checks of the settings of a node's policy, one by one, from YAML or from Python."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def check_together(most_epsilon: float | None, delta: float | None) -> None:
 
     Raises:
         ValueError: If one is given without the other.
-        ImportError: If ε is to be counted, and dp-accounting is not installed.
+        ImportError: If ε is limited and dp-accounting is not installed.
     """
     if most_epsilon is not None and delta is None:
         raise ValueError(f"most_epsilon={most_epsilon:g} needs a delta, less than 1 over the number of examples")
@@ -131,10 +131,10 @@ def check_together(most_epsilon: float | None, delta: float | None) -> None:
 
 
 def check_failures(failures: str | None, promise: RequiredPromise | None) -> None:
-    """Check that failures can be hidden, if they are to be.
+    """Check that failures can be hidden, if the policy hides them.
 
     Raises:
-        ValueError: If there is no noise of a worker's in which they could be.
+        ValueError: If the workers add no noise that could hide them.
     """
     if failures == "hidden" and (promise is None or promise.unit != "worker"):
         raise ValueError(
@@ -144,7 +144,7 @@ def check_failures(failures: str | None, promise: RequiredPromise | None) -> Non
 
 
 def _promise_of(file: SettingsFile, value: object) -> RequiredPromise:
-    """Make a promise of the section of a file.
+    """Build the required promise from the section of a file.
 
     Args:
         file: The file.
@@ -164,7 +164,7 @@ def _promise_of(file: SettingsFile, value: object) -> RequiredPromise:
 
 
 def _secure_aggregation_of(file: SettingsFile, value: object) -> RequiredSecureAggregation:
-    """Make the secure aggregation that is asked for of the section of a file, or of ``true``.
+    """Build the required secure aggregation from the section of a file, or from ``true``.
 
     Raises:
         TypeError: If it is neither.
@@ -194,7 +194,7 @@ def _section(
 
 
 def _made(file: SettingsFile, section: str, kind: Callable[..., T], settings: Mapping[str, Any]) -> T:
-    """Make a setting of its section, and name the line of what is wrong in it."""
+    """Build a setting from its section; an error names the line."""
     try:
         return kind(**settings)
     except (TypeError, ValueError) as error:
@@ -210,17 +210,17 @@ SECTIONS: dict[str, Callable[[SettingsFile, object], object]] = {
 
 
 def known(name: str, known: Mapping[str, object]) -> str:
-    """Return the name that was meant, or all there are, as the end of a message.
+    """Return the end of a message about an unknown name: the closest known name, or all of them.
 
     Args:
-        name: One that is not known.
-        known: Those that are.
+        name: The unknown name.
+        known: The known names.
     """
     return nearest(name, known) or f"; there are {', '.join(known)}"
 
 
 def with_place(place: str, error: Exception) -> str:
-    """Return the message of an error, with its place in a file before it unless it has one.
+    """Return the message of an error after its place in a file, unless the message has a place already.
 
     Args:
         place: The file and the line.
@@ -231,7 +231,7 @@ def with_place(place: str, error: Exception) -> str:
 
 
 def in_yaml(value: object) -> str:
-    """Return the value of a setting much as a file has it.
+    """Return the value of a setting in the form of a YAML file.
 
     Args:
         value: The value.

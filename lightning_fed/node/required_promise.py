@@ -1,4 +1,4 @@
-"""The promise that a node insists on, and the numbers of a promise that have limits."""
+"""The promise that a node requires, and the numbers of a promise that have limits."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _LIMITS = {"clip": _AT_MOST, "noise_multiplier": _AT_LEAST, "sampling_rate": _AT
 @final
 @dataclass(frozen=True, repr=False)
 class RequiredPromise(Shown):
-    """The promise without which nothing is trained.
+    """The promise that a run must make before a worker is trained.
 
     Args:
-        promise: The name of its class, of those that hold against the server: ``"LocalDP"``, ``"RecordDP"``, or
-            ``"DistributedDP"``, which does where sums are aggregated securely.
+        promise: The name of its class, one that protects from the server: ``"LocalDP"``, ``"RecordDP"``, or, where
+            sums are aggregated securely, ``"DistributedDP"``.
         clip: The largest clipping bound.
         noise_multiplier: The smallest noise multiplier.
-        sampling_rate: Of a promise that has one: the largest.
-        survivors: Of a promise that has it: the largest number of workers that share the noise.
-        release_metrics: Whether losses, metrics and counts may leave all the same.
+        sampling_rate: The largest sampling rate, of a promise that has one.
+        survivors: The largest number of workers that share the noise, of a promise that has that number.
+        release_metrics: Whether losses, metrics and counts may leave without noise.
 
     Raises:
         TypeError: If one of them is of a wrong type.
@@ -82,7 +82,7 @@ class RequiredPromise(Shown):
 
     @property
     def unit(self) -> Literal["worker", "example"]:
-        """What it hides."""
+        """The unit that the promise hides."""
         return promises()[self.promise].unit
 
     def _has(self, name: str) -> bool:

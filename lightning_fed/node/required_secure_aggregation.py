@@ -1,4 +1,4 @@
-"""The secure aggregation that a node insists on."""
+"""The secure aggregation that a node requires."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_fed.worker.sealing import Sealing
 @final
 @dataclass(frozen=True)
 class RequiredSecureAggregation(Shown):
-    """Secure aggregation without which nothing is trained: what leaves means something in a sum only.
+    """Secure aggregation that a run must have before a worker is trained: only sums of updates can be read.
 
     Args:
-        threshold: The smallest part of those who hold the shares of a secret that may be needed to open it.
-        neighbours: The smallest number of others with whom a worker shares masks, in cohorts that have as many.
+        threshold: The smallest fraction of the holders of a secret's shares that may suffice to open the secret.
+        neighbours: The smallest number of other workers that share masks with a worker, in cohorts large enough.
 
     Raises:
         TypeError: If one of them is no number.
@@ -38,10 +38,10 @@ class RequiredSecureAggregation(Shown):
         return f"secure aggregation with a threshold of at least {self.threshold:g}{at_least}"
 
     def beyond(self, sealing: Sealing) -> tuple[str, object] | None:
-        """Return the first setting of a run that is not enough, and its value; None: all are.
+        """Return the first setting of a run that is below its limit, and its value; None: none is.
 
         Args:
-            sealing: The run's.
+            sealing: The sealing of the run.
         """
         secure, cohort = sealing.settings, sealing.cohort
         if secure.threshold < self.threshold:

@@ -1,10 +1,10 @@
-"""The process that holds a node's module and data, and answers messages over a unix socket, one at a time.
+"""The process that holds a node's module and data and answers messages over a unix socket, one at a time.
 
-``python -m lightning_fed.node.resident SOCKET``, with the node's settings in the environment. It is started by the
-first message (:mod:`lightning_fed.node.caller`) and ends when it has had none for a while, or with the node.
+``python -m lightning_fed.node.resident SOCKET``, with the node's settings in the environment. The first
+message starts the process (:mod:`lightning_fed.node.caller`). It ends after the idle time, or with the node.
 
-On each connection it first sends its process id, which says that the message is being taken, then receives the message
-and sends the answer, both as the one field ``fields`` and the parts.
+On each connection the process first sends its process id, to confirm that it takes the message. Then it receives the
+message and sends the answer; both are one field ``fields`` and the parts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lightning_fed.node.sockets import is_running, listening
 _log = logging.getLogger(__name__)
 
 _LOOKS = 0.5
-"""How often is looked whether there is still a reason to wait, in seconds."""
+"""Interval between two checks for a reason to go on waiting, in seconds."""
 _SPEECHLESS = 60.0
 """How long a connection may be silent before it has sent its message, in seconds."""
 
@@ -35,7 +35,7 @@ Answer: TypeAlias = Callable[[dict[str, Any], list[memoryview]], tuple[dict[str,
 
 
 class Answering(Protocol):
-    """What a build function makes."""
+    """Object that a build function returns."""
 
     def answer(self, fields: dict[str, Any], parts: list[memoryview]) -> tuple[dict[str, Any], Sequence[Any]]:
         """Return the answer to a message, as fields and parts."""
@@ -57,7 +57,7 @@ class Resident:
         self._gone = threading.Lock()  # held by whoever removes the socket, and never given back
 
     def serve(self) -> int:
-        """Build the node and answer messages until there are none for too long.
+        """Build the node and answer messages until none comes for the idle time.
 
         Returns:
             The process's exit status.
@@ -78,7 +78,7 @@ class Resident:
             self._leave()
 
     def _built(self) -> tuple[Answer, int]:
-        """The node's method; if there is none, a function that says so."""
+        """Return the node's method, or a function that answers with the error if there is no node."""
         _log.info("build the node by %s", self._settings.build)
         try:
             node: Answering = load(self._settings.build)(self._settings.config)

@@ -21,7 +21,7 @@ from lightning_fed.worker.sealing import Sealing
 
 
 class _Held(NamedTuple):
-    """What a worker holds in a round."""
+    """Secrets and numbers of one worker in a round."""
 
     machine: SecureWorker
     sealed: Sealed
@@ -32,9 +32,9 @@ class Invited(NamedTuple):
     """An invitation of workers to a session.
 
     Args:
-        rounds: What workers hold in sessions of the run.
+        rounds: The sessions of the run.
         invitation: The server's message.
-        job: The digest of what they were sent with it.
+        job: The digest of the job that came with it.
     """
 
     rounds: SecureRounds
@@ -44,12 +44,13 @@ class Invited(NamedTuple):
 
 @final
 class SecureRounds:
-    """Holds the workers' numbers and secrets of the round that is on, in memory alone: they are never written, and the
-    next round, the last step or a refusal ends them.
+    """Numbers and secrets of the workers in the current round, in memory only.
+
+    They are never written. The next round, the last step or a refusal deletes them.
 
     Args:
-        sealing: How numbers were sealed: by it a worker knows the rules, whatever a server says.
-        identities: Who the workers are, and whom they know.
+        sealing: The sealing of the run's numbers. It sets the rules for the workers, whatever a server sends.
+        identities: The identity of the node, and the public keys of all workers.
     """
 
     def __init__(self, sealing: Sealing, identities: Identities = Identities()) -> None:
@@ -58,7 +59,7 @@ class SecureRounds:
         self._held: dict[str, _Held] = {}
 
     def invited(self, invitation: object, terms: Terms, job: bytes | memoryview) -> Invited:
-        """Read what came with a job.
+        """Read the invitation that came with a job.
 
         Args:
             invitation: Hexadecimal digits, from anyone.
@@ -77,7 +78,7 @@ class SecureRounds:
         """Keep the numbers of a worker that has been trained, and return the keys that it advertises.
 
         Args:
-            updates: What has left its outbox.
+            updates: Its updates, after the outbox.
             invitation: The server's message.
             job: The digest of the job that it was trained by, and of the terms.
 
@@ -120,12 +121,12 @@ class SecureRounds:
         return answer
 
     def forget(self, worker: str) -> None:
-        """Forget a worker's numbers and secrets."""
+        """Delete a worker's numbers and secrets."""
         self._held.pop(worker, None)
 
 
 def _numbers(sealed: Sealed, form: Form) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
-    """One worker's numbers; what it has nothing to say of is 0."""
+    """Return one worker's numbers; 0 for a scalar that it does not have."""
     own: Mapping[str, int] = {name: int(numbers) for name, numbers in sealed.scalars.items()}
     scalars = np.array([own.get(name, 0) for name in form.scalars], np.int64)
     return sealed.words[0].cpu().numpy().view(np.uint32), scalars.view(np.uint64)

@@ -25,12 +25,12 @@ _OWNER = "LIGHTNING_FED_NODE_PID"
 @final
 @dataclass(frozen=True)
 class Settings:
-    """What the owner of a node has set.
+    """Settings that the owner of a node has made.
 
     Args:
         build: Names the function that makes the node: ``package.module:function``.
         home: The folder of the node, for its logs and its workers' own state.
-        config: What is given to that function, if it takes an argument.
+        config: The argument of that function, if it takes one.
         policy: The file of the node's policy, if it has one.
         identity: The file of its private key for secure aggregation, if it has an identity.
         identities: The file of all workers' public keys.
@@ -83,7 +83,7 @@ class Settings:
             environment: The variables; None: those of this process.
             build: The function to take if the environment names none.
             home: Likewise the folder.
-            config: Likewise what the function is given.
+            config: Likewise the function's argument.
             owner: Likewise the process.
 
         Raises:

@@ -1,6 +1,6 @@
-"""A YAML file of settings, read with the line of every key, so that what is wrong can be found.
+"""A YAML file of settings, read with the line of every key, for messages.
 
-A parser of YAML takes the last of two equal keys without a word. In a policy that would be a limit that is not there.
+Of two equal keys a YAML parser silently takes the last. In a policy that would drop a limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SettingsFile:
     """The content of a file of settings.
 
     Args:
-        name: The file's name, without its folders, which are nobody else's business.
+        name: The file's name, without its folders, which stay private.
         content: The settings.
         lines: The line of each key, from 1.
     """
@@ -66,7 +66,7 @@ class SettingsFile:
             raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
 
     def where(self, *keys: str) -> str:
-        """Return the place of a key, or of the innermost section around it that is there.
+        """Return the place of a key, or of the innermost section around it that the file has.
 
         Args:
             keys: The key, with those of its sections before it.

@@ -1,4 +1,4 @@
-"""Unix sockets of a node's processes, in a folder that nobody else can look into. No torch, and no numpy."""
+"""Unix sockets of a node's processes, in a folder private to the user. Imports no torch and no numpy."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ResidentError(RuntimeError):
 
 
 def socket_of(settings: Settings, identity: str) -> Path:
-    """Return the path of a socket of a node; of another one, if its settings are others.
+    """Return the path of a node's socket. Other settings lead to another socket.
 
     Args:
         settings: The node's settings.
-        identity: Tells this node from others of the same user, and this socket of the node from others.
+        identity: Distinguishes this node from others of the same user, and this socket from others of the node.
 
     Raises:
         ResidentError: If there is no folder that is private to this user, or its path is too long for a socket.
@@ -43,10 +43,10 @@ def socket_of(settings: Settings, identity: str) -> Path:
 
 
 def listening(path: Path) -> socket.socket:
-    """Return a socket that listens, which only this user can connect to.
+    """Return a listening socket that accepts connections of this user only.
 
     Args:
-        path: Its path; what is left there by a process that was killed is removed.
+        path: Its path; the leftover of a killed process is removed.
     """
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -74,7 +74,7 @@ def is_running(process: int) -> bool:
 
 
 def _folder() -> Path:
-    """A folder that nobody else can look into, though others may make things beside it."""
+    """Return a folder private to this user, whose parent folder others may write to."""
     folder = Path(tempfile.gettempdir()) / f"lightning-fed-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)

@@ -1,7 +1,7 @@
-"""Server optimizers that torch does not have, and how the workers' learning rate changes over rounds.
+"""Server optimizers that torch lacks, and schedules of the workers' learning rate over rounds.
 
-FedAvgM is ``torch.optim.SGD(momentum=...)``. torch's Adagrad and Adam are not quite FedAdagrad and FedAdam of their
-paper: docs/algorithms.md has the differences.
+FedAvgM is ``torch.optim.SGD(momentum=...)``. torch's Adagrad and Adam differ from the paper's FedAdagrad and FedAdam:
+see docs/algorithms.md.
 """
 
 from lightning_fed.optim.adaptive import FedAdagrad, FedAdam, Yogi

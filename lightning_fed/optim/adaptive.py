@@ -1,6 +1,6 @@
 """FedAdagrad, FedAdam and FedYogi: Reddi et al., *Adaptive Federated Optimization*, 2021, algorithm 2.
 
-With the aggregate of a round as gradient g, which is the paper's −Δ, so that torch's optimizers descend on it::
+The aggregate of a round is the gradient g, the paper's −Δ, on which torch's optimizers descend::
 
     m ← β₁ m + (1 − β₁) g
     v ← v + g²                              FedAdagrad
@@ -8,8 +8,8 @@ With the aggregate of a round as gradient g, which is the paper's −Δ, so that
     v ← v − (1 − β₂) g² sign(v − g²)        FedYogi
     x ← x − η m / (√v + τ)
 
-m starts at 0, and v at τ²; in the paper at τ² or above. Nothing is corrected for bias:
-m is short in the first rounds, and so is √v.
+m starts at 0, and v at τ²; in the paper v starts at τ² or above. There is no bias correction:
+m and √v are small in the first rounds.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lightning_fed.core.arguments import listed, number
 
 
 class Adaptive(Optimizer, ABC):
-    """The step that the three have in common. They differ in how v follows g².
+    """Base of the three optimizers, with their common step. They differ in the update of v.
 
     Args:
         params: Parameters or parameter groups.
         lr: The learning rate η.
         tau: τ.
-        decays: The rates at which m and v forget, by the names of their arguments.
+        decays: The decay rates of m and v, by the names of their arguments.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, tau: float, **decays: Any) -> None:
@@ -40,10 +40,10 @@ class Adaptive(Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step.
+        """Perform one optimization step.
 
         Args:
-            closure: Evaluates the loss and its gradients again, if given.
+            closure: Reevaluates the loss and its gradients, if given.
 
         Returns:
             The loss of the closure; None without one.
@@ -67,7 +67,7 @@ class Adaptive(Optimizer, ABC):
                 f"{type(self).__name__} takes no sparse gradients; make them dense, as by nn.Embedding(sparse=False)"
             )
         state = self.state[parameter]
-        if parameter.is_complex():  # real and imaginary part adapt by themselves, as in torch's optimizers
+        if parameter.is_complex():  # real and imaginary parts adapt separately, as in torch's optimizers
             parameter, gradient = torch.view_as_real(parameter), torch.view_as_real(gradient.resolve_conj())
         if not state:
             state["m"] = torch.zeros_like(parameter)
@@ -77,32 +77,32 @@ class Adaptive(Optimizer, ABC):
 
     @abstractmethod
     def _follow(self, gradient: Tensor, m: Tensor, v: Tensor, group: dict[str, Any]) -> None:
-        """Change m and v in place.
+        """Update m and v in place.
 
         Args:
-            gradient: Of one parameter.
+            gradient: The gradient of one parameter.
             m: The mean of gradients, of the same shape.
-            v: What stands for their squares, of the same shape.
+            v: The accumulator of squared gradients, of the same shape.
             group: The settings of the parameter's group.
         """
 
 
 @final
 class FedAdagrad(Adaptive):
-    """FedAdagrad's step: v adds up g², so that steps get shorter and shorter (Reddi et al. 2021, algorithm 2).
+    """FedAdagrad's step: v is the sum of g², so steps become shorter over rounds (Reddi et al. 2021, algorithm 2).
 
-    The paper's algorithm has β₁ here, too; its authors' code has none, hence 0. Without it this is
+    The paper's algorithm has β₁ here, too; its authors' code does not, hence the default 0. With β₁ = 0 the step equals
     ``torch.optim.Adagrad(initial_accumulator_value=τ², eps=τ)``.
 
     Args:
         params: Parameters or parameter groups.
         lr: The learning rate η.
         beta1: β₁, in [0, 1).
-        tau: τ, how little adaptive it is; 1e-3 in the paper.
+        tau: τ; larger values are less adaptive. 1e-3 in the paper.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
     >>> w.grad = torch.tensor([2.0])
@@ -121,19 +121,19 @@ class FedAdagrad(Adaptive):
 
 @final
 class FedAdam(Adaptive):
-    """FedAdam's step: v is a moving average of g², without Adam's correction of bias (Reddi et al. 2021, algorithm 2).
+    """FedAdam's step: v is a moving average of g², without Adam's bias correction (Reddi et al. 2021, algorithm 2).
 
-    ``torch.optim.Adam`` corrects it, which makes steps another length in the first hundred rounds.
+    ``torch.optim.Adam`` has the correction, which changes the length of steps in the first hundred rounds.
 
     Args:
         params: Parameters or parameter groups.
         lr: The learning rate η.
         betas: β₁ and β₂, both in [0, 1).
-        tau: τ, how little adaptive it is; 1e-3 in the paper.
+        tau: τ; larger values are less adaptive. 1e-3 in the paper.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
     >>> w.grad = torch.tensor([2.0])
@@ -155,19 +155,19 @@ class FedAdam(Adaptive):
 
 @final
 class Yogi(Adaptive):
-    """FedYogi's step (Reddi et al. 2021, algorithm 2; Zaheer et al. 2018), also without a correction of bias.
+    """FedYogi's step (Reddi et al. 2021, algorithm 2; Zaheer et al. 2018), also without bias correction.
 
-    Where Adam's ``v`` follows g² at once, Yogi's moves by at most ``(1 - β₂)g²``.
+    Yogi's ``v`` changes by at most ``(1 - β₂)g²`` in a step; Adam's has no such bound.
 
     Args:
         params: Parameters or parameter groups.
         lr: The learning rate η.
         betas: β₁ and β₂, both in [0, 1).
-        tau: τ, how little adaptive it is; 1e-3 in the paper.
+        tau: τ; larger values are less adaptive. 1e-3 in the paper.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0]))
     >>> w.grad = torch.tensor([2.0])

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate of the workers' own optimizers over rounds."""
+"""Schedules of the workers' learning rate over rounds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _WHOLE = " must be positive, and a whole number"
 
 
 class LocalLRSchedule(Shown, ABC):
-    """Multiplies the learning rate that the user's ``configure_optimizers`` sets by a factor for each round.
+    """Base of the schedules, which multiply the learning rate of ``configure_optimizers`` by a factor for each round.
 
-    A scheduler of the user's own goes on within a round; the factor comes on top of it.
+    The user's own scheduler acts within a round; the factor multiplies its learning rate.
     """
 
     @abstractmethod
     def factor(self, round: int) -> float:
-        """Return the factor.
+        """Return the factor of a round.
 
         Args:
             round: The number of rounds before this one.
@@ -37,8 +37,8 @@ class ExponentialDecay(LocalLRSchedule):
         gamma: The factor from one round to the next, positive.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not positive and finite.
+        TypeError: If ``gamma`` is not a number.
+        ValueError: If ``gamma`` is not positive and finite.
 
     >>> [ExponentialDecay(0.5).factor(round) for round in range(3)]
     [1.0, 0.5, 0.25]
@@ -56,15 +56,15 @@ class ExponentialDecay(LocalLRSchedule):
 @final
 @dataclass(frozen=True)
 class StepDecay(LocalLRSchedule):
-    """A factor ``gamma`` every so many rounds.
+    """Multiplies the learning rate by ``gamma`` after every ``every`` rounds.
 
     Args:
         every: The number of rounds at the same learning rate.
         gamma: The factor, positive.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> [StepDecay(every=2, gamma=0.1).factor(round) for round in range(4)]
     [1.0, 1.0, 0.1, 0.1]
@@ -86,12 +86,12 @@ class CosineDecay(LocalLRSchedule):
     """Half a cosine from 1 down to ``last`` (Loshchilov & Hutter 2017, without restarts).
 
     Args:
-        rounds: After how many rounds it stays at the last value.
-        last: That value, at least 0.
+        rounds: The number of rounds after which the factor stays at the last value.
+        last: The last value, at least 0.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> [round(CosineDecay(rounds=4).factor(r), 3) for r in range(5)]
     [1.0, 0.854, 0.5, 0.146, 0.0]

@@ -1,4 +1,4 @@
-"""The population: every worker by name, built when first needed, and no more of them kept than asked for."""
+"""The population: every worker by name, built at first use, with a bounded number of built workers."""
 
 from lightning_fed.population.base import EvaluationKind, Names, Population
 from lightning_fed.population.batches import Batches, batches_of, examples_per_pass

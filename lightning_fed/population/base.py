@@ -16,9 +16,9 @@ EvaluationKind: TypeAlias = Literal["val", "test", "predict"]
 class Population(Mapping[str, WorkerData]):
     """All workers, as a read-only mapping from a worker's name to the LightningDataModule that holds its data.
 
-    A plain ``dict`` does as well, and either may hold tensors, Datasets or loaders in place of datamodules. Derive from
-    this class when they should be built lazily (``__getitem__`` builds one, nothing else does) and the names and sizes
-    are known beforehand. The names are never listed, so that a million workers start as fast as a thousand.
+    A plain ``dict`` works as well, and either may hold tensors, Datasets or loaders in place of datamodules. Derive
+    from this class to build workers lazily (only ``__getitem__`` builds one) when names and sizes are known in advance.
+    The names are never listed, so a million workers start as fast as a thousand.
 
     Example::
 
@@ -40,22 +40,22 @@ class Population(Mapping[str, WorkerData]):
     """
 
     draws_nothing: ClassVar[bool] = False
-    """Whether neither ``__getitem__`` nor the datamodules draw random numbers until a loader is iterated. If so, the
-    generators need not be seeded for them, which takes half as long as building a worker whose data are at hand."""
+    """Whether neither ``__getitem__`` nor the datamodules draw random numbers before a loader is iterated. The
+    generators are then not seeded for them, which makes building a worker faster."""
 
     gives_datamodules: ClassVar[bool] = False
     """Whether every worker is a datamodule, which makes its own batches; else it may be tensors or a Dataset, too."""
 
     lies_elsewhere: ClassVar[bool] = False
-    """Whether the workers' data lie on other machines: ``__getitem__`` gives nothing here. Workers are then trained and
-    evaluated there, by an engine that reaches them (:class:`~lightning_fed.engines.base.EngineOfNodes`)."""
+    """Whether the workers' data lie on other machines, and ``__getitem__`` is not available here. Workers are then
+    trained and evaluated there, by an engine that reaches them (:class:`~lightning_fed.engines.base.EngineOfNodes`)."""
 
     seed: int | None = None
-    """Decides which worker holds what, where that was drawn; None: nothing was. It is said when a fit begins."""
+    """The seed of a random assignment of examples to workers; None: not random. It is logged when a fit begins."""
 
     @property
     def most_examples(self) -> int | None:
-        """The number of examples that no worker can have more than; None: none is known."""
+        """An upper bound on the number of examples of a worker; None: unknown."""
         return None
 
     def __repr__(self) -> str:
@@ -67,11 +67,11 @@ class Population(Mapping[str, WorkerData]):
         """Return the name of the worker at a position, in constant time.
 
         Args:
-            position: From 0 to ``len(self) - 1``. What happens at other positions is not laid down.
+            position: From 0 to ``len(self) - 1``. Behaviour at other positions is undefined.
 
         Returns:
-            A string that is not empty: the same one at every call, and another at every position. Cohorts are drawn as
-            positions, so with other names in their place a run cannot be repeated.
+            A non-empty string: the same one at every call, and a different one at every position. Cohorts are drawn as
+            positions, so a run with other names in these positions cannot be reproduced.
         """
 
     def __iter__(self) -> Iterator[str]:
@@ -91,27 +91,27 @@ class Population(Mapping[str, WorkerData]):
 
     @abstractmethod
     def has_loader(self, kind: EvaluationKind) -> bool:
-        """Say whether the workers define a loader of this kind, without building a datamodule."""
+        """Return whether the workers define a loader of this kind, without building a datamodule."""
 
     def num_loaders(self, kind: EvaluationKind) -> int:
-        """Return the number of loaders of a kind that each worker has; asked only where the data lie elsewhere.
+        """Return the number of loaders of a kind of each worker; called only if the data lie elsewhere.
 
         Args:
-            kind: Which loaders.
+            kind: The kind of loaders.
         """
         return int(self.has_loader(kind))
 
 
 @final
 class Names(Sequence[str]):
-    """The names of a population as a sequence that holds none of them; a slice holds none either.
+    """A lazy sequence of a population's names, which stores no name; a slice is lazy, too.
 
     Args:
-        population: Gives the names, each when it is asked for.
-        positions: The positions of which the names are meant; None: all.
+        population: The population, which returns each name on access.
+        positions: The positions of the names; None: all.
 
     Raises:
-        TypeError: When a name is asked for that is no string, or empty.
+        TypeError: On access, if a name is not a string, or empty.
     """
 
     def __init__(self, population: Population, positions: range | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Loaders in the forms in which a Trainer takes them: one, or several in a list, a dict or a CombinedLoader."""
+"""Loaders in the forms that a Trainer accepts: one, or several in a list, a dict or a CombinedLoader."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lightning_fed._lightning import CombinedLoader, RunningStage, _resolve_over
 
 
 def loaders_in(given: Any) -> list[Any]:
-    """Return the loaders that an evaluation goes through one after another.
+    """Return the loaders of an evaluation, in order.
 
     Args:
-        given: What a datamodule gave: a loader, a collection of them that may be nested, or None. A CombinedLoader of
-            another mode than ``"sequential"`` is one loader, whose batches are made of those of its parts.
+        given: The loaders of a datamodule: a loader, a collection of them that may be nested, or None. A
+            CombinedLoader of another mode than ``"sequential"`` is one loader, with combined batches of its parts.
 
     >>> from torch.utils.data import DataLoader
     >>> a, b = DataLoader(range(3)), DataLoader(range(5))
@@ -28,12 +28,12 @@ def loaders_in(given: Any) -> list[Any]:
 
 
 def batch_in(loader: object, item: Any) -> Any:
-    """Return the batch in what a loader gave: a CombinedLoader gives ``(batch, batch_idx, dataloader_idx)``."""
+    """Return the batch in a loader's item: a CombinedLoader yields ``(batch, batch_idx, dataloader_idx)``."""
     return item[0] if isinstance(loader, CombinedLoader) else item
 
 
 def set_epoch(loader: object, epoch: int) -> None:
-    """Call ``set_epoch`` of those samplers of a loader for which a Trainer does so.
+    """Call ``set_epoch`` of the samplers of a loader for which a Trainer calls it.
 
     Args:
         loader: The loader, or several that are combined.
@@ -49,11 +49,11 @@ def set_epoch(loader: object, epoch: int) -> None:
 
 
 def unshuffled(given: Any, stage: RunningStage) -> Any:
-    """Return loaders that do not shuffle, as ``Trainer(overfit_batches=...)`` has them; a warning says so.
+    """Return loaders that do not shuffle, as ``Trainer(overfit_batches=...)`` requires, with a warning.
 
     Args:
-        given: What a datamodule gave.
-        stage: What it is for.
+        given: The loaders of a datamodule.
+        stage: The stage of the loaders.
     """
     combined = given if isinstance(given, CombinedLoader) else CombinedLoader(given, "max_size_cycle")
     _resolve_overfit_batches(combined, stage)
@@ -61,10 +61,10 @@ def unshuffled(given: Any, stage: RunningStage) -> Any:
 
 
 def refuse_sequential(loader: object) -> None:
-    """Refuse to train on loaders that are combined one after another, as a Trainer also refuses.
+    """Refuse to train on loaders that are combined one after another, as a Trainer does.
 
     Raises:
-        ValueError: If they are.
+        ValueError: If the loaders are combined so.
     """
     if isinstance(loader, CombinedLoader) and loader._mode == "sequential":
         raise ValueError(

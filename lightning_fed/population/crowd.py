@@ -1,4 +1,4 @@
-"""A population in a few words: how many workers there are, and how many examples they hold."""
+"""A short description of a population: its number of workers, and their numbers of examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAMED = 5
 
 
 def crowd(workers: Sized, size_at: Callable[[int], int]) -> str:
-    """Describe a population without building a worker: of many, some are asked for their sizes.
+    """Describe a population without building a worker; of a large one, only some sizes are read.
 
     Args:
         workers: The population.
@@ -21,12 +21,12 @@ def crowd(workers: Sized, size_at: Callable[[int], int]) -> str:
     """
     try:
         count = len(workers)
-    except Exception as error:  # whatever a population of the user's raises
+    except Exception as error:  # any error of a user's population
         return f"workers that cannot be counted: {type(error).__name__}"
     positions = range(count) if count <= _ASKED else [place * count // _ASKED for place in range(_ASKED)]
     try:
         sizes = [size_at(position) for position in positions]
-    except Exception:  # to show something is no reason to fail
+    except Exception:  # a description must not cause a failure
         sizes = []
     holding = f" with {of_sizes(sizes)}" if sizes else ""
     return how_many(count) + holding + (f", of {_ASKED} that were asked" if holding and count > _ASKED else "")
@@ -42,7 +42,7 @@ def named(names: Sequence[str]) -> str:
 
 
 def how_many(count: int) -> str:
-    """Return a number of workers in words."""
+    """Return a number of workers as text."""
     return f"{count} worker{'s' if count != 1 else ''}"
 
 

@@ -14,7 +14,7 @@ from lightning_fed.wire import WorkerError, describe
 
 @final
 class DatamoduleStates:
-    """The states of datamodules that are not built now, to be loaded into them when they are."""
+    """The states of datamodules that are currently not built, which are loaded when they are built again."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
@@ -22,19 +22,19 @@ class DatamoduleStates:
         self._said = False
 
     def clear(self) -> None:
-        """Forget them: the datamodules begin anew."""
+        """Drop all states: the datamodules start from the beginning."""
         self._states.clear()
 
     def lose(self, because: str | None) -> None:
-        """Keep no states from now on, and warn where there would be one.
+        """Store no states from now on, and warn for each lost one.
 
         Args:
-            because: Why, in words; None: keep them again.
+            because: The reason, as text; None: store states again.
         """
         self._lost_because, self._said = because, False
 
     def of(self, name: str, datamodule: pl.LightningDataModule, round: int) -> dict[str, Any]:
-        """Return the state of a built datamodule; empty if it has none, or if its kept one is not loaded yet.
+        """Return the state of a built datamodule; empty if it has none, or if its stored one is not loaded yet.
 
         Args:
             name: The worker's name.
@@ -42,9 +42,9 @@ class DatamoduleStates:
             round: The round, for errors.
 
         Raises:
-            WorkerError: If that fails.
+            WorkerError: If the datamodule fails.
         """
-        kind: Any = type(datamodule)  # mypy takes no class for hashable
+        kind: Any = type(datamodule)  # mypy does not treat a class as hashable
         if not _has_state(kind) or name in self._states:
             return {}
         if self._lost_because is not None:
@@ -57,19 +57,19 @@ class DatamoduleStates:
             raise WorkerError(name, round, f"state_dict() of its datamodule raised {describe(error)}") from error
 
     def hold(self, name: str, state: dict[str, Any]) -> None:
-        """Hold a state for a datamodule that is about to go."""
+        """Store the state of a datamodule that is about to be released."""
         if state:
             self._states[name] = state
 
     def give(self, name: str, datamodule: pl.LightningDataModule) -> None:
-        """Load the kept state, if there is one, into a datamodule that has been set up.
+        """Load the stored state, if any, into a datamodule that has been set up.
 
         Args:
             name: The worker's name.
             datamodule: Its datamodule.
 
         Raises:
-            ValueError: If it does not take it.
+            ValueError: If the datamodule does not accept the state.
         """
         state = self._states.pop(name, None)
         if not state:
@@ -83,7 +83,7 @@ class DatamoduleStates:
             ) from error
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the states that are held, by worker."""
+        """Return the stored states, by worker."""
         return dict(self._states)
 
     def load_state_dict(self, states: Mapping[str, dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
-"""Generators of random numbers that a worker's loader carries with it.
+"""Random generators that belong to a worker's loader.
 
-A sampler has one for the order of examples, and a data set may have its own, by which its transforms draw. What they
-draw in a round must depend on nothing that ran before: not on earlier rounds, nor on whether the worker was built anew.
+A sampler has a generator for the order of examples, and a dataset may have its own for its transforms. Their draws in a
+round must not depend on earlier rounds, nor on whether the worker was built again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch.utils.data import BatchSampler, DataLoader
 from lightning_fed._lightning import pl
 from lightning_fed.core.rng import derive
 
-_MOST = 1_000  # objects that are looked at: a data set's examples hold no generators
-_LONGEST = 100  # containers that are looked into
+_MOST = 1_000  # the number of searched objects: a dataset's examples hold no generators
+_LONGEST = 100  # the number of searched containers
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _SERVERS = (pl.Trainer, pl.LightningModule, pl.LightningDataModule)
 
 
 def orders(loader: DataLoader[Any]) -> list[torch.Generator]:
-    """The generators by which a loader and its samplers draw the order of examples.
+    """Return the generators with which a loader and its samplers draw the order of examples.
 
     Args:
         loader: The loader.
@@ -39,14 +39,14 @@ def orders(loader: DataLoader[Any]) -> list[torch.Generator]:
 
 
 def others_of(loader: object) -> list[Any]:
-    """The generators of torch, NumPy and Python that other objects of a loader keep, such as its data set's transforms.
+    """Return the generators of torch, NumPy and Python in other objects of a loader, such as its dataset's transforms.
 
     Args:
         loader: The loader, or any iterable of batches.
     """
     seen = {id(generator) for generator in orders(loader)} if isinstance(loader, DataLoader) else set[int]()
     found: list[Any] = []
-    alive: list[Any] = []  # so that no id is given twice
+    alive: list[Any] = []  # keeps objects alive, so ids stay unique
     pending = deque([loader])
     while pending and len(alive) < _MOST:
         thing = pending.popleft()
@@ -65,7 +65,7 @@ def others_of(loader: object) -> list[Any]:
 
 
 def reseed(ordering: Iterable[torch.Generator], others: Iterable[Any], seed: int) -> None:
-    """Seed generators; each one that does not draw the order has a seed of its own, so that no two draw alike.
+    """Seed generators; each generator that does not draw the order gets its own seed, so no two draw the same numbers.
 
     Args:
         ordering: The result of :func:`orders`.

@@ -1,4 +1,4 @@
-"""Data as people have them, as a datamodule: tensors, arrays, datasets and loaders."""
+"""Datamodules for plain data: tensors, arrays, datasets and loaders."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lightning_fed.population.lengths import length_of, num_examples
 from lightning_fed.population.tensors import alike, refuse_tables
 
 if not TYPE_CHECKING:
-    # At runtime the narrow type, by which the command line reads a config: YAML has names of classes, and no tensors.
+    # At runtime the narrow type, with which the command line reads a config: YAML has names of classes, not tensors.
     WorkerData: TypeAlias = pl.LightningDataModule
 else:
     WorkerData: TypeAlias = pl.LightningDataModule | Iterable[Any] | Dataset[Any]
-"""Data of one worker: a datamodule, or anything of which :func:`datamodule_of` makes one."""
+"""Data of one worker: a datamodule, or anything that :func:`datamodule_of` accepts."""
 
 BATCH_SIZE = 32
-"""The number of examples in a batch of data that come without batches, unless the user says otherwise."""
+"""The default number of examples in a batch of data that come without batches."""
 
 SPLITS = ("train", "val", "test", "predict")
-"""The parts of data that have a loader of their own."""
+"""The parts of data with their own loaders."""
 
 _MAY_BE = (
     "a LightningDataModule, a DataLoader, a Dataset, tensors or arrays such as (x, y), or a dict of such parts for "
@@ -38,11 +38,11 @@ _MAY_BE = (
 
 @final
 class GivenData(Shown, pl.LightningDataModule):
-    """Data that were given without a datamodule.
+    """A datamodule of data that were given without one.
 
     Args:
-        loaders: What makes the loader of each part, as a partial of a function, which another process can be sent.
-            There is a loader of those parts only, as Lightning sees it.
+        loaders: A function that makes the loader of each part, as a picklable partial. To Lightning, only these parts
+            have loaders.
     """
 
     def __init__(self, loaders: Mapping[str, Callable[[], Any]]) -> None:
@@ -57,7 +57,7 @@ class GivenData(Shown, pl.LightningDataModule):
 
     @property
     def batches(self) -> dict[str, int | str | bool | None]:
-        """How the batches of given loaders are made: their size, and the sampler that draws them."""
+        """The batch settings of the given loaders: batch size and sampler."""
         said: dict[str, int | str | bool | None] = {}
         for make in self._makers():
             if make.func is _as_it_is and isinstance(loader := make.args[0], DataLoader):
@@ -76,7 +76,7 @@ class GivenData(Shown, pl.LightningDataModule):
 
     @property
     def num_examples(self) -> int | None:
-        """The number of examples to train on, if it can be told without a pass over them."""
+        """The number of training examples, if known without a pass over them."""
         make = vars(self).get("train_dataloader")
         if not isinstance(make, partial):
             return None
@@ -86,7 +86,7 @@ class GivenData(Shown, pl.LightningDataModule):
         return None if isinstance(of, IterableDataset) else length_of(of)
 
     def _makers(self) -> Iterator[partial[Any]]:
-        """Yield what makes the loaders, that for training first."""
+        """Return the functions that make the loaders, the training loader first."""
         makers = (vars(self).get(f"{split}_dataloader") for split in SPLITS)
         return (make for make in makers if isinstance(make, partial))
 
@@ -113,7 +113,7 @@ class Fields(Dataset[dict[str, Tensor]]):
 
 @runtime_checkable
 class Numbered(Protocol):
-    """Anything whose examples have numbers from 0 on, as a DataLoader takes it for a dataset."""
+    """Protocol of objects whose examples are numbered from 0, which a DataLoader accepts as datasets."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
@@ -122,22 +122,22 @@ class Numbered(Protocol):
 def datamodule_of(
     thing: object, argument: str, batch_size: int, splits: Sequence[str] = ("train",)
 ) -> pl.LightningDataModule:
-    """Return a datamodule of what a user has.
+    """Return a datamodule of a user's data.
 
     - A datamodule is returned as it is.
     - A loader is used as it is, with its batches, its sampler and its processes.
-    - Examples (see :func:`examples_of`) come in batches of ``batch_size``: in their order where one batch holds them
-      all or they are evaluated, else shuffled anew in each pass.
+    - Examples (see :func:`examples_of`) are batched by ``batch_size``: in order if one batch holds all of them or in
+      evaluation, else shuffled in each pass.
     - A dict whose keys are among ``"train"``, ``"val"``, ``"test"`` and ``"predict"`` has a part for each.
 
     Args:
-        thing: What the user gave.
+        thing: The user's data.
         argument: The argument's name, for messages.
         batch_size: The number of examples in a batch.
-        splits: What something without parts is for; the first of them is needed.
+        splits: The parts for which undivided data are used; the first of them is required.
 
     Raises:
-        TypeError: If it is nothing of the kind; the message says what to give instead.
+        TypeError: If the data are of no supported kind; the message names an alternative.
         ValueError: If it has no examples, or not as many of one kind as of another.
     """
     if isinstance(thing, pl.LightningDataModule):
@@ -156,22 +156,22 @@ def datamodule_of(
 
 
 def examples_of(thing: object, argument: str) -> Dataset[Any]:
-    """Return a dataset of what a user has: examples that are not in batches yet.
+    """Return a dataset of a user's data: examples that are not yet in batches.
 
     - A torch Dataset, or anything with ``len()`` and examples by number, is returned as it is.
     - A tuple or list of tensors or arrays gives batches ``[x, y, ...]``.
     - A single tensor or array gives batches that are tensors.
     - A dict of tensors or arrays gives batches that are dicts.
 
-    An array becomes a tensor that shares its memory; only float64, numpy's default, becomes torch's default dtype, and
-    what torch takes no tensor from (foreign byte order, negative strides, memory that is read only) is copied.
+    An array becomes a tensor that shares its memory. Exceptions: float64, NumPy's default, becomes torch's default
+    dtype, and arrays that torch cannot share (foreign byte order, negative strides, read-only memory) are copied.
 
     Args:
-        thing: What the user gave.
+        thing: The user's data.
         argument: The argument's name, for messages.
 
     Raises:
-        TypeError: If it is nothing of the kind; the message says what to give instead.
+        TypeError: If the data are of no supported kind; the message names an alternative.
         ValueError: If it has no examples, or not as many of one kind as of another.
     """
     refuse_tables(thing, argument)
@@ -180,7 +180,7 @@ def examples_of(thing: object, argument: str) -> Dataset[Any]:
         return thing
     if isinstance(thing, (Tensor, np.ndarray)):
         (tensor,) = alike({argument: thing}, argument)
-        return cast("Dataset[Any]", tensor)  # a DataLoader takes a tensor for a dataset; TensorDataset gives lists
+        return cast("Dataset[Any]", tensor)  # a DataLoader accepts a tensor; TensorDataset would yield lists
     if isinstance(thing, (tuple, list)):
         _refuse_two_sets(thing, argument)
         return TensorDataset(*alike({f"{argument}[{i}]": item for i, item in enumerate(thing)}, argument))
@@ -195,7 +195,7 @@ def examples_of(thing: object, argument: str) -> Dataset[Any]:
 
 
 def _loading(thing: object, argument: str, batch_size: int) -> Callable[..., Any]:
-    """Return what makes a loader, given whether it is for training, as a keyword ``trains``."""
+    """Return a function that makes a loader, with the keyword ``trains``: whether the loader is for training."""
     if isinstance(thing, Iterator):
         raise TypeError(
             f"{argument} is {article(type(thing).__name__)}, which is used up after one pass: give a DataLoader or an "
@@ -219,7 +219,7 @@ def _as_it_is(loader: Any, trains: bool) -> Any:
 
 
 def _batched(examples: Dataset[Any], batch_size: int, trains: bool) -> DataLoader[Any]:
-    # In one batch there is no order to draw. A stream has its own, and what has no length cannot be shuffled.
+    # A single batch has no order to draw. A stream has its own, and data without a length cannot be shuffled.
     length = None if isinstance(examples, IterableDataset) else length_of(examples)
     return DataLoader(examples, batch_size, shuffle=trains and length is not None and length > batch_size)
 
@@ -234,7 +234,7 @@ def _checked_splits(parts: Mapping[Any, Any], argument: str) -> Mapping[str, Any
 
 
 def _is_misspelt(key: object, part: object) -> bool:
-    """Whether a key is near to the name of a split; but a tensor of such a name may be a field, as ``text`` is."""
+    """Whether a key is close to the name of a split; a tensor with such a name, like ``text``, may be a field."""
     return not isinstance(part, (Tensor, np.ndarray)) and bool(_near_split(key))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of examples and batches that a loader gives, as far as they can be told without a pass over it."""
+"""The numbers of examples and batches of a loader, if known without a pass over it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lightning_fed._lightning import CombinedLoader
 
 
 def num_examples(loader: object, batches: int | None = None) -> int | None:
-    """Return the number of examples that a pass over a loader gives, if it can be told without one.
+    """Return the number of examples in a pass over a loader, if known without a pass.
 
     Args:
         loader: The loader.
-        batches: Of how many batches, if the pass is cut short.
+        batches: The number of batches, if the pass is limited.
     """
     if isinstance(loader, CombinedLoader):
         return _num_combined(loader)
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     sampler = loader.batch_sampler
-    # Without one, an item of the dataset is a batch of its own making; and what a batch sampler of the user's gives,
-    # only the pass can tell.
+    # Without a batch size, an item of the dataset is already a batch; and the batches of a user's batch sampler are
+    # unknown before the pass.
     if not isinstance(sampler, BatchSampler) or type(sampler).__iter__ is not BatchSampler.__iter__:
         return None
     if gives_items(loader):
@@ -36,14 +36,14 @@ def num_examples(loader: object, batches: int | None = None) -> int | None:
 
 
 def gives_items(loader: DataLoader[Any]) -> bool:
-    """Whether a batch is an item as the user's own function made it, such as a graph: nodes may be what counts."""
+    """Whether a batch is an item made by a user's function, such as a graph, in which nodes may count as examples."""
     batches = loader.batch_sampler
     is_one = isinstance(batches, BatchSampler) and batches.batch_size == 1
     return is_one and loader.collate_fn is not default_collate
 
 
 def _num_combined(loader: CombinedLoader) -> int | None:
-    """The number of examples of the part that has most of them; a part that begins again counts once."""
+    """Return the number of examples of the largest part; a part that is repeated counts once."""
     is_cut = loader._mode == "min_size"
     batches = num_batches(loader) if is_cut else None
     if is_cut and batches is None:
@@ -66,7 +66,7 @@ def length_of(thing: object) -> int | None:
 
 
 def num_batches(loader: object) -> int | None:
-    """Return the number of batches in a pass, if it can be told; a CombinedLoader itself tells only when iterated."""
+    """Return the number of batches in a pass, if known; a CombinedLoader itself reports it only while iterated."""
     if not isinstance(loader, CombinedLoader):
         return length_of(loader)
     lengths = [length_of(part) for part in loader.flattened]

@@ -1,4 +1,4 @@
-"""The processes in which a DataLoader reads: when they end."""
+"""The end of a DataLoader's processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from lightning_fed._lightning import CombinedLoader
 
 
 def end_processes(loader: object) -> None:
-    """End the processes of a loader that lets them persist.
+    """End the persistent processes of a loader.
 
-    They keep their generators from pass to pass, so what they draw would depend on what ran before; and every worker
-    that is kept set up would keep its own.
+    Persistent processes keep their generators from pass to pass, so their draws would depend on earlier passes; and
+    every worker that is set up would keep its own processes.
     """
     if isinstance(loader, CombinedLoader):
         loader.reset()
@@ -24,11 +24,11 @@ def end_processes(loader: object) -> None:
 def end_pass(iterator: object) -> None:
     """End the processes of a pass over a loader, such as one that failed.
 
-    Of that one torch's exception holds the iterator in a cycle: the garbage collector would come upon it at any later
-    time, and wait five seconds for each of the processes.
+    After a failure, torch's exception holds the iterator in a reference cycle: the garbage collector would find it at
+    any later time, and wait for each of the processes.
 
     Args:
-        iterator: What iterates over the loader.
+        iterator: The iterator over the loader.
     """
     combined = iterator._iterator if isinstance(iterator, CombinedLoader) else None
     for part in [iterator] if combined is None else combined.iterators:

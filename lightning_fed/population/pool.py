@@ -1,4 +1,4 @@
-"""Workers that have been built, and no more of them than asked for."""
+"""A bounded pool of built workers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lightning_fed.wire import describe
 
 @final
 class WorkerPool:
-    """Builds workers when they are first asked for and keeps the ``capacity`` most recently used.
+    """Builds workers at their first use, and keeps the ``capacity`` most recently used.
 
     Args:
-        population: Every worker's datamodule by name; lazy or not. A lazy one may give data of other kinds as well.
-        capacity: How many built workers to keep.
-        seed: The seed of the run; with a worker's name it decides what its datamodule draws.
+        population: Every worker's datamodule by name; lazy or not. A lazy one may return other kinds of data as well.
+        capacity: The number of built workers to keep.
+        seed: The seed of the run; together with a worker's name it determines the draws of its datamodule.
         batch_size: The number of examples in a batch of a worker that is given without a datamodule and a loader.
     """
 
@@ -46,7 +46,7 @@ class WorkerPool:
         self.prepared: Prepared | None = None
         """The workers that other processes have prepared; None: there are no others."""
         self.states = DatamoduleStates()
-        """The states of datamodules that are not there now."""
+        """The states of datamodules that are currently not built."""
         self._draws_nothing = isinstance(population, Population) and population.draws_nothing
         self._looks_up_plainly = self._draws_nothing or isinstance(population, dict)
 
@@ -72,17 +72,17 @@ class WorkerPool:
             self.seed = seed
 
     def ready(self, name: str) -> Worker:
-        """Return a worker that is set up for training, for an engine that seeds the global generators afterwards.
+        """Return a worker that is set up for training, for an engine that then seeds the global generators.
 
-        The generators are not restored, as the engine sets them in any case.
+        The generators are not restored, since the engine sets them.
 
         Args:
             name: The worker's name.
 
         Raises:
-            Exception: Whatever the worker's data raises.
+            Exception: Any exception of the worker's data.
         """
-        # Restoring the generators twice takes 50 µs: as long as all else, for a worker whose data are at hand.
+        # Restoring the generators twice would double the time for a worker whose data are in memory.
         worker = self._built.get(name)
         if worker is None:
             worker = self._build(name, self._looked_up(name))
@@ -92,7 +92,7 @@ class WorkerPool:
         return worker
 
     def at_hand(self, name: str) -> Worker | None:
-        """Return a worker if it is set up, and none of its own code has a part in drawing its batches; else None.
+        """Return a worker if it is set up, and no user code takes part in drawing its batches; else None.
 
         Args:
             name: The worker's name.
@@ -112,7 +112,7 @@ class WorkerPool:
         return worker
 
     def _looked_up(self, name: str) -> pl.LightningDataModule:
-        """Look a datamodule up, which may build it, and draw; restoring the generators is the caller's."""
+        """Look up a datamodule, which may build it and draw; the caller restores the generators."""
         if not self._looks_up_plainly:
             seed_generators(data_seed(self.seed, name))
         return datamodule_of(self._population[name], f"workers[{name!r}]", self._batch_size)
@@ -124,17 +124,17 @@ class WorkerPool:
 
     @property
     def is_built(self) -> bool:
-        """Whether every worker's datamodule is there from the beginning."""
+        """Whether every worker's datamodule exists from the start."""
         return isinstance(self._population, dict)
 
     def prepare(self, trainer: pl.Trainer) -> dict[str, str]:
-        """Call ``prepare_data`` of all workers that have one, if all are there from the beginning.
+        """Call ``prepare_data`` of all workers that define it, if all exist from the start.
 
         Args:
-            trainer: The Trainer, whose machine this may be one of several.
+            trainer: The Trainer, possibly with several machines.
 
         Returns:
-            What was raised, in words, by worker.
+            The errors, as text, by worker.
         """
         failures: dict[str, str] = {}
         for name, datamodule in self._population.items() if self.is_built else ():
@@ -150,7 +150,7 @@ class WorkerPool:
         return failures
 
     def num_examples(self, name: str) -> int:
-        """Return a worker's number of training examples, building it only if its population cannot tell."""
+        """Return a worker's number of training examples; it is built only if the population does not provide it."""
         if isinstance(self._population, Population):
             return self._population.num_examples(name)
         batches = self[name].batches
@@ -160,7 +160,7 @@ class WorkerPool:
         """Return the states of the workers' datamodules for a checkpoint, by worker.
 
         Raises:
-            WorkerError: If one of them fails at it.
+            WorkerError: If a datamodule fails.
         """
         there = self._population.items() if self.is_built else [(n, w.datamodule) for n, w in self._built.items()]
         states = {name: self.states.of(name, datamodule, self._round) for name, datamodule in there}
@@ -188,9 +188,9 @@ class WorkerPool:
             self._let_go(worker)
 
     def _let_go(self, worker: Worker) -> None:
-        """Tear a worker down; an error in that costs nothing, least of all another worker that is about to train."""
+        """Tear a worker down; an error is not raised, since it must not stop another worker's training."""
         try:
-            if not self.is_built:  # else it is there all the time
+            if not self.is_built:  # else it always exists
                 self.states.hold(worker.name, self.states.of(worker.name, worker.datamodule, self._round))
             with Watch().over(worker.name, self._round):
                 worker.teardown()

@@ -1,4 +1,4 @@
-"""The Trainer as code sees it that is not to show what it sees."""
+"""A view of the Trainer for code whose data must stay hidden."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightning_fed._lightning import pl, rank_zero_info
 
 @final
 class QuietTrainer:
-    """The Trainer, except that nothing can be shown by it: for code that sees a worker's data, which are hidden.
+    """A view of the Trainer that publishes nothing, for code that processes a worker's hidden data.
 
-    Loggers take everything and keep nothing, dictionaries of metrics are copies, and there are no callbacks to leave
-    something with. That something was kept from view is said once.
+    Its loggers discard everything, its dictionaries of metrics are copies, and it has no callbacks. A warning reports
+    once that something was withheld.
 
     Args:
-        trainer: The server's Trainer, which answers everything else.
+        trainer: The server's Trainer, to which all other attributes are delegated.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:

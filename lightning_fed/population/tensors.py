@@ -1,4 +1,4 @@
-"""Tensors of what people have: tensors and arrays of as many rows each."""
+"""Tensors of a user's data: tensors and arrays with equal numbers of rows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lightning_fed.core.arguments import article
 
 
 def alike(things: Mapping[str, object], argument: str) -> list[Tensor]:
-    """Return tensors of as many examples each.
+    """Return tensors with equal numbers of examples.
 
     Args:
-        things: Tensors or arrays, by what to call them in a message.
+        things: Tensors or arrays, by their names in messages.
         argument: The name of all of them.
 
     Raises:
-        TypeError: If one of them is neither, or of no numbers; the message says what to give instead.
+        TypeError: If one of them is neither, or of no numbers; the message names an alternative.
         ValueError: If there is none, one has masked values or no rows, or one has more rows than another.
     """
     if not things:
@@ -44,7 +44,7 @@ def _tensor(thing: object, name: str) -> Tensor:
         tensor = _of_array(thing, name)
     elif isinstance(thing, Tensor):
         _refuse_without_rows(thing, name)
-        tensor = thing.detach()  # data have no gradients, and a worker's would add up
+        tensor = thing.detach()  # data need no gradients, which would accumulate over rounds
     else:
         raise TypeError(f"{name} is {_named(thing)}: give a tensor or an array, such as torch.tensor([[0.0], [1.0]])")
     if tensor.ndim == 0:
@@ -63,7 +63,7 @@ def _of_array(array: np.ndarray[Any, Any], name: str) -> Tensor:
     if array.dtype.names is not None:
         fields = ", ".join(f"{field!r}: array[{field!r}]" for field in array.dtype.names)
         raise TypeError(f"{name} is an array of records: give a dict of its fields, such as {{{fields}}}")
-    # torch takes no foreign byte order, no negative strides, and warns of memory that must not be written to
+    # torch refuses foreign byte order and negative strides, and warns about read-only memory
     array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
     try:
         tensor = torch.as_tensor(_own(array))
@@ -92,7 +92,7 @@ def _refuse_without_rows(tensor: Tensor, name: str) -> None:
 
 
 def _own(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return an array, or a copy if its memory is a tensor's: that moves when the tensor is sent to a process."""
+    """Return an array, or a copy if a tensor owns its memory, which moves when the tensor is sent to a process."""
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -103,9 +103,9 @@ def refuse_tables(thing: object, name: str) -> None:
     """Refuse a table of pandas.
 
     Raises:
-        TypeError: If it is one; the message says what to give instead.
+        TypeError: If it is one; the message names an alternative.
     """
-    pandas = sys.modules.get("pandas")  # who has a table has imported it
+    pandas = sys.modules.get("pandas")  # a table exists only if pandas is imported
     if pandas is not None and isinstance(thing, (pandas.DataFrame, pandas.Series)):
         raise TypeError(
             f"{name} is a pandas {type(thing).__name__}, which does not say which columns are features and which is "

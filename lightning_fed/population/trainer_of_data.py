@@ -1,4 +1,4 @@
-"""The Trainer as a worker's datamodule sees it, fit to be sent to the processes of its loaders."""
+"""A view of the Trainer for a worker's datamodule, which can be sent to the processes of its loaders."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _PLAIN = (
 
 @final
 class TrainerOfData:
-    """The Trainer, except that what a loader's process gets of it are the plain numbers.
+    """A view of the Trainer of which only plain numbers are sent to a loader's process.
 
-    A datamodule goes to a process that starts afresh (``multiprocessing_context="spawn"``) whenever a part of the
-    loader is one of its methods, and its Trainer with it: the server, in the middle of a round, and all other workers.
+    A datamodule is sent to a spawned process (``multiprocessing_context="spawn"``) whenever a part of the loader is one
+    of its methods. Its Trainer would be sent with it, including the server in the middle of a round and all workers.
 
     Args:
         trainer: The server's Trainer.
@@ -44,7 +44,7 @@ class TrainerOfData:
         self._trainer = trainer
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_trainer":  # not yet there: it is being copied
+        if name == "_trainer":  # missing while the object is being copied
             raise AttributeError(name)
         return getattr(self._trainer, name)
 
@@ -53,7 +53,7 @@ class TrainerOfData:
 
 
 def starts_afresh(loader: object) -> bool:
-    """Whether a loader, or one of several, has processes that are sent what they need, and do not inherit it."""
+    """Whether a loader, or one of several, has processes that do not inherit the memory of this one."""
     if isinstance(loader, CombinedLoader):
         return any(map(starts_afresh, loader.flattened))
     if isinstance(loader, dict):

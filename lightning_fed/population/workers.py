@@ -1,4 +1,4 @@
-"""A worker: its name, and its data, set up when first needed."""
+"""A worker: its name, and its data, set up at first use."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ AS_THEY_ARE = nullcontext()
 
 @final
 class Worker:
-    """One participant: its name and the datamodule that holds its data, set up when first needed.
+    """One participant: its name and the datamodule that holds its data, set up at first use.
 
-    All that the datamodule draws from the global generators, in ``prepare_data``, in ``setup`` and when it builds a
-    loader, is a function of the seed and the name, whenever and however often it is asked. Each of these calls starts
-    from the same seed, so that a split is the same in every stage, and by whichever loader it is first needed.
+    All draws of the datamodule from the global generators, in ``prepare_data``, in ``setup`` and in building a loader,
+    are a function of the seed and the name, for any number and order of calls. Each of these calls starts from the
+    same seed, so a split is the same in every stage and for every loader.
 
     Args:
         name: The worker's name.
-        datamodule: Its data.
-        trainer: The Trainer that the datamodule is to see.
+        datamodule: The worker's data.
+        trainer: The Trainer of the datamodule.
         seed: The seed of the run; None: the datamodule draws nothing.
         prepared: The workers that other processes have prepared; None: there are no others.
-        states: The states that datamodules are to have back.
+        states: The states to restore into datamodules.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Worker:
         self.name = name
         self.datamodule = datamodule
         self.datamodule.trainer = trainer
-        kind: Any = type(datamodule)  # mypy takes no class for hashable
+        kind: Any = type(datamodule)  # mypy does not treat a class as hashable
         patched = any(hook in vars(datamodule) for hook in TRANSFER_HOOKS)
         self.transfers_plainly = _transfers_plainly(kind) and not patched
-        """Whether its batches need no more than to be moved to the device."""
+        """Whether its batches only have to be moved to the device."""
         self._trainer = trainer
         self._seed = seed
         self._prepared = prepared
@@ -68,7 +68,7 @@ class Worker:
         self._loaders: dict[str, Sequence[Iterable[Any]]] = {}
         self._edition = 0
         self._is_unheeded = False
-        """Whether nobody heeds what its datamodule does to the global generators: they are about to be seeded."""
+        """Whether changes to the global generators do not matter, since they are seeded next."""
 
     def __repr__(self) -> str:
         return f"Worker({self.name!r}, {type(self.datamodule).__name__})"
@@ -104,7 +104,7 @@ class Worker:
             self._prepared.note(self.name, self.datamodule.prepare_data_per_node)
 
     def _call(self, hook: str, *arguments: Any, edition: int = 0) -> Any:
-        """Call a hook of the datamodule that may draw, if it has one; restoring the generators is the caller's."""
+        """Call a hook of the datamodule, if defined, which may draw; the caller restores the generators."""
         kind: Any = type(self.datamodule)
         if not _defines(kind, hook) and hook not in vars(self.datamodule):
             return None
@@ -126,7 +126,7 @@ class Worker:
 
     @property
     def batches(self) -> Batches:
-        """The training batches.
+        """Return the training batches.
 
         Raises:
             ValueError: If there are no training examples, or too few for a batch.
@@ -139,7 +139,7 @@ class Worker:
         return self._batches
 
     def make_ready(self) -> None:
-        """Set it up for training if it is not, and leave the global generators as that leaves them."""
+        """Set the worker up for training if necessary, without restoring the global generators."""
         if self._batches is None:
             self._is_unheeded = True
             try:
@@ -149,12 +149,12 @@ class Worker:
 
     @property
     def draws_plainly(self) -> bool:
-        """Whether its batches are there, and are drawn without any code of its own."""
+        """Whether its batches exist, and are drawn without user code."""
         reloads = self._trainer is not None and self._trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
         return isinstance(self._batches, IndexedBatches) and self._batches.draws_plainly and not reloads
 
     def _keep_up(self) -> None:
-        """Drop all loaders if the Trainer would ask for new ones: ``reload_dataloaders_every_n_epochs``."""
+        """Drop all loaders if the Trainer would reload them: ``reload_dataloaders_every_n_epochs``."""
         every = 0 if self._trainer is None else self._trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
         if not every and not self._edition:
             return
@@ -165,7 +165,7 @@ class Worker:
             self._loaders.clear()
 
     def _asked(self, loader: str, stage: Stage) -> Any:
-        """Return what the datamodule gives as a loader, after it has been set up."""
+        """Return a loader of the datamodule, after its setup."""
         with self._restored():
             self._set_up(stage)
             asked = self._call(loader, edition=self._edition)
@@ -183,13 +183,13 @@ class Worker:
                 )
             return unshuffled(asked, RunningStage.TRAINING) if self._overfits else asked
         except ValueError as error:
-            # A shuffling DataLoader refuses an empty dataset itself, in words that name neither the data nor a fix.
+            # A shuffling DataLoader refuses an empty dataset itself, with a message without the data's name or a fix.
             if "num_samples should be a positive integer" in text_of(error):
                 raise ValueError(_EMPTY) from error
             raise
 
     def evaluation_loaders(self, kind: EvaluationKind) -> Sequence[Iterable[Any]]:
-        """Return the worker's own loaders for evaluation or prediction; none if its datamodule gives none."""
+        """Return the worker's own loaders for evaluation or prediction; empty if its datamodule defines none."""
         self._keep_up()
         if kind not in self._loaders:
             if not has_loader(self.datamodule, kind):
@@ -201,18 +201,18 @@ class Worker:
 
     @property
     def _overfits(self) -> bool:
-        """Whether the Trainer is to see the same batches in every epoch."""
+        """Whether the Trainer must see the same batches in every epoch."""
         return self._trainer is not None and self._trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
 
-@lru_cache(maxsize=1)  # asked for twice when a worker is built
+@lru_cache(maxsize=1)  # used twice when a worker is built
 def data_seed(seed: int, worker: str, edition: int = 0) -> int:
-    """The seed of what a worker's datamodule draws.
+    """Return the seed of a worker's datamodule.
 
     Args:
         seed: The seed of the run.
         worker: The worker's name.
-        edition: How often its loaders have been asked for anew.
+        edition: The number of times that its loaders were reloaded.
     """
     return derive(seed, "data", worker, edition)
 
@@ -237,7 +237,7 @@ def _defines(kind: Any, hook: str) -> bool:
     return is_overridden(hook, kind, pl.LightningDataModule)
 
 
-@cache  # asked for every worker, it would take a fifth of the time of building one
+@cache  # cached, since it is used for every worker
 def _transfers_plainly(kind: type[pl.LightningDataModule]) -> bool:
     """Whether a class leaves all transfer hooks as they are."""
     return not any(is_overridden(hook, kind, pl.LightningDataModule) for hook in TRANSFER_HOOKS)
@@ -255,7 +255,7 @@ def has_loader(datamodule: pl.LightningDataModule, kind: EvaluationKind) -> bool
 
 
 def stage_of(kind: EvaluationKind, trainer: pl.Trainer | None) -> Stage:
-    """The stage that Lightning would pass to ``setup`` before asking for a loader."""
+    """Return the stage that Lightning passes to ``setup`` before it requests a loader."""
     if kind == "val":
         return "fit" if trainer is not None and trainer.state.fn == "fit" else "validate"
     return kind

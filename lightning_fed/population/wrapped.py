@@ -1,4 +1,4 @@
-"""Base of the populations whose workers are those of another one."""
+"""Base of the populations that wrap another one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from lightning_fed.population.base import EvaluationKind, Population
 
 
 class WrappedPopulation(Population):
-    """Hands on all that another population says of its workers; only their data, ``__getitem__``, are to be defined."""
+    """Base of the populations that delegate to another one; subclasses define only the data, ``__getitem__``."""
 
     @property
     @abstractmethod
     def inner(self) -> Population:
-        """The other population."""
+        """The wrapped population."""
 
     @property
     @override

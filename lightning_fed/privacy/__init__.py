@@ -1,4 +1,4 @@
-"""Differential privacy: what is promised, how a round keeps it, and what it costs."""
+"""Differential privacy: promises, their enforcement in a round, and their cost."""
 
 from lightning_fed.privacy.accounting import Accountant
 from lightning_fed.privacy.auditing import Audit, audit, audit_fits

@@ -1,4 +1,4 @@
-"""An account of releases that only grows: whoever reads it, and however often."""
+"""A grow-only account of releases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Charges: TypeAlias = list[dict[str, Any]]
 
 
 def fresh_name() -> str:
-    """Draw a name that no other run or stretch has; it follows from no seed.
+    """Draw a unique name for a run or stretch; the name is independent of all seeds.
 
     >>> len(fresh_name())
     16
@@ -23,12 +23,12 @@ def fresh_name() -> str:
 
 @final
 class Account:
-    """Everything that a run has released, stretch by stretch.
+    """All releases of a run, stretch by stretch.
 
-    A *stretch* is what one fit releases. It has a name of its own, and only that fit adds to it, so of two records of a
-    stretch the larger one is the later one. The union of two accounts takes the larger record of each stretch: two
-    records of the same run are not counted twice, those of different runs add up, and nothing is ever taken back. (A
-    grow-only counter: Shapiro et al., *Conflict-free Replicated Data Types*, 2011.)
+    A *stretch* holds the releases of one fit. It has its own name, and only that fit adds to it, so of two records of a
+    stretch the larger one is the later one. The union of two accounts takes the larger record of each stretch: records
+    of the same run are not counted twice, those of different runs add up, and counts never decrease. (A grow-only
+    counter: Shapiro et al., *Conflict-free Replicated Data Types*, 2011.)
 
     >>> account = Account()
     >>> account.charge("first", mechanism={"mechanism": "Gaussian", "parameters": {"noise_multiplier": 1.0}}, count=3)
@@ -56,28 +56,28 @@ class Account:
         return tuple(self._counts)
 
     def charge(self, stretch: str, mechanism: Mapping[str, Any], count: int) -> int:
-        """Note that a mechanism is about to be released.
+        """Record that a mechanism is about to be released.
 
         Args:
             stretch: The stretch's name.
             mechanism: The mechanism as it is stored.
-            count: How many times.
+            count: The number of releases.
 
         Returns:
-            How often the stretch has been charged for this mechanism in all.
+            The total number of charges for this mechanism in the stretch.
         """
         return self.record(stretch, mechanism, self._counts.get(stretch, {}).get(_key(mechanism), 0) + count)
 
     def record(self, stretch: str, mechanism: Mapping[str, Any], count: int) -> int:
-        """Take over what somebody has noted about a stretch; the larger number is the later one.
+        """Merge another record of a stretch; the larger number is the later one.
 
         Args:
             stretch: The stretch's name.
             mechanism: The mechanism as it is stored.
-            count: How often the stretch had been charged for it in all.
+            count: The total number of charges for the mechanism in that record.
 
         Returns:
-            How often it has been charged for it as far as is recorded now.
+            The total number of charges after the merge.
         """
         if not isinstance(count, int) or count < 0:
             raise ValueError(f"count={count!r} must be a number of releases")
@@ -90,11 +90,11 @@ class Account:
         """Take the union with an account of a checkpoint.
 
         Args:
-            state: What :meth:`state_dict` gave, or what an older lightning_fed stored, which knew no stretches: that is
-                counted as a run of its own.
+            state: The result of :meth:`state_dict`, or the state of an older lightning_fed without stretches, which is
+                counted as a separate run.
 
         Raises:
-            ValueError: If it is neither. Nothing is changed then.
+            ValueError: If the state is neither; the account is then unchanged.
         """
         joined = Account()
         joined._counts = {stretch: dict(counts) for stretch, counts in self._counts.items()}
@@ -117,15 +117,15 @@ class Account:
             own.update({key: max(own.get(key, 0), count) for key, count in counts.items()})
 
     def of(self, stretch: str) -> Charges:
-        """Return what one stretch was charged for.
+        """Return the charges of one stretch.
 
         Args:
-            stretch: The stretch's name; one that is not here was charged for nothing.
+            stretch: The stretch's name; an unknown stretch has no charges.
         """
         return [{**json.loads(key), "count": count} for key, count in self._counts.get(stretch, {}).items() if count]
 
     def total(self) -> Charges:
-        """Return what all stretches were charged for, each mechanism once, in the order of their first charges."""
+        """Return the charges of all stretches, each mechanism once, in the order of their first charges."""
         total: dict[str, int] = {}
         for counts in self._counts.values():
             for key, count in counts.items():
@@ -134,7 +134,7 @@ class Account:
         return [{**json.loads(key), "count": count} for key, count in total.items()]
 
     def meet(self, other: Account) -> Account:
-        """Return what both accounts say: of each stretch the smaller record.
+        """Return the intersection with another account: the smaller record of each stretch.
 
         Args:
             other: The other one.
@@ -159,7 +159,7 @@ class Account:
         return {(stretch, key, n) for stretch, counts in self._counts.items() for key, n in counts.items() if n}
 
     def state_dict(self) -> dict[str, Charges]:
-        """Return what a checkpoint keeps, by stretch."""
+        """Return the state that a checkpoint stores, by stretch."""
         return {stretch: charges for stretch in self._counts if (charges := self.of(stretch))}
 
 

@@ -1,4 +1,4 @@
-"""Attacks on many runs: a score, a threshold, and the ε that the guesses prove."""
+"""Attacks on many runs: a score, a threshold, and the ε that the guesses imply."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lightning_fed.privacy.extra import import_extra
 Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 POINTING, BOUND, SAID, FINEST = range(4)
-"""Numbers seen of a round: how far its release points to the canary, in clipping bounds; the logarithm of the next
-bound; what a worker says besides its update; and the exponent of the last bit that is set in the release."""
+"""The numbers observed in a round: the release's component along the canary, in clipping bounds; the logarithm of the
+next bound; the numbers that a worker sends beside its update; and the exponent of the lowest bit set in the release."""
 
 Score: TypeAlias = Callable[[Numbers], Numbers]
 """One number for each of n runs, ``[n, rounds, 4]``."""
 
 
 class Attack(NamedTuple):
-    """Tells runs of one world from those of the other: those whose score is no less than a threshold.
+    """Distinguishes the runs of two worlds: runs whose score reaches a threshold are attributed to one of them.
 
     Args:
         score: The score.
-        sign: 1, or -1 if small scores tell.
-        threshold: The least score, times the sign.
-        told: Which world is told: 0 with the canary, 1 without it.
-        delta: The δ for which that bounds ε best.
+        sign: 1, or -1 if small scores are the evidence.
+        threshold: The smallest score, times the sign.
+        told: The attributed world: 0 with the canary, 1 without it.
+        delta: The δ for which the attack bounds ε best.
     """
 
     score: Score
@@ -38,18 +38,18 @@ class Attack(NamedTuple):
     delta: float
 
     def counts(self, worlds: Sequence[Numbers]) -> tuple[int, int]:
-        """Return how many runs of the one world are recognised, and how many of the other are taken for such."""
+        """Return the numbers of hits in the attributed world and of false alarms in the other world."""
         told = [int((self.sign * self.score(world) >= self.threshold).sum()) for world in worlds]
         return told[self.told], told[1 - self.told]
 
 
 def best_attack(worlds: Sequence[Numbers], claims: dict[float, float], confidence: float) -> Attack:
-    """Choose the attack that on these runs proves most of what is claimed.
+    """Choose the attack whose bound is largest relative to the claim on these runs.
 
     Args:
-        worlds: What was seen of n runs with the canary, and of n without it.
-        claims: The ε that is claimed, by δ.
-        confidence: That of the bound.
+        worlds: The observations of n runs with the canary, and of n runs without it.
+        claims: The claimed ε, by δ.
+        confidence: The confidence of the bound.
     """
     n, best = len(worlds[0]), []
     for score, sign in itertools.product(_scores(worlds), (1.0, -1.0)):
@@ -65,7 +65,7 @@ def best_attack(worlds: Sequence[Numbers], claims: dict[float, float], confidenc
 
 
 def _scores(worlds: Sequence[Numbers]) -> list[Score]:
-    """Return the attackers' scores: how far all rounds, or one, point to the canary; the last bits; all else."""
+    """Return the attackers' scores: components along the canary, over all rounds or in one; lowest bits; the rest."""
     return [
         lambda seen: seen[:, :, POINTING].sum(axis=1),
         lambda seen: seen[:, :, POINTING].max(axis=1),
@@ -75,10 +75,10 @@ def _scores(worlds: Sequence[Numbers]) -> list[Score]:
 
 
 def _discriminant(worlds: Sequence[Numbers]) -> Score:
-    """The combination of all numbers but the last bits that tells the worlds best (Fisher 1936)."""
+    """Return the linear combination of all numbers but the lowest bits that separates the worlds best (Fisher 1936)."""
     each_round = (
         worlds[0].shape[1] * FINEST <= len(worlds[0]) / 5
-    )  # else there are too few runs to learn so many weights
+    )  # with fewer runs so many weights cannot be estimated
 
     def features(seen: Numbers) -> Numbers:
         return seen[:, :, :FINEST].reshape(len(seen), -1) if each_round else seen[:, :, :FINEST].sum(axis=1)
@@ -93,12 +93,12 @@ def _discriminant(worlds: Sequence[Numbers]) -> Score:
 
 
 def lower_bounds(hits: Any, alarms: Any, n: int, delta: float, confidence: float) -> Numbers:
-    """The ε that so many hits prove, ``P(hit) <= e^ε P(alarm) + δ``, by the bounds of Clopper and Pearson (1934).
+    """Return lower bounds on ε from hits and false alarms: ``P(hit) <= e^ε P(alarm) + δ`` (Clopper and Pearson 1934).
 
     Args:
-        hits: How many of n runs of the one world are told; integers ``[k]``.
-        alarms: How many of n runs of the other are taken for such.
-        n: How many runs of each there are.
+        hits: The numbers of hits among n runs of one world; integers ``[k]``.
+        alarms: The numbers of false alarms among n runs of the other world.
+        n: The number of runs of each world.
         delta: δ.
         confidence: The probability with which both rates are within their bounds.
     """

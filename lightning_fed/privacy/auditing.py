@@ -1,10 +1,10 @@
-"""An audit of a promise: attacks on its releases that bound ε from below, to be held against the ε that is claimed.
+"""An audit of a promise: attacks on its releases bound ε from below, for comparison with the claimed ε.
 
-Two worlds are played many times: in one a worker, the canary, sends as much as it can, in the other its neighbour of
-the guarantee's relation is there in its place. The attacker sees all that the promise releases, and everything else is
-public. How often it takes one world for the other bounds ε with confidence (Jagielski, Ullman, Oprea, *Auditing
-Differentially Private Machine Learning*, 2020; Nasr et al., *Tight Auditing of Differentially Private Machine
-Learning*, 2023). A bound above the claim proves a fault. One below proves nothing: another attack may find more.
+Two worlds are simulated many times. In one a worker, the canary, sends as much as it can; in the other its neighbour
+under the guarantee's relation takes its place. The attacker sees all releases of the promise, and everything else is
+public. The attacker's error rates bound ε with confidence (Jagielski, Ullman, Oprea, *Auditing Differentially Private
+Machine Learning*, 2020; Nasr et al., *Tight Auditing of Differentially Private Machine Learning*, 2023). A bound above
+the claim proves a fault. A bound below the claim proves nothing: another attack may find more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import LocalTraining
 
 DELTAS = (1e-3, 1e-2, 0.05, 0.2)
-"""An account promises an ε for every δ at once; for one of these a few hundred trials bound it best."""
+"""The values of δ that are tried. An account claims an ε for every δ; a few hundred trials bound one of these best."""
 
 
 @final
@@ -36,15 +36,15 @@ class Audit:
     """The result of an audit.
 
     Args:
-        promise: What was audited, in words.
-        lower_bound: The ε that the attacks prove, with the confidence; 0: nothing.
+        promise: A description of the audited promise.
+        lower_bound: The ε that the attacks prove, at the given confidence; 0: nothing.
         claimed: The ε that the promise's account claims, for the same δ.
-        delta: That δ.
-        confidence: The probability with which the bound is right, whatever the promise.
-        trials: How many runs were played with the canary, and how many without.
-        guesses: On how many of each the bound rests: those by which the attack was not chosen.
-        hits: How many runs of one world the attacker told.
-        false_alarms: How many runs of the other world the attacker took for such.
+        delta: The δ of both.
+        confidence: The probability that the bound is correct, for any promise.
+        trials: The number of runs with the canary, and of runs without it.
+        guesses: The number of runs of each world behind the bound: those that were not used to choose the attack.
+        hits: The number of runs of one world that the attacker recognised.
+        false_alarms: The number of runs of the other world that the attacker attributed to that world.
     """
 
     promise: str
@@ -59,7 +59,7 @@ class Audit:
 
     @property
     def holds(self) -> bool:
-        """Whether what the attacks prove is within the claim; no proof that it holds against others."""
+        """Whether the lower bound is within the claim; not a proof that the claim holds against other attacks."""
         return self.lower_bound <= self.claimed
 
     def __str__(self) -> str:
@@ -84,29 +84,29 @@ def audit(
     confidence: float = 0.99,
     delta: float | None = None,
 ) -> Audit:
-    """Attack a promise by its own aggregator and its own half at the workers, and bound ε from below.
+    """Attack a promise through its own aggregator and worker half, and bound ε from below.
 
-    It finds noise that is too small or missing, updates that are not clipped, noise whose last bits tell what it hides,
-    and rounds that are charged as less than they are. What lies outside of the promise, such as the local training and
-    the server optimizer, takes no part; see :func:`audit_fits`. A canary that is rarely drawn is rarely seen: to look
-    at noise and clipping with few trials, audit the promise with everyone in every round.
+    The audit finds noise that is too small or missing, unclipped updates, noise whose lowest bits reveal the hidden
+    value, and rounds that are charged too little. Local training and the server optimizer are outside of the promise
+    and take no part; see :func:`audit_fits`. A canary that is rarely drawn is rarely seen: to check noise and clipping
+    with few trials, audit the promise with all workers in every round.
 
     Args:
         privacy: The promise, of any class.
         population: The number of workers.
-        cohort_size: The number of workers in a round, with Poisson sampling the expected one; None: all.
-        sampler: How cohorts are drawn; None: as the promise wants it, and if it wants nothing, the canary takes part in
-            every round.
-        rounds: How many rounds the attacker sees.
+        cohort_size: The number of workers in a round, with Poisson sampling the expected number; None: all.
+        sampler: The sampler of cohorts; None: the promise's own, or if it has none, the canary takes part in every
+            round.
+        rounds: The number of rounds that the attacker sees.
         dimension: The number of parameters.
-        dtype: Theirs.
-        trials: How many runs of so many rounds are played with the canary, and how many without it. The more, the
-            nearer the bound can come to the truth.
-        confidence: The probability with which the bound is right.
-        delta: For which δ ε is bounded; None: of :data:`DELTAS` that for which the attack comes nearest to the claim.
+        dtype: The dtype of the parameters.
+        trials: The number of simulated runs with the canary, and of runs without it. More trials make the bound
+            tighter.
+        confidence: The probability that the bound is correct.
+        delta: The δ of the bound; None: the δ of ``DELTAS`` for which the attack is nearest to the claim.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
+        TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, or the promise hides examples of workers, not workers.
 
     >>> from lightning_fed.privacy import CentralDP
@@ -155,17 +155,17 @@ def audit_fits(
     confidence: float = 0.99,
     delta: float | None = None,
 ) -> Audit:
-    """Attack whole fits of your own configuration, with a canary of your own, and bound ε from below.
+    """Attack whole fits of your own configuration, with your own canary, and bound ε from below.
 
-    For what :func:`audit` leaves out: promises about examples, local training, algorithms and server optimizers. A
-    canary is a worker or an example that the promise hides, as extreme as you can make it. The attacker sees what you
-    return, and learns from a third of the fits along which direction to look.
+    This audit covers what :func:`audit` leaves out: promises about examples, local training, algorithms and server
+    optimizers. A canary is a worker or an example that the promise hides, as extreme as possible. The attacker sees
+    the returned release, and estimates a direction from a third of the fits.
 
     Args:
-        fit: Trains from the beginning, with the canary in the data or with its neighbour in its place; returns what is
-            released, such as the change of all weights as one vector, and ``FederatedModule.private_run``.
-        trials: How many fits there are with the canary, and how many without it.
-        confidence: The probability with which the bound is right.
+        fit: Trains from the beginning, with the canary in the data or with its neighbour in its place. Returns the
+            release, such as the change of all weights as one vector, and ``FederatedModule.private_run``.
+        trials: The number of fits with the canary, and of fits without it.
+        confidence: The probability that the bound is correct.
         delta: As for :func:`audit`.
 
     Raises:
@@ -199,7 +199,7 @@ def audit_fits(
 
 
 def _learnt(trials: int) -> int:
-    """Return the number of trials by which the attacker chooses; the bound rests on the others."""
+    """Return the number of trials that the attacker uses to choose; the bound uses the others."""
     return trials // 3
 
 

@@ -1,4 +1,4 @@
-"""The extension point for guarantees of privacy: what is promised, and how a round keeps the promise."""
+"""The extension point for promises of privacy, and for their enforcement in a round."""
 
 from __future__ import annotations
 
@@ -28,59 +28,59 @@ AUDIENCES = (
     "everyone who sees the sum of a cohort, the server too",
     "everyone but the worker itself",
 )
-"""From whom a promise hides, the smallest circle first; what is hidden from a larger one is hidden from a smaller."""
+"""The audiences from which a promise hides, the smallest first; hidden from one means hidden from all smaller ones."""
 
 
 class Privacy(ABC):
-    """Promise to the workers. Settings only: what changes over rounds lies in a :class:`PrivateRun`."""
+    """Base of the promises of privacy. A promise holds settings only; a :class:`PrivateRun` holds what changes."""
 
     noise_multiplier: float | None
-    """The noise's standard deviation in units of the clipping bound; None: as much as ``epsilon`` needs."""
+    """The noise's standard deviation in units of the clipping bound; None: the noise that ``epsilon`` requires."""
     epsilon: float | None
     """The budget ε: training stops before the round that would exceed it. None: no budget."""
     delta: float | None
     """δ; None: ``population ** -1.1``."""
     accountant: Kind | None
-    """How ε is computed; None: by ``"pld"`` where that is possible, else by ``"rdp"``."""
+    """The accountant of ε; None: ``"pld"`` where possible, else ``"rdp"``."""
     release_metrics: bool
-    """Whether losses, metrics and counts of workers are shown, although no guarantee covers them."""
+    """Whether to log losses, metrics and counts of workers, which no guarantee covers."""
     insecure_deterministic_noise: bool
-    """Whether noise comes from the seed of the run, for tests. Such a run is not private, and is marked so."""
+    """Whether to draw noise from the run's seed, for tests. Such a run is not private, and is marked accordingly."""
 
     sampler: ClassVar[type[CohortSampler] | None] = None
-    """The kind of cohort sampler that is taken if the user has chosen none."""
+    """The class of the default cohort sampler."""
 
     unit: ClassVar[Literal["worker", "example"]] = "worker"
-    """The thing that is hidden."""
+    """The hidden unit: a worker or an example."""
 
     audience: ClassVar[str] = AUDIENCES[0]
-    """From whom: one of ``AUDIENCES``."""
+    """The audience from which the unit is hidden: one of ``AUDIENCES``."""
 
     any_aggregator: ClassVar[bool] = False
     """Whether updates are private when they leave the workers, so that any aggregator may follow."""
 
     counts_trainings: ClassVar[bool] = False
-    """Whether each local training is what is released, so that no algorithm may train a worker again in a round."""
+    """Whether each local training is a release; an algorithm may then train a worker only once in a round."""
 
     @abstractmethod
     def mechanism(self, noise_multiplier: float, setting: Setting) -> Mechanism:
-        """Return the mechanism by which the accountant counts one round.
+        """Return the mechanism with which the accountant counts one round.
 
         Raises:
-            ValueError: If nothing can be promised in this setting.
+            ValueError: If the promise is impossible in this setting.
         """
 
     def mechanism_alone(self, noise_multiplier: float, setting: Setting) -> Mechanism | None:
-        """Return the mechanism of what one worker sends in a round, for those who see it alone.
+        """Return the mechanism of a single worker's message in a round, for observers of that message.
 
-        That is what a node can count which does not trust the server.
+        A node that does not trust the server counts this mechanism.
 
         Args:
-            noise_multiplier: That of the round.
-            setting: What the promise is made for.
+            noise_multiplier: The noise multiplier of the round.
+            setting: The setting of the promise.
 
         Returns:
-            The mechanism; None: what leaves a worker has no noise of its own, and nothing is hidden from the server.
+            The mechanism; None: messages carry no noise of their own, and nothing is hidden from the server.
         """
         return self.mechanism(noise_multiplier, setting) if self.audience == AUDIENCES[2] else None
 
@@ -95,32 +95,32 @@ class Privacy(ABC):
 
     @abstractmethod
     def aggregator(self, run: PrivateRun) -> Aggregator[Any] | None:
-        """The aggregator that keeps the promise; None: any in which workers count equally."""
+        """Return the aggregator that enforces the promise; None: any in which workers count equally."""
 
     def at_worker(self, updates: Updates, job: Job) -> Updates:
-        """Keep the promise at the workers: the last step, after all transforms.
+        """Enforce the promise at the workers, after all transforms.
 
         Args:
             updates: The updates of n workers.
-            job: What the server sent, with :attr:`Job.promise`.
+            job: The job that the server sent, with ``Job.promise``.
 
         Raises:
-            ValueError: If something else than trained parameters and buffers has moved.
+            ValueError: If anything but trained parameters and buffers has changed.
         """
         return self.worker(self.hidden(updates, job), job)
 
     def hidden(self, updates: Updates, job: Job) -> Updates:
-        """Return updates of which only that is left which the promise covers, as yet without noise.
+        """Return updates reduced to what the promise covers, still without noise.
 
-        Buffers stay with the workers. Losses, metrics and numbers of steps and examples too, unless they are released.
-        Workers count equally, since a weight would be a number of examples.
+        Buffers stay with the workers, and so do losses, metrics and numbers of steps and examples unless they are
+        released. Workers count equally, since a weight would reveal a number of examples.
 
         Args:
             updates: The updates of n workers.
-            job: What the server sent.
+            job: The job that the server sent.
 
         Raises:
-            ValueError: If something else than trained parameters and buffers has moved.
+            ValueError: If anything but trained parameters and buffers has changed.
         """
         for name in sorted(updates.buffers.keys() - job.model.buffers.keys()):
             raise ValueError(
@@ -139,7 +139,7 @@ class Privacy(ABC):
         return updates
 
     def check_module(self, module: nn.Module) -> None:  # noqa: B027 - most promises hold for every module
-        """Refuse a module in whose local training the promise cannot be kept.
+        """Refuse a module whose local training cannot satisfy the promise.
 
         Args:
             module: The user's module; when a fit begins, in the Trainer's precision.
@@ -150,15 +150,15 @@ class Privacy(ABC):
 
     @property
     def needs_examples(self) -> bool:
-        """Whether a server that is trusted has to learn the workers' numbers of examples."""
+        """Whether a trusted server requires the workers' numbers of examples."""
         return False
 
     def worker(self, updates: Updates, job: Job) -> Updates:
-        """Clip and noise updates, if the promise says that workers do; see :meth:`at_worker`."""
+        """Clip updates and add noise, if the promise assigns this to the workers; see :meth:`at_worker`."""
         return updates
 
     def server(self, aggregate: Aggregate, job: Job) -> Aggregate:
-        """Return the aggregate with the global buffers, which have not moved; the mirror image of :meth:`at_worker`."""
+        """Return the aggregate with the unchanged global buffers; the mirror image of :meth:`at_worker`."""
         # Averaging identical buffers can change them by a rounding error, so the originals are restored.
         return replace(aggregate, buffers={name: buffer.clone() for name, buffer in job.model.buffers.items()})
 
@@ -167,42 +167,41 @@ class Privacy(ABC):
         return 1
 
     def releases(self, local: LocalTraining) -> int:
-        """Return how often a round releases :meth:`mechanism`.
+        """Return the number of releases of :meth:`mechanism` in a round.
 
         Args:
-            local: How long workers train.
+            local: The length of local training.
         """
         return 1
 
     def job(self, job: Job, run: PrivateRun) -> Job:
-        """Return the job with the numbers that workers need to keep the promise."""
+        """Return the job with the numbers that workers require for the promise."""
         return replace(job, promise={"bound": run.bound, "noise_multiplier": run.noise_multiplier})
 
     def weights(self, updates: Updates) -> Tensor:
-        """Return for what each worker counts in the sum, from 0 to 1, whatever it claims; float64 ``[n]``.
+        """Return each worker's weight in the sum, from 0 to 1 for any reported number; float64 ``[n]``.
 
         Args:
-            updates: The updates of n workers, as they leave them.
+            updates: The updates of n workers, as they leave the workers.
         """
         return torch.ones_like(updates.weight)
 
     def ring(self, job: Job, workers: int, bits: int) -> Ring | None:
-        """Return the ring in which updates are added under secure aggregation, all that a worker sends in one.
+        """Return the ring of secure aggregation, one for everything that a worker sends.
 
-        Where :attr:`audience` is those who see the model, workers shorten what they send to
-        :meth:`~lightning_fed.secure.ring.Ring.within`; else it has its noise, and is made of multiples of the step.
+        If :attr:`audience` is those who see the model, workers clip what they send to
+        ``Ring.within``; else it includes noise, and consists of multiples of the step.
 
         Args:
-            job: What the server sent, with :attr:`Job.promise`.
+            job: The job that the server sent, with ``Job.promise``.
             workers: The largest number of workers in a round.
             bits: The bits of a number.
 
         Returns:
-            The ring; None: what is promised says nothing of the norm of an update, so ``SecureAggregation(clip=)`` has
-            to.
+            The ring; None: the promise does not bound the norm of an update, so ``SecureAggregation(clip=)`` must.
 
         Raises:
-            ValueError: If what is promised cannot be kept in a sum of so few bits, or in no sum at all.
+            ValueError: If the promise cannot be kept in a sum of so few bits, or in any sum.
         """
         if self.unit == "worker":
             raise ValueError(
@@ -219,11 +218,12 @@ class Privacy(ABC):
         """Begin a run.
 
         Args:
-            setting: What the promise is made for.
-            noise_multiplier: That of the run that goes on here; None: what is asked for, or what the budget needs.
+            setting: The setting of the promise.
+            noise_multiplier: The noise multiplier of a resumed run; None: the configured one, or the one that the
+                budget requires.
 
         Raises:
-            ValueError: If nothing can be promised in this setting.
+            ValueError: If the promise is impossible in this setting.
         """
         delta = setting.population**-1.1 if self.delta is None else self.delta
         if delta >= 1:
@@ -268,11 +268,11 @@ def check_settings(privacy: Privacy, clip: object) -> None:
 
     Args:
         privacy: The settings.
-        clip: The clipping bound, or an AdaptiveClip, which has been checked.
+        clip: The clipping bound, or a checked AdaptiveClip.
 
     Raises:
-        TypeError: If one of them is of a wrong type; it names the argument.
-        ValueError: If one of them is out of range; it names the argument and the fix.
+        TypeError: If an argument has the wrong type; the message names the argument.
+        ValueError: If an argument is out of range; the message names the argument and the fix.
     """
     name = type(privacy).__name__
     if privacy.noise_multiplier is None and privacy.epsilon is None:

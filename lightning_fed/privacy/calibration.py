@@ -1,4 +1,4 @@
-"""The other way round: how much noise, or how many rounds, for a given ε."""
+"""Inverse accounting: the noise or the number of rounds for a target ε."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lightning_fed.privacy.accounting.composition import epsilon_of, suitable_gr
 from lightning_fed.privacy.mechanisms import Mechanism
 
 _Cost: TypeAlias = Callable[[Accountant], float]
-"""The ε of what an accountant has been charged with."""
+"""A function that returns the ε of an accountant's charges."""
 
 _COARSER = 4
-"""By how much coarser a grid is on which a search goes on; what it finds is so near that the rest is short."""
+"""The factors by which the grids of a search are coarser than the final one."""
 
 
 def noise_for(
@@ -29,15 +29,15 @@ def noise_for(
     kind: Kind = "pld",
     tolerance: float = 1e-5,
 ) -> float:
-    """Find the least noise with which a number of rounds is (ε, δ)-differentially private, by dp-accounting.
+    """Return the smallest noise for which a number of rounds is (ε, δ)-differentially private, by dp-accounting.
 
     Args:
         epsilon: ε, above 0.
         delta: δ, above 0 and below 1.
-        rounds: How many times the mechanism is released.
+        rounds: The number of releases of the mechanism.
         mechanism: Makes the mechanism from a noise multiplier, as ``partial(SubsampledGaussian, sampling_rate=0.01)``.
         kind: The accountant.
-        tolerance: How far above the least noise multiplier the result may lie. It is never below.
+        tolerance: The largest excess of the result over the smallest noise multiplier. The result is never below it.
 
     Returns:
         The noise multiplier z.
@@ -77,17 +77,17 @@ def rounds_for(
     accountant: Accountant | None = None,
     most: int = 1_000_000,
 ) -> int:
-    """Find how many (more) rounds a budget allows.
+    """Return the number of (further) rounds that a budget allows.
 
     Args:
         epsilon: ε, above 0.
         delta: δ, above 0 and below 1.
-        mechanism: What each round releases.
-        accountant: Knows what was spent before; it is not changed. None: nothing, counted with ``pld``.
-        most: Look no further.
+        mechanism: The mechanism of each round.
+        accountant: Holds the earlier charges, and is not changed. None: no charges, with ``pld``.
+        most: The upper limit of the search.
 
     Returns:
-        The largest number of rounds after which the ε of everything is at most ``epsilon``; at most ``most``.
+        The largest number of rounds after which the total ε is at most ``epsilon``; at most ``most``.
 
     Raises:
         ValueError: If an argument is out of range, or the accountant cannot count the mechanism.
@@ -113,15 +113,15 @@ def rounds_for(
 
 
 def analytic_gaussian_sigma(epsilon: float, delta: float, sensitivity: float) -> float:
-    """Find the least noise for one release by the Gaussian mechanism: Balle & Wang 2018, theorem 8 and algorithm 1.
+    """Return the smallest noise for one Gaussian release: Balle & Wang 2018, theorem 8 and algorithm 1.
 
-    Exact for every ε, where the classic √(2 ln(1.25/δ))/ε is proved for ε ≤ 1 only and is more than is needed there.
+    The result is exact for every ε. The classic √(2 ln(1.25/δ))/ε is proved for ε ≤ 1 only, and is larger there.
 
     Args:
         epsilon: ε, above 0.
         delta: δ, above 0 and below 1.
-        sensitivity: How far two neighbours' values can be apart, in L2: C for a worker more or fewer in a sum of
-            updates clipped to C, 2C for an update that a worker noises by itself.
+        sensitivity: The largest L2 distance between the values of two neighbours: C for a sum of updates clipped to C
+            with one worker more or fewer, 2C for a single worker's noisy update.
 
     Returns:
         The standard deviation σ of the noise, in the units of the sensitivity; to a relative 1e-12, never too small.
@@ -146,7 +146,7 @@ def analytic_gaussian_sigma(epsilon: float, delta: float, sensitivity: float) ->
 
 
 def _log_delta(sigma: float, epsilon: float) -> float:
-    """The logarithm of ``Φ(1/2σ - εσ) - exp(ε) Φ(-1/2σ - εσ)``, the exact δ at sensitivity 1; it falls with σ."""
+    """Logarithm of ``Φ(1/2σ - εσ) - exp(ε) Φ(-1/2σ - εσ)``, the exact δ at sensitivity 1; it falls with σ."""
     inner = torch.tensor([0.5 / sigma - epsilon * sigma, -0.5 / sigma - epsilon * sigma], dtype=torch.float64)
     first, second = torch.special.log_ndtr(inner).tolist()
     # In logarithms, since exp(ε) overflows and Φ underflows where their product is an ordinary number.
@@ -155,7 +155,7 @@ def _log_delta(sigma: float, epsilon: float) -> float:
 
 
 def _costs(known: Accountant, mechanism: Mechanism, delta: float) -> list[_Cost]:
-    """The ways to compute ε one after another, each dearer than the one before and hardly different from it."""
+    """Return functions that compute ε, each more accurate and slower than the one before."""
 
     def rough(accountant: Accountant) -> float:
         return epsilon_of("rdp", accountant.history, delta, None)
@@ -174,16 +174,16 @@ def _costs(known: Accountant, mechanism: Mechanism, delta: float) -> list[_Cost]
 
 
 def _least(spent: Callable[[float], float], epsilon: float, start: float, tolerance: float) -> float:
-    """The least noise multiplier with which no more than ε is spent, and at most ``tolerance`` above it.
+    """Return the smallest noise multiplier that spends at most ε, or up to ``tolerance`` more.
 
     Args:
-        spent: The ε of a noise multiplier; falls with it, as a rule at least in proportion.
+        spent: The ε of a noise multiplier; decreasing, usually at least in proportion.
         epsilon: The budget.
-        start: Where to begin.
-        tolerance: How much too large the result may be.
+        start: The start of the search.
+        tolerance: The largest excess of the result.
 
     Raises:
-        ValueError: If it would be above 1e7 or below 1e-3.
+        ValueError: If the result would be above 1e7 or below 1e-3.
     """
     low = high = (start, spent(start))
     least = 1.0005
@@ -207,14 +207,14 @@ def _crossing(
     high: tuple[float, float],
     tolerance: float,
 ) -> float:
-    """Return where a falling function crosses ε: regula falsi in logarithms, Illinois rule (Dowell & Jarratt 1971).
+    """Return the point where a decreasing function crosses ε: regula falsi in logarithms (Dowell & Jarratt 1971).
 
     Args:
         spent: The function.
         epsilon: ε.
         low: A point and its value, above ε.
         high: A point and its value, at most ε.
-        tolerance: How far above the crossing the result may be.
+        tolerance: The largest distance of the result above the crossing.
     """
     (left, over), (right, under) = (low[0], _off(low[1], epsilon)), (high[0], _off(high[1], epsilon))
     checked = right - left
@@ -224,7 +224,7 @@ def _crossing(
         part = over / (over - under)
         if turn % 4 == 0:
             part, checked = (0.5 if right - left > checked / 4 else part), right - left
-        # Not nearer to an end than half of what is tolerated, so that both ends come together.
+        # At least half of the tolerance from either end, so both ends converge.
         z = min(max(left + part * (right - left), left + tolerance / 2), right - tolerance / 2)
         value = _off(spent(z), epsilon)
         if value > 0:
@@ -235,16 +235,16 @@ def _crossing(
 
 
 def _last(spent: Callable[[int], float], epsilon: float, start: int, most: int, slack: float) -> int:
-    """The largest count, up to ``most``, with which no more than ε is spent.
+    """Return the largest count, up to ``most``, that spends at most ε.
 
     Args:
-        spent: The ε of a count; grows with it.
+        spent: The ε of a count; increasing.
         epsilon: The budget.
-        start: Where to begin.
-        most: Look no further.
-        slack: How much too small the result may be, relatively.
+        start: The start of the search.
+        most: The upper limit of the search.
+        slack: The largest relative shortfall of the result.
     """
-    low, high = 0, most + 1  # ε is enough for the first, and not for the second
+    low, high = 0, most + 1  # ε is sufficient for the first, but not for the second
     below, above = _off(0.0, epsilon), -_off(0.0, epsilon)
     at, stride, turn = min(max(start, 1), most), max(1, start // 256), 0
     while high - low > max(1, int(slack * low)):
@@ -253,7 +253,7 @@ def _last(spent: Callable[[int], float], epsilon: float, start: int, most: int, 
             low, below, above = at, off, above / 2
         else:
             high, above, below = at, off, below / 2
-        if high > most or low == 0:  # stride on from the first guess until ε is crossed
+        if high > most or low == 0:  # expand from the first guess until ε is crossed
             at, stride = (low + stride if high > most else high - stride), 4 * stride
         else:
             turn += 1

@@ -1,4 +1,4 @@
-"""Runs of a promise with a canary among the workers and without it, and what an attacker sees of them."""
+"""Simulated runs of a promise, with a canary among the workers and without it, as an attacker observes them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from lightning_fed.privacy.run import PrivateRun, Setting
 from lightning_fed.selection import CohortSampler
 from lightning_fed.wire import GlobalModel, Job, Updates
 
-_HUGE = 1e6  # bounds: as much as a canary can send
+_HUGE = 1e6  # in clipping bounds: larger than anything that passes the clipping
 
 
 @final
 @dataclass
 class CanaryRuns:
-    """Plays runs with the canary and without it, and notes what an attacker sees.
+    """Simulates runs with the canary and without it, and records the attacker's observations.
 
     Args:
         privacy: The promise.
-        setting: What it is made for; its rounds are played.
-        sampler: Draws cohorts; None: everyone takes part.
+        setting: The setting of the promise, with the number of simulated rounds.
+        sampler: The sampler of cohorts; None: all workers take part.
         dimension: The number of parameters.
-        dtype: Theirs.
-        noise_multiplier: That of the runs.
-        accountant: Charged as a run is; says what the canary's neighbour is.
+        dtype: The dtype of the parameters.
+        noise_multiplier: The noise multiplier of the runs.
+        accountant: Charged as in a run; its relation defines the canary's neighbour.
     """
 
     privacy: Privacy
@@ -48,14 +48,14 @@ class CanaryRuns:
     accountant: Accountant
 
     def played(self, there: bool, trials: int) -> Numbers:
-        """Return the numbers seen of runs: ``[trials, rounds, 4]``, see :mod:`lightning_fed.privacy.attacks`."""
+        """Return the observations of runs: ``[trials, rounds, 4]``, see ``privacy.attacks``."""
         with torch.no_grad():
             return np.asarray([self._run(there) for _ in range(trials)], dtype=np.float64)
 
     def _run(self, there: bool) -> list[list[float]]:
         run = self.privacy.start(self.setting, self.noise_multiplier)
         aggregator = self.privacy.aggregator(run)
-        # As in a real run: whom the seed of a run chooses is no secret.
+        # As in a real run: the cohorts that a run's seed chooses are not secret.
         seed = self.setting.seed if run.insecure else int.from_bytes(os.urandom(8), "little") >> 1
         seen = []
         for number in range(self.setting.rounds or 1):
@@ -76,7 +76,7 @@ class CanaryRuns:
                 "use audit_fits(), which attacks whole fits"
             )
         bound = run.bound
-        trusted = aggregator is not None and aggregator.always  # it is the server that adds the noise
+        trusted = aggregator is not None and aggregator.always  # the server adds the noise
         updates = self._updates(job, self._direction * bound * _HUGE, there, chosen, trusted)
         if updates is not None:
             updates = self.privacy.at_worker(updates, job)
@@ -102,13 +102,13 @@ class CanaryRuns:
         return torch.full((self.dimension,), self.dimension**-0.5, dtype=torch.float64)
 
     def _updates(self, job: Job, canary: Tensor, there: bool, chosen: bool, trusted: bool) -> Updates | None:
-        """Return updates: the canary's or its neighbour's, and zeros of as few others as a round must have."""
+        """Return the canary's or its neighbour's update, and zeros of the fewest others that a round requires."""
         rows = []
         if chosen and there:
             rows.append(canary)
         elif chosen and self.accountant.relation == "replace-one":
             rows.append(-canary)
-        elif chosen and not trusted:  # a worker's contribution without what it has learned: its own noise is left
+        elif chosen and not trusted:  # a worker's contribution without its update: only its noise
             rows.append(torch.zeros_like(canary))
         others = max(self.privacy.least_replies() - chosen, min(1, self.setting.cohort_size - chosen))
         rows += [torch.zeros_like(canary)] * others
@@ -116,15 +116,15 @@ class CanaryRuns:
             return None
         numbers = torch.ones(len(rows), dtype=torch.float64)
         if chosen and there:
-            numbers[0] = _HUGE  # its loss and its numbers of examples and steps are to be hidden too
+            numbers[0] = _HUGE  # its loss and its numbers of examples and steps must be hidden too
         names = tuple(f"w{i}" for i in range(len(rows)))
         return Updates(job.cohort, names, torch.stack(rows).to(self.dtype), {}, numbers, numbers, numbers, numbers)
 
 
 def finest_bit(release: Any) -> float:
-    """The exponent of the last bit that is set in any number: noise on a lattice has none that is finer.
+    """Return the exponent of the lowest bit that is set in any number: noise on a lattice sets no lower bit.
 
-    The last two digits of a number are left out, since a mean that is multiplied again is rounded there.
+    The last two bits of a number are ignored, since multiplying a mean by its denominator rounds them.
     """
     digits = np.finfo(release.dtype).nmant - 1
     mantissas, exponents = np.frexp(release[release != 0].astype(np.float64))

@@ -1,7 +1,7 @@
-"""Worker-level differential privacy at a server that is trusted to add the noise.
+"""Worker-level differential privacy with a trusted server, which adds the noise.
 
-DP-FedAvg: McMahan et al., *Learning Differentially Private Recurrent Language Models*, 2018, algorithm 1. What is
-released does not tell whether any one worker, with all of its data, took part.
+DP-FedAvg: McMahan et al., *Learning Differentially Private Recurrent Language Models*, 2018, algorithm 1. A
+release does not reveal whether any single worker, with all of its data, took part.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from lightning_fed.wire import Job, Updates
 class CentralDP(Privacy):
     """Clips every update, adds Gaussian noise to their sum, and divides by the expected number of workers.
 
-    Works with every server optimizer and engine. Cohorts are drawn by Poisson sampling unless you choose otherwise;
-    with cohorts of a fixed size the guarantee is the (much weaker) one of sampling without replacement.
+    Every server optimizer and engine is supported. Cohorts are drawn by Poisson sampling by default; with cohorts of
+    a fixed size the guarantee is the much weaker one of sampling without replacement.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends; or an :class:`AdaptiveClip`.
-        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        clip: The bound C on the L2 norm of everything that a worker sends; or an :class:`AdaptiveClip`.
+        noise_multiplier: The noise's standard deviation in units of C; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
-        weight_cap: The number of examples from which on a worker counts fully; fewer count in proportion. None: all
-            count equally.
-        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that knows the sampling.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        weight_cap: The number of examples at which a worker reaches weight 1; with fewer its weight is proportional.
+            None: all workers have weight 1.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that supports the sampling.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
 
     Example::
 
@@ -103,12 +103,12 @@ def sampled_gaussian(noise_multiplier: float, setting: Setting) -> Mechanism:
     """Return the mechanism of a round in which noise is added to the sum of a cohort's clipped updates.
 
     Args:
-        noise_multiplier: The noise's standard deviation in units of what one worker can change.
-        setting: How cohorts are drawn.
+        noise_multiplier: The noise's standard deviation in units of the largest change by one worker.
+        setting: The setting, with the sampling of cohorts.
     """
     drawn = None if setting.sampling is None or setting.cohort_size == setting.population else setting.sampling.drawn
     if drawn == "by coins":
         return SubsampledGaussian(noise_multiplier, setting.cohort_size / setting.population)
     if drawn == "without replacement":
         return FixedSizeGaussian(noise_multiplier, setting.cohort_size, setting.population)
-    return Gaussian(noise_multiplier)  # nothing is guaranteed: as if everyone took part in every round
+    return Gaussian(noise_multiplier)  # no guarantee: counted as if all workers took part in every round

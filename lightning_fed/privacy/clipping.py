@@ -1,4 +1,4 @@
-"""Clipping: bounds how far one worker can move the sum of updates, whatever its data."""
+"""Clipping: bounds the change of the sum of updates by one worker, for any data."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class AdaptiveClip:
     """A clipping bound that follows a quantile of the norms: Andrew et al., *Differentially Private Learning with
     Adaptive Clipping*, 2021, algorithm 1.
 
-    Each worker also tells whether its norm was within the bound; the noised fraction ``b`` of those moves it,
-    ``C ← C · exp(−η (b − γ))``. The noise of the updates grows a little, so that both releases together cost what the
-    noise multiplier says.
+    Each worker also reports whether its norm was within the bound. The noisy fraction ``b`` of these workers moves the
+    bound: ``C ← C · exp(−η (b − γ))``. The noise of the updates is slightly larger, so both releases together have the
+    cost of the given noise multiplier.
 
     Args:
         initial: The bound of the first round, in the units of the parameters.
-        quantile: The fraction γ of the norms that is to lie within the bound.
+        quantile: The target fraction γ of norms within the bound.
         lr: The learning rate η of the bound's logarithm.
         count_std: The standard deviation σ_b of the noise on the number of workers within the bound; None: a twentieth
             of the cohort size, as in the paper.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     initial: float = 0.1
@@ -54,14 +54,14 @@ class AdaptiveClip:
             settle(self, count_std=number("count_std", self.count_std, above=0, owner=self))
 
     def count_std_of(self, cohort_size: int) -> float:
-        """σ_b for a cohort size."""
+        """Return σ_b for a cohort size."""
         return cohort_size / 20 if self.count_std is None else self.count_std
 
     def update_multiplier(self, noise_multiplier: float, cohort_size: int) -> float:
-        """The noise multiplier that is left for the updates: ``(z⁻² − (2σ_b)⁻²)^(−1/2)``.
+        """Return the noise multiplier that remains for the updates: ``(z⁻² − (2σ_b)⁻²)^(−1/2)``.
 
         Args:
-            noise_multiplier: That of both releases together, z.
+            noise_multiplier: The noise multiplier of both releases together, z.
             cohort_size: The expected number of workers in a round.
 
         Raises:
@@ -81,30 +81,30 @@ class AdaptiveClip:
         return float((noise_multiplier**-2 - (2 * count_std) ** -2) ** -0.5)
 
     def moved(self, bound: float, fraction: float) -> float:
-        """The bound of the next round.
+        """Return the bound of the next round.
 
         Args:
-            bound: That of this one.
-            fraction: The noised fraction of norms within it.
+            bound: The bound of this round.
+            fraction: The noisy fraction of norms within the bound.
 
         >>> AdaptiveClip(quantile=0.5, lr=0.2).moved(1.0, fraction=0.5)
         1.0
         """
         step = self.lr * (fraction - self.quantile)
-        # With much noise on a small count a step can be one that no exponential has.
+        # With much noise on a small count the exponential may overflow.
         return bound * math.exp(-min(max(step, -_LONGEST_STEP), _LONGEST_STEP))
 
 
 def joint_norms(updates: Updates) -> Tensor:
-    """The L2 norm of all that a worker releases, taken together; float64 ``[n]``, on the CPU."""
+    """Return the joint L2 norm of everything that a worker releases; float64 ``[n]``, on the CPU."""
     parts = [row_norms(part) for part in (updates.delta, *updates.extra.values())]
     return (parts[0] if len(parts) == 1 else row_norms(torch.stack(parts, dim=1))).cpu()
 
 
 def with_norms(updates: Updates) -> tuple[Updates, Tensor]:
-    """Return updates and their :func:`joint_norms`; one with NaN or Inf in it as zeros, since no factor can clip it.
+    """Return updates and their :func:`joint_norms`; updates with NaN or Inf become zeros, since no factor clips them.
 
-    The outbox refuses such updates first; this is for what transforms make of others behind it.
+    The outbox refuses such updates first; this covers transforms that produce them later.
     """
     norms = joint_norms(updates)
     sound = norms.isfinite()
@@ -118,14 +118,14 @@ def with_norms(updates: Updates) -> tuple[Updates, Tensor]:
     return replace(updates, delta=zeroed(updates.delta), extra=extra), torch.where(sound, norms, 0.0)
 
 
-# Norms and scales are rounded, and the bound has to hold all the same; even for a scale that is kept in float32.
+# Norms and scales are rounded, but the bound must hold exactly, even for a scale stored in float32.
 _SLACK = 1 - 2.0**-22
 
 
 def clip_scales(norms: Tensor, bound: float) -> Tensor:
-    """Return factors of updates so that no norm exceeds the bound; 1 for one well within, and for a zero update.
+    """Return factors by which no norm exceeds the bound; 1 for updates well within the bound and for zeros.
 
-    The product belongs in float64: in float32 a small scale is subnormal, and too large by up to a half.
+    Compute the product in float64: in float32 a small scale is subnormal, and too large by up to a half.
 
     Args:
         norms: float64 ``[n]``.
@@ -135,20 +135,20 @@ def clip_scales(norms: Tensor, bound: float) -> Tensor:
     tensor([1.0000, 1.0000, 0.5000])
     """
     scales = torch.where(norms > bound * _SLACK, bound * _SLACK / norms, 1.0)
-    return torch.where(scales < torch.finfo(scales.dtype).tiny, 0.0, scales)  # subnormal, and so not exact either
+    return torch.where(scales < torch.finfo(scales.dtype).tiny, 0.0, scales)  # subnormal numbers are inexact
 
 
 def add_clipped_(total: Tensor, rows: Tensor, scales: Tensor, step: float) -> None:
-    """``total += Σᵢ round(scaleᵢ · rowᵢ)`` in place, each product rounded to a grid: exact, in whatever order.
+    """``total += Σᵢ round(scaleᵢ · rowᵢ)`` in place, each product rounded to a grid: exact, in any order.
 
     Args:
         total: float64 ``[m]``, multiples of the step.
         rows: ``[n, m]``.
         scales: float64 ``[n]``.
-        step: That of :mod:`lightning_fed.privacy.grid`.
+        step: The step of ``privacy.grid``.
 
     Raises:
-        RuntimeError: If rows have another length than the total: one number must not be taken for many.
+        RuntimeError: If rows and the total differ in length: a single number must not be broadcast.
     """
     if rows.shape[1:] != total.shape:
         raise RuntimeError(

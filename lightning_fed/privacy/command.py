@@ -1,4 +1,4 @@
-"""The command ``lightning-fed privacy``: what a run would cost, or what noise it needs; no model, no data."""
+"""The command ``lightning-fed privacy``: the cost of a run, or the noise that it requires, without model or data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lightning_fed.privacy.run import Setting
 from lightning_fed.selection import CohortSampler, Poisson, RoundRobin, Uniform
 from lightning_fed.wire import LocalTraining
 
-# In place of a sampler, one of which nothing is guaranteed.
+# Stands for a sampler without a guarantee.
 _SAMPLERS = {"poisson": Poisson, "fixed": Uniform, "in-turn": RoundRobin, "none": CohortSampler}
 _OF_THE_PROMISE = ("factorization", "sampling_rate", "survivors")
 _OF_THE_COMMAND = ("noise_multiplier", "epsilon", "delta", "accountant")
@@ -79,7 +79,7 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
     settings = {
         "clip": args.adaptive_clip or 1.0,
         "noise_multiplier": args.noise_multiplier or 1.0,
-        "delta": 1e-5 if both else delta,  # which is asked for then
+        "delta": 1e-5 if both else delta,  # δ is then the question
         "accountant": args.accountant,
         **{name: getattr(args, name) for name in _OF_THE_PROMISE},
         **dict(args.set or ()),
@@ -123,7 +123,7 @@ def _question(parser: _Parser, args: argparse.Namespace) -> Question:
 
 
 def _answer(question: Question, args: argparse.Namespace) -> str:
-    """Return the text to print. Everything is computed, and drawn, before the first line."""
+    """Return the text to print. All results are computed, and curves drawn, before the first line."""
     rounds = args.rounds
     noise = args.noise_multiplier or question.noise(args.epsilon)
     kind: Kind = question.kind
@@ -178,7 +178,7 @@ def _answer(question: Question, args: argparse.Namespace) -> str:
 
 
 def _in_words(question: Question) -> str:
-    """Return in words who takes part in a round, or what a worker does in it."""
+    """Return a description of the sampling of a round, or of a worker's part in it."""
     setting = question.setting
     n, population = setting.cohort_size, setting.population
     if question.promise.unit != "worker":
@@ -204,7 +204,7 @@ def _with_the_count(adaptive: AdaptiveClip, noise: float, cohort_size: int) -> s
 
 @final
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong as the rest of the command line does."""
+    """Parser with the error messages of the rest of the command line."""
 
     @override
     def error(self, message: str) -> NoReturn:
@@ -354,11 +354,11 @@ def _number(text: str, below: float, what: str) -> float:
 
 
 def _some_rounds(rounds: int, parts: int) -> list[int]:
-    """Rounds from the first to the last, closer at the start, where ε grows fastest."""
+    """Return rounds from the first to the last, denser at the start, where ε grows fastest."""
     return sorted({max(1, math.ceil(rounds * (part / parts) ** 2)) for part in range(parts + 1)})
 
 
 def _rounded_up_3(value: float) -> str:
-    """To three digits, never too small."""
+    """Round up to three digits."""
     shown = f"{value:.2e}"
     return shown if float(shown) >= value else f"{value * (1 + 5e-3):.2e}"

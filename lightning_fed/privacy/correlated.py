@@ -1,6 +1,6 @@
-"""Mechanisms of many rounds at once, by noise that is correlated over them.
+"""Mechanisms of many rounds at once, with noise that is correlated over the rounds.
 
-See :mod:`lightning_fed.privacy.mechanisms` for those of single rounds, and for the units.
+See ``privacy.mechanisms`` for mechanisms of single rounds, and for the units.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from lightning_fed.privacy.mechanisms import (
 class TreeAggregation(Mechanism):
     """All prefix sums of a stretch of rounds by one binary tree: DP-FTRL (Kairouz et al. 2021, appendix D).
 
-    Needs no sampling: a worker's place in an epoch is fixed, and it takes part at most once in each. Charge it before
-    the first round of each tree, that is once per restart.
+    No sampling is required: a worker's position in an epoch is fixed, and it takes part at most once in each epoch.
+    Charge the mechanism before the first round of each tree, that is, once per restart.
 
     Args:
         noise_multiplier: z; the noise of each node of the tree.
         steps: The rounds of an epoch.
-        epochs: How many epochs one tree spans.
-        completed: Whether the tree is filled up with empty rounds to the next power of two before a restart (appendix
-            D.3), as for all trees but the last; then more nodes see a worker.
+        epochs: The number of epochs of one tree.
+        completed: Whether the tree is completed with empty rounds to the next power of two before a restart (appendix
+            D.3), as for all trees but the last; a worker then affects more nodes.
 
     Raises:
         ValueError: If z is not positive, or another number not a positive integer.
@@ -75,15 +75,15 @@ class TreeAggregation(Mechanism):
 @final
 @dataclass(frozen=True)
 class CorrelatedGaussian(Mechanism):
-    """All prefix sums of a number of rounds by a matrix factorisation; see :mod:`lightning_fed.privacy.factorization`.
+    """All prefix sums of a number of rounds by a matrix factorisation; see ``privacy.factorization``.
 
-    Charge it once, before the first of the rounds: all of them together are one Gaussian release.
+    Charge the mechanism once, before the first of the rounds: all rounds together are one Gaussian release.
 
     Args:
         noise_multiplier: z; the white noise's standard deviation in units of C.
-        sensitivity: How far one worker moves ``C x`` in the rounds together, in units of C.
+        sensitivity: The largest change of ``C x`` by one worker over all rounds, in units of the clipping bound.
         rounds: The number of rounds.
-        separation: The number of rounds from a worker's taking part to its next, at least.
+        separation: The number of rounds between two participations of a worker, at least.
 
     Raises:
         ValueError: If z or the sensitivity is not positive, or another number not a positive integer.
@@ -115,14 +115,14 @@ class CorrelatedGaussian(Mechanism):
 
 @lru_cache(maxsize=256)
 def tree_sensitivity_squared(steps: int, epochs: int = 1, completed: bool = False) -> int:
-    """Return how far one worker moves all nodes of a tree together: the squared L2 distance, in units of C².
+    """Return the squared L2 change of all nodes of a tree by one worker, in units of C².
 
-    A node that sees a worker k times moves by up to kC. The worker is the one with the worst place.
+    A node that includes a worker k times changes by up to kC. The worker is the one in the worst position.
 
     Args:
         steps: The rounds of an epoch.
         epochs: The epochs of the tree.
-        completed: Whether the tree is filled up to the next power of two.
+        completed: Whether the tree is completed to the next power of two.
 
     >>> tree_sensitivity_squared(4)  # a leaf, a pair, the root
     3
@@ -140,7 +140,7 @@ def tree_sensitivity_squared(steps: int, epochs: int = 1, completed: bool = Fals
         for epoch in range(epochs):
             node = (np.arange(steps) + epoch * steps) >> level
             times = np.where((node == previous) & (epoch > 0), times + 1, 1)
-            # From (k - 1)² to k², if the node is there: without completion the last ones never come about.
+            # From (k - 1)² to k², if the node exists: without completion the last nodes are never created.
             squared += np.where(node < nodes, 2 * times - 1, 0)
             previous = node
     return int(squared.max())

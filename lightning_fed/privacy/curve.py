@@ -1,4 +1,4 @@
-"""The picture of ε over rounds."""
+"""A plot of ε over rounds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def draw(curve: Sequence[tuple[int, float]], label: str, title: str, budget: flo
     """Draw a curve into a file.
 
     Args:
-        curve: Rounds and what they cost.
-        label: What that is.
+        curve: Rounds and their costs.
+        label: The label of the cost axis.
         title: The title.
-        budget: Where to draw a line.
-        path: The file; its suffix says which format.
+        budget: The cost at which a line is drawn.
+        path: The file; its suffix selects the format.
 
     Raises:
         ImportError: If matplotlib is not installed.
         OSError: If the file cannot be written.
-        ValueError: If there is no such format.
+        ValueError: If the format is unknown.
     """
     figure = empty_figure(7, 4.5, NEEDED_BY, EXTRA)
     axes = figure.add_subplot()

@@ -1,9 +1,9 @@
-"""Noise that workers add together, for secure aggregation: integers, of which sums are exact.
+"""Noise that all workers add jointly, for secure aggregation: integers, whose sums are exact.
 
 Agarwal, Kairouz, Liu, *The Skellam Mechanism for Differentially Private Federated Learning*, 2021; the rounding is that
 of Kairouz, Liu, Steinke, *The Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation*,
-2021, algorithm 1. Here no update is rotated, as there are so many units that coordinates need no levelling, and nothing
-is wrapped around.
+2021, algorithm 1. Unlike the papers, updates are not rotated, since the units are fine enough for any coordinate, and
+sums do not wrap around.
 """
 
 from __future__ import annotations
@@ -35,25 +35,26 @@ from lightning_fed.wire import Job, Updates
 @final
 @dataclass(frozen=True)
 class DistributedDP(Privacy):
-    """Each worker adds a share of the noise, of variance ``(zC)²/t``, so that t replies have what a server would add.
+    """Adds a share of the noise at each worker, of variance ``(zC)²/t``; t replies together carry the full noise.
 
-    For secure aggregation, where the server sees sums only. A round with fewer than t replies releases nothing. That a
-    worker takes part is no secret, so its contributions are what is hidden, and no sampling makes the guarantee better.
-    What leaves a worker are integers, times a power of two: its update is clipped, rounded by chance, and has Skellam
-    noise, see :mod:`lightning_fed.privacy.units`.
+    Use it with secure aggregation, where the server sees sums only. A round with fewer than t replies releases nothing.
+    Participation is not secret: the guarantee hides a worker's contributions, and sampling does not amplify it. A
+    worker sends integers times a power of two: its update is clipped, rounded stochastically, and receives Skellam
+    noise; see ``privacy.units``.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends.
-        survivors: The number t of honest workers of a round that surely reply.
-        noise_multiplier: The standard deviation of the sum's noise in units of C; None: as much as ``epsilon`` needs.
+        clip: The bound C on the L2 norm of everything that a worker sends.
+        survivors: The assumed minimum t of honest workers that reply in a round.
+        noise_multiplier: The standard deviation of the sum's noise in units of C; None: the noise that ``epsilon``
+            requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
         accountant: ``"rdp"``, the only one that counts noise of integers, or None.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float
@@ -83,12 +84,12 @@ class DistributedDP(Privacy):
                 f"DistributedDP(survivors={self.survivors}) can never be met by a cohort of {setting.cohort_size}; "
                 "lower it or raise cohort_size"
             )
-        # Not amplified by sampling: the server knows whom it asks, and every reply adds to the noise, so that the sum
-        # itself tells how many there were. The guarantee is for a worker that replies with noise alone.
+        # No amplification by sampling: the server chooses the workers, and every reply adds noise, so the sum reveals
+        # the number of replies. The neighbour in the guarantee is a worker that replies with noise only.
         return SkellamSum(noise_multiplier, self._units(noise_multiplier), _dimension(setting))
 
     def mechanism_alone(self, noise_multiplier: float, setting: Setting) -> Mechanism:
-        share = noise_multiplier / math.sqrt(self.survivors)  # and none of the others'
+        share = noise_multiplier / math.sqrt(self.survivors)  # without the shares of the others
         return LocalSkellam(share, self._units(noise_multiplier), _dimension(setting))
 
     def _units(self, noise_multiplier: float) -> float:
@@ -129,12 +130,12 @@ class DistributedDP(Privacy):
         left = {name: torch.empty_like(rows) for name, rows in _vectors(updates)}
         updates, norms = with_norms(updates)
         in_units = clip_scales(norms, bound) / step
-        for i, worker in enumerate(updates.workers):  # one by one: all vectors of a worker at a time, in float64
+        for i, worker in enumerate(updates.workers):  # one worker at a time: all its vectors, in float64
             row = torch.cat([rows[i].to("cpu", torch.float64) for _, rows in _vectors(updates)]).mul_(in_units[i])
             integers = rounded_within(row.unsqueeze(0), longest, [worker], uniform)[0]
             integers += torch.from_numpy(noise.skellam(size, variance, job.cohort, worker))
             for vector, part in zip(left.values(), integers.view(len(left), -1), strict=True):
-                vector[i] = part.to(torch.float64).mul_(step)  # exact, in whatever float it is
+                vector[i] = part.to(torch.float64).mul_(step)  # exact in any float dtype
         return replace(updates, delta=left.pop("delta"), extra=left)
 
     def least_replies(self) -> int:
@@ -144,16 +145,16 @@ class DistributedDP(Privacy):
 def check_exact(step: float, largest: float, dtype: torch.dtype) -> None:
     """Refuse a dtype that does not hold integers times a power of two exactly.
 
-    What others see is the sum of what workers send. Were each rounded by itself, its last bits would be in that sum,
-    with a share of the noise only to hide them.
+    Observers see the sum of the workers' numbers. If each number were rounded separately, its last bits would appear
+    in that sum, hidden by a single share of the noise only.
 
     Args:
         step: The power of two.
-        largest: The largest size of an integer.
-        dtype: That of what a worker sends.
+        largest: The largest absolute value of an integer.
+        dtype: The dtype of a worker's message.
 
     Raises:
-        ValueError: If it has too few digits, or its numbers are too large or too small for them.
+        ValueError: If the dtype has too few digits, or too small a range.
 
     >>> check_exact(2.0**-17, 2.0**20, torch.float32)
     """

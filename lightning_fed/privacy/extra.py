@@ -1,4 +1,4 @@
-"""Packages that come with the extra ``privacy``, imported when it is first needed."""
+"""Packages of the extra ``privacy``, imported at their first use."""
 
 from __future__ import annotations
 

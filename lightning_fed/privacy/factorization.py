@@ -1,17 +1,17 @@
-"""Noise that is correlated over rounds, so that the noise of a running sum grows slowly: matrix factorisation.
+"""Matrix factorisation: noise that is correlated over rounds; the noise of a running sum then grows slowly.
 
 The running sums of the rounds' aggregates x are ``A x``, with A the lower triangle of ones. For any lower triangular C
 and ``B = A C⁻¹`` one may release ``B (C x + z)`` in their place, which is ``A (x + C⁻¹ z)``: every round's aggregate
-with a step of the correlated noise ``w = C⁻¹ z``. Only C decides what that costs: to whom sees all of it, it is one
+with a step of the correlated noise ``w = C⁻¹ z``. The cost depends on C only: to an observer of all rounds it is one
 Gaussian release of ``C x`` (Denisov et al., *Improved Differential Privacy for SGD via Optimal Private Linear Operators
 on Adaptive Streams*, 2022). Here C is a Toeplitz matrix, given by its first column c, with ``c₀ = 1`` and entries that
-are neither negative nor grow:
+are non-negative and non-increasing:
 
 - :class:`BandedToeplitz`: the first coefficients of the square root of A (Fichtenberger, Henzinger & Upadhyay,
-  *Constant Matters*, 2023), cut off after a number of bands (Choquette-Choo et al., *(Amplified) Banded Matrix
+  *Constant Matters*, 2023), truncated to a number of bands (Choquette-Choo et al., *(Amplified) Banded Matrix
   Factorization*, 2023);
-- :class:`BufferedToeplitz`: a sum of a few decaying exponentials, which needs as many buffers as it has terms, however
-  long the run (Dvijotham et al., *Efficient and Near-Optimal Noise Generation for Streaming Differential Privacy*,
+- :class:`BufferedToeplitz`: a sum of a few decaying exponentials, which requires one buffer per term for a run of any
+  length (Dvijotham et al., *Efficient and Near-Optimal Noise Generation for Streaming Differential Privacy*,
   2024; McMahan, Xu & Zhang, *A Hassle-free Algorithm for Private Learning in Practice*, 2024).
 """
 
@@ -36,7 +36,7 @@ Coefficients: TypeAlias = npt.NDArray[np.float64]
 
 
 class CorrelatedNoise(ABC):
-    """A stream of ``w = C⁻¹ z``: takes white noise round by round, and gives the correlated one."""
+    """A stream of ``w = C⁻¹ z``, which turns the white noise of each round into correlated noise."""
 
     @abstractmethod
     def step(self, white: Tensor) -> Tensor:
@@ -46,12 +46,12 @@ class CorrelatedNoise(ABC):
             white: This round's independent noise z; float64 ``[size]``, the same size in every round.
 
         Returns:
-            float64 ``[size]``, for the caller to change.
+            float64 ``[size]``; the caller may modify it.
         """
 
 
 class Factorization(ABC):
-    """A choice of C for a run of some rounds in which a worker takes part at most every ``separation`` rounds."""
+    """Base of the choices of C, for a run in which a worker takes part at most every ``separation`` rounds."""
 
     @abstractmethod
     def coefficients(self, rounds: int, separation: int) -> Coefficients:
@@ -59,10 +59,10 @@ class Factorization(ABC):
 
         Args:
             rounds: The number n of rounds.
-            separation: The number b of rounds from a worker's taking part to its next, at least.
+            separation: The number b of rounds between two participations of a worker, at least.
 
         Returns:
-            float64 ``[rounds]``; the first is 1, none is negative, none is greater than the one before it.
+            float64 ``[rounds]``; the first is 1, and they are non-negative and non-increasing.
         """
 
     @abstractmethod
@@ -77,13 +77,13 @@ class Factorization(ABC):
 
 @final
 class FactoredNoise:
-    """The noise of a run, drawn round by round; after the planned number of rounds a new, independent one begins.
+    """The noise of a run, drawn round by round; after the planned number of rounds an independent stream begins.
 
     Args:
-        noise: Draws the white noise.
-        factorization: Correlates it.
+        noise: The source of the white noise.
+        factorization: The factorisation that correlates the noise.
         rounds: The number of rounds.
-        separation: The number of rounds from a worker's taking part to its next, at least.
+        separation: The number of rounds between two participations of a worker, at least.
     """
 
     def __init__(self, noise: Noise, factorization: Factorization, rounds: int, separation: int) -> None:
@@ -97,7 +97,7 @@ class FactoredNoise:
         """Return the change of the running sum's noise in this round.
 
         Args:
-            size: How many numbers.
+            size: The number of elements.
             std: The standard deviation of the white noise.
             keys: See :meth:`Noise.gaussian`.
 
@@ -113,13 +113,13 @@ class FactoredNoise:
 @final
 @dataclass(frozen=True)
 class BandedToeplitz(Factorization):
-    """The square root of the prefix sums, of which a number of bands is kept.
+    """The square root of the prefix sums, truncated to a number of bands.
 
-    As many bands as rounds are the best choice for one participation; for several the number of bands should not be
-    greater than the separation. The noise of the last ``bands - 1`` rounds is held in memory, 8 bytes a parameter.
+    For one participation per worker the best number of bands is the number of rounds; for several it should not exceed
+    the separation. Memory holds the noise of the last ``bands - 1`` rounds, 8 bytes per parameter each.
 
     Args:
-        bands: The number of coefficients that are kept; 1 is independent noise in every round.
+        bands: The number of coefficients; 1 is independent noise in every round.
 
     Raises:
         ValueError: If the number is not positive.
@@ -149,7 +149,7 @@ class _Banded(CorrelatedNoise):
 
     def __init__(self, coefficients: list[float]) -> None:
         self._coefficients = coefficients
-        self._before: deque[Tensor] = deque(maxlen=len(coefficients))  # the newest first
+        self._before: deque[Tensor] = deque(maxlen=len(coefficients))  # newest first
 
     def step(self, white: Tensor) -> Tensor:
         noise = white.clone()
@@ -164,11 +164,11 @@ class _Banded(CorrelatedNoise):
 class BufferedToeplitz(Factorization):
     """A buffered linear Toeplitz matrix (BLT): ``c_k = Σ ω_i θ_i^(k−1)`` for k ≥ 1, fitted to the run.
 
-    ω and θ are those that make the root mean squared error of the running sums small, for the number of rounds and the
-    separation. Memory is 8 bytes for each parameter and buffer, however many rounds there are.
+    ω and θ are fitted to a small root mean squared error of the running sums, for the number of rounds and the
+    separation. Memory is 8 bytes for each parameter and buffer, for any number of rounds.
 
     Args:
-        buffers: The number of exponentials. More than four hardly change anything.
+        buffers: The number of exponentials. More than four have hardly any effect.
 
     Raises:
         ValueError: If the number is not positive.
@@ -211,10 +211,10 @@ class _Buffered(CorrelatedNoise):
 class PrefixErrors(NamedTuple):
     """Errors of released running sums, in units of the clipping bound.
 
-    They are those of sums which all together are one Gaussian release with noise multiplier 1.
+    All sums together are one Gaussian release with noise multiplier 1.
 
     Args:
-        rms: The root of the mean, over rounds, of the noise's variance in each number.
+        rms: The root of the mean, over rounds, of the noise's variance in each element.
         max: The standard deviation in the worst round.
     """
 
@@ -223,18 +223,18 @@ class PrefixErrors(NamedTuple):
 
 
 def sensitivity(coefficients: Coefficients, separation: int) -> float:
-    """Return how far one worker moves ``C x``, in units of the clipping bound: ``‖Σ_j C[:, j·b]‖₂``.
+    """Return the largest change of ``C x`` by one worker, in units of the clipping bound: ``‖Σ_j C[:, j·b]‖₂``.
 
     The worst worker takes part in rounds 0, b, 2b, … (Kalinin & Lampert, *Banded Square Root Matrix Factorization for
     Differentially Private Model Training*, 2024, for coefficients that are not negative and do not grow).
 
     Args:
         coefficients: The first column of C.
-        separation: The number b of rounds from a worker's taking part to its next, at least.
+        separation: The number b of rounds between two participations of a worker, at least.
 
     Raises:
-        TypeError: If the coefficients are no array, or the separation no number.
-        ValueError: If a coefficient is negative or greater than the one before it, so that the theorem says nothing.
+        TypeError: If the coefficients are not an array, or the separation is not a number.
+        ValueError: If the coefficients are not non-negative and non-increasing, which the theorem requires.
 
     >>> sensitivity(np.array([1.0, 0.5, 0.0, 0.0]), separation=4)  # √(1 + ¼)
     1.118033988749895
@@ -259,7 +259,7 @@ def prefix_errors(coefficients: Coefficients, separation: int) -> PrefixErrors:
 
     Args:
         coefficients: The first column of C.
-        separation: The number of rounds from a worker's taking part to its next, at least.
+        separation: The number of rounds between two participations of a worker, at least.
 
     >>> rms, most = prefix_errors(BandedToeplitz(bands=100).coefficients(100, 100), separation=100)
     >>> round(rms, 4), round(most, 4)
@@ -281,12 +281,12 @@ def _exponentials(weights: Coefficients, decays: Coefficients, rounds: int) -> C
 
 
 _FITTED_ROUNDS = 4096
-"""For longer runs ω and θ are those of so many rounds: a fit takes as long as it has rounds, and gains nothing more."""
+"""The largest number of rounds of a fit of ω and θ; longer runs use its result, since longer fits gain nothing."""
 
 
 @lru_cache(maxsize=64)
 def _fitted(buffers: int, rounds: int, separation: int) -> tuple[Coefficients, Coefficients]:
-    """Return ω and θ, by BFGS; each fit starts with that of one exponential less, and another of little weight."""
+    """Return ω and θ by BFGS; each fit starts from the fit with one exponential less, plus one of small weight."""
     minimize = import_extra("scipy.optimize").minimize
     rounds = min(rounds, _FITTED_ROUNDS)
     separation = min(separation, rounds)
@@ -304,7 +304,7 @@ def _fitted(buffers: int, rounds: int, separation: int) -> tuple[Coefficients, C
 
 
 def _unpacked(point: Coefficients) -> tuple[Coefficients, Coefficients]:
-    """θ in (0, 1) and ω > 0 with a sum below 1, so that no coefficient is greater than the one before it."""
+    """Return θ in (0, 1) and ω > 0 with a sum below 1; the coefficients are then non-increasing."""
     gaps, logs = np.split(np.clip(point, -30.0, 30.0), 2)
     weights = np.exp(logs)
     return weights / (1 + weights.sum()), 1 / (1 + np.exp(gaps))

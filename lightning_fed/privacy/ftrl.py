@@ -1,13 +1,13 @@
 """DP-FTRL: Kairouz et al., *Practical and Private (Deep) Learning Without Sampling or Shuffling*, 2021.
 
-Where workers cannot be sampled at random, noise is added to the *running sum* of updates rather than to each: the tree
-aggregation of Dwork et al. 2010 keeps the noise of a sum of t rounds to that of log₂ t nodes. With SGD as server
-optimizer that is algorithm 1 of the paper; any other one works on the same increments. The tree is restarted whenever
-everyone may have taken part once (section 4.2), so that no worker is in one tree twice.
+Where workers cannot be sampled at random, noise is added to the *running sum* of updates rather than to each update:
+with the tree aggregation of Dwork et al. 2010 a sum of t rounds carries the noise of log₂ t nodes only. With SGD as
+server optimizer this is algorithm 1 of the paper; any other optimizer uses the same increments. The tree is restarted
+whenever all workers may have taken part once (section 4.2), so no worker is in one tree twice.
 
-With ``factorization=`` the noise is correlated by a matrix in place of a tree, over the whole run and over all rounds
-in which a worker takes part, which costs the same privacy for less noise (Choquette-Choo et al., *Multi-Epoch Matrix
-Factorization Mechanisms for Private Machine Learning*, 2023).
+With ``factorization=`` a matrix correlates the noise in place of a tree, over the whole run and all participations of
+a worker. The same guarantee then requires less noise (Choquette-Choo et al., *Multi-Epoch Matrix Factorization
+Mechanisms for Private Machine Learning*, 2023).
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from lightning_fed.wire import Job
 class NoiseTree:
     """The noise of running sums, one step at a time.
 
-    The sum of t steps is that of the full subtrees of which t is made up in binary, each with noise of its own.
+    The sum of t steps consists of the full subtrees in the binary representation of t, each with independent noise.
 
     Args:
-        noise: Draws noise.
-        period: After how many steps a new tree begins; the noise of the old one's last sum stays as it is.
+        noise: The source of noise.
+        period: The number of steps after which a new tree begins; the noise of the old tree's last sum remains.
     """
 
     noise: Noise
     period: int
     _step: int = 0
-    _nodes: dict[int, Tensor] = field(default_factory=dict)  # by height, those in the present sum
+    _nodes: dict[int, Tensor] = field(default_factory=dict)  # the nodes of the current sum, by height
     _before: Tensor | None = None
 
     def increment(self, size: int, std: float, *keys: int | str) -> Tensor:
         """Return the change of the running sum's noise in this step.
 
         Args:
-            size: How many numbers.
+            size: The number of elements.
             std: The standard deviation of a node's noise.
             keys: See :meth:`Noise.gaussian`.
 
@@ -64,7 +64,7 @@ class NoiseTree:
         if self._step == self.period:
             self._step, self._nodes, self._before = 0, {}, None
         self._step += 1
-        height = (self._step & -self._step).bit_length() - 1  # of the subtree that this step completes
+        height = (self._step & -self._step).bit_length() - 1  # height of the subtree that this step completes
         self._nodes = {h: node for h, node in self._nodes.items() if h > height}
         self._nodes[height] = self.noise.gaussian(size, std, "tree", *keys)
         now = torch.stack(list(self._nodes.values())).sum(dim=0)
@@ -77,25 +77,25 @@ class NoiseTree:
 class DPFTRL(Privacy):
     """Differential privacy at the server without random sampling: noise by tree aggregation or matrix factorisation.
 
-    Needs a sampler that keeps the rounds of a worker apart: :class:`~lightning_fed.selection.RoundRobin`, which is
-    taken if none is given, :class:`~lightning_fed.selection.MinSeparation`, or one of your own that says so by
-    ``separation()``. A run that is resumed begins a new tree or factorisation, which the accountant charges for: the
-    noise of the old one is secret and not in the checkpoint.
+    It requires a sampler that separates the participations of a worker: :class:`~lightning_fed.selection.RoundRobin`
+    (the default), :class:`~lightning_fed.selection.MinSeparation`, or your own with a ``separation()``. A resumed run
+    begins a new tree or factorisation, which the accountant charges: the noise of the old one is secret and therefore
+    not in the checkpoint.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends.
+        clip: The bound C on the L2 norm of everything that a worker sends.
         noise_multiplier: The standard deviation in units of C of a node's noise in the tree, or of the noise that is
-            correlated; None: as much as ``epsilon`` needs.
+            correlated; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
-        factorization: How noise is correlated, such as ``BufferedToeplitz()`` or ``BandedToeplitz(bands=32)``; the
-            Trainer has to say how many rounds there are. None: by a tree.
+        factorization: The correlation of the noise, such as ``BufferedToeplitz()`` or ``BandedToeplitz(bands=32)``;
+            the Trainer must define the number of rounds. None: a tree.
         accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float

@@ -1,23 +1,22 @@
-"""A common grid for sums and noise, so that the bits of a release tell nothing that its value does not.
+"""A common grid for sums and noise: the bits of a release then reveal nothing beyond its value.
 
-A float has another precision at every size. So float noise on a float sum lies on a lattice that depends on the sum,
-and one look at the last bits may tell which sum it was, however large the noise is (Mironov, *On Significance of the
-Least Significant Bits for Differential Privacy*, 2012). The remedy is his: everything that is added up is a multiple of
-one power of two.
+The precision of a float depends on its magnitude. So float noise on a float sum lies on a lattice that depends on the
+sum, and the last bits may reveal the sum, however large the noise is (Mironov, *On Significance of the Least
+Significant Bits for Differential Privacy*, 2012). The remedy of that paper: all summands are multiples of one power of
+two.
 
-1. **Each contribution** is computed in float64 and rounded to the nearest multiple of the step g by itself. That
-   lengthens a vector of d numbers by at most ``g √d / 2`` (:func:`rounding`), so it is clipped to ``C − g √d / 2``
-   first, and its norm is at most C when it is added: the rounding is in the sensitivity, and costs no noise.
-2. **The noise** is drawn in float64 and rounded to the same grid by itself. For a sum S on the grid,
-   ``S + round(noise)`` is ``round(S + noise)``: a function of the Gaussian mechanism's output alone. The same holds for
-   noise that depends on earlier rounds', such as a tree's: what is rounded is its increment of this round.
+1. **Each contribution** is computed in float64 and rounded separately to the nearest multiple of the step g. Rounding
+   lengthens a vector of d numbers by at most ``g √d / 2`` (:func:`rounding`). The vector is therefore clipped to
+   ``C − g √d / 2`` first, and its norm is at most C when it is added: the rounding requires no additional noise.
+2. **The noise** is drawn in float64 and rounded separately to the same grid. For a sum S on the grid,
+   ``S + round(noise)`` is ``round(S + noise)``: a function of the Gaussian mechanism's output only. The same holds for
+   noise that depends on earlier rounds, such as a tree's: the increment of each round is rounded.
 3. **Sums of multiples of g are exact** in float64 as long as they stay below ``2⁵³ g``: they do not depend on the
-   order, on blocks of workers or on processes, and nothing else than the sum is in them. With g = 2⁻²² σ that is true
-   for up to 2³¹ z workers.
-4. Only then may a release be divided, or rounded to float32: that is a function of what is private already.
+   order, on blocks of workers or on processes. With g = 2⁻²² σ this holds for up to 2³¹ z workers.
+4. A release may be divided, or rounded to float32, only afterwards: the result is a function of a private value.
 
-Where a *sum* of clipped vectors is rounded instead of each of them, two neighbours' sums differ by up to
-``C + 2 · rounding(g, d)``, and the noise has to be that of this bound.
+If a *sum* of clipped vectors is rounded instead of each vector, two neighbours' sums differ by up to
+``C + 2 · rounding(g, d)``, and the noise must match this bound.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ _SHARE_OF_BOUND = 2.0**-12
 def grid_step(std: float, bound: float, size: int) -> float:
     """Return the step g of the grid: a power of two of about ``2⁻²² std``, or less for very many numbers.
 
-    It is a function of public numbers, so that all workers and processes of a round have the same one. The more numbers
-    a vector has, the smaller each is; so that rounding does not wipe them out, g is at most ``2⁻¹² bound / √size``, and
-    :func:`rounding` at most ``2⁻¹³ bound``.
+    It is a function of public numbers, so all workers and processes of a round use the same step. The elements of a
+    longer vector are smaller; to keep them, g is at most ``2⁻¹² bound / √size``, and :func:`rounding` at most
+    ``2⁻¹³ bound``.
 
     Args:
         std: The standard deviation σ of the noise that is added to each number at a time.
         bound: The clipping bound C.
-        size: How many numbers d are released together.
+        size: The number d of numbers that are released together.
 
     Raises:
         ValueError: If such a step is too small or too large for a float64.
@@ -62,7 +61,7 @@ def grid_step(std: float, bound: float, size: int) -> float:
 
 
 def power_of_two(most: float) -> float:
-    """Return the largest power of two that is no larger than a positive number.
+    """Return the largest power of two that is not larger than a positive number.
 
     >>> power_of_two(3.0), power_of_two(0.5)
     (2.0, 0.5)
@@ -71,7 +70,7 @@ def power_of_two(most: float) -> float:
 
 
 def rounding(step: float, size: int) -> float:
-    """Return the most by which rounding to the grid can lengthen a vector, or move it: ``g √d / 2``.
+    """Return the largest change of a vector's norm by rounding to the grid: ``g √d / 2``.
 
     >>> rounding(0.5, 16)
     1.0

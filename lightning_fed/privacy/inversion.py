@@ -1,10 +1,10 @@
 """Integer noise by inversion: uniform bits are compared with the exact distribution function, as integers.
 
-A number comes from 80 uniform bits. The first 16 name one of 2¹⁶ cells of equal probability (a guide table, Chen & Asau
-1974). Most cells lie between two thresholds, so that those bits decide; else 64 more say where in the cell. Thresholds
-are rounded to multiples of 2⁻⁸⁰ of integers that are exact to far more digits, and no float takes part: sums of float
-probabilities would be off by 1e-13 for wide noise, which many numbers of many workers add up to a δ that one can see.
-What is drawn is off, in total variation, by at most (number of thresholds) · 2⁻⁸¹.
+A number is drawn from 80 uniform bits. The first 16 select one of 2¹⁶ cells of equal probability (a guide table, Chen &
+Asau 1974). Most cells lie between two thresholds, and these bits suffice; else 64 more bits locate the number in the
+cell. Thresholds are multiples of 2⁻⁸⁰, rounded from integers of far higher precision, without floats: sums of float
+probabilities would have errors of 1e-13 for wide noise, and many numbers of many workers would add them up to a visible
+δ. The error of a draw, in total variation, is at most (number of thresholds) · 2⁻⁸¹.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import numpy as np
 from lightning_fed.core.arguments import number
 
 MOST_STD = 8192
-"""The largest standard deviation of noise that is drawn: some 170,000 thresholds, which is 1.5 MB."""
+"""The largest standard deviation of drawn noise: some 170,000 thresholds, which take 1.5 MB."""
 
 CELL_BITS, REST_BITS = 16, 64
 _CELLS = 2**CELL_BITS
 _BITS = CELL_BITS + REST_BITS
 
 Entropy: TypeAlias = Callable[[int], bytes]
-"""Returns as many uniform bytes as it is asked for, fresh ones each time."""
+"""A function that returns a number of fresh uniform bytes."""
 Integers: TypeAlias = "np.ndarray[Any, np.dtype[np.int32]]"
 
 
@@ -39,7 +39,7 @@ class InversionTable:
 
     Args:
         least: The smallest integer.
-        first: How many thresholds lie before each cell, and how many there are; int32 ``[2¹⁶ + 1]``.
+        first: The number of thresholds before each cell, and the number of all; int32 ``[2¹⁶ + 1]``.
         rest: The last 64 bits of each threshold, uint64 ``[m]``; thresholds are the distribution function at
             ``least + j``, in units of 2⁻⁸⁰.
     """
@@ -65,11 +65,11 @@ class InversionTable:
         return cls(least, np.searchsorted(cells, np.arange(_CELLS + 1)).astype(np.int32), rest)
 
     def drawn(self, size: int, entropy: Entropy) -> Integers:
-        """Draw integers: ``least`` plus the number of thresholds that are no larger than the uniform bits.
+        """Draw integers: ``least`` plus the number of thresholds that do not exceed the uniform bits.
 
         Args:
-            size: How many.
-            entropy: Gives 2 bytes for each of them, and then 8 for each that those leave undecided.
+            size: The number of integers.
+            entropy: Returns 2 bytes for each integer, and then 8 for each that these leave undecided.
 
         Returns:
             int32 ``[size]``.
@@ -92,7 +92,7 @@ class InversionTable:
 
 
 def largest_skellam(variance: float) -> int:
-    """Return the largest size of an integer that is drawn; a true Skellam number is beyond it with less than 2⁻⁸⁰.
+    """Return the largest absolute value of a drawn integer; a Skellam number exceeds it with probability below 2⁻⁸⁰.
 
     Args:
         variance: V.
@@ -108,15 +108,15 @@ def skellam_table(variance: float) -> InversionTable:
     """Return the table of Skellam noise, the difference of two Poisson numbers of mean V/2: ``e^(-V) I_k(V)``.
 
     The Bessel functions I_k follow from Miller's backward recurrence ``I_(k-1) = I_(k+1) + (2k/V) I_k`` in integers,
-    from so far out that what is missing there is below 2⁻¹⁰⁰; all terms are positive, so nothing cancels. Tables of the
-    last variances are kept.
+    from a start where the omitted terms are below 2⁻¹⁰⁰; all terms are positive, so nothing cancels. The tables of the
+    last variances are cached.
 
     Args:
         variance: V; above 0 and at most ``MOST_STD`` squared.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is out of range.
+        TypeError: If the variance is not a number.
+        ValueError: If the variance is out of range.
     """
     numerator, denominator = number("variance", variance, above=0, most=MOST_STD**2).as_integer_ratio()
     reach = largest_skellam(variance)

@@ -1,7 +1,7 @@
-"""The ledger of a run: every release, written down before it is made, as JSON Lines.
+"""The ledger of a run: every release, recorded before it is made, as JSON Lines.
 
-A line is written by one call and never changed, so that what was written survives the end of the process, however it
-comes. A last line that is torn is one of a release that was never made. Lines have a ``kind``:
+A line is written by one call and never changed, so it survives any end of the process. An incomplete last line belongs
+to a release that was never made. Lines have a ``kind``:
 
 =========== ======================================================================================================
 ``run``     a fit begins: the promise, what is protected from whom, and all settings
@@ -10,9 +10,9 @@ comes. A last line that is torn is one of a release that was never made. Lines h
 ``end``     the fit is over: ε as claimed, and whether the accountant finds the same from this file alone
 =========== ======================================================================================================
 
-A fit that did not come to an end has no line ``end``. What it released after its last checkpoint is counted by the fit
-that goes on from there. What a fit released that did end is in its last checkpoint; one that goes on from an older one
-is a branch, with an account of its own, and the ledger tells what all branches cost together.
+A fit that was interrupted has no line ``end``. Its releases after its last checkpoint are charged to the fit that
+resumes from that checkpoint. The last checkpoint of a completed fit holds all its releases; a fit that resumes from an
+older checkpoint is a branch, with its own account, and the ledger holds the joint cost of all branches.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PREFIX = "privacy-ledger-"
 
 
 def ledger_in(folder: Path, run: str) -> Path:
-    """Return where the ledger of a run lies in a folder.
+    """Return the path of a run's ledger in a folder.
 
     Args:
         folder: The folder.
@@ -50,7 +50,7 @@ class Ledger:
     """Writes the lines of one run's ledger.
 
     Args:
-        path: The file; it is continued if it is there. None: nothing is written, as in processes other than the first.
+        path: The file; an existing file is continued. None: nothing is written, as in processes other than the first.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -60,11 +60,11 @@ class Ledger:
         """Add a line.
 
         Args:
-            kind: What it is about.
-            values: Its values, such as JSON has.
+            kind: The kind of the line.
+            values: The values of the line, as JSON types.
 
         Raises:
-            OSError: If the file cannot be written, with what to do about it.
+            OSError: If the file cannot be written; the message names a fix.
         """
         if self.path is None:
             return
@@ -106,7 +106,7 @@ class Record:
 
     @property
     def unended(self) -> Account:
-        """Releases of fits that did not come to an end, whatever checkpoints they have left."""
+        """Releases of interrupted fits, for any checkpoints that they have left."""
         ended = {end["stretch"] for end in self.ends}
         return self.account.only([stretch for stretch in self.account.stretches if stretch not in ended])
 
@@ -118,8 +118,8 @@ def read(path: Path) -> Record:
         path: The file.
 
     Raises:
-        OSError: If it cannot be opened.
-        ValueError: If a newer lightning_fed wrote it.
+        OSError: If the ledger cannot be opened.
+        ValueError: If a newer lightning_fed wrote the ledger.
     """
     record = Record()
     for line in _lines(path):
@@ -147,7 +147,7 @@ def read(path: Path) -> Record:
 
 
 def recomputed(account: Account, kind: Kind, delta: float) -> float:
-    """Compute the ε of an account by a fresh accountant, from nothing but its entries.
+    """Compute the ε of an account with a fresh accountant, from its entries only.
 
     Args:
         account: What was charged.
@@ -158,7 +158,7 @@ def recomputed(account: Account, kind: Kind, delta: float) -> float:
 
 
 def relation_of(account: Account, kind: Kind) -> Relation:
-    """Return for which neighbours the guarantee of an account holds; see :attr:`PrivateRun.relation`.
+    """Return the neighbouring relation of an account's guarantee; see :attr:`PrivateRun.relation`.
 
     Args:
         account: What was charged.

@@ -1,4 +1,4 @@
-"""Noise that each worker adds for itself, for servers that are not trusted to."""
+"""Noise that each worker adds by itself, for servers that are not trusted."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from lightning_fed.wire import Job, Updates
 @final
 @dataclass(frozen=True)
 class LocalDP(Privacy):
-    """Each worker clips its update and adds noise to it before anything leaves; nobody has to be trusted.
+    """Clips each update and adds noise to it before it leaves the worker; no other party has to be trusted.
 
-    The guarantee is a worker's own, for any two updates that it might have sent (they differ by up to 2C), and adds up
-    over the rounds in which it takes part; what is reported is that of a worker that takes part in all of them. Any
-    aggregator in which workers count equally may follow.
+    The guarantee holds for each worker separately: for any two updates that it might have sent (they differ by up to
+    2C), composed over its rounds. The reported ε is that of a worker that takes part in all rounds. Any aggregator in
+    which workers count equally may follow.
 
     Args:
-        clip: The bound C on an update's L2 norm, over all that a worker sends.
-        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        clip: The bound C on the L2 norm of everything that a worker sends.
+        noise_multiplier: The noise's standard deviation in units of C; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         delta: δ; None: ``population ** -1.1``.
-        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that knows the mechanism.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
-        insecure_deterministic_noise: Whether noise comes from the seed of the run, for tests; it is then not private.
+        accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first that supports the mechanism.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
+        insecure_deterministic_noise: Whether to draw noise from the run's seed, for tests; the run is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float
@@ -78,11 +78,11 @@ class LocalDP(Privacy):
 
 
 def clipped_and_noised(updates: Updates, job: Job, std: float, insecure: bool) -> Updates:
-    """Clip all that each worker sends, and add noise to it, on a common grid.
+    """Clip everything that each worker sends, and add noise to it, on a common grid.
 
     Args:
         updates: The updates of n workers.
-        job: What the server sent, with the clipping bound.
+        job: The job that the server sent, with the clipping bound.
         std: The standard deviation of each worker's noise.
         insecure: Whether noise follows from the seed of the run.
     """

@@ -1,9 +1,9 @@
-"""Releases, as far as they matter to an accountant: plain numbers, and dp-accounting's event for them.
+"""Mechanisms: releases as an accountant sees them, with plain numbers and their event of dp-accounting.
 
 A noise multiplier z is the standard deviation of the noise divided by C, the largest norm that one worker's
 contribution can have. It has no unit.
 
-Which two populations must be hard to tell apart is the neighbouring relation of a guarantee:
+The neighbouring relation of a guarantee defines which two populations must be hard to distinguish:
 
 =============== ==================================================================================================
 ``add/remove``  one worker more or fewer. It moves a sum by up to C.
@@ -11,7 +11,8 @@ Which two populations must be hard to tell apart is the neighbouring relation of
 ``replace-one`` one worker is replaced by another. It moves a sum by up to 2C.
 =============== ==================================================================================================
 
-A mechanism has the relation under which it is analysed, and can be counted under those below it, at their price.
+Each mechanism declares the relation of its analysis. It can also be counted under any relation further down, with that
+relation's larger sensitivity.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from lightning_fed.privacy.extra import import_extra
 
 Relation: TypeAlias = Literal["add/remove", "zero-out", "replace-one"]
 RELATIONS: tuple[Relation, ...] = ("add/remove", "zero-out", "replace-one")
-"""In the order in which a mechanism of one can be counted under another."""
+"""The relations; a mechanism of one can be counted under those that follow it."""
 
 
 Stored: TypeAlias = bool | int | float | str | list[bool | int | float | str]
-"""One setting, as a checkpoint keeps it."""
+"""One setting, as a checkpoint stores it."""
 
 
 class Mechanism(ABC):
-    """One release: the extension point for what a round is to the accountant.
+    """One release: the extension point for the accounting of a round.
 
-    A frozen dataclass of numbers, so that equal releases can be counted together and stored. What it costs is said by
-    an event of dp-accounting, whose accountants count it or refuse it; nothing is known of any class here.
+    A mechanism is a frozen dataclass of numbers, so equal releases can be counted together and stored. An event of
+    dp-accounting defines its cost, and the accountants of dp-accounting count or refuse the event; there is no list of
+    known classes here.
     """
 
     relation: ClassVar[Relation]
@@ -52,16 +54,16 @@ class Mechanism(ABC):
     """Whether :meth:`losses` makes the privacy loss distribution, in place of dp-accounting from :meth:`event`."""
 
     whole_orders: ClassVar[bool] = False
-    """Whether the analysis is one of Rényi divergences of whole orders only: between them the next one's is taken."""
+    """Whether the analysis covers Rényi divergences of integer orders only; other orders use the next integer."""
 
     noise_multiplier: float
 
     @property
     def participation(self) -> str:
-        """How the analysis takes it that contributions come to be in a release, in words; for statements of privacy.
+        """Description of how contributions enter a release, for statements of privacy.
 
-        It begins with "no sampling" where the guarantee holds though it is known who takes part. Empty: not said, and
-        then nobody states in words what a run with this mechanism has promised.
+        It begins with "no sampling" if the guarantee holds with public participation. Empty: unknown; no statement of
+        privacy is then written for a run with this mechanism.
         """
         return ""
 
@@ -69,33 +71,33 @@ class Mechanism(ABC):
     def event(self, relation: Relation) -> Any:
         """Return dp-accounting's event for one release.
 
-        Its noise is in units of how far two neighbours are apart: C for ``add/remove`` and ``zero-out``, and 2C for
+        The unit of its noise is the distance of two neighbours: C for ``add/remove`` and ``zero-out``, and 2C for
         ``replace-one``.
 
         Args:
-            relation: This mechanism's, or one that comes after it.
+            relation: This mechanism's relation, or one that follows it.
 
         Raises:
-            ValueError: If no analysis for that relation is at hand.
+            ValueError: If there is no analysis for that relation.
         """
 
     def losses(self, relation: Relation, count: int, grid: float) -> Any:
-        """Return dp-accounting's ``PrivacyLossDistribution`` of releases; asked if :attr:`has_losses` is set.
+        """Return dp-accounting's ``PrivacyLossDistribution`` of releases; called if :attr:`has_losses` is set.
 
-        For mechanisms with a quick way to it, or whose event dp-accounting's ``PLDAccountant`` does not count.
+        Override it for mechanisms with a faster computation, or whose event ``PLDAccountant`` does not count.
 
         Args:
             relation: As for :meth:`event`.
             count: The number of releases.
-            grid: The step to which privacy losses are rounded, so that none comes out smaller.
+            grid: The step to which privacy losses are rounded up.
         """
         raise NotImplementedError(f"{type(self).__name__}.has_losses is set, so it needs a method losses()")
 
     def settings(self) -> dict[str, Stored]:
-        """Return what a checkpoint keeps: the fields, by name.
+        """Return the state that a checkpoint stores: the fields, by name.
 
         Raises:
-            ValueError: If it is no dataclass of numbers, strings and tuples of those.
+            ValueError: If it is not a dataclass of numbers, strings and tuples of those.
         """
         if not dataclasses.is_dataclass(self):
             raise ValueError(f"{type(self).__name__} cannot be stored: make it a frozen dataclass of numbers")
@@ -103,21 +105,21 @@ class Mechanism(ABC):
 
     @classmethod
     def of(cls, settings: Mapping[str, Stored]) -> Self:
-        """Return the mechanism of some :meth:`settings`.
+        """Return the mechanism with some :meth:`settings`.
 
         Args:
-            settings: As they were stored.
+            settings: The stored settings.
 
         Raises:
-            TypeError: If they are not those of this class.
-            ValueError: If one of them is out of range.
+            TypeError: If the settings are not those of this class.
+            ValueError: If an argument is out of range.
         """
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
 
 def _stored(mechanism: Mechanism, name: str) -> Stored:
     def plain(value: object) -> bool | int | float | str:
-        # numpy's float64 is a float, but nothing that torch.load(weights_only=True) takes.
+        # numpy's float64 is a float, but torch.load(weights_only=True) refuses it.
         if isinstance(value, bool | int | str):
             return value
         if isinstance(value, float):
@@ -134,14 +136,14 @@ def _stored(mechanism: Mechanism, name: str) -> Stored:
 @final
 @dataclass(frozen=True)
 class SubsampledGaussian(Mechanism):
-    """A noised sum over a Poisson sample: each worker takes part by its own coin (Mironov et al. 2019).
+    """A noisy sum over a Poisson sample, in which each worker takes part independently (Mironov et al. 2019).
 
     Args:
         noise_multiplier: z.
-        sampling_rate: q, each worker's probability to take part.
+        sampling_rate: q, each worker's probability of taking part.
 
     Raises:
-        ValueError: If z is not positive, or q not above 0 and at most 1.
+        ValueError: If z is not positive, or q is not in (0, 1].
     """
 
     relation: ClassVar[Relation] = "add/remove"
@@ -171,7 +173,7 @@ class SubsampledGaussian(Mechanism):
         return sampled(float(self.sampling_rate), gaussian_event(self.noise_multiplier, relation))
 
     def losses(self, relation: Relation, count: int, grid: float) -> Any:
-        self.event(relation)  # for what it refuses
+        self.event(relation)  # raises if the relation is not supported
         if self.sampling_rate == 1:
             return gaussian_losses(self.noise_multiplier, relation, count, grid)
         return repeated(_sampled_losses(self.noise_multiplier, self.sampling_rate, grid), count)
@@ -180,10 +182,10 @@ class SubsampledGaussian(Mechanism):
 @final
 @dataclass(frozen=True)
 class Gaussian(Mechanism):
-    """A noised sum for which no sampling is claimed: everyone takes part, or cohorts are of any kind.
+    """A noisy sum without amplification by sampling: all workers take part, or cohorts are of any kind.
 
-    Where everyone takes part, the same numbers hold for a worker that joins or leaves. Where cohorts are drawn, one
-    worker more changes who else is drawn, so the guarantee is for a worker whose contributions are zeros.
+    If all workers take part, the same numbers hold for a worker that joins or leaves. If cohorts are drawn, an
+    additional worker changes the cohorts, so the guarantee is for a worker whose contributions are zeros.
 
     Args:
         noise_multiplier: z.
@@ -214,13 +216,13 @@ class Gaussian(Mechanism):
 @final
 @dataclass(frozen=True)
 class FixedSizeGaussian(Mechanism):
-    """A noised sum over a cohort of fixed size, drawn without replacement (Wang et al. 2019, theorem 27). RDP only.
+    """A noisy sum over a cohort of fixed size, drawn without replacement (Wang et al. 2019, theorem 27). RDP only.
 
-    The amplification is worth less than Poisson's at the same rate: 20.99 in place of 2.10 for 1000 rounds of 10 out of
-    1000 workers, z = 1, δ = 1e-5.
+    The amplification is weaker than Poisson's at the same rate: ε is 20.99 in place of 2.10 for 1000 rounds of 10 out
+    of 1000 workers, z = 1, δ = 1e-5.
 
     Args:
-        noise_multiplier: z; as everywhere, in units of C. That two workers can be 2C apart is seen to here.
+        noise_multiplier: z; as everywhere, in units of C. The mechanism accounts for the distance 2C of two workers.
         cohort_size: The number of workers in each cohort.
         population: The number of all workers. It is public.
 
@@ -254,9 +256,9 @@ class FixedSizeGaussian(Mechanism):
 @final
 @dataclass(frozen=True)
 class LocalGaussian(Mechanism):
-    """A contribution that a worker noises by itself before it leaves: local differential privacy, no sampling.
+    """A contribution with a worker's own noise, added before it leaves: local differential privacy, no sampling.
 
-    Charge it once for each round in which a worker takes part, at most. Any two contributions are up to 2C apart.
+    Charge it at most once for each round in which a worker takes part. The distance of two contributions is up to 2C.
 
     Args:
         noise_multiplier: z.
@@ -319,13 +321,13 @@ def repeated(losses: Any, count: int) -> Any:
     """Return the privacy loss distribution of a number of releases.
 
     Args:
-        losses: That of one; dp-accounting's.
-        count: The number.
+        losses: The distribution of one release, of dp-accounting.
+        count: The number of releases.
     """
     few = 16
     if count < few * 1000:
         return losses.self_compose(count)
-    # A small distribution would have its size taken to the power of the count, in integers of millions of digits.
+    # For a small distribution dp-accounting computes size ** count, an integer of millions of digits.
     most = losses.self_compose(few).self_compose(count // few)
     return most.compose(losses.self_compose(count % few)) if count % few else most
 
@@ -334,7 +336,7 @@ def distance(relation: Relation) -> float:
     """Return the distance of neighbours' sums in units of C: a replaced worker moves it by C one way and by C back.
 
     Args:
-        relation: What neighbours are.
+        relation: The neighbouring relation.
     """
     return 2.0 if relation == "replace-one" else 1.0
 
@@ -343,7 +345,7 @@ def check_noise(mechanism: Mechanism) -> None:
     """Check the noise multiplier of a mechanism.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not positive and finite.
     """
     says = " must be positive and finite: without noise there is no guarantee"
@@ -355,7 +357,7 @@ def check_whole(mechanism: Mechanism, *names: str) -> None:
     """Check fields of a mechanism that are positive integers.
 
     Raises:
-        TypeError: If one is no number.
+        TypeError: If one is not a number.
         ValueError: If one is not whole, or less than 1.
     """
     for name in names:

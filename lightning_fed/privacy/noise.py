@@ -1,4 +1,4 @@
-"""Noise from the operating system's entropy: Gaussian, and of integers."""
+"""Noise from the operating system's entropy: Gaussian noise, and Skellam noise of integers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from lightning_fed.core.shown import Shown
 from lightning_fed.privacy.inversion import Entropy, Integers, skellam_table
 
 MOST_STDS = 9.0
-"""No noise is larger than this many standard deviations: √(−2 ln 2⁻⁵⁴) = 8.65. A true Gaussian is with p = 5e-18."""
+"""The largest noise, in standard deviations: √(−2 ln 2⁻⁵⁴) = 8.65. A Gaussian exceeds it with probability 5e-18."""
 
 _BLOCK = 2**16
-"""How many integers are drawn at a time: their bits and places stay in a processor's cache."""
+"""The number of integers drawn at a time; their bits and positions stay in a processor's cache."""
 
 
 @final
 class Noise(Shown):
-    """Draws noise that no seed of the training reaches.
+    """Draws noise that is independent of all seeds.
 
     Every number is made from fresh bytes of the operating system (Box & Muller 1958): there is no generator whose state
-    could be guessed, saved or seeded. Two uniform numbers of 53 bits make two normal ones, so their last bits are not
-    those of a true Gaussian: round them to a grid before anything is released, see :mod:`lightning_fed.privacy.grid`.
-    Integers have no last bits, and are drawn exactly, see :mod:`lightning_fed.privacy.inversion`.
+    could be guessed, saved or seeded. Two uniform numbers of 53 bits make two normal numbers, whose last bits differ
+    from a true Gaussian's: round them to a grid before any release, see ``privacy.grid``. Integers are
+    drawn exactly, see ``privacy.inversion``.
 
     Args:
-        insecure_seed: If given, noise is a function of this seed instead, for tests. It is no private noise.
+        insecure_seed: If given, noise is a function of this seed instead, for tests. Such noise is not private.
 
     >>> noise = Noise().gaussian(100_000, std=2.0)
     >>> 1.95 < noise.std() < 2.05
@@ -46,9 +46,9 @@ class Noise(Shown):
         """Draw noise.
 
         Args:
-            size: How many numbers, at least one.
+            size: The number of elements, at least one.
             std: Their standard deviation.
-            keys: What the noise is for; with an insecure seed the noise is a function of both.
+            keys: The purpose of the noise; with an insecure seed the noise is a function of seed and keys.
 
         Returns:
             float64 ``[size]``, on the CPU.
@@ -60,18 +60,18 @@ class Noise(Shown):
         return torch.cat([radius * angle.cos(), radius * angle.sin()])[:size]
 
     def skellam(self, size: int, variance: float, *keys: int | str) -> Integers:
-        """Draw integers, each the difference of two Poisson numbers: sums of them are of the same kind.
+        """Draw integers, each the difference of two Poisson numbers; sums of Skellam numbers are Skellam numbers.
 
         Args:
-            size: How many, at least one.
+            size: The number of integers, at least one.
             variance: Their variance V; above 0 and at most 8192².
-            keys: What they are for, as in :meth:`gaussian`.
+            keys: The purpose of the noise, as in :meth:`gaussian`.
 
         Returns:
             int32 ``[size]``.
 
         Raises:
-            TypeError: If the variance is no number.
+            TypeError: If the variance is not a number.
             ValueError: If it is out of range.
 
         >>> noise = Noise().skellam(100_000, variance=4.0)
@@ -89,8 +89,8 @@ class Noise(Shown):
         """Draw uniformly from (0, 1), without its ends.
 
         Args:
-            size: How many numbers, at least one.
-            keys: What they are for, as in :meth:`gaussian`.
+            size: The number of elements, at least one.
+            keys: The purpose of the numbers, as in :meth:`gaussian`.
 
         Returns:
             float64 ``[size]``, on the CPU.

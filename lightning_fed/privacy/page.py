@@ -1,4 +1,4 @@
-"""``lightning-fed privacy --of RUN``: what a run has spent, as a page for somebody who has to answer for it."""
+"""``lightning-fed privacy --of RUN``: the spent budget of a run, as a page for those who are accountable for it."""
 
 from __future__ import annotations
 
@@ -135,14 +135,14 @@ class Statement:
 
 
 def statements_of(path: Path) -> list[Statement]:
-    """Find what is known of the runs in a place.
+    """Return the statements of the runs at a path.
 
     Args:
         path: A ledger, a checkpoint, or a folder with one of them in it or below it.
 
     Raises:
         OSError: If something cannot be opened.
-        ValueError: If nothing is known of a private run there, in words.
+        ValueError: If there is no record of a private run; the message states where.
     """
     if path.is_dir():
         ledgers = sorted(path.rglob(f"{PREFIX}*.jsonl"))
@@ -271,7 +271,7 @@ def shown_epsilon(epsilon: float) -> str:
 
 
 def text_of(statements: Sequence[Statement], as_json: bool) -> str:
-    """Return what the command prints.
+    """Return the output of the command.
 
     Args:
         statements: The runs.

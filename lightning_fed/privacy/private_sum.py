@@ -1,4 +1,4 @@
-"""The sum of clipped updates over a fixed number, with noise: what differential privacy at the server consists of."""
+"""The noisy sum of clipped updates, divided by a fixed number: differential privacy at the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_fed.secure.ring import Ring
 from lightning_fed.wire import Aggregate, Job, Updates
 
 ServerNoise: TypeAlias = Callable[[int, str], Tensor]
-"""Draws the server's noise for one sum, from its size and its name."""
+"""A function that draws the server's noise for one sum, from its size and its name."""
 
 
 @dataclass
@@ -39,16 +39,16 @@ class PrivateSums:
 class PrivateSum(Aggregator[PrivateSums]):
     """``(Σ wᵢ clip(Δᵢ) + noise) / (qN)``.
 
-    The denominator is the *expected* number of workers, whatever the number of replies: dividing by the replies would
-    tell how many there were, and put too little noise on a small cohort. A round without replies releases noise alone.
+    The denominator is the *expected* number of workers, for any number of replies: dividing by the replies would
+    reveal their number, and put too little noise on a small cohort. A round without replies releases noise only.
     Buffers do not leave the workers. Updates and noise are summed on a common grid, see
-    :mod:`lightning_fed.privacy.grid`; only the mean is rounded to the model's dtype.
+    ``privacy.grid``; only the mean is rounded to the model's dtype.
 
     Args:
-        run: Gives the clipping bound, the noise and the number of workers; is charged before anything is released.
-        noise: Draws the server's noise; None: the workers have added theirs, to updates that they have clipped.
-        adaptive: How the bound moves, if it does.
-        weight_cap: The number of examples from which on a worker counts fully, 1; None: every worker does.
+        run: Holds the clipping bound, the noise and the number of workers; charged before each release.
+        noise: Draws the server's noise; None: the workers have clipped their updates and added the noise.
+        adaptive: The rule that moves the bound, if any.
+        weight_cap: The number of examples at which a worker reaches weight 1; None: every worker has weight 1.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class PrivateSum(Aggregator[PrivateSums]):
                 (sums.delta, update.delta),
                 *((total, update.extra[name]) for name, total in sums.extra.items()),
             ):
-                if self._noise is None:  # they are multiples of one power of two, see distributed.py
+                if self._noise is None:  # multiples of one power of two, see distributed.py
                     add_weighted_(total, weights, rows)
                 else:
                     scales = clip_scales(norms, run.bound - rounding(sums.step, size))
                     add_clipped_(total, rows, scales * weights, sums.step)
-            # Around ½, so that one worker changes the sum by no more than that.
+            # Centred at ½ (Andrew et al. 2021): one worker changes this count by at most ½.
             sums.within += (norms <= run.bound).to(torch.float64).sub_(0.5).sum()
             del update, rows  # see outbox.py
         return sums
 
     def of_sum(self, total: CohortSum, job: Job) -> PrivateSums:
-        """Return sums that workers have clipped themselves: each is added as :meth:`fold` would have added it.
+        """Return the sums of updates that workers have clipped, as :meth:`fold` would have added them.
 
         Noise lies on the grid of the sum or on a finer one, as both are powers of two.
         """
@@ -130,11 +130,11 @@ class PrivateSum(Aggregator[PrivateSums]):
 
 
 def capped(examples: Tensor, weight_cap: int | None) -> Tensor:
-    """Return weights in [0, 1], whatever a worker claims: 1e9 examples, -1, NaN.
+    """Return weights in [0, 1] for any reported number of examples, such as 1e9, -1 or NaN.
 
     Args:
         examples: float64 ``[n]``.
-        weight_cap: The number from which on a worker counts fully, 1; None: every worker does.
+        weight_cap: The number of examples at which a worker reaches weight 1; None: every worker has weight 1.
 
     >>> capped(torch.tensor([50.0, 1e9, -1.0, float("nan")]), 100).tolist()
     [0.5, 1.0, 0.0, 0.0]
@@ -145,17 +145,17 @@ def capped(examples: Tensor, weight_cap: int | None) -> Tensor:
 
 
 _SHARE_OF_BOUND = 1 / 8
-"""Of the clipping bound, the most that rounding may use up."""
+"""The largest share of the clipping bound that rounding may use."""
 
 
 def clipped_ring(job: Job, workers: int, bits: int) -> Ring:
-    """Return the ring for updates that workers clip, and to the sum of which the server adds noise.
+    """Return the ring for updates that workers clip, with noise that the server adds to their sum.
 
-    Its step is a power of two, so that noise can lie on the grid of the sum (:mod:`lightning_fed.privacy.grid`).
-    Rounding by chance lengthens an update of d numbers by less than √d steps, by which it is clipped shorter first.
+    The step is a power of two, so noise can lie on the grid of the sum (``privacy.grid``). Stochastic
+    rounding lengthens an update of d numbers by less than √d steps; the clipping bound is reduced by that length.
 
     Args:
-        job: What the server sent, with the clipping bound.
+        job: The job that the server sent, with the clipping bound.
         workers: The largest number of workers in a round.
         bits: The bits of a number.
 

@@ -1,4 +1,4 @@
-"""Cost of a promise over a number of rounds, as a run of it would be charged; no model, no data."""
+"""Cost of a promise over a number of rounds, as a run would be charged, without model or data."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def made(kind: type[Privacy], settings: Mapping[str, Any]) -> Privacy:
         settings: By name; those that are None are left to the class.
 
     Raises:
-        ValueError: If one of them is out of range, or none of its settings.
+        ValueError: If an argument is out of range, or none of its settings.
     """
     known = inspect.signature(kind).parameters
     given = {name: value for name, value in settings.items() if value is not None}
@@ -139,5 +139,5 @@ class Question:
 
 
 def rounded_up(value: float) -> float:
-    """To four decimals. A guarantee or a noise multiplier that is rounded down is one that does not hold."""
+    """Round up to four decimals. A guarantee or a noise multiplier that is rounded down does not hold."""
     return math.ceil(value * 1e4) / 1e4 if math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Record-level differential privacy: single examples are hidden, from everyone who sees a worker's update.
+"""Record-level differential privacy: single examples are hidden from all observers of a worker's update.
 
 DP-SGD: Abadi et al., *Deep Learning with Differential Privacy*, 2016, in every worker's local training.
 """
@@ -22,26 +22,26 @@ from lightning_fed.wire import Job, LocalTraining, RecordPrivacy
 @final
 @dataclass(frozen=True)
 class RecordDP(Privacy):
-    """Every worker trains by DP-SGD: gradients of single examples are clipped, and noise is added to their sum.
+    """Trains every worker by DP-SGD: clips the gradients of single examples, and adds noise to their sum.
 
-    Batches are Poisson samples of the worker's examples in place of those of its loader, ``1/sampling_rate`` of them in
-    an epoch, so that the cost is the same for every worker; what is reported is that of one that takes part in every
-    round. The examples are those that the loader's sampler names. ``training_step`` is called for each example alone,
-    with a batch of one, and the gradients' sum is divided by the expected number of examples. Workers train one after
+    Batches are Poisson samples of the worker's examples and replace the loader's batches, ``1/sampling_rate`` of them
+    in an epoch, so the cost is the same for every worker; the reported ε is that of a worker that takes part in every
+    round. The loader's sampler defines the examples. ``training_step`` is called for each example separately, with a
+    batch of one, and the sum of gradients is divided by the expected number of examples. Workers train one after
     another.
 
     Args:
         clip: The bound C on the L2 norm of each example's gradient.
-        sampling_rate: The probability with which each example is in a batch.
+        sampling_rate: The probability that an example is in a batch.
         delta: δ, less than one over the number of a worker's examples.
-        noise_multiplier: The noise's standard deviation in units of C; None: as much as ``epsilon`` needs.
+        noise_multiplier: The noise's standard deviation in units of C; None: the noise that ``epsilon`` requires.
         epsilon: The budget ε; training stops before the round that would exceed it. None: no budget.
         accountant: ``"pld"`` (tight) or ``"rdp"``; None: the first.
-        release_metrics: Whether losses, metrics and counts of workers are shown, although no guarantee covers them.
+        release_metrics: Whether to log losses, metrics and counts of workers, which no guarantee covers.
         insecure_deterministic_noise: Whether batches and noise come from the seed of the run; it is then not private.
 
     Raises:
-        ValueError: If one of them is out of range.
+        ValueError: If an argument is out of range.
     """
 
     clip: float

@@ -1,4 +1,4 @@
-"""The changing part of a private run: what is spent, the clipping bound, and where noise comes from."""
+"""The changing part of a private run: the spent budget, the clipping bound, and the source of noise."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class Setting(NamedTuple):
         population: The number of workers.
         cohort_size: The number of workers in a round; with Poisson sampling the expected one.
         sampling: The class of the sampler, which declares how it draws cohorts; None: everyone takes part.
-        rounds: How many rounds are planned; None: without end.
-        seed: That of the run. Noise depends on it only if that was asked for.
-        local: How long workers train.
-        separation: After how many rounds a worker may take part again; see :meth:`CohortSampler.separation`.
-        dimension: How many numbers a worker sends that are noised; None: not known, and a promise of which the cost
-            depends on it cannot be kept.
+        rounds: The planned number of rounds; None: no limit.
+        seed: The seed of the run. Noise depends on it only with ``insecure_deterministic_noise``.
+        local: The length of local training.
+        separation: The number of rounds after which a worker may take part again; see
+            ``CohortSampler.separation``.
+        dimension: The number of elements of a worker's message that receive noise; None: unknown, and a promise whose
+            cost depends on it is refused.
     """
 
     population: int
@@ -43,24 +44,24 @@ class Setting(NamedTuple):
 
 
 def released_numbers(size: int, extra: Collection[str]) -> int:
-    """Return how many numbers a worker sends that are clipped and noised together.
+    """Return the number of elements of a worker's message that are clipped together and receive noise.
 
     Args:
-        size: Those of its update.
-        extra: The names of what an algorithm has workers send besides, each as long.
+        size: The number of elements of the update.
+        extra: The names of an algorithm's extra vectors, each as long as the update.
     """
     return size * (1 + len(extra))
 
 
 def neighbours(relation: Relation, unit: Literal["worker", "example"]) -> str:
-    """Return the sentence about which two populations are hard to tell apart.
+    """Return a description of the two populations that are hard to distinguish.
 
-    Numbers of workers and of examples are public: δ, cohorts and denominators depend on them. Therefore no guarantee of
-    ours is about one more or fewer.
+    Numbers of workers and of examples are public: δ, cohorts and denominators depend on them. Therefore no guarantee
+    here covers one worker or example more or fewer.
 
     Args:
         relation: The relation under which releases are accounted.
-        unit: What is hidden.
+        unit: The hidden unit.
 
     >>> neighbours("add/remove", "worker")
     "a worker's contributions or zeros in their place; how many workers there are is public"
@@ -79,15 +80,15 @@ class PrivateRun:
     """The private side of one run.
 
     Args:
-        setting: What the promise is made for.
-        mechanism: What one round is to the accountant.
-        accountant: Adds up what is spent.
+        setting: The setting of the promise.
+        mechanism: The mechanism of one round.
+        accountant: The accountant of the charges.
         noise_multiplier: The noise's standard deviation in units of the clipping bound.
-        bound: The clipping bound C of the round to come.
+        bound: The clipping bound C of the next round.
         delta: δ.
         budget: The ε that must not be exceeded, if there is one.
-        noise: Draws noise.
-        insecure: Whether noise comes from a seed, so that the run is not private.
+        noise: The source of noise.
+        insecure: Whether noise is drawn from a seed; the run is then not private.
     """
 
     setting: Setting
@@ -102,25 +103,25 @@ class PrivateRun:
     moving: bool = False
     """Whether the bound changes over rounds."""
     period: int = 1
-    """For how many rounds one charge is made."""
+    """The number of rounds of one charge."""
     releases: int = 1
-    """How often a charge releases the mechanism."""
+    """The number of releases of the mechanism in one charge."""
     cohort: int = 0
-    """The running number of the cohort that is being trained."""
+    """The running number of the current cohort."""
     account: Account = field(default_factory=Account)
     """All charges, stretch by stretch; the accountant holds their total."""
     stretch: str = field(default_factory=fresh_name)
     """The name of the stretch of rounds that this fit releases."""
     ledger: Ledger = field(default_factory=Ledger)
-    """Where every release is written down before it is made."""
-    _rounds: int = 0  # since the run began or went on
+    """The ledger, in which every release is recorded before it is made."""
+    _rounds: int = 0  # since the run began or was resumed
     _affordable: int | None = None
-    _charged: int | None = None  # the number of the last cohort that was
+    _charged: int | None = None  # the number of the last charged cohort
 
     @property
     def tells_quickly(self) -> bool:
         """Whether :attr:`spent` is cheap enough to compute in every round."""
-        # By Rényi's divergences it takes less than a millisecond, else a tenth of a second.
+        # Rényi divergences are cheap; privacy loss distributions are not.
         return self.accountant.kind == "rdp"
 
     @property
@@ -130,42 +131,42 @@ class PrivateRun:
 
     @property
     def relation(self) -> Relation:
-        """For which neighbours the run's guarantee holds; where workers are added or removed, zeros in their place."""
+        """The neighbouring relation of the run's guarantee; ``zero-out`` where the analysis has ``add/remove``."""
         relation = max(self.accountant.relation, self.mechanism.relation, key=RELATIONS.index)
         return "zero-out" if relation == "add/remove" else relation
 
     def spent_later(self) -> Callable[[], float]:
-        """Return what computes the ε of all that is charged by now, whenever it is called."""
+        """Return a function that computes, at any later time, the ε of the charges up to now."""
         then = Accountant(self.accountant.kind)
         for mechanism, count in self.accountant.history:
             then.charge(mechanism, count)
         return lambda: then.epsilon(self.delta)
 
     def affords_another(self) -> bool:
-        """Whether another round keeps within the budget."""
+        """Whether the budget allows another round."""
         if self.budget is None or self._rounds % self.period:
             return True
         return self._affords() >= self.releases
 
     @property
     def rounds_left(self) -> float:
-        """How many more rounds keep within the budget; infinitely many without one."""
+        """The number of further rounds that the budget allows; infinity without a budget."""
         if self.budget is None:
             return math.inf
-        paid = -self._rounds % self.period  # of what has been charged last
+        paid = -self._rounds % self.period  # rounds that the last charge still covers
         return paid + self._affords() // self.releases * self.period
 
     def _affords(self) -> int:
         assert self.budget is not None
-        if self._affordable is None:  # asked once: with the accountant "pld" it takes a second
+        if self._affordable is None:  # computed once: it is slow with the accountant "pld"
             self._affordable = rounds_for(self.budget, self.delta, self.mechanism, self.accountant)
         return self._affordable
 
     def trial(self) -> None:
-        """Refuse to begin what could not be charged.
+        """Refuse a run whose releases could not be charged.
 
         Raises:
-            ValueError: If what was spent before and what this run releases cannot be added up.
+            ValueError: If the earlier charges and this run's releases cannot be composed.
         """
         trial = Accountant(self.accountant.kind)
         trial.load_state_dict({"history": self.account.total()})
@@ -180,7 +181,7 @@ class PrivateRun:
             drawn: The number after that of the last cohort that was drawn.
 
         Raises:
-            RoundError: If it has been charged, or was never drawn: it cannot count as a fresh sample.
+            RoundError: If the cohort has been charged, or was never drawn: it is not a fresh sample.
         """
         if self._charged is not None and cohort <= self._charged:
             raise RoundError(
@@ -198,13 +199,13 @@ class PrivateRun:
         self.charge(round)
 
     def charge(self, round: int = 0) -> None:
-        """Note that a round is about to be released.
+        """Record that a round is about to be released.
 
         Args:
             round: The round, for the ledger.
 
         Raises:
-            OSError: If the ledger cannot be written; the round is charged then, and must not be released.
+            OSError: If the ledger cannot be written; the round is then charged, but must not be released.
         """
         due = self.releases if self._rounds % self.period == 0 else 0
         if due:
@@ -230,12 +231,12 @@ class PrivateRun:
         )
 
     def _at_most(self) -> dict[str, Any]:
-        """Return the most that has been spent, by RDP, which takes no time."""
+        """Return an upper bound on the spent ε by RDP, which is cheap."""
         try:
             quick = Accountant("rdp")
             quick.load_state_dict({"history": self.account.total()})
             return {"epsilon": quick.epsilon(self.delta), "epsilon_by": "rdp"}
-        except ValueError:  # mechanisms that only a privacy loss distribution knows
+        except ValueError:  # mechanisms that only privacy loss distributions support
             return {"epsilon": None, "epsilon_by": None}
 
     def _stored(self) -> dict[str, Any]:
@@ -245,13 +246,13 @@ class PrivateRun:
         return {name: value for name, value in one.state_dict()["history"][0].items() if name != "count"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint: what was spent there is spent, and what was spent here as well.
+        """Restore a checkpoint: its charges and the current charges both count.
 
         Args:
-            state: What :meth:`state_dict` gave.
+            state: The result of :meth:`state_dict`.
 
         Raises:
-            ValueError: If it is something else, or cannot be added up with what this run releases.
+            ValueError: If the state is invalid, or cannot be composed with this run's releases.
         """
         self.join(state)
         if self.moving:
@@ -259,10 +260,10 @@ class PrivateRun:
         self.insecure = self.insecure or state["insecure"]
 
     def join(self, state: Mapping[str, Any]) -> None:
-        """Count also what another record says of this run, or of one whose model this run goes on with.
+        """Add the charges of another record of this run, or of a run whose model this run continues.
 
         Args:
-            state: What :meth:`state_dict` gave; of it only the account is looked at.
+            state: The result of :meth:`state_dict`; only its account is used.
 
         Raises:
             ValueError: As :meth:`load_state_dict` does; nothing is changed then.
@@ -274,7 +275,7 @@ class PrivateRun:
         self.account = account
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint stores."""
         return {
             "accountant": self.accountant.state_dict(),
             "noise_multiplier": self.noise_multiplier,

@@ -1,4 +1,4 @@
-"""Noise of integers: the sum of workers' rounded updates, with a share of Skellam noise from each of them."""
+"""Skellam noise: the sum of workers' rounded updates, with a share of integer noise from each worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_fed.privacy.mechanisms import Mechanism, Relation, check_noise, c
 from lightning_fed.privacy.stochastic_rounding import BETA, rounded_norm
 
 _TYPICAL_ORDER = 8
-"""That of Rényi divergences from which ε of about 1 follows."""
+"""The order of the Rényi divergence that determines an ε of about 1."""
 
 
 @final
@@ -21,12 +21,11 @@ class SkellamSum(Mechanism):
     """A sum of integer vectors with Skellam noise (Agarwal, Kairouz, Liu 2021). RDP only.
 
     Each worker's vector has a norm of at most U before it is rounded, and of at most Δ₂ after (``rounded_norm`` of
-    :mod:`lightning_fed.privacy.stochastic_rounding`), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. It is the rounded
-    vector of integers that the analysis is about, so U itself may be any number. The sum's noise has
-    the variance V = (zU)². Skellam numbers add up to Skellam numbers, so it does not matter how many workers have drawn
-    them, only that their shares make up V. The Rényi divergence of whole orders α is at most
-    ``αΔ₂²/2V + min{((2α−1)Δ₂² + 6Δ₁)/4V², 3Δ₁/2V}``. Nothing is claimed for a sampling of workers: who replies is no
-    secret, as the number of shares shows in the sum.
+    ``privacy.stochastic_rounding``), so Δ₁ = Δ₂ min(√d, Δ₂) bounds its L1 norm. The analysis
+    covers the rounded vector of integers, so U itself may be any number. The sum's noise has the variance V = (zU)².
+    Sums of Skellam numbers are Skellam numbers, so only the total V of the shares matters, not the number of workers.
+    The Rényi divergence of integer orders α is at most ``αΔ₂²/2V + min{((2α−1)Δ₂² + 6Δ₁)/4V², 3Δ₁/2V}``. There is
+    no amplification by sampling: participation is not secret, since the sum reveals the number of shares.
 
     Args:
         noise_multiplier: z, the standard deviation of the sum's noise in units of the clipping bound, which is U.
@@ -35,7 +34,7 @@ class SkellamSum(Mechanism):
         beta: β of the rounding; 0 for one without a condition.
 
     Raises:
-        TypeError: If one of them is no number.
+        TypeError: If an argument is not a number.
         ValueError: If z is not positive, U less than 1, d no positive integer, or β not at least 0 and below 1.
 
     >>> from lightning_fed.privacy import Accountant
@@ -67,9 +66,10 @@ class SkellamSum(Mechanism):
 @final
 @dataclass(frozen=True)
 class LocalSkellam(Mechanism):
-    """Integers with noise that one worker has drawn by itself, and nobody else's: a share of a :class:`SkellamSum`.
+    """Integers with the noise of a single worker: a share of a :class:`SkellamSum`.
 
-    For those who see what a worker sends and not only the sum. Any two contributions are up to 2Δ₂ apart. RDP only.
+    It applies to observers of a worker's message, not only of the sum. The distance of two contributions is up to 2Δ₂.
+    RDP only.
 
     Args:
         noise_multiplier: z of the share: that of the sum divided by √t.
@@ -78,7 +78,7 @@ class LocalSkellam(Mechanism):
         beta: As for :class:`SkellamSum`.
 
     Raises:
-        TypeError: If one of them is no number.
+        TypeError: If an argument is not a number.
         ValueError: If z is not positive, U less than 1, d no positive integer, or β not at least 0 and below 1.
     """
 
@@ -127,12 +127,12 @@ def divergence_bounds(l1: float, l2: float, variance: float) -> tuple[tuple[floa
     its sum over coordinates. Either bound holds by itself.
 
     Args:
-        l1: The most that the L1 norm of the shift can be.
-        l2: The same for its L2 norm.
+        l1: The largest L1 norm of the shift.
+        l2: The largest L2 norm of the shift.
         variance: V, of the noise on each coordinate.
 
     Returns:
-        Pairs (ρ, ξ), of which each says: at most ``ρ α + ξ`` at every whole order α above 1.
+        Pairs (ρ, ξ); each bounds the divergence by ``ρ α + ξ`` at every integer order α above 1.
 
     >>> [round(2 * rho + xi, 3) for rho, xi in divergence_bounds(l1=3, l2=2, variance=10)]
     [0.475, 0.85]

@@ -1,10 +1,11 @@
-"""Rounding of updates to integers by chance, under a condition that bounds their length.
+"""Stochastic rounding of updates to integers, conditioned on a bound of their norm.
 
-Each coordinate is rounded up with a probability that is its fractional part, so that the mean of many is right. That
-lengthens a vector of d coordinates by up to √d, while a typical outcome is longer by much less. So a vector is rounded
-again until its norm is within a bound that holds with a probability of at least 1 − β (Kairouz, Liu, Steinke, *The
-Distributed Discrete Gaussian Mechanism for Federated Learning with Secure Aggregation*, 2021, algorithm 1). The
-condition moves the mean by next to nothing, and then the bound holds always: privacy rests on it.
+Each coordinate is rounded up with the probability of its fractional part, which is unbiased. Rounding lengthens a
+vector of d coordinates by up to √d, but typically by much less. So a vector is rounded again until its norm is within a
+bound
+that holds with a probability of at least 1 − β (Kairouz, Liu, Steinke, *The Distributed Discrete Gaussian Mechanism for
+Federated Learning with Secure Aggregation*, 2021, algorithm 1). The condition has a negligible bias, and with it the
+bound always holds: the guarantee of privacy relies on it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor
 from lightning_fed.core.arguments import number, whole
 
 BETA = math.exp(-0.5)
-"""β: the largest share of outcomes that may have to be drawn again, by the bound; in practice it is almost none."""
+"""β: an upper bound on the share of outcomes that are drawn again; in practice it is close to 0."""
 
 _TRIES = 100
-"""So many outcomes are beyond the bound with a probability of β¹⁰⁰, 2e-22."""
+"""The largest number of draws; all exceed the bound with a probability of β¹⁰⁰, 2e-22."""
 
 Uniform: TypeAlias = Callable[[int, str, int], Tensor]
 """Draws numbers between 0 and 1, float64 ``[size]``, from the size, a worker's name and the number of the try."""
@@ -31,7 +32,7 @@ Uniform: TypeAlias = Callable[[int, str, int], Tensor]
 def rounded_norm(units: float, dimension: int, beta: float = BETA) -> float:
     """Return the bound Δ₂ on the L2 norm of a rounded vector.
 
-    It is the least of ``U + √d`` and ``√(U² + d/4 + √(2 ln(1/β)) (U + √d/2))``.
+    It is the minimum of ``U + √d`` and ``√(U² + d/4 + √(2 ln(1/β)) (U + √d/2))``.
 
     Args:
         units: The largest norm U before rounding.
@@ -39,8 +40,8 @@ def rounded_norm(units: float, dimension: int, beta: float = BETA) -> float:
         beta: β; 0: a bound that no outcome exceeds.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> rounded_norm(10, 100, beta=0)
     20.0
@@ -57,19 +58,19 @@ def rounded_norm(units: float, dimension: int, beta: float = BETA) -> float:
 
 
 def rounded_within(rows: Tensor, bound: float, workers: Sequence[str], uniform: Uniform) -> Tensor:
-    """Round vectors to integers by chance, each of them until its L2 norm is within a bound.
+    """Round vectors to integers stochastically, each until its L2 norm is within a bound.
 
     Args:
-        rows: What workers send, scaled to norms of at most U; float ``[n, d]``.
+        rows: The workers' vectors, scaled to norms of at most U; float ``[n, d]``.
         bound: Δ₂, from :func:`rounded_norm` of the same U and d; below 2³¹.
         workers: The workers' names, ``[n]``.
-        uniform: Draws the chances; by worker and try, so that who else is in the stack changes nothing.
+        uniform: Draws uniform numbers by worker and try, independently of the other workers of the stack.
 
     Returns:
         int32 ``[n, d]``, on the CPU.
 
     Raises:
-        TypeError: If the bound is no number.
+        TypeError: If the bound is not a number.
         ValueError: If the bound is out of range, or a worker's vector cannot be rounded within it; it names the worker.
 
     >>> from lightning_fed.privacy import Noise
@@ -88,9 +89,9 @@ def rounded_within(rows: Tensor, bound: float, workers: Sequence[str], uniform: 
 def _rounded(row: Tensor, bound: float, worker: str, uniform: Uniform) -> Tensor:
     down = row.floor()
     part = row - down
-    # If what is shortest is too long, or no number, so is all the rest.
+    # If the shortest outcome is too long, or NaN, so are all outcomes.
     for turn in range(_TRIES if bool(row.trunc().square().sum() <= bound**2) else 0):
-        # Not ⌊x + u⌋, whose sum is rounded by itself: a whole number stays what it is.
+        # Not ⌊x + u⌋, whose sum is rounded as a float: integers must stay unchanged.
         found = down + (uniform(len(row), worker, turn) < part)
         # A sum of squares that is within the bound has no rounding error below 2⁵³.
         if bool(found.square().sum() <= bound**2):

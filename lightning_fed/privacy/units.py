@@ -1,11 +1,11 @@
-"""How finely updates are counted where integers are summed: U units are the clipping bound C.
+"""The resolution of integer updates: the clipping bound C corresponds to U units.
 
 Each worker scales its update to a norm of at most U, rounds it to integers
-(:mod:`lightning_fed.privacy.stochastic_rounding`) and adds its share of Skellam noise, of variance ``(zU)²/t``. Sums of
-integers modulo 2ᵇ are exact whatever the order, and t shares together are Skellam noise of variance ``(zU)²``
-(:class:`~lightning_fed.privacy.SkellamSum`). The more units, the less is lost by rounding; the table of a share and the
+(``privacy.stochastic_rounding``) and adds its share of Skellam noise, of variance ``(zU)²/t``. Sums of
+integers modulo 2ᵇ are exact in any order, and t shares together are Skellam noise of variance ``(zU)²``
+(:class:`~lightning_fed.privacy.SkellamSum`). More units make the rounding error smaller; the table of a share and the
 integers of the sum bound them. A unit, ``C/U``, is a power of two (:func:`step_for`), so that an integer times a unit
-is exact in a float; U is no whole number then, as a rule.
+is exact in a float; U is not a whole number then, as a rule.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from lightning_fed.privacy.grid import power_of_two
 from lightning_fed.privacy.inversion import MOST_STD
 
 MOST_UNITS = 2**17
-"""More would make nothing better: rounding is far below the noise."""
+"""The largest number of units; the rounding error is then far below the noise."""
 
 _LEAST, _MOST = 2.0**-900, 2.0**900
-"""Bounds of which units, and integers of them, are float64 numbers with all of their digits."""
+"""The range of clipping bounds whose units, and integers times units, are exact in float64."""
 
 _STDS = 8
-"""The sum's noise is beyond so many standard deviations with a probability of 1e-15, and is then wrapped around."""
+"""The margin of a sum, in standard deviations of its noise; beyond it, with probability 1e-15, the sum wraps around."""
 
 
 def units_for(noise_multiplier: float, survivors: int) -> int:
-    """Return the number of units U: 2¹⁷, or so many that a worker's share of the noise can still be drawn.
+    """Return the number of units U: 2¹⁷, or the largest number for which a worker's share of noise can be drawn.
 
     Args:
         noise_multiplier: z, the standard deviation of the sum's noise in units of the clipping bound.
         survivors: The number t of workers whose shares make up that noise.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range, or not a single unit is left.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range, or not a single unit is left.
 
     >>> units_for(noise_multiplier=1.0, survivors=100), units_for(noise_multiplier=8.0, survivors=100)
     (81920, 10240)
@@ -48,7 +48,7 @@ def units_for(noise_multiplier: float, survivors: int) -> int:
 
 
 def step_for(bound: float, noise_multiplier: float, survivors: int) -> float:
-    """Return the length of a unit: the least power of two of which no more than :func:`units_for` are the bound.
+    """Return the length of a unit: the smallest power of two for which the bound has at most :func:`units_for` units.
 
     Args:
         bound: The clipping bound C.
@@ -56,8 +56,8 @@ def step_for(bound: float, noise_multiplier: float, survivors: int) -> float:
         survivors: t.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range, or not a single unit is left.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range, or not a single unit is left.
 
     >>> step_for(1.0, noise_multiplier=1.0, survivors=100) == 2.0**-16  # of 81920 units, 65536
     True
@@ -84,8 +84,8 @@ def share_variance(noise_multiplier: float, units: float, survivors: int) -> flo
         survivors: t.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> share_variance(noise_multiplier=0.5, units=100, survivors=10)
     250.0
@@ -97,8 +97,8 @@ def share_variance(noise_multiplier: float, units: float, survivors: int) -> flo
 def check_fits(units: float, noise_multiplier: float, survivors: int, cohort_size: int, bits: int = 32) -> None:
     """Refuse a cohort whose sum, with 8 standard deviations of its noise, does not fit into integers of so many bits.
 
-    That is ``n U + 8 z U √(n/t) < 2^(b-1)`` for n workers, since all of them add a share. A sum that does not fit is
-    wrapped around, which is as private, and useless.
+    The condition is ``n U + 8 z U √(n/t) < 2^(b-1)`` for n workers, since all of them add a share. A larger sum wraps
+    around, which is equally private, but useless.
 
     Args:
         units: U.
@@ -108,8 +108,8 @@ def check_fits(units: float, noise_multiplier: float, survivors: int, cohort_siz
         bits: b.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is out of range, or the sum does not fit.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range, or the sum does not fit.
 
     >>> check_fits(2**17, noise_multiplier=1.0, survivors=1000, cohort_size=15_000)
     >>> check_fits(2**17, noise_multiplier=1.0, survivors=1000, cohort_size=17_000)  # doctest: +ELLIPSIS

@@ -1,4 +1,4 @@
-"""The record of a run: files beside its logger's, from which reports and comparisons are made. See docs/records.md."""
+"""The record of a run: files beside its logger's, which reports and comparisons read. See docs/records.md."""
 
 from lightning_fed.record.names import next_version
 from lightning_fed.record.origin import Origin, whole

@@ -1,4 +1,4 @@
-"""The arguments that an object was built with, as far as it keeps them."""
+"""The constructor arguments of an object, if it stores them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _NOT_KEPT = object()
 
 
 def arguments_of(thing: object, only_arguments: bool = False) -> dict[str, Any]:
-    """Return the arguments that an object was built with, as far as it keeps them.
+    """Return the constructor arguments of an object, if it stores them.
 
-    An argument is kept as an attribute of its name, with or without an underscore before it, or as a field of a
-    dataclass that is an attribute. Where one is not kept, or a constructor takes any, the other attributes stand in for
-    it; of a module the public ones of plain values, since the others may be weights or counters, and of a datamodule
-    none, since they may be data. Trained parameters are never among them.
+    An argument is stored as an attribute of its name, with or without a leading underscore, or as a field of a
+    dataclass that is an attribute. If an argument is not stored, or a constructor accepts any keyword, the other
+    attributes replace it: for a module only public plain values, since the others may be weights or counters, and for a
+    datamodule none, since they may be data. Trained parameters are always excluded.
 
     Args:
-        thing: The object. Of a datamodule or a mapping no property is read, since that may load data.
-        only_arguments: Whether no other attribute stands in.
+        thing: The object. Properties of a datamodule or a mapping are not read, since they may load data.
+        only_arguments: Whether to use no other attributes.
     """
     own = _attributes(thing)
     inner: dict[str, Any] = {}
@@ -62,7 +62,7 @@ def _stands_in(thing: object, name: str, value: object, for_an_argument: bool) -
         return not name.startswith("_") and name not in _of_any_module() and _is_plain(value)
     if isinstance(thing, Mapping) and not isinstance(value, PLAIN):
         return False
-    # What a class without arguments keeps to itself is how it works.
+    # Private attributes of a class without arguments are implementation details.
     return for_an_argument or not name.startswith("_")
 
 
@@ -98,9 +98,9 @@ def _attributes(thing: object) -> dict[str, Any]:
 
 
 def _read(thing: object, name: str) -> Any:
-    """Read an attribute that lies in no dictionary: a slot, a property, or one of the class."""
+    """Read an attribute outside of the instance dictionary: a slot, a property, or a class attribute."""
     try:
         found = inspect.getattr_static(thing, name)
         return _NOT_KEPT if inspect.isroutine(found) else getattr(thing, name)
-    except Exception:  # whatever a property of the user's raises
+    except Exception:  # any error of a user's property
         return _NOT_KEPT

@@ -1,4 +1,4 @@
-"""Checksums of what things were built with, for what cannot be said in a line: equal in every process and machine."""
+"""Checksums of objects that cannot be described in a line, equal in every process and on every machine."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lightning_fed.core.shown import may_be_of_workers, name_of, without_address
 from lightning_fed.record.arguments import PLAIN, arguments_of
 
 _MOST_PARTS = 10_000
-"""After how many parts a thing is taken to be like another."""
+"""The largest number of parts that count."""
 _DEEPEST = 20
 _MOST_BYTES = 4_000_000
 _SAMPLE = 1_000_000
 
 
 def checksum(thing: object, hides: bool = False) -> str:
-    """Return a checksum of what a thing was built with, eight hexadecimal digits.
+    """Return a checksum of an object's arguments, eight hexadecimal digits.
 
-    Seeds are left out, and so are trained parameters and buffers that are no argument, as they follow from seeds. Of
-    functions that cannot be imported by their names the code counts, with its constants and the plain values that it
-    encloses; of tensors and arrays all bytes up to 4 MB, of larger ones a million evenly spaced bytes; and of
-    collections the first 10,000 parts. What is met again counts as the same thing, and is not gone through again.
+    Seeds are excluded, and so are trained parameters and buffers that are not arguments, since they follow from seeds.
+    For functions that cannot be imported by name the code counts, with its constants and enclosed plain values; for
+    tensors and arrays all bytes up to 4 MB, or a million evenly spaced bytes of larger ones; and for collections the
+    first 10,000 parts. A repeated object counts as a reference to its first occurrence.
 
     Args:
-        thing: Anything.
-        hides: Whether nothing counts that may be about single workers: no text, no collection and no code.
+        thing: Any object.
+        hides: Whether to exclude everything that may be about single workers: texts, collections and code.
 
     >>> checksum({"a": 1}) == checksum({"a": 1}), checksum(lambda x: x) == checksum(lambda x: x + 1)
     (True, False)
@@ -48,7 +48,7 @@ def checksum(thing: object, hides: bool = False) -> str:
 
 
 def can_be_imported(function: Any) -> bool:
-    """Whether a function is what its name says: that of a module, which is no script."""
+    """Whether a function can be imported by its name, from a module that is not a script."""
     module = getattr(function, "__module__", None)
     if module is None or module == "__main__":
         return not inspect.isfunction(function)

@@ -1,4 +1,4 @@
-"""Checksums by which two runs can be told apart whose workers have other data, without building a worker."""
+"""Checksums that distinguish runs with different data, without building a worker."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lightning_fed.population import Population
 from lightning_fed.population.given import Fields, GivenData
 
 _MOST_BYTES = 2**26
-"""The bytes of all given tensors together that are looked at; of larger ones the first rows of each."""
+"""The largest number of bytes of all given tensors that count; of larger ones only the first rows."""
 
 
 def sizes_of(workers: Mapping[str, Any]) -> list[int] | None:
-    """Return the workers' numbers of training examples; None: one of them would have to be built to tell.
+    """Return the workers' numbers of training examples; None: a worker would have to be built.
 
     Args:
         workers: The workers' data.
@@ -59,7 +59,7 @@ def of_contents(workers: Mapping[str, Any]) -> str | None:
 
 
 def _of_a_dict(workers: Mapping[str, Any]) -> Sequence[Any]:
-    """The data of workers that are there; those of a lazy mapping would have to be built."""
+    """Return the data of existing workers; those of a lazy mapping would have to be built."""
     return list(workers.values()) if isinstance(workers, dict) else []
 
 

@@ -1,8 +1,8 @@
-"""Objects as flat tables of plain values: what each was built with, so that two that differ are told apart.
+"""Objects as flat tables of plain values: their arguments, which distinguish objects that differ.
 
-There is no list of known classes: an object is described by the arguments of its constructor, as far as it keeps them
-as attributes of the same names. So an algorithm, a sampler or a population of a user's own is described like ours.
-What a line cannot say has a checksum in it.
+There is no list of known classes: an object is described by the arguments of its constructor, if it stores them as
+attributes of the same names. A user's own algorithm, sampler or population is therefore described like the package's.
+Values that do not fit in a line are replaced by checksums.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from lightning_fed.record.checksum import can_be_imported, checksum, has_attribu
 _LONGEST = 200
 _DEEPEST = 4
 _MOST_PARTS = 1_000
-"""How many parts of a collection are said one by one."""
+"""The largest number of parts of a collection that are listed."""
 _LISTS = (list, set, frozenset, deque)
 
 
 def described(name: str, thing: Any, without: Collection[str] = (), hides: bool = False) -> dict[str, Scalar]:
-    """Describe what a setting is set to.
+    """Describe the value of a setting.
 
     Args:
         name: The setting's name.
         thing: A plain value; a list, a tuple or a dict of such things; a function or a class; or an object.
-        without: Arguments of its constructor that are left out.
-        hides: Whether nothing is said that may be about single workers: of the arguments of a user's own classes no
+        without: Arguments of its constructor to omit.
+        hides: Whether to omit everything that may be about single workers: of the arguments of a user's own classes no
             text, no collection and no checksum.
 
     Returns:
-        Under the name itself the value, or for an object its class with the arguments that are not the default's; under
-        ``name/argument`` every argument. Values are plain, none holds an address, and a long one is cut, with a
-        checksum at its end. Tensors, functions that cannot be imported, modules with others in them and what is nested
-        too deep have a checksum too.
+        Under the name itself the value, or for an object its class with the arguments that differ from the defaults;
+        under ``name/argument`` every argument. Values are plain and contain no address; a long one is cut, with a
+        checksum at its end. Tensors, functions that cannot be imported, modules with submodules and deeply nested
+        objects have checksums, too.
 
     >>> from lightning_fed.selection import RandomAvailability
     >>> described("availability", RandomAvailability(absent=0.1))["availability"]
@@ -58,10 +58,10 @@ def described(name: str, thing: Any, without: Collection[str] = (), hides: bool 
 
 @final
 class _Description:
-    """Says what things are.
+    """Describes objects.
 
     Args:
-        hides: Whether nothing is said that may be about single workers.
+        hides: Whether to omit everything that may be about single workers.
     """
 
     def __init__(self, hides: bool) -> None:
@@ -120,14 +120,14 @@ class _Description:
             return text if text.startswith(name) else f"{name}({text})"
         defaults = {p.name: p.default for p in parameters_of(type(thing))}
         text = self._call(name, kept, defaults, depth)
-        # Not every module within another is an argument of it, and each is set by its own.
+        # A submodule is not necessarily an argument, and has arguments of its own.
         return self._marked(text, thing) if isinstance(thing, nn.Module) and any(thing.children()) else text
 
     def _marked(self, text: str, thing: Any) -> str:
         return text if self._hides else f"{text} #{checksum(thing)}"
 
     def _call(self, name: str, arguments: Mapping[str, Any], defaults: Mapping[str, Any], depth: int) -> str:
-        """Return a call as one writes it, without the arguments that are the default's."""
+        """Return a call as source code, without the arguments that equal their defaults."""
         said = {key: self._text(value, depth - 1) for key, value in arguments.items()}
         own = [
             f"{key}={text}"
@@ -139,7 +139,7 @@ class _Description:
         return f"{name}({', '.join(own)})" if own else name
 
     def _parts(self, thing: Any, without: Collection[str] = ()) -> dict[str, Any]:
-        """Return the parts that a thing was built with, by name."""
+        """Return the constructor arguments of an object, by name."""
         if isinstance(thing, (*PLAIN, Tensor, np.ndarray, np.generic, Path, torch.dtype, torch.device)):
             return {}
         if isinstance(thing, functools.partial):

@@ -24,10 +24,10 @@ from lightning_fed.server.checkpoint.settings import population
 from lightning_fed.server.datamodule import FederatedDataModule
 
 HIDDEN = "HIDDEN"
-"""What stands for a word of a command that is about single workers, or lets others in."""
+"""The replacement for a word of a command that is about single workers, or is a credential."""
 _CONFIG = "config.yaml"
 _MOST_SIZES = 10_000
-"""The largest population whose sizes are looked at."""
+"""The largest population whose sizes are read."""
 
 
 def now() -> str:
@@ -39,10 +39,10 @@ def of_the_program(folder: Path, hidden: Sequence[str] = ()) -> dict[str, Any]:
     """Return the command, the config and the versions of the program that runs.
 
     Args:
-        folder: The folder of the run, in which a command line has put its config.
-        hidden: Names of workers that a promise hides; none: nothing is hidden.
+        folder: The folder of the run, in which the command line stores its config.
+        hidden: The names of workers that a promise hides; empty: nothing is hidden.
     """
-    ours = sys.modules[__name__.partition(".")[0]]  # an import would be one of everything that is above this room
+    ours = sys.modules[__name__.partition(".")[0]]  # an import would import higher layers, too
     config = folder / _CONFIG
     try:
         digest = hashlib.sha256(config.read_bytes()).hexdigest()
@@ -64,7 +64,7 @@ def of_the_program(folder: Path, hidden: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _without_secrets(words: Sequence[str]) -> list[str]:
-    """Hide the words of a command that let others in, such as the one by which Flower starts a ServerApp.
+    """Hide the credentials in a command, such as Flower's command for a ServerApp.
 
     >>> _without_secrets(["flwr-serverapp", "--token", "1f2e", "--api-key=x", "--nodes", "2"])
     ['flwr-serverapp', '--token', 'HIDDEN', '--api-key=HIDDEN', '--nodes', '2']
@@ -85,7 +85,7 @@ _SECRET = re.compile(r"[-_.](token|secret|password|credentials?|api[-_]?key)$", 
 
 
 def _masked(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Hide the words of a command that are about single workers: that name one, or are set below ``workers``.
+    """Hide the words of a command that are about single workers: those that name one, or are set below ``workers``.
 
     >>> _masked(["x", "fit", "--data.workers.bob", "BobData", "--size=3", "--only=ann,bob"], ["bob"])
     ['x', 'fit', 'HIDDEN', 'HIDDEN', '--size=3', 'HIDDEN']
@@ -103,17 +103,17 @@ def _masked(words: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _naming(words: Sequence[str], names: Sequence[str]) -> set[str]:
-    """Return the words in which a name stands, as a word of its own."""
+    """Return the words that contain a name as a separate word."""
     text = "\0".join(words)
     standing = [re.compile(rf"(?<!\w){re.escape(name)}(?!\w)") for name in names if name in text]
     return {word for word in words[1:] if any(name.search(word) for name in standing)}
 
 
 def _command(words: Sequence[str]) -> str:
-    """Return a command as one types it.
+    """Return a command as typed in a shell.
 
     Args:
-        words: Those of the process, the first of which is the path of the program.
+        words: The arguments of the process; the first is the path of the program.
 
     >>> _command(["/usr/lib/python3/lightning_fed/__main__.py", "fit", "-c", "toy.yaml"])
     'lightning-fed fit -c toy.yaml'
@@ -128,7 +128,7 @@ def _command(words: Sequence[str]) -> str:
 
 @lru_cache(maxsize=8)
 def _commit(folder: Path) -> str | None:
-    """Return the git commit that a folder is at; None: it is in no repository, or there is no git."""
+    """Return the git commit of a folder; None: without a repository, or without git."""
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
@@ -138,7 +138,7 @@ def _commit(folder: Path) -> str | None:
 
 
 def of_the_data(data: FederatedDataModule, shows: bool) -> dict[str, Any]:
-    """Return facts about the workers' data, without going through them.
+    """Return facts about the workers' data, without a pass over them.
 
     Args:
         data: The workers' data.
@@ -150,13 +150,13 @@ def of_the_data(data: FederatedDataModule, shows: bool) -> dict[str, Any]:
 
 
 def _of_the_workers(workers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the distribution and checksums of the workers' data, as far as none has to be built for it."""
+    """Return the distribution and checksums of the workers' data, without building a worker."""
     unknown: dict[str, Any] = {"sizes": None, "sizes_checksum": None, "contents_checksum": None}
     if len(workers) > _MOST_SIZES:
         return unknown
     try:
         sizes, contents = sizes_of(workers), of_contents(workers)
-    except Exception:  # what is wrong with it is said when the worker trains
+    except Exception:  # an error is reported when the worker trains
         return unknown
     if sizes is None:
         return {**unknown, "contents_checksum": contents}
@@ -165,12 +165,12 @@ def _of_the_workers(workers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_the_promise(privacy: Privacy | None, run: PrivateRun | None, folder: Path) -> dict[str, Any]:
-    """Return what is promised to the workers, and where its ledger lies.
+    """Return facts about the promise, with the place of its ledger.
 
     Args:
         privacy: The promise, if there is one.
         run: Its account.
-        folder: The folder of the run; a run that goes on elsewhere has its ledger in the folder in which it began.
+        folder: The folder of the run; a run resumed elsewhere has its ledger in the folder of its start.
     """
     if privacy is None or run is None:
         return {"promise": None, "ledger": None}

@@ -1,7 +1,7 @@
 """Files of a record: JSON Lines that grow, and one JSON file that is replaced.
 
-A file that cannot be written is said once, and the training goes on. What a killed process leaves can be read: lines
-are appended by one call, so that only the last can be torn, and the JSON file is replaced as a whole.
+A file that cannot be written causes one warning, and the training continues. A killed process leaves readable files:
+lines are appended by one call, so only the last one can be incomplete, and the JSON file is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from lightning_fed._lightning import rank_zero_warn
 
 RUN, ROUNDS, EVALUATIONS = "run.json", "rounds.jsonl", "evaluations.jsonl"
 _EVERY = 1.0
-"""Seconds between two writes of lines."""
+"""The seconds between two writes of lines."""
 _MOST_WAITING = 10_000
-"""Lines that wait for a disk that is full; the oldest are given up beyond it."""
+"""The largest number of lines that wait for a full disk; beyond it the oldest are dropped."""
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: a number that is not finite is None, and what JSON has no form for is its class.
+    """Return a value as JSON types: a number that is not finite becomes None, and an unsupported object its class.
 
     Args:
         value: The value.
@@ -50,7 +50,7 @@ class Disk:
     """The folder of a record.
 
     Args:
-        folder: The folder; made when something is written.
+        folder: The folder; created at the first write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +64,7 @@ class Disk:
 
         Args:
             file: The file's name.
-            line: Its values, such as JSON has.
+            line: The values of the line, as JSON types.
         """
         waiting = self._waiting.setdefault(file, deque(maxlen=_MOST_WAITING))
         waiting.append(json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Values that say how a run came out: ``at_end/...``."""
+"""The final values of a run: ``at_end/...``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lightning_fed.server.evaluation.report import beside
 
 @final
 class Finals:
-    """The last values and the best, and what a run has cost: some plain numbers, however long it is.
+    """The last and the best values of a run, and its costs: a fixed number of plain numbers.
 
-    A last value that is NaN or infinite is shown as that, as the curve shows it, and an older one never takes its
-    place. In a checkpoint they go on into the fit that is resumed from it.
+    A last value that is NaN or infinite is shown as such, like in the curve; an older value never replaces it. A
+    checkpoint carries the values into the fit that is resumed from it.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Finals:
         self._began: float | None = None  # while a fit runs
 
     def begin(self) -> None:
-        """Begin a fit, or go on with a run in another one."""
+        """Begin a fit, of a new or a resumed run."""
         self._began = time.monotonic()
 
     def end(self) -> None:
@@ -41,8 +41,8 @@ class Finals:
         """Add a round in which nothing is hidden.
 
         Args:
-            loss: The mean loss of its workers; None: none came back.
-            bytes: What has travelled.
+            loss: The mean loss of its workers; None: no worker replied.
+            bytes: The number of bytes sent and received.
         """
         self._bytes += bytes
         if loss is not None:
@@ -72,7 +72,7 @@ class Finals:
         """Return the values by name.
 
         Args:
-            epsilon: What was spent of privacy; None: nothing was promised.
+            epsilon: The spent ε; None: there is no promise.
         """
         costs = {"seconds": self._seconds}
         if self._bytes:
@@ -85,12 +85,12 @@ class Finals:
         return {f"at_end/{name}": value for name, value in {**beside(costs, found), **costs}.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint stores."""
         last, best = dict(self._last), dict(self._best)
         return {"last": last, "best": best, "loss": self._loss, "bytes": self._bytes, "seconds": self._seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Restore a checkpoint.
 
         Args:
             state: The result of :meth:`state_dict`.

@@ -1,9 +1,9 @@
-"""Hyperparameters in loggers: the settings that are settled when a fit begins, and how the run came out.
+"""Hyperparameters in loggers: the settings at the start of a fit, and the final values of the run.
 
-TensorBoard's HPARAMS tab shows a run that has a start and an end of a session in its event file. Which columns there
-are it takes from the first *experiment* that it finds in any run, so that of a run with other settings some are left
-out; where there is none, it takes all settings and all scalars of all runs, those first that differ. So none is written
-here, and Lightning's own placeholder (``default_hp_metric``), which is one, is kept back.
+TensorBoard's HPARAMS tab shows a run whose event file has the start and the end of a session. The columns come from the
+first *experiment* in any run, so different settings of other runs are missing; without an experiment, the columns are
+all settings and scalars of all runs, those that differ first. So no experiment is written here, and Lightning's own
+placeholder (``default_hp_metric``), which is one, is withheld.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lightning_fed.wire import describe
 
 @final
 class HParamsLog:
-    """Logs hyperparameters that Lightning logs too early for, and final values to every TensorBoardLogger."""
+    """Logs hyperparameters that are unknown when Lightning logs them, and final values to every TensorBoardLogger."""
 
     def __init__(self) -> None:
         self._held_back: list[TensorBoardLogger] = []
 
     def hold_back(self, trainer: pl.Trainer) -> None:
-        """Keep Lightning's placeholder out of event files, where it would decide about the columns of all runs.
+        """Withhold Lightning's placeholder from event files, where it would determine the columns of all runs.
 
         Args:
             trainer: The Trainer, which is about to log hyperparameters.
@@ -35,7 +35,7 @@ class HParamsLog:
             logger._default_hp_metric = False
 
     def give_back(self, trainer: pl.Trainer) -> None:
-        """Set back what :meth:`hold_back` has set, and draw the placeholder's value as the curve that it is.
+        """Undo :meth:`hold_back`, and log the placeholder's value as a curve.
 
         Args:
             trainer: The Trainer, which has logged hyperparameters.
@@ -47,11 +47,11 @@ class HParamsLog:
                 logger.log_metrics({"hp_metric": -1})
 
     def begin(self, trainer: pl.Trainer, hyperparameters: Mapping[str, Any]) -> None:
-        """Log all hyperparameters, as the fit has begun.
+        """Log all hyperparameters once the fit has begun.
 
         Args:
             trainer: The Trainer.
-            hyperparameters: The user's and ours.
+            hyperparameters: The hyperparameters of the user's module and of the package.
         """
         if not _is_wanted(trainer):
             return
@@ -65,7 +65,7 @@ class HParamsLog:
                 rank_zero_warn(f"{type(logger).__name__} did not take all hyperparameters: {describe(error)}")
 
     def end(self, trainer: pl.Trainer, values: Mapping[str, float], failed: bool) -> None:
-        """Draw final values, and end the session.
+        """Log final values, and end the session.
 
         Args:
             trainer: The Trainer.
@@ -96,7 +96,7 @@ def _begin_session(logger: TensorBoardLogger, hyperparameters: Mapping[str, Any]
     logger.hparams.update(hyperparameters)
     file = Path(logger.log_dir) / logger.NAME_HPARAMS_FILE
     if "://" not in str(logger.log_dir) and file.parent.is_dir():
-        save_hparams_to_yaml(file, dict(logger.hparams))  # what lies there lacks what was not decided yet
+        save_hparams_to_yaml(file, dict(logger.hparams))  # the earlier file lacks settings that were not decided yet
     rows = {name: row for key, value in hyperparameters.items() for name, row in described(key, value).items()}
     _, start, _ = _hparams()(rows, {})
     _write(logger, start)
@@ -108,7 +108,7 @@ def _end_session(logger: TensorBoardLogger) -> None:
 
 
 def _hparams() -> Any:
-    from torch.utils.tensorboard.summary import hparams  # not above: it takes a second, and not every run needs it
+    from torch.utils.tensorboard.summary import hparams  # not above: the import is slow, and not every run requires it
 
     return hparams
 

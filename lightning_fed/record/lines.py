@@ -1,4 +1,4 @@
-"""Lines of a record: what is written of a round, and of an evaluation."""
+"""Lines of a record, about rounds and evaluations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lightning_fed.wire import WorkerError
 MOST_IN_A_COHORT = 1000
 """The largest cohort whose workers are named in the line of a round."""
 MOST_EVALUATED = 10_000
-"""The largest number of workers whose metrics stand in the line of an evaluation."""
+"""The largest number of workers with metrics in the line of an evaluation."""
 
 
 def of_a_round(result: StepResult) -> dict[str, Any]:
-    """Return what is recorded of a server step in which nothing is hidden.
+    """Return the record of a server step in which nothing is hidden.
 
     Args:
-        result: What came of it.
+        result: The result of the step.
     """
     report, examples = result.report, result.examples
     asked = [worker for r in result.rounds for worker in r.asked]
@@ -43,11 +43,11 @@ def of_a_round(result: StepResult) -> dict[str, Any]:
 
 
 def of_an_evaluation(report: EvaluationReport, workers: Workers) -> dict[str, Any]:
-    """Return what is recorded of single workers in an evaluation.
+    """Return the record of single workers in an evaluation.
 
     Args:
-        report: Their results.
-        workers: Their values, as far as :func:`drawn_of` loggers draw them.
+        report: The results.
+        workers: The values of :func:`drawn_of`.
     """
     failures = _failures(report.failures)
     if not workers or len(workers) > MOST_EVALUATED:
@@ -56,11 +56,11 @@ def of_an_evaluation(report: EvaluationReport, workers: Workers) -> dict[str, An
 
 
 def drawn_of(report: EvaluationReport, drawn: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return the values of single workers that may stand in a record.
+    """Return the values of single workers that a record may hold.
 
     Args:
-        report: Their results.
-        drawn: The pooled values that loggers draw; others are kept from the record too.
+        report: The results.
+        drawn: The pooled values that loggers draw; all others are omitted from the record, too.
     """
     return {
         worker: {name: value for name, value in metrics.items() if drawn_name(name, drawn) is not None}

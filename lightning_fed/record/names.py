@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 def next_version(folder: str | Path, algorithm: str) -> str:
-    """Return the name of the next run with an algorithm, to be the ``version`` of a logger.
+    """Return the name of the next run with an algorithm, for the ``version`` of a logger.
 
     Args:
-        folder: The folder in which the runs lie, each in one of its own; it need not be there.
+        folder: The folder with one folder for each run; it need not exist.
         algorithm: The name of the algorithm's class.
 
     Returns:
-        The name and the first number above all that are there, from 0: ``FedAvg-0``.
+        The name, with the smallest number above all existing ones, from 0: ``FedAvg-0``.
 
     Example::
 
@@ -23,6 +23,6 @@ def next_version(folder: str | Path, algorithm: str) -> str:
     name = f"{algorithm}-"
     try:
         taken = [path.name.removeprefix(name) for path in Path(folder).iterdir() if path.name.startswith(name)]
-    except OSError:  # there is none yet, or none that can be read, which the logger will say
+    except OSError:  # it does not exist yet, or is unreadable, which the logger will report
         taken = []
     return f"{name}{max((int(number) for number in taken if number.isdecimal()), default=-1) + 1}"

@@ -1,4 +1,4 @@
-"""Where a run came from that went on from a checkpoint in another folder, and what is recorded there."""
+"""The origin of a run that was resumed from a checkpoint in another folder, with its record there."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from lightning_fed.record.files import RUN
 from lightning_fed.record.reader import RunRecord, read
 
 _STEPS = 3
-"""How many folders above a checkpoint its run's folder is looked for."""
+"""The number of folders above a checkpoint in which its run's folder is searched."""
 _MOVED = 4
-"""How many folders of a path may still be the same after runs were moved together."""
+"""The largest number of equal folders in a path after runs were moved together."""
 
 
 @final
 @dataclass(frozen=True)
 class Origin:
-    """Where a run came from that did not begin in its folder.
+    """The origin of a run that did not begin in its folder.
 
     Args:
-        checkpoint: The checkpoint from which it went on in its folder.
-        after: How many rounds were over by then.
-        records: The records of earlier rounds that were found, the earliest first, each without what came after its
-            checkpoint.
-        missing: How many rounds, from the first one on, no record was found of.
-        why: Why no record was found, in words; empty if nothing is missing.
+        checkpoint: The checkpoint from which the run was resumed in its folder.
+        after: The number of finished rounds at that point.
+        records: The records of earlier rounds, the earliest first, each up to its checkpoint.
+        missing: The number of rounds, from the first one on, without a record.
+        why: The reason for missing records, as text; empty if nothing is missing.
     """
 
     checkpoint: str
@@ -39,13 +38,13 @@ class Origin:
 
 
 def whole(record: RunRecord) -> tuple[RunRecord, Origin | None]:
-    """Put the rounds and evaluations before a record's own that the run has made in other folders.
+    """Prepend to a record the rounds and evaluations of the run in other folders.
 
     Args:
         record: The record.
 
     Returns:
-        The record with all that was found; and where it came from, None if the run began in its folder.
+        The extended record; and its origin, None if the run began in its folder.
     """
     first = next(iter(record.run["fits"]), {"round": 0})
     if not first["round"]:
@@ -72,7 +71,7 @@ def fit_of(checkpoint: str | None) -> str | None:
     """Return the name of the fit that has written a checkpoint: the last one in the record around it.
 
     Args:
-        checkpoint: Its path; None: there is none.
+        checkpoint: The checkpoint's path; None: there is none.
     """
     for place in () if checkpoint is None else _around(Path(checkpoint)):
         try:
@@ -83,7 +82,7 @@ def fit_of(checkpoint: str | None) -> str | None:
 
 
 def _before(folder: Path, fit: Mapping[str, Any], seen: Sequence[RunRecord]) -> RunRecord | str:
-    """Return the record of the rounds before a fit, or why there is none."""
+    """Return the record of the rounds before a fit, or the reason why there is none."""
     if not fit.get("checkpoint"):
         return "it is not recorded from which checkpoint"
     rounds, why = int(fit["round"]), ""
@@ -104,7 +103,7 @@ def _before(folder: Path, fit: Mapping[str, Any], seen: Sequence[RunRecord]) -> 
 
 
 def _places(checkpoint: str, folder: Path) -> Iterator[Path]:
-    """Yield the folders of runs around a checkpoint: where it lay, and where it lies if all runs were moved."""
+    """Yield the folders of runs around a checkpoint: the original one, and the new one if all runs were moved."""
     path = Path(checkpoint)
     yield from _around(path)
     for above in folder.absolute().parents[:_MOVED]:

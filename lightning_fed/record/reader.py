@@ -1,4 +1,4 @@
-"""Reads the record of a run, as plain data."""
+"""Reader of the record of a run, as plain data."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class RunRecord:
     """The record of a run; its format is described in docs/records.md.
 
     Args:
-        folder: The folder that it was read from.
+        folder: The folder of the record.
         run: The content of ``run.json``.
         rounds: The lines of ``rounds.jsonl``, one for each round, in order.
-        evaluations: The lines of ``evaluations.jsonl``, in the order in which they were made.
+        evaluations: The lines of ``evaluations.jsonl``, in chronological order.
     """
 
     folder: Path
@@ -46,12 +46,12 @@ class RunRecord:
 def read(folder: str | Path, until: str | None = None) -> RunRecord:
     """Read the record of a run.
 
-    A run that was resumed in its folder has run some rounds twice, after a crash; the last line of a round counts. A
-    last line that is torn, as a process leaves it that is killed while it writes, is passed over.
+    A run that was resumed in its folder after a crash has some rounds twice; the last line of a round counts. An
+    incomplete last line of a killed process is skipped.
 
     Args:
         folder: The folder of the run's logger, such as ``logs/toy/FedAvg-0``; or the file ``run.json`` in it.
-        until: The name of a fit, after which later ones in the folder are left out; None: none are.
+        until: The name of the last fit to include; None: all fits.
 
     Raises:
         FileNotFoundError: If there is no record in the folder; the message names those in folders below it.
@@ -81,7 +81,7 @@ def content_of(path: Path) -> dict[str, Any]:
         path: The file.
 
     Raises:
-        ValueError: If it is damaged, or was written by a newer lightning_fed.
+        ValueError: If the file is damaged, or was written by a newer lightning_fed.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def content_of(path: Path) -> dict[str, Any]:
 
 
 def evaluations_ever(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of all evaluations in a folder, those among them that a later fit has made again.
+    """Return the lines of all evaluations in a folder, including those that a later fit has repeated.
 
     Args:
         folder: The folder of the run.
@@ -105,7 +105,7 @@ def evaluations_ever(folder: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path, begins: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """The lines of a file that count: those about rounds before the first of every later fit.
+    """Yield the valid lines of a file: those about rounds before the first round of every later fit.
 
     Args:
         path: The file.
@@ -120,7 +120,7 @@ def _lines(path: Path, begins: Mapping[str, int]) -> Iterator[dict[str, Any]]:
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that can be read."""
+    """Yield the readable lines of a file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -128,7 +128,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
     for line in content.splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:  # torn
+        except ValueError:  # incomplete
             continue
         if isinstance(entry, dict) and entry.keys() >= {"fit", "round"}:
             yield entry

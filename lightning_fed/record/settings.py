@@ -1,4 +1,4 @@
-"""The settings of a run as one flat table: two runs that differ in what a user has set differ in it."""
+"""The settings of a run as one flat table, which differs between runs with different settings."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from lightning_fed.server.readable import Readable
 _OF_A_SCHEDULER = ("optimizer", "last_epoch", "verbose")
 _ROWS_OF_THEIR_OWN = ("module", "privacy", "engine")
 _LOOKED_AT = 200
-"""How many workers of a dict are looked at, of which each has a datamodule of its own."""
+"""The number of workers of a dict with separate datamodules that are compared."""
 _READ = 20
-"""How many of them are described in full."""
+"""The number of these workers that are described in full."""
 _NO_SETTINGS = ("state_dir",)
-"""Arguments that say where files lie, and nothing of what is computed."""
+"""Arguments about the places of files, which do not affect results."""
 _AT_THE_START = ("privacy/noise_multiplier", "privacy/delta", "privacy/accountant")
-"""What a promise may leave to the start of a fit."""
+"""The settings that a promise may determine at the start of a fit."""
 
 
 def settings(fed: Readable, data: FederatedDataModule | None) -> dict[str, Scalar]:
     """Return the settings of a run, flat: ``{"algorithm": "FedProx(mu=0.1)", "algorithm/mu": 0.1, ...}``.
 
-    Names are the arguments' of FederatedModule and FederatedDataModule; ``name/part`` is an argument of what is given
-    for one. Once a fit has begun, ``server_optimizer`` is the real one, ``engine`` the one that was chosen, and
-    ``privacy/...`` what is promised there; before, what can be said of them.
+    Names are the arguments of FederatedModule and FederatedDataModule; ``name/part`` is an argument of the object that
+    is given for one. After the start of a fit, ``server_optimizer`` is the actual optimizer, ``engine`` the chosen one,
+    and ``privacy/...`` the actual promise; before, they are the configured values.
 
     Args:
         fed: The FederatedModule.
@@ -51,7 +51,7 @@ def settings(fed: Readable, data: FederatedDataModule | None) -> dict[str, Scala
             rows |= described(name, value, hides=hides)
     rows |= _engine(given["engine"], hides)
     if trainer is not None and trainer.optimizers:
-        real = _optimizers(trainer, hides)  # which stands in for what makes it, and for the arguments of that
+        real = _optimizers(trainer, hides)  # replaces the function that makes it, and its arguments
         rows = {name: value for name, value in rows.items() if not name.startswith("server_optimizer/") or name in real}
         rows |= real
     rows |= _promise(fed._guard)
@@ -61,10 +61,10 @@ def settings(fed: Readable, data: FederatedDataModule | None) -> dict[str, Scala
 
 
 def hyperparameters(fed: Readable, data: FederatedDataModule | None) -> dict[str, Any]:
-    """Return what loggers get as hyperparameters: those of the user's module, and the settings beside them.
+    """Return the hyperparameters for loggers: those of the user's module, and the settings.
 
-    Lightning logs them before a fit has chosen its engine, and before a promise has found its noise; what is not
-    decided yet is left out, since a logger may not take another value for a name later (MLflow).
+    Lightning logs them before a fit has chosen its engine, and before a promise has determined its noise. Undecided
+    settings are omitted, since a logger may refuse to change a value later (MLflow).
 
     Args:
         fed: The FederatedModule.
@@ -96,14 +96,14 @@ def seeds_of(table: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def _engine(engine: Any, hides: bool) -> dict[str, Scalar]:
-    """Return the engine that trains the workers, and the one that was asked for, which may choose another."""
+    """Return the engine that trains the workers, and the configured one, which may choose another."""
     rows = described("engine", engine, hides=hides)
-    chosen = None if isinstance(engine, EngineOfNodes) else engine.choice  # theirs is no engine: it names workers
+    chosen = None if isinstance(engine, EngineOfNodes) else engine.choice  # theirs is a choice of workers
     return {**rows, "engine": chosen or type(engine).__name__.lower(), "engine/asked": rows["engine"]}
 
 
 def _optimizers(trainer: pl.Trainer, hides: bool) -> dict[str, Scalar]:
-    """Return the server optimizer and its scheduler as they are, whatever function has made them."""
+    """Return the actual server optimizer and scheduler, for any function that makes them."""
     (optimizer,) = trainer.optimizers
     options = options_of(optimizer)
     lr = f"(lr={options['lr']})" if "lr" in options else ""
@@ -134,9 +134,9 @@ def _promise(guard: Guard) -> dict[str, Scalar]:
 
 
 def _model(module: pl.LightningModule, hides: bool, workers: Set[str]) -> dict[str, Scalar]:
-    """Return the user's module: its class, its size and its hyperparameters, unless it keeps them from loggers.
+    """Return the user's module: its class, its size and its hyperparameters, unless it hides them from loggers.
 
-    A checksum stands for what it does not save, for its parts, and for what it keeps from loggers.
+    A checksum represents unsaved arguments, submodules, and hyperparameters that are hidden from loggers.
     """
     rows: dict[str, Scalar] = {"model": type(module).__name__}
     rows["model/parameters"] = sum(parameter.numel() for parameter in module.parameters())
@@ -180,9 +180,9 @@ def _data(data: FederatedDataModule, hides: bool) -> dict[str, Scalar]:
 
 
 def _alike(datamodules: Sequence[pl.LightningDataModule]) -> dict[str, Scalar]:
-    """Return what workers' datamodules were built with, as far as they are alike, and a checksum of the rest.
+    """Return the arguments that workers' datamodules have in common, and a checksum of the others.
 
-    The rest is plain values only: what a datamodule holds besides may be data, which follow from seeds.
+    Only plain values enter the checksum: other attributes of a datamodule may be data, which follow from seeds.
     """
     tables = [_of_a_worker(datamodule) for datamodule in datamodules[:_READ]]
     first, *others = tables

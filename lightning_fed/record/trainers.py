@@ -1,4 +1,4 @@
-"""What a Trainer's arguments and callbacks are set to, as far as they change what is computed or measured."""
+"""The arguments and callbacks of a Trainer that affect results or measurements."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ _OF_NO_RESULT = (
     *("default_root_dir", "log_every_n_steps", "num_sanity_val_steps", "fast_dev_run", "barebones", "num_nodes"),
     *("enable_autolog_hparams", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
 )
-"""Arguments that say where a run is computed, shown and kept."""
+"""Arguments about the hardware and the output of a run."""
 _SHOW_OR_KEEP = (
     *(pl.callbacks.Checkpoint, pl.callbacks.ProgressBar, pl.callbacks.ModelSummary),
     *(pl.callbacks.LearningRateMonitor, pl.callbacks.DeviceStatsMonitor, SaveConfigCallback),
 )
 _DESCRIBED_ELSEWHERE = (pl.LightningModule, pl.LightningDataModule, pl.Trainer)
 _OF_A_STUDY = ("trial",)
-"""The argument by which a callback knows its trial, such as Optuna's: the number of it is no setting."""
+"""The argument with a callback's trial, such as Optuna's: the trial's number is not a setting."""
 _OURS = __name__.partition(".")[0]
 
 
 def of_the_trainer(trainer: pl.Trainer, hides: bool) -> dict[str, Scalar]:
     """Return the options of a Trainer, ``trainer/...``, and the user's callbacks, ``trainer/callbacks/...``.
 
-    All arguments that a Trainer keeps as plain values are options, but those that say where a run is computed, shown
-    and kept; all callbacks are the user's, but those that show and keep.
+    All arguments that a Trainer stores as plain values are options, except those about hardware and output; all
+    callbacks count as the user's, except those about output.
 
     Args:
         trainer: The Trainer.
-        hides: Whether nothing is said that may be about single workers.
+        hides: Whether to omit everything that may be about single workers.
     """
     rows: dict[str, Scalar] = {"trainer/deterministic": torch.are_deterministic_algorithms_enabled()}
     for parameter in parameters_of(pl.Trainer):

@@ -1,4 +1,4 @@
-"""Writes the record of a run while it runs: a fit's rounds, and the evaluations in it and after it."""
+"""Writer of the record of a run: a fit's rounds, and the evaluations in it and after it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from lightning_fed.server.round_result import StepResult
 class RunWriter(pl.Callback):
     """Writes the record of a run into the folder of its logger, and its hyperparameters into all loggers.
 
-    A FederatedModule puts it in by itself. It writes on the first process, and no files where no logger has a folder
-    on this machine. The format is described in docs/records.md.
+    A FederatedModule adds this callback itself. It writes on the first process only, and no files if no logger has a
+    folder on this machine. The format is described in docs/records.md.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class RunWriter(pl.Callback):
         Args:
             trainer: The Trainer.
         """
-        put_first(trainer, self)  # before whoever writes a checkpoint, which holds what is noted here
+        put_first(trainer, self)  # before callbacks that write checkpoints, which hold this state
         self._server = self._guard = self._disk = None
         if not trainer.is_global_zero:
             return
@@ -62,15 +62,15 @@ class RunWriter(pl.Callback):
             return
         if trainer.state.fn == "fit":
             self._disk, self._loaded = Disk(folder), None
-        elif run := _earlier(folder):  # what is evaluated is a run that is recorded
+        elif run := _earlier(folder):  # the evaluated model belongs to a recorded run
             self._run, self._fit, self._disk = run, run["fits"][-1]["fit"], Disk(folder)
 
     def so_far(self) -> dict[str, Any]:
-        """Return how the run has come out so far, for a checkpoint."""
+        """Return the final values so far, for a checkpoint."""
         return self._finals.state_dict()
 
     def go_on(self, so_far: Mapping[str, Any] | None) -> None:
-        """Go on from a checkpoint.
+        """Restore a checkpoint.
 
         Args:
             so_far: The result of :meth:`so_far`; None: the checkpoint is of an older version.
@@ -80,7 +80,7 @@ class RunWriter(pl.Callback):
             self._finals.load_state_dict(so_far)
 
     def load(self, epoch: int | None) -> None:
-        """Note that the model is that of a checkpoint, which is to be evaluated.
+        """Record that the model is that of a checkpoint, which is to be evaluated.
 
         Args:
             epoch: The epoch in which it was written; None: it does not say.
@@ -191,6 +191,10 @@ class RunWriter(pl.Callback):
         self._disk.replace(RUN, self._run)
 
     # ---- hooks -------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the run that comes to others: a FederatedModule, whose own ``setup`` comes later, calls ``set_up``."""
+        self._server = self._guard = self._disk = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Write what there is."""

@@ -1,4 +1,4 @@
-"""The folders of the runs of a comparison, found before torch is imported, which takes seconds."""
+"""The folders of the runs of a comparison, found before torch is imported, which is slow."""
 
 from __future__ import annotations
 

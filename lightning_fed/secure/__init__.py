@@ -1,4 +1,4 @@
-"""Secure aggregation: a server that adds up what it cannot see."""
+"""Secure aggregation: the server learns the sum of the updates, and no single update."""
 
 from lightning_fed.secure.errors import AbortError
 from lightning_fed.secure.settings import STEPS, SecureAggregation

@@ -1,7 +1,6 @@
-"""Who has come how far in a session, and whether that is enough: the rules without the keys.
+"""The progress of workers in a session, and the conditions for going on: the rules without the keys.
 
-A simulation that leaves out the keys goes by these, and so does the server of the protocol: both give up the same
-rounds.
+A simulation without keys uses these rules, and so does the server of the protocol: both abort the same rounds.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ class Attendance:
 
     Args:
         parameters: The rules.
-        session: The session's 32 bytes, which decide who is whose neighbour.
-        names: Those that have advertised keys, in the order of the roster.
+        session: The session's 32 bytes, which determine the neighbours.
+        names: The workers that have advertised keys, in the order of the roster.
 
     Raises:
-        AbortError: If they are too few or too many.
+        AbortError: If there are too few or too many workers.
     """
 
     def __init__(self, parameters: Parameters, session: bytes, names: Sequence[str]) -> None:
@@ -45,7 +44,7 @@ class Attendance:
         """The indices of the survivors: those that have sent their numbers in time."""
 
     def share(self, workers: Collection[int]) -> frozenset[int]:
-        """Note who has shared, and return who of them can go on: enough of those who hold their shares have shared,
+        """Record who has shared, and return who of them can go on: enough of those who hold their shares have shared,
         too.
 
         Args:
@@ -61,7 +60,7 @@ class Attendance:
         return able
 
     def send(self, workers: Collection[int]) -> frozenset[int]:
-        """Note who has sent its numbers, and return who of them can answer at the end.
+        """Record who has sent its numbers, and return who of them can answer at the end.
 
         Args:
             workers: Their indices.
@@ -74,7 +73,7 @@ class Attendance:
         return frozenset(v for v in self.sent if self._holders(v, self.sent & self.shared) >= self.degree.threshold)
 
     def reply(self, workers: Collection[int]) -> None:
-        """See whether the masks of all that have shared can be taken away.
+        """Check that the masks of all workers that have shared can be removed.
 
         Args:
             workers: The indices of those that have answered at the end.
@@ -92,7 +91,7 @@ class Attendance:
                 )
 
     def _holders(self, worker: int, there: Collection[int]) -> int:
-        """How many of those who hold a worker's shares are there, itself among them."""
+        """Return the number of present holders of a worker's shares, including itself."""
         return sum(v in there for v in self.neighbours[worker]) + 1
 
     def _refuse_few(self, workers: Collection[int]) -> None:

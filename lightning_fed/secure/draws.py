@@ -1,4 +1,4 @@
-"""How many workers a round has where each takes part by a coin of its own."""
+"""Bounds of the number of workers in a round of Poisson sampling."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import NamedTuple
 from lightning_fed.core.arguments import number, whole
 
 UNHEARD_OF = 1e-12
-"""The probability of a round with fewer workers than the least, or with more than the most."""
+"""The probability of a round outside of the bounds, on either side."""
 
 
 class Bounds(NamedTuple):
     """Bounds of the number of workers in a round.
 
     Args:
-        least: The least of them.
-        most: The most of them.
+        least: The lower bound.
+        most: The upper bound.
     """
 
     least: int
@@ -24,16 +24,16 @@ class Bounds(NamedTuple):
 
 
 def bounds(population: int, cohort_size: float, failure: float = UNHEARD_OF) -> Bounds:
-    """Return between which numbers a binomial number lies, but for a probability on either side.
+    """Return bounds of a binomial number that hold except with a given probability on either side.
 
     Args:
-        population: The number of coins.
-        cohort_size: The number to be expected.
+        population: The number of workers.
+        cohort_size: The expected number of workers in a round.
         failure: The probability.
 
     Raises:
-        TypeError: If an argument is no number.
-        ValueError: If one is out of range.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range.
 
     >>> bounds(1000, 100), bounds(1000, 5), bounds(10, 10)
     (Bounds(least=40, most=173), Bounds(least=0, most=27), Bounds(least=10, most=10))
@@ -48,7 +48,7 @@ def bounds(population: int, cohort_size: float, failure: float = UNHEARD_OF) -> 
         ways = math.lgamma(population + 1) - math.lgamma(count + 1) - math.lgamma(population - count + 1)
         return math.exp(ways + count * math.log(rate) + (population - count) * math.log1p(-rate))
 
-    # Beyond ten standard deviations and a hundred lies nothing that would count beside the failure.
+    # The probability beyond ten standard deviations plus a hundred is negligible.
     reach = 10 * math.sqrt(population * rate * (1 - rate)) + 100
     least = max(0, math.floor(population * rate - reach))
     below = probability(least)

@@ -1,4 +1,4 @@
-"""What ends a round of secure aggregation without a sum."""
+"""The error that ends a round of secure aggregation without a sum."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import final
 
 @final
 class AbortError(RuntimeError):
-    """A party of the protocol refuses to go on: the round shows nothing and changes nothing. It says why.
+    """A party of the protocol aborts: the round reveals nothing and changes nothing.
 
     Args:
-        reason: Why.
-        lost: The workers that were lost on the way, with the reason of each, by name.
+        reason: The reason.
+        lost: The workers that were lost, by name, each with its reason.
     """
 
     def __init__(self, reason: str, lost: Mapping[str, str] | None = None) -> None:

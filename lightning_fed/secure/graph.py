@@ -1,9 +1,9 @@
-"""Who shares a mask with whom: everyone with everyone, or with neighbours on a ring as in SecAgg+.
+"""The graph of shared masks: complete, or with neighbours on a ring as in SecAgg+.
 
 J. H. Bell, K. A. Bonawitz, A. Gascón, T. Lepoint, M. Raykova, *Secure Single-Server Aggregation with (Poly)Logarithmic
 Overhead* (2020). On a Harary graph of degree k a worker's neighbours are those at a distance of at most k/2 on a ring.
-Where each has its place there follows from the session and the names, not from keys: so a simulation without keys has
-the same graph.
+The positions on the ring follow from the session and the names, not from keys, so a simulation without keys has the
+same graph.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from functools import lru_cache
 from typing import NamedTuple
 
 COMPLETE = 64
-"""Up to how many workers everyone shares a mask with everyone, where nothing is said."""
+"""The largest number of workers for which the default graph is complete."""
 COLLUDING, AWAY = 0.1, 0.1
-"""The parts of a cohort that may collude with the server, and that may be away, where the degree is chosen."""
+"""The parts of a cohort that may collude with the server, and that may drop out, for the default degree."""
 _SECURITY, _CORRECTNESS = 40, 20
 
 
 class Degree(NamedTuple):
-    """How many neighbours a worker has, and how many of those that hold its shares must stay.
+    """The number of neighbours of a worker, and the number of share holders that must stay.
 
     Args:
         neighbours: The degree k.
-        threshold: The number t of shares that tell a secret, of the k neighbours' and the worker's own.
+        threshold: The number t of shares that reveal a secret, among the k neighbours' and the worker's own.
     """
 
     neighbours: int
@@ -36,15 +36,15 @@ class Degree(NamedTuple):
 def degree(workers: int, threshold: float, neighbours: int | None = None) -> Degree:
     """Return the degree of a cohort's graph, and the threshold ``⌈τ (k + 1)⌉``.
 
-    In a graph that is not complete the threshold is ``k/2 + 2`` at the least: whoever lies beside a gap of k/2 lost
-    workers has k/2 neighbours left, and is then to refuse. Else two such gaps would divide the survivors into groups
-    that share no mask, and the server would see the sum of each.
+    In an incomplete graph the threshold is at least ``k/2 + 2``: a worker beside a gap of k/2 lost workers has k/2
+    neighbours left, and must then refuse. Otherwise two such gaps would divide the survivors into groups without common
+    masks, and the server would see the sum of each group.
 
     Args:
         workers: The number n of workers that take part.
-        threshold: The part τ of those who hold a secret's shares that must stay.
-        neighbours: The degree k; None: everyone up to 64 workers, beyond as :func:`least_degree` says, with its
-            threshold at the least. A cohort of ``k + 1`` or fewer is complete.
+        threshold: The part τ of the holders of a secret's shares that must stay.
+        neighbours: The degree k; None: complete up to 64 workers, and :func:`least_degree` beyond, with at least its
+            threshold. A cohort of ``k + 1`` or fewer is complete.
 
     >>> degree(10, 0.7)
     Degree(neighbours=9, threshold=7)

@@ -12,7 +12,7 @@ from lightning_fed.secure.parameters import Parameters
 KEY_BYTES = 32
 """The length of all keys, secrets and digests."""
 TAG_BYTES = 16
-"""By how much a sealed text is longer than the text."""
+"""The length that sealing adds to a text."""
 SIGNATURE_BYTES = 64
 """The length of a signature (Ed25519)."""
 SHARE_BYTES = 33
@@ -30,9 +30,9 @@ class Lengths(NamedTuple):
     """Bytes of a session, of all its workers together.
 
     Args:
-        down: What they were sent.
-        up: What they have sent.
-        vectors: What of that were the words of their vectors, which would have crossed without any protocol, too.
+        down: The bytes sent to the workers.
+        up: The bytes sent by the workers.
+        vectors: The part of ``up`` for the words of vectors, which would be sent without the protocol, too.
     """
 
     down: int = 0
@@ -41,7 +41,7 @@ class Lengths(NamedTuple):
 
 
 def keys_length(signed: bool) -> int:
-    """Return the length of what a worker advertises.
+    """Return the length of a worker's advertisement.
 
     Args:
         signed: Whether workers sign their keys.

@@ -1,8 +1,8 @@
 """The cryptography of the protocol: keys, masks and sealed boxes, by the package ``cryptography`` (the extra
 ``secure``).
 
-Every key is derived from a secret for one use: a label, a context that all parties share, and nothing else. So a nonce
-of 0 is right everywhere, as each key encrypts once.
+Every key is derived from a secret for one use, with a label and a context that all parties share. Each key encrypts
+once, so a nonce of 0 is always correct.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lightning_fed.secure.lengths import KEY_BYTES
 
 _SALT = b"lightning_fed secure aggregation 1"
 _PIECE = 2**16
-"""How many bytes of a mask are made at a time, which stay in a processor's cache: 5 GB/s, and 1 GB/s as one piece."""
+"""The number of bytes of a mask that are made at a time; they stay in a processor's cache, which is faster."""
 _ZEROS = memoryview(bytes(_PIECE))
 
 
 def digest(*parts: bytes | bytearray | memoryview) -> bytes:
-    """Return the SHA-256 of parts, each after its length, so that no two lists of parts have one digest for a reason.
+    """Return the SHA-256 of parts, each after its length, so different lists of parts have different digests.
 
     >>> digest(b"a", b"bc").hex()[:16]
     '9a8acca1b6c6c0be'
@@ -47,7 +47,7 @@ def derived(secret: bytes, label: bytes, context: bytes) -> bytes:
 
     Args:
         secret: 32 bytes.
-        label: What it is for.
+        label: The purpose of the key.
         context: 32 bytes that bind it to a session, its parameters, its roster and its job.
     """
     return HKDF(hashes.SHA256(), KEY_BYTES, _SALT, label + context).derive(secret)
@@ -55,7 +55,7 @@ def derived(secret: bytes, label: bytes, context: bytes) -> bytes:
 
 @final
 class KeyPair:
-    """A pair of keys on Curve25519 (RFC 7748). Nothing of it is shown.
+    """A pair of keys on Curve25519 (RFC 7748). The repr shows no key.
 
     Args:
         secret: The private key, 32 bytes; None: a new one.
@@ -72,13 +72,13 @@ class KeyPair:
         return self._key.private_bytes_raw()
 
     def agreed(self, public: bytes) -> bytes:
-        """Return the secret of 32 bytes that both ends of an exchange come to.
+        """Return the shared secret of an exchange, 32 bytes.
 
         Args:
             public: The other's public key, 32 bytes.
 
         Raises:
-            AbortError: If it is a point of low order, with which anyone comes to the same.
+            AbortError: If the key is a point of low order, with which the secret is predictable.
         """
         try:
             return self._key.exchange(X25519PublicKey.from_public_bytes(public))
@@ -88,9 +88,9 @@ class KeyPair:
 
 @final
 class Agreements:
-    """Secrets that pairs of keys agree on, where both ends lie in one process: each is computed once, for both.
+    """Shared secrets of pairs of keys in one process, each computed once for both ends.
 
-    So in a simulation, where an exchange at each end would be a third of what masks cost.
+    This saves half of the exchanges in a simulation (``benchmarks/secure.py``).
     """
 
     def __init__(self) -> None:
@@ -112,9 +112,9 @@ class Agreements:
 
 @final
 class Masking:
-    """Adds masks to numbers in place: of each key the random numbers that AES-256 in counter mode makes, from 0 on.
+    """Adds masks to numbers in place: the random stream of AES-256 in counter mode for each key, from 0 on.
 
-    Vectors are divided into pieces once for all masks: for 10⁵ words that saves a tenth of the time of each.
+    Vectors are divided into pieces once for all masks, which is faster.
 
     Args:
         vectors: uint32 or uint64, contiguous; a mask goes on from one to the next.
@@ -131,7 +131,7 @@ class Masking:
                 self._pieces.append((part, _ZEROS[: part.nbytes], mask))
 
     def add_(self, key: bytes, sign: int) -> None:
-        """Add a mask, or take it away; it wraps around.
+        """Add or subtract a mask, modulo the word size.
 
         Args:
             key: 32 bytes, used once.
@@ -145,18 +145,18 @@ class Masking:
 
 
 def sealed(key: bytes, text: bytes, about: bytes) -> bytes:
-    """Encrypt what nobody else may read or change: AES-256-GCM.
+    """Encrypt and authenticate a text: AES-256-GCM.
 
     Args:
         key: 32 bytes, used once.
         text: Any bytes.
-        about: What must be the same where it is opened.
+        about: The associated data, which must be the same for decryption.
     """
     return AESGCM(key).encrypt(bytes(12), text, about)
 
 
 def opened(key: bytes, box: bytes, about: bytes) -> bytes | None:
-    """Return what :func:`sealed` was given; None: it was not made with this key, or is about something else."""
+    """Return the text of :func:`sealed`; None: another key, or other associated data."""
     try:
         return AESGCM(key).decrypt(bytes(12), box, about)
     except InvalidTag:
@@ -165,7 +165,7 @@ def opened(key: bytes, box: bytes, about: bytes) -> bytes | None:
 
 @final
 class Identity:
-    """A key by which others know a worker (Ed25519, RFC 8032), round after round. Nothing of it is shown.
+    """A long-term key that identifies a worker (Ed25519, RFC 8032). The repr shows no key.
 
     Args:
         secret: The private key, 32 bytes; None: a new one.

@@ -1,6 +1,6 @@
-"""The messages of the protocol as bytes, and back. Whoever reads one trusts nothing in it.
+"""Encoding and decoding of the protocol's messages. Readers treat all messages as untrusted.
 
-All numbers are little endian. Lengths are exact: a message that is longer or shorter than it says is refused.
+All numbers are little endian. Lengths are exact: a message that is longer or shorter than declared is refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Invitation(NamedTuple):
 
     Args:
         session: 32 bytes, different in every round.
-        parameters: What the server says that all agree on, as bytes.
+        parameters: The rules that the server proposes, as bytes.
         job: The digest of the job that will be sent.
     """
 
@@ -81,12 +81,12 @@ class Keys(NamedTuple):
 
 @final
 class Form(NamedTuple):
-    """What each worker adds to the sum.
+    """The form of each worker's contribution to the sum.
 
     Args:
         size: The number d of words in its vector.
-        scalars: The names of the m numbers that are added modulo 2⁶⁴, in order. All workers have to have the same list:
-            where one adds its loss, and the others something else, the loss would be seen.
+        scalars: The names of the m numbers that are added modulo 2⁶⁴, in order. All workers must have the same list: if
+            only one worker added its loss, the sum would reveal it.
     """
 
     size: int
@@ -99,7 +99,7 @@ class Form(NamedTuple):
 
 @final
 class Roster(NamedTuple):
-    """Step 1, to every worker: who takes part, in the order of their indices, with which keys, and what is added.
+    """Step 1, to every worker: the participants in the order of their indices, their keys, and the form of the sum.
 
     Args:
         names: Their names.
@@ -118,7 +118,7 @@ class Roster(NamedTuple):
         return b"".join(parts)
 
     @staticmethod
-    @lru_cache(maxsize=4)  # in a simulation all workers read the same one: 5 of 20 s with 1000 of them
+    @lru_cache(maxsize=4)  # in a simulation all workers read the same one
     def of(message: bytes, signed: bool) -> Roster:
         reader = _Reader(message)
         size, scalars = reader.whole(8), tuple(reader.text() for _ in range(reader.count(least=2)))
@@ -139,7 +139,7 @@ def _text(text: str) -> bytes:
 
 
 class _Reader:
-    """Reads a message from its beginning on; it may be anything."""
+    """Reads an untrusted message from its beginning on."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
@@ -147,7 +147,7 @@ class _Reader:
 
     @property
     def rest(self) -> int:
-        """How many bytes have not been read."""
+        """The number of unread bytes."""
         return len(self._message) - self._at
 
     def take(self, length: int) -> bytes:
@@ -160,9 +160,9 @@ class _Reader:
         return int.from_bytes(self.take(length), "little")
 
     def count(self, least: int) -> int:
-        """Read how many things follow, of at least so many bytes each."""
+        """Read the number of following items, each of at least so many bytes."""
         count = self.whole(4)
-        if count * least > self.rest:  # before a loop over what someone says
+        if count * least > self.rest:  # before a loop over an untrusted number
             raise AbortError("a roster ends before its last worker")
         return count
 
@@ -175,7 +175,7 @@ class _Reader:
 
 @final
 class Shares(NamedTuple):
-    """Step 1, from a worker: what binds it to its own mask, and a sealed box for each neighbour, in ascending order.
+    """Step 1, from a worker: a commitment to its own mask, and a sealed box for each neighbour, in ascending order.
 
     Args:
         commitment: 32 bytes.
@@ -197,10 +197,10 @@ class Shares(NamedTuple):
 
 
 def of_neighbours(parts: Mapping[int, bytes], neighbours: Sequence[int]) -> bytes:
-    """Steps 2 and 4, to a worker: what some of its neighbours have sent for it, after a bit for each neighbour.
+    """Steps 2 and 4, to a worker: the parts from some of its neighbours, after a bit for each neighbour.
 
     Args:
-        parts: All of one length, by the index of who has sent them.
+        parts: The parts, all of one length, by the index of the sender.
         neighbours: The indices of the worker's neighbours, in ascending order.
     """
     return bits_of([v in parts for v in neighbours]) + b"".join(parts[v] for v in neighbours if v in parts)
@@ -281,5 +281,5 @@ def replies_of(message: bytes) -> list[Reply]:
 
 
 def context_of(invitation: Invitation, roster: bytes) -> bytes:
-    """Return what all keys of a session are bound to: the session, its parameters, its job and its roster."""
+    """Return the context of all keys of a session: the session, its parameters, its job and its roster."""
     return digest(*invitation, roster)

@@ -1,4 +1,4 @@
-"""The rules of a session, on which all parties agree before anyone sends a key."""
+"""The rules of a session, on which all parties agree before any key is sent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Parameters:
     """Parameters of a session.
 
     Args:
-        threshold: The part τ of those who hold the shares of a secret that must stay to the end, above ½.
-        least: The least number of workers behind a sum.
-        most: The largest number of them, for which the ring has room.
+        threshold: The part τ of the holders of a secret's shares that must stay to the end, above ½.
+        least: The smallest number of workers behind a sum.
+        most: The largest number of workers, which the ring must support.
         bits: The bits of a word.
         neighbours: The degree of the graph; None: everyone up to 64 workers, see
         :func:`~lightning_fed.secure.graph.degree`.
@@ -38,7 +38,7 @@ class Parameters:
         """Return the degree and the threshold of a cohort.
 
         Args:
-            workers: How many take part.
+            workers: The number of participants.
         """
         return degree(workers, self.threshold, self.neighbours)
 

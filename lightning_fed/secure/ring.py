@@ -1,6 +1,6 @@
-"""The ring in which updates are added: fixed-point numbers modulo 2ᵇ, the sums of which are exact.
+"""The ring in which updates are added: fixed-point numbers modulo 2ᵇ, whose sums are exact.
 
-Words are int32 tensors, in two's complement, since torch has no arithmetic on unsigned ones; the bits are the same.
+Words are int32 tensors, in two's complement, since torch lacks arithmetic on unsigned integers; the bits are the same.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from lightning_fed.core.words import BITS
 @final
 @dataclass(frozen=True)
 class Ring(Shown):
-    """Fixed-point numbers for vectors of bounded norm, as many of which can be added as a cohort has workers.
+    """Fixed-point numbers for vectors of bounded norm, whose sum over a cohort does not wrap around.
 
-    A worker's numbers are multiples of ``step``, at most ``units`` of them and one more that stochastic rounding may
-    add, so that the sum of all workers stays below half of the ring and nothing wraps around.
+    A worker's numbers are multiples of ``step``, at most ``units`` of them plus one from stochastic rounding, so the
+    sum of all workers stays below half of the ring.
 
     Args:
-        clip: The largest norm of one worker's vector, and so the largest size of a number in it.
-        workers: The largest number of vectors that are added.
+        clip: The largest norm of one worker's vector, and so the largest absolute value of a number in it.
+        workers: The largest number of added vectors.
         bits: The bits b of a word.
-        grid: The distance of two neighbouring numbers, if something else decides it; None: as small as there is room.
+        grid: The distance of two neighbouring numbers, if it is prescribed; None: the smallest possible.
 
     Raises:
-        TypeError: If an argument is no number.
-        ValueError: If one is out of range, or so many workers leave no unit for each, or too few of the grid.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is out of range, or so many workers leave no unit for each, or too few of the grid.
 
     >>> ring = Ring(clip=1.0, workers=10, bits=16)
     >>> ring.units
@@ -74,7 +74,7 @@ class Ring(Shown):
 
     @classmethod
     def of_power_of_two(cls, clip: float, workers: int, bits: int) -> Ring:
-        """Return the finest ring of which the step is a power of two, so that sums lie on a grid that noise can lie on.
+        """Return the finest ring whose step is a power of two; noise can then lie on the grid of its sums.
 
         Args:
             clip: As for the ring.
@@ -94,7 +94,7 @@ class Ring(Shown):
 
     @property
     def units(self) -> int:
-        """How many steps ``clip`` is, rounded down."""
+        """The number of steps in ``clip``, rounded down."""
         return self._room if self.grid is None else math.floor(self.clip / self.grid)
 
     @property
@@ -111,7 +111,7 @@ class Ring(Shown):
         return self.clip - self.step * math.sqrt(size)
 
     def exact(self, rows: Tensor) -> Tensor:
-        """Return vectors of multiples of the step as words, whatever their norms: what does not fit is wrapped around.
+        """Return vectors of multiples of the step as words, for any norm: larger numbers wrap around.
 
         Args:
             rows: ``[n, d]``, of less than 2³¹ steps.
@@ -122,13 +122,13 @@ class Ring(Shown):
         return rows.to(torch.float64).div(self.step).to(torch.int32)
 
     def encode(self, rows: Tensor, uniform: Tensor, by: Tensor | None = None) -> Tensor:
-        """Return vectors as words, rounded up or down at random so that the mean is right: ``⌊a x / step + u⌋``.
+        """Return vectors as words, rounded stochastically without bias: ``⌊a x / step + u⌋``.
 
         Args:
             rows: ``[n, d]``.
             uniform: Numbers u in [0, 1) for the rounding; ``[n, d]``. Whole numbers k below 256, uint8, stand for
                 (k + ½) / 256.
-            by: What each row is multiplied by, so that its norm is at most ``clip``; float64 ``[n]``; None: a = 1.
+            by: The factor a of each row, by which its norm is at most ``clip``; float64 ``[n]``; None: a = 1.
 
         Returns:
             int32 ``[n, d]``, on the device of the rows.
@@ -158,7 +158,7 @@ class Ring(Shown):
         return signed.to(torch.float64).mul_(self.step)
 
     def error(self, size: int) -> float:
-        """Return the rounding error that is to be expected of one vector of norm ``clip``: ``E‖x̂ − x‖² / ‖x‖²``.
+        """Return the expected rounding error of one vector of norm ``clip``: ``E‖x̂ − x‖² / ‖x‖²``.
 
         Args:
             size: The number d of its numbers, at most ``clip / √d`` large each.

@@ -1,6 +1,6 @@
-"""Single numbers in a ring of their own: losses, metrics, weights and counts, with 24 bits behind the point.
+"""Scalars in a separate ring: losses, metrics, weights and counts, with 24 fractional bits.
 
-Modulo 2⁶⁴, in int64 tensors, which wrap around in two's complement.
+The ring is modulo 2⁶⁴, in int64 tensors, which wrap around in two's complement.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 FRACTION_BITS = 24
-"""The bits behind the point: sums are exact to 6e-8 for each worker."""
+"""The fractional bits: sums are exact to 6e-8 for each worker."""
 
 
 def most(workers: int) -> float:
-    """Return the largest size of a number of which so many workers' have room in a sum.
+    """Return the largest absolute value of a number for which the sum over so many workers does not wrap around.
 
     Args:
-        workers: How many add one each.
+        workers: The number of workers.
     """
     return (2.0 ** (63 - FRACTION_BITS) - 1.0) / workers
 
@@ -46,7 +46,7 @@ def decode(total: int) -> float:
 
 
 def within(numbers: Tensor, weights: Tensor, bound: float) -> Tensor:
-    """Return which numbers can be added: those that are finite, and with their weight not larger than a bound.
+    """Return a mask of the numbers that can be added: finite, and with their weight not larger than a bound.
 
     Args:
         numbers: float64 ``[n]``.

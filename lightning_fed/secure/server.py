@@ -1,4 +1,4 @@
-"""The server's part in the protocol: it forwards what it cannot read, and adds up what it cannot see."""
+"""The server's part in the protocol: it forwards encrypted shares, and adds up masked numbers."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from lightning_fed.secure.parameters import Parameters
 from lightning_fed.secure.worker import commitment, mask_key, sign_of
 
 _TRIES = 200
-"""How many subsets of a worker's shares are tried, where some of them lie."""
+"""The number of subsets of a worker's shares that are tried if some shares are wrong."""
 
 
 @final
 class Sum(NamedTuple):
-    """What a session shows.
+    """The result of a session.
 
     Args:
-        words: The sum of the survivors' vectors modulo 2ᵇ; uint32 ``[d]``, of which the higher bits mean nothing.
+        words: The sum of the survivors' vectors modulo 2ᵇ; uint32 ``[d]``, whose higher bits are undefined.
         scalars: The sums of their scalars modulo 2⁶⁴; uint64 ``[m]``.
         survivors: Their names, in the order of the roster.
     """
@@ -53,16 +53,15 @@ class Sum(NamedTuple):
 
 @final
 class SecureServer:
-    """The server in one session: a state machine that never waits, and holds one vector however many workers send
-    theirs.
+    """The server in one session: a state machine that never waits, and holds one vector for any number of workers.
 
     Its methods are called in order: :meth:`invite`, :meth:`roster`, :meth:`forward`, :meth:`take` for each vector that
-    comes, :meth:`survivors`, with identities :meth:`confirmations`, and :meth:`unmask`. A message that cannot be used
-    is as good as none: its worker is left out, and :attr:`left_out` says why.
+    arrives, :meth:`survivors`, with identities :meth:`confirmations`, and :meth:`unmask`. The worker of an unusable
+    message is left out, and :attr:`left_out` has the reason.
 
     Args:
-        parameters: The rules that all have agreed on.
-        session: 32 bytes that no other session has had, such as ``os.urandom(32)``.
+        parameters: The rules of the session.
+        session: 32 bytes that are unique to this session, such as ``os.urandom(32)``.
         job: The digest of the job that the workers are sent.
         identities: Whether workers sign their keys.
     """
@@ -92,18 +91,18 @@ class SecureServer:
         return [self.names[v] for v in sorted(self._sent)]
 
     def invite(self) -> bytes:
-        """Step 0: what every worker is sent."""
+        """Step 0: return the message to every worker."""
         return self._invitation.to_bytes()
 
     def roster(self, advertised: Mapping[str, bytes], form: Form) -> bytes:
-        """Step 1: return the list of those that take part, and of what they are to add, for all of them.
+        """Step 1: return the message to all participants, with their list and the form of the sum.
 
         Args:
-            advertised: What has come, by name.
+            advertised: The received messages, by name.
             form: What each adds.
 
         Raises:
-            AbortError: If too few have answered.
+            AbortError: If too few workers have answered.
         """
         listed: dict[str, Keys] = {}
         seen: set[bytes] = set()
@@ -132,13 +131,13 @@ class SecureServer:
         return message
 
     def forward(self, shares: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Step 2: return what each worker is sent of the others' sealed shares; those left out have too few left.
+        """Step 2: return each worker's message with the others' sealed shares; workers with too few are left out.
 
         Args:
-            shares: What has come, by name.
+            shares: The received messages, by name.
 
         Raises:
-            AbortError: If too few have answered.
+            AbortError: If too few workers have answered.
         """
         read: dict[int, Shares] = {}
         for name, message in shares.items():
@@ -183,7 +182,7 @@ class SecureServer:
         return False
 
     def together(self, processes: Processes) -> None:
-        """Add up what the servers of several processes have taken, each from other workers; all go on alike.
+        """Add up the sums of several processes' servers, each of other workers; all processes continue with the total.
 
         Args:
             processes: The processes.
@@ -201,7 +200,7 @@ class SecureServer:
             self.left_out |= left_out
 
     def survivors(self) -> bytes:
-        """Step 3: close the sum, and return whose numbers are in it, for all of them.
+        """Step 3: close the sum, and return the message to all survivors with their list.
 
         Raises:
             AbortError: If too few have sent theirs.
@@ -211,10 +210,10 @@ class SecureServer:
         return bits_of([v in self._sent for v in range(len(self._attendance.names))])
 
     def confirmations(self, signatures: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Step 4: return what each survivor is sent of its neighbours' signatures of the list of survivors.
+        """Step 4: return each survivor's message with its neighbours' signatures of the list of survivors.
 
         Args:
-            signatures: What has come, by name.
+            signatures: The received messages, by name.
         """
         by_index = {self._index[name]: s for name, s in signatures.items() if len(s) == SIGNATURE_BYTES}
         self._confirmed = frozenset(by_index)
@@ -222,10 +221,10 @@ class SecureServer:
         return {names[v]: of_neighbours(by_index, neighbours[v]) for v in sorted(self._sent)}
 
     def unmask(self, replies: Mapping[str, bytes]) -> Sum:
-        """Step 4: take all masks away, and return the sum.
+        """Step 4: remove all masks, and return the sum.
 
         Args:
-            replies: What has come, by name.
+            replies: The received messages, by name.
 
         Raises:
             AbortError: If too few have answered, or too many of their shares are wrong.
@@ -248,11 +247,11 @@ class SecureServer:
 
     @property
     def lengths(self) -> Lengths:
-        """The bytes of the session so far, as far as its messages could be used; after :meth:`unmask`."""
+        """Return the bytes of the session's usable messages; call it after :meth:`unmask`."""
         return lengths(self._attendance, self._confirmed, self._replied, self._form, self.parameters.bits, self.signed)
 
     def _read(self, replies: Mapping[str, bytes]) -> tuple[dict[int, dict[int, int]], set[int]]:
-        """The shares of each secret, by the place of who holds them; and who has sent some that can be used."""
+        """Return the shares of each secret, by the position of the holder; and the workers with usable shares."""
         held: dict[int, dict[int, int]] = {v: {} for v in self._attendance.shared}
         replied: set[int] = set()
         for name, message in replies.items():
@@ -273,10 +272,10 @@ class SecureServer:
         return held, replied
 
     def _secret(self, worker: int, shares: Mapping[int, int]) -> bytes:
-        """Return a worker's secret, and note whose shares of it are wrong.
+        """Return a worker's secret, and record the workers with wrong shares of it.
 
         Raises:
-            AbortError: If no subset that is tried gives it.
+            AbortError: If no tried subset yields the secret.
         """
         threshold = self._attendance.degree.threshold
         for tries, places in enumerate(islice(_subsets(sorted(shares), threshold), _TRIES)):
@@ -291,16 +290,16 @@ class SecureServer:
         )
 
     def _fits(self, worker: int, secret: bytes) -> bool:
-        """Whether a secret is the one to which a worker has bound itself."""
+        """Whether a secret matches a worker's commitment."""
         if worker in self._sent:
             return commitment(secret, self._context) == self._commitments[worker]
         return KeyPair(secret).public == self._keys[worker].mask
 
     def _name_others(self, shares: Mapping[int, int], places: tuple[int, ...]) -> None:
-        """Note whose shares are not on the polynomial of those that have given a secret.
+        """Record the workers whose shares are not on the polynomial of the recovered secret.
 
-        One worker that lies is found so. Several that lie in concert can have an honest one named in their place, but
-        none that changes the secret: it fits what its worker has committed itself to.
+        This identifies a single malicious worker. Several colluding ones can cause an honest worker to be named in
+        their place, but cannot change the secret, which matches its worker's commitment.
         """
         right = {place: shares[place] for place in places}
         for place in shares.keys() - right.keys():
@@ -311,7 +310,7 @@ class SecureServer:
 
 
 def _subsets(places: list[int], size: int) -> Iterator[tuple[int, ...]]:
-    """Subsets of a size, in an order in which the first few leave out everyone once."""
+    """Yield subsets of a size; each member is missing from one of the first few."""
     for begin in range(0, len(places), max(len(places) - size, 1)):
         turned = places[begin:] + places[:begin]
         yield tuple(turned[:size])

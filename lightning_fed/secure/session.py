@@ -1,4 +1,4 @@
-"""A session from its first to its last message, wherever the workers' machines are."""
+"""A session from its first to its last message, for workers' machines at any place."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lightning_fed.secure.server import SecureServer, Sum
 from lightning_fed.secure.worker import SecureWorker
 
 Numbers: TypeAlias = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]
-"""What one worker adds: its words ``[d]`` and its scalars ``[m]``."""
+"""One worker's contribution: its words ``[d]`` and its scalars ``[m]``."""
 
 
 class Machines(ABC):
-    """The machines of the workers of one session: whoever can ask them."""
+    """Interface to the machines of the workers of one session."""
 
     def __init__(self) -> None:
         self.failed: dict[str, str] = {}
-        """Why a worker has given no answer, by name, as far as it is known."""
+        """The known reasons for missing answers, by the worker's name."""
 
     @abstractmethod
     def advertised(self, invitation: bytes) -> Mapping[str, bytes]:
-        """Return what has come in answer to the invitation, by name; the same on every process.
+        """Return the answers to the invitation, by name; the same on every process.
 
         Args:
             invitation: The server's.
@@ -38,19 +38,19 @@ class Machines(ABC):
 
     @abstractmethod
     def ask(self, step: str, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """Send each worker a message, and return the answers; the same on every process. Who gives none is left out.
+        """Send each worker a message, and return the received answers; the same on every process.
 
         Args:
             step: One of ``STEPS``, but for ``"mask"``.
-            messages: What each is sent, by name.
+            messages: The messages, by the worker's name.
         """
 
     @abstractmethod
     def add(self, messages: Mapping[str, bytes], server: SecureServer) -> None:
-        """Ask for the masked numbers, and let the server add them up as they come: it has all sums in the end.
+        """Request the masked numbers; the server adds them up as they arrive.
 
         Args:
-            messages: What each worker is sent, by name.
+            messages: The messages, by the worker's name.
             server: The server, on every process.
         """
 
@@ -61,10 +61,10 @@ def summed(server: SecureServer, machines: Machines, form: Form) -> Sum:
     Args:
         server: The server, before its first step.
         machines: The workers'.
-        form: What each worker adds.
+        form: The form of each worker's contribution.
 
     Raises:
-        AbortError: If it comes to no sum.
+        AbortError: If the session ends without a sum.
     """
     roster = server.roster(machines.advertised(server.invite()), form)
     shares = machines.ask("share", dict.fromkeys(server.names, roster))
@@ -78,12 +78,12 @@ def summed(server: SecureServer, machines: Machines, form: Form) -> Sum:
 
 @final
 class MachinesHere(Machines):
-    """Machines in this process, each of a worker that is simulated here.
+    """The machines of simulated workers in this process.
 
     Args:
         parameters: The rules.
-        workers: The workers of this process that have numbers, and those that are lost before they send theirs.
-        numbers: Gives a worker's numbers in a form; None: it is lost.
+        workers: The workers of this process, including those that are lost before they send their numbers.
+        numbers: Returns a worker's numbers in a form; None: the worker is lost.
         job: The digest of the job.
         order: All workers of the session, over all processes, in the order of the roster.
         processes: The processes that share them.

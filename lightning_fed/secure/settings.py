@@ -1,4 +1,4 @@
-"""What a user says of secure aggregation."""
+"""The user's settings of secure aggregation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_fed.secure.scalars import most
 DELTA = "delta"
 
 STEPS = ("share", "mask", "confirm", "unmask")
-"""What workers are asked after they have advertised their keys, by the name of the method that answers."""
+"""The steps after the advertisement of keys, by the name of the method that answers."""
 
 
 @final
@@ -30,30 +30,31 @@ class SecureAggregation(Shown):
     add masks that cancel in the sum (Bonawitz et al. 2017; in large cohorts on a graph of neighbours, Bell et al.
     2020). Losses, metrics and numbers of examples go the same way, so that reports and curves are about the cohort.
 
-    It hides updates from the server, and promises nothing about what sums tell: for that take a promise of privacy too.
+    It hides updates from the server, but gives no guarantee about the content of sums: add a promise of privacy for it.
 
     Args:
-        clip: The largest L2 norm of what a worker sends: of the change of the parameters, or of each vector by its name
-            where an algorithm sends several (``{"delta": 10.0, "control": 100.0}``). None: that of the promise.
-        threshold: The part of those who hold the shares of a worker's secrets that must stay to the end of a round: 0.7
-            lets 30 % drop out. Above ½, or a server that tells different stories could see one update.
-        least: The least number of workers behind a sum; None: the threshold's part of a cohort, at least 2.
-        neighbours: With how many others each worker shares a mask; None: with all in cohorts of up to 64, and in larger
-            ones with as many as keep it safe if a tenth of them colludes and a tenth drops out.
-        bits: The bits of a number on the way, a multiple of 4 up to 32. With 32 nothing is lost that training would
-            notice; with fewer the rounding grows, and fewer bytes are sent.
-        weight_cap: The number of examples from which on a worker counts fully; it is needed where workers count by
-            their examples, since the largest such number is nobody's to know.
+        clip: The largest L2 norm of a worker's update, or of each vector by its name if an algorithm sends several
+            (``{"delta": 10.0, "control": 100.0}``). None: the bound of the promise.
+        threshold: The part of the holders of a worker's shares that must stay to the end of a round: 0.7 allows 30 % to
+            drop out. It must be above ½; otherwise a server that sends different lists could see one update.
+        least: The smallest number of workers behind a sum; None: the threshold's part of a cohort, at least 2.
+        neighbours: The number of workers with which each worker shares a mask; None: all in cohorts of up to 64, and in
+            larger ones as many as are safe if a tenth of them colludes and a tenth drops out.
+        bits: The bits of a sent number, a multiple of 4 up to 32. With 32 the rounding is negligible for training; with
+            fewer the rounding error grows, and fewer bytes are sent.
+        weight_cap: The number of examples at which a worker reaches full weight; required if workers are weighted by
+            their numbers of examples, since the largest of these numbers is secret.
         buffer_clip: The largest L2 norm of the change of a worker's float buffers, such as BatchNorm's statistics, if
-            they are to be averaged; None: a module with such buffers is refused.
-        metric_range: The largest size of a loss or a metric, times its weight; a larger one is left out, and counted.
-        protocol: Whether a simulation exchanges keys and masks, too. False: sums are computed as the protocol would,
-            bit for bit; no keys are exchanged, and this process sees every update, as it does in any simulation.
-            Between machines they always are.
+            averaged; None: a module with such buffers is refused.
+        metric_range: The largest absolute value of a loss or a metric, times its weight; a larger one is excluded, and
+            counted.
+        protocol: Whether a simulation exchanges keys and masks, too. False: the sums equal the protocol's, bit for bit,
+            but no keys are exchanged, and this process sees every update, as in any simulation. Between machines keys
+            and masks are always exchanged.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If one is out of range.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
 
     >>> SecureAggregation(clip=10.0).parameters(cohort=10).degree(10)
     Degree(neighbours=9, threshold=7)
@@ -113,10 +114,10 @@ class SecureAggregation(Shown):
         """Return the bound of a vector.
 
         Args:
-            vector: ``"delta"``, or the name of what an algorithm sends besides.
+            vector: ``"delta"``, or the name of an algorithm's extra vector.
 
         Raises:
-            ValueError: If none is given for it.
+            ValueError: If no bound is set for it.
         """
         if isinstance(self.clip, Mapping):
             if vector in self.clip:
@@ -132,19 +133,19 @@ class SecureAggregation(Shown):
         )
 
     def by_coins(self, population: int, cohort_size: int, hides_who: bool) -> tuple[SecureAggregation, int]:
-        """Return settings for rounds in which each worker takes part by a coin of its own, and the most of them.
+        """Return settings for rounds of Poisson sampling, and the largest number of workers in a round.
 
-        A round with more workers than that is given up, since its sum might not fit; that has a probability of 1e-12,
-        and so has one in which fewer are drawn than the least, unless a user who hides nobody wants more of them. If
-        none is said, the least is the threshold's part of the fewest, as of a cohort of a fixed size.
+        A round with more workers is aborted, since its sum might not fit, with a probability of 1e-12. A round with
+        fewer workers than the least has the same probability, unless the user, hiding no participation, sets a larger
+        least. The default of the least is the threshold's part of the smallest cohort.
 
         Args:
             population: The number of all workers.
-            cohort_size: The number of workers to be expected in a round.
-            hides_who: Whether nobody may learn, from rounds that are given up either, who was drawn.
+            cohort_size: The expected number of workers in a round.
+            hides_who: Whether participation must stay secret, also in aborted rounds.
 
         Raises:
-            ValueError: If rounds would be given up too often for that.
+            ValueError: If rounds would be aborted too often for that.
 
         >>> settings, most = SecureAggregation(clip=1.0).by_coins(population=1000, cohort_size=100, hides_who=False)
         >>> settings.least, most
@@ -171,7 +172,7 @@ class SecureAggregation(Shown):
             cohort: The largest number of workers in a round.
 
         Raises:
-            ValueError: If so few workers can have no secret from each other.
+            ValueError: If so few workers cannot hide their updates from each other.
         """
         least = self._least(cohort)
         if cohort < max(least, 2):
@@ -179,7 +180,7 @@ class SecureAggregation(Shown):
                 f"SecureAggregation(least={least}): a cohort of {cohort} is too small, since the sum of one worker is "
                 "its update; give FederatedDataModule a larger cohort_size"
             )
-        Ring(1.0, cohort, self.bits)  # for what it refuses
+        Ring(1.0, cohort, self.bits)  # raises if the ring is impossible
         if self.metric_range > most(cohort):
             raise ValueError(
                 f"SecureAggregation(metric_range={self.metric_range:g}): the metrics of {cohort} workers have no room "

@@ -1,4 +1,4 @@
-"""A worker's part in the protocol: what it sends in each step, and when it refuses to."""
+"""A worker's part in the protocol: its messages in each step, and its refusals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 
 def _step(number: int) -> Callable[..., Any]:
-    """Let a method be called once, after those of earlier steps; whatever it refuses ends the machine."""
+    """Return a decorator of a step's method: callable once, after earlier steps; a refusal ends the machine."""
 
     def decorate(
         method: Callable[Concatenate[SecureWorker, P], R],
@@ -67,15 +67,15 @@ class SecureWorker:
     """One worker in one session, a state machine: each method takes a message of the server's, and returns the answer.
 
     Each is called once and in order: :meth:`advertise`, :meth:`share`, :meth:`mask`, with identities :meth:`confirm`,
-    and :meth:`unmask`. It raises :class:`AbortError` where it refuses, and is then over; its secrets are gone with
-    that, and after the last step.
+    and :meth:`unmask`. A refusal raises :class:`AbortError` and ends the session. The secrets are wiped then, and after
+    the last step.
 
     Args:
         name: The worker's name.
-        parameters: The rules that it agrees to. Whatever else a server says is refused.
-        identity: Its identity, if workers have some.
+        parameters: The rules that the worker accepts. All other rules of a server are refused.
+        identity: The worker's identity, if workers have identities.
         known: The public keys of all workers' identities, by name.
-        agree: Gives the secret of its own keys and another's public one.
+        agree: Returns the shared secret of the worker's keys and another's public key.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class SecureWorker:
         raise TypeError("a worker's secrets are not to be written anywhere")
 
     def wipe(self) -> None:
-        """Forget all secrets; nothing more can be asked of this machine."""
+        """Delete all secrets; no further step is possible."""
         self._next = _OVER
         for secret in ("_mask_keys", "_channel_keys", "_seed", "_own_share", "_shares", "_channels"):
             vars(self).pop(secret, None)
 
     @_step(0)
     def advertise(self, invitation: bytes) -> bytes:
-        """Step 0: answer an invitation with public keys, made for this session alone."""
+        """Step 0: answer an invitation with public keys, made for this session only."""
         invited = Invitation.of(invitation)
         if invited.parameters != self._parameters.to_bytes():
             raise AbortError(f"the server invites with other parameters than {self._parameters}, which were agreed on")
@@ -123,7 +123,7 @@ class SecureWorker:
 
     @_step(1)
     def share(self, roster: bytes) -> bytes:
-        """Step 1: see who takes part, and send each neighbour sealed shares of this worker's two secrets."""
+        """Step 1: read the roster, and send each neighbour sealed shares of this worker's two secrets."""
         listed = Roster.of(roster, self._signed)
         n = len(listed.names)
         if not self._parameters.least <= n <= self._parameters.most:
@@ -160,10 +160,10 @@ class SecureWorker:
 
     @property
     def form(self) -> Form:
-        """What everyone adds, from the roster.
+        """The form of all workers' contributions, from the roster.
 
         Raises:
-            AbortError: If it has not come yet.
+            AbortError: If the roster has not arrived yet.
         """
         if self._next < 2:
             raise AbortError("numbers are asked for before a roster has come")
@@ -177,8 +177,8 @@ class SecureWorker:
 
         Args:
             forwarded: The server's message.
-            job: The digest of the job by which the numbers came about: that of all workers, or the masks do not cancel.
-            words: The vector in the ring; uint32 ``[d]``. It is not written to.
+            job: The digest of the job of the numbers, which must be the same for all workers, or masks do not cancel.
+            words: The vector in the ring; uint32 ``[d]``; read only.
             scalars: The numbers that are added modulo 2⁶⁴, in the order of :attr:`form`; uint64 ``[m]``.
         """
         size, names = self._form
@@ -209,7 +209,7 @@ class SecureWorker:
 
     @_step(3)
     def confirm(self, survivors: bytes) -> bytes:
-        """Step 3: sign the list of survivors, so that all can see that it is one list; with identities only.
+        """Step 3: sign the list of survivors, as proof that all workers got the same list; with identities only.
 
         Args:
             survivors: A bit for each worker of the roster.
@@ -222,11 +222,11 @@ class SecureWorker:
         return self._own_confirmation
 
     def unmask(self, message: bytes) -> bytes:
-        """Step 4: send the shares by which the survivors' own masks, and the others' pairwise masks, are taken away.
+        """Step 4: send the shares that remove the survivors' own masks and the others' pairwise masks.
 
         Args:
-            message: The survivors, a bit for each worker of the roster; or with identities what the neighbours have
-                signed of those that this worker has confirmed.
+            message: The survivors, a bit for each worker of the roster; or, with identities, the neighbours' signatures
+                of the list that this worker has confirmed.
         """
         if self._next == 3 and not self._signed:
             self._next = 4
@@ -274,7 +274,7 @@ class SecureWorker:
             raise AbortError(f"{good + 1} workers confirm this list of survivors, {self._threshold} needed")
 
     def _pairwise(self) -> list[tuple[bytes, int]]:
-        """The keys of the masks that this worker shares with those who are left, and their signs."""
+        """Return the keys of the masks that this worker shares with the remaining workers, and their signs."""
         return [
             (mask_key(self._agree(self._mask_keys, self._roster[v].mask), self._context), sign_of(self._me, v))
             for v in self._shares
@@ -289,24 +289,24 @@ class SecureWorker:
 
 
 def commitment(seed: bytes, context: bytes) -> bytes:
-    """Return what binds a worker to the seed of its own mask, before anyone knows who survives."""
+    """Return a worker's commitment to the seed of its own mask, made before the survivors are known."""
     return digest(b"commit", seed, context)
 
 
 def mask_key(secret: bytes, context: bytes) -> bytes:
-    """Return the key of the mask that follows from a secret."""
+    """Return the key of the mask that is derived from a secret."""
     return derived(secret, b"mask", context)
 
 
 def sign_of(worker: int, other: int) -> int:
-    """Return the sign with which a worker adds the mask that it shares with another: the other takes it away."""
+    """Return the sign with which a worker adds the mask that it shares with another worker, who has the other sign."""
     return 1 if other < worker else -1
 
 
 def about_survivors(context: bytes, survivors: bytes, name: str) -> bytes:
-    """Return the text that a worker signs where it confirms a list of survivors.
+    """Return the text that a worker signs to confirm a list of survivors.
 
-    Its name is in it, since all workers of a node have one identity: what one of them has confirmed, another has not.
+    The text includes the worker's name, since all workers of a node share one identity but confirm separately.
     """
     return b"survivors" + context + survivors + name.encode()
 

@@ -1,4 +1,4 @@
-"""Selection of the workers that take part in a round, and their availability when they are asked."""
+"""Selection of the workers that take part in a round, and models of their availability."""
 
 from lightning_fed.selection.availability import Availability, RandomAvailability, Response
 from lightning_fed.selection.samplers import (

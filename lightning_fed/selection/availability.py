@@ -1,4 +1,4 @@
-"""Availability of the workers of a cohort that are asked to train: real ones are away, slow, or get lost."""
+"""Availability of the workers of a cohort: real workers are absent, slow, or lost."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _OUTCOMES = ("replies", "absent", "lost")
 
 
 class Response(NamedTuple):
-    """Response of a worker that is asked to train.
+    """Response of a worker to a job.
 
     Args:
-        outcome: ``"replies"``; ``"absent"``: it does not begin; ``"lost"``: it has received the model, but its update
-            never arrives (and it remembers nothing of the round).
-        work: The fraction of its local steps that it does; below 1 for a straggler. At least one step is done.
+        outcome: ``"replies"``; ``"absent"``: the worker does not begin; ``"lost"``: the worker receives the model, but
+            its update never arrives, and its own state stays as it was.
+        work: The fraction of its local steps that the worker takes; below 1 for a straggler. At least one step is
+            taken.
     """
 
     outcome: Literal["replies", "absent", "lost"] = "replies"
@@ -28,34 +29,34 @@ class Response(NamedTuple):
 
 
 class Availability(Shown, ABC):
-    """Says what each worker does, as a function of its name, the cohort's running number and the seed alone.
+    """Base of the models of availability: functions of the worker's name, the cohort's number and the seed only.
 
-    That makes a run repeatable and resumable without any state.
+    A run is therefore reproducible and can be resumed without any stored state.
     """
 
     @abstractmethod
     def respond(self, worker: str, number: int, seed: int) -> Response:
-        """Return what a worker does when it is asked to train.
+        """Return the response of a worker to a job.
 
         Args:
-            worker: Its name.
+            worker: The worker's name.
             number: The running number of the cohort, from 0.
             seed: The seed of the run.
         """
 
 
 def asked(availability: Availability, worker: str, cohort: int, seed: int) -> Response:
-    """Ask what a worker does, and refuse an answer that is none.
+    """Return the response of a worker, and refuse an invalid one.
 
     Args:
-        availability: Who answers.
+        availability: The model of availability.
         worker: The worker's name.
         cohort: The cohort's running number.
         seed: The seed of the run.
 
     Raises:
-        TypeError: If the answer is no Response.
-        ValueError: If its outcome is not known, or its part of the work no fraction.
+        TypeError: If ``respond`` does not return a Response.
+        ValueError: If the outcome is unknown, or ``work`` is not a fraction.
     """
     response = availability.respond(worker, cohort, seed)
     name = f"{type(availability).__name__}.respond({worker!r})"
@@ -68,19 +69,19 @@ def asked(availability: Availability, worker: str, cohort: int, seed: int) -> Re
 @final
 @dataclass(frozen=True)
 class RandomAvailability(Availability):
-    """Every worker of every cohort is absent, lost or slow with given probabilities, independently of all others.
+    """Makes each worker of each cohort absent, lost or slow with given probabilities, independently of all others.
 
-    With ``stragglers=0.9`` it is the setting of FedProx (Li et al. 2020, section 5.2), where stragglers do any part of
-    their work, each as likely; with ``drop_stragglers=True`` it is what FedAvg makes of it there.
+    ``stragglers=0.9`` is the setting of FedProx (Li et al. 2020, section 5.2), where the part of the work that a
+    straggler does is uniformly distributed; with ``drop_stragglers=True`` it is FedAvg's setting in that paper.
 
     Args:
         absent: The probability that a worker does not begin.
         lost: The probability that the update of a worker that has begun never arrives.
         stragglers: The probability that a worker that replies does only a part of its work.
-        drop_stragglers: Whether stragglers are waited for, or count as lost.
+        drop_stragglers: Whether stragglers count as lost; if False, the server waits for them.
 
     Raises:
-        TypeError: If a probability is no number, or ``drop_stragglers`` neither True nor False.
+        TypeError: If a probability is not a number, or ``drop_stragglers`` is not a bool.
         ValueError: If a probability does not lie in [0, 1].
 
     >>> RandomAvailability(absent=1.0).respond("bob", number=0, seed=0).outcome

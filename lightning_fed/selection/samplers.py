@@ -1,4 +1,4 @@
-"""Cohort samplers: which workers take part in a round."""
+"""Cohort samplers: rules that select the workers of a round."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from lightning_fed.core.rng import derive
 from lightning_fed.core.shown import Shown
 
 Sizes: TypeAlias = Callable[[], Sequence[int]]
-"""Gives the number of training examples of every worker. Goes through the whole population at the first call."""
+"""A function that returns every worker's number of training examples. Its first call visits the whole population."""
 
 
 Drawn: TypeAlias = Literal["by coins", "without replacement"]
-"""A sampler's guarantee about its cohorts, so that a promise of privacy may lean on it.
+"""A sampler's guarantee about its cohorts, on which a promise of privacy may rely.
 
 ``by coins``: each worker takes part with probability ``cohort_size / population``, independently of all others.
-``without replacement``: all sets of ``cohort_size`` workers are equally likely, in each round anew.
+``without replacement``: all sets of ``cohort_size`` workers are equally likely, independently in each round.
 """
 
 
 class CohortSampler(Shown, ABC):
-    """Chooses the workers of a cohort, as a function of the seed and the cohort's running number alone.
+    """Base of the samplers: functions of the seed and the cohort's running number only.
 
-    That makes a run repeatable and resumable without any state.
+    A run is therefore reproducible and can be resumed without any stored state.
     """
 
     drawn: ClassVar[Drawn | None] = None
-    """How cohorts are drawn; None: nothing is guaranteed, so no promise gains by it. A class that has a ``sample`` of
-    its own, or of a mixin, guarantees what is said there, here and by :meth:`separation`, and not what it inherits."""
+    """The distribution of cohorts; None: no guarantee, so a promise gains nothing from sampling. A class that defines
+    ``sample``, itself or by a mixin, must declare its own guarantee and :meth:`separation`; it inherits neither."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -44,10 +44,10 @@ class CohortSampler(Shown, ABC):
             cls.separation = CohortSampler.separation  # type: ignore[method-assign]
 
     def prepare(self, sizes: Sizes) -> None:
-        """Get to know the population; called before the first cohort of a run.
+        """Prepare for a population; called before the first cohort of a run.
 
         Args:
-            sizes: Gives the number of training examples of every worker, when it is called.
+            sizes: Returns the number of training examples of every worker, when it is called.
         """
 
     @abstractmethod
@@ -56,7 +56,7 @@ class CohortSampler(Shown, ABC):
 
         Args:
             population: The number of workers.
-            cohort_size: How many to choose.
+            cohort_size: The number of workers to choose.
             number: The cohort's running number, from 0.
             seed: The seed of the run.
 
@@ -65,26 +65,25 @@ class CohortSampler(Shown, ABC):
         """
 
     def separation(self, population: int, cohort_size: int) -> int:
-        """Return after how many cohorts a worker may take part again, whatever the seed; 1: already in the next one.
+        """Return the number of cohorts after which a worker may take part again, for any seed; 1: in the next one.
 
-        Promises of privacy that do without random sampling are built on it (Choquette-Choo et al. 2023:
-        b-min-separation).
+        Promises of privacy without random sampling rely on this number (Choquette-Choo et al. 2023: b-min-separation).
 
         Args:
             population: The number of workers.
-            cohort_size: How many of them are in a cohort.
+            cohort_size: The number of workers in a cohort.
         """
         return 1
 
 
 def _first_with(name: str, kind: type) -> int:
-    """The place in the order of resolution of the class from which an attribute is taken."""
+    """Return the position in the method resolution order of the class that defines an attribute."""
     return next(place for place, each in enumerate(kind.__mro__) if name in vars(each))
 
 
 @final
 class Uniform(CohortSampler):
-    """Every worker is as likely as any other; without replacement within a cohort (McMahan et al. 2017).
+    """Selects all workers with equal probability; without replacement within a cohort (McMahan et al. 2017).
 
     >>> Uniform().sample(population=1_000_000, cohort_size=3, number=0, seed=0)
     [583320, 428020, 174090]
@@ -98,7 +97,7 @@ class Uniform(CohortSampler):
 
 @final
 class RoundRobin(CohortSampler):
-    """Everyone in turn: nobody takes part a second time before all have taken part once.
+    """Selects all workers in turn: no worker takes part a second time before all have taken part once.
 
     >>> [RoundRobin().sample(population=5, cohort_size=2, number=number, seed=0) for number in range(3)]
     [[0, 1], [2, 3], [4, 0]]
@@ -113,17 +112,18 @@ class RoundRobin(CohortSampler):
 
 @final
 class MinSeparation(CohortSampler):
-    """Draws at random among the workers that have not taken part for a number of rounds.
+    """Draws at random from the workers that have not taken part for a number of rounds.
 
-    The population falls into as many groups as there are rounds between, by position, and each round draws from the
-    next group: the sampling of Choquette-Choo et al. 2023 for b-min-separation. Groups depend on nothing but the
-    positions and the number of the round, so the separation holds over resumes and over rounds that fail.
+    The population is split by position into ``rounds`` groups, and each round draws from the next group: the sampling
+    of Choquette-Choo et al. 2023 for b-min-separation. Groups depend only on the positions and the round's number, so
+    the separation also holds when a run is resumed and when rounds fail.
 
     Args:
-        rounds: After how many rounds a worker may take part again; None: as many as the population allows.
+        rounds: The number of rounds after which a worker may take part again; None: the largest that the population
+            allows.
 
     Raises:
-        ValueError: If the number is not positive; when cohorts are drawn, if a group is smaller than a cohort.
+        ValueError: If ``rounds`` is not positive; when cohorts are drawn, if a group is smaller than a cohort.
 
     >>> sampler = MinSeparation(rounds=3)
     >>> [sampler.sample(population=9, cohort_size=2, number=number, seed=0) for number in range(4)]
@@ -150,11 +150,11 @@ class MinSeparation(CohortSampler):
 
 @final
 class WeightedBySize(CohortSampler):
-    """The more examples a worker has, the likelier it is; without replacement within a cohort (Li et al. 2020).
+    """Selects workers in proportion to their numbers of examples, without replacement in a cohort (Li et al. 2020).
 
-    Draws one after another in proportion to the numbers of examples of those that are left (Efraimidis & Spirakis
-    2006). Use it with :class:`~lightning_fed.aggregation.UniformMean`, or size counts twice. It has to know the size of
-    every worker, so a population that cannot tell sizes has all of its workers built.
+    Draws workers one after another, each in proportion to the numbers of examples of the remaining workers
+    (Efraimidis & Spirakis 2006). Use it with :class:`~lightning_fed.aggregation.UniformMean`; otherwise size counts
+    twice. It requires the size of every worker, so a population that does not provide sizes builds all its workers.
 
     >>> sampler = WeightedBySize()
     >>> sampler.prepare(lambda: [0, 5, 0])
@@ -179,10 +179,10 @@ class WeightedBySize(CohortSampler):
 
 @final
 class Poisson(CohortSampler):
-    """Every worker takes part with the same probability, independently of all others; a cohort may be empty.
+    """Selects each worker with the same probability, independently of all others; a cohort may be empty.
 
-    The probability is ``cohort_size / population``, so ``cohort_size`` is the size to be expected. This is the sampling
-    that privacy is amplified by (Abadi et al. 2016; McMahan et al. 2018).
+    The probability is ``cohort_size / population``, so ``cohort_size`` is the expected size. This is the sampling of
+    privacy amplification (Abadi et al. 2016; McMahan et al. 2018).
 
     >>> [len(Poisson().sample(population=1000, cohort_size=10, number=number, seed=0)) for number in range(3)]
     [6, 9, 12]
@@ -191,6 +191,6 @@ class Poisson(CohortSampler):
     drawn: ClassVar[Drawn | None] = "by coins"
 
     def sample(self, population: int, cohort_size: int, number: int, seed: int) -> list[int]:
-        # Independent choices make a binomial number of workers, all sets of which are equally likely.
+        # The size of a Poisson cohort is binomial; given the size, all sets are equally likely.
         chosen = np.random.default_rng(derive(seed, number, "size")).binomial(population, cohort_size / population)
         return random.Random(derive(seed, number, "cohort")).sample(range(population), int(chosen))

@@ -28,13 +28,13 @@ _OF_THE_ACCOUNT = ("run", "promise", "unit", "audience", "kind", "stretches", "r
 
 @final
 class Books:
-    """Keeps account of a run's releases, whatever becomes of its Trainers, checkpoints and processes.
+    """Account of a run's releases, over all its Trainers, checkpoints and processes.
 
-    The account is the union of what this object has released, of what checkpoints say that it has loaded, and of what
-    the ledger holds beyond them: rounds that a run released after its last checkpoint before it crashed.
+    The account is the union of three sets: the releases of this object, those in the checkpoints that it has loaded,
+    and further ones in the ledger, which a run released between its last checkpoint and a crash.
 
     Args:
-        privacy: What is promised.
+        privacy: The promise.
     """
 
     def __init__(self, privacy: Privacy) -> None:
@@ -46,7 +46,7 @@ class Books:
         self._secret = secrets.token_bytes(16)  # processes that are started from this one have it too
 
     def saved(self, run: PrivateRun | None) -> dict[str, Any] | None:
-        """Return what the next fit goes on with; None: nothing has been released.
+        """Return the account from which the next fit continues; None: nothing has been released.
 
         Args:
             run: The run of the last fit, if there was one.
@@ -54,7 +54,7 @@ class Books:
         return self._saved if run is None else {**run.state_dict(), **self.account(run)}
 
     def account(self, run: PrivateRun | None) -> dict[str, Any]:
-        """Return the account for a checkpoint: of which run it is, what is hidden from whom, and every stretch.
+        """Return the account for a checkpoint: the run, the guarantee, and every stretch.
 
         Args:
             run: The run of the last fit, if there was one.
@@ -73,16 +73,16 @@ class Books:
         }
 
     def load(self, state: dict[str, Any] | None, run: PrivateRun | None, fitting: bool, path: Path | None) -> None:
-        """Take over what a checkpoint says; what was known before is never forgotten.
+        """Merge the account of a checkpoint; earlier releases are never dropped.
 
         Args:
-            state: What the checkpoint says; None: nothing.
+            state: The account in the checkpoint; None: it has none.
             run: The run of the last fit, if there was one.
-            fitting: Whether training goes on from the checkpoint, or it is evaluated.
+            fitting: Whether training resumes from the checkpoint; else it is evaluated.
             path: The checkpoint's file.
 
         Raises:
-            ValueError: If training is to go on and the two accounts cannot be added up.
+            ValueError: If training resumes and the two accounts cannot be added up.
         """
         name = type(self._privacy).__name__
         if state is None:
@@ -121,16 +121,16 @@ class Books:
             self._say_what_choosing_costs(state, joined, names)
 
     def open(self, run: PrivateRun, trainer: pl.Trainer, outside: Sequence[str], remembers: str | None) -> None:
-        """Begin a stretch of rounds: find the ledger, count what only it knows, and write the settings into it.
+        """Begin a stretch of rounds: find the ledger, count releases that only it holds, and write the settings.
 
         Args:
             run: The run that begins.
             trainer: The Trainer.
-            outside: In words, what the guarantee does not cover.
-            remembers: The algorithm that keeps what no noise covers about each worker; None: this one does not.
+            outside: The parts of a run that the guarantee does not cover, in words.
+            remembers: The name of the algorithm, if it keeps own state of workers, without noise; else None.
 
         Raises:
-            ValueError: If the account holds what cannot be added up with the run's releases.
+            ValueError: If the account holds releases that cannot be added up with the run's.
             OSError: If the ledger cannot be written.
         """
         if self._conflict is not None:
@@ -159,7 +159,7 @@ class Books:
         self._say_of_branches(run, known)
 
     def close(self, run: PrivateRun) -> None:
-        """End a stretch of rounds: compare what is claimed with what the ledger says by itself, and sign off.
+        """End a stretch of rounds: compare the account with the ledger alone, and close the ledger's record.
 
         Args:
             run: The run.
@@ -187,7 +187,7 @@ class Books:
             )
 
     def hand_over(self, run: PrivateRun, state_dict: dict[str, Any]) -> None:
-        """Add the run to the weights that this process hands to the one that started it.
+        """Add the run to the weights that this process returns to its parent.
 
         Args:
             run: The run.
@@ -197,7 +197,7 @@ class Books:
         state_dict[_HANDED_OVER] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
     def packed(self, run: PrivateRun) -> bytes:
-        """Return the run as bytes for the process that started this one.
+        """Return the run as bytes for the parent process.
 
         Raises:
             ValueError: If it cannot be sent there.
@@ -211,7 +211,7 @@ class Books:
             ) from error
 
     def taken_over(self, state_dict: dict[str, Any]) -> PrivateRun | None:
-        """Take out the run that a process which this one started has added to the weights; None: there is none.
+        """Remove and return the run that a child process has added to the weights; None: there is none.
 
         Args:
             state_dict: The weights, changed in place.
@@ -229,7 +229,7 @@ class Books:
         return run
 
     def _conflict_with(self, state: Mapping[str, Any]) -> str | None:
-        """Why a checkpoint's account and this promise's releases cannot be added up, if they cannot."""
+        """Return the reason why a checkpoint's account and this promise's releases do not add up; None: they do."""
         own, unit, audience = type(self._privacy).__name__, self._privacy.unit, self._privacy.audience
         their, their_unit = state.get("promise") or own, state.get("unit") or unit
         their_audience = state.get("audience") or audience
@@ -258,7 +258,7 @@ class Books:
         return [path for folder in self._folders if (path := ledger_in(folder, name)).is_file()]
 
     def _in_ledgers(self, *names: str) -> Account:
-        """Return the releases of these runs' fits that did not come to an end."""
+        """Return the releases of these runs' unfinished fits."""
         account = Account()
         for path in chain.from_iterable(map(self._ledgers, names)):
             account.include(read(path).unended)

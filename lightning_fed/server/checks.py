@@ -1,4 +1,4 @@
-"""Refusals of what cannot work, at the start of a run and in words that say what to do instead."""
+"""Refusals of settings that cannot work, at the start of a run, with the fix."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def refuse_unsupported(module: pl.LightningModule, trainer: pl.Trainer) -> None:
         trainer: The Trainer that is about to run.
 
     Raises:
-        TypeError: If there is no data that it can work with.
+        TypeError: If there is no usable data.
         ValueError: If the module or the strategy cannot work; the message says why and what to do.
     """
     name = type(module).__name__
@@ -104,12 +104,12 @@ def refuse_unreachable(data: FederatedDataModule, engine: Engine) -> None:
 
 
 def refuse_manual(module: pl.LightningModule, aggregator: Aggregator[Any], privacy: Privacy | None) -> None:
-    """Refuse what cannot be right for a module that steps its optimizers itself, as often as it likes.
+    """Refuse settings that cannot be correct for a module with manual optimization.
 
     Args:
         module: The user's module.
-        aggregator: How updates become one.
-        privacy: What is promised, if anything.
+        aggregator: The aggregator of the run.
+        privacy: The promise, if any.
 
     Raises:
         ValueError: If the module optimizes manually, and the aggregator or the promise goes by single local steps.
@@ -134,10 +134,10 @@ def refuse_two_lengths(local: LocalTraining) -> LocalTraining:
     """Return how long a worker trains in a round; refuse epochs, more than the default, where steps take their place.
 
     Args:
-        local: As the user says it.
+        local: The user's setting.
 
     Raises:
-        ValueError: If the user says both.
+        ValueError: If both epochs and steps are set.
     """
     if local.steps is not None and local.epochs > 1:
         raise ValueError(
@@ -151,8 +151,8 @@ def refuse_kept(kept: Kept, algorithm: Algorithm) -> None:
     """Refuse to keep the optimizers of workers that are trained more than once in a round, each time by others.
 
     Args:
-        kept: What is kept of optimizers and schedulers.
-        algorithm: What a round computes.
+        kept: The kept state of optimizers and schedulers.
+        algorithm: The algorithm of the run.
 
     Raises:
         ValueError: If something is kept, and the algorithm trains a worker several times.
@@ -165,9 +165,9 @@ def refuse_kept(kept: Kept, algorithm: Algorithm) -> None:
 
 
 def is_started_by_another(trainer: pl.Trainer) -> bool:
-    """Whether this process was started by the one that called the Trainer, to which its results go back.
+    """Whether the process that called the Trainer has started this one, and receives its results.
 
-    So it is with the strategies ``ddp_spawn``, ``ddp_fork`` and ``ddp_notebook``.
+    This holds for the strategies ``ddp_spawn``, ``ddp_fork`` and ``ddp_notebook``.
 
     Args:
         trainer: The Trainer.
@@ -297,7 +297,7 @@ def refuse_too_few(min_workers: int, cohort_size: int) -> None:
 
 
 def refuse_no_round(has_run: bool, round: int) -> None:
-    """Refuse a server optimizer that steps without having asked for the round.
+    """Refuse a server optimizer that steps without calling its closure, which runs the round.
 
     Args:
         has_run: Whether the round has been run.

@@ -1,4 +1,4 @@
-"""Count of the workers of a round that are done, kept while the round runs."""
+"""Count of the finished workers of a round, kept while the round runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, final
 
 @final
 class CohortProgress:
-    """The workers of the round at hand that have been trained, for progress bars; on each process its own.
+    """Count of the current round's trained workers, for progress bars; one on each process.
 
-    Engines report workers that have been trained, and the round reports updates that arrive: an engine that passes
-    updates on in blocks is so counted worker by worker, and one that reports nothing block by block. Nothing is counted
-    without a listener, nor in a run whose promise hides who takes part.
+    Engines report trained workers, and the round reports arrived updates. An engine that passes updates on in blocks is
+    therefore counted worker by worker, and an engine that reports nothing block by block. Nothing is counted without a
+    listener, nor in a run whose promise hides who takes part.
 
     Example::
 
@@ -41,7 +41,7 @@ class CohortProgress:
             hidden: Whether nothing may be counted.
 
         Returns:
-            What an engine is to call with a number of trainings each time that as many are over; None: nothing.
+            A function that an engine calls with the number of newly finished trainings; None: nothing is counted.
         """
         self._hidden = hidden
         self.workers = self.done = 0
@@ -52,7 +52,7 @@ class CohortProgress:
 
         Args:
             workers: The number of its workers on this process.
-            trainings: How often the algorithm trains each of them.
+            trainings: The number of trainings of each in the algorithm.
         """
         if self.listener is None or self._hidden:
             return
@@ -60,7 +60,7 @@ class CohortProgress:
         self.done = self._arrived = self._trained = 0
 
     def trained(self, trainings: int) -> None:
-        """Count trainings that are over.
+        """Count finished trainings.
 
         Args:
             trainings: Their number.
@@ -69,7 +69,7 @@ class CohortProgress:
         self._report()
 
     def arrived(self, workers: int) -> None:
-        """Count workers whose updates, or errors, have come in.
+        """Count workers whose updates, or errors, have arrived.
 
         Args:
             workers: Their number.
@@ -87,5 +87,5 @@ class CohortProgress:
             self.listener()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the listener: a copy of a module has no part in the progress bar of the first."""
+        """Leave out the listener: a copy of a module does not report to the progress bar of the original."""
         return {**self.__dict__, "listener": None}

@@ -1,4 +1,4 @@
-"""Which workers of a population have taken part so far, at a bit for each."""
+"""The workers of a population that have taken part so far, as one bit each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @final
 class Coverage:
-    """Set of positions in a population that only grows, so that a round that is run again changes nothing.
+    """Growing set of positions in a population; a round that is run again does not change it.
 
     Args:
-        seen: What :meth:`state` returned; None: nobody has taken part.
+        seen: A value of :attr:`state`; None: no worker has taken part.
     """
 
     def __init__(self, seen: Tensor | None = None) -> None:
@@ -23,7 +23,7 @@ class Coverage:
         self._count = sum(byte.bit_count() for byte in self._seen)
 
     def add(self, positions: Iterable[int]) -> None:
-        """Note that workers have taken part.
+        """Add workers that have taken part.
 
         Args:
             positions: Their positions, from 0.

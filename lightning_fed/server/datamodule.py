@@ -1,4 +1,4 @@
-"""The population as a Trainer sees it: a datamodule whose training batches are cohorts of workers."""
+"""The population as a datamodule for a Trainer: its training batches are cohorts of workers."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ from lightning_fed.server.tuner import refuse_batch_size_search
 
 @final
 class FederatedDataModule(pl.LightningDataModule):
-    """Named workers, each with a LightningDataModule that holds its own data; one training batch is one cohort.
+    """Datamodule of named workers, each with private data of its own; one training batch is one cohort.
 
     Args:
         workers: Every worker's data by name: a dict, or any mapping, which may be lazy (see ``Population``). Data are
             a datamodule, a DataLoader, a Dataset, or tensors or arrays such as ``(x, y)``: see ``docs/data.md``.
-        cohort_size: How many workers take part in a round; None: every worker, every round, in the mapping's order.
+        cohort_size: The number of workers in a round; None: every worker, every round, in the mapping's order.
         sampler: Chooses the cohort; None: uniformly, without replacement.
-        rounds_per_epoch: Rounds between two epoch ends of the Trainer; None: ``ceil(population / cohort_size)``.
-        val: Central data for evaluation and prediction, in the same forms; None: the workers' own, pooled as if they
-            were one set.
-        seed: Decides cohorts, what workers' datamodules draw in ``setup()``, batch orders, dropout: all randomness of
-            training but the initial weights. None: follow ``pl.seed_everything``, as it is when a fit begins; 0 if it
-            was not called.
-        eval_cohort_size: Evaluate on this many workers only, always the same ones, so that curves compare; None: all.
-        availability: What becomes of the workers of a cohort when they are asked; None: all of them train.
-        cached_workers: How many workers are kept set up; beyond it the least recently used one is torn down.
+        rounds_per_epoch: The number of rounds in an epoch of the Trainer; None: ``ceil(population / cohort_size)``.
+        val: Central data for evaluation and prediction, in the same forms; None: the workers' own data, pooled into
+            one set.
+        seed: The seed of all randomness of training except the initial weights: cohorts, random numbers in ``setup()``
+            of workers' datamodules, batch orders, dropout. None: the seed of ``pl.seed_everything`` at the start of a
+            fit; 0 if it was not called.
+        eval_cohort_size: The number of workers to evaluate, always the same ones, for comparable curves; None: all.
+        availability: Decides which workers of a cohort drop out or straggle; None: all of them train.
+        cached_workers: The number of workers that are kept set up; beyond it the least recently used is torn down.
         batch_size: The number of examples in a batch of data that come without batches: Datasets, tensors and arrays.
             Training batches are shuffled if there are several.
 
     Raises:
-        TypeError: If ``workers`` is no mapping, or a value of a dict is nothing that may be a worker's data.
+        TypeError: If ``workers`` is no mapping, or a value of a dict is no supported form of data.
         ValueError: If there is no worker, a size is out of range, or data are empty or do not fit together.
 
     Example::
@@ -138,7 +138,7 @@ class FederatedDataModule(pl.LightningDataModule):
     __str__ = __repr__  # Lightning's would build loaders
 
     def __getattr__(self, name: str) -> Any:
-        """Look up in the central datamodule if there are no workers, else say where the workers' attributes are."""
+        """Look up in the central datamodule if there are no workers; else raise an error that names the right place."""
         if name.startswith("__") or "names" not in vars(self):  # it is being copied
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if not self.names:
@@ -155,7 +155,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
         Args:
             default: The kind of sampler, if the user has chosen none.
-            seed: Decides who is chosen, if that is to be a secret; None: the seed of the run.
+            seed: The secret seed of cohorts; None: the seed of the run.
         """
         self._sampling_seed = seed
         if self._sampler_is_default:
@@ -168,13 +168,13 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @property
     def seeds(self) -> Seeds:
-        """The seeds of the run, and what each decides."""
+        """The seeds of the run, with the purpose of each."""
         partition = self.workers.seed if isinstance(self.workers, Population) else None
         return Seeds(global_seed(), self.seed, self._seed.follows, partition, self._sampling_seed is not None)
 
     @property
     def separation(self) -> int:
-        """After how many rounds a worker may take part again; 1: already in the next one."""
+        """The least distance between two rounds of a worker, in rounds; 1: it may take part in the next one."""
         return 1 if self.sampler is None else self.sampler.separation(len(self.names), self.cohort_size)
 
     @property
@@ -183,14 +183,14 @@ class FederatedDataModule(pl.LightningDataModule):
         return agreeing(self._at_hand())
 
     def _at_hand(self) -> list[pl.LightningDataModule]:
-        """The datamodules that there are before a worker is asked for."""
+        """The datamodules that exist before a worker is looked up."""
         central = [] if self.val is None else [self.val]
         return (
             central if self.hides_workers or not isinstance(self.workers, dict) else [*central, *self.workers.values()]
         )
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides which workers train when, for checkpoints."""
+        """Return the settings that decide which workers train when, for checkpoints."""
         return {
             "cohort_size": self.cohort_size,
             "sampler": None if self._sampler_is_default else self.sampler,
@@ -201,11 +201,11 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @property
     def facts(self) -> DataFacts:
-        """Return what a checkpoint is to say of the data."""
+        """Return the facts about the data for a checkpoint."""
         return DataFacts(self.position, self.settings(), self.names)
 
     def hyperparameters(self) -> dict[str, Any]:
-        """Return what loggers show of it."""
+        """Return the hyperparameters for loggers."""
         return {
             "workers": len(self.names),
             "cohort_size": self.cohort_size,
@@ -216,7 +216,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @property
     def makes_batches(self) -> bool:
-        """Whether data come without batches, or may, since they are made when they are needed."""
+        """Whether data come without batches, or may, as they are created on access."""
         if isinstance(self.workers, dict):
             known = [self.val, *self.workers.values()]
         elif isinstance(self.workers, Population) and self.workers.gives_datamodules:
@@ -232,7 +232,7 @@ class FederatedDataModule(pl.LightningDataModule):
 
     @property
     def most_examples(self) -> int | None:
-        """The number of examples that no worker can have more than; None: none is known."""
+        """The largest number of examples of any worker; None: unknown."""
         return self.workers.most_examples if isinstance(self.workers, Population) else None
 
     def evaluates_workers(self, kind: EvaluationKind) -> bool:
@@ -254,9 +254,9 @@ class FederatedDataModule(pl.LightningDataModule):
 
         Args:
             module: The user's module, whose transfer hooks the batches pass.
-            evaluation: That of the run, which notes the workers whose evaluation data raises.
+            evaluation: The evaluation of the run, which records the workers whose evaluation data raises.
             drops: Whether the run goes on without workers whose data raises.
-            on_exception: What to do when the run ends by an error, if anything.
+            on_exception: Called when the run ends with an error, if given.
             trainer: The Trainer as the workers' datamodules see it; None: as it is.
 
         Raises:
@@ -327,7 +327,7 @@ class FederatedDataModule(pl.LightningDataModule):
             self.val.load_state_dict(state_dict["val"])
 
     def train_dataloader(self) -> CohortLoader:
-        """One batch is one cohort; with ``Trainer(overfit_batches=...)`` the same workers in every epoch."""
+        """Return the loader of cohorts; with ``Trainer(overfit_batches=...)`` the same workers in every epoch."""
         overfit = 0.0 if self.trainer is None else self.trainer.overfit_batches  # type: ignore[attr-defined]
         part = overfit if isinstance(overfit, int) else int(overfit * self.rounds_per_epoch)
         if self.sampler is not None:
@@ -357,11 +357,11 @@ class FederatedDataModule(pl.LightningDataModule):
         return self._all_sizes
 
     def complete(self, cohort: Cohort) -> None:
-        """Note that the round of a cohort is over: a checkpoint from now on goes on after it."""
+        """Record that the round of a cohort is over: a checkpoint from now on resumes after it."""
         self.position.next = cohort.number + 1
 
     def on_exception(self, exception: BaseException) -> None:
-        """Release what the run holds, since after an error a Trainer calls no ``teardown``."""
+        """Release the resources of the run, since a Trainer calls no ``teardown`` after an error."""
         if self._on_exception is not None:
             self._on_exception()
         if self.val is not None:
@@ -369,7 +369,7 @@ class FederatedDataModule(pl.LightningDataModule):
         self._step_back("on_exception", exception)
 
     def stand_in_for(self, datamodule: pl.LightningDataModule | None) -> None:
-        """Be the Trainer's datamodule until the run is over.
+        """Take the place of the Trainer's datamodule until the run is over.
 
         Args:
             datamodule: The one that the Trainer has by then, and again afterwards.
@@ -419,10 +419,10 @@ class FederatedDataModule(pl.LightningDataModule):
         return workers_loaders(self.pool, names, kind, processes, self._batches, offer)
 
     def question(self, kind: EvaluationKind) -> Question | None:
-        """Return what an evaluation asks of workers whose data lie elsewhere; None: nothing, as all data are here.
+        """Return the request of an evaluation to workers whose data lie elsewhere; None: all data are in this process.
 
         Args:
-            kind: On which of their loaders.
+            kind: The kind of loaders.
         """
         if not self.lies_elsewhere or not self.evaluates_workers(kind):
             return None
@@ -445,10 +445,10 @@ class FederatedDataModule(pl.LightningDataModule):
         """Move the user's own batch through the hooks of its datamodule or module; a cohort has nothing to move.
 
         Returns:
-            The user's batch alone; whose it is, the evaluation notes.
+            The user's batch alone; the evaluation records its worker.
 
         Raises:
-            TypeError: If the Trainer has a module that is no FederatedModule.
+            TypeError: If the Trainer's module is no FederatedModule.
         """
         if self._batches.module is None and isinstance(batch, (Cohort, EvaluationBatch)):
             refuse_unwrapped(self.trainer)

@@ -21,7 +21,7 @@ class Distribution:
     Args:
         metric: The metric's name.
         values: Returns its value at each worker that has one.
-        said: The metrics of which a warning has said that they are NaN somewhere; may get one more.
+        said: The metrics of which a warning has named NaN values; changed in place.
     """
 
     def __init__(self, metric: str, values: Callable[[], Mapping[str, float]], said: set[str]) -> None:
@@ -94,7 +94,7 @@ def by_metric(workers: Workers) -> dict[str, dict[str, float]]:
 def worker_scalars(
     workers: Workers, spreads: Mapping[str, Distribution], hidden: Collection[str] = ()
 ) -> dict[str, float]:
-    """Return what is drawn about single workers, each worker's own values and the distributions over all.
+    """Return the curves about single workers: each worker's own values, and the distributions over all workers.
 
     Args:
         workers: Those that get curves of their own, and their values.

@@ -1,4 +1,4 @@
-"""Drift of a cohort's workers: how long their updates are, and how far these point the way of their aggregate."""
+"""Drift of a cohort's workers: the norms of their updates, and the cosines of the updates to their aggregate."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class DriftMeter:
 
     @property
     def norms(self) -> list[float]:
-        """The norms of what this process has taken in."""
+        """The norms of the updates on this process."""
         return torch.cat(self._norms).tolist() if self._norms else []
 
     def drift(self, aggregate: Aggregate, norms: Sequence[float], processes: Processes) -> Drift:
@@ -89,7 +89,7 @@ def drift_scalars(drifts: Sequence[Drift]) -> dict[str, float]:
         drifts: Those of its cohorts, as far as they were measured.
 
     Returns:
-        ``update/{p10,p90}_norm`` over the updates, and ``update/alignment``; without what there is nothing to say of.
+        ``update/{p10,p90}_norm`` over the updates, and ``update/alignment``; a curve without a value is left out.
 
     >>> drift_scalars([Drift([1.0, 3.0], 0.5)])
     {'update/p10_norm': 1.2, 'update/p90_norm': 2.8, 'update/alignment': 0.5}

@@ -1,4 +1,4 @@
-"""Guards, which the server asks before, in and after a round, and that of a run in which nothing is promised."""
+"""Guards, which the server calls before, in and after a round, and the guard of a run without a promise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_fed.wire import GlobalModel, Job, LocalTraining
 
 
 class Guard(ABC):
-    """Answers the server at every step of a run, whether or not anything is promised to the workers."""
+    """Interface between a run and its promise, called at every step of the run, also without a promise."""
 
     promise: Privacy | None = None
     """The promise, if there is one."""
@@ -29,19 +29,19 @@ class Guard(ABC):
 
     @abstractmethod
     def check(self, model: GlobalModel, module: pl.LightningModule) -> None:
-        """Refuse a module of which more would leave the workers than the promise covers.
+        """Refuse a module with values that would leave the workers, but that the promise does not cover.
 
         Args:
             model: The global model.
             module: The user's module.
 
         Raises:
-            ValueError: Saying what is wrong and what to do.
+            ValueError: If there are such values; the message contains the fix.
         """
 
     @abstractmethod
     def sampling(self, processes: Processes) -> Sampling:
-        """Return how cohorts are to be sampled.
+        """Return the settings of the sampling of cohorts.
 
         Args:
             processes: The processes, which must all sample alike.
@@ -51,7 +51,7 @@ class Guard(ABC):
     def check_evaluation(
         self, datamodule: FederatedDataModule, trainer: pl.Trainer, module: pl.LightningModule, stage: str
     ) -> None:
-        """Refuse evaluation that would release what no noise covers.
+        """Refuse an evaluation that would release values without noise.
 
         Raises:
             ValueError: If the workers' own data would be evaluated, in training or apart from it.
@@ -59,7 +59,7 @@ class Guard(ABC):
 
     @abstractmethod
     def start(self, datamodule: FederatedDataModule, trainer: pl.Trainer, local: LocalTraining) -> None:
-        """Begin a fit, or go on with the run of a checkpoint or of an earlier fit.
+        """Begin a fit, or resume the run of a checkpoint or of an earlier fit.
 
         Raises:
             ValueError: If nothing can be promised in this setting.
@@ -85,10 +85,10 @@ class Guard(ABC):
 
     @abstractmethod
     def begin_round(self, job: Job, drawn: int) -> Job:
-        """Charge for what the round will release, and return the job with what workers need to keep the promise.
+        """Charge the account for the round's releases, and return the job with the numbers of the promise.
 
         Args:
-            job: What the workers of a cohort are to be sent.
+            job: The job of a cohort.
             drawn: The number after that of the last cohort that the Trainer has taken.
 
         Raises:
@@ -120,39 +120,39 @@ class Guard(ABC):
         """End the training: the next round would exceed the budget.
 
         Raises:
-            BudgetError: If the Trainer is told to go on for longer, by ``min_steps`` or ``min_epochs``.
+            BudgetError: If the Trainer's ``min_steps`` or ``min_epochs`` require further rounds.
         """
 
     @abstractmethod
     def after_round(self, trainer: pl.Trainer, curves: Curves, step: int, due: bool) -> None:
-        """Show what has been spent, and stop the Trainer if another round would exceed the budget.
+        """Show the spent budget, and stop the Trainer if another round would exceed the budget.
 
         Args:
             trainer: The Trainer.
-            curves: Where to show it.
-            step: The round that is over.
+            curves: The curves in which the budget is shown.
+            step: The number of the finished round.
             due: Whether this round's curves are drawn.
         """
 
     @abstractmethod
     def end(self) -> None:
-        """End a fit: sign off what it has released."""
+        """End a fit: close the record of its releases."""
 
     @abstractmethod
     def hyperparameters(self) -> dict[str, Any]:
-        """Return what loggers show of the promise."""
+        """Return the promise's hyperparameters for loggers."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any] | None:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
 
     @abstractmethod
     def account(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the account, stretch by stretch; empty if there is none."""
+        """Return the account for a checkpoint, stretch by stretch; empty if there is none."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any] | None, fitting: bool, path: str | Path | None = None) -> None:
-        """Go on from a checkpoint, or evaluate it.
+        """Load the state of a checkpoint, to resume or to evaluate it.
 
         Args:
             state: The result of :meth:`state_dict`; None: the checkpoint was not written by a private run.
@@ -160,12 +160,12 @@ class Guard(ABC):
             path: The checkpoint's file.
 
         Raises:
-            ValueError: If it is to go on without knowing what has been spent.
+            ValueError: If training would resume without the record of the spent budget.
         """
 
     @abstractmethod
     def handed_over(self, state_dict: dict[str, Any]) -> None:
-        """Add what has been spent to the weights that a process which ends hands to the one that started it.
+        """Add the spent budget to the weights that a spawned process returns to its parent.
 
         Args:
             state_dict: The weights, changed in place.
@@ -173,7 +173,7 @@ class Guard(ABC):
 
     @abstractmethod
     def take_over(self, state_dict: dict[str, Any]) -> None:
-        """Take out what :meth:`handed_over` has added, if anything, and go on with it.
+        """Remove the entry of :meth:`handed_over`, if there is one, and continue from it.
 
         Args:
             state_dict: The weights, changed in place.
@@ -181,11 +181,11 @@ class Guard(ABC):
 
 
 class Sampling(NamedTuple):
-    """Settings by which cohorts are sampled.
+    """Settings of the sampling of cohorts.
 
     Args:
         default: The kind of sampler, if the user has chosen none.
-        seed: Decides who is chosen; None: the seed of the run.
+        seed: The seed of cohorts; None: the seed of the run.
     """
 
     default: type[CohortSampler] = Uniform
@@ -194,7 +194,7 @@ class Sampling(NamedTuple):
 
 @final
 class Open(Guard):
-    """Guards nothing: nothing is promised."""
+    """Guard of a run without a promise."""
 
     def check(self, model: GlobalModel, module: pl.LightningModule) -> None:
         pass

@@ -44,20 +44,20 @@ class History(Sequence[dict[str, Any]]):
     """Numbers about the rounds that a FederatedModule has run, a flat row for each.
 
     A row has ``round`` (as on the x axis of the curves) and ``epoch``; ``loss``, the cohort's mean, if a worker came
-    back; ``cohort_size``, the workers that came back; ``examples``; ``dropped``, the workers that did not;
-    ``stragglers``; ``seconds``; ``bytes_down`` and ``bytes_up``. Then what the workers logged in training, reduced over
-    the cohort. If there was an evaluation after the round, also its metrics over all data, and
-    ``workers/<metric>/p10`` or ``p90``: the decile of those workers that fare worst. A metric that is named as one of
-    the numbers above is called ``logged/<name>``. If several evaluations logged one name, the last one counts.
+    back; ``cohort_size``, the number of workers that came back; ``examples``; ``dropped``, the number of workers that
+    did not; ``stragglers``; ``seconds``; ``bytes_down`` and ``bytes_up``. Then follow the values that the workers
+    logged in training, reduced over the cohort. A round with an evaluation also has its metrics over all data, and
+    ``workers/<metric>/p10`` or ``p90``: the worst decile of the workers. A metric with the name of one of the numbers
+    above is called ``logged/<name>``. If several evaluations logged one name, the last one counts.
 
-    Numbers lie in columns of doubles, and a row is made when it is asked for.
+    Numbers lie in columns of doubles, and a row is built on access.
 
-    Under a promise to the workers that hides their metrics, there are ``round``, ``epoch``, the bytes as they are
-    planned for a cohort, and the metrics of evaluations on central data.
+    Under a promise that hides the workers' metrics, a row has ``round``, ``epoch``, the planned bytes of a cohort, and
+    the metrics of evaluations on central data.
 
-    The rows are not part of checkpoints. A fit that goes on from a checkpoint adds to the rows that lead up to its
-    round, if they are there, and deletes those of later rounds; in a new process it begins with its first round. A fit
-    that begins anew deletes all. An evaluation of a model that was loaded from a checkpoint is in no row.
+    The rows are not part of checkpoints. A fit that resumes from a checkpoint appends to the rows up to its round, if
+    the process has them, and deletes those of later rounds; in a new process the rows begin with its first round. A new
+    fit deletes all rows. An evaluation of a model that was loaded from a checkpoint is in no row.
 
     Example::
 
@@ -120,8 +120,8 @@ class History(Sequence[dict[str, Any]]):
         """Add the row of a round.
 
         Args:
-            numbers: What is noted of every round; among them ``round``.
-            logged: What its workers logged, by name.
+            numbers: The numbers of every round, among them ``round``.
+            logged: The values that its workers logged, by name.
         """
         self._length += 1
         self._put(numbers)

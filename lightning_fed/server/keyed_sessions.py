@@ -27,12 +27,12 @@ from lightning_fed.worker.sealing import Sealing
 class Here(SealedSession):
     """Exchanges all keys and masks of the protocol, between machines in this process or in those that share the round.
 
-    It holds the numbers of all workers of this process until the last one is trained, as the workers would.
+    The session holds the numbers of all workers of this process until the last one is trained, as workers would.
 
     Args:
         sealing: How numbers were sealed.
         job: The workers' job.
-        lost: The workers that take part, and are lost before they have sent their numbers.
+        lost: The workers that take part, but are lost before they send their numbers.
     """
 
     def __init__(self, sealing: Sealing, job: Job, lost: Sequence[str] = ()) -> None:
@@ -71,13 +71,13 @@ class Here(SealedSession):
 
 @final
 class Elsewhere(SealedSession):
-    """Asks the nodes of the workers, which have their numbers and their keys.
+    """Runs the protocol with the nodes of the workers, which hold the workers' numbers and keys.
 
     Args:
         sealing: How numbers were sealed.
         engine: The engine, which has begun the session together with the training.
         job: The workers' job.
-        lost: Nobody: on real machines workers are lost by themselves.
+        lost: Empty: on real machines no loss of workers is simulated.
     """
 
     def __init__(self, sealing: Sealing, engine: EngineOfNodes, job: Job, lost: Sequence[str] = ()) -> None:

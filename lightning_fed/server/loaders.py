@@ -26,15 +26,14 @@ _HAS = (
 class Cohort:
     """The workers of one round: the batch of ``FederatedModule.training_step``, and of callbacks in training.
 
-    Of a batch of the user's it has the size and nothing else: when its round is over, ``cohort.size(0)``,
-    ``len(cohort)`` and the same of any part of it (``cohort[0].size(0)``) are the number of examples on which its
-    workers have trained, so that what measures throughput needs not tell the two apart.
+    A cohort has the size of a batch: when its round is over, ``cohort.size(0)``, ``len(cohort)`` and the same of any
+    part (``cohort[0].size(0)``) are the number of examples on which its workers have trained. Callbacks that measure
+    throughput therefore work unchanged.
 
-    Neither a tuple nor a dataclass: Lightning walks through those, name by name, several times a round, to look for
-    tensors.
+    A cohort is neither a tuple nor a dataclass: Lightning would search those for tensors several times a round.
 
     Args:
-        number: The running number of the cohort; with ``seed`` and a worker's name it decides all randomness.
+        number: The running number of the cohort. Number, ``seed`` and a worker's name decide the worker's randomness.
         seed: The seed of the run.
         workers: The names.
         positions: Their positions in the population.
@@ -53,10 +52,11 @@ class Cohort:
         self._size: int | None = None
 
     def end_round(self, examples: float) -> None:
-        """Note that the round is over.
+        """Record the end of the round.
 
         Args:
-            examples: On how many examples its workers have trained; 0 if that is not to be shown: then workers count.
+            examples: The number of examples on which its workers have trained; 0 if that is hidden: then the number of
+                workers counts.
         """
         self._size = int(examples) or max(len(self.workers), 1)
 
@@ -114,11 +114,11 @@ _SHORT.maxtuple, _SHORT.maxstring = 20, 80
 
 
 class EvaluationBatch(NamedTuple):
-    """The user's own batch, and whose it is, on its way to the Trainer; hooks and callbacks see the batch alone.
+    """The user's own batch with its worker's name, for the Trainer; hooks and callbacks see the batch alone.
 
     Args:
         worker: The worker's name, or None for central data.
-        batch: What the loader gave.
+        batch: The batch of the loader.
         loader: The number of the loader, if there are several.
     """
 
@@ -133,8 +133,8 @@ class Position:
     """The place of a run in its sequence of cohorts; all loaders of a datamodule share one.
 
     Args:
-        next: The number of the next cohort: of those before it the rounds are over. A round that was interrupted is to
-            be run again, so it is not the next one to be handed out.
+        next: The number of the next cohort; the rounds of earlier cohorts are over. It is the cohort to train next, and
+            not the one to hand out next, as an interrupted round is run again.
         taken: The number after that of the last cohort that the Trainer has taken.
     """
 
@@ -142,7 +142,7 @@ class Position:
     taken: int = 0
 
     def move(self, number: int) -> None:
-        """Go on with another cohort.
+        """Continue with another cohort.
 
         Args:
             number: Its number.
@@ -155,7 +155,7 @@ class DataFacts(NamedTuple):
 
     Args:
         position: The place of the run in its sequence of cohorts.
-        settings: Which workers train when, by the names of FederatedDataModule's arguments.
+        settings: The settings that decide which workers train when, by the names of FederatedDataModule's arguments.
         names: All workers.
     """
 
@@ -166,20 +166,20 @@ class DataFacts(NamedTuple):
 
 @final
 class CohortLoader:
-    """Yields one epoch of cohorts at a time, going on where the last epoch (or the checkpoint) ended.
+    """Yields one epoch of cohorts, beginning where the last epoch (or the checkpoint) ended.
 
-    To iterate changes nothing: what has been run is noted in ``position`` from outside. User code may therefore ask the
-    datamodule for as many loaders as it likes.
+    Iteration has no side effects: ``position`` is moved from outside. User code may therefore get any number of loaders
+    from the datamodule.
 
     Args:
         names: All workers.
-        cohort_size: How many take part in a round.
-        sampler: Chooses them; None takes all, in order.
+        cohort_size: The number of workers in a round.
+        sampler: Chooses the workers; None takes all, in order.
         seed: The seed of the run.
         length: The number of cohorts in an epoch.
         position: The place in the sequence of cohorts at which an iteration begins.
-        sampling_seed: Decides who is chosen, if that is not to follow from the seed of the run.
-        repeats: After how many cohorts the same workers come again, with other numbers; None: they are drawn anew.
+        sampling_seed: The seed of the choice of workers; None: the seed of the run.
+        repeats: The number of cohorts after which the same workers return, under other numbers; None: always new ones.
     """
 
     def __init__(
@@ -235,8 +235,9 @@ class CohortLoader:
         return positions
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: ``server/checkpoint/`` holds the position. Without this method Lightning would warn, whenever a
-        run resumes within an epoch, that the loader cannot.
+        """Return nothing: ``server/checkpoint/`` holds the position.
+
+        Without this method Lightning would warn of a loader without state when a run resumes within an epoch.
         """
         return {}
 
@@ -245,11 +246,11 @@ class CohortLoader:
 
 
 def what_failed(code: str, error: Exception) -> str:
-    """Return a sentence about which code of a worker has raised what.
+    """Return a sentence that names the code of a worker and its error.
 
     Args:
         code: The code, in words.
-        error: What it has raised.
+        error: The error.
 
     >>> what_failed("its val_dataloader", KeyError("label"))
     "its val_dataloader raised KeyError: 'label'"

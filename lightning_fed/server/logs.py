@@ -140,17 +140,17 @@ class Curves:
 
 
 def round_scalars(result: StepResult, spreads: Mapping[str, Distribution], own_curves: bool) -> dict[str, float]:
-    """Everything that is drawn about the local training of one server step.
+    """Return all curves about the local training of one server step.
 
     Args:
-        result: What came of it.
+        result: The result of the step.
         spreads: The distributions over workers, by metric.
         own_curves: Whether each worker gets curves of its own.
 
     Returns:
-        What the cohort logged about a step, under Lightning's names (``loss`` where the module logs nothing), what
-        :func:`worker_scalars` gives, ``local/lr-...``, ``round/...``, ``comm/...`` and ``update/norm``. Nothing of
-        what was logged with ``logger=False``.
+        The values that the cohort logged about a step, under Lightning's names (``loss`` where the module logs
+        nothing), the result of :func:`worker_scalars`, ``local/lr-...``, ``round/...``, ``comm/...`` and
+        ``update/norm``. Values logged with ``logger=False`` are left out.
     """
     report, logged = result.report, result.logged
     norms = [r.aggregate.norm for r in result.rounds]

@@ -1,4 +1,4 @@
-"""Memory of the server from round to round besides the model: the algorithm's tensors, and the aggregator's."""
+"""Server state from round to round besides the model: the tensors of algorithm and aggregator."""
 
 from __future__ import annotations
 

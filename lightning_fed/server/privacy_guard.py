@@ -1,4 +1,4 @@
-"""Keeps a run private: charges before a release, refuses what no noise covers, and keeps the account and its ledger."""
+"""The guard of a private run: it charges before a release, refuses releases without noise, and keeps the account."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _STEPS = {"val": "validation_step", "test": "test_step"}
 
 @final
 class Private(Guard):
-    """Guards a promise.
+    """Guard of a run with a promise.
 
     Args:
-        privacy: What is promised.
-        algorithm: What a round computes.
+        privacy: The promise.
+        algorithm: The algorithm of the run.
         aggregator: The user's aggregator, if one is given.
 
     Raises:
@@ -154,7 +154,7 @@ class Private(Guard):
             rank_zero_warn(f"{name}: {what}")
 
     def _outside(self, run: PrivateRun) -> Iterator[str]:
-        """In words, what the guarantee does not cover."""
+        """Return, in words, the parts of a run that the guarantee does not cover."""
         if run.insecure:
             yield "noise comes from the seed of the run, so this run is NOT private"
         if self.privacy.release_metrics:

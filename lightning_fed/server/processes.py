@@ -1,4 +1,4 @@
-"""Facts about workers that the processes of a run gather together, so that all of them go on from the same."""
+"""Facts about workers that the processes of a run share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def processes_of(trainer: pl.Trainer | None) -> Processes:
 def sizes_of(
     names: Sequence[str], num_examples: Callable[[str], int], processes: Processes, round: int
 ) -> tuple[list[int], list[WorkerError]]:
-    """Ask each worker on one of the processes for its number of examples.
+    """Return every worker's number of examples, looked up on one of the processes.
 
     Args:
         names: The n workers, the same on every process.
-        num_examples: Tells a worker's number of examples.
+        num_examples: Returns a worker's number of examples.
         processes: The processes.
         round: The round, for errors.
 
@@ -48,6 +48,6 @@ def sizes_of(
 
 
 def tell_prepared(pool: WorkerPool, processes: Processes) -> None:
-    """Let the processes hear which workers have been prepared, so that none is prepared twice on a machine."""
+    """Share the names of prepared workers among the processes: none is then prepared twice on a machine."""
     if pool.prepared is not None and not pool.prepared.everyone:
         pool.prepared.hear(processes.gather(pool.prepared.news()))

@@ -1,4 +1,4 @@
-"""Results and state that a FederatedModule shows to those who train with it; all of it is to be read only."""
+"""Results and state of a FederatedModule that are public, and read only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Readable(Wrapper, ABC):
     last_report: RoundReport
     """The report of the last round's workers; for callbacks."""
     leaves: Leaves | None
-    """What left a worker in the first round of the last fit, and what it was sent, as on the wire."""
+    """Everything that left a worker in the first round of the last fit and that it was sent, as on the wire."""
 
     def __repr__(self) -> str:
         return module_in_words(self)
@@ -55,7 +55,7 @@ class Readable(Wrapper, ABC):
 
     @property
     def last_evaluation(self) -> EvaluationReport:
-        """What single workers' data gave in the last validation or test; complete from ``on_validation_end`` on.
+        """Results of the last validation or test, worker by worker; complete from ``on_validation_end`` on.
 
         Example::
 
@@ -66,12 +66,12 @@ class Readable(Wrapper, ABC):
 
     @property
     def evaluated_worker(self) -> str | None:
-        """The worker whose batch the hooks and callbacks of an evaluation are about; None: central data's, or none."""
+        """The worker of the current evaluation batch, for hooks and callbacks; None: central data, or no batch."""
         return self._evaluation.worker
 
     @property
     def predicted_workers(self) -> list[Any]:
-        """The workers to whom the predictions belong that ``Trainer.predict`` has returned last, in the same order.
+        """The workers of the last predictions of ``Trainer.predict``, in the same order.
 
         A list for each loader if there are several; None stands for central data.
 
@@ -83,16 +83,16 @@ class Readable(Wrapper, ABC):
 
     @property
     def private_run(self) -> PrivateRun | None:
-        """The promise's account so far; None before a fit, and if nothing is promised."""
+        """The privacy account so far; None before a fit, and without a promise."""
         return self._guard.run
 
     @property
     def server_state(self) -> Tensors:
-        """The memory of algorithm and aggregator at the server, by name (``"aggregator.…"``); to be read only."""
+        """The server state of algorithm and aggregator, by name (``"aggregator.…"``); read only."""
         return self._keeper.state.tensors
 
     @property
     def own_state(self) -> dict[str, dict[str, Tensor]]:
-        """The workers' own state after the last round: ``{table: {worker: row}}``; reads from disk what lies there."""
+        """The workers' own state after the last round: ``{table: {worker: row}}``; rows on disk are read."""
         self._outbox.own.settle(self._keeper.state.last)
         return self._outbox.own.kept()

@@ -1,4 +1,4 @@
-"""What is said once when a fit begins: how large the module is, and options of the Trainer that act on whole rounds."""
+"""Messages at the start of a fit: the size of the module, and options of the Trainer that act on whole rounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_fed.server.own_callbacks import callbacks_of
 
 
 def size_of(module: pl.LightningModule) -> str:
-    """Say in a few words how many parameters a module has.
+    """Return the number of a module's parameters in words.
 
     Args:
         module: The user's module; parameters whose shape the first batch decides are not counted.
@@ -40,10 +40,10 @@ def say_what_acts_on_rounds(trainer: pl.Trainer, module: pl.LightningModule) -> 
 
 
 def say_what_is_unproven(aggregator: Aggregator[Any], cohort_size: int) -> None:
-    """Warn of an aggregator that is used beyond what is proven of it.
+    """Warn of an aggregator that is used outside the conditions of its proof.
 
     Args:
-        aggregator: How updates become one.
+        aggregator: The aggregator of the run.
         cohort_size: The number of workers in a round.
     """
     remark = aggregator.beyond_proof(cohort_size)

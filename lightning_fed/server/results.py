@@ -1,4 +1,4 @@
-"""Results of rounds and evaluations, for people and callbacks that look at them in Python."""
+"""Results of rounds and evaluations, for users and callbacks in Python."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Results:
         self.history.begin(round)
 
     def load(self, rounds: int) -> None:
-        """Note that the model is that of a checkpoint, which is to be evaluated.
+        """Record that the model comes from a checkpoint, for an evaluation.
 
         Args:
-            rounds: The number of rounds that it was trained in.
+            rounds: The number of rounds in which it was trained.
         """
         self._round = rounds - 1 if rounds else None
         self._is_loaded = True
@@ -57,7 +57,7 @@ class Results:
         Args:
             round: The number of the round.
             epoch: The Trainer's epoch.
-            result: What came of it, as far as it may be shown.
+            result: Its result, as far as it may be shown.
         """
         self._round = round
         numbers: dict[str, float] = {"round": round, "epoch": epoch}
@@ -77,7 +77,7 @@ class Results:
         self.history.append(numbers, {name: logged.part.value for name, logged in result.logged.items()})
 
     def begin_evaluation(self, report: EvaluationReport) -> None:
-        """Take up what is found out about workers; what all data gives together is still to come.
+        """Store the results of single workers; those over all data follow in :meth:`end_evaluation`.
 
         Args:
             report: The report, as far as it goes.
@@ -89,10 +89,10 @@ class Results:
         self.evaluation = replace(report, round=self._round, note=note)
 
     def end_evaluation(self, metrics: dict[str, float], spreads: dict[str, Distribution]) -> None:
-        """Complete the report, and add what belongs into the row of its round.
+        """Complete the report, and add its values to the row of its round.
 
         Args:
-            metrics: What was logged, over all data.
+            metrics: The logged values over all data.
             spreads: The distributions over workers.
         """
         self.evaluation = replace(self.evaluation, metrics=metrics)

@@ -43,12 +43,12 @@ class Outcome(NamedTuple):
 
     Args:
         aggregate: The pseudo-gradient and the new buffers.
-        report: What the workers reported.
-        server: What algorithm and aggregator remember at the server from here on.
-        succeeded: Whether workers keep what they staged.
-        local_seconds: How long this process has waited for its workers.
-        planned: The traffic of one worker as it is planned; only where something is promised.
-        drift: The drift of the workers, if it was to be measured and there are some.
+        report: The report of the workers.
+        server: The server state of algorithm and aggregator after the round.
+        succeeded: Whether workers keep the own state that they staged.
+        local_seconds: The time for which this process has waited for its workers, in seconds.
+        planned: The planned traffic of one worker; only under a promise.
+        drift: The drift of the workers, if it was measured and an update arrived.
     """
 
     aggregate: Aggregate
@@ -63,20 +63,20 @@ class Outcome(NamedTuple):
 @final
 @dataclass(frozen=True, repr=False)
 class FederatedLoop(Shown):
-    """Runs rounds: trains a cohort's workers locally and aggregates what comes back.
+    """Runs rounds: trains a cohort's workers locally and aggregates their updates.
 
     Args:
-        algorithm: What a round computes.
-        engine: How workers are trained.
-        aggregator: How updates become one.
+        algorithm: The algorithm of the run.
+        engine: The engine that trains the workers.
+        aggregator: The aggregator of their updates.
         processes: The processes that share a cohort.
-        num_examples: Tells a worker's number of training examples, to divide a cohort evenly.
+        num_examples: Returns a worker's number of training examples, to divide a cohort evenly.
         outbox: The steps between local training and what the engine yields, and their mirror images at the server.
         on_worker_error: ``"raise"`` ends the run when a worker fails; ``"drop"`` goes on without it.
         min_workers: The number of workers below which a round fails even with ``"drop"``.
-        availability: What becomes of workers when they are asked to train.
-        tell_prepared: Lets all processes hear which workers' data have been prepared; called by all at once.
-        progress: Counts the workers that are done while a round runs.
+        availability: Decides whether and how much a selected worker trains; None: all train fully.
+        tell_prepared: Shares the names of prepared workers among the processes; called by all of them together.
+        progress: Counts finished workers while a round runs.
     """
 
     algorithm: Algorithm
@@ -99,18 +99,18 @@ class FederatedLoop(Shown):
         look: Callable[[Updates | None, Job], Leaves | None] | None = None,
         measures: bool = False,
     ) -> Outcome:
-        """Run one round. The global model is only read: applying the aggregate is the server optimizer's work.
+        """Run one round. The global model is only read: the server optimizer applies the aggregate.
 
         Args:
             job: The global model and how long each worker trains.
             cohort: The names of the workers.
-            server: What algorithm and aggregator remember at the server; read only.
+            server: The server state of algorithm and aggregator; read only.
             look: Looks into the messages of one worker, for the report: before any has come, and if there is nothing to
                 say yet, when the first one has.
             measures: Whether to measure the drift of the workers.
 
         Returns:
-            The aggregate and what the server is to remember, the same on every process, and the report of all workers.
+            The aggregate and the new server state, the same on every process, and the report of all workers.
 
         Raises:
             WorkerError: If a worker failed and ``on_worker_error="raise"``.
@@ -165,7 +165,7 @@ class FederatedLoop(Shown):
         return Outcome(aggregate, report, memory.tensors, True, watch.seconds, plan, drift)
 
     def _without(self, report: RoundReport, lost: Mapping[str, str], job: Job) -> RoundReport:
-        """Let workers that had trained, and were lost before the sum, have failed after all."""
+        """Record workers as failed that had trained, but were lost before the sum."""
         failures = [WorkerError(worker, job.round, reason) for worker, reason in lost.items()]
         for failure in failures:
             self.engine.refuse(failure.worker, job.cohort)
@@ -182,7 +182,11 @@ class FederatedLoop(Shown):
         return Outcome(nothing, report, memory.tensors, local_seconds=watch.seconds, planned=plan)
 
     def _ask(self, job: Job, cohort: Sequence[str]) -> tuple[Job, Sequence[str], dict[str, Response]]:
-        """Ask the cohort to train; gives the job with what stragglers do of it, who replies, and what all do."""
+        """Ask each worker whether it takes part.
+
+        Returns:
+            The job with every straggler's share of work, the workers that will reply, and all responses.
+        """
         if self.availability is None:
             return job, cohort, {}
         responses = {worker: asked(self.availability, worker, job.cohort, job.seed) for worker in cohort}
@@ -223,7 +227,7 @@ class FederatedLoop(Shown):
         look: Callable[[Updates | None, Job], Leaves | None] | None,
         meter: DriftMeter | None,
     ) -> Iterator[Updates]:
-        """Pass on updates as they arrive, and note everything; stop at the first error if it is to raise."""
+        """Pass on updates as they arrive, and record all results; stop at the first error if it ends the run."""
         for result in late.sift(results):
             if isinstance(result, WorkerError):
                 report.failures.append(result)
@@ -246,17 +250,21 @@ class FederatedLoop(Shown):
     def _drift(
         self, meter: DriftMeter | None, aggregate: Aggregate, norms: Sequence[Sequence[float] | None]
     ) -> Drift | None:
-        """Return the drift in the updates of all processes, if all have measured; else one would wait for others."""
+        """Return the drift over all processes; None unless all have measured, as the computation needs all of them."""
         measured = [theirs for theirs in norms if theirs is not None]
         if meter is None or len(measured) < len(norms):
             return None
         return meter.drift(aggregate, [norm for theirs in measured for norm in theirs], self.processes)
 
     def _has_quorum(self, report: RoundReport, job: Job) -> bool:
-        """Whether enough workers are left. If only because workers failed they are not, that is an error.
+        """Whether at least ``min_workers`` replied.
 
-        If workers were away, or chance has left the cohort empty, it is none: the round is given up, and changes
-        nothing, as a server in the field would have it.
+        If workers were absent, or the sampled cohort is empty, a missed quorum is no error: the round is dropped and
+        changes nothing, as on a deployed server.
+
+        Raises:
+            WorkerError: If a worker failed and ``on_worker_error="raise"``.
+            RoundError: If the quorum is missed only because workers failed.
         """
         if report.failures and self.on_worker_error == "raise":
             first = report.failures[0]
@@ -273,15 +281,15 @@ class FederatedLoop(Shown):
 
 
 def _lost(responses: Mapping[str, Response]) -> list[str]:
-    """The workers that begin a round, and whose answer is lost."""
+    """Return the workers that begin a round, but whose answer is lost."""
     return [worker for worker, response in responses.items() if response.outcome == "lost"]
 
 
 def work(job: Job, worker: str, examples: int) -> float:
-    """Return the cost of one worker's training in comparison with others', to divide a cohort by.
+    """Return the relative cost of one worker's training, to divide a cohort evenly.
 
     Args:
-        job: Says how long it trains.
+        job: The job, with the length of training.
         worker: Its name.
         examples: The number of its examples.
     """

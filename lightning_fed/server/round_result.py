@@ -25,11 +25,11 @@ class Round:
 
     Args:
         cohort: The number of its cohort.
-        outcome: What came of it.
-        report: What its workers reported, as far as it may be shown.
-        seconds: How long it took.
+        outcome: Its outcome.
+        report: The report of its workers, as far as it may be shown.
+        seconds: Its duration.
         asked: The names of its cohort, as far as they may be shown.
-        traffic: What has travelled; where that is hidden, what was planned.
+        traffic: The traffic; where that is hidden, the planned traffic.
         took_part: The positions of the workers that have sent an update, as far as it may be shown.
     """
 
@@ -67,13 +67,13 @@ class StepResult:
     """Result of a server step: of its one cohort, or of several whose gradients were accumulated.
 
     Args:
-        rounds: That of each cohort.
+        rounds: The round of each cohort.
     """
 
     def __init__(self, rounds: Sequence[Round]) -> None:
         self.rounds = rounds
         self.report = RoundReport.merged([r.report for r in rounds])
-        """What the workers reported."""
+        """Reports of the workers."""
         self.table = lru_cache(maxsize=1)(partial(_table, self.report))
         """Returns what single workers logged, as ``{metric: {worker: value}}``. It holds nothing but the report."""
 
@@ -94,17 +94,17 @@ class StepResult:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """The duration in seconds."""
         return sum(r.seconds for r in self.rounds)
 
     @property
     def traffic(self) -> Traffic:
-        """What has travelled; where that is hidden, what was planned."""
+        """The traffic; where that is hidden, the planned traffic."""
         return reduce(Traffic.plus, [r.traffic for r in self.rounds])
 
     @property
     def metrics(self) -> list[str]:
-        """The names under which single workers have values: what they logged, or ``loss`` of those that log nothing."""
+        """The names of single workers' values: their logged names, or ``loss`` for workers that log nothing."""
         if not self.examples or self.report.cohorts:
             return []
         silent = not self.logged or any(not r.metrics and bool(r.examples.any()) for r in self.report.replies)
@@ -112,7 +112,7 @@ class StepResult:
 
 
 def workers_of(report: RoundReport) -> dict[str, Mapping[str, float]]:
-    """Return what each worker with examples logged, or its loss if it logged nothing.
+    """Return the logged values of each worker with examples, or its loss if it logged nothing.
 
     Args:
         report: The report of a round.

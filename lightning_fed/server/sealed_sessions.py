@@ -1,4 +1,4 @@
-"""How the sealed numbers of a round are added up, and how they are without any key: as the protocol would."""
+"""Sums of the sealed numbers of a round: the interface of a session, and sessions that need no keys."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Begin: TypeAlias = Callable[[Job, Sequence[str]], "SealedSession"]
 
 
 class Total(NamedTuple):
-    """What a session comes to, the same on every process.
+    """Result of a session, the same on every process.
 
     Args:
-        words: The sum of words modulo ``2**bits``; int32 ``[d]``, of which the higher bits mean nothing.
+        words: The sum of words modulo ``2**bits``; int32 ``[d]``, of which the higher bits are undefined.
         scalars: The sums of single numbers modulo 2⁶⁴ in two's complement, by name.
         stays: The parameters and buffers that did not travel.
-        shown: How what was logged is shown, by name.
-        lengths: The bytes of the protocol's messages, as they are or as they would be.
+        shown: The display settings of logged values, by name.
+        lengths: The bytes of the protocol's messages, real or simulated.
         lost: The workers that had numbers and are not in the sum, with the reason of each, by name.
     """
 
@@ -48,24 +48,24 @@ class SealedSession(ABC):
 
     @abstractmethod
     def take(self, updates: Updates) -> None:
-        """Take in what has left some workers.
+        """Add the updates of some workers.
 
         Args:
-            updates: Their updates, of which only what is sealed says something.
+            updates: Their updates, of which only the sealed numbers are used.
         """
 
     @abstractmethod
     def close(self, processes: Processes) -> Total:
-        """Come to the sum. Called once, by all processes together.
+        """Compute the sum. Called once, by all processes together.
 
         Raises:
-            AbortError: If there is none, on all processes alike.
+            AbortError: If the protocol aborts; on all processes.
         """
 
 
 @dataclass
 class Said:
-    """What is known of the workers of one process: who they are, and what all numbers of theirs mean."""
+    """Facts about the workers of one process: their names, and the names and meaning of their numbers."""
 
     workers: list[str] = field(default_factory=list)
     scalars: dict[str, int] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Said:
     shown: Mapping[str, Shown] = field(default_factory=dict)
 
     def note(self, updates: Updates) -> None:
-        """Note what updates say in the clear, and the names of their single numbers."""
+        """Record the unsealed part of updates, and the names of their single numbers."""
         assert updates.sealed is not None, "the outbox has sealed it"
         self.workers += updates.workers
         self.stay[updates.stays] += len(updates.workers)
@@ -83,12 +83,12 @@ class Said:
 
     @property
     def stays(self) -> frozenset[str]:
-        """The parameters and buffers that do not travel; where one says something else than most, it is left out."""
+        """The parameters and buffers that do not travel, as most workers have them."""
         return self.stay.most_common(1)[0][0] if self.stay else frozenset()
 
     @staticmethod
     def together(parts: Iterable[Said]) -> Said:
-        """Return what several processes know: sums of numbers modulo 2⁶⁴, in two's complement."""
+        """Merge the facts of several processes: sums of numbers modulo 2⁶⁴, in two's complement."""
         all_ = Said()
         for part in parts:
             all_.workers += part.workers
@@ -101,12 +101,12 @@ class Said:
 
 @final
 class Keyless(SealedSession):
-    """Adds numbers up as they come, without any key; whatever the protocol gives up, this gives up.
+    """Adds numbers up as they arrive, without keys; it aborts the same rounds as the protocol.
 
     Args:
         sealing: How numbers were sealed.
         job: The workers' job.
-        lost: The workers that take part, and are lost before they have sent their numbers.
+        lost: The workers that take part, but are lost before they send their numbers.
     """
 
     def __init__(self, sealing: Sealing, job: Job, lost: Sequence[str] = ()) -> None:
@@ -137,7 +137,7 @@ class Keyless(SealedSession):
         return Total(words.to(torch.int32), said.scalars, said.stays, said.shown, told)
 
     def _attend(self, said: Said, size: int) -> Lengths:
-        """Give up the rounds that the protocol gives up; return the lengths of the messages in others."""
+        """Abort the rounds that the protocol aborts; return the lengths of the messages in others."""
         parameters = self._sealing.parameters
         names = order_of(said.workers, self._lost)
         attendance = Attendance(parameters, session_of(self._job), names)
@@ -148,12 +148,12 @@ class Keyless(SealedSession):
 
 
 def order_of(workers: Iterable[str], lost: Iterable[str]) -> list[str]:
-    """Return the order of a roster, which no process and no engine has a say in."""
+    """Return the order of a roster, which depends on no process and no engine."""
     return sorted({*workers, *lost})
 
 
 def session_of(job: Job) -> bytes:
-    """Return the name of a session that is simulated: the same with keys and without, so that both have one graph."""
+    """Return the name of a simulated session. It is the same with keys and without, and so is the graph of masks."""
     return hashlib.sha256(f"{job.seed}/{job.cohort}".encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""Remarks on a run in which the server sees sums only: what that means at its start, and then what is not in them."""
+"""Remarks on a run in which the server sees sums only: its limits at the start, then values left out of sums."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lightning_fed.wire.report import RoundReport
 
 
 def say_what_is_hidden(secure: SecureAggregation, remembered: Collection[str]) -> None:
-    """Say what secure aggregation hides in a simulation, where one process does the work of all.
+    """Log the limits of secure aggregation in a simulation, where one process acts for all workers.
 
     Args:
-        secure: What the user says of it.
-        remembered: The names of what workers remember from round to round.
+        secure: The user's settings of it.
+        remembered: The names of the workers' own state.
     """
     rank_zero_info(
         "SecureAggregation: keys and masks are exchanged; as in any simulation, this process sees every update"
@@ -33,10 +33,10 @@ def say_what_is_hidden(secure: SecureAggregation, remembered: Collection[str]) -
 
 @final
 class SecureRemarks:
-    """Says once in a fit what sums leave out.
+    """Warns once in a fit of values that sums leave out.
 
     Args:
-        promised: Whether a promise sets the bound of updates, which is then meant to bite.
+        promised: Whether a promise sets the bound of updates; updates beyond the bound are then expected.
     """
 
     def __init__(self, promised: bool = False) -> None:
@@ -44,10 +44,10 @@ class SecureRemarks:
         self._said: set[str] = set()
 
     def note(self, report: RoundReport) -> None:
-        """Look at a round.
+        """Check a round.
 
         Args:
-            report: What its workers have reported together.
+            report: The report of its workers.
         """
         logged = {name: shown for replies in report.replies for name, shown in replies.shown.items()}
         for name, shown in sorted(logged.items()) if report.cohorts else ():
@@ -86,10 +86,10 @@ class SecureRemarks:
 
 
 def secure_scalars(cohorts: Sequence[CohortNumbers]) -> dict[str, float]:
-    """Return the curves of what sums do not show in full.
+    """Return the curves about clipped and omitted values in sums.
 
     Args:
-        cohorts: What cohorts have reported together; those of which there is a sum are counted.
+        cohorts: The numbers that cohorts reported together; those with a sum are counted.
 
     Returns:
         ``secure/clipped``, the part of the workers whose updates were shortened; ``secure/metrics_out_of_range``, the

@@ -1,4 +1,4 @@
-"""The aggregator of secure aggregation: it adds up what workers have sealed, and hands the sum to another."""
+"""The aggregator of secure aggregation: it adds up sealed numbers, and passes the sum to another aggregator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lightning_fed.worker.sealing import Sealing
 
 
 class SealedSums(NamedTuple):
-    """What one process has taken in of a round."""
+    """Partial sum of one process in a round."""
 
     job: Job
     session: SealedSession
@@ -28,11 +28,11 @@ class SealedSums(NamedTuple):
 
 @final
 class SecureSum(Aggregator[SealedSums]):
-    """Adds up sealed numbers modulo a power of two, and gives what they say to the aggregator of the run.
+    """Adds up sealed numbers modulo a power of two, and passes the opened sum to the aggregator of the run.
 
     Args:
-        inner: The run's own aggregator, which needs no more than a sum.
-        sealing: How numbers were sealed.
+        inner: The run's own aggregator, which needs only a sum.
+        sealing: The sealing of the numbers.
         begin: Begins the session of a round.
     """
 

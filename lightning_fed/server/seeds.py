@@ -1,4 +1,4 @@
-"""The seeds of a run: which there are, what each decides, and whether they follow ``pl.seed_everything``."""
+"""The seeds of a run, their purpose, and whether they follow ``pl.seed_everything``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lightning_fed.core.rng import global_seed
 class RunSeed:
     """The seed of all randomness of training but the initial weights.
 
-    It is settled when a fit begins: user code that calls ``pl.seed_everything`` on a worker, as many a ``setup()``
-    does, would otherwise change whom the next round chooses.
+    The seed is fixed when a fit begins. Otherwise user code that calls ``pl.seed_everything`` on a worker, for example
+    in ``setup()``, would change the next cohort.
 
     Args:
         given: The seed; None: follow ``pl.seed_everything``.
@@ -33,8 +33,8 @@ class RunSeed:
         """Return the seed of a run that begins, the same on every process.
 
         Args:
-            processes: Those of the run; the first one's seed counts.
-            anew: Whether it is a fit. An evaluation afterwards keeps the seed of the fit.
+            processes: The processes of the run; the seed of the first counts.
+            anew: Whether a fit begins. An evaluation after a fit keeps the fit's seed.
         """
         if self.follows and (anew or self._value is None):
             self._value = processes.gather(global_seed() or 0)[0]
@@ -47,11 +47,11 @@ class Seeds:
     """The seeds of a run.
 
     Args:
-        everything: That of ``pl.seed_everything``, which decides the initial weights; None: it was not called.
-        training: That of cohorts, of what workers' datamodules draw, of batch orders and of dropout.
+        everything: The seed of ``pl.seed_everything``, for the initial weights; None: it was not called.
+        training: The seed of cohorts, of the workers' datamodules, of batch orders and of dropout.
         follows: Whether ``training`` follows ``everything``.
-        partition: That by which data were dealt out to workers, or drawn; None: they were not.
-        chooses_in_secret: Whether cohorts are drawn by a seed that nobody is told, as a promise needs it.
+        partition: The seed with which data were partitioned over workers, or generated; None: there is none.
+        chooses_in_secret: Whether cohorts are drawn with a secret seed, as a promise requires.
     """
 
     everything: int | None
@@ -61,7 +61,7 @@ class Seeds:
     chooses_in_secret: bool = False
 
     def __str__(self) -> str:
-        """Say all of them in one line.
+        """Return all seeds in one line.
 
         >>> str(Seeds(everything=3, training=3, follows=True, partition=0))
         'seeds: 3 decides the initial weights, cohorts, batch orders and dropout (pl.seed_everything); 0 the partition'

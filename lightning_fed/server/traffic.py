@@ -1,4 +1,4 @@
-"""Bytes of a run, and of a round as it is planned."""
+"""Bytes of a run, and planned bytes of a round."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Traffic(NamedTuple):
 def planned(job: Job, coder: Coder | None = None, sealer: Sealer | None = None) -> Traffic:
     """Return what one worker of a cohort receives and sends, as far as it follows from the job.
 
-    For a run in which not even the lengths of messages may say who has replied, or what was logged.
+    For a run in which not even the lengths of messages may reveal who has replied, or which values were logged.
 
     Args:
-        job: What the workers are sent, before anything of it is a single worker's.
-        coder: How vectors are compressed, if they are.
-        sealer: How they are sealed, if they are.
+        job: The job of the cohort, without parts for single workers.
+        coder: The compression of vectors, if any.
+        sealer: The sealing of vectors, if any.
 
     Returns:
         The length of the job; and of the answer its vectors alone, since buffers stay with the workers of a promise.

@@ -76,9 +76,9 @@ class TrainedParameters:
 
     @contextmanager
     def as_at_first(self) -> Iterator[None]:
-        """Let only those parameters require gradients for a while that did when the server optimizer was made.
+        """Temporarily restore ``requires_grad`` of all parameters as it was when the server optimizer was made.
 
-        So that what is copied meanwhile can say which have been unfrozen since.
+        A copy made meanwhile can then detect which parameters have been unfrozen since.
         """
         now = set(self.now())
         self._require(set(self._first))
@@ -90,7 +90,7 @@ class TrainedParameters:
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def state_dict(self, optimizers: Sequence[Optimizer]) -> dict[str, Any]:
-        """Return what a checkpoint says of them.
+        """Return the state for a checkpoint.
 
         Args:
             optimizers: The server optimizer, as the Trainer has it.

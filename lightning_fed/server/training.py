@@ -1,4 +1,4 @@
-"""The fit at the server: a batch of its Trainer runs a round, a step of its optimizer applies what comes of rounds."""
+"""The fit at the server: a batch of its Trainer runs a round, a step of its optimizer applies the aggregate."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ from lightning_fed.worker.module_tensors import put
 
 @final
 class Training:
-    """Runs the rounds of one fit, and has the server optimizer step on what comes of them.
+    """Runs the rounds of one fit, and steps the server optimizer on their aggregates.
 
     Args:
         server: The FederatedModule, whose Trainer fits.
         module: The user's module.
         loop: Runs a round.
         global_module: Reads the global model off the user's module.
-        keeper: Remembers the rounds that are over.
-        guard: Is asked before, in and after a round.
+        keeper: Stores the state of finished rounds.
+        guard: Called before, in and after a round.
         search: Sets the workers' learning rates in a search for one.
-        log: Shows what is logged.
-        note: Called when a server step is over, with its number, what came of it, and the Trainer's epoch.
-        results: Remembers what came of rounds.
+        log: Shows logged values.
+        note: Called after a server step, with its number, its result, and the Trainer's epoch.
+        results: Stores the results of rounds.
         one_by_one: Whether each worker gets curves of its own.
     """
 
@@ -87,16 +87,18 @@ class Training:
         self._pending: list[Round] = []  # several only while gradients accumulate over several cohorts
         self._last_cohort: Cohort | None = None
         self.leaves: Leaves | None = None
-        """What left a worker in the first round, and what it was sent; None: nobody has come back yet. Where a promise
-        hides who has, it is there after the first round even so."""
+        """Everything that left a worker in the first round and that it was sent; None: no worker has replied yet.
+
+        Where a promise hides who replies, it is there after the first round all the same.
+        """
 
     def run(self, cohort: Cohort, local: LocalTraining, schedule: LocalLRSchedule | None) -> tuple[Tensor, RoundReport]:
         """Run one round.
 
         Args:
             cohort: Its workers.
-            local: How long each trains.
-            schedule: By what the workers' learning rates are multiplied; None: by nothing.
+            local: The length of each worker's training.
+            schedule: The factor of the workers' learning rates over rounds; None: 1.
 
         Returns:
             A loss with the cohort's mean loss as value and the aggregate as gradient; and what the workers reported, as
@@ -128,11 +130,11 @@ class Training:
         return pseudo_gradient(loss, list(parameters.values()), [gradients[name] for name in parameters]), over.report
 
     def step(self, take: Callable[[Callable[[], Any]], None], closure: Callable[[], Any] | None) -> None:
-        """Let the server optimizer step, then take over buffers, and log and remember the rounds.
+        """Step the server optimizer, then load the new buffers, and log and store the rounds.
 
         Args:
-            take: Steps; it is given the closure to call, which runs the round.
-            closure: Lightning's own.
+            take: Performs the step; it receives a closure to call, which runs the round.
+            closure: Lightning's own closure.
 
         Raises:
             RoundError: If the optimizer did not call the closure.
@@ -179,11 +181,11 @@ class Training:
         return None
 
     def _look(self, updates: Updates | None, job: Job) -> Leaves | None:
-        """Look into the messages of a worker, once in a fit."""
+        """Record the contents of one worker's messages, once in a fit."""
         return leaves_of(updates, job, self._loop.outbox, self._datamodule.names)
 
     def _round(self, cohort: Cohort, outcome: Outcome, started: float) -> Round:
-        """Return what is kept of a round, as far as it may be shown."""
+        """Return the stored result of a round, as far as it may be shown."""
         if not self._guard.shows_metrics:
             traffic = outcome.planned.times(self._datamodule.cohort_size)
             return Round(cohort.number, outcome, RoundReport(), time.perf_counter() - started, traffic=traffic)
@@ -202,7 +204,7 @@ class Training:
         return {**round_scalars(result, spreads, self._one_by_one), **cohort_scalars(result, coverage)}
 
     def _pending_state(self) -> Tensors:
-        """Return what the server remembers after the cohorts whose gradients have been accumulated."""
+        """Return the server state after the cohorts whose gradients have been accumulated."""
         return self._pending[-1].outcome.server if self._pending else self._keeper.state.tensors
 
     def _job(self, cohort: Cohort, parameters: Tensors, local: LocalTraining, schedule: LocalLRSchedule | None) -> Job:

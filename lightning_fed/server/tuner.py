@@ -1,4 +1,4 @@
-"""Lightning's searches for a learning rate and a batch size, which are about the workers' own."""
+"""Lightning's searches for a learning rate and a batch size, applied to the workers' own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lightning_fed.worker.local_fit import LocalFit
 
 @final
 class RateSearch:
-    """Has Lightning's search for a learning rate try that of the workers, and not the server's.
+    """Applies Lightning's search for a learning rate to the workers, and not to the server.
 
     Lightning searches in rounds of a fit of its own: a scheduler sets the learning rates of the Trainer's optimizers,
     which are the server's, and what it finds is written into the module, where ``configure_optimizers`` takes a
@@ -43,7 +43,7 @@ class RateSearch:
             self._saved = [[group["lr"] for group in s["param_groups"]] for s in checkpoint["optimizer_states"]]
 
     def begin(self, trainer: pl.Trainer, module: pl.LightningModule, training: LocalTraining) -> None:
-        """Look whether the rounds to come are a search.
+        """Detect whether the next rounds are a search.
 
         Args:
             trainer: The Trainer.
@@ -92,7 +92,7 @@ class RateSearch:
 
     @contextmanager
     def with_servers_own(self, trainer: pl.Trainer) -> Iterator[None]:
-        """Have the server's optimizer its own rates while it steps.
+        """Restore the server optimizer's own rates while it steps.
 
         The round runs within the step, so the rate to be tried is kept for it.
 

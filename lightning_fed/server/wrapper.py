@@ -1,4 +1,4 @@
-"""A LightningModule in the place of the user's own, which callbacks, loggers and checkpoints take for it."""
+"""A LightningModule in place of the user's own, which callbacks, loggers and checkpoints use as if it were that."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _SHARED = (
 
 
 class Wrapper(pl.LightningModule, ABC):
-    """Has the layers, parameters and buffers of the user's module under the names that they have there.
+    """A module with the layers, parameters and buffers of the user's module, under the same names.
 
     A warning names the attributes of the user's module whose names are the wrapper's own.
 
-    Both keep them in the same dicts, so that whatever torch and Lightning do with layers by name (summaries, state
-    dicts, finetuning, hooks) is done to the user's module. Every other attribute is looked up in the user's module, and
-    set there, if the wrapper has none of that name; :attr:`module` is the user's module itself.
+    Wrapper and user's module share the dicts of these. All operations of torch and Lightning on layers by name
+    (summaries, state dicts, finetuning, hooks) therefore act on the user's module. Any other attribute that the wrapper
+    lacks is looked up and set on the user's module; :attr:`module` is the user's module itself.
     """
 
     module: pl.LightningModule
@@ -52,8 +52,8 @@ class Wrapper(pl.LightningModule, ABC):
     ) -> _W:
         """Wrap a module that begins with the weights of a checkpoint, of a plain Trainer or of a federated one.
 
-        Nothing else in the checkpoint is taken up: the run begins with round 0. To go on with a federated run, give
-        its checkpoint to ``Trainer.fit(ckpt_path=...)``.
+        Only the weights are loaded: the run begins with round 0. To resume a federated run, pass its checkpoint
+        to ``Trainer.fit(ckpt_path=...)``.
 
         Args:
             path: The checkpoint.
@@ -63,7 +63,7 @@ class Wrapper(pl.LightningModule, ABC):
             arguments: The other arguments of :class:`FederatedModule`.
 
         Raises:
-            TypeError: If ``module`` is wrapped already, or none of the two.
+            TypeError: If ``module`` is wrapped already, or neither a class nor a module.
             ValueError: If the file is damaged, or no checkpoint.
 
         Example::
@@ -76,7 +76,7 @@ class Wrapper(pl.LightningModule, ABC):
         return cls(module_of(path, module, weights_only), **arguments)
 
     def wrap(self, module: pl.LightningModule) -> None:
-        """Take the user's module in; what is set on the wrapper before that is the wrapper's own.
+        """Wrap the user's module. Attributes set before this call belong to the wrapper.
 
         Args:
             module: The user's module.
@@ -88,7 +88,7 @@ class Wrapper(pl.LightningModule, ABC):
         self._name_hidden(module)
 
     def _name_hidden(self, module: pl.LightningModule) -> None:
-        """Say which attributes of the user's module cannot be found here, as the wrapper has others of their names."""
+        """Warn of attributes of the user's module that attributes of the wrapper hide."""
         ours = {*dir(type(self)), *vars(self)}.difference(dir(pl.LightningModule()))
         hidden = sorted(name for name in ours.intersection(dir(module)) if not name.startswith("_"))
         if hidden:
@@ -101,7 +101,7 @@ class Wrapper(pl.LightningModule, ABC):
     # ---- attributes ------------------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
-        """Look up in the user's module what is not here."""
+        """Look up an attribute that the wrapper lacks in the user's module."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -111,10 +111,10 @@ class Wrapper(pl.LightningModule, ABC):
             return getattr(module, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set on the user's module what is no attribute of the wrapper."""
+        """Set an attribute that the wrapper lacks on the user's module."""
         own = vars(self)
         if name in own:
-            # Lightning notes here each hook that it calls, and torch's way to do so takes 4 % of a small round.
+            # Lightning notes here each hook that it calls: this path is faster than that of torch.
             own[name] = value
         elif "module" not in own or self._is_of_class(name):
             super().__setattr__(name, value)
@@ -122,7 +122,7 @@ class Wrapper(pl.LightningModule, ABC):
             setattr(own["module"], name, value)
 
     def __delattr__(self, name: str) -> None:
-        """Delete in the user's module what is no attribute of the wrapper."""
+        """Delete an attribute that the wrapper lacks from the user's module."""
         if name in vars(self) or self._is_of_class(name):
             super().__delattr__(name)
         else:
@@ -175,11 +175,11 @@ class Wrapper(pl.LightningModule, ABC):
         return self.module.forward(*args, **kwargs)  # the hooks around it have been called: they are in a shared dict
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
-        """Return that of the user's module."""
+        """Return the state dict of the user's module."""
         return self.module.state_dict(*args, **options)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **options: Any) -> Any:
-        """Load it into the user's module."""
+        """Load a state dict into the user's module."""
         return self.module.load_state_dict(state_dict, *args, **options)
 
     # ---- what Lightning does to a module as a whole ----------------------------------------------------------------
@@ -224,7 +224,7 @@ class Wrapper(pl.LightningModule, ABC):
 
     @property
     def example_input_array(self) -> Any:
-        """That of the user's module."""
+        """The ``example_input_array`` of the user's module."""
         return self.module.example_input_array
 
     @example_input_array.setter
@@ -233,12 +233,12 @@ class Wrapper(pl.LightningModule, ABC):
 
     @property
     def hparams(self) -> Any:
-        """Those of the user's module, so that a checkpoint can build it."""
+        """The hyperparameters of the user's module, from which a checkpoint can build it."""
         return self.module.hparams
 
     @property
     def strict_loading(self) -> bool:
-        """That of the user's module."""
+        """The ``strict_loading`` of the user's module."""
         return self.module.strict_loading
 
     @strict_loading.setter

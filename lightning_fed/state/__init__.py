@@ -1,4 +1,4 @@
-"""Own state of workers: what is kept of each worker from round to round."""
+"""Own state of workers, which is kept from round to round."""
 
 from lightning_fed.state.files import DamagedFileError, free_space, refuse_unwritable, write_whole
 from lightning_fed.state.folder import StateFolder

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, whose rows carry checksums, and errors that name the file and the remedy."""
+"""Files that are either complete or missing, with checksums of rows, and errors that name the file and the fix."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _CHECKSUMS = "checksums"
 
 @final
 class DamagedFileError(ValueError):
-    """A file of workers' state is not what was written.
+    """A file of workers' state is damaged.
 
     Args:
         path: The file.
-        reason: What is wrong with it.
+        reason: The damage.
     """
 
     def __init__(self, path: Path, reason: object) -> None:
@@ -38,14 +38,14 @@ class DamagedFileError(ValueError):
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file that gets its name when it is complete and on the disk; a file of that name stays until then.
+    """Write a file that replaces an older one only when it is complete and on the disk.
 
     Args:
         path: The file.
-        write: Writes it, under the name that it is called with.
+        write: Writes the file to the path that it receives.
 
     Raises:
-        OSError: If it could not be written; then nothing is left of it.
+        OSError: If the file could not be written; no part of it remains.
     """
     unfinished = path.with_name(path.name + UNFINISHED)
     try:
@@ -60,12 +60,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # not every filesystem can, and then the name is as safe as it makes it
+    with suppress(OSError):  # not supported by every filesystem
         _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder onto the disk, too: a checkpoint will refer to them."""
+    """Write the names in a folder to the disk: a checkpoint will refer to them."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -90,10 +90,10 @@ def write_rows(path: Path, rows: Tensor) -> int:
         rows: ``[n, size]``.
 
     Returns:
-        A checksum of all rows, to be remembered elsewhere.
+        A checksum of all rows, to be stored elsewhere.
 
     Raises:
-        OSError: If it could not be written; then nothing is left of it.
+        OSError: If the file could not be written; no part of it remains.
     """
     checksums = torch.tensor([checksum(row) for row in rows], dtype=torch.int64)
     write_whole(path, lambda unfinished: save_file({_ROWS: rows, _CHECKSUMS: checksums}, unfinished))
@@ -112,7 +112,7 @@ def read_rows(path: Path, places: Tensor | None, expected: int | None) -> Tensor
         ``[n, size]``.
 
     Raises:
-        DamagedFileError: If the file is not what was written.
+        DamagedFileError: If the file is damaged.
         OSError: If it cannot be read.
     """
     try:
@@ -136,7 +136,7 @@ def read_rows(path: Path, places: Tensor | None, expected: int | None) -> Tensor
 
 
 def free_space(folder: Path) -> str:
-    """Say how much space is free on the disk of a folder, which need not exist."""
+    """Return the free space on the disk of a folder, as text; the folder need not exist."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     try:
@@ -146,15 +146,15 @@ def free_space(folder: Path) -> str:
 
 
 def refuse_unwritable(folder: Path, what: str) -> None:
-    """Refuse a folder in which no file can be made.
+    """Refuse a folder in which no file can be created.
 
     Args:
-        folder: The folder. If it does not exist, it is not made: other processes may be asking the same of folders
-            beside it, and one that lets go of a folder above would take it from under another's hands.
-        what: What would lie there, and how to choose another folder, for the message.
+        folder: The folder. It is not created if it does not exist: removing a created parent folder again could
+            disturb other processes that check folders beside it.
+        what: The content of the folder and the way to choose another one, for the message.
 
     Raises:
-        OSError: If no file can be made there.
+        OSError: If no file can be created there.
     """
     there = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
     try:
@@ -165,7 +165,7 @@ def refuse_unwritable(folder: Path, what: str) -> None:
 
 
 def stamp(path: str | Path) -> Any:
-    """Return what changes when a file is written anew; None if there is no file."""
+    """Return a value that changes when a file is rewritten; None if there is no file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

@@ -1,12 +1,12 @@
-"""The folder of a process's state files, and which of them a checkpoint refers to.
+"""The folder of a process's state files, with the checkpoints' references to them.
 
-A file that holds rows no longer is deleted, unless a checkpoint refers to it; then it goes when the Trainer has deleted
-or overwritten the last such checkpoint. Which checkpoint refers to what is noted in the folder, before the checkpoint
-is written, so that a process that is killed leaves nothing that its successor would delete too early, or never.
+A file without current rows is deleted, unless a checkpoint refers to it; it is then deleted once the Trainer has
+deleted or overwritten the last such checkpoint. References are recorded in the folder before a checkpoint is written,
+so after a killed process its successor deletes no file too early, and leaves none forever.
 
-Files carry the name of their run, and a run deletes its own files only. A process that goes on from a checkpoint takes
-the run over, together with its notes, if no other process holds it; else it begins a run of its own. What a checkpoint
-refers to that was deleted or moved by other hands stays: it may have been moved.
+File names contain the name of their run, and a run deletes its own files only. A process that resumes from a checkpoint
+takes over the run and its records, if no other process holds it; else it begins a new run. Files of a checkpoint that
+was removed by other means stay, since the checkpoint may have been moved.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from lightning_fed.state.files import UNFINISHED, stamp, write_whole
 
 try:
     import fcntl
-except ImportError:  # another system, on which no run is taken over
+except ImportError:  # on this system no run is taken over
     fcntl = None  # type: ignore[assignment]
 
 
 @final
 class StateFolder(Shown):
-    """Names new files, and deletes those that nobody refers to.
+    """Names new files, and deletes files without references.
 
     Args:
-        place: Returns the folder, when it is needed.
-        live: Returns the files that hold rows now.
+        place: Returns the folder, at first use.
+        live: Returns the files with current rows.
     """
 
     def __init__(self, place: Callable[[], Path], live: Callable[[], Iterable[Path]] = tuple) -> None:
@@ -65,19 +65,19 @@ class StateFolder(Shown):
         return folder / f"{table}-{self.run}-{uuid.uuid4().hex}.safetensors"
 
     def let_go(self, path: Path) -> None:
-        """Delete a file that holds no rows any more, unless a checkpoint refers to it or another run wrote it."""
+        """Delete a file without current rows, unless a checkpoint refers to it or another run wrote it."""
         self._delete([path.name])
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def hand_out(self, paths: Collection[Path]) -> None:
-        """Note that a checkpoint is made that refers to files; until it is known where it lies they stay.
+        """Record that a new checkpoint refers to files; they stay until the checkpoint's path is known.
 
         Args:
             paths: The files.
 
         Raises:
-            OSError: If it cannot be noted; then the checkpoint must not be written.
+            OSError: If the record cannot be written; the checkpoint must then not be written.
         """
         own = [path.name for path in paths if self._is_own(path.name)]
         if own:
@@ -86,7 +86,7 @@ class StateFolder(Shown):
             self._note()
 
     def placing(self, checkpoint: str, names: Iterable[str]) -> None:
-        """Note where a checkpoint is about to be written; what it overwrites counts until that is done.
+        """Record the path of a checkpoint before it is written; an overwritten one counts until then.
 
         Args:
             checkpoint: Its path.
@@ -99,11 +99,11 @@ class StateFolder(Shown):
             self._note()
 
     def placed(self) -> None:
-        """Note that what was being written is complete, as far as it is; delete what only an overwritten one had."""
+        """Record the complete checkpoints, and delete files to which only overwritten ones referred."""
         self._forget(self._references.replaced(self._found))
 
     def leaving(self, checkpoint: str) -> None:
-        """Note that the Trainer is about to delete a checkpoint.
+        """Record that the Trainer is about to delete a checkpoint.
 
         Args:
             checkpoint: Its path.
@@ -114,15 +114,15 @@ class StateFolder(Shown):
             self._note()
 
     def left(self) -> None:
-        """Delete what only those checkpoints referred to that have been deleted."""
+        """Delete files to which only deleted checkpoints referred."""
         self._forget(self._references.gone(self._found))
 
     def take_over(self, run: str, folder: Path) -> None:
-        """Go on with the run of a checkpoint, if its files lie here and no other process goes on with it.
+        """Take over the run of a checkpoint, if its files are here and no other process holds it.
 
         Args:
             run: The name of the run.
-            folder: Where its files lie.
+            folder: The folder of its files.
         """
         if run == self.run or not folder.is_dir() or not self.path.is_dir() or not folder.samefile(self.path):
             return
@@ -130,7 +130,7 @@ class StateFolder(Shown):
         if noted is None or not self._hold(run):
             return
         self.run, self._references = run, noted
-        with suppress(OSError):  # what is left over then goes another time
+        with suppress(OSError):  # remaining files are deleted later
             for unfinished in folder.glob(f"*-{run}-*{UNFINISHED}"):
                 unfinished.unlink()
         self.left()
@@ -141,7 +141,7 @@ class StateFolder(Shown):
         return stamp(self.path / key)
 
     def _key(self, checkpoint: str) -> str:
-        """Name a checkpoint by its path from here, so that a run folder can be moved as a whole."""
+        """Return a checkpoint's path relative to the folder, so a run folder can be moved as a whole."""
         return os.path.relpath(os.path.abspath(checkpoint), self.path)
 
     def _is_own(self, name: str) -> bool:
@@ -156,7 +156,7 @@ class StateFolder(Shown):
         live = {path.name for path in self._live()}
         for name in names:
             if self._is_own(name) and name not in live and not self._references.to(name):
-                with suppress(OSError):  # it takes room, and no more
+                with suppress(OSError):  # a remaining file only takes space
                     (self.path / name).unlink(missing_ok=True)
 
     def _notes(self, run: str) -> Path:
@@ -165,14 +165,14 @@ class StateFolder(Shown):
     def _note(self) -> None:
         try:
             write_whole(self._notes(self.run), self._references.write)
-        except OSError:  # such as a full disk: without notes nobody takes the run over, and deletes what it should not
+        except OSError:  # such as a full disk: without records nobody takes the run over and deletes wrong files
             self._notes(self.run).unlink(missing_ok=True)
 
     def _hold(self, run: str) -> bool:
-        """Hold a run for this process, until it ends, however it ends.
+        """Lock a run for this process, until the process ends in any way.
 
         Returns:
-            Whether no other holds it.
+            Whether no other process holds the run.
         """
         if fcntl is None:
             return run == self.run
@@ -194,7 +194,7 @@ class StateFolder(Shown):
             os.close(self._lock)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy takes over: nothing, but whatever it refers to stays from now on."""
+        """Return an empty state for a copy; files to which the copy refers stay from now on."""
         live = list(self._live())
         if live:
             self.hand_out(live)
@@ -219,7 +219,7 @@ class _References:
         return self.unplaced[name] > 0 or any(name in names for names in self.checkpoints.values())
 
     def place(self, checkpoint: str, names: list[str], before: Any) -> None:
-        """Let a checkpoint refer to files, besides what it referred to before."""
+        """Add references of a checkpoint to files."""
         self.unplaced.subtract(names)
         self.unplaced = +self.unplaced
         self._placing[checkpoint] = names, before
@@ -227,7 +227,7 @@ class _References:
         self.leaving.discard(checkpoint)
 
     def replaced(self, found: Callable[[str], Any]) -> set[str]:
-        """Forget what checkpoints referred to that have been overwritten by now; returns the names of the files."""
+        """Drop the references of overwritten checkpoints, and return the names of their files."""
         names: set[str] = set()
         for checkpoint, (new, before) in list(self._placing.items()):
             if found(checkpoint) != before:
@@ -237,7 +237,7 @@ class _References:
         return names
 
     def gone(self, found: Callable[[str], Any]) -> set[str]:
-        """Forget checkpoints that were being deleted and are not there; returns the names of their files."""
+        """Drop the references of deleted checkpoints, and return the names of their files."""
         names: set[str] = set()
         for checkpoint in [checkpoint for checkpoint in self.leaving if found(checkpoint) is None]:
             names.update(self.checkpoints.pop(checkpoint, ()))
@@ -251,7 +251,7 @@ class _References:
 
     @classmethod
     def read(cls, path: Path) -> _References | None:
-        """Read what was noted; None if nothing was, or it cannot be read."""
+        """Read the recorded references; None if there is no readable record."""
         try:
             content = json.loads(path.read_text())
             references = cls()

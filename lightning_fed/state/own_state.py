@@ -1,12 +1,12 @@
 """A worker's own state: one vector for each worker and table, kept from round to round where the worker is.
 
-There are two slots. What a round makes of a worker's state is *staged*, under the number of its cohort. Only a later
-job says whether that cohort's round succeeded, and then the staged rows are *kept*; else they are dropped. So the state
-of a worker and the global model always belong to the same round, even if the server died between the two, and also
-while gradients of several cohorts are accumulated for one step.
+There are two slots. A round *stages* the new state of a worker, under the number of its cohort. A later job states
+whether that cohort's round succeeded; the staged rows are then *kept*, or else dropped. So the state of a worker and
+the global model always belong to the same round, even if the server died between the two, and also while gradients of
+several cohorts are accumulated for one step.
 
-In a simulation the state of all workers lies beside the engine, in memory up to a budget and on disk past it; on a node
-it is that of the node's workers, and lies in a folder (:meth:`OwnState.write_to`).
+In a simulation the state of all workers lies beside the engine, in memory up to a budget and on disk beyond it. A node
+holds the state of its own workers in a folder (:meth:`OwnState.write_to`).
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from lightning_fed.state.folder import StateFolder
 from lightning_fed.state.spilled_rows import SpilledRows
 
 _Staged: TypeAlias = dict[str, list[tuple[tuple[str, ...], Tensor]]]
-"""What a cohort has staged: for each table the workers and their rows, as they came."""
+"""The staged rows of a cohort: for each table the workers and their rows, in order of arrival."""
 
 
 @final
 class OwnState(Shown):
     """Tables with one row for each worker that has taken part.
 
-    Under several processes each holds all rows, so that a worker may be trained by any of them.
+    Each of several processes holds all rows, so any of them may train a worker.
 
     Args:
         tables: The names of the tables.
-        budget: How many bytes of rows to keep in memory; the rest lies on disk.
-        folder: Returns the folder for what lies on disk, when it is needed.
+        budget: The number of bytes of rows to keep in memory; the rest lies on disk.
+        folder: Returns the folder for rows on disk, at first use.
     """
 
     def __init__(self, tables: Sequence[str] = (), budget: int = 2**28, folder: Callable[[], Path] = Path) -> None:
         self._tables = tuple(tables)
         self._budget = budget
         self.folder = StateFolder(folder, self._files_of_rows)
-        """Where what lies on disk is, and which checkpoints refer to it."""
+        """The folder of the rows on disk, with the checkpoints' references."""
         self._kept: dict[str, SpilledRows] = {}
         self._staged: dict[int, _Staged] = {}  # by the number of the cohort
         self._cohort = 0
         self.settled: int | None = None
-        """The number of the newest cohort of which something is kept; None: of none."""
+        """The number of the newest cohort with kept rows; None: there is none."""
 
     def begin(self, cohort: int, last: int | None, failed: Collection[int] = ()) -> None:
         """Begin a cohort's round: settle those before, and stage under a new number.
@@ -69,7 +69,7 @@ class OwnState(Shown):
         self._cohort = cohort
 
     def settle(self, last: int | None) -> None:
-        """Keep what was staged by cohorts whose rounds have succeeded.
+        """Keep the staged rows of cohorts whose rounds have succeeded.
 
         Args:
             last: The number of the last such cohort; all before it have succeeded, or were dropped.
@@ -83,13 +83,13 @@ class OwnState(Shown):
                 for workers, rows in parts:
                     self._kept[table].write(workers, rows)
             self.settled = number if self.settled is None else max(self.settled, number)
-            del self._staged[number]  # only now: whatever interrupts this, it is done again
+            del self._staged[number]  # last: after an interruption the step is repeated
 
     def drop(self, cohort: int) -> None:
-        """Drop what a cohort has staged: its round did not succeed.
+        """Drop the staged rows of a cohort whose round did not succeed.
 
         Args:
-            cohort: Its number.
+            cohort: The cohort's number.
         """
         self._staged.pop(cohort, None)
 
@@ -99,7 +99,7 @@ class OwnState(Shown):
         Args:
             table: The name of the table.
             workers: The n names.
-            default: The row of a worker that has none yet; ``[size]``.
+            default: The row of a worker without a kept row; ``[size]``.
 
         Returns:
             ``[n, size]``, of the default's dtype, on its device.
@@ -129,7 +129,7 @@ class OwnState(Shown):
             rows: ``[n, size]``.
 
         Raises:
-            ValueError: If there is no such table, so that nobody would ever read them.
+            ValueError: If there is no such table.
         """
         if table not in self._tables:
             raise ValueError(
@@ -139,10 +139,10 @@ class OwnState(Shown):
         staged.setdefault(table, []).append((tuple(workers), rows.detach().cpu()))
 
     def forget(self, worker: str) -> None:
-        """Drop what one worker has staged for the cohort that began last: its update did not count.
+        """Drop one worker's staged rows of the current cohort: its update did not count.
 
         Args:
-            worker: Its name.
+            worker: The worker's name.
         """
         for parts in self._staged.get(self._cohort, {}).values():
             for position, (workers, rows) in enumerate(parts):
@@ -151,11 +151,11 @@ class OwnState(Shown):
                     parts[position] = tuple(workers[row] for row in keep), rows[keep]
 
     def staged(self) -> dict[str, dict[str, Tensor]]:
-        """Return what the cohort that began last has staged so far: ``{table: {worker: row}}``."""
+        """Return the staged rows of the current cohort: ``{table: {worker: row}}``."""
         return _by_worker(self._staged.get(self._cohort, {}))
 
     def kept(self) -> dict[str, dict[str, Tensor]]:
-        """Return all rows that are kept: ``{table: {worker: row}}``; reads from disk what lies there."""
+        """Return all kept rows: ``{table: {worker: row}}``; rows on disk are read."""
         return {table: rows.all() for table, rows in self._kept.items()}
 
     def of(self, worker: str) -> dict[str, Tensor]:
@@ -163,11 +163,11 @@ class OwnState(Shown):
         return {table: next(iter(rows.some([worker]).values())) for table, rows in self._kept.items() if worker in rows}
 
     def take_in(self, worker: str, rows: dict[str, Tensor]) -> None:
-        """Keep rows of one worker, which were kept elsewhere, in place of all that is kept here.
+        """Replace the kept rows of one worker by rows that were kept elsewhere.
 
         Args:
-            worker: Its name.
-            rows: By table.
+            worker: The worker's name.
+            rows: The rows, by table.
         """
         self.load_state_dict({})
         self._cohort = -1
@@ -184,7 +184,7 @@ class OwnState(Shown):
         return OwnTables(self, prefix)
 
     def exchange(self, processes: Processes) -> None:
-        """Let every process hold what all processes have staged for the cohort that began last.
+        """Share the staged rows of the current cohort between all processes.
 
         Args:
             processes: The processes; each has the same tables.
@@ -196,7 +196,7 @@ class OwnState(Shown):
             parts = staged.pop(table, [])
             own = torch.cat([rows for _, rows in parts]) if parts else None
             names = tuple(name for workers, _ in parts for name in workers)
-            # A process whose workers staged nothing learns from the others what rows look like.
+            # A process whose workers staged nothing gets the size and dtype of rows from the others.
             heard = processes.gather((names, None if own is None else own[:0]))
             like = next((empty for _, empty in heard if empty is not None), None)
             if like is not None:
@@ -204,24 +204,24 @@ class OwnState(Shown):
                 staged[table] = [(tuple(name for theirs, _ in heard for name in theirs), rows)]
 
     def state_dict(self, last: int | None) -> dict[str, Any]:
-        """Return what a checkpoint of the simulation holds: the rows in memory, and where those on disk lie.
+        """Return the state for a checkpoint of the simulation: the rows in memory, and the places of rows on disk.
 
         Args:
-            last: The number of the last cohort whose round succeeded; what a later one staged is not part of it.
+            last: The number of the last cohort whose round succeeded; rows staged by later cohorts are excluded.
         """
         self.settle(last)
         return {name: table.state_dict() for name, table in self._kept.items()}
 
     def load_state_dict(self, state: dict[str, Any], roots: Sequence[Path] = ()) -> None:
-        """Go on from a checkpoint; if that fails, all is as it was.
+        """Restore a checkpoint; an error leaves the state unchanged.
 
         Args:
             state: The result of :meth:`state_dict`.
             roots: Folders in which the folders of processes may lie, the likeliest first.
 
         Raises:
-            FileNotFoundError: If a file is gone that holds rows.
-            DamagedFileError: If a file is not what was written.
+            FileNotFoundError: If a file with rows is missing.
+            DamagedFileError: If a file is damaged.
         """
         kept = {name: self._table(name, len(state)) for name in state}
         for name, table in kept.items():
@@ -244,18 +244,18 @@ class OwnState(Shown):
         """Whether rows may have to lie on disk.
 
         Args:
-            bytes_of_all: How many bytes the rows of all workers have, in one table.
+            bytes_of_all: The number of bytes of all workers' rows in one table.
         """
         return bool(self._tables) and bytes_of_all > self._budget // len(self._tables)
 
     def write_to(self, folder: Path) -> None:
-        """Write both slots into a folder, for a node to find after it was restarted; complete, or not at all.
+        """Write both slots into a folder, completely or not at all, for a node's restart.
 
         Args:
-            folder: The folder; it is made if need be.
+            folder: The folder; it is created if necessary.
         """
         tensors: dict[str, Tensor] = {}
-        places: list[tuple[int, str, str]] = []  # the cohort, -1 for what is kept; the table; the worker
+        places: list[tuple[int, str, str]] = []  # the cohort (-1: kept), the table, the worker
         slots = {-1: self.kept(), **{number: _by_worker(staged) for number, staged in self._staged.items()}}
         for slot, tables in slots.items():
             for table, rows in tables.items():
@@ -271,7 +271,7 @@ class OwnState(Shown):
         """Read both slots from a folder; an empty one has none.
 
         Args:
-            folder: The folder that :meth:`write_to` wrote to.
+            folder: The folder of :meth:`write_to`.
 
         Raises:
             DamagedFileError: If the file is not what was written; then nothing is changed.
@@ -301,11 +301,11 @@ class OwnState(Shown):
 
 @final
 class OwnTables(Shown):
-    """The tables of one user of :class:`OwnState`: of the algorithm, or of a transform.
+    """The tables of one part of :class:`OwnState`: of the algorithm, or of a transform.
 
     Args:
         state: The state.
-        prefix: What the names of the tables begin with there.
+        prefix: The prefix of the tables' names in the state.
     """
 
     def __init__(self, state: OwnState, prefix: str = "") -> None:
@@ -336,6 +336,6 @@ def _by_worker(staged: _Staged) -> dict[str, dict[str, Tensor]]:
 
 
 def _checksum(places: str, tensors: dict[str, Tensor]) -> int:
-    """Return the checksum of all rows and of whose they are."""
+    """Return the checksum of all rows and of their places."""
     each = [zlib.crc32(places.encode()), *map(checksum, tensors.values())]
     return checksum(torch.tensor(each, dtype=torch.int64))

@@ -1,13 +1,11 @@
-"""One row for each of very many workers: the newest in memory, the others in files that are never changed.
+"""One row for each of very many workers: the newest rows in memory, the others in files that are never changed.
 
-When the rows in memory exceed a budget, the older half of them goes into a new file. A row that is written again is
-newest again, and its old place is garbage; a file that is mostly garbage is read back and let go. Since a file is
-complete before it gets its name and is not changed afterwards, a checkpoint can refer to it: whatever happens to the
-process, what the last checkpoint refers to is there.
+When the rows in memory exceed a budget, the older half of them is written to a new file. A row that is written again
+becomes the newest, and its old place is garbage; a file that is mostly garbage is read back and released. A file is
+complete before it gets its name and never changed afterwards, so checkpoints can refer to it, also after a crash.
 
-A row leaves the memory only when its file is safe. If no file can be written the rows stay in memory, with a warning,
-and the next write tries again. Whatever interrupts a method, and wherever, each row is found afterwards, in one place
-or in two.
+A row leaves the memory only when its file is safe. If no file can be written, the rows stay in memory, with a warning,
+and the next write tries again. After an interruption at any point, each row exists in one place or in two.
 """
 
 from __future__ import annotations
@@ -28,23 +26,23 @@ from lightning_fed.state.folder import StateFolder
 
 @final
 class SpilledRows:
-    """Rows of one length and dtype by name, most of them on disk if need be.
+    """Rows of one length and dtype by name, most of them on disk if necessary.
 
     Args:
-        budget: How many bytes of rows to keep in memory; one row at least.
-        folder: Where the files lie.
-        name: Begins the names of the files.
+        budget: The number of bytes of rows to keep in memory; one row at least.
+        folder: The folder of the files.
+        name: The prefix of the files' names.
     """
 
     def __init__(self, budget: int, folder: StateFolder, name: str) -> None:
         self._budget = budget
         self._folder = folder
         self._name = name
-        self._recent: OrderedDict[str, Tensor] = OrderedDict()  # the longest unwritten first
+        self._recent: OrderedDict[str, Tensor] = OrderedDict()  # the oldest first
         self._places: dict[str, tuple[int, int]] = {}  # of rows on disk: number of the file, and row in it
         self._files: dict[int, Path] = {}
-        self._checksums: dict[int, int | None] = {}  # None: of an older format, which has none
-        self._alive: dict[int, int] = {}  # how many rows of a file are not garbage; never too few
+        self._checksums: dict[int, int | None] = {}  # None: an older format without checksums
+        self._alive: dict[int, int] = {}  # the number of current rows in a file; never too small
         self._lengths: dict[int, int] = {}
         self._next = 0
         self._is_stuck = False
@@ -66,11 +64,11 @@ class SpilledRows:
         return name in self._recent or name in self._places
 
     def read(self, names: Sequence[str], out: Tensor) -> None:
-        """Read rows; a row that there is none of is left as it is.
+        """Read rows into a tensor; missing rows leave it unchanged.
 
         Args:
             names: The n names.
-            out: Where to put them; ``[n, size]``.
+            out: The tensor; ``[n, size]``.
         """
         wanted: dict[int, list[tuple[int, int]]] = {}
         for position, name in enumerate(names):
@@ -84,14 +82,14 @@ class SpilledRows:
             out[positions.to(out.device)] = self._read_file(file, rows).to(out)
 
     def all(self) -> dict[str, Tensor]:
-        """Return every row by name; reads from disk what lies there."""
+        """Return all rows by name; rows on disk are read."""
         return self.some(list(dict.fromkeys([*self._recent, *self._places])))
 
     def some(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return some rows by name; reads from disk what lies there.
+        """Return some rows by name; rows on disk are read.
 
         Args:
-            names: The names of rows that there are.
+            names: The names of existing rows.
         """
         rows: dict[str, Tensor] = {}
         on_disk: dict[int, list[str]] = {}
@@ -106,21 +104,21 @@ class SpilledRows:
         return rows
 
     def write(self, names: Sequence[str], rows: Tensor) -> None:
-        """Remember rows.
+        """Store rows.
 
         Args:
             names: The n names.
             rows: ``[n, size]``, of the dtype and size of all other rows; on the CPU.
         """
         for name, row in zip(names, rows, strict=True):
-            self._recent[name] = row.clone()  # a view would keep all of the rows that came with it
+            self._recent[name] = row.clone()  # a view would keep the whole stack in memory
             self._recent.move_to_end(name)
             self._forget_place(name)
         self._keep_to_budget()
         self._compact()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the rows in memory, and where those on disk lie. Their files stay now."""
+        """Return the state for a checkpoint: the rows in memory, and the places of rows on disk; their files stay."""
         self._folder.hand_out(self.files)
         numbers = list(self._files)
         order = {number: position for position, number in enumerate(numbers)}
@@ -136,15 +134,15 @@ class SpilledRows:
         }
 
     def load_state_dict(self, state: dict[str, Any], roots: Sequence[Path] = ()) -> None:
-        """Go on from a checkpoint; every file is read once, and compared with its checksums.
+        """Restore a checkpoint; every file is read once, and compared with its checksums.
 
         Args:
             state: The result of :meth:`state_dict`.
-            roots: Folders to look for the files in, the likeliest first; the last one is this run's.
+            roots: Folders in which to search for the files, the likeliest first; the last one is this run's folder.
 
         Raises:
-            FileNotFoundError: If a file is gone.
-            DamagedFileError: If a file is not what was written.
+            FileNotFoundError: If a file is missing.
+            DamagedFileError: If a file is damaged.
         """
         files = {number: self._find(path, roots) for number, path in enumerate(state["files"])}
         checksums = dict(enumerate(state.get("checksums", [None] * len(files))))
@@ -163,7 +161,7 @@ class SpilledRows:
     def _find(self, recorded: str, roots: Sequence[Path]) -> Path:
         own = self._folder.path
         candidates = [root / recorded for root in (*roots, own.parent)] + [own / Path(recorded).name]
-        for candidate in candidates:  # of an older format it may be a whole path, which no root changes
+        for candidate in candidates:  # in an older format it may be an absolute path
             if candidate.exists():
                 return candidate.absolute()
         raise FileNotFoundError(
@@ -180,7 +178,7 @@ class SpilledRows:
             self._alive[place[0]] -= 1
 
     def _keep_to_budget(self) -> None:
-        """Move rows to disk if those in memory exceed the budget: half of them, or more if need be."""
+        """Move rows to disk if those in memory exceed the budget: half of them, or more if necessary."""
         row_bytes = next(iter(self._recent.values())).nbytes if self._recent else 0
         if len(self._recent) * row_bytes <= self._budget:
             return
@@ -200,10 +198,10 @@ class SpilledRows:
             self._is_stuck = False
 
     def _spill(self, count: int) -> None:
-        """Move the longest unwritten rows into a new file.
+        """Move the oldest rows into a new file.
 
         Raises:
-            OSError: If it could not be written; then all rows are where they were.
+            OSError: If the file could not be written; all rows then stay in their places.
         """
         names = [name for name, _ in zip(self._recent, range(count), strict=False)]
         path = self._folder.new_file(self._name)
@@ -224,7 +222,7 @@ class SpilledRows:
             del self._recent[name]
 
     def _compact(self) -> None:
-        """Drop files most of whose rows are out of date; their other rows are written to a newer file."""
+        """Drop files with mostly outdated rows; their current rows are written to a newer file."""
         for number in [n for n, path in self._files.items() if 2 * self._alive[n] < self._lengths[n]]:
             names = [name for name, (file, _) in self._places.items() if file == number] if self._alive[number] else []
             if names:
@@ -235,4 +233,4 @@ class SpilledRows:
                         self._recent.move_to_end(name, last=False)
                     self._forget_place(name)
             self._folder.let_go(self._files.pop(number))
-            self._keep_to_budget()  # file by file: one cohort may be the end of many
+            self._keep_to_budget()  # file by file: one cohort may make many files obsolete

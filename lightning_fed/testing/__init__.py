@@ -1,14 +1,14 @@
-"""Contract suites: what every implementation of an extension point must do, for those of your own as for ours.
+"""Contract suites: checks for every implementation of an extension point, your own and the package's.
 
-Each check takes what makes the object, so that every run gets a new one, and raises an AssertionError that says what
-does not hold. No test framework is needed::
+Each check takes a function that makes the object, so every run gets a new one, and raises an AssertionError with the
+part of the contract that fails. No test framework is required::
 
     from lightning_fed.testing import check_algorithm
 
     def test_the_contract():
         check_algorithm(lambda: MyAlgorithm(0.1))
 
-``ALGORITHM_CHECKS`` has the parts of :func:`check_algorithm`, for one test each, and ``PROMISE_CHECKS`` those of
+``ALGORITHM_CHECKS`` holds the parts of :func:`check_algorithm`, for one test each, and ``PROMISE_CHECKS`` the parts of
 :func:`check_promise`.
 """
 

@@ -18,24 +18,24 @@ from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updat
 
 
 def check_aggregator(make: Callable[[], Aggregator[Any]], cohort_size: int = 11) -> None:
-    """Hold an aggregator to its contract.
+    """Check an aggregator against its contract.
 
-    - n equal updates give that update; buffers too.
-    - Neither the order of workers nor how the stream is cut into stacks matters.
-    - The result has the shapes of the model, and is of at least float32 whatever the model's dtype.
-    - What an algorithm sends besides goes by the same rule, if all workers took as many steps.
-    - What comes in is not written to, and the aggregator itself stays as it is, also after a round that it remembers.
-    - What it remembers is a copy, and no part of the aggregate, which goes on to others.
+    - The aggregate of n equal updates is that update; the same holds for buffers.
+    - Neither the order of workers nor the division of the stream into stacks matters.
+    - The result has the shapes of the model, and at least float32 for any dtype of the model.
+    - Extra vectors of an algorithm follow the same rule, if all workers took equally many steps.
+    - Inputs are not modified, and the aggregator itself stays unchanged, also after ``remember``.
+    - Its server state is a copy, and not a part of the aggregate.
 
-    All on one process; for several, fold and finish are to be written with ``Processes`` as those of
-    ``lightning_fed.aggregation`` are.
+    All checks run in one process; for several processes, write fold and finish with ``Processes`` as the classes of
+    ``lightning_fed.aggregation`` do.
 
     Args:
         make: Makes the aggregator.
-        cohort_size: A number of workers that is enough for it.
+        cohort_size: A sufficient number of workers for it.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         _check(make, cohort_size, dtype)

@@ -36,23 +36,23 @@ _ENGINES: tuple[Literal["sequential", "vectorized"], ...] = ("sequential", "vect
 
 
 def check_algorithm(make: Make) -> None:
-    """Hold an algorithm to its contract: all of :data:`ALGORITHM_CHECKS`, which takes some seconds.
+    """Check an algorithm against its contract: all of :data:`ALGORITHM_CHECKS`.
 
-    It is tried on :class:`~lightning_fed.testing.Layered`, whose layers are called ``body``, ``norm`` and ``head``, and
+    The module is :class:`~lightning_fed.testing.Layered`, whose layers are called ``body``, ``norm`` and ``head``, and
     whose workers train by SGD with lr 0.1 and momentum 0.5.
 
     Args:
         make: Makes the algorithm.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     for check in ALGORITHM_CHECKS:
         check(make)
 
 
 def every_worker_comes_back_once(make: Make) -> None:
-    """Each worker's update, or its error, comes back once; what is sent or remembered besides is declared."""
+    """Each worker's update, or its error, comes back once; extra vectors and own state are declared."""
     algorithm = make()
     job = job_of(layered(), algorithm.extra)
     names = [f"w{i}" for i in range(5)]
@@ -81,17 +81,17 @@ def every_worker_comes_back_once(make: Make) -> None:
 
 
 def engines_agree(make: Make) -> None:
-    """Both engines give the same model, loss and memory, up to rounding."""
-    # Without dropout, whose draws differ between the engines where a worker passes over its data more than once.
+    """Both engines yield the same model, loss and state, up to rounding."""
+    # Without dropout, whose draws differ between the engines if a worker passes over its data more than once.
     one, other = (trained(make(), engine=engine, module=layered(0.01, dropout=0.0).double()) for engine in _ENGINES)
     _same_but_for_rounding(one, other)
 
 
 def a_shared_optimum_is_a_fixed_point(make: Make) -> None:
-    """Where no worker has a gradient the global model stays, to the last bit, on both engines."""
+    """If no worker has a gradient, the global model stays the same, bit for bit, on both engines."""
     for engine in _ENGINES:
         module = layered()
-        torch.nn.init.zeros_(module.head.weight)  # so that the prediction is the bias, whatever goes in
+        torch.nn.init.zeros_(module.head.weight)  # the prediction is then the bias, for any input
         targets = torch.arange(float(TARGETS))
         module.head.bias.data.copy_(targets)
         before = {name: p.detach().clone() for name, p in module.named_parameters()}
@@ -106,7 +106,7 @@ def the_loss_falls(make: Make) -> None:
 
 
 def settings_are_not_changed(make: Make) -> None:
-    """An algorithm holds settings alone: what it remembers lies in the state, or resuming would lose it."""
+    """An algorithm holds settings only: everything else is in the state, or resuming would lose it."""
     algorithm = make()
     before = copy.deepcopy(vars(algorithm))
     trained(algorithm)
@@ -114,7 +114,7 @@ def settings_are_not_changed(make: Make) -> None:
 
 
 def a_worker_that_fails_is_named(make: Make) -> None:
-    """A failure ends the run by naming the worker, and the round changes nothing; or the worker is left out."""
+    """A failure ends the run with the worker's name, and the round changes nothing; or the worker is left out."""
     population = {**workers(3), "bad": Points(3, torch.full((TARGETS,), float("nan")))}
     data = FederatedDataModule(population)
     federated = FederatedModule(layered(), algorithm=make())
@@ -136,7 +136,7 @@ def a_worker_that_fails_is_named(make: Make) -> None:
 
 
 def a_round_that_nobody_answers_changes_nothing(make: Make) -> None:
-    """A round whose workers are all absent or lost leaves model and memory, and the next round goes on from them."""
+    """A round whose workers are all absent or lost leaves model and state unchanged for the next round."""
 
     @final
     class OnlyAtFirst(Availability):
@@ -150,7 +150,7 @@ def a_round_that_nobody_answers_changes_nothing(make: Make) -> None:
 
 
 def a_resumed_run_is_the_same(make: Make) -> None:
-    """Two rounds, a checkpoint, and two more are bit for bit four rounds: model, buffers, memory."""
+    """Two rounds, a checkpoint, and two more equal four rounds bit for bit: model, buffers, state."""
     whole = trained(make(), 4)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "half.ckpt")
@@ -163,7 +163,7 @@ def a_resumed_run_is_the_same(make: Make) -> None:
 
 
 def the_order_of_workers_does_not_matter(make: Make) -> None:
-    """A cohort in another order gives the same, up to rounding; not asked of an algorithm that is not divisible."""
+    """A cohort in another order yields the same, up to rounding; not required of an indivisible algorithm."""
     if not make().divisible:
         return
     backwards = dict(reversed(workers().items()))

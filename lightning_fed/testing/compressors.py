@@ -14,25 +14,25 @@ from lightning_fed.wire import WireError
 
 _SHAPES = ((1,), (255,), (257,), (4097,), (12, 31), (4, 3, 5, 5))
 _REPEATED = 2000
-_MOST = 16.0  # four standard errors, squared: of a single number that all the error lies in
+_MOST = 16.0  # four standard errors, squared, for an error that lies in a single number
 
 
 def check_compressor(make: Callable[[], Compressor]) -> None:
-    """Hold a compressor to its contract.
+    """Check a compressor against its contract.
 
-    - Codes are as long as ``num_bytes`` says, for tensors of any shape and both dtypes; what is decoded has the
+    - Codes have the length ``num_bytes``, for tensors of any shape and both dtypes; the decoded tensor has the
       tensor's shape and dtype, and is finite; zeros stay zeros.
-    - Row i follows from row i and seed i alone, to the last bit, encoded and decoded; what comes in is not written to.
-    - If it says that it is unbiased, it is: for dense tensors and for such as (2, 1, 0, 0, ...).
-    - If it says that it contracts, it does, whatever the tensor; if that it is linear, what is decoded of a sum is the
-      sum of what is decoded, where all have one seed.
+    - Row i is a function of row i and seed i only, bit for bit, in both directions; inputs are not modified.
+    - A compressor declared unbiased is unbiased: for dense tensors and for sparse ones like (2, 1, 0, 0, ...).
+    - A compressor declared a contraction contracts every tensor. For a linear one with equal seeds, decoding commutes
+      with addition.
     - Any bytes of the right length are decoded, or refused by a ``WireError``.
 
     Args:
         make: Makes the compressor.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     compressor = make()
     with torch.no_grad():

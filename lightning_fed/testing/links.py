@@ -1,4 +1,4 @@
-"""What every link must do; nodes of a test's own answer."""
+"""The contract of links, with a test's own nodes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SECONDS = 5.0
 
 
 def check_link(make: Callable[[Mapping[int, Answers]], Link]) -> None:
-    """Check that a link carries messages whole, each answer once, and says which do not come.
+    """Check that a link carries messages completely, each answer once, and reports missing answers.
 
     Args:
-        make: Makes a link to nodes, each by its identifier, which answer from the start on.
+        make: Makes a link to nodes, by their identifiers; the nodes answer from the start.
 
     Raises:
-        AssertionError: If something does not hold.
+        AssertionError: With the part of the contract that fails.
 
     >>> from lightning_fed.testing import Loopback
     >>> check_link(Loopback)
@@ -33,7 +33,7 @@ def check_link(make: Callable[[Mapping[int, Answers]], Link]) -> None:
 
 @final
 class _Echo:
-    """Sends back what it is sent, and its own number."""
+    """Node that returns each message, with its own number."""
 
     def __init__(self, number: int) -> None:
         self._number = number

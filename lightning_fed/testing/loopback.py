@@ -1,4 +1,4 @@
-"""Nodes in this very process: what an engine over real machines does, without machines."""
+"""Nodes in this process: an engine over real machines, without the machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_fed.engines.remote.link import LinkError
 
 
 class Answers(Protocol):
-    """Interface of a node: it answers messages."""
+    """Interface of a node, which answers messages."""
 
     def answer(self, fields: Mapping[str, Any], parts: Sequence[bytes | memoryview]) -> Message:
         """Answer a message; see :meth:`lightning_fed.node.Node.answer`."""
@@ -23,12 +23,12 @@ class Answers(Protocol):
 
 @final
 class Loopback(Link):
-    """Carries messages to nodes of this process. All that crosses is bytes, as between machines.
+    """Carries messages to nodes of this process, as bytes, like a link between machines.
 
     Args:
         nodes: Each node, by its identifier.
-        spoil: Called with a node, what it is asked and its answer, and returns what arrives in place of it: another
-            answer, a :class:`LinkError`, or None, as if it was lost. None: everything arrives as it is.
+        spoil: Called with a node, the message and the answer; returns what arrives in place of the answer: another
+            answer, a ``LinkError``, or None for a lost answer. None: everything arrives unchanged.
     """
 
     poll = 0.001
@@ -49,7 +49,7 @@ class Loopback(Link):
         self.bytes_down = 0
         """The length of all parts that went to nodes."""
         self.bytes_up = 0
-        """The length of all parts that came from them."""
+        """The length of all parts that came from nodes."""
 
     def nodes(self) -> Sequence[int]:
         return [node for node in self._nodes if node not in self.away]
@@ -88,7 +88,7 @@ class OverLoopback(Remote):
 
     Args:
         link: Carries the messages.
-        timeout: How many seconds a node may take for one message.
+        timeout: The seconds that a node may take for one message.
     """
 
     def __init__(self, link: Loopback, timeout: float = 600.0) -> None:

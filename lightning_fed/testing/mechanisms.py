@@ -16,21 +16,21 @@ DELTA = 1e-5
 
 
 def check_mechanism(make: Callable[[float], Mechanism]) -> None:
-    """Hold a mechanism to its contract.
+    """Check a mechanism against its contract.
 
-    - It is a function of its settings: equal ones are equal, have one hash, and cannot be changed.
-    - Without noise there is none: a noise multiplier of 0, NaN or infinity is refused.
-    - An accountant counts it; ε falls with the noise and grows with the number of releases, and how they are cut into
-      charges does not matter.
-    - Where it makes its own privacy loss distribution, dp-accounting makes the same one of its event, if it can.
-    - A checkpoint keeps it: numbers and strings, from which an equal one is made.
-    - Under a later relation it costs no less, and if workers are replaced more: they are twice as far apart.
+    - It is a function of its settings: equal settings have equal hashes, and cannot be changed.
+    - Noise is required: a noise multiplier of 0, NaN or infinity is refused.
+    - An accountant counts it; ε falls with the noise and grows with the number of releases, and the division of the
+      releases into charges does not matter.
+    - If it makes its own privacy loss distribution, dp-accounting makes the same one from its event, if it can.
+    - A checkpoint stores it as numbers and strings, from which an equal mechanism is made.
+    - Under a later relation it costs no less, and under ``replace-one`` more: the distance is twice as large.
 
     Args:
         make: Makes the mechanism from a noise multiplier.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     one, same = make(2.0), make(2.0)
     assert one == same, f"{one} and {same} have the same settings and are not equal"
@@ -69,7 +69,7 @@ def _check_relations(mechanism: Mechanism, kind: Kind) -> None:
         try:
             alone = Accountant(kind).epsilon_with(mechanism, DELTA)
             beside = Accountant(kind).after(other).epsilon_with(mechanism, DELTA)
-        except ValueError:  # no analysis, which is an answer
+        except ValueError:  # no analysis, which is allowed
             continue
         assert beside >= least * alone * (1 - 1e-6), (
             f"{mechanism} costs ε = {alone} for {mechanism.relation}, and {beside} beside {other}, which is for "
@@ -82,7 +82,7 @@ def _check_losses(mechanism: Mechanism) -> None:
 
     theirs = dp_accounting.pld.PLDAccountant(value_discretization_interval=1e-3)
     event = mechanism.event(mechanism.relation)
-    # Of replaced workers dp-accounting's PLDAccountant takes noise in other units.
+    # For replaced workers dp-accounting's PLDAccountant uses other units of noise.
     if mechanism.has_losses and mechanism.relation != "replace-one" and theirs.supports(event):
         own = Accountant().after(mechanism, 3).epsilon(DELTA, grid=1e-3)
         expected = theirs.compose(event, 3).get_epsilon(DELTA)
@@ -92,7 +92,7 @@ def _check_losses(mechanism: Mechanism) -> None:
 
 
 def _counting(mechanism: Mechanism) -> Accountant:
-    """The tightest accountant that counts a mechanism."""
+    """Return the tightest accountant that counts a mechanism."""
     reasons = []
     for kind in KINDS:
         accountant = Accountant(kind)
@@ -113,10 +113,10 @@ def _hash(mechanism: Mechanism) -> int | None:
 
 
 def refused(action: Callable[[], Any]) -> bool:
-    """Whether an action ends in words rather than in what it was to do.
+    """Whether an action raises a ValueError or TypeError.
 
     Args:
-        action: What to try.
+        action: The action.
     """
     try:
         action()

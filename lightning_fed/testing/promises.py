@@ -27,28 +27,28 @@ from lightning_fed.wire import Aggregate, GlobalModel, Job, LocalTraining, Updat
 MakePromise: TypeAlias = Callable[[], Privacy]
 
 _ROUNDS = 6
-_SIZE = 4000  # of parameters; twice as many numbers have noise, so its standard deviation is seen to 0.8 %
+_SIZE = 4000  # parameters; twice as many numbers have noise, so its standard deviation is estimated to 0.8 %
 _NOT_LESS = 0.96
 
 
 def check_promise(make: MakePromise) -> None:
-    """Hold a promise to its contract: all of :data:`PROMISE_CHECKS`, which takes some seconds.
+    """Check a promise against its contract: all of :data:`PROMISE_CHECKS`.
 
-    It is tried with cohorts of 5 workers, on numbers made up and on a small net. A promise about examples rather than
-    workers is asked for what its job tells the workers, not for their training.
+    The checks use cohorts of 5 workers, with synthetic numbers and a small net. Of a promise about examples they check
+    the job that is sent to the workers, not the training.
 
     Args:
         make: Makes the promise.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     for check in PROMISE_CHECKS:
         check(make)
 
 
 def settings_are_checked(make: MakePromise) -> None:
-    """A promise is a frozen dataclass of settings, and refuses those that promise nothing."""
+    """A promise is a frozen dataclass of settings, and refuses settings without a guarantee."""
     promise = make()
     name = type(promise).__name__
     assert dataclasses.is_dataclass(promise), f"{name} is no dataclass, so nobody can see its settings"
@@ -65,7 +65,7 @@ def settings_are_checked(make: MakePromise) -> None:
 
 
 def the_mechanism_holds(make: MakePromise) -> None:
-    """A round's mechanism holds to :func:`check_mechanism`, whoever takes part."""
+    """A round's mechanism satisfies :func:`check_mechanism`, for any sampling."""
     for setting in (_everyone(), _sampled(make())):
         promise = make()
         check_mechanism(partial(_mechanism, promise, setting))
@@ -78,7 +78,7 @@ def _mechanism(promise: Privacy, setting: Setting, noise_multiplier: float) -> M
 
 
 def what_is_spent_survives(make: MakePromise) -> None:
-    """A run that goes on from a checkpoint has spent what was spent before, to the last bit."""
+    """A resumed run has spent the ε of its checkpoint, bit for bit."""
     run, resumed = _started(make), _started(make)
     for cohort in range(3):
         run.cohort = cohort
@@ -109,7 +109,7 @@ def one_worker_moves_no_more_than_the_bound(make: MakePromise) -> None:
 
 
 def the_noise_is_what_the_mechanism_says(make: MakePromise) -> None:
-    """On each number that is released lies noise of at least z·C, another in each round, and from no seed."""
+    """Each released number has noise of at least z·C, independent in each round, and independent of seeds."""
     promise, run = _insecure(make), _started(make)
     if promise.unit != "worker":
         job = promise.job(_job(60), run)
@@ -154,7 +154,7 @@ def nothing_else_leaves(make: MakePromise) -> None:
 
 
 def no_reply_is_no_secret_told(make: MakePromise) -> None:
-    """The sum is divided by a number that is public, and a round that nobody answers releases as much noise."""
+    """The sum is divided by a public number, and a round without replies releases the same noise."""
     promise, run = _insecure(make), _started(make)
     aggregator = promise.aggregator(run)
     if aggregator is None:
@@ -171,7 +171,7 @@ def no_reply_is_no_secret_told(make: MakePromise) -> None:
 
 
 def every_release_is_charged(make: MakePromise) -> None:
-    """In a run every round is charged, as the promise says, and what workers log is not shown."""
+    """In a run every round is charged as declared, and values logged by workers are not shown."""
     promise = _settled(make)
     federated = FederatedModule(_Line(), privacy=promise)
     with tempfile.TemporaryDirectory() as folder:  # for the ledger
@@ -229,7 +229,7 @@ def _sampled(promise: Privacy) -> Setting:
 
 
 def _settled(make: MakePromise, **changes: Any) -> Any:
-    """The promise with z = 1 and no budget, so that three rounds surely go through."""
+    """Return the promise with z = 1 and no budget, so three rounds are always possible."""
     settings: Any = {"noise_multiplier": 1.0, "epsilon": None, "delta": DELTA, "release_metrics": False, **changes}
     promise: Any = make()
     return replace(promise, **settings)
@@ -255,7 +255,7 @@ def _rows(size: int) -> Tensor:
 
 
 def _updates(rows: Tensor, job: Job) -> Updates:
-    """Updates of five workers of which everything could be seen."""
+    """Return updates of five workers with all fields set."""
     n = len(rows)
     counts = torch.arange(2, 2 + n, dtype=torch.float64)
     return Updates(
@@ -272,7 +272,7 @@ def _updates(rows: Tensor, job: Job) -> Updates:
 
 
 def _released(make: MakePromise, run: PrivateRun, rows: Tensor, cohort: int = 0, insecure: bool = True) -> Tensor:
-    """All numbers that others see of a cohort: the sum, or each worker's own ``[n, 2 size]`` if that is private."""
+    """Return all visible numbers of a cohort: the sum, or each worker's row ``[n, 2 size]`` if it is private."""
     promise: Privacy = _settled(make, insecure_deterministic_noise=insecure)
     run.cohort = cohort
     run.charge()

@@ -16,18 +16,18 @@ from lightning_fed.selection import Availability, CohortSampler, Response
 
 
 def check_sampler(make: Callable[[], CohortSampler]) -> None:
-    """Hold a sampler to its contract.
+    """Check a sampler against its contract.
 
-    - Positions are integers that lie in the population and differ; with a cohort as large as the population too.
-    - They are a function of seed and number alone: another instance, asked in another order, gives the same, and the
-      program's own generators are neither used nor moved.
-    - Nobody comes again before ``separation()`` says so, whatever the seed.
+    - Positions are different integers within the population, also for a cohort as large as the population.
+    - Positions are a function of seed and number only: another instance, called in another order, returns the same,
+      and global generators are neither used nor changed.
+    - No worker takes part again before ``separation()`` allows it, for any seed.
 
     Args:
         make: Makes the sampler.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     for population, cohort_size in ((1, 1), (7, 3), (50, 50), (1000, 20)):
         before = _generators()
@@ -57,17 +57,17 @@ def _check_separation(sampler: CohortSampler, population: int, cohort_size: int)
 
 
 def check_availability(make: Callable[[], Availability]) -> None:
-    """Hold a model of availability to its contract.
+    """Check a model of availability against its contract.
 
     - A response has one of the three outcomes, and a part of the work between 0 and 1.
-    - It is a function of worker, number and seed alone: another instance, asked in another order, gives the same, and
-      the program's own generators are neither used nor moved.
+    - It is a function of worker, number and seed only: another instance, called in another order, returns the same,
+      and global generators are neither used nor changed.
 
     Args:
-        make: Makes it.
+        make: Makes the model.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     outcomes = ("replies", "absent", "lost")
     asked = [(f"w{worker}", number, seed) for worker in range(20) for number in range(5) for seed in range(2)]
@@ -91,7 +91,7 @@ def _sampled(sampler: CohortSampler, population: int, cohort_size: int, numbers:
 
 @contextmanager
 def _other_randomness() -> Iterator[None]:
-    """Have the program's generators stand elsewhere, and put them back."""
+    """Set the global generators to other states, and restore them."""
     with isolate_rng(include_cuda=torch.cuda.is_available()):
         seed_generators(12345)
         yield

@@ -15,18 +15,18 @@ from lightning_fed.wire import Aggregate, Job, Updates
 
 
 def check_transform(make: Callable[[], UpdateTransform]) -> None:
-    """Hold a transform to its contract.
+    """Check a transform against its contract.
 
-    - A worker's update depends on that worker's alone: what else is in the stack does not matter, nor what has been
-      drawn before; so randomness follows from the seed, the cohort and the worker's name.
-    - Workers, shapes, dtypes and what is reported (losses, metrics, numbers) stay; finite numbers stay finite.
-    - What comes in is not written to, at the workers and at the server.
+    - A worker's result depends only on that worker's update, not on the rest of the stack or on earlier draws; so
+      randomness is derived from the seed, the cohort and the worker's name.
+    - Workers, shapes, dtypes and reports (losses, metrics, numbers) stay the same; finite numbers stay finite.
+    - Inputs are not modified, at the workers and at the server.
 
     Args:
         make: Makes the transform.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     for dtype in (torch.float32, torch.float64):
         _check(make, dtype)

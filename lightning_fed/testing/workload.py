@@ -19,7 +19,7 @@ from lightning_fed.wire import GlobalModel, Job, LocalTraining, Updates
 LR = 0.1
 FEATURES, TARGETS = 4, 3
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""By how much two ways to the same numbers may differ, relative and absolute; integers by nothing.
+"""The tolerances of equal results, relative and absolute; integers must be equal.
 
 In float64 this lies far above any rounding and far below any fault, so equivalences are held there. Float32 rounds by
 6e-8 of sums of up to 100 here, bfloat16 by 0.004 of a number.
@@ -30,11 +30,11 @@ In float64 this lies far above any rounding and far below any fault, so equivale
 class Layered(pl.LightningModule):
     """Three layers, ``body``, ``norm`` (BatchNorm) and ``head``, that predict 3 numbers from 4; SGD with momentum.
 
-    The loss is half the squared error, so it is at least 0, as some algorithms ask.
+    The loss is half the squared error, so it is non-negative, as some algorithms require.
 
     Args:
-        weight_decay: That of the optimizer.
-        dropout: That before the head.
+        weight_decay: The weight decay of the optimizer.
+        dropout: The dropout before the head.
     """
 
     def __init__(self, weight_decay: float = 0.0, dropout: float = 0.2) -> None:
@@ -69,7 +69,7 @@ class Points(pl.LightningDataModule):
     """One worker's examples: ``4 + 2 · seed`` of them, in shuffled batches of 4.
 
     Args:
-        seed: Decides the examples.
+        seed: The seed of the examples.
         targets: The same target for all examples, ``[3]``; None: a function of the input, around 2, a little
             different for each worker.
     """
@@ -77,7 +77,7 @@ class Points(pl.LightningDataModule):
     def __init__(self, seed: int, targets: Tensor | None = None) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(4 + 2 * seed, FEATURES, generator=generator)  # no batch of one, which BatchNorm refuses
+        x = torch.randn(4 + 2 * seed, FEATURES, generator=generator)  # avoids a batch of one, which BatchNorm refuses
         y = x[:, :TARGETS].sin() + 2 + 0.3 * torch.randn(TARGETS, generator=generator)
         self.examples = TensorDataset(x, y if targets is None else targets.expand_as(y))
 
@@ -104,10 +104,10 @@ def fit(
     """Train under a Trainer that writes nothing.
 
     Args:
-        federated: What to train.
-        data: On what.
+        federated: The module to train.
+        data: The data.
         rounds: The number of rounds, counted from the beginning of the run that is resumed.
-        resume: The checkpoint to go on from.
+        resume: The checkpoint to resume from.
         options: Further arguments of the Trainer.
     """
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -127,15 +127,15 @@ def trained(
     availability: Availability | None = None,
     **options: Any,
 ) -> FederatedModule:
-    """Train :class:`Layered` on workers with :class:`Points` and give the FederatedModule after it.
+    """Train :class:`Layered` on workers with :class:`Points`, and return the FederatedModule.
 
     Args:
-        algorithm: What a round computes.
+        algorithm: The algorithm.
         rounds: The number of rounds.
         module: The module; None: one with the same weights every time.
         population: The workers; None: six of them.
-        cohort_size: How many take part in a round.
-        availability: What becomes of them.
+        cohort_size: The number of workers in a round.
+        availability: The model of availability.
         options: Further arguments of the FederatedModule.
     """
     federated = FederatedModule(layered() if module is None else module, algorithm=algorithm, **options)
@@ -154,12 +154,12 @@ def memory(federated: FederatedModule) -> dict[str, Any]:
 
 
 def made_up(job: Job, names: Sequence[str], seed: int = 0) -> Updates:
-    """Updates that nobody trained.
+    """Return synthetic updates.
 
     Args:
-        job: What they answer.
+        job: The job of the updates.
         names: The n workers.
-        seed: Decides the numbers.
+        seed: The seed of the numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     n = len(names)

@@ -10,28 +10,28 @@ from lightning_fed.wire import Aggregate, Job, Updates
 
 
 class UpdateTransform(Shown, ABC):
-    """A step on each worker's update before it leaves, and its mirror image on the aggregate at the server.
+    """Base of the transforms: a step on each worker's update before it leaves, and its mirror image at the server.
 
-    Several transforms run in their order at the workers and in reverse at the server.
+    Several transforms run in their order at the workers, and in reverse order on the aggregate at the server.
     """
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The names of the tables in which it keeps something for each worker, such as the error that it feeds back."""
+        """The names of the tables of own state that the transform uses, for instance for error feedback."""
         return ()
 
     @abstractmethod
     def worker(self, updates: Updates, job: Job, own: OwnTables) -> Updates:
         """Transform the updates of n workers, each by itself.
 
-        Row i of the result is a function of row i, of what worker i remembers, and of ``(job.seed, job.cohort, name of
-        worker i)``, from which all randomness is to be derived (:func:`~lightning_fed.core.rng.derive`): an engine may
-        ask for one worker at a time or for many, in any order, and in another process.
+        Row i of the result must be a function of row i, of worker i's own state, and of ``(job.seed, job.cohort, name
+        of worker i)``, from which all randomness is derived (``core.rng.derive``): an engine may
+        pass one worker at a time or many, in any order, and in another process.
 
         Args:
-            updates: The updates; not to be written to.
-            job: What the server sent.
-            own: What the workers remember, in :attr:`tables`.
+            updates: The updates; read only.
+            job: The job that the server sent.
+            own: The workers' own state, in :attr:`tables`.
         """
 
     @abstractmethod

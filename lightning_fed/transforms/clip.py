@@ -1,4 +1,4 @@
-"""Norm clipping: one worker can move an unweighted mean by no more than C/n (Sun et al. 2019)."""
+"""Norm clipping: one worker moves an unweighted mean by at most C/n (Sun et al. 2019)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lightning_fed.state import OwnTables
 from lightning_fed.transforms.base import UpdateTransform
 from lightning_fed.wire import Aggregate, Job, Updates
 
-_SLACK = 1 - 2.0**-40  # for the norm, which float64 gives to ten digits and more
+_SLACK = 1 - 2.0**-40  # for the rounding of the norm, which is smaller in float64
 
 
 @final
 @dataclass(frozen=True)
 class ClipNorm(UpdateTransform):
-    """Scale each worker's update so that its L2 norm, over all parameters together, is at most ``max_norm``.
+    """Scales each worker's update to an L2 norm, over all parameters together, of at most ``max_norm``.
 
-    The bound holds for what leaves the worker, rounded as it is: for numbers of any size, also those whose squares
+    The bound holds for the rounded numbers that leave the worker: for numbers of any size, also those whose squares
     overflow, and for models of any size.
 
     Args:
         max_norm: The bound C, in the units of the parameters.
 
     Raises:
-        TypeError: If the bound is no number.
+        TypeError: If the bound is not a number.
         ValueError: If it is not positive and finite.
     """
 

@@ -18,19 +18,19 @@ _MOMENTUM = "momentum"
 @final
 @dataclass(frozen=True)
 class WorkerMomentum(UpdateTransform):
-    """Each worker sends ``m ← β m + (1 − β) Δ`` in place of its update, and remembers m (algorithm 2).
+    """Replaces each worker's update by ``m ← β m + (1 − β) Δ``, with m in the worker's own state (algorithm 2).
 
-    Momentum that workers keep averages their noise over rounds before a robust aggregator compares them, so that lies
-    have less room; momentum of the server optimizer comes after it, and gives none. A worker that takes part for the
-    first time sends ``m = Δ``, as the paper's theorem has it (β is 0 in the first step) and its authors' code.
+    Worker momentum averages the workers' noise over rounds before a robust aggregator compares the updates, which
+    leaves attackers less room. Momentum of the server optimizer acts after the aggregator and does not have this
+    effect. A worker that takes part for the first time sends ``m = Δ``, as in the paper's theorem (β is 0 in the first
+    step) and in its authors' code.
 
-    The paper's m is of gradients, and each worker takes part in each step. After one local step of SGD both are the
-    same, times the learning rate; where that changes, earlier updates count with the rates of their rounds, and where
-    cohorts are drawn m is of the rounds that a worker was in. What an algorithm sends besides, and buffers, are not
-    touched.
+    The paper's m averages gradients, and each worker takes part in each step. After one local step of SGD the update is
+    the gradient times the learning rate. If the learning rate changes, earlier updates keep the rates of their rounds;
+    if cohorts are drawn, m averages the rounds in which the worker took part. An algorithm's extra vectors and buffers
+    stay unchanged.
 
-    A promise's clipping and noise come after it and act on m. So does ``ClipNorm`` if it stands behind it in
-    ``transforms``.
+    The clipping and the noise of a promise act on m. So does a ``ClipNorm`` that follows in ``transforms``.
 
     Args:
         momentum: β.
@@ -38,8 +38,8 @@ class WorkerMomentum(UpdateTransform):
             makes steps 1/(1 − β) times as long.
 
     Raises:
-        TypeError: If one of them is no number.
-        ValueError: If one of them is not at least 0 and below 1.
+        TypeError: If an argument is not a number.
+        ValueError: If an argument is negative, or not below 1.
     """
 
     momentum: float = 0.9

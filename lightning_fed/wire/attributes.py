@@ -1,4 +1,4 @@
-"""The attributes of a module in a message: values that code could hide in do not cross, and none changes its type."""
+"""The attributes of a module in a message: values that could contain code do not cross, and types are preserved."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ABSENT: Final = Absent.ABSENT
 class Attributes:
     """The attributes of a module as JSON, with fractions and tensors beside it.
 
-    JSON's own values stand for None, bool, int, str and list; an object with one field says what else it is.
+    JSON's own values stand for None, bool, int, str and list; an object with one field names any other type.
 
     Args:
-        attributes: Values by path; :data:`ABSENT` where there is none any more.
+        attributes: Values by path; :data:`ABSENT` for a removed attribute.
 
     Raises:
-        TypeError: If one cannot cross.
+        TypeError: If a value cannot cross.
     """
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:

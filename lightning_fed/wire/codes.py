@@ -1,4 +1,4 @@
-"""Codes in place of numbers: updates, and the model that is sent, as a compressor makes them shorter."""
+"""Codes in place of numbers: the compressed form of updates, and of the model that is sent."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lightning_fed.wire.job import Job
 @final
 @dataclass(frozen=True)
 class Codes:
-    """Codes of the vectors of n workers; they cross, and the vectors do not.
+    """Codes of the vectors of n workers, which cross in place of the vectors.
 
     Args:
-        rows: Under ``"delta"`` and ``"extra/<name>"`` what crosses in place of that vector: uint8 ``[n, bytes]``.
-        lengths: The number of bytes of each parameter in a row, in order. It does not cross: both sides know it.
+        rows: The codes of the vectors, by the names ``"delta"`` and ``"extra/<name>"``; uint8 ``[n, bytes]``.
+        lengths: The number of bytes of each parameter in a row, in order. It does not cross: both sides compute it.
     """
 
     rows: Tensors
@@ -44,10 +44,10 @@ class Codes:
 
 
 class Coder(ABC):
-    """Makes vectors of codes: what whoever receives updates knows of how they were compressed.
+    """Decoder of vectors, for the side that receives compressed updates.
 
-    It comes from the settings of the run, as the layout does, and no message says it: nobody can choose for others how
-    bytes are read.
+    The decoder follows from the settings of the run, as the layout does, and is part of no message: a sender cannot
+    choose how its bytes are read.
     """
 
     @abstractmethod
@@ -61,17 +61,17 @@ class Coder(ABC):
 
     @abstractmethod
     def decode(self, codes: Tensor, what: str, workers: Sequence[str], job: Job, stays: Set[str]) -> Tensor:
-        """Return the vectors for which codes stand.
+        """Decode vectors.
 
         Args:
-            codes: uint8 ``[n, code_bytes(job, stays)]``, from anyone.
-            what: The name of the vector, as in :attr:`Codes.rows`.
+            codes: uint8 ``[n, code_bytes(job, stays)]``, not trusted.
+            what: The name of the vector, as in ``Codes.rows``.
             workers: The n names.
             job: Theirs.
             stays: The parameters that do not travel; there the vectors are 0.
 
         Returns:
-            ``[n, size]``; NaN where codes say so.
+            ``[n, size]``; NaN where the codes stand for NaN.
 
         Raises:
             WireError: If they cannot be codes of such vectors.
@@ -79,14 +79,14 @@ class Coder(ABC):
 
 
 class ModelCoder(ABC):
-    """Makes parameters of codes: what whoever receives a job knows of how the model in it was compressed."""
+    """Decoder of parameters, for the side that receives a job with a compressed model."""
 
     @abstractmethod
     def decode(self, codes: Tensor, spec: Spec, seed: int, cohort: int) -> Tensor:
-        """Return the parameter for which codes stand.
+        """Decode a parameter.
 
         Args:
-            codes: What crossed in its place, from anyone.
+            codes: The codes of the parameter, not trusted.
             spec: Its name, dtype and shape.
             seed: The seed of the run.
             cohort: The number of the job's cohort.

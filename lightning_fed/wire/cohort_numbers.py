@@ -1,4 +1,4 @@
-"""Numbers of a cohort as a whole, where nobody has seen those of one worker."""
+"""Numbers of a cohort as a whole, where the server does not see those of one worker."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lightning_fed.wire.logged import Logged
 
 @final
 class CohortNumbers(NamedTuple):
-    """What a cohort reports together.
+    """Numbers that a cohort reports together.
 
     Args:
         examples: The number of training examples of all its workers.
-        weight: The sum of what they count for in means.
+        weight: The sum of the workers' weights in means.
         loss: Their mean loss.
-        logged: What they logged, reduced, by name.
-        rates: The mean of each learning rate that they began with, by name.
-        within: The part of them whose updates were within the bound.
+        logged: The logged values, reduced over the workers, by name.
+        rates: The mean of each learning rate at the start of local training, by name.
+        within: The fraction of the workers whose updates were within the bound.
         left_out: How many of their losses and metrics could not be added.
         lost: The workers that had trained and are not in the sums, with the reason of each, by name.
-        bytes_down: What its workers were sent by the protocol that hides their own numbers.
-        bytes_up: What they have sent.
-        protocol_bytes_up: What of that is no vector: keys, shares and single numbers.
+        bytes_down: The bytes that the secure aggregation protocol sent to the workers.
+        bytes_up: The bytes that the workers have sent.
+        protocol_bytes_up: The part of ``bytes_up`` besides vectors: keys, shares and single numbers.
     """
 
     examples: float
@@ -42,6 +42,6 @@ class CohortNumbers(NamedTuple):
 
 
 def loss_of(cohorts: Sequence[CohortNumbers]) -> float:
-    """Return the mean loss of several cohorts, weighted as in each of them; NaN: nobody has told one."""
+    """Return the mean loss of several cohorts, weighted as in each of them; NaN: no cohort has one."""
     told = [each for each in cohorts if each.weight and not math.isnan(each.loss)]
     return weighted_mean([each.loss for each in told], [each.weight for each in told])

@@ -1,11 +1,11 @@
 """Tensors and a header as bytes: the container of the safetensors format, written and read in place.
 
-The format is a length, a JSON header, and the tensors' bytes without gaps. The library ``safetensors`` reads what is
-written here; it is not used to write, since it copies every tensor into a new object of bytes, where a caller may have
-shared memory at hand, nor to read, since its tensors are always copies. Nothing here is ever unpickled.
+The format is a length, a JSON header, and the tensors' bytes without gaps. The library ``safetensors`` reads these
+files. It is not used to write, since it copies every tensor into a new bytes object, where a caller may hold shared
+memory, nor to read, since its tensors are always copies. Nothing is ever unpickled.
 
-Our own header is one JSON text under ``__metadata__``: it holds the names in order, since the order of the tensors is
-that of their items' sizes, so that each lies at a multiple of its items' size.
+The header of lightning_fed is one JSON text under ``__metadata__``. It holds the names in order. The tensors themselves
+are ordered by item size, which aligns each of them.
 
 References:
     https://huggingface.co/docs/safetensors
@@ -91,7 +91,7 @@ def length(header: Mapping[str, object], specs: tuple[Spec, ...]) -> tuple[int, 
 
 
 def padded(head: int) -> int:
-    """The length of a header with its own length before it and spaces behind it, so that tensors begin aligned."""
+    """Return the length of a header with its length prefix and the spaces that align the tensors behind it."""
     return -(-(8 + head) // _ALIGNMENT) * _ALIGNMENT
 
 
@@ -147,7 +147,7 @@ class Packed:
         copy: Whether :meth:`take` copies; else its tensors are views of ``data``, which must be writable.
 
     Raises:
-        WireError: If they are not a whole container with a header of ours.
+        WireError: If they are not a complete container with a header of lightning_fed.
     """
 
     def __init__(self, data: Buffer, copy: bool = True) -> None:
@@ -174,7 +174,7 @@ class Packed:
         self._complex(self.header.pop("complex", None))
 
     def _complex(self, names: object) -> None:
-        """Make pairs of real numbers complex again."""
+        """Return pairs of real numbers as complex numbers."""
         if not isinstance(names, list):
             raise WireError(f"the header's field 'complex' is no list of names: {_AGAIN}")
         for name in names:
@@ -192,7 +192,7 @@ class Packed:
         return self._places[name].dtype, self._places[name].shape
 
     def raw(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Take the bytes of a tensor, uncopied; nobody may write to them."""
+        """Take the bytes of a tensor without a copy; read only."""
         self.spec(name)
         place = self._places.pop(name)
         return np.frombuffer(self._view, np.uint8, place.end - place.start, place.start)

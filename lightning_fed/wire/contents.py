@@ -1,4 +1,4 @@
-"""Contents of one worker's messages, tensor by tensor, in bytes that add up to the length of the message."""
+"""Contents of one worker's messages, tensor by tensor; their bytes add up to the length of the message."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Part(NamedTuple):
     """A part of a message.
 
     Args:
-        kind: What it is: ``"header"``, ``"delta"``, ``"extra"``, ``"buffer"``, ``"metric_state"``, ``"number"``,
+        kind: Its kind: ``"header"``, ``"delta"``, ``"extra"``, ``"buffer"``, ``"metric_state"``, ``"number"``,
             ``"metric"`` or ``"rate"`` of updates; ``"header"``, ``"parameter"``, ``"buffer"``, ``"sent"``,
             ``"linear"``, ``"start"``, ``"attribute"`` or ``"number"`` of a job.
-        name: Its name in the user's module, in the algorithm, or in what was logged.
+        name: Its name in the user's module, in the algorithm, or among the logged values.
         dtype: As on the wire, such as ``"float32"``; ``"json"`` for the header.
         shape: Of one worker's.
         bytes: Its length in the message.
@@ -47,14 +47,14 @@ class Part(NamedTuple):
 
 @final
 class Row(NamedTuple):
-    """A part of a message, with the reason for which it is there.
+    """A part of a message, with the reason why it crosses or stays.
 
     Args:
-        kind: See :class:`Part`; or ``"stays"`` for what never leaves.
+        kind: See :class:`Part`; or ``"stays"`` for a part that never leaves.
         name: Its name.
-        dtype: As on the wire; empty for what has none.
+        dtype: As on the wire; empty for a part without one.
         shape: Of one worker's.
-        bytes: Its length in the message; 0 for what never leaves.
+        bytes: Its length in the message; 0 for a part that never leaves.
         why: The reason.
     """
 
@@ -72,12 +72,12 @@ class Leaves:
     """Contents of one worker's messages in one round.
 
     Args:
-        round: The round; None where a promise hides who took part, and so whether anybody did in the first one.
-        worker: Whose messages they are; None where a promise hides it: the header is then one for the longest name of
-            the population.
-        up: What left it; the bytes add up to the length of its message.
-        down: What it was sent.
-        stays: What never leaves it.
+        round: The round; None where a promise hides who took part, and so whether the first round had workers.
+        worker: The worker's name; None where a promise hides it: the header is then one for the longest name of the
+            population.
+        up: The parts that left the worker; the bytes add up to the length of the message.
+        down: The parts that were sent to the worker.
+        stays: The parts that never leave the worker.
     """
 
     round: int | None
@@ -117,7 +117,7 @@ class Leaves:
         return [["name", "way", "dtype", "shape", "bytes"], *rows]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything as JSON has it."""
+        """Return all parts as plain JSON values."""
 
         def plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
             return [{**row._asdict(), "shape": list(row.shape)} for row in rows]
@@ -127,7 +127,7 @@ class Leaves:
 
 
 def updates_contents(updates: Updates, job: Job) -> list[Part]:
-    """Return what the updates of one worker are made of, as :func:`~lightning_fed.wire.encode_updates` writes them.
+    """Return the parts of one worker's updates, as :func:`~lightning_fed.wire.encode_updates` writes them.
 
     Args:
         updates: Of one worker.
@@ -165,10 +165,10 @@ def updates_contents(updates: Updates, job: Job) -> list[Part]:
 
 
 def job_contents(job: Job) -> list[Part]:
-    """Return what a job is made of, as :func:`~lightning_fed.wire.encode_job` writes it.
+    """Return the parts of a job, as :func:`~lightning_fed.wire.encode_job` writes it.
 
     Args:
-        job: As one worker is sent it.
+        job: The job of one worker.
     """
     header, tensors = job_parts(job, Attributes(job.attributes))
     return [_header(header, tensors), *(_part(*_named_in_job(name, job), tensor) for name, tensor in tensors.items())]

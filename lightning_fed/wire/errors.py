@@ -34,12 +34,12 @@ class RoundError(RuntimeError):
 
 @final
 class BudgetError(RuntimeError):
-    """Another round would exceed the budget of privacy."""
+    """Another round would exceed the privacy budget."""
 
 
 @final
 class WireError(ValueError):
-    """A message that cannot be read, does not fit its job, or cannot be written; it says what to do."""
+    """A message that cannot be read, does not fit its job, or cannot be written; the error contains the fix."""
 
 
 def describe(error: BaseException) -> str:

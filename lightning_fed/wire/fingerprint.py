@@ -1,7 +1,7 @@
-"""Fingerprint of a module: what server and nodes must have alike before the first round.
+"""Fingerprint of a module, which must be equal on server and nodes before the first round.
 
-Names, shapes and dtypes of all parameters and buffers, and which parameters are trained. Values count where they do not
-travel: those of parameters that are not trained.
+The fingerprint covers names, shapes and dtypes of all parameters and buffers, and which parameters are trained. It
+covers values where they do not travel: those of frozen parameters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TensorRow(NamedTuple):
         kind: ``"trained"``, ``"frozen"`` or ``"buffer"``.
         dtype: Its dtype, such as ``"float32"``.
         shape: Its shape.
-        values: A checksum of its values, if it is frozen; else nothing, as they travel.
+        values: A checksum of its values, if it is frozen; else empty, as the values travel.
     """
 
     name: str
@@ -60,12 +60,12 @@ def rows_of(module: nn.Module, frozen: Collection[str] | None = None) -> list[Te
 def as_at_first(rows: Sequence[TensorRow], first: Sequence[TensorRow]) -> list[TensorRow]:
     """Return the rows of a module as they were at the beginning of its run.
 
-    Frozen parameters move, buffers grow and appear, and layers are frozen and unfrozen; all that travels, and nodes
-    that begin with the same module get it.
+    Frozen parameters may move, buffers may grow and appear, and layers may be frozen and unfrozen. All these changes
+    travel to the nodes, so only the module at the beginning must be equal.
 
     Args:
         rows: The rows now.
-        first: Those of the beginning; none: it is now.
+        first: The rows at the beginning; empty: the run begins now.
 
     >>> now = rows_of(torch.nn.BatchNorm1d(1), frozen=["weight"])
     >>> as_at_first(now, rows_of(torch.nn.Linear(2, 1), frozen=()))[0].shape
@@ -93,7 +93,7 @@ def rows_from(given: object) -> list[TensorRow]:
     """Read rows that came as JSON.
 
     Args:
-        given: From anyone.
+        given: The rows, not trusted.
 
     Raises:
         WireError: If they are no rows.

@@ -20,12 +20,12 @@ class GlobalModel:
 
     Args:
         parameters: The parameters that are trained, by name.
-        buffers: The buffers (BatchNorm statistics), by name; and parameters that are not trained, such as those of a
-            teacher that follows the student, once they have moved.
-        moved: The names of those parameters among the buffers.
+        buffers: The buffers (BatchNorm statistics), by name; and those frozen parameters that user code has moved, such
+            as the parameters of an EMA teacher.
+        moved: The names of the moved frozen parameters in ``buffers``.
         frozen: All parameters that are not trained. They do not travel: a worker has them from the beginning.
-        codes: Codes that cross in place of some parameters, by their names; uint8 ``[bytes]``. Those parameters are
-            then what the codes stand for.
+        codes: Codes that cross in place of some parameters, by their names; uint8 ``[bytes]``. The
+            values of those parameters are the decoded ones.
     """
 
     parameters: Tensors
@@ -41,7 +41,7 @@ class GlobalModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next((p.device for p in self.parameters.values()), torch.device("cpu"))
 
     @cached_property
@@ -55,7 +55,7 @@ class GlobalModel:
         return self.layout.flatten(self.parameters)
 
     def zeros(self) -> Tensor:
-        """Return zeros like :attr:`vector`, which is not made for that: it would stay as long as the model."""
+        """Return zeros like :attr:`vector`, without building that vector, which would be cached with the model."""
         return torch.zeros(self.layout.size, dtype=self.layout.dtype, device=self.device)
 
     @cached_property

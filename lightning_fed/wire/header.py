@@ -1,4 +1,4 @@
-"""The header of a message: fields and numbers, each checked when it is read, since anyone may have written it."""
+"""The header of a message: fields and numbers, each checked when it is read, since a sender is not trusted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Fields:
 
     Args:
         fields: By name.
-        kind: What the message must be.
+        kind: The kind that the message must have.
     """
 
     def __init__(self, fields: Mapping[str, object], kind: str) -> None:

@@ -110,20 +110,21 @@ class Job:
         seed: The seed of the run; with ``cohort`` and the worker's name it decides all of a worker's randomness.
         model: The global model.
         local: How long each worker trains.
-        last: The number of the last cohort whose round succeeded, None at first: what workers staged in it and in those
-            before it, they keep.
-        failed: The numbers of cohorts before it whose rounds did not succeed: what workers staged in them, they drop.
+        last: The number of the last cohort whose round succeeded, None at first. Workers keep the own state staged in
+            it and in earlier ones.
+        failed: The numbers of earlier cohorts whose rounds did not succeed. Workers drop the own state staged in them.
         epoch: The server's epoch, ``trainer.current_epoch``.
-        validated: What the last validation of this fit has logged at the server, by name.
+        validated: The values that the last validation of this fit has logged at the server, by name.
         population: The number of all workers.
-        work: For workers that do only a part of their local training, which fraction of its steps.
-        lr_factor: By what to multiply the learning rate of the workers' own optimizers.
-        penalty: What workers minimise besides their loss, if anything.
-        start: The models of the workers that do not start from the global one. Updates are global minus local even so.
-        frozen: The names of parameters that are not trained; if all are, a worker only measures its loss.
-        wants_gradient: Whether ``Updates.gradient`` is asked for.
-        sent: What the algorithm sends besides the model; ``{name: [size]}``.
-        extra: The names of what workers send besides their updates: those of ``Updates.extra``.
+        work: The fraction of the local steps, for workers that do only a part of them (stragglers).
+        lr_factor: The factor for the learning rates of the workers' own optimizers.
+        penalty: The penalty that workers minimise besides their loss, if any.
+        start: The models of the workers that do not start from the global one. ``Updates.delta`` is relative to the
+            global parameters even for these workers.
+        frozen: The names of parameters that are not trained; if all are frozen, a worker only measures its loss.
+        wants_gradient: Whether ``Updates.gradient`` is required.
+        sent: The vectors that the algorithm sends besides the model; ``{name: [size]}``.
+        extra: The names of the vectors in ``Updates.extra``, which workers send besides ``delta``.
         record_privacy: Whether and how single examples are hidden.
         promise: The numbers that workers need to keep a promise of privacy, such as the clipping bound.
         attributes: The attributes of the user's module that the server has changed since the fit began, by path, such
@@ -153,7 +154,7 @@ class Job:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, worker: str) -> Job:
-        """Return the job as one worker is sent it: without what is other workers'.
+        """Return the job of one worker, without the parts of other workers.
 
         Args:
             worker: Its name.
@@ -169,12 +170,12 @@ class Job:
         )
 
     def local_of(self, worker: str, num_batches: int | None) -> LocalTraining:
-        """Return the length of one worker's training: that of all, or a part of it.
+        """Return the length of one worker's training: the full length, or a straggler's part of it.
 
         Args:
             worker: Its name.
-            num_batches: The number of batches in a pass over its data; None: only the pass can tell, and then a part of
-                the training is made of whole passes.
+            num_batches: The number of batches in a pass over its data; None: unknown before the pass; a part of the
+                training then consists of whole passes.
         """
         part = self.work.get(worker, 1.0)
         if part == 1.0:

@@ -1,7 +1,7 @@
 """Places of the parameters in one vector of all of them.
 
-An update is a vector: norms, clipping, noise, robust aggregation and the sum over processes are about all parameters
-together, and one operation on a vector is cheaper than one per parameter. Names come back where a tensor meets a
+An update is a vector: norms, clipping, noise, robust aggregation and the sum over processes act on all parameters
+together, and one operation on a vector is cheaper than one per parameter. Names return where tensors are loaded into a
 module.
 """
 
@@ -60,7 +60,7 @@ class Layout:
         return {name: slice(end - size, end) for name, size, end in zip(self._shapes, self._sizes, ends, strict=False)}
 
     def rows(self, n: int, device: torch.device) -> Tensor:
-        """Make room for n vectors, ``[n, size]``; only the padding is written."""
+        """Allocate n vectors, ``[n, size]``; only the padding is initialised."""
         rows = torch.empty(n, self.size, dtype=self.dtype, device=device)
         rows[:, self.size - self._padding :] = 0
         return rows

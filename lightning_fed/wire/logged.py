@@ -1,4 +1,4 @@
-"""Values that a worker logs: how they are shown, and numbers that reduce with others of their name."""
+"""Values that a worker logs: their display settings, and numbers that reduce with others of their name."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REDUCTIONS: Final[Mapping[str, Callable[[Sequence[float], Sequence[float]], floa
 
 @final
 class Shown(NamedTuple):
-    """Settings by which a value is shown, as the arguments of ``self.log`` say; by default as in ``training_step``.
+    """Display settings of a value: the arguments of ``self.log``, by default those of ``training_step``.
 
     Args:
         name: Its name.
-        reduction: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``: how it reduces over steps, workers and rounds.
+        reduction: The reduction over steps, workers and rounds: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``.
         on_step: Whether it is shown after each round.
         on_epoch: Whether it is shown at the end of the Trainer's epoch, reduced over the rounds.
         prog_bar: Whether it goes on the progress bar.
@@ -41,10 +41,10 @@ class Shown(NamedTuple):
     metric: str | None = None
 
     def merged(self, other: Shown) -> Shown:
-        """Return how a value is shown that was logged under one name by two parts, in either order.
+        """Return the display settings of a value that was logged under one name with two settings.
 
-        It is shown where either is, but for loggers: what one of them keeps from these is not drawn. The first one's
-        reduction counts, and a warning says so.
+        The value is shown where either setting shows it; loggers draw it only if both settings allow that. The first
+        reduction counts; a warning names a second one that differs.
         """
         if self == other:
             return self
@@ -74,12 +74,12 @@ class Shown(NamedTuple):
 
 @final
 class Part(NamedTuple):
-    """A part of what was logged under one name, to be reduced with other parts.
+    """A part of the values logged under one name, to be reduced with other parts.
 
     Args:
         reduction: ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``.
         value: Its own values, reduced.
-        weight: The sum of their weights, which only a mean asks for.
+        weight: The sum of their weights, which only a mean uses.
     """
 
     reduction: str
@@ -106,7 +106,7 @@ class Part(NamedTuple):
 
 @final
 class Logged(NamedTuple):
-    """Value that was logged under one name, and how it is shown."""
+    """Value that was logged under one name, with its display settings."""
 
     shown: Shown
     part: Part
@@ -120,10 +120,10 @@ _Reducible = TypeVar("_Reducible", Part, Logged)
 
 
 def merged(several: Iterable[Mapping[str, _Reducible]]) -> dict[str, _Reducible]:
-    """Reduce what several have logged, name by name.
+    """Reduce the logged values of several sources, name by name.
 
     Args:
-        several: Of workers, processes or rounds, in order.
+        several: The values of workers, processes or rounds, in order.
 
     >>> one, other = Logged(Shown("loss"), Part("mean", 1.0, 3)), Logged(Shown("loss"), Part("mean", 5.0, 1))
     >>> merged([{"loss": one}, {"loss": other}])["loss"].part.value

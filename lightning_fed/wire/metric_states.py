@@ -1,4 +1,4 @@
-"""States of torchmetrics objects that leave workers, and how those of several workers become one."""
+"""States of torchmetrics objects that leave workers, and their merge over workers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def neutral(kind: str, like: Tensor) -> Tensor:
 
 
 def merged_rows(states: States) -> States:
-    """Merge the states of n workers. Sums of float ones are in float64, so that the order of workers hardly shows.
+    """Merge the states of n workers. Float states are summed in float64: the order of workers hardly matters.
 
     Args:
         states: ``[n, ...]`` each.

@@ -38,10 +38,10 @@ def description_of(part: object) -> Description:
 
 
 def part_from(description: object, known: Mapping[str, type]) -> Any:
-    """Make the part that was described.
+    """Build a part from its description.
 
     Args:
-        description: From anyone: nothing but a known class is called.
+        description: The description, not trusted: nothing but a known class is called.
         known: The classes that may be made, by name.
 
     Raises:
@@ -55,7 +55,7 @@ def part_from(description: object, known: Mapping[str, type]) -> Any:
 
 
 def name_of_class(kind: type) -> str:
-    """Return the name by which a class crosses: that of one of ours alone, that of another with its module's.
+    """Return the name by which a class crosses: without its module for classes of lightning_fed, else with it.
 
     >>> from lightning_fed.algorithms import FedProx
     >>> name_of_class(FedProx), name_of_class(dict)

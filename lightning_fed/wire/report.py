@@ -31,7 +31,7 @@ class WorkerRecord(NamedTuple):
 
     Args:
         examples: The number of its training examples; its weight in means.
-        metrics: What it logged, by name; ``loss`` is not among them unless the user's module logs it.
+        metrics: The values that it logged, by name; ``loss`` is among them only if the user's module logs it.
         loss: Its mean loss over the local steps.
     """
 
@@ -48,9 +48,9 @@ class Replies(NamedTuple):
         workers: The n names.
         examples: The number of training examples of each, its weight in means; float64 ``[n]``.
         loss: The mean loss over the local steps; float64 ``[n]``.
-        metrics: What the workers logged; ``{name: float64 [n]}``.
-        shown: How it is shown, where that is not ``Shown(name)``.
-        rates: The learning rates that the workers began with; ``{name: float64 [n]}``.
+        metrics: The values that the workers logged; ``{name: float64 [n]}``.
+        shown: The display settings of each name, where they are not ``Shown(name)``.
+        rates: The learning rates at the start of local training; ``{name: float64 [n]}``.
     """
 
     workers: tuple[str, ...]
@@ -82,22 +82,22 @@ class Replies(NamedTuple):
 class RoundReport:
     """Report of the workers of one round.
 
-    Every round asks for means, and few rounds for the values of a single worker. So numbers stay in stacks, and records
-    are made when they are asked for.
+    Every round needs means, and few rounds the values of a single worker. So numbers stay in stacks, and records are
+    built on access.
 
     Args:
-        replies: What came back.
+        replies: The replies of the workers that came back.
         order: The order of the workers; empty: as they come.
         failures: The workers that failed.
         dropped: The workers that were absent, or whose update was lost.
         stragglers: The workers that did only a part of their work.
-        bytes_down: What travelled to the workers.
-        bytes_up: What travelled back.
-        bytes_plain: What would have, without compression.
-        metric_states: What the workers' torchmetrics objects hold together, as far as it has left them.
-        leaves: What one of the messages held, tensor by tensor; None: nobody has looked.
-        cohorts: What cohorts report together, where no worker's own numbers are to be seen; then those of ``replies``
-            mean nothing but that there was one.
+        bytes_down: The bytes sent to the workers.
+        bytes_up: The bytes sent back.
+        bytes_plain: The bytes that would have been sent back without compression.
+        metric_states: The merged states of the workers' torchmetrics objects, as far as they have left the workers.
+        leaves: The contents of one worker's messages, tensor by tensor; None: not recorded.
+        cohorts: The numbers that cohorts report together, where those of single workers are hidden; then ``replies``
+            hold only the workers, and no numbers.
     """
 
     replies: list[Replies] = field(default_factory=list)
@@ -141,7 +141,7 @@ class RoundReport:
 
     @staticmethod
     def merged(reports: Sequence[RoundReport], order: Sequence[str] = ()) -> RoundReport:
-        """Make one report of several.
+        """Merge several reports into one.
 
         Args:
             reports: Those of several processes, or of several cohorts.
@@ -179,14 +179,14 @@ class RoundReport:
 
     @property
     def compression(self) -> float | None:
-        """How many times shorter than without compression the messages are that travelled back; None: as long."""
+        """The ratio of the uplink bytes without compression to those with it; None: compression saves nothing."""
         return self.bytes_plain / self.bytes_up if self.bytes_up < self.bytes_plain else None
 
     def together(self, numbers: CohortNumbers) -> RoundReport:
         """Return a report in which a cohort's numbers take the place of its workers'.
 
         Args:
-            numbers: What the cohort reports together.
+            numbers: The numbers that the cohort reports together.
         """
         down, up = self.bytes_down + numbers.bytes_down, self.bytes_up + numbers.bytes_up
         return replace(self, cohorts=[numbers], bytes_down=down, bytes_up=up)
@@ -231,7 +231,7 @@ class RoundReport:
 
     @property
     def rates(self) -> dict[str, float]:
-        """The mean of each learning rate that the workers began with, by name, over the workers that have it."""
+        """The mean of each learning rate at the start of local training, by name, over the workers that have it."""
         if self.cohorts:
             return dict(next((cohort.rates for cohort in reversed(self.cohorts) if cohort.rates), {}))
         names = dict.fromkeys(name for reply in self.replies for name in reply.rates)
@@ -265,7 +265,7 @@ def _mean(stacks: Sequence[tuple[Tensor, Tensor]]) -> float:
 
 
 def _counting(stacks: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[float], list[float]]:
-    """Values and their weights, without those that weigh nothing: such a value may be NaN."""
+    """Return values and weights without those of weight 0, whose values may be NaN."""
     values: list[float] = []
     weights: list[float] = []
     for some, theirs in stacks:

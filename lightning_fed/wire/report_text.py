@@ -1,4 +1,4 @@
-"""The report of a round as a table, for those who print it."""
+"""The report of a round as a table, for printing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST = 20
 
 
 def headline(report: RoundReport) -> str:
-    """Return the round in one line: its workers, their loss, what was lost, what travelled.
+    """Return the round in one line: its workers, their loss, the lost workers, and the traffic.
 
     Args:
         report: The report.
@@ -59,7 +59,7 @@ def rows_of(report: RoundReport) -> list[list[str]]:
 
 
 def left_out(report: RoundReport, rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a line that says of how many workers there is no row, if there are such.
+    """Return a line with the number of workers without a row, if there are any.
 
     Args:
         report: The report.

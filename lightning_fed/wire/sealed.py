@@ -1,4 +1,4 @@
-"""What leaves workers under secure aggregation: numbers of a ring, of which the sums mean something."""
+"""Sealed numbers, which leave workers under secure aggregation: ring elements of which only sums can be read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lightning_fed.wire.job import Job
 @final
 @dataclass(frozen=True)
 class Sealed:
-    """Numbers of n workers in rings; they cross, and no vector, buffer or metric does.
+    """Ring elements of n workers, which cross in place of vectors, buffers and metrics.
 
     Args:
         words: Vectors modulo ``2**bits``, in two's complement; int32 ``[n, d]``.
         scalars: Single numbers modulo 2⁶⁴, by name; int64 ``[n]`` each.
-        bits: The bits of a word that count, and that cross; a multiple of 4 up to 32.
+        bits: The number of significant bits of a word, which cross; a multiple of 4 up to 32.
     """
 
     words: Tensor
@@ -29,12 +29,12 @@ class Sealed:
     bits: int = 32
 
     def withheld(self) -> Sealed:
-        """Return what is said of numbers that stay with the worker until it masks them: how many there are of each."""
+        """Return the names of the numbers without the numbers, which stay with the worker until it masks them."""
         nothing = {name: torch.zeros_like(numbers) for name, numbers in self.scalars.items()}
         return Sealed(self.words[:, :0], nothing, self.bits)
 
     def pick(self, index: Tensor) -> Sealed:
-        """Return those of some of the workers.
+        """Return the sealed numbers of some of the workers.
 
         Args:
             index: Their rows, int64.
@@ -44,16 +44,16 @@ class Sealed:
 
     @staticmethod
     def together(parts: Sequence[Sealed]) -> Sealed:
-        """Return those of several stacks of workers, all with the same scalars, as those of one."""
+        """Concatenate the sealed numbers of several stacks of workers, all with the same scalars."""
         first = parts[0]
         scalars = {name: torch.cat([part.scalars[name] for part in parts]) for name in first.scalars}
         return Sealed(torch.cat([part.words for part in parts]), scalars, first.bits)
 
 
 class Sealer(ABC):
-    """Says what sealed numbers look like: what whoever receives them knows of how they were made.
+    """Format of sealed numbers, for the side that receives them.
 
-    It comes from the settings of the run, as a layout does, and no message says it.
+    The format follows from the settings of the run, as a layout does, and is part of no message.
     """
 
     @property
@@ -62,7 +62,7 @@ class Sealer(ABC):
         """The bits of a word."""
 
     def withholding(self) -> Sealer:
-        """Return what reads sealed numbers of which the words stay with the worker."""
+        """Return a sealer for sealed numbers whose words stay with the worker."""
         return _Withholding(self)
 
     @abstractmethod

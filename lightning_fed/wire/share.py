@@ -11,13 +11,12 @@ from lightning_fed.wire.logged import Part
 
 @final
 class Options(NamedTuple):
-    """How a value is handed over.
+    """Options with which a value is handed over.
 
     Args:
-        shown: The arguments of ``self.log`` that say where it is shown, ``prog_bar`` and ``logger``, as far as they
-            were given.
+        shown: The arguments ``prog_bar`` and ``logger`` of ``self.log``, as far as they were given.
         forked: Whether each step has shown a value of its own.
-        suffix: The end of its name that says which loader it is about.
+        suffix: The end of its name that names the loader.
         loader: The number of that loader, if there are several.
     """
 
@@ -34,7 +33,7 @@ class Options(NamedTuple):
 
 @final
 class StepValue(NamedTuple):
-    """Value that a step has logged about itself (``on_step=True``): that of the last step.
+    """Value that the last step has logged with ``on_step=True``.
 
     Args:
         value: The value.
@@ -47,13 +46,13 @@ class StepValue(NamedTuple):
 
 @final
 class LoggedShare(NamedTuple):
-    """Values that one process has to hand over.
+    """Values that one process hands over.
 
     Args:
         workers: Values by worker and name.
         pooled: The plain values over all of its workers, by name.
-        objects: The path of each torchmetrics object, by the name that it was given.
-        options: How each is handed over, by name.
+        objects: The path of each torchmetrics object, by its logged name.
+        options: The options of each value, by name.
         examples: The number of examples of each worker, as far as batches have a size.
         steps: The values of the last step, by the name under which a step shows them.
     """
@@ -84,13 +83,13 @@ class Share(NamedTuple):
     """Share of one process in the end of an evaluation.
 
     Args:
-        logged: The values that it has to hand over.
-        failures: The workers of its own that failed.
-        states: What its torchmetrics objects hold that were updated, by path.
-        loaders: The number of loaders that its workers have, if that was asked.
-        batches: The number of batches that each worker's steps have seen, as far as it was counted.
-        filled: The attributes of the module that its steps have put something into, by path: lists and dicts that a
-            hook at the end of an epoch may read.
+        logged: The logged values.
+        failures: Those of its workers that failed.
+        states: The states of its updated torchmetrics objects, by path.
+        loaders: The number of loaders of its workers, if it was requested.
+        batches: The number of batches in each worker's steps, as far as it was counted.
+        filled: The paths of the module's lists and dicts that its steps have filled, and that a hook at the end of an
+            epoch may read.
     """
 
     logged: LoggedShare = LoggedShare()

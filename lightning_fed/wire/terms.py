@@ -1,4 +1,4 @@
-"""Terms of a run: all that the server asks of its nodes, known before the first round, for a node to agree to."""
+"""Terms of a run: all requests of the server to its nodes, sent before the first round, for a node to agree to."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Terms:
     """Terms of a run. Plain data: names of classes and their arguments, and no code.
 
     Args:
-        run: The name of the run, under which a node keeps what its workers remember; the same after a resume.
+        run: The name of the run, under which a node keeps its workers' own state; the same after a resume.
         seed: The seed of the run.
-        fingerprint: That of the server's module; see :mod:`lightning_fed.wire.fingerprint`.
-        algorithm: What a round computes.
+        fingerprint: The fingerprint of the server's module; see :mod:`lightning_fed.wire.fingerprint`.
+        algorithm: The algorithm of the run.
         transforms: Steps on updates before they leave.
-        promise: What is promised to the workers; None: nothing.
-        kept: What is kept of the workers' own optimizers and schedulers.
+        promise: The promise to the workers; None: none.
+        kept: The part of the workers' own optimizers and schedulers that is kept between rounds.
         precision: The Trainer's precision, such as ``"32-true"``.
         default_dtype: torch's default dtype, such as ``"float32"``.
         matmul_precision: The precision of float32 products.
         deterministic: Whether torch is to use deterministic algorithms only.
-        trainer: What user code at the workers may ask of its Trainer: its ``max_epochs``, ``max_steps`` and so on.
-        rounds: The number of rounds that are planned; None: there is no end.
+        trainer: The Trainer's settings that user code at the workers may read, such as ``max_epochs``.
+        rounds: The number of planned rounds; None: unlimited.
         population: The number of all workers.
         cohort_size: The number of workers in a round.
         frozen: The parameters that the server does not train when the fit begins.
-        least_workers: The number of workers below which a round fails, so that nothing is made of fewer updates.
+        least_workers: The number of workers below which a round fails.
         sampling: The kind of sampler that chooses cohorts; None: everyone takes part.
-        broadcast: How the model is compressed on its way to workers; None: it is not.
-        secure: How what leaves workers is sealed, so that only sums can be seen; None: it is not.
-        insecure: Whether noise follows from the seed of the run, so that nothing is private.
+        broadcast: The compression of the model on its way to workers; None: none.
+        secure: The sealing of updates, of which only sums can be read; None: none.
+        insecure: Whether noise follows from the seed of the run; then nothing is private.
     """
 
     run: str
@@ -66,11 +66,11 @@ class Terms:
     insecure: bool = False
 
     def to_bytes(self) -> bytes:
-        """Return the terms as bytes, the same for all who have the same terms."""
+        """Return the terms as bytes; equal terms have equal bytes."""
         return json.dumps(self.to_fields(), sort_keys=True).encode()
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the terms as JSON has them."""
+        """Return the terms as plain JSON values."""
         return {**asdict(self), "transforms": list(self.transforms), "frozen": list(self.frozen)}
 
     @classmethod
@@ -78,7 +78,7 @@ class Terms:
         """Read what :meth:`to_fields` returned.
 
         Args:
-            given: From anyone.
+            given: The fields, not trusted.
 
         Raises:
             WireError: If a field is missing, is no field of terms, or is of another type.
@@ -106,7 +106,7 @@ class Terms:
 
 
 _OF_A_TRAINER = ("max_epochs", "max_steps", "overfit_batches", "reload_dataloaders_every_n_epochs")
-"""What user code at the workers may ask of its Trainer; numbers, so that nobody says where it writes what."""
+"""Attributes of its Trainer that user code at the workers may read: numbers only, and so no paths of the server."""
 
 _NONE = type(None)
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -1,4 +1,4 @@
-"""Updates, which come back from workers, and the aggregate that an aggregator makes of them."""
+"""Updates, which come back from workers, and the aggregate of them."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ class Updates:
     """Updates of n workers, stacked along dim 0.
 
     Args:
-        cohort: The number of the cohort that they answer: that of their job.
+        cohort: The number of the cohort of their job.
         workers: The n names.
         delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.layout`` has the names.
         buffers: The buffers after local training; ``{name: [n, ...]}``.
         examples: The number of training examples; float64 ``[n]``.
-        weight: What each worker counts for in a mean of updates: that number, unless an algorithm says otherwise.
+        weight: Each worker's weight in a mean of updates: ``examples``, unless the algorithm sets another; float64
+            ``[n]``.
         loss: The mean loss over the local steps; float64 ``[n]``.
         steps: The number of local steps; float64 ``[n]``.
-        metrics: What the workers logged, each worker's own reduction; ``{name: float64 [n]}``.
-        shown: How it is shown, by the same names, where that is not ``Shown(name)``.
-        metric_states: What the workers' torchmetrics objects hold, as far as it leaves them: states by the operation
-            that merges them, ``{"sum" | "min" | "max": {name: [n, ...]}}``.
-        rates: The learning rates that the workers began with, as their optimizers have them; ``{name: float64 [n]}``.
+        metrics: The values that the workers logged, reduced by each worker; ``{name: float64 [n]}``.
+        shown: Their display settings, by the same names, where they are not ``Shown(name)``.
+        metric_states: The states of the workers' torchmetrics objects that leave them, by the operation that merges
+            them, ``{"sum" | "min" | "max": {name: [n, ...]}}``.
+        rates: The learning rates of the workers' optimizers at the start of local training; ``{name: float64 [n]}``.
         gradient: The mean of the gradients of the worker's loss over its local steps, before anything was added to
             them; ``[n, size]``, or None if the job did not ask for it. It stays with the worker.
-        extra: What an algorithm has its workers send besides; aggregated by the same rule as ``delta``.
+        extra: Further vectors of the algorithm, aggregated by the same rule as ``delta``;
             ``{name: [n, size]}``.
         stays: The names of parameters and buffers that stay with the workers and do not travel. They have not moved, as
             far as the server can see: ``delta`` is 0 there, and the buffers are the global ones.
-        codes: What crosses in place of ``delta`` and ``extra``, which are then what it stands for; None: they cross.
-        sealed: What crosses in place of all vectors, buffers and metrics, which are then zeros, the global ones and
-            none; None: they cross.
+        codes: The codes that cross in place of ``delta`` and ``extra``, which then hold the decoded values; None: the
+            vectors themselves cross.
+        sealed: The sealed numbers that cross in place of all vectors, buffers and metrics, which are then zeros, the
+            global ones and empty; None: they themselves cross.
     """
 
     cohort: int
@@ -107,8 +109,9 @@ class Aggregate:
         delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` has the names.
         buffers: The new global buffers; ``{name: [...]}``.
         extra: The aggregates of ``Updates.extra``; ``{name: [size]}``.
-        numbers: What the cohort reports together, if that is all there is to be seen.
-        changes: Whether the server is to step. Not if nobody answered: even without a gradient its momentum would move.
+        numbers: The numbers that the cohort reports together, if those of single workers are hidden.
+        changes: False if no update arrived; the server optimizer is then skipped, since momentum alone would move the
+            model.
     """
 
     delta: Tensor

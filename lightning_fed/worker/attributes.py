@@ -43,7 +43,7 @@ class Attributes:
         self._first, self._last = _Picture(module, self._outside), Snapshot(module, self._outside)
         self._changed: dict[str, Any] = {}
         self.opaque: list[str] = []
-        """When :meth:`changed` was last asked: the paths of what has changed and cannot cross, such as functions."""
+        """At the last call of :meth:`changed`: the paths of what has changed and cannot cross, such as functions."""
 
     def changed(self) -> dict[str, Any]:
         """Return the plain attributes that differ from what they were, by path; the same dict as long as they stay.

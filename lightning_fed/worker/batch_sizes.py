@@ -1,4 +1,4 @@
-"""Numbers of examples in batches whose loader does not tell them."""
+"""Numbers of examples in batches of a loader without a fixed batch size."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lightning_fed._lightning import extract_batch_size, rank_zero_warn
 
 @final
 class BatchSizes:
-    """Sizes of batches: as the user's code says by ``self.log(..., batch_size=...)``, else as Lightning finds them.
+    """Sizes of batches: as set by ``self.log(..., batch_size=...)`` in the user's code, else as Lightning finds them.
 
-    Lightning takes the first dimension of the first tensor. Where that may be something else, it is said once.
+    Lightning takes the first dimension of the first tensor. If that may be wrong, a warning is given once.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class BatchSizes:
         Args:
             worker: Whose batch it is.
             batch: The batch.
-            said: The sizes that the user's code has said about it; if they differ, they are about other things.
+            said: The sizes that the user's code has logged with the batch; if they differ, none of them is returned.
             is_item: Whether it is a single item of its dataset.
         """
         if len(said) == 1:
@@ -45,7 +45,7 @@ class BatchSizes:
         Args:
             worker: Whose batch it is.
             is_doubtful: Whether there is something to warn of.
-            size: What was guessed.
+            size: The guessed size.
         """
         if is_doubtful and not self._has_warned:
             self._has_warned = True

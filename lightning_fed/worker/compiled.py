@@ -15,7 +15,7 @@ from lightning_fed._lightning import pl, rank_zero_warn
 
 
 def compiled_or_not(training_step: Callable[[Any, int], Any]) -> Callable[[Any, int], Any]:
-    """Compile one worker's ``training_step``; if that fails, say so once and go on without."""
+    """Compile one worker's ``training_step``; if that fails, warn once and go on without compilation."""
     # Dropout then draws from torch's generator, as it does uncompiled, so that a run can be repeated by its seed.
     with silence():  # torch remarks on parts of its own when it first imports its compiler
         compiled: Any = torch.compile(training_step, options={"fallback_random": True})
@@ -47,7 +47,7 @@ def keep_from_compilation(module: pl.LightningModule, device: torch.device) -> N
         module: The workers' copy of the user's module.
         device: Where it lies.
     """
-    # Torch's own max pooling takes a fifth of the time: a step of a small convolutional net 11 ms, and not 15.
+    # Torch's own max pooling is slow in a compiled step on a CPU.
     slow = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d) if device.type == "cpu" else ()
     for part in module.modules():
         names: tuple[str, ...] = ()

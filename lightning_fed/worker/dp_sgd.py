@@ -27,13 +27,13 @@ class PrivateGradients:
     """Hides single examples in the steps of one worker's training.
 
     The gradients of a step are added up in float64 as one vector of length d, on a grid (see
-    :mod:`lightning_fed.privacy.grid`): each is clipped so that its norm is at most C after it is rounded.
+    ``privacy.grid``): each is clipped so that its norm is at most C after it is rounded.
 
     Args:
         local: The workers' copy of the module.
-        job: What the server sent, with ``job.record_privacy``.
+        job: The server's job, with ``job.record_privacy``.
         noise: Draws the noise.
-        keys: What the noise is for.
+        keys: The keys of the random stream of the noise.
         examples: The number of the worker's examples. It is public.
     """
 
@@ -55,7 +55,7 @@ class PrivateGradients:
         self._device = torch.device("cpu") if local.device.type == "mps" else local.device
         self._sum = torch.zeros(self._size, dtype=torch.float64, device=self._device)
         self.releases = 0
-        """How often noised gradients were released."""
+        """Number of releases of noised gradients."""
         self._marks = self._marked()
 
     def begin(self) -> None:
@@ -69,7 +69,7 @@ class PrivateGradients:
             parameter.grad = None
 
     def add(self) -> None:
-        """Add the gradient that one example's backward pass has left on the parameters, clipped; forget it there.
+        """Add the gradient that one example's backward pass has left on the parameters, clipped, and clear it there.
 
         One with NaN or Inf in it counts as zeros: no factor can clip it, and that an example has such a gradient is as
         private as all else about it.

@@ -1,4 +1,4 @@
-"""The Trainer that a worker's datamodule sees where the server's is in another process, or on another machine."""
+"""The Trainer of a worker's datamodule if the server's is in another process, or on another machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_fed.wire import Job
 
 @final
 class FarTrainer(pl.Trainer):
-    """The server's Trainer, as far as a job says something of it."""
+    """The server's Trainer, as far as a job describes it."""
 
     job: Job | None = None
     """The job of the round at hand; None: there was none yet."""

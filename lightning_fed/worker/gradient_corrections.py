@@ -15,7 +15,7 @@ from lightning_fed.wire import Job
 
 @final
 class GradientCorrections:
-    """Corrects the gradients of one worker or of a stack of workers, as a job asks for.
+    """Corrects the gradients of one worker or of a stack of workers, as a job requires.
 
     In this order: parameters that are frozen lose their gradients, so that the optimizer passes them over; gradients
     are added up, if their mean is wanted; the gradient of the job's :class:`Penalty` is added to them.
@@ -47,7 +47,7 @@ class GradientCorrections:
 
     @staticmethod
     def of(job: Job, workers: Sequence[str], stacked: bool) -> GradientCorrections | None:
-        """Return the corrections of a job, or None if it asks for none."""
+        """Return the corrections of a job, or None if the job has none."""
         nothing = job.penalty is None and not job.frozen and not job.wants_gradient
         return None if nothing else GradientCorrections(job, workers, stacked)
 
@@ -85,10 +85,10 @@ class GradientCorrections:
                 if self._linear:
                     gradient.add_(self._first(self._linear[name], parameter))
                 if rows is not None:
-                    parameter.grad = gradient.to_sparse(rows)  # as SparseAdam asks for
+                    parameter.grad = gradient.to_sparse(rows)  # as SparseAdam requires
 
     def mean_gradient(self) -> Tensor | None:
-        """The mean over the steps so far, ``[n, size]``; None if the job did not ask for it."""
+        """The mean over the steps so far, ``[n, size]``; None if the job does not require it."""
         if self._sum is None:
             return None
         counts = self._sum.new_tensor(self._counts).unsqueeze(1)

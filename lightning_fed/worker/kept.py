@@ -76,7 +76,7 @@ class Recollection:
     """Restores the state of a worker's optimizers and schedulers before its training, and stages it afterwards.
 
     Args:
-        kept: What is kept.
+        kept: The state that is kept.
         own: The workers' own state.
     """
 

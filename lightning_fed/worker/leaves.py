@@ -18,15 +18,15 @@ from lightning_fed.worker.outbox import Outbox, prefixes, tables_of
 
 
 def leaves_of(updates: Updates | None, job: Job, outbox: Outbox, names: Sequence[str]) -> Leaves | None:
-    """Say what leaves a worker, and what it is sent.
+    """List what leaves a worker, and what it is sent.
 
     Where a promise hides who took part, it also hides what there is to see in a message that came: whether one did, the
     length of its sender's name, and which rounds nobody answered. The messages are then those that the job plans.
 
     Args:
-        updates: What has left some workers by the outbox; the first one's is looked at. None: nothing has come yet.
-        job: What the cohort was sent.
-        outbox: The steps by which it left.
+        updates: Updates that have left some workers by the outbox; the first worker's is used. None: none so far.
+        job: The cohort's job.
+        outbox: The steps by which the updates left.
         names: The names of the population.
 
     Returns:
@@ -146,7 +146,7 @@ def _reasons_down(job: Job, outbox: Outbox) -> Callable[[Part], str]:
 
 
 def _staying(updates: Updates, job: Job, outbox: Outbox) -> Iterator[Row]:
-    """What never leaves: first what has a name of its own, then what no worker sends."""
+    """Rows for what never leaves: first what has a name of its own, then what no worker sends."""
     algorithm, promise = outbox.algorithm, outbox.promise
     left = {*algorithm.stays_local(job.model), *job.model.parameters}
     for name in sorted(updates.stays):

@@ -51,7 +51,7 @@ class LocalFit:
         trainer: The server's Trainer.
         compile: Whether to compile ``training_step``.
         channels_last: Whether images and convolutions lie in memory with their channels last.
-        kept: What of a worker's optimizers and schedulers is kept from round to round.
+        kept: The state of a worker's optimizers and schedulers that is kept from round to round.
         own: The workers' own state, in which it is kept.
         quiet: Whether nothing is shown of what the module's code logs by the Trainer.
 
@@ -116,7 +116,7 @@ class LocalFit:
         """Train on one worker's data, starting from the global model.
 
         Args:
-            job: What the server sent.
+            job: The server's job.
             worker: Whose data.
             delta: Where to put global minus local, by name.
 
@@ -257,9 +257,9 @@ class LocalFit:
                 if has_plateaus:
                     plateaus.step("step", index + 1, self.recorder.value_of)
                 if step == local.steps or state["should_stop"]:
-                    is_whole = False  # unless the number of batches says otherwise
+                    is_whole = False  # unless the number of batches shows otherwise
                     break
-            if not state["is_last_batch"]:  # cut short, or of a length that only the pass could tell
+            if not state["is_last_batch"]:  # cut short, or of a length that only the pass shows
                 self._optimizers.step_schedulers("epoch", self._epochs_before + passes)
             self.recorder.pass_is_over = True
             call("on_train_epoch_end")

@@ -1,4 +1,4 @@
-"""The calls of ``self.log`` in local training: what they may say, and how what they log is to be shown."""
+"""The calls of ``self.log`` in local training: their valid arguments, and how the logged values are shown."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class LogCalls(ABC):
             ValueError: If the reduction is unknown, or a torchmetrics object is no part of the module.
             MisconfigurationException: Where Lightning refuses the hook or the arguments.
         """
-        if not isinstance(value, Tensor) and isinstance(value, Mapping):  # an abstract class takes its time to ask
+        if not isinstance(value, Tensor) and isinstance(value, Mapping):  # isinstance with an abstract class is slow
             for key, item in value.items():
                 self.log(
                     f"{name}.{key}",
@@ -109,7 +109,7 @@ class LogCalls(ABC):
         Args:
             key: Under which it is reduced with others.
             shown: How it is shown.
-            value: What was logged.
+            value: The logged value.
             batch_size: The number of its examples; None: that of the batch.
         """
 
@@ -149,7 +149,7 @@ def one_number(name: str, value: Any) -> float | Tensor:
 
     Args:
         name: Its name.
-        value: What is logged.
+        value: The logged value.
 
     Raises:
         TypeError: If it is something else.

@@ -61,7 +61,7 @@ def refuse_to_set(path: str) -> NoReturn:
     """Refuse to set an attribute of the server's loops or strategy.
 
     Args:
-        path: What was to be set, from ``self.trainer`` on.
+        path: The attribute that was to be set, from ``self.trainer`` on.
 
     Raises:
         AttributeError: In any case.

@@ -71,7 +71,7 @@ class WorkerMetrics:
         self._worker: str | None = None
         self._loader: int | None = None
         self._recorder = Recorder()
-        self._recorder.hook = "validation_step"  # about an epoch, if nothing else is said; so is a test
+        self._recorder.hook = "validation_step"  # by default about an epoch; so is a test
         self._logged: dict[str, Metric] = {}
         self._before: dict[str, MetricState] = {}
 
@@ -179,7 +179,7 @@ def length_of(batch: Any) -> int | None:
 
 
 def _share(metric: Metric, before: MetricState | None) -> float | None:
-    """Return what the metric computes from what came after ``before``, or None if that cannot be told.
+    """Return what the metric computes from what came after ``before``, or None if the metric does not allow it.
 
     The states are put back as they were. A worker's share of a float sum carries the rounding of the whole sum.
     """

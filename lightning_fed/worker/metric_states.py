@@ -52,7 +52,7 @@ def merged_state(metric: Metric, parts: Sequence[MetricState]) -> MetricState:
     """Merge states as torchmetrics does, but without those that were never updated.
 
     Args:
-        metric: An object with such states, which says how each is reduced.
+        metric: An object with such states, which defines how each is reduced.
         parts: Those of the processes, in order of rank.
     """
     parts = [part for part in parts if part.updates]

@@ -30,7 +30,7 @@ class Slot(NamedTuple):
 
 
 def slots_of(optimizers: Sequence[Optimizer], with_settings: bool) -> list[Slot]:
-    """Find out what optimizers remember about each parameter, by a step on gradients of 0.
+    """Find the state that optimizers keep for each parameter, by a step on gradients of 0.
 
     Args:
         optimizers: They have taken a step afterwards; parameters and their gradients are as they were.
@@ -121,14 +121,14 @@ def _mark(slots: Sequence[Slot]) -> float:
 
 
 def row_of(slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> Tensor:
-    """Return what optimizers remember, ``[size]``, on the CPU.
+    """Return the state of optimizers, ``[size]``, on the CPU.
 
     Args:
-        slots: What optimizers of their kind remember.
+        slots: The state that optimizers of their kind keep.
         optimizers: The optimizers.
 
     Raises:
-        ValueError: If they remember more than they did after their first step.
+        ValueError: If they keep more state than after their first step.
     """
     dtype = dtype_of(slots)
     parts = [torch.tensor([_mark(slots)], dtype=dtype)]
@@ -165,7 +165,7 @@ def put(row: Tensor, slots: Sequence[Slot], optimizers: Sequence[Optimizer]) -> 
 
     Args:
         row: Their row, ``[size]``; where it is 0 throughout, nothing is remembered.
-        slots: What optimizers of their kind remember.
+        slots: The state that optimizers of their kind keep.
         optimizers: The fresh ones.
 
     Raises:

@@ -32,11 +32,11 @@ class Outbox:
     other way round.
 
     Args:
-        algorithm: What the round computes; its half at the workers trains them, once or several times.
+        algorithm: The round's algorithm; its half at the workers trains them, once or several times.
         transforms: Steps on updates before they leave.
-        promise: What is promised to the workers, kept last.
-        own: What the workers remember.
-        kept: What is kept of the workers' own optimizers and schedulers.
+        promise: The promise to the workers, applied last.
+        own: The workers' own state.
+        kept: The state of the workers' own optimizers and schedulers that is kept.
         sealing: How what leaves is sealed, at last, so that only sums can be seen; None: it is not.
         broadcast: How the model is compressed on its way to the workers, who decode it before all this; None: it is
             sent as it is.
@@ -65,7 +65,7 @@ class Outbox:
 
     @property
     def compression(self) -> Compressed | None:
-        """How what leaves is compressed, which also decodes it where it arrives; None: it leaves as it is."""
+        """Compression of what leaves, which also decodes it at the server; None: no compression."""
         last = self.transforms[-1] if self.transforms else None
         return last if isinstance(last, Compressed) else None
 
@@ -74,7 +74,7 @@ class Outbox:
 
         Args:
             train: The engine's local training.
-            job: What the server sent.
+            job: The server's job.
             workers: The names of the workers.
 
         Yields:
@@ -125,7 +125,7 @@ class Outbox:
 
         Args:
             aggregate: The aggregate of what came out of the outbox, the same on every process.
-            job: What the workers were sent.
+            job: The workers' job.
         """
         if self.promise is not None:
             aggregate = self.promise.server(aggregate, job)
@@ -143,7 +143,7 @@ def tables_of(algorithm: Algorithm, transforms: Sequence[UpdateTransform], kept:
     Args:
         algorithm: The algorithm.
         transforms: The transforms, in order.
-        kept: What is kept of optimizers and schedulers.
+        kept: The state of optimizers and schedulers that is kept.
     """
     each = zip(prefixes(transforms), transforms, strict=True)
     theirs = [prefix + name for prefix, transform in each for name in transform.tables]

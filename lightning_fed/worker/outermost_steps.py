@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-"""What an optimizer's ``step`` is given, by position and by name."""
+"""Arguments of an optimizer's ``step``, by position and by name."""
 
 
 @final

@@ -26,7 +26,7 @@ class OwnMethods:
     def __init__(self, module: pl.LightningModule, recorder: LogCalls, trainer: TrainerView) -> None:
         self._trainer = trainer
         self.backward: Callable[..., None] = _nothing_yet
-        """What ``self.manual_backward(loss)`` on the copy calls."""
+        """The function that ``self.manual_backward(loss)`` on the copy calls."""
         for part in module.modules():
             if isinstance(part, pl.LightningModule):
                 part.__dict__["_trainer"] = trainer
@@ -38,7 +38,7 @@ class OwnMethods:
 
     def _print(self, part: pl.LightningModule, *values: Any, **options: Any) -> None:
         """Print as the module itself does, or hand the text to a trainer view that shows nothing."""
-        if self._trainer.is_quiet:  # LightningModule.print asks only for a progress bar, and prints where there is none
+        if self._trainer.is_quiet:  # LightningModule.print tests only for a progress bar, and prints if none
             self._trainer.print(*values, **options)
         else:
             type(part).print(part, *values, **options)

@@ -19,7 +19,7 @@ class OwnMetrics:
 
     Args:
         module: The workers' copy of the user's module.
-        recorder: What it logs into; hears under which path an object lies.
+        recorder: The recorder of logged values; the path of each object is registered there.
     """
 
     def __init__(self, module: nn.Module, recorder: LogCalls) -> None:

@@ -22,7 +22,7 @@ class Plateaus:
 
     Args:
         module: The workers' copy of the user's module.
-        trainer: What it sees of its Trainer, with the schedulers.
+        trainer: The worker's view of the Trainer, with the schedulers.
         step: Steps one of them, given its configuration and the metric's value.
     """
 
@@ -46,7 +46,7 @@ class Plateaus:
         """Step the schedulers that go by epochs and by what validation logs, before a round: once in a server's epoch.
 
         Args:
-            validated: What the last validation at the server has logged, by name.
+            validated: The values that the last validation at the server has logged, by name.
             epoch: The server's epoch.
             last: The server's epoch in the worker's last round; None: there is none.
         """
@@ -82,7 +82,7 @@ class Plateaus:
                 self._step(config, torch.tensor(value))
 
     def _hold(self, config: Any) -> None:
-        """Say why a rate is held, or refuse to hold it."""
+        """Warn why a rate is held, or refuse to hold it."""
         may_come = overrides(self._module, "validation_step")
         if config.strict and not may_come:
             raise ValueError(self._not_logged(config.monitor, "set 'strict': False beside it to hold the rate"))

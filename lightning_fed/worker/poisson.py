@@ -30,10 +30,10 @@ class PoissonSamples:
     collated by itself, so that a batch holds one example, and nothing can mix two.
 
     Args:
-        loader: What the worker's datamodule gave as its loader.
+        loader: The loader that the worker's datamodule returned.
         settings: Says how probable each example is.
         noise: Draws the coins. Whom they choose must be a secret: amplification by sampling is worth no more than it.
-        keys: What the coins are for.
+        keys: The keys of the random stream of the coins.
 
     Raises:
         ValueError: If the loader does not give examples of a fixed set.
@@ -66,10 +66,10 @@ def rows_of(loader: object) -> Sequence[Any]:
     """Return the keys of the examples that a loader gives, each once.
 
     Args:
-        loader: What a datamodule's ``train_dataloader()`` returned.
+        loader: The value that a datamodule's ``train_dataloader()`` returned.
 
     Raises:
-        ValueError: If it does not give each example of a fixed set once in a pass; the message says what to do.
+        ValueError: If it does not give each example of a fixed set once in a pass; the message names the fix.
 
     >>> rows_of(DataLoader(["a", "b", "c"], sampler=torch.utils.data.SubsetRandomSampler([2])))
     [2]

@@ -22,7 +22,7 @@ from lightning_fed.worker.metric_states import merged_state, merges, put_state, 
 class Recorder(LogCalls):
     """Takes the place of ``self.log`` and ``self.log_dict`` on a worker's copy of the user's module.
 
-    A value logged several times is reduced as its ``reduce_fx`` says; means are weighted by batch sizes. A torchmetrics
+    A value logged several times is reduced by its ``reduce_fx``; means are weighted by batch sizes. A torchmetrics
     object begins each pass empty, as in Lightning each epoch, and is computed at the end of local training, over all
     passes; one whose states do not merge goes on from pass to pass.
     """
@@ -89,7 +89,7 @@ class Recorder(LogCalls):
 
         Args:
             shown: How it is shown.
-            value: What was logged.
+            value: The logged value.
             batch_size: The number of its examples; None: that of the batch.
         """
         self._take(("training_step", shown.name), shown, value, batch_size)
@@ -97,13 +97,13 @@ class Recorder(LogCalls):
     def _take(self, key: Key, shown: Shown, value: Any, batch_size: int | None) -> None:
         if batch_size is not None:
             self.said.add(batch_size)
-        if not isinstance(value, Tensor) and isinstance(value, Metric):  # an abstract class takes its time to ask
+        if not isinstance(value, Tensor) and isinstance(value, Metric):  # isinstance with an abstract class is slow
             self._metrics[key] = value
         else:
             number = one_number(shown.name, value)
             if isinstance(number, Tensor):  # reading one from an accelerator would make it wait at every step
                 number = number.detach().reshape(()) if number.is_cuda else number.item()
-            if batch_size is None:  # only a mean asks for it, and not every batch can tell
+            if batch_size is None:  # only a mean requires it, and not every batch has it
                 batch_size = self._size(shown) if shown.reduction == "mean" else 1
             values = self._values.get(key)
             if values is None:
@@ -117,7 +117,7 @@ class Recorder(LogCalls):
         return key in self._shown
 
     def _size(self, shown: Shown) -> int:
-        """The weight of a value: the number of examples of its batch, if Lightning would ask for it, else if it can."""
+        """The weight of a value: its batch's number of examples; 1 if unknown and the value has no epoch's mean."""
         if self.hook in EPOCH_HOOKS:
             return 1
         if self._known_size is not None:

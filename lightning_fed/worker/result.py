@@ -1,4 +1,4 @@
-"""From single workers to stacks of updates."""
+"""Conversion of single workers' results to stacks of updates."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class LocalResult:
         examples: The number of its training examples.
         loss: The mean loss over the local steps.
         steps: The number of local steps.
-        metrics: What it logged, by name.
+        metrics: Its logged values, by name.
         buffers: The buffers after local training.
         shown: How what it logged is shown, where that is not ``Shown(name)``.
-        metric_states: What its torchmetrics objects hold, as far as it leaves.
+        metric_states: The states of its torchmetrics objects, as far as they leave.
         rates: The learning rates that it began with.
-        gradient: The mean gradient over the local steps, ``[1, size]``, if it was asked for.
+        gradient: The mean gradient over the local steps, ``[1, size]``, if the job requires it.
     """
 
     worker: str

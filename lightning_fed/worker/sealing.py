@@ -32,7 +32,7 @@ from lightning_fed.wire.sealed import Sealed, Sealer
 WORKERS, WITHIN, WEIGHT, EXAMPLES, STEPS, LEFT_OUT = "workers", "within", "weight", "examples", "steps", "left out"
 LOSS, METRIC, RATE = "loss", "metric/", "rate/"
 WEIGHT_OF = "weight of "
-"""Before the name of a mean: the sum of the weights of those who have something to say about it."""
+"""Before the name of a mean: the sum of the weights of the workers that have a value for the mean."""
 
 _ALWAYS = frozenset({WORKERS, WITHIN, WEIGHT, EXAMPLES, STEPS, LEFT_OUT, LOSS, WEIGHT_OF + LOSS})
 """The single numbers that every worker adds."""
@@ -75,14 +75,14 @@ class Sealing(Sealer):
     """Seals updates, and reads the sum of a cohort's.
 
     Args:
-        settings: What the user says.
+        settings: The user's settings.
         cohort: The largest number of workers in a round.
         equally: Whether all workers count the same; else by their examples up to ``weight_cap``.
         promise: What is promised to the workers, which then says by how much they are shortened and what they count
             for; None: nothing.
 
     Raises:
-        ValueError: If the settings say the same as the promise.
+        ValueError: If the settings set what the promise sets.
     """
 
     settings: SecureAggregation
@@ -234,7 +234,7 @@ class Sealing(Sealer):
     # ---- at the server -----------------------------------------------------------------------------------------------
 
     def opened(self, words: Tensor, numbers: Mapping[str, float], job: Job, stays: Set[str]) -> CohortSum:
-        """Return what a sum of sealed numbers says of updates.
+        """Return the updates that a sum of sealed numbers stands for.
 
         Args:
             words: The sum of words modulo ``2**bits``; int32 ``[d]``.
@@ -292,7 +292,7 @@ class Sealing(Sealer):
 
 _BUFFERS = "buffers/"
 _COUNTERS = "num_batches_tracked"
-"""BatchNorm's counters, of which a sum says nothing and which mean nothing with a momentum: they stay as they are."""
+"""BatchNorm's counters. Their sum has no meaning, and with a momentum they have no effect: they stay unchanged."""
 
 
 def _is_mean(shown: Mapping[str, Shown], name: str) -> bool:

@@ -13,7 +13,7 @@ from lightning_fed.worker.outermost_steps import OutermostSteps
 
 @contextmanager
 def steps_elsewhere(own: Collection[Optimizer], factor: float, are_kept: bool) -> Iterator[None]:
-    """Have the steps of other optimizers than those of ``configure_optimizers`` follow what is asked of all.
+    """Have the steps of other optimizers than those of ``configure_optimizers`` follow the rules for all.
 
     Of a step within a step, as of the optimizer that a SAM wraps, the outer one counts: they share their groups.
 

@@ -20,7 +20,7 @@ _SOMEONES_BATCHES = 1000
 
 @final
 class NoSingleWorkerError(RuntimeError):
-    """Error of code that asks for one worker's data before there is a worker, or while several train together."""
+    """Error of code that reads one worker's data before there is a worker, or while several train together."""
 
 
 @final
@@ -74,7 +74,7 @@ class TrainerView:
     optimizers: list[Optimizer]
     should_stop: bool
     asked_for_data: bool
-    """Whether code has asked for the worker's data since :meth:`set_length`."""
+    """Whether code has read the worker's data since :meth:`set_length`."""
     _rounds: float
     _trainer: pl.Trainer | QuietTrainer
     _module: pl.LightningModule
@@ -212,11 +212,11 @@ class TrainerView:
         epoch: int = 0,
         worker: Worker | None = None,
     ) -> None:
-        """Set the length of one worker's local training, and forget the attributes that the last worker's code has set.
+        """Set the length of one worker's local training, and remove the attributes that the last worker's code has set.
 
         Args:
             local: Epochs or steps.
-            num_batches: The number of batches in an epoch, or None if only the epoch can tell.
+            num_batches: The number of batches in an epoch, or None if only a pass over the data can count them.
             round: The number of the server's steps so far.
             epoch: The server's epoch.
             worker: The worker; None: several train together.
@@ -291,7 +291,7 @@ class StrategyView:
 
 @final
 class LoggedHere(dict[str, Tensor]):
-    """Logged values where a worker trains, by name; the error for a missing one says where to log or to read it."""
+    """Logged values where a worker trains, by name; the error for a missing one names the place to log or read it."""
 
     def __missing__(self, name: str) -> Tensor:
         raise KeyError(

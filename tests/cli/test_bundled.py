@@ -32,7 +32,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_every_file_has_a_name_and_a_sentence(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     there = (ROOT / bundle.folder).iterdir()
     paths = [path for path in there if path.suffix in bundle.suffixes or (path / "README.md").is_file()]
-    assert list(bundle.files().values()) == sorted(paths)
+    assert list(bundle.files().values()) == sorted(paths, key=lambda path: (path.stem, path.suffix != ".py"))
     listed = said(capsys, bundle.folder)
     assert listed == said(capsys, bundle.folder, "list")
     for path in paths:
@@ -70,6 +70,15 @@ def test_a_folder_is_shown_by_its_readme_and_copied_whole(capsys: pytest.Capture
     assert Path("hospitals/hospitals/site.py").read_bytes() == (folder / "hospitals" / "site.py").read_bytes()
     assert "there is a folder" in refused(capsys, "examples", "copy", "hospitals")
     said(capsys, "examples", "copy", "hospitals", "--force")
+
+
+def test_a_script_and_a_notebook_of_one_name_are_both_there(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = said(capsys, "examples", "list")
+    assert re.search(r"^  toy  ", listed, re.M)
+    assert re.search(r"^  toy\.ipynb  +ToyFederatedLearning", listed, re.M)
+    assert said(capsys, "examples", "copy", "toy") == "wrote toy.py\n"
+    assert said(capsys, "examples", "copy", "toy.ipynb") == "wrote toy.ipynb\n"
+    assert Path("toy.ipynb").read_bytes() == (ROOT / "examples" / "toy.ipynb").read_bytes()
 
 
 def test_a_copy_takes_the_place_of_nothing_unless_it_may(capsys: pytest.CaptureFixture[str]) -> None:

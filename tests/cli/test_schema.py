@@ -144,7 +144,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_options_are_described_by_their_docstrings() -> None:
     model, data = (SCHEMA["properties"][section]["properties"] for section in ("model", "data"))
-    assert model["algorithm"]["description"] == "What a round computes."
+    assert model["algorithm"]["description"] == "The computation of a round, such as `FedAvg()`."
     assert model["local_epochs"]["default"] == 1
     assert [name for name, each in {**model, **data}.items() if len(each["description"]) < 10] == []
 

@@ -97,6 +97,12 @@ def test_a_picture_is_written_without_pyplot(tmp_path: Path, monkeypatch: pytest
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_notebook_shows_a_picture_without_pyplot() -> None:
+    """Jupyter calls this method of the object in the last line of a cell."""
+    picture = population(LABELS, Shards(workers=2)).plot()._repr_png_()
+    assert picture.startswith(b"\x89PNG")
+
+
 def test_without_matplotlib_the_command_that_installs_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'a picture of a partition needs matplotlib .*"lightning_fed\[examples\]"'):

@@ -23,6 +23,7 @@ from pytorch_lightning.tuner import Tuner
 import lightning_fed
 
 PAGE = Path(__file__).parents[2] / "docs" / "lightning.md"
+REPOSITORY = "https://github.com/lightning-fed/lightning_fed/blob/main/"
 VERSION = tuple(int(part) for part in pl.__version__.split(".")[:2])
 
 
@@ -55,7 +56,9 @@ def _row(cells: list[str]) -> Row:
         if not since or (version >= VERSION if bound else version <= VERSION):
             names.append(name)
     links = re.findall(r"\[([^\]]+)\]\(([^)]+)\)", cells[3])
-    return Row(names, cells[1], cells[2], [(text, (PAGE.parent / path).resolve()) for text, path in links])
+    return Row(
+        names, cells[1], cells[2], [(text, PAGE.parents[1] / path.removeprefix(REPOSITORY)) for text, path in links]
+    )
 
 
 def public(thing: type, *, where: Callable[[Any], bool] = lambda _: True) -> set[str]:

@@ -185,6 +185,18 @@ def test_a_checkpoint_is_evaluated_at_its_own_round(tmp_path: Path) -> None:
     assert (entries[6]["stage"], entries[6]["round"]) == ("test", -1)
 
 
+def test_the_plain_module_on_the_same_trainer_is_no_part_of_the_record(tmp_path: Path) -> None:
+    """As a script does that has trained its module by ``trainer.fit(FederatedModule(module), ...)``."""
+    module, data = Validated(), two(EvaluatedRows)
+    run = fit(FederatedModule(module), data, logger=logger(tmp_path))
+    central = EvaluatedRows([1.0, 3.0])
+    (result,) = run.validate(module, central, verbose=False)
+    run.test(module, central, verbose=False)
+    x = module.x.item()
+    assert result["val_loss"] == pytest.approx(((x - 1) ** 2 + (x - 3) ** 2) / 2)
+    assert [line["stage"] for line in read(tmp_path / "toy" / "run").evaluations] == ["val"]
+
+
 def test_a_run_that_begins_anew_takes_the_place_of_another(tmp_path: Path) -> None:
     fit(FederatedModule(Validated()), two(EvaluatedRows), max_epochs=3, logger=logger(tmp_path))
     fit(FederatedModule(Scalar()), two(), max_epochs=1, logger=logger(tmp_path))

@@ -1,1 +1,1 @@
-"""What the two Flower Apps of ``benchmarks/deployment.py`` train, and what they write down."""
+"""Model, data and records of the two Flower Apps of ``benchmarks/deployment.py``."""

@@ -1,4 +1,4 @@
-"""What nodes are made of: ours with a Lightning module, and one that takes Flower's arrays, as small as it can be."""
+"""The two kinds of nodes: ours with a Lightning module, and a minimal one for Flower's arrays."""
 
 from __future__ import annotations
 

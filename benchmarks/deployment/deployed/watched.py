@@ -1,4 +1,4 @@
-"""What a ServerApp writes down for the benchmark: when rounds ended, memory, traffic."""
+"""The records of a ServerApp for the benchmark: ends of rounds, memory, traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Flower App must name as its clientapp. A site that runs ``lightning-fed node`` runs its own installed copy."""
+"""The clientapp that a Flower App must name. A site that runs ``lightning-fed node`` runs its own installed copy."""
 
 from lightning_fed.flower import client_app
 

@@ -31,7 +31,8 @@ class Readmission(pl.LightningModule):
         self.accuracy = BinaryAccuracy()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).squeeze(-1)
+        logits: Tensor = self.net(x)
+        return logits.squeeze(-1)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch

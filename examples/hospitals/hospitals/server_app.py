@@ -1,4 +1,4 @@
-"""What runs at the server: a stock Trainer."""
+"""The side of the server: a stock Trainer."""
 
 from collections.abc import Mapping
 from pathlib import Path

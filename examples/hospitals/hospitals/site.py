@@ -1,8 +1,9 @@
-"""What runs at a site: the function that ``lightning-fed node --build hospitals.site:build`` calls."""
+"""The side of a site: the function that ``lightning-fed node --build hospitals.site:build`` calls."""
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,10 +23,10 @@ class Patients(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         self.train, self.val = random_split(read(self.file), [0.8, 0.2], torch.Generator().manual_seed(0))
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.train, batch_size=32, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(self.val, batch_size=256)
 
 

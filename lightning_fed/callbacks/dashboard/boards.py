@@ -1,6 +1,6 @@
-"""Boards: where a logger shows texts, pictures, histograms and a layout of charts, by its own public ways.
+"""Boards: adapters that show texts, figures, histograms and a layout of charts through a logger's public interface.
 
-A logger of another kind gets a board by registering a function: ``@board_of.register(OtherLogger)``.
+Register a function for a logger of another kind: ``@board_of.register(OtherLogger)``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Layout: TypeAlias = Mapping[str, Mapping[str, tuple[str, list[str]]]]
 
 
 class Board(ABC):
-    """Where one logger shows what is no scalar. What it has no place for is left out."""
+    """Base of the boards: shows content other than scalars through one logger. Unsupported content is left out."""
 
     @abstractmethod
     def text(self, tag: str, text: Text, step: int) -> None:
@@ -38,25 +38,25 @@ class Board(ABC):
 
     @abstractmethod
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        """Show a picture.
+        """Show a figure.
 
         Args:
             tag: Its name.
-            figure: The figure; it belongs to no window.
+            figure: The figure, without a window.
             step: The round that it is about.
         """
 
     def histogram(self, tag: str, values: NDArray[np.float64], step: int) -> None:  # noqa: B027 - not all have one
-        """Show how values are distributed.
+        """Show the distribution of values.
 
         Args:
-            tag: Their name.
-            values: Finite; ``[n]`` with n > 0.
-            step: The round that they are about.
+            tag: The name of the values.
+            values: The finite values; ``[n]`` with n > 0.
+            step: The round of the values.
         """
 
     def layout(self, layout: Layout) -> None:  # noqa: B027 - few have one
-        """Set which charts stand together, and in which order.
+        """Set the sections of charts, and their order.
 
         Args:
             layout: The charts.
@@ -65,7 +65,7 @@ class Board(ABC):
 
 @singledispatch
 def board_of(logger: object) -> Board | None:
-    """Return the board of a logger; None: it has none, and gets scalars only.
+    """Return the board of a logger; None: the logger shows scalars only.
 
     Args:
         logger: Any logger of a Trainer.
@@ -88,11 +88,11 @@ class TensorBoard(Board):
         self._writer.add_text(tag, text.markdown, step)
 
     def figure(self, tag: str, figure: Figure, step: int) -> None:
-        # Not by add_figure(), which imports pyplot and with it what windows are made of.
+        # Not by add_figure(), which imports pyplot and with it a GUI backend.
         self._writer.add_image(tag, pixels(figure), step, dataformats="HWC")
 
     def histogram(self, tag: str, values: NDArray[np.float64], step: int) -> None:
-        self._writer.add_histogram(tag, values, step, bins=30)  # of workers there are not as many as of weights
+        self._writer.add_histogram(tag, values, step, bins=30)  # a run has far fewer workers than weights
 
     def layout(self, layout: Layout) -> None:
         self._writer.add_custom_scalars(layout)
@@ -100,7 +100,7 @@ class TensorBoard(Board):
 
 @final
 class WeightsAndBiases(Board):
-    """Tables, images and histograms of a W&B run; how its charts stand is up to its workspace.
+    """Tables, images and histograms of a W&B run; the layout of charts is left to its workspace.
 
     Args:
         logger: Its logger.

@@ -1,4 +1,4 @@
-"""The dashboard of a run: what is no scalar, for the loggers that can show it."""
+"""The dashboard of a run: content other than scalars, for loggers that support it."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ from lightning_fed.server.datamodule import FederatedDataModule, data_of
 from lightning_fed.server.loaders import Cohort
 
 MOST_WORKERS = 200
-"""The largest population of which there are figures: in larger ones a worker is thinner than a line."""
+"""The largest population with figures: in larger ones a worker is thinner than a line."""
 EVERY = 10
-"""After how many evaluations figures are drawn, besides at the end."""
+"""The number of evaluations between figures; figures are also drawn at the end."""
 LEAST_SECONDS = 30.0
-"""The time between figures, which take a tenth of a second or two: a short run has them at its end only."""
+"""The minimum time between figures, in seconds, since drawing is slow: a short run has figures at its end only."""
 _KEY = "lightning_fed.dashboard"
 
 
 @final
 class Dashboard(Shown, pl.Callback):
-    """Shows a run where its loggers show more than curves: charts side by side, histograms, figures and texts.
+    """Shows more of a run than curves: a layout of charts, histograms, figures and texts.
 
-    - A layout of TensorBoard's Custom Scalars: how good and for whom, what it cost, who took part, drift, privacy.
+    - A layout of TensorBoard's Custom Scalars: quality by worker, cost, participation, drift, privacy.
     - Histograms ``workers/<metric>`` of the workers' values in each evaluation.
     - Figures ``who/partition``, ``who/participation`` and ``who/<metric>_per_worker``, at the end of a fit and after
       each tenth evaluation (at most once in half a minute), for up to 200 workers.
     - Texts ``run/settings``, ``run/what_leaves`` and ``run/promise``.
 
-    TensorBoard, W&B and MLflow show what each has a place for; other loggers get nothing. Where something is promised
-    to the workers, nothing that the promise hides is shown. Scalars need no callback: they are always drawn.
+    TensorBoard, W&B and MLflow each show what they support; other loggers receive nothing. Under a promise of privacy,
+    nothing that the promise hides is shown. Scalars are always logged, without this callback.
 
     Args:
-        figures: Whether to draw figures; they need matplotlib, and without it all else is shown.
+        figures: Whether to draw figures, which require matplotlib; without it everything else is shown.
         layout: Whether to set the layout.
 
     Raises:
-        TypeError: If an argument is neither True nor False; when a run starts, if its module is no FederatedModule.
+        TypeError: If an argument is not a bool; when a run starts, if its module is not a FederatedModule.
 
     Example::
 
@@ -72,7 +72,7 @@ class Dashboard(Shown, pl.Callback):
         self._participation: Participation | None = None
         self._saved: Mapping[str, Any] | None = None
         self._round = -1
-        self._took_part: set[str] = set()  # in that round so far
+        self._took_part: set[str] = set()  # in the current round so far
         self._evaluations = 0
         self._drawn_at = time.monotonic()
         self._has_layout = self._has_partition = self._has_texts = self._has_leaves = self._has_failed = False
@@ -81,7 +81,7 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse another module, and look for loggers that show more than curves."""
+        """Refuse other modules, and find the loggers that have a board."""
         fed = _federated(pl_module)
         draws = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
         boards = [board_of(logger) for logger in trainer.loggers] if draws else []
@@ -101,14 +101,14 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with who has taken part."""
+        """Restore the participation of workers."""
         if self._participation is not None and self._saved is not None and trainer.global_step:
             self._participation.load_state_dict(self._saved)
         self._saved = None
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show what is set and what is promised, once the module has chosen its engine and begun its account."""
+        """Show settings and promise, once the module has chosen its engine and begun its account."""
         if self._has_texts:
             return
         self._has_texts = True
@@ -120,7 +120,7 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Begin a round, unless the cohort is one more whose gradients are accumulated for it."""
+        """Begin a round, unless the cohort is a further one of the same accumulated step."""
         if self._round != trainer.global_step:
             self._round, self._took_part = trainer.global_step, set()
 
@@ -128,7 +128,7 @@ class Dashboard(Shown, pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note who has taken part; after the first round, show what crosses in a round."""
+        """Record the participation of workers; after the first round, show the contents of messages."""
         fed = _federated(pl_module)
         if self._participation is not None and isinstance(batch, Cohort):
             self._took_part.update(fed.last_report.names)
@@ -141,7 +141,7 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw all figures; without evaluations, lay out what was logged in training."""
+        """Draw all figures; without evaluations, lay out the metrics logged in training."""
         fed, step = _federated(pl_module), max(trainer.global_step - 1, 0)
         self._lay_out(trainer, fed)
         self._draw_figures(trainer, fed, step)
@@ -149,7 +149,7 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show what was spent of privacy, which is signed off when the training has ended."""
+        """Show the spent privacy budget, which is final only after training."""
         with self._showing("what was spent of privacy"):
             page = spent_page(_federated(pl_module)) if self._boards else None
             if page is not None:
@@ -166,7 +166,7 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show how the workers' values are distributed; after each tenth evaluation of a fit, draw figures."""
+        """Show the distribution of the workers' values; after each tenth evaluation of a fit, draw figures."""
         if trainer.sanity_checking:
             return
         fed = _federated(pl_module)
@@ -183,11 +183,11 @@ class Dashboard(Shown, pl.Callback):
 
     @override
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show how the workers' values are distributed."""
+        """Show the distribution of the workers' values."""
         self._show_evaluation(trainer, _federated(pl_module))
 
     def _show_evaluation(self, trainer: pl.Trainer, fed: FederatedModule) -> None:
-        """Show an evaluation apart from a fit, which is an end of its own."""
+        """Show an evaluation outside of a fit."""
         self._draw_histograms(trainer, fed, trainer.global_step)
         self._draw_values(trainer, fed, trainer.global_step)
         self._end(trainer)
@@ -240,7 +240,7 @@ class Dashboard(Shown, pl.Callback):
             if self._participation is not None and len(self._participation):
                 seen = self._participation
                 self._show("who/participation", figures.participation(seen.names, seen.matrix, seen.first), step)
-            # A worker's data are its own: not even release_metrics=True covers them.
+            # A worker's data stay private: not even release_metrics=True covers them.
             if fed.privacy is None and fed.secure_aggregation is None and not self._has_partition:
                 counts, sizes = held(data)
                 self._has_partition = len(sizes) == len(data.names)
@@ -260,7 +260,7 @@ class Dashboard(Shown, pl.Callback):
 
     def _show(self, tag: str, figure: Any, step: int) -> None:
         with warnings.catch_warnings():
-            # Names of workers may be in any script; a letter that the font has not is an empty box.
+            # Names of workers may be in any script; a letter that the font lacks becomes an empty box.
             warnings.filterwarnings("ignore", "Glyph .* missing from")
             for board in self._boards:
                 board.figure(tag, figure, step)
@@ -274,7 +274,7 @@ class Dashboard(Shown, pl.Callback):
 
     @contextmanager
     def _showing(self, what: str) -> Iterator[None]:
-        """Let nothing that goes wrong with a picture end a training; say once what it was."""
+        """Return a context in which an error of a figure does not end the training; it is warned of once."""
         try:
             yield
         except Exception as error:
@@ -287,13 +287,13 @@ class Dashboard(Shown, pl.Callback):
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
-    # Under a key of its own and not by state_dict(): else Lightning would warn wherever a checkpoint is used without
-    # this callback.
+    # Under its own key and not by state_dict(): Lightning would warn whenever a checkpoint is used without this
+    # callback.
     @override
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep who has taken part."""
+        """Store the participation of workers."""
         if self._participation is not None and len(self._participation):
             checkpoint[_KEY] = self._participation.state_dict()
 
@@ -301,7 +301,7 @@ class Dashboard(Shown, pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on with who has taken part."""
+        """Restore the participation of workers."""
         self._saved = checkpoint.get(_KEY)
 
 

@@ -1,7 +1,7 @@
-"""Figures about single workers, by matplotlib's objects alone: no window, nothing that a notebook shares.
+"""Figures about single workers, by matplotlib's objects only, without pyplot's global state.
 
-They are drawn while a run waits. So bars are one collection and not an object each, and margins are computed from the
-lengths of names and not by layout engines, which draw everything twice.
+A run waits while they are drawn. For speed, bars are one collection and not an object each, and margins are computed
+from the lengths of names and not by layout engines, which draw everything twice.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from lightning_fed.core.spread import point
 
 _WIDTH = 6.4  # inches, as all lengths here
 _MOST_NAMES = 60
-"""Beyond it names on an axis cover each other."""
+"""The largest number of names on an axis that do not overlap."""
 _MOST_COLUMNS = 400
-"""Beyond it columns are thinner than what a screen shows."""
+"""The largest number of columns that a screen can show."""
 _MOST_IN_LEGEND = 20
 
 
 def partition(counts: Mapping[str, Mapping[Label, int]], sizes: Mapping[str, int], unseen: int = 0) -> Figure:
-    """Draw what data each worker has: a bar of its examples, divided by label.
+    """Draw the data of each worker: a bar of its examples, divided by label.
 
     Args:
-        counts: The number of examples by worker and label; empty: there are no labels, and bars are plain.
+        counts: The number of examples by worker and label; empty: without labels, bars are plain.
         sizes: The number of examples of each worker.
-        unseen: How many more workers there are.
+        unseen: The number of workers that are not shown.
     """
     names = list(sizes)
     labels = sorted({label for own in counts.values() for label in own})
@@ -66,7 +66,7 @@ def partition(counts: Mapping[str, Mapping[Label, int]], sizes: Mapping[str, int
 
 
 def participation(names: Sequence[str], took_part: NDArray[np.bool_], first: int) -> Figure:
-    """Draw who took part when: a row for each worker, a column for each round (or several, as a share of them).
+    """Draw the participation: a row for each worker, a column for each round (or the share of several rounds).
 
     Args:
         names: All workers.
@@ -99,9 +99,9 @@ def per_worker(metric: str, values: Mapping[str, float], pooled: float | None) -
     """Draw one metric of all workers, the worst first; the worst decile red, the pooled value dashed.
 
     Args:
-        metric: Its name.
-        values: Finite values by worker.
-        pooled: The value over all data; None: there is none.
+        metric: The metric's name.
+        values: The finite values by worker.
+        pooled: The value over all data; None: unknown.
     """
     high = better(metric) == "max"
     ordered = dict(sorted(values.items(), key=lambda item: item[1], reverse=not high))
@@ -176,7 +176,7 @@ def _bars(
 
 
 def _short(name: str, most: int = 24) -> str:
-    # Two dollars in a name would be a formula.
+    # matplotlib renders text between two dollars as a formula.
     return (name if len(name) <= most else f"{name[: most - 1]}…").replace(r"\$", "$").replace("$", r"\$")
 
 

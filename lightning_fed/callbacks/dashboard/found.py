@@ -1,4 +1,4 @@
-"""What a run has to show about its workers: their values in the last evaluation, and their data."""
+"""Content of a dashboard about workers: their values in the last evaluation, and their data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_fed.server.evaluation.log import drawn_name
 
 
 def shows_workers(fed: FederatedModule) -> bool:
-    """Whether metrics of workers may be shown: nothing is promised, or they are released.
+    """Whether metrics of workers may be shown: there is no promise, or it releases them.
 
     Args:
         fed: The module.
@@ -23,7 +23,7 @@ def shows_workers(fed: FederatedModule) -> bool:
 
 
 def values_of_workers(trainer: pl.Trainer, fed: FederatedModule) -> dict[str, dict[str, float]]:
-    """Return the finite values of the last evaluation by metric and worker, as far as loggers draw them.
+    """Return the finite values of the last evaluation by metric and worker, if loggers draw them.
 
     Args:
         trainer: The Trainer, whose loggers draw.
@@ -58,7 +58,7 @@ def curves_of_all(trainer: pl.Trainer, fed: FederatedModule, of_workers: Collect
 
 
 def logged_in_training(fed: FederatedModule) -> dict[str, str]:
-    """Return the curves of what the last cohort logged, by the names of the metrics.
+    """Return the curves of the last cohort's metrics, by the names of the metrics.
 
     Args:
         fed: The module.
@@ -73,12 +73,12 @@ def logged_in_training(fed: FederatedModule) -> dict[str, str]:
 
 
 def held(data: FederatedDataModule) -> tuple[dict[str, Mapping[Label, int]], dict[str, int]]:
-    """Return how many examples of which label each worker trains on, and how many in all.
+    """Return the numbers of training examples of each worker, by label and in total.
 
-    Where the labels of one worker are unknown, there are none of any: bars that are divided and bars that are not would
-    say that some have no labels.
+    If the labels of one worker are unknown, no labels are returned: a mixture of divided and plain bars would suggest
+    that some workers have no labels.
 
-    Nothing of the user's is run for it: workers are left out whose data are neither set up here nor at hand.
+    No user code is run: workers whose data are not yet set up in this process are left out.
 
     Args:
         data: The workers' data.
@@ -91,7 +91,7 @@ def held(data: FederatedDataModule) -> tuple[dict[str, Mapping[Label, int]], dic
         if not (at_hand or worker.is_set_up):
             continue
         batches = worker.batches
-        # A sampler of the user's may draw some of the rows only, or some twice.
+        # A user's sampler may draw only some of the examples, or some of them twice.
         size = batches.num_rows if draws_all(batches.loader) else batches.num_examples or batches.num_rows
         if size is None:
             continue

@@ -1,4 +1,4 @@
-"""Labels of a worker's training examples, as far as they can be read without running any of the user's code."""
+"""Labels of a worker's training examples, if they can be read without running user code."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ from torch.utils.data import (
 Label: TypeAlias = int | str
 
 _MOST_LABELS = 100
-"""Integers with more values than that are no classes."""
+"""The largest number of different integers that count as classes."""
 
 
 def label_counts(loader: object) -> Counter[Label] | None:
-    """Count the labels of the examples that a pass over a loader gives.
+    """Count the labels of the examples in a pass over a loader.
 
     Args:
         loader: A worker's loader.
 
     Returns:
-        The number of examples of each label. None, if they are no integers and no texts; if it is not sure what the
-        labels are, as in a TensorDataset of three tensors, or which examples are drawn, as by a sampler of the user's;
-        or if they can be read only by going through data that are made as they are read: this would move the
-        generators and counters of the user's dataset.
+        The number of examples of each label. None if the labels are neither integers nor strings; if the labels are
+        ambiguous, as in a TensorDataset of three tensors; if the drawn examples are unknown, as with a user's sampler;
+        or if reading the labels would run the user's dataset, which may change its generators and counters.
 
     >>> data = TensorDataset(torch.zeros(4, 2), torch.tensor([0, 1, 1, 7]))
     >>> dict(label_counts(DataLoader(Subset(data, [1, 2, 3]))))
@@ -58,7 +57,7 @@ def label_counts(loader: object) -> Counter[Label] | None:
 
 
 def draws_all(loader: object) -> bool:
-    """Whether it is sure that a pass over a loader gives each example of its dataset once, but for a last batch.
+    """Whether a pass over a loader certainly yields each example once, except for a dropped last batch.
 
     Args:
         loader: A worker's loader.
@@ -70,7 +69,7 @@ def draws_all(loader: object) -> bool:
 
 
 def _drawn(loader: DataLoader[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """Return the labels of the examples that a pass gives; None: it is not sure which they are."""
+    """Return the labels of the examples in a pass; None: unknown."""
     if draws_all(loader):
         return labels
     sampler = _sampler(loader)
@@ -80,7 +79,7 @@ def _drawn(loader: DataLoader[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any
 
 
 def _sampler(loader: object) -> object:
-    """Return the sampler of single examples whose order batches follow; None: there is none, or they may not."""
+    """Return the sampler of single examples that determines the batches; None: unknown."""
     batches = loader.batch_sampler if isinstance(loader, DataLoader) else None
     return batches.sampler if isinstance(batches, BatchSampler) and type(batches) is BatchSampler else None
 
@@ -95,9 +94,9 @@ def _labels(dataset: Any) -> npt.NDArray[Any] | None:
         alike = len({part.dtype.kind for part in known}) == 1 and len(known) == len(parts)
         return np.concatenate(known) if alike else None
     if isinstance(dataset, TensorDataset):
-        # Of three, the last one may be the labels, or the examples' numbers, or what the user has thought of.
+        # The last of three tensors may be labels, indices of examples, or anything else.
         return _flat(dataset.tensors[1]) if len(dataset.tensors) == 2 else None
-    # Datasets of torchvision, and those made after them, hold the labels of all examples in this attribute.
+    # Datasets of torchvision, and similar ones, hold the labels of all examples in this attribute.
     labels = _flat(getattr(dataset, "targets", None))
     return labels if labels is not None and len(labels) == len(dataset) else None
 
@@ -107,7 +106,7 @@ def _places(indices: Any) -> npt.NDArray[np.int64]:
 
 
 def _flat(labels: object) -> npt.NDArray[Any] | None:
-    """Return labels as an array, one for each example; None: they are none."""
+    """Return labels as an array, one for each example; None: they are not labels."""
     if isinstance(labels, list) and labels and isinstance(labels[0], Tensor):
         if not all(isinstance(label, Tensor) and label.numel() == 1 for label in labels):
             return None

@@ -1,4 +1,4 @@
-"""Layout of TensorBoard's Custom Scalars: how good and for whom, what it cost, who took part, drift, privacy."""
+"""Layout of TensorBoard's Custom Scalars: quality by worker, cost, participation, drift, privacy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_fed.callbacks.dashboard.boards import Layout
 from lightning_fed.core.direction import worst_decile
 
 _MOST_METRICS = 8
-"""Charts are for looking at: of the metrics beyond it there are curves, and no chart here."""
+"""The largest number of metrics with a chart; the others have curves only."""
 
 
 def layout_of(
@@ -25,12 +25,12 @@ def layout_of(
 
     Args:
         pooled: The curves over all data, by the names of the metrics.
-        of_workers: Those of which there is a distribution over workers.
+        of_workers: The metrics with a distribution over workers.
         shows_workers: Whether curves about workers are drawn.
-        is_private: Whether something is promised.
+        is_private: Whether there is a promise of privacy.
         evaluates: Whether there are evaluations whose time is drawn.
-        has_budget: Whether there is a budget, so that rounds are left.
-        sums_only: Whether nothing of single workers is seen, but sums over a cohort.
+        has_budget: Whether there is a budget, and with it a number of remaining rounds.
+        sums_only: Whether only sums over a cohort are visible.
     """
     names = list(dict.fromkeys([*pooled, *of_workers]))[:_MOST_METRICS]
     good: dict[str, tuple[str, list[str]]] = {}
@@ -74,5 +74,5 @@ def layout_of(
 
 
 def _lines(*names: str) -> tuple[str, list[str]]:
-    """Return the chart of just these curves: TensorBoard takes names for regular expressions, and their beginnings."""
+    """Return the chart of exactly these curves: TensorBoard matches names as regular expressions, at their start."""
     return "Multiline", [f"^{re.escape(name)}$" for name in names]

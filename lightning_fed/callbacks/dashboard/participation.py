@@ -1,4 +1,4 @@
-"""Who has taken part in which round, at a bit for each worker and round."""
+"""The participation of workers in rounds, with one bit for each worker and round."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @final
 class Participation:
-    """Rows of bits, one for each round of a run, for a population that is small enough for a picture.
+    """Rows of bits, one for each round of a run, for a population small enough for a figure.
 
     200 workers take 25 bytes a round.
 
@@ -24,7 +24,7 @@ class Participation:
         self.names = tuple(names)
         self._places = {name: place for place, name in enumerate(self.names)}
         self.first = 0
-        """The number of the first round that is noted."""
+        """The number of the first recorded round."""
         self._bits = bytearray()
 
     def __len__(self) -> int:
@@ -35,11 +35,11 @@ class Participation:
         return -(-len(self.names) // 8)
 
     def note(self, round: int, workers: Collection[str]) -> None:
-        """Note who has taken part in a round; what was noted of it and of later ones is forgotten.
+        """Record the participants of a round; earlier records of this and later rounds are dropped.
 
         Args:
-            round: Its number.
-            workers: The names of those who have.
+            round: The round's number.
+            workers: The names of the participants.
 
         >>> seen = Participation(["bob", "alice"])
         >>> seen.note(0, ["bob"])
@@ -59,17 +59,17 @@ class Participation:
 
     @property
     def matrix(self) -> NDArray[np.bool_]:
-        """Who has taken part; bool ``[rounds, workers]``."""
+        """The participation; bool ``[rounds, workers]``."""
         rows = np.frombuffer(bytes(self._bits), np.uint8).reshape(-1, self._width)
         return np.unpackbits(rows, axis=1, count=len(self.names), bitorder="little").astype(np.bool_)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint stores."""
         bits = torch.from_numpy(np.frombuffer(bytes(self._bits), np.uint8).copy())
         return {"first": self.first, "workers": len(self.names), "bits": bits}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint of the same population; another one is left alone.
+        """Restore a checkpoint of the same population; a checkpoint of another one is ignored.
 
         Args:
             state: The result of :meth:`state_dict`.

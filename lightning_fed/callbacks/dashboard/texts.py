@@ -52,7 +52,7 @@ def _cell(text: str) -> str:
 
 
 def settings_table(settings: Mapping[str, Any]) -> Text:
-    """Return what was set, as ``run/settings``.
+    """Return the settings as a table, for ``run/settings``.
 
     Args:
         settings: Flat, by name.
@@ -62,7 +62,7 @@ def settings_table(settings: Mapping[str, Any]) -> Text:
 
 
 def leaves_table(leaves: Leaves) -> Text:
-    """Return what crosses between server and worker in a round, as ``run/what_leaves``.
+    """Return the contents of the messages between server and worker, for ``run/what_leaves``.
 
     Args:
         leaves: The contents of one worker's messages.
@@ -82,7 +82,7 @@ def leaves_table(leaves: Leaves) -> Text:
 
 
 def promise_table(fed: FederatedModule) -> Text:
-    """Return what is promised to the workers, as ``run/promise``.
+    """Return the promise to the workers as a table, for ``run/promise``.
 
     Args:
         fed: The module; its fit has begun.
@@ -111,7 +111,7 @@ def promise_table(fed: FederatedModule) -> Text:
 
 
 def spent_page(fed: FederatedModule) -> Text | None:
-    """Return the page of the ledger about what was spent; None: there is no ledger.
+    """Return the page of the ledger about the spent budget; None: there is no ledger.
 
     Args:
         fed: The module, whose fit is over.

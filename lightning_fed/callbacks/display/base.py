@@ -9,25 +9,25 @@ from lightning_fed.callbacks.display.status import Status, Summary
 
 
 class Display(ABC):
-    """Shows how far a run is. What goes wrong in showing it must not end the run: see :class:`Running`."""
+    """Base of the displays, which show the progress of a run. Errors must not end the run: see :class:`Running`."""
 
     follows: ClassVar[bool] = True
-    """Whether it shows the round at hand, and not only those that are over."""
+    """Whether the display shows the current round, and not only finished rounds."""
 
     @abstractmethod
     def is_due(self, now: float, done: int, total: int | None, between: bool) -> bool:
-        """Whether to show something now; asked often, so it takes no time.
+        """Whether to refresh now; called often, so it must be cheap.
 
         Args:
             now: The time, by ``time.monotonic``.
-            done: How many rounds, or batches of an evaluation, are over.
-            total: How many there will be; None: unknown.
-            between: Whether one has just ended, and not only a part of it.
+            done: The number of finished rounds, or batches of an evaluation.
+            total: The total; None: unknown.
+            between: Whether a round or batch has just ended, and not only a part of it.
         """
 
     @abstractmethod
     def show(self, status: Status, now: float) -> None:
-        """Show a status in place of the last one, or below it.
+        """Show a status, in place of the last one or below it.
 
         Args:
             status: The status.
@@ -35,13 +35,13 @@ class Display(ABC):
         """
 
     def abandon(self) -> None:  # noqa: B027 - most displays change nothing
-        """Leave everything as it was found, and write nothing: it cannot be written to."""
+        """Restore the output's original state, and write nothing: it cannot be written to."""
 
     @abstractmethod
     def close(self, status: Status | None, summary: Summary | None) -> None:
         """Show the last status, and leave everything as it was found.
 
         Args:
-            status: The last status; None: nothing more is to be shown than what is there.
-            summary: What is said below it; None: nothing.
+            status: The last status; None: the output stays as it is.
+            summary: The summary below the status; None: no summary.
         """

@@ -1,4 +1,4 @@
-"""Choice of the display that suits the place where a run's output goes."""
+"""Choice of the display for the destination of a run's output."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from lightning_fed.callbacks.display.terminal import Terminal
 
 
 def display_here(rate: float, at_once: bool) -> Display:
-    """Return a display for standard output as it is now.
+    """Return a display for the current standard output.
 
     Args:
-        rate: How often a second it is renewed, at most, where it can be.
-        at_once: Whether a file gets a line at the very start, and not only where it takes long.
+        rate: The largest number of refreshes in a second, if the display can refresh.
+        at_once: Whether a file gets its first line immediately, not only in a long run.
 
     Returns:
         A :class:`Terminal`; in a notebook a :class:`Notebook`; elsewhere, and on a terminal that cannot write over a
@@ -33,7 +33,7 @@ def display_here(rate: float, at_once: bool) -> Display:
 
 
 def _is_in_a_notebook() -> bool:
-    """Whether IPython runs this code, and not in a terminal's shell whose output goes to a file."""
+    """Whether IPython runs this code in a notebook, not in a shell whose output goes to a file."""
     ipython: Any = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None and type(shell).__name__ != "TerminalInteractiveShell"

@@ -1,4 +1,4 @@
-"""A few lines where there is no terminal: in a file, in the log of a job."""
+"""A few lines of progress for output without a terminal: a file, the log of a job."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ _SHARE = 0.05
 
 @final
 class Lines(Display):
-    """Prints a line at the first round, then one when 30 seconds and 5 % of the rounds are over since the last one.
+    """Prints a line at the first round, and another whenever 30 seconds and 5 % of the rounds have passed.
 
-    Where it is unknown how many rounds there will be, it is 5 % of those that are over: a run of days has few lines
-    too.
+    If the number of rounds is unknown, 5 % of the finished rounds count, so a run of days also has few lines.
 
     Args:
-        begun: When the run has begun, by ``time.monotonic``, if the first line is to wait as long as any other.
+        begun: The start of the run, by ``time.monotonic``, if the first line must wait as long as any other.
     """
 
     follows: ClassVar[bool] = False

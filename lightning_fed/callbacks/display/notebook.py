@@ -22,7 +22,7 @@ class Notebook(Display):
     IPython is imported here only.
 
     Args:
-        rate: How often a second the row is replaced, at most.
+        rate: The largest number of replacements in a second.
     """
 
     def __init__(self, rate: float) -> None:

@@ -1,4 +1,4 @@
-"""What a display shows, as plain data."""
+"""The content of a display, as plain data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Status:
     """The state of a run at one moment.
 
     Args:
-        title: What is counted: ``"round"``, ``"testing"`` ...
-        done: The number of the round at hand, or of what is over.
-        total: How many there will be; None: unknown.
+        title: The counted unit: ``"round"``, ``"testing"`` ...
+        done: The number of the current round, or of finished units.
+        total: The total; None: unknown.
         fraction: The share of the whole that is over, from 0 to 1; None: unknown.
         cohort: The workers of the round: ``"6/10"`` ...
-        within: What is done meanwhile: ``"evaluating 6/12"`` ...
-        pace: Seconds for one.
-        left: Seconds until the end.
-        values: What is shown of the model, the most important first; ``{name: text}``.
-        asides: What stands in brackets behind a value; ``{name: text}``.
-        epsilon: What is spent of the privacy budget.
+        within: The current activity within a round: ``"evaluating 6/12"`` ...
+        pace: The seconds of one unit.
+        left: The seconds until the end.
+        values: The values of the model, the most important first; ``{name: text}``.
+        asides: The text in brackets after a value; ``{name: text}``.
+        epsilon: The spent privacy budget.
     """
 
     title: str
@@ -45,8 +45,8 @@ class Evaluation(NamedTuple):
     """One evaluation within a fit.
 
     Args:
-        round: How many rounds were over.
-        values: Its metrics; ``{name: text}``.
+        round: The number of finished rounds.
+        values: The metrics; ``{name: text}``.
     """
 
     round: int
@@ -56,11 +56,11 @@ class Evaluation(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Summary:
-    """What is said when a run is over.
+    """Summary of a finished run.
 
     Args:
         text: One line.
-        evaluations: The last evaluations, as many as are kept.
+        evaluations: The stored last evaluations.
     """
 
     text: str

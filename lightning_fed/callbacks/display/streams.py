@@ -1,4 +1,4 @@
-"""Standard streams while a line stands on the terminal: what others write goes above it."""
+"""Standard streams that print other output above the line of progress."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, Protocol, TextIO, final
 
 
 class Place(Protocol):
-    """Where others write."""
+    """The owner of a line that makes room for other output."""
 
     def giving_way(self, text: str) -> AbstractContextManager[None]:
-        """Return a context in which others write a text."""
+        """Return a context in which other code writes a text."""
 
 
 @final
 class Diverted:
-    """A standard stream, before whose text the line makes way; in all else the stream itself.
+    """A standard stream that clears the line before each text, and otherwise delegates to the stream.
 
     Args:
         stream: The stream.
-        place: Makes way.
+        place: The owner of the line.
     """
 
     def __init__(self, stream: TextIO, place: Place) -> None:
@@ -33,7 +33,7 @@ class Diverted:
 
     def write(self, text: str) -> int:
         """Write a text above the line."""
-        if os.getpid() != self._process:  # one that was forked, such as a loader's, has no line
+        if os.getpid() != self._process:  # a forked process, such as a loader's, has no line
             return self._stream.write(text)
         with self._place.giving_way(text):
             return self._stream.write(text)
@@ -49,9 +49,9 @@ class Diverted:
 
 @final
 class Diversion:
-    """Puts diverted streams in the place of those that go to the terminal, and takes them away again.
+    """Replaces the streams of the terminal by diverted streams, and restores them.
 
-    Handlers of loggers, which hold the stream that there was when they were made, get them too.
+    Handlers of loggers, which hold the stream of their creation, are diverted, too.
     """
 
     def __init__(self, place: Place) -> None:
@@ -69,7 +69,7 @@ class Diversion:
                 _hand_over(stream, diverted)
 
     def end(self) -> None:
-        """Put the streams back, unless others have taken their place since."""
+        """Restore the streams, unless other code has replaced them since."""
         for name, diverted in self._diverted.items():
             if getattr(sys, name) is diverted:
                 setattr(sys, name, diverted._stream)

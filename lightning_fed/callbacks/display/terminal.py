@@ -1,4 +1,4 @@
-"""A line on a terminal that is drawn again and again."""
+"""A line on a terminal that is redrawn in place."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lightning_fed.callbacks.display.text import columns, encodable, fitted
 
 _USUAL = 80
 _PATIENCE = 1.0
-"""Seconds for which the line waits for the end of a line that others have begun."""
+"""The seconds for which the line waits for the end of an unfinished line of other output."""
 
 
 @final
 class Terminal(Display):
-    """Draws one line, without any control sequence but colours.
+    """Draws one line, without control sequences except for colours.
 
-    What others print, warn of or log meanwhile stands above it. ``NO_COLOR`` is heeded (https://no-color.org).
+    Other output, warnings and log messages appear above the line. ``NO_COLOR`` is respected (https://no-color.org).
 
     Args:
         stream: The terminal.
-        rate: How often a second the line is drawn, at most.
+        rate: The largest number of redraws in a second.
     """
 
     def __init__(self, stream: TextIO, rate: float) -> None:
@@ -38,8 +38,8 @@ class Terminal(Display):
         self._next = 0.0
         self._lock = threading.RLock()
         self._status: Status | None = None
-        self._width = 0  # columns of the line that is there
-        self._others_end = 0.0  # when others have left a line unfinished; 0: they have not
+        self._width = 0  # columns of the current line
+        self._others_end = 0.0  # the time at which other output left a line unfinished; 0: none is
         self._diversion = Diversion(self)
         self._has_colours = not os.environ.get("NO_COLOR") and os.name != "nt"
         self._is_open = False
@@ -90,7 +90,7 @@ class Terminal(Display):
 
     @contextmanager
     def giving_way(self, text: str) -> Iterator[None]:
-        """Context in which others write a text."""
+        """Return a context in which other code writes a text."""
         if not text or not self._is_open:
             yield
             return

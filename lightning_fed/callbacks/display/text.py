@@ -19,7 +19,7 @@ class Part(NamedTuple):
     """A part of the line.
 
     Args:
-        importance: The smaller, the longer it stays when there is no room; what is said of single values comes last.
+        importance: The rank of the part; parts of larger rank are dropped first when there is no room.
         forms: Its forms, the longest first.
     """
 
@@ -32,9 +32,9 @@ class Line(NamedTuple):
     """A line that fits.
 
     Args:
-        before: What stands before the bar.
-        bar: The number of columns that the bar takes; 0: there is none.
-        after: What stands behind it.
+        before: The text before the bar.
+        bar: The number of columns of the bar; 0: no bar.
+        after: The text after the bar.
     """
 
     before: str
@@ -52,7 +52,7 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration, in the one or two units in which people say it.
+    """Return a duration as text, in one or two customary units.
 
     >>> [duration(seconds) for seconds in (0.0042, 2.13, 59.9, 90, 300, 5000, 200_000)]
     ['4 ms', '2.1 s', '60 s', '90 s', '5 min', '1 h 23 min', '2 d 7 h']
@@ -83,11 +83,11 @@ def printable(text: str) -> str:
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """Return a text with other signs in place of those that an encoding lacks.
+    """Return a text with replacements for the characters that an encoding lacks.
 
     Args:
         text: The text.
-        encoding: The encoding of the stream that it goes to; None: any.
+        encoding: The encoding of the stream; None: any.
 
     >>> encodable("loss 0.3 · ε 2.1", "ascii")
     'loss 0.3 | eps 2.1'
@@ -100,7 +100,7 @@ def encodable(text: str, encoding: str | None) -> str:
 
 
 def columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes.
+    """Return the number of terminal columns of a text.
 
     >>> columns("loss"), columns("損失")
     (4, 4)
@@ -124,12 +124,12 @@ def head(status: Status) -> str:
 
 
 def percent(status: Status) -> str:
-    """Return the share that is over; nothing if it is unknown."""
+    """Return the finished share as text; empty if it is unknown."""
     return "" if status.fraction is None else f"{int(100 * min(max(status.fraction, 0.0), 1.0) + 1e-9)} %"
 
 
 def parts(status: Status) -> Iterator[Part]:
-    """Yield what stands behind the bar, in order."""
+    """Yield the parts after the bar, in order."""
     if status.cohort:
         yield Part(1, (f"cohort {status.cohort}",))
     if status.within:
@@ -147,7 +147,7 @@ def parts(status: Status) -> Iterator[Part]:
 
 
 def whole_line(status: Status) -> str:
-    """Return everything, for where there is room."""
+    """Return the complete line, for output without a limit of width."""
     texts = [head(status), percent(status), *(part.forms[0] for part in parts(status))]
     return SEPARATOR.join(text for text in texts if text)
 
@@ -157,7 +157,7 @@ def fitted(status: Status, width: int) -> Line:
 
     Args:
         status: The status.
-        width: The number of columns, beyond which nothing may reach.
+        width: The largest number of columns.
     """
     before, share = head(status), percent(status)
     taken = columns(before)

@@ -146,7 +146,7 @@ class _Child:
             worker: Its name.
             slot: Memory for the message with its update.
             data: Its datamodule, pickled.
-            rows: What it remembers.
+            rows: Its own state.
         """
         self._warnings.clear()
         try:

@@ -1,4 +1,4 @@
-"""The children of the engine ``Isolated`` as their parent sees them: a process, and a thread that speaks with it."""
+"""The children of the engine ``Isolated`` in their parent: a process, and a thread that exchanges messages with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightning_fed.engines.isolated.shared_memory import Slot, create
 
 @final
 class EndedError(RuntimeError):
-    """A child has ended in the middle of a training; says with which exit code."""
+    """A child has ended in the middle of a training; the message names the exit code."""
 
 
 @dataclass
@@ -32,10 +32,10 @@ class Task:
     Args:
         worker: The worker's name.
         job: The job as bytes.
-        parts: The datamodule and what the worker remembers.
+        parts: The datamodule and the worker's own state.
         size: How large the message with its update may become.
         seconds: How long the child may take; None: as long as it does.
-        answer: What the child answers. Its exception is an :class:`EndedError` if the child has ended, or a
+        answer: The child's answer. Its exception is an :class:`EndedError` if the child has ended, or a
             ``TimeoutError`` if it was ended because it took too long.
     """
 
@@ -79,7 +79,7 @@ class Child:
         """Begin a fit, without waiting until the child is ready.
 
         Args:
-            settings: What it has from the beginning.
+            settings: The child's settings from the beginning.
         """
         self._settings = settings
         try:
@@ -212,7 +212,7 @@ class Child:
         return len(self._slots) - 1, fd
 
     def hang_up(self) -> None:
-        """Have the child end as soon as it hears of it, and get no other one."""
+        """Close the channel, at which the child ends, and start no other child."""
         self._is_hung_up = True
         if self._channel is not None:
             self._channel.close()

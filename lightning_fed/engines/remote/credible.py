@@ -1,4 +1,4 @@
-"""Checks of the updates of a worker on another machine, which may say anything, before they count."""
+"""Checks of the updates of a worker on another machine, which may send anything, before they count."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from lightning_fed.worker.sealing import are_names
 from lightning_fed.worker.sent_metrics import difference as difference_of_states
 
 _MOST_METRICS = 500
-"""How many metrics one worker may log: each is drawn, and a node could keep the server busy with them."""
+"""The largest number of metrics of one worker: each is drawn, and a node could keep the server busy with them."""
 
 
 def fault_in(updates: Updates, job: Job, module: pl.LightningModule, outbox: Outbox, most_examples: int) -> str | None:
     """Return what is wrong with the updates of one worker, in words; None: its numbers can be right.
 
-    What a node says of itself decides how much it counts.
+    The numbers that a node reports decide how much it counts.
 
     Args:
         updates: As they were decoded, of one worker.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # they need an extra
     from lightning_fed.secure.session import Machines
 
 _TOLD = 1000
-"""How many characters of a node's words are passed on."""
+"""The largest number of characters of a node's message that is passed on."""
 
 
 class Remote(EngineOfNodes):
@@ -61,7 +61,7 @@ class Remote(EngineOfNodes):
     """
 
     no_settings: ClassVar[Collection[str]] = ("link",)
-    """Arguments that the record of a run does not say: a connection is no setting, and may hold a secret."""
+    """Arguments that the record of a run leaves out: a connection is no setting, and may hold a secret."""
 
     def __init__(self, timeout: float = 600.0) -> None:
         says = " must be a positive and finite number of seconds"
@@ -99,7 +99,7 @@ class Remote(EngineOfNodes):
         self, module: pl.LightningModule, workers: WorkerPool, trainer: pl.Trainer, outbox: Outbox = Outbox()
     ) -> None:
         LocalFit(module, trainer, kept=outbox.kept).check()
-        if trainer.global_step == 0:  # a sanity check has asked before the module was as its hooks make it
+        if trainer.global_step == 0:  # a sanity check evaluates before the hooks have changed the module
             self._first = []
         self._begin(module, workers, trainer, outbox)
         if outbox.sealing is not None and self._population is not None:
@@ -202,7 +202,7 @@ class Remote(EngineOfNodes):
     # ---- a round -----------------------------------------------------------------------------------------------------
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
-        self._secure = None  # the session of the round before is over, even if nobody is asked in this one
+        self._secure = None  # the session of the round before is over, even if no worker trains in this one
         yield from in_blocks(self._in_order(job, cohort), job, len(cohort))
 
     def _in_order(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
@@ -217,7 +217,7 @@ class Remote(EngineOfNodes):
             read = self._read(job, name, early.pop(name))
             self.has_trained(self._outbox.algorithm.trainings)
             if isinstance(read, Updates):
-                self._refused.pop(name, None)  # the worker has heard of them
+                self._refused.pop(name, None)  # the worker has received them
             elif self._secure is not None:
                 self._secure.leave_out(name)
             yield read
@@ -314,7 +314,7 @@ class Remote(EngineOfNodes):
         try:
             if isinstance(noted, dict):
                 self._remarks.hear(noted)
-        except (KeyError, TypeError, ValueError, AttributeError):  # a node may say anything; its updates are checked
+        except (KeyError, TypeError, ValueError, AttributeError):  # a node may send anything; its updates are checked
             self._remarks.say("a node's remarks on its training cannot be read, and are left out", about="unreadable")
 
     def _read(self, job: Job, worker: str, result: _Result) -> Updates | WorkerError:
@@ -377,7 +377,7 @@ def _rounds(trainer: pl.Trainer) -> int | None:
 
 
 def _told(trainer: pl.Trainer) -> dict[str, Any]:
-    """Return what user code at the workers may ask of its Trainer."""
+    """Return the values of its Trainer that user code at the workers may read."""
     return {
         "max_epochs": -1 if trainer.max_epochs is None else trainer.max_epochs,
         "max_steps": trainer.max_steps,

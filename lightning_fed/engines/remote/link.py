@@ -13,11 +13,11 @@ from lightning_fed.core.shown import Shown
 
 @final
 class LinkError(RuntimeError):
-    """A message did not reach its node, or the node's answer did not come back; says why in words."""
+    """A message did not reach its node, or the node's answer did not come back; the text is the reason."""
 
 
 class Link(Shown, ABC):
-    """Carries messages to nodes and back. It stores and forwards: a node asks for its messages when it can.
+    """Carries messages to nodes and back. It stores and forwards: a node fetches its messages when it can.
 
     A message is a pair of fields, which JSON can hold, and of parts, which are bytes. An answer belongs to the message
     whose identifier it has, and comes from the node that the message was sent to; a link sees to both.

@@ -26,7 +26,7 @@ class Hosted:
 
     Args:
         node: The node's identifier.
-        examples: Its number of training examples, as far as the node says it; None: the node keeps it for itself.
+        examples: Its number of training examples, if the node reports it; None: the node does not.
         loaders: How many loaders it has of each kind besides its train loader.
     """
 
@@ -80,7 +80,7 @@ class RemotePopulation(Population):
         self._unusable: dict[int, str] = {}
         self._wanted = None if names is None else frozenset(names)
         self.hosted: Mapping[str, Hosted] = self._gathered(None if names is None else list(names))
-        """Every worker's node, and what it says of the worker."""
+        """Every worker's node, and the node's description of the worker."""
         self._names = list(self.hosted)
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class RemotePopulation(Population):
 
     @property
     def versions(self) -> Mapping[int, Mapping[str, str]]:
-        """The versions of the packages at each node, as it says them."""
+        """The versions of the packages at each node, as the node reports them."""
         return {node: greeting["versions"] for node, greeting in self._announced.items()}
 
     # ---- greeting ----------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class RemotePopulation(Population):
     def _greet(self, nodes: Sequence[int], seconds: float) -> None:
         message: Message = {"ask": "greet", "protocol": PROTOCOL}, []
         for position, answer in answers(self._link, [(node, message) for node in nodes], seconds):
-            if isinstance(answer, LinkError):  # it may be there again when it is asked once more
+            if isinstance(answer, LinkError):  # the node may answer a second message
                 continue
             try:
                 self._announced[nodes[position]] = _checked(answer[0], nodes[position])

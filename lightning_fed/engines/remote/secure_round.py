@@ -1,4 +1,4 @@
-"""One round of secure aggregation over nodes: the server's part, and how it asks the workers' machines."""
+"""One round of secure aggregation over nodes: the server's part, and its messages to the workers' machines."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class SecureRound(Machines):
         super().__init__()
         self.server = SecureServer(parameters, os.urandom(32), digest(terms.to_bytes(), job), signed)
         self.keys: dict[str, bytes] = {}
-        """What workers have advertised so far, by name."""
+        """The keys that workers have advertised so far, by name."""
         self._ask = ask
 
     def hear(self, worker: str, keys: str) -> None:
-        """Take what a worker's node says that its keys are.
+        """Store the keys that a worker's node has sent.
 
         Args:
             worker: Its name.

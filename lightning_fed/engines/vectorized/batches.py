@@ -34,7 +34,7 @@ _WINDOW_BYTES = 64 * 2**20  # of rows gathered beforehand
 class BatchSpan:
     """A batch's number in its pass, its number of examples, and the first of its rows in the order of the round.
 
-    The number of examples may be a guess, and then user code may say another while the batch is trained on.
+    The number of examples may be a guess, and then user code may log another while the batch is trained on.
     """
 
     index: int
@@ -74,10 +74,10 @@ class DrawnBatches(NamedTuple):
     is_doubtful: bool = False
 
     def counted(self, said: Sequence[int | None]) -> float:
-        """The number of examples, if batches whose size is a guess have those that user code said.
+        """The number of examples, if batches whose size is a guess have the sizes that user code has logged.
 
         Args:
-            said: One for each batch; None: it said nothing.
+            said: One for each batch; None: user code has logged none.
         """
         sizes = [
             (shape.index, shape.size if size is None else size) for shape, size in zip(self.shapes, said, strict=True)
@@ -105,10 +105,10 @@ def draw_batches(
         seed: The seed of its randomness in this round.
         local: How long it trains.
         transfer: How its batches come to the device; None: they only have to be moved there.
-        job: What the server sent; it numbers the passes, for samplers that ask for it.
+        job: The server's job; it numbers the passes, for samplers that require it.
 
     Raises:
-        UnvectorizableError: If only a pass over the data can tell how many batches there are.
+        UnvectorizableError: If only a pass over the data can count the batches.
         Exception: Whatever the data raises.
     """
     per_pass = batches.num_batches
@@ -162,7 +162,7 @@ def _drawn(
             drawn.append(batch)
             shapes.append(BatchSpan(index, examples_in(batch) if size is None else size, 0, is_guess=size is None))
             if len(drawn) == local.steps:
-                return drawn, shapes, False  # unless the number of batches says otherwise
+                return drawn, shapes, False  # unless the number of batches shows otherwise
         if len(drawn) == before:
             raise ValueError(f"its train_dataloader gave no batch in pass {passes}")
     return drawn, shapes, True
@@ -192,7 +192,7 @@ class StackedBatch:
         rows: Which workers of the chunk.
         index: The number of the batch in its pass.
         size: The number of examples in each worker's batch.
-        is_guess: Whether user code may say another size.
+        is_guess: Whether user code may log another size.
         batch: As the loader gives it, every tensor stacked; ``[rows, ...]``.
     """
 

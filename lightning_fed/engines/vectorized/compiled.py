@@ -21,8 +21,8 @@ from lightning_fed._lightning import rank_zero_info
 from lightning_fed.core.tree import Tensors
 from lightning_fed.worker.compiled import silence, warn_of_giving_up
 
-_MOST_SHAPES = 8  # each takes seconds to compile; the steps of others run uncompiled
-# On a CPU. With torch's own 512 threads wait for each other: five steps of 100 linear models took 2.7 ms, not 1.7.
+_MOST_SHAPES = 8  # each is slow to compile; the steps of others run uncompiled
+# On a CPU. With torch's own 512, threads of small steps wait for each other, which is slower.
 _LEAST_PER_THREAD = 2**15  # numbers
 
 
@@ -73,7 +73,7 @@ class CompiledStep:
         if is_new:
             self._programs[key] = _program(self._gradients)
         try:
-            # torch remarks on what it compiles; afterwards silence would cost 8 µs a step.
+            # torch remarks on what it compiles; later steps are faster without silence().
             with torch.no_grad(), silence() if is_new else nullcontext():
                 gradients, (loss, (outputs, after)) = self._programs[key](parameters, buffers, batch, index)
         except Exception as error:  # if it is the step's own, it is raised uncompiled too

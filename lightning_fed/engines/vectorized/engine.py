@@ -90,7 +90,7 @@ class Vectorized(Engine):
             return self._fit.draw(self._workers.ready(name), job, seed)
 
     def _train_drawn(self, job: Job, plans: Sequence[DrawnBatches]) -> Iterator[Updates | WorkerError]:
-        """Train a chunk; if that fails for all of it together, each worker by itself, to learn who is to blame."""
+        """Train a chunk; if that fails for all of it together, each worker by itself, to find the one that fails."""
         if not plans:
             return
         assert self._fit is not None
@@ -133,8 +133,8 @@ def _fitting(job: Job) -> int:
     copies = 5 if job.wants_gradient else 4
     fitting = _CHUNK_BYTES.get(device, _CHUNK_BYTES["cpu"]) // (copies * job.model.vector.nbytes)
     if device == "cpu":
-        # A larger block of memory goes back to the system after every step, and is handed out again page by page: an
-        # MLP's round of 50 workers takes 83 ms in one chunk and 61 in two (compiled).
+        # A larger block of memory goes back to the system after every step, and is handed out again page by page, which
+        # is slower than two chunks.
         fitting = min(fitting, _LARGEST_STACK // max(p.nbytes for p in job.model.parameters.values()))
     return min(max(fitting, 1), _LARGEST_CHUNK)
 

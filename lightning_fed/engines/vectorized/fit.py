@@ -107,7 +107,7 @@ class StackedFit:
         """Train some workers, each starting from the global model.
 
         Args:
-            job: What the server sent.
+            job: The server's job.
             plans: The workers' batches.
 
         Returns:
@@ -161,7 +161,7 @@ class StackedFit:
         fixed = {name: self._local.tensors.fixed(name) for name in frozen}
         stacks, buffers = _start(job, names, fixed)
         self._recorder.clear()
-        np.random.seed(0)  # forgets a normal number that is left over, which is drawn without a trace
+        np.random.seed(0)  # discards a normal number that is left over, which is drawn without a trace
         others = _other_generators()
         chunk = StackedBatches(plans, self._local.device, self._store)
         corrections = GradientCorrections.of(job, names, stacked=True)
@@ -217,7 +217,7 @@ class StackedFit:
         return updates, failures
 
     def _examples(self, plans: Sequence[DrawnBatches], keep: Sequence[int]) -> list[float]:
-        """Each trained worker's number of examples: user code may have said how many a batch held."""
+        """Each trained worker's number of examples: user code may have logged the size of a batch."""
         if not any(p.is_counted for p in plans):
             return [plans[position].examples for position in keep]
         said = self._recorder.said(len(plans))
@@ -334,5 +334,5 @@ def refuse_one_by_one(local: ModuleCopy, optimizers: LocalOptimizers) -> None:
 def _other_generators() -> tuple[object, ...]:
     """Marks of Python's and NumPy's global generators, which change with every draw once NumPy's has been seeded."""
     numbers = np.random.mtrand.get_bit_generator()
-    # Not by np.random.get_state(), which takes 22 µs, twice a chunk; this takes 0.3.
+    # Faster than np.random.get_state().
     return random.getstate(), ctypes.string_at(numbers.ctypes.state_address, _MT19937_BYTES)

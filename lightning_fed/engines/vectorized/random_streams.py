@@ -135,7 +135,7 @@ class RandomStreams(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
         if kwargs.get("generator") is not None:
             raise UnvectorizableError(f"{func} draws from a generator of its own, which all workers would share")
-        self._check_seed()  # from here on an operation takes 5 µs for each worker
+        self._check_seed()  # from here on an operation has a cost for each worker
         if self._done == len(self._expected):
             raise OtherDrawsError(f"{func} draws random numbers for a stack, and not for one worker alone")
         expected = self._expected[self._done]

@@ -65,7 +65,7 @@ class _Call:
 
 
 Events: TypeAlias = "list[_Feed | _Call]"
-"""What a step did, in order."""
+"""Events of a step, in order."""
 
 
 @dataclass
@@ -133,9 +133,9 @@ class StackedRecorder(LogCalls):
     def __init__(self) -> None:
         super().__init__()
         self.outputs: list[Tensor] = []
-        """What has to leave the step that is running."""
+        """Tensors that have to leave the step that is running."""
         self.events: Events = []
-        """What the step did, in order."""
+        """Events of the step, in order."""
         self._steps: list[_Step] = []
         self.states: Callable[[], States] = dict
         """Returns what one worker's torchmetrics objects hold, as far as it may leave."""
@@ -219,14 +219,14 @@ class StackedRecorder(LogCalls):
             rows: The workers that took the step.
             batch_size: The number of examples in each one's batch.
             loss: Their losses; ``[rows]``.
-            outputs: What was logged; ``[rows, ...]`` each.
-            events: What the step did.
+            outputs: The logged values; ``[rows, ...]`` each.
+            events: The events of the step.
             is_guess: Whether the number of examples is another one if the step has logged with one.
         """
         self._steps.append(_Step(rows, batch_size, loss, outputs, events, _said(events, batch_size, is_guess)))
 
     def said(self, n: int) -> list[list[int | None]]:
-        """The batch sizes that the steps of each of the n workers have said, None where they said none."""
+        """The batch sizes that user code has logged in each worker's steps (n workers); None: it has logged none."""
         sizes: list[list[int | None]] = [[] for _ in range(n)]
         for step in self._steps:
             for worker in range(n)[step.rows] if isinstance(step.rows, slice) else step.rows.tolist():
@@ -238,7 +238,7 @@ class StackedRecorder(LogCalls):
         self._steps.clear()
 
     def finish(self, n: int) -> Logged:
-        """Reduce everything that was logged, for each of the n workers, and forget it."""
+        """Reduce everything that was logged, for each of the n workers, and clear the record."""
         steps, self._steps = self._steps, []
         logged = _reduced(steps, n)
         if any(isinstance(event, _Feed) for step in steps for event in step.events):

@@ -46,7 +46,7 @@ class StackedStep:
 
     Args:
         local: The workers' copy of the module.
-        recorder: What it logs into.
+        recorder: The recorder of logged values.
         compile: Whether to compile the step.
     """
 

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from lightning_fed.core.tree import Tensors
 from lightning_fed.engines.errors import UnvectorizableError
 
-# For a step of a linear layer the walks of torch's own functions take 200 of 600 µs.
+# Faster than torch's own functions, which walk through nested containers at every step.
 Outputs: TypeAlias = tuple[Tensor, list[Tensor], Tensors]
 """A step's loss, some tensors, and tensors by name."""
 
@@ -137,7 +137,7 @@ def _of_one(
     given = [hidden(tensor) for tensor in batch] if type(batch) is list else pytree.tree_map(hidden, batch)
     loss, some, named = step(state, given)
     # Not backward(): AccumulateGrad copies a gradient whose strides are not the parameter's, as those of a stack often
-    # are not. For an MLP in a chunk of 50 that took two thirds of the step (52 ms against 17).
+    # are not. This is much faster.
     gradients = torch.autograd.grad(loss, own, allow_unused=True)
     return (
         shown(loss),

@@ -1,4 +1,4 @@
-"""A worker's training batches, whatever they are drawn from."""
+"""Base of the training batches of a worker, for any source."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from lightning_fed.wire import LocalTraining
 
 
 class Batches(Shown, ABC):
-    """A worker's training batches, one pass at a time."""
+    """Base of a worker's training batches, one pass at a time."""
 
     num_examples: int | None
-    """The number of examples that a pass gives, or None if only a pass can tell."""
+    """The number of examples in a pass; None: unknown before the pass."""
     num_batches: int | None
-    """The number of batches in a pass, or None if only a pass can tell."""
+    """The number of batches in a pass; None: unknown before the pass."""
     loader: Iterable[Any]
-    """What the worker's datamodule gave."""
+    """The loader or loaders of the worker's datamodule."""
     num_rows: int | None
-    """The number of examples in the loader's dataset, of which a pass may give fewer or more; None if there is none."""
+    """The number of examples in the loader's dataset; a pass may have fewer or more. None: unknown."""
     device: torch.device | None = None
-    """Where all tensors of all batches lie, if that is known."""
+    """The device of all tensors of all batches, if known."""
     draws_at_once: bool = False
     """Whether all random numbers of a pass are drawn before its first batch."""
     gives_items: bool = False
-    """Whether each batch is one item of the dataset as a function of the user's made it: a whole graph, for example."""
+    """Whether each batch is one item of the dataset, made by a user's function: a whole graph, for example."""
 
     _epoch = 0
 
     def reseed(self, seed: int, epoch: int = 0) -> None:
-        """Begin a round: set all that the loader carries with it, so that its order depends on nothing that ran before.
+        """Begin a round: reset the loader's own generators, which makes its order independent of earlier rounds.
 
         Args:
-            seed: For the generators that it carries. Processes that load are ended; the next ones start from seeds of
+            seed: The seed of the loader's own generators. Loader processes are ended; the next ones start from seeds of
                 the global generator.
-            epoch: For ``set_epoch`` of its samplers; it goes up by one with every pass.
+            epoch: The argument of ``set_epoch`` of the samplers; it increases by one with every pass.
         """
         self.rest()
         self._reseed(seed)
         self._epoch = epoch
 
     def first_epoch(self, cohort: int, local: LocalTraining) -> int:
-        """The number of a round's first pass, if the passes of all rounds are counted through.
+        """Return the number of a round's first pass, counted over all rounds.
 
         Args:
             cohort: The number of the round's cohort.
-            local: How long a worker trains in a round.
+            local: The length of a worker's training in a round.
         """
         if local.steps is None:
             return cohort * local.epochs
@@ -58,19 +58,19 @@ class Batches(Shown, ABC):
 
     @abstractmethod
     def _reseed(self, seed: int) -> None:
-        """Set the generators that the loader carries with it."""
+        """Seed the loader's own generators."""
 
     @abstractmethod
     def rest(self) -> None:
-        """End the processes that load, until the next pass."""
+        """End the loader processes until the next pass."""
 
     @abstractmethod
     def is_current(self) -> bool:
-        """Whether all that was noted about the loader still holds: its dataset may have grown."""
+        """Whether the cached facts about the loader are current: its dataset may have grown."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
-        """Return one pass of batches, each with its number of examples (None: it has to be inferred)."""
+        """Return one pass of batches, each with its number of examples (None: the number must be inferred)."""
 
     def _begin_pass(self) -> None:
         set_epoch(self.loader, self._epoch)

@@ -1,4 +1,4 @@
-"""Choice of the way to draw batches from what a datamodule gave."""
+"""Choice of the class that draws batches from a datamodule's loader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_fed.population.combined import refuse_sequential
 
 
 def batches_of(loader: object) -> Batches:
-    """Choose how to draw batches from what a datamodule's ``train_dataloader()`` returned.
+    """Return the batches of a datamodule's ``train_dataloader()``.
 
     Args:
         loader: A DataLoader, any other iterable of batches, or a dict or list of them (combined as Lightning does, by

@@ -1,4 +1,4 @@
-"""The number of examples in a pass, where only the pass itself shows it."""
+"""The number of examples in a pass, if only the pass itself reveals it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 
 def examples_per_pass(batches: Sequence[tuple[int, int]], num_batches: int | None, is_whole: bool) -> float:
-    """The number of examples that a pass gives, by those that were seen.
+    """Return the number of examples in a pass, from observed batches.
 
-    Passes that were seen to their end tell; if the only one was cut short, it counts as far as it went, or where the
-    number of batches is known, as if the rest were like it.
+    Complete passes determine the number. If the only pass was interrupted, its examples are counted, and extrapolated
+    to the whole pass if the number of batches is known.
 
     Args:
         batches: Each batch's number in its pass and its number of examples.
-        num_batches: The number of batches in a pass, if that is known.
-        is_whole: Whether the last pass was seen to its end.
+        num_batches: The number of batches in a pass, if known.
+        is_whole: Whether the last pass was complete.
 
     >>> examples_per_pass([(0, 4), (1, 2), (0, 4)], num_batches=2, is_whole=False)
     6.0

@@ -1,4 +1,4 @@
-"""Batches of a dataset that is tensors already, by indexing."""
+"""Batches of a dataset of tensors, by indexing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lightning_fed.population.batches.rows import Source, has_versions, rows_of,
 from lightning_fed.population.generators import orders, reseed
 from lightning_fed.population.lengths import length_of, num_examples
 
-_AHEAD = 8  # batches gathered at a time
+_AHEAD = 8  # the number of batches gathered at a time
 _DRAW_AT_ONCE = (RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 _scratch = torch.Generator()
@@ -37,7 +37,7 @@ class IndexedBatches(Batches):
     """Batches of tensors by indexing: the batches of a plain DataLoader over a TensorDataset or a Subset of one.
 
     Args:
-        loader: The DataLoader whose batch sampler decides.
+        loader: The DataLoader, whose batch sampler is used.
         tensors: The examples, one per row; ``[n, ...]`` each.
     """
 
@@ -50,9 +50,9 @@ class IndexedBatches(Batches):
         self.device = devices.pop() if len(devices) == 1 else None
         self._carried = orders(loader)
         self.carries_generators = bool(self._carried)
-        """Whether :meth:`reseed` has something to do before a :meth:`draw`."""
-        # A sampler that draws all its randomness before its first row can be read to the end at once; another may draw
-        # between batches, in turn with the training itself.
+        """Whether :meth:`reseed` has an effect before a :meth:`draw`."""
+        # A sampler that draws all random numbers before its first row can be read to the end at once; another one may
+        # draw between batches, interleaved with the training.
         self._at_once = _drawn_at_once(loader)
         dataset, order = loader.dataset, getattr(self._at_once, "sampler", None)
         takes_all = type(order) is SequentialSampler or (type(order) is RandomSampler and order._num_samples is None)
@@ -62,14 +62,14 @@ class IndexedBatches(Batches):
         """Whether :meth:`draw` runs torch's own code only, and none of the user's."""
         self._versions = versions_of(tensors)
         self.kind = tuple([(tensor.shape[1:], tensor.dtype) for tensor in tensors])
-        """Return the key that rows must have in common with other rows to be stacked."""
+        """A function that returns the key which rows must share to be stacked."""
         self.draws_at_once = self._at_once is not None
         self.batch_size = None if self._at_once is None else self._at_once.batch_size
         """The number of examples in every batch but a pass's last one; None if the batch sampler is the user's own."""
         self._permuted = _permuted(loader)
         self._source = None if self._plain is not None else Source(dataset)
         self.num_rows = len(tensors[0])
-        if self._follows and self._at_once is not None:  # told without asking sampler and loader, 3 µs of 25 a worker
+        if self._follows and self._at_once is not None:  # faster than the lengths of sampler and loader
             size, drops = self._at_once.batch_size, self._at_once.drop_last
             self.num_examples = self.num_rows - self.num_rows % size if drops else self.num_rows
             self.num_batches = -(-self.num_examples // size)
@@ -85,7 +85,7 @@ class IndexedBatches(Batches):
         pass
 
     def is_current(self) -> bool:
-        # Asked for every worker in every round. Whoever keeps a copy of the rows relies on the versions.
+        # Called for every worker in every round. Copies of the rows rely on the versions.
         if versions_of(self.tensors) != self._versions:
             return False
         if self._plain is not None:
@@ -102,7 +102,7 @@ class IndexedBatches(Batches):
         if self._permuted is None:
             self._draw_base_seed()
             return _order(self._at_once)
-        # The same in a third of the time: the draws of the DataLoader and of the RandomSampler, and what comes of them.
+        # Faster, with the same result: the draws of the DataLoader and of the RandomSampler are repeated here.
         _, seed = _two.random_().tolist()
         _scratch.manual_seed(seed)
         order = torch.randperm(self._permuted, generator=_scratch)
@@ -112,7 +112,7 @@ class IndexedBatches(Batches):
         if self._at_once is None:
             self._begin_pass()
             self._draw_base_seed()
-            for rows in islice(self._batch_sampler, self.num_batches):  # a sampler may well have no end
+            for rows in islice(self._batch_sampler, self.num_batches):  # a sampler may be infinite
                 yield self._rows(torch.tensor(rows)), len(rows)
             return
         order, size = self.draw(), self._at_once.batch_size
@@ -121,7 +121,7 @@ class IndexedBatches(Batches):
                 yield list(batch), len(batch[0])
 
     def _draw_base_seed(self) -> None:
-        # A DataLoader draws a seed for its processes before its sampler draws; so must we, for the same order.
+        # A DataLoader draws a seed for its processes before its sampler draws; the same order requires the same draw.
         torch.empty((), dtype=torch.int64).random_(generator=self.loader.generator)
 
     def _rows(self, index: Tensor) -> list[Tensor]:
@@ -129,7 +129,7 @@ class IndexedBatches(Batches):
 
 
 def indexable(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:
-    """The tensors whose rows are the loader's examples, if that is all the loader does."""
+    """Return the tensors whose rows are the loader's examples, if the loader only stacks rows."""
     plain = (
         type(loader) is DataLoader
         and loader.num_workers == 0
@@ -142,13 +142,13 @@ def indexable(loader: DataLoader[Any]) -> tuple[Tensor, ...] | None:
 
 
 def _drawn_at_once(loader: DataLoader[Any]) -> BatchSampler | None:
-    """The batch sampler of a loader if it draws all its randomness before its first row; else None."""
+    """Return the batch sampler of a loader if it draws all random numbers before its first row; else None."""
     sampler = loader.batch_sampler
     return sampler if type(sampler) is BatchSampler and type(sampler.sampler) in _DRAW_AT_ONCE else None
 
 
 def _permuted(loader: DataLoader[Any]) -> int | None:
-    """The number of rows that a loader gives in an order drawn from the global generator, if that is all it does."""
+    """Return the number of rows of a loader that only permutes them by the global generator; else None."""
     batches = loader.batch_sampler
     sampler = batches.sampler if type(batches) is BatchSampler else None
     plain = type(sampler) is RandomSampler and sampler.generator is None and loader.generator is None
@@ -158,7 +158,7 @@ def _permuted(loader: DataLoader[Any]) -> int | None:
 
 
 def _order(batches: BatchSampler) -> Tensor:
-    """The rows of one pass, batch after batch, int64 ``[n]``, if possible without a Python number for every row."""
+    """Return the rows of one pass, batch after batch, int64 ``[n]``, if possible without a Python loop over rows."""
     sampler = batches.sampler
     if type(sampler) is SequentialSampler:
         order = torch.arange(len(sampler.data_source))

@@ -1,4 +1,4 @@
-"""Batches of any loader, as it gives them."""
+"""Batches of any loader, unchanged."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LoadedBatches(Batches):
     def __iter__(self) -> Iterator[tuple[Any, int | None]]:
         self._begin_pass()
         iterator = iter(self.loader)
-        # A pass is as long as the loader says, as a Trainer has it: over a stream it may well have no end.
+        # The loader's length limits a pass, as in a Trainer: a stream may be infinite.
         for _ in count() if self.num_batches is None else range(self.num_batches):
             try:
                 item = next(iterator)
@@ -65,7 +65,7 @@ class LoadedBatches(Batches):
 
 
 def _refuse_end_by_an_example(end: StopIteration) -> None:
-    """Refuse the end of a pass that a dataset's own code has brought about, which looks like any other.
+    """Refuse a StopIteration of a dataset's own code, which is indistinguishable from the end of a pass.
 
     Raises:
         RuntimeError: If the exception comes from where a DataLoader fetches examples by their index.

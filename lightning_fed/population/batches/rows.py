@@ -1,4 +1,4 @@
-"""Datasets that are tensors already: their rows, and whether they are still the same; and examples of any kind."""
+"""Datasets of tensors: their rows, and the detection of changes; and examples of any kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 
 def rows_of(dataset: object) -> tuple[Tensor, ...] | None:
-    """Return the tensors whose rows are a dataset's examples; None: it is something else than tensors.
+    """Return the tensors whose rows are a dataset's examples; None: the dataset does not consist of tensors.
 
     Args:
         dataset: A TensorDataset, or a Subset of one, or a Subset of such a Subset.
@@ -30,19 +30,19 @@ def with_part(example: Sequence[Any], position: int, part: Any) -> Sequence[Any]
     """Return a tuple, named tuple or list of the same kind with another part at a position.
 
     Args:
-        example: The tuple or list; not written to.
-        position: Where; from the end if it is negative.
-        part: What is put there.
+        example: The tuple or list; read only.
+        position: The position; counted from the end if it is negative.
+        part: The new part.
     """
     parts = list(example)
     parts[position] = part
     if isinstance(example, tuple):
-        return getattr(type(example), "_make", tuple)(parts)  # of a named tuple
+        return getattr(type(example), "_make", tuple)(parts)  # the constructor of a named tuple
     return parts
 
 
 def has_versions(dataset: Dataset[Any]) -> bool:
-    """Whether the tensors of a dataset tell when they are written to, which those of inference mode do not."""
+    """Whether the tensors of a dataset have version counters, which tensors of inference mode lack."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return not (isinstance(dataset, TensorDataset) and any(tensor.is_inference() for tensor in dataset.tensors))
@@ -50,7 +50,7 @@ def has_versions(dataset: Dataset[Any]) -> bool:
 
 @final
 class Source:
-    """Marks by which to see whether :func:`rows_of` would give other rows of a dataset."""
+    """Marks that detect whether :func:`rows_of` would return other rows of a dataset."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self._subsets: list[tuple[Subset[Any], Dataset[Any], Sequence[int], int]] = []
@@ -59,11 +59,11 @@ class Source:
             dataset = dataset.dataset
         self._root = dataset if isinstance(dataset, TensorDataset) else None
         self._tensors = () if self._root is None else self._root.tensors
-        # Rows of a subset are copies: if the tensors are written to, they are out of date.
+        # Rows of a subset are copies, which are outdated once the tensors are modified.
         self._versions = versions_of(self._tensors)
 
     def is_unchanged(self) -> bool:
-        """Whether it would give the same."""
+        """Whether :func:`rows_of` would return the same rows."""
         for subset, dataset, indices, length in self._subsets:
             if subset.dataset is not dataset or subset.indices is not indices or len(indices) != length:
                 return False
@@ -76,5 +76,5 @@ _version = attrgetter("_version")
 
 
 def versions_of(tensors: tuple[Tensor, ...]) -> list[int]:
-    """A tensor's version goes up whenever it is written to."""
+    """Return the tensors' versions; a version increases whenever its tensor is modified."""
     return list(map(_version, tensors))

@@ -1,4 +1,4 @@
-"""Cost of releases together, by dp-accounting: by privacy loss distributions or by Rényi divergences."""
+"""Composition of releases by dp-accounting: with privacy loss distributions or Rényi divergences."""
 
 from lightning_fed.privacy.accounting.accountant import Accountant, check_delta
 from lightning_fed.privacy.accounting.support import KINDS, Kind, tightest

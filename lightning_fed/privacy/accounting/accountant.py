@@ -1,4 +1,4 @@
-"""Adds up the cost of a run's releases, by dp-accounting."""
+"""The accountant, which composes a run's releases by dp-accounting."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lightning_fed.privacy.mechanisms import Mechanism, Relation
 
 @final
 class Accountant(Shown):
-    """Counts releases, and says for which ε they are (ε, δ)-differentially private together.
+    """Counts releases, and computes the ε for which they are (ε, δ)-differentially private together.
 
-    Its state is how often each mechanism was charged and nothing else, so a run that was interrupted ten times ends
-    with the same ε, bit for bit, as one that was not.
+    The state is the number of charges of each mechanism and nothing else. A run that was interrupted ten times
+    therefore ends with the same ε, bit for bit, as an uninterrupted one.
 
-    Which mechanisms it counts is up to dp-accounting; what that does not count is refused when it is charged. Asking is
-    the expensive part, with ``pld`` much more than with ``rdp`` (the same question asked again is free). To stop in
-    time ask :func:`~lightning_fed.privacy.rounds_for` once; for a curve of every round take a coarser ``grid``.
+    dp-accounting decides which mechanisms can be counted; others are refused when they are charged. Computing ε is the
+    expensive part, and ``pld`` is much slower than ``rdp``; results are cached. To stop in time, call
+    :func:`~lightning_fed.privacy.rounds_for` once; for a curve over all rounds, use a coarser ``grid``.
 
     Args:
-        kind: ``pld``: privacy loss distributions, tight (Doroshenko et al. 2022), and never above what
-            ``rdp`` says; ``rdp``: Rényi differential privacy (Mironov 2017), some 10 % higher, cheap, and the only one
-            for cohorts of fixed size.
+        kind: ``pld``: privacy loss distributions, tight (Doroshenko et al. 2022), and never above ``rdp``;
+            ``rdp``: Rényi differential privacy (Mironov 2017), some 10 % higher, cheap, and the only one for cohorts
+            of fixed size.
 
     Raises:
-        ValueError: If there is no such kind.
+        ValueError: If ``kind`` is unknown.
         ImportError: If dp-accounting is not installed.
 
     >>> from lightning_fed.privacy import SubsampledGaussian
@@ -43,43 +43,43 @@ class Accountant(Shown):
 
     def __init__(self, kind: Kind = "pld") -> None:
         one_of("kind", kind, KINDS, owner=self, says=' must be "pld" or "rdp"')
-        import_extra("dp_accounting")  # at the start of a run rather than when ε is first asked for
+        import_extra("dp_accounting")  # at the start of a run, not when ε is first computed
         self.kind: Kind = kind
         self._counts: dict[Mechanism, int] = {}
 
     @property
     def history(self) -> tuple[tuple[Mechanism, int], ...]:
-        """The mechanisms that were charged, each once, in the order of their first charge, with how often."""
+        """The charged mechanisms, each once, in the order of their first charge, with the number of charges."""
         return tuple(self._counts.items())
 
     @property
     def relation(self) -> Relation:
-        """For which neighbours the guarantee holds; see :mod:`lightning_fed.privacy.mechanisms`."""
+        """The neighbouring relation of the guarantee; see ``privacy.mechanisms``."""
         return common_relation(self._counts)
 
     def charge(self, mechanism: Mechanism, count: int = 1) -> None:
-        """Record releases; to be called before they are made.
+        """Record releases; call it before they are made.
 
         Args:
-            mechanism: What is released.
-            count: How many times.
+            mechanism: The mechanism of the releases.
+            count: The number of releases.
 
         Raises:
             ValueError: If the count is not a positive integer, or this accountant cannot count the mechanism beside
-                what was charged before. Nothing is recorded then.
+                the earlier charges; nothing is then recorded.
         """
         self._counts = self._counts_with(mechanism, count)
 
     def epsilon(self, delta: float, grid: float | None = None) -> float:
-        """Return the ε of everything that was charged. Changes nothing.
+        """Return the ε of all charges, without changing them.
 
         Args:
             delta: δ; above 0 and below 1, as a rule below 1/population.
-            grid: For ``pld``: the step to which privacy losses are rounded, always so that ε comes out larger; None:
-                1e-4, or what suits the history better.
+            grid: For ``pld``: the step to which privacy losses are rounded, always towards a larger ε; None: chosen
+                for the history, about 1e-4.
 
         Returns:
-            ε; 0 if nothing was charged, infinity if no ε holds.
+            ε; 0 without charges, infinity if no ε holds.
 
         Raises:
             ValueError: If δ is out of range, or the grid is not positive.
@@ -87,14 +87,14 @@ class Accountant(Shown):
         return epsilon_of(self.kind, self.history, check_delta(delta), _checked(grid))
 
     def delta(self, epsilon: float, grid: float | None = None) -> float:
-        """Return the least δ with which everything that was charged is (ε, δ)-differentially private. Changes nothing.
+        """Return the smallest δ for which all charges are (ε, δ)-differentially private, without changing them.
 
         Args:
             epsilon: ε, at least 0.
             grid: As for :meth:`epsilon`.
 
         Returns:
-            δ; 0 if nothing was charged.
+            δ; 0 without charges.
 
         Raises:
             ValueError: If ε is out of range, or the grid is not positive.
@@ -108,10 +108,10 @@ class Accountant(Shown):
         return delta_of(self.kind, self.history, number("epsilon", epsilon, least=0), _checked(grid))
 
     def rounding(self, delta: float) -> float:
-        """Return by how much, about, :meth:`epsilon` is too large at most for being computed on a grid; 0 for ``rdp``.
+        """Return an approximate bound on the rounding error of :meth:`epsilon` on its grid; 0 for ``rdp``.
 
-        What a step twice as large adds: three times what this one does, where steps are small beside the spread of a
-        loss, since the error falls with the square of the step; no less than this one does as a rule.
+        The bound is the increase of ε for a step twice as large. For steps that are small beside the spread of a loss,
+        the error grows with the square of the step, so this increase is three times the error.
 
         Args:
             delta: δ.
@@ -122,11 +122,11 @@ class Accountant(Shown):
         return max(0.0, coarser - self.epsilon(delta))
 
     def after(self, mechanism: Mechanism, count: int = 1) -> Accountant:
-        """Return the accountant that there would be after further releases. Changes nothing.
+        """Return a copy of the accountant with further releases; this one is unchanged.
 
         Args:
-            mechanism: What would be released.
-            count: How many times.
+            mechanism: The mechanism of the further releases.
+            count: The number of further releases.
 
         Raises:
             ValueError: As :meth:`charge` does.
@@ -136,12 +136,12 @@ class Accountant(Shown):
         return further
 
     def epsilon_with(self, mechanism: Mechanism, delta: float, count: int = 1, grid: float | None = None) -> float:
-        """Return the ε that there would be after further releases. Changes nothing.
+        """Return the ε after further releases, without charging them.
 
         Args:
-            mechanism: What would be released.
+            mechanism: The mechanism of the further releases.
             delta: δ.
-            count: How many times.
+            count: The number of further releases.
             grid: As for :meth:`epsilon`.
 
         Raises:
@@ -150,18 +150,18 @@ class Accountant(Shown):
         return self.after(mechanism, count).epsilon(delta, grid)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: strings and numbers, one entry for each mechanism."""
+        """Return the state that a checkpoint stores: strings and numbers, one entry for each mechanism."""
         return {"history": [{**stored(mechanism), "count": count} for mechanism, count in self.history]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; what was charged before is forgotten. The kind of accountant may differ.
+        """Restore the charges of a checkpoint, and drop the current ones. The kind of accountant may differ.
 
         Args:
-            state: What :meth:`state_dict` gave.
+            state: The result of :meth:`state_dict`.
 
         Raises:
-            ValueError: If that is not what it is, or it counts releases of a class of mechanisms that this program does
-                not define, since nothing is imported for it. Nothing is changed then.
+            ValueError: If the state is invalid, or has a class of mechanisms that this program has not imported; the
+                accountant is then unchanged.
         """
         loaded = Accountant(self.kind)
         try:
@@ -178,7 +178,7 @@ class Accountant(Shown):
         count = whole("count", count, least=1, says=says)
         if not isinstance(mechanism, Mechanism) or not _is_hashable(mechanism):
             raise ValueError(f"{mechanism!r} cannot be counted: a release is a Mechanism, and a frozen dataclass")
-        relation_of(mechanism)  # raises if it says none
+        relation_of(mechanism)  # raises if the mechanism declares no relation
         counts = {**self._counts, mechanism: self._counts.get(mechanism, 0) + count}
         if mechanism not in self._counts:
             stored(mechanism)  # raises if a checkpoint could not keep it
@@ -198,14 +198,14 @@ def _is_hashable(mechanism: Mechanism) -> bool:
 
 
 def check_delta(delta: object) -> float:
-    """Return δ, if it is one.
+    """Check δ, and return it.
 
     Args:
-        delta: What is given for it.
+        delta: δ.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not above 0 and below 1.
+        TypeError: If δ is not a number.
+        ValueError: If δ is not above 0 and below 1.
     """
     says = " must be above 0 and below 1; take less than 1 / population"
     return number("delta", delta, above=0, below=1, says=says)

@@ -1,8 +1,8 @@
 """The ε, or the δ, of a history of releases: by Rényi divergences, or by privacy loss distributions on a grid.
 
-A coarser grid is quicker and never too small, since losses are rounded up (Doroshenko et al. 2022). Its step has to be
-small beside the spread of *one* release's loss, and large enough for the range of all of them to have a bounded number
-of steps; both are read off the Rényi divergences, which are cheap.
+A coarser grid is faster, and its ε is never too small, since losses are rounded up (Doroshenko et al. 2022). The step
+must be small beside the spread of *one* release's loss, and large enough to bound the number of steps in the range of
+all releases. Both follow from the Rényi divergences, which are cheap.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lightning_fed.privacy.extra import import_extra
 from lightning_fed.privacy.mechanisms import RELATIONS, Mechanism, Relation, repeated
 
 History: TypeAlias = tuple[tuple[Mechanism, int], ...]
-"""Mechanisms, each once, and how often each was charged."""
+"""Mechanisms, each once, with their numbers of charges."""
 
 _POINTS = 400_000
-"""The most steps of a distribution of all releases."""
+"""The largest number of steps in the distribution of all releases."""
 _POINTS_OF_ONE = 100_000
-"""The most steps of that of one, which is much dearer to make."""
+"""The largest number of steps in the distribution of one release, which is much slower to build."""
 _PER_SPREAD = 10
 """Steps in the spread of one release's loss: ε comes out some 0.1 % too large."""
 _FINEST = 1e-7
@@ -41,7 +41,7 @@ def common_relation(mechanisms: Iterable[Mechanism]) -> Relation:
 
 @lru_cache(maxsize=64)
 def epsilon_of(kind: Kind, history: History, delta: float, grid: float | None) -> float:
-    """Return the ε of a history; kept, because what is asked before a round is asked again after it.
+    """Return the ε of a history; cached, since the same ε is computed before and after a round.
 
     Args:
         kind: The accountant.

@@ -22,18 +22,18 @@ def compare(
     target: float | None = None,
     anyway: bool = False,
 ) -> Comparison:
-    """Compare finished runs: a row for each group of runs that differ in nothing but seeds.
+    """Compare finished runs: a row for each group of runs that differ only in seeds.
 
     Args:
         folders: One or several folders of runs; records are searched for in them and below them.
         metric: The metric; None: the first one of which high values are better, else the first one.
-        rule: Which evaluations count: ``last``, ``best``, or ``mean:K`` for the mean of the last K.
-        target: A value whose first reaching is looked for; None: none.
-        anyway: Whether runs are compared that differ in data, partition or evaluation, with a warning.
+        rule: The evaluations that count: ``last``, ``best``, or ``mean:K`` for the mean of the last K.
+        target: A value for which the first round is reported; None: none.
+        anyway: Whether to compare runs that differ in data, partition or evaluation, with a warning.
 
     Raises:
         FileNotFoundError: If there is no record in a folder or below it.
-        ValueError: If there are fewer than two finished runs, no run has the metric, there is no such rule, or the runs
+        ValueError: If there are fewer than two finished runs, no run has the metric, the rule is unknown, or the runs
             differ in data, partition, metric or evaluation.
     """
     parsed = Rule.parsed(text("rule", rule))

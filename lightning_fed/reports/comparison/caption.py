@@ -1,4 +1,4 @@
-"""The caption of a comparison: by which rule a value was taken, what is shown of it, and what was left out."""
+"""The caption of a comparison: its rule, its statistics, and the runs that were left out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def caption_of(
         metric: The metric's name.
         rule: The rule by which a run's curve becomes one value.
         target: The value to reach; None: none.
-        unlike: What differs between the runs although it must not.
+        unlike: The forbidden differences between the runs.
         left_out: The runs that are left out, each with the reason.
     """
     runs = [run for group in groups for run in group.runs]

@@ -1,4 +1,4 @@
-"""Rows of a comparison as words: the heads of the columns, and what stands in each cell."""
+"""Rows of a comparison as text: the heads of the columns, and the cells."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cells(rows: Sequence[Row], metric: str, target: float | None) -> tuple[list[
 
 
 def decimals_of(spreads: Iterable[Spread | None]) -> int:
-    """Return how many decimals are shown: two digits of a usual deviation; without one four digits of a usual mean.
+    """Return the number of shown decimals: two digits of a typical deviation, or else four digits of a typical mean.
 
     >>> decimals_of([Spread(0.91234, 0.0123, 3)]), decimals_of([Spread(0.91234, None, 1)])
     (3, 4)

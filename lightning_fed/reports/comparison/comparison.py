@@ -1,4 +1,4 @@
-"""A comparison of finished runs, as an object: rows, a caption, and how to show both."""
+"""A comparison of finished runs, as an object: rows, a caption, and methods that show both."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lightning_fed.reports.comparison.table import Row, rows_of
 @final
 @dataclass(frozen=True)
 class Comparison:
-    """What finished runs have come to: a row for each group of runs that differ in nothing but seeds.
+    """The results of finished runs: a row for each group of runs that differ only in seeds.
 
     Args:
         metric: The metric's name.
         rule: The rule by which a run's curve becomes one value.
         target: The value to reach; None: none.
         rows: The rows, with numbers that are not rounded.
-        caption: What the numbers are, by which rule, and what was left out.
+        caption: A description of the numbers, of the rule, and of the runs that were left out.
     """
 
     metric: str
@@ -48,7 +48,7 @@ class Comparison:
         return latex(*cells(self.rows, self.metric, self.target), self.caption)
 
     def as_csv(self) -> str:
-        """Return the rows as CSV, in which nothing is rounded. It has no place for the caption."""
+        """Return the rows as CSV, without rounding and without the caption."""
         return comma_separated([self._line(row) for row in self.rows])
 
     def draw(self, path: str | Path) -> None:

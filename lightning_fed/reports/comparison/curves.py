@@ -52,12 +52,12 @@ def _worst(line: Mapping[str, Any], metric: str) -> float | None:
 
 
 def _of_workers(line: Mapping[str, Any], metric: str) -> Iterator[float]:
-    """Values of single workers; one that has none (a metric that is undefined for its data) hides no others."""
+    """Yield the values of single workers; a worker without a value (an undefined metric) is skipped."""
     for metrics in (line.get("workers") or {}).values():
         if metrics.get(metric) is not None:
             yield float(metrics[metric])
 
 
 def _number(value: float | None) -> float:
-    """A value that JSON has no form for is written as null: it was no number, or not finite."""
+    """Return a number; null stands for a value that was not a number, or not finite."""
     return math.nan if value is None else float(value)

@@ -1,4 +1,4 @@
-"""What tells runs apart, and what must not: settings, seeds, data, code and promises, from the record of a run."""
+"""Facts that may or must not differ between runs: settings, seeds, data, code and promises, from a run's record."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def seeds_of(record: RunRecord) -> dict[str, Scalar]:
 
 
 def is_dealt(name: str) -> bool:
-    """Whether a setting says what data there are, who holds what, or what is evaluated.
+    """Whether a setting is about the data, their partition, or the evaluation.
 
     Args:
         name: The setting's name.
@@ -67,7 +67,7 @@ def is_dealt(name: str) -> bool:
 
 
 def hides(record: RunRecord) -> bool:
-    """Whether a run says little of its data, since it has promised privacy."""
+    """Whether a run records little about its data, because of a promise of privacy."""
     return bool(record.run.get("promise"))
 
 
@@ -97,7 +97,7 @@ def data_of(record: RunRecord, evaluations: Sequence[Evaluation]) -> dict[str, S
 
 
 def code_of(record: RunRecord) -> dict[str, str]:
-    """Return what a run ran on: its commit and the versions, by name.
+    """Return the software of a run: its commit and the versions, by name.
 
     Args:
         record: The record.
@@ -108,7 +108,7 @@ def code_of(record: RunRecord) -> dict[str, str]:
 
 
 def spending_of(record: RunRecord) -> Spending | None:
-    """Return what a run spent of its promise of privacy; None if it made none.
+    """Return the spent privacy budget of a run; None without a promise.
 
     Args:
         record: The record.

@@ -1,4 +1,4 @@
-"""The runs of a comparison: records below the given folders, and which of them count."""
+"""The runs of a comparison: records below the given folders, and their selection."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def runs_of(records: Sequence[RunRecord], metric: str, when_matters: bool) -> tu
         dealt_of(record, config if all_have else None) for record, (_, config) in zip(records, configs, strict=True)
     ]
     names = dict.fromkeys(name for facts in dealt for name in facts)
-    # What a promise hides may be anything: it is no difference, nor does it tell rows apart. Of objects it
-    # shows the class.
+    # Hidden settings are unknown: they are not a difference, and do not distinguish rows. Of objects the class is
+    # shown.
     private = [facts for record, facts in zip(records, dealt, strict=True) if hides(record)]
     hidden = {name for facts in private for name in names if name not in facts}
     coarse = {name for facts in private for name, value in facts.items() if isinstance(value, str)}

@@ -1,4 +1,4 @@
-"""Groups of runs that differ in nothing but seeds, and a name for each that says what it differs in from the others."""
+"""Groups of runs that differ only in seeds, with names that show the differences between groups."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
 
 
 def key_of(runs: Sequence[Run]) -> Callable[[Run], object]:
-    """Return a function that gives runs of equal seeds one key: of the seeds that all runs have.
+    """Return a function that maps runs of equal seeds to one key, made of the seeds that all runs have.
 
     A run whose initial weights had no seed has a key of its own.
 
@@ -66,7 +66,7 @@ def key_of(runs: Sequence[Run]) -> Callable[[Run], object]:
 
 
 def telling(names: Sequence[str], tables: Sequence[Mapping[str, Scalar]]) -> list[str]:
-    """Return the names under which tables differ, without those that only repeat what another one says.
+    """Return the names under which tables differ, without those that only repeat another one.
 
     ``algorithm/mu`` repeats what ``algorithm: FedProx(mu=0.1)`` says, and so does ``model.algorithm.class_path`` of a
     config; a name repeats another whose words are among its own, and whose values tell all tables apart that its do.

@@ -1,6 +1,6 @@
-"""Which evaluations of a run a value is taken from: the last one, the best one, or the last few.
+"""The rule that selects the evaluations of a run for its value: the last one, the best one, or the last few.
 
-Tables of papers seldom say it, and the answers differ; so a comparison has one rule, and prints it.
+Tables of papers rarely state the rule, and results differ between rules; so a comparison has one rule, and prints it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Rule:
             text: ``last``, ``best``, or ``mean:K`` with a whole number K.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the text is not a rule.
 
         >>> Rule.parsed("mean:10")
         Rule(kind='mean', count=10)
@@ -57,10 +57,10 @@ class Rule:
         return f"mean:{self.count}" if self.kind == "mean" else self.kind
 
     def in_words(self, of: str = "evaluation") -> str:
-        """Return what a value is, as a caption says it.
+        """Return the description of a value for a caption.
 
         Args:
-            of: What the values are of.
+            of: The name of the values.
         """
         if self.kind == "mean":
             return f"the mean of a run's last {self.count} {of}s"
@@ -69,7 +69,7 @@ class Rule:
         return f"a run's best {of}, which was chosen by the values that are reported, and is too good for that"
 
     def chosen(self, values: Sequence[float], mode: Mode) -> list[int]:
-        """Return which evaluations count; one without a number (NaN) is never the best, but may be the last.
+        """Return the positions of the evaluations that count; NaN is never the best, but may be the last.
 
         Args:
             values: The values of all evaluations of a run, at least one, oldest first.

@@ -1,4 +1,4 @@
-"""What a comparison takes of a run: its settings, its seeds, its curve and what it cost."""
+"""The data of a run for a comparison: its settings, its seeds, its curve and its cost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Evaluation:
 @final
 @dataclass(frozen=True)
 class Spending:
-    """What a run spent of a promise of privacy.
+    """The spent privacy budget of a run.
 
     Args:
         epsilon: ε; it may be infinite.

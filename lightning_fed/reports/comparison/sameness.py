@@ -1,7 +1,7 @@
-"""Whether runs may be compared: they must be about the same data, dealt out and evaluated in the same way.
+"""Checks that runs are comparable: the same data, partition and evaluation.
 
-What is dealt out by a seed may differ between the runs of a group, as long as every group has the same: then a
-difference at equal seeds is still one between settings.
+A partition that depends on a seed may differ between the runs of a group, if every group has the same partitions: a
+difference at equal seeds is then a difference between settings.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lightning_fed.reports.comparison.groups import Group, key_of, plain, tellin
 
 
 def differences(groups: Sequence[Group]) -> list[str]:
-    """Return what differs between runs although it must not.
+    """Return the forbidden differences between runs.
 
     Args:
         groups: The groups.

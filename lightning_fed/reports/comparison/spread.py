@@ -12,7 +12,7 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Spread:
-    """The mean of some values and how far they lie apart.
+    """The mean and the spread of some values.
 
     Args:
         mean: The mean.
@@ -80,7 +80,7 @@ def interval(differences: Sequence[float]) -> Interval | None:
 
 
 def student(level: float, degrees: int) -> float:
-    """Return how many standard errors on each side hold this share of Student's t distribution.
+    """Return the number of standard errors on each side that hold a share of Student's t distribution.
 
     Args:
         level: The share, above 0 and below 1.

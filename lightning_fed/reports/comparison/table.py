@@ -18,13 +18,13 @@ from lightning_fed.reports.comparison.spread import Interval, Spread, interval, 
 @final
 @dataclass(frozen=True)
 class Reached:
-    """When the runs of a group reached a target.
+    """The rounds in which the runs of a group reached a target.
 
     Args:
-        rounds: The median number of rounds over the runs that reach it; None if none does.
-        megabytes: The median of the megabytes that were sent and received by then; None also if they are not recorded.
-        runs: How many reach it.
-        of: Of how many.
+        rounds: The median number of rounds over the runs that reach the target; None if no run does.
+        megabytes: The median of the megabytes sent and received by then; None also if they are not recorded.
+        runs: The number of runs that reach the target.
+        of: The number of all runs.
     """
 
     rounds: float | None
@@ -47,7 +47,7 @@ class Row:
         worst: Those of the worst decile over workers, by the same rule; None where it is not known.
         rounds: The mean number of rounds.
         megabytes: The mean of the megabytes of a whole run; None where they are not recorded.
-        reached: When the target was reached; None without a target.
+        reached: The rounds in which the target was reached; None without a target.
         seconds: The mean of a run's seconds; None where they are not recorded.
         epsilon: The largest ε that a run spent; None if none had a promise of privacy.
         difference: The mean difference to the first row at equal seeds; None for the first row, and where no seeds are

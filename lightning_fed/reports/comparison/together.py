@@ -1,4 +1,4 @@
-"""What several private runs cost together: whoever was in all of them is protected by their composition only."""
+"""Joint cost of several private runs: a worker in all of them is protected by their composition only."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightning_fed.reports.comparison.run import Spending
 
 
 def together(spendings: Sequence[Spending]) -> str:
-    """Say what all runs cost together.
+    """Return a sentence about the joint cost of all runs.
 
-    Their releases are composed by the accountant where all were counted by the same one with the same δ, and their
-    ledgers say what was released; else their ε and δ are added up, which holds as well and is larger.
+    Their releases are composed by the accountant if all runs used the same accountant and δ, and their ledgers record
+    the releases; else their ε and δ are added up, which is also valid, but larger.
 
     Args:
-        spendings: What each run spent.
+        spendings: The spent budget of each run.
 
     Returns:
         A sentence; empty if there is at most one.

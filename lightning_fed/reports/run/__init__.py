@@ -1,1 +1,1 @@
-"""Report of one run: what came of it, what it cost, what left the workers, what was promised, how to repeat it."""
+"""Report of one run: results, costs, content of messages, promise of privacy, and instructions to repeat it."""

@@ -14,20 +14,20 @@ from lightning_fed.record.files import RUN
 from lightning_fed.record.reader import content_of
 
 MOST_FOLDERS = 20_000
-"""How many folders are looked into: a page about a run must not take minutes where logs lie among other things."""
+"""The largest number of searched folders: a page about a run must be fast even among unrelated files."""
 _DEEPEST = 5
 
 
 @final
 @dataclass(frozen=True)
 class Logs:
-    """What was found in the folder of all logs, whatever the folder of their config or project.
+    """The runs in the folder of all logs, for any subfolder of a config or project.
 
     Args:
         place: The folder.
         ledgers: The ledgers of private runs in it.
         records: The folders of runs in it.
-        is_whole: Whether all of it was looked at: there are no more than :data:`MOST_FOLDERS`.
+        is_whole: Whether the whole folder was searched: it has at most :data:`MOST_FOLDERS` folders.
     """
 
     place: Path
@@ -37,7 +37,7 @@ class Logs:
 
     @staticmethod
     def around(record: RunRecord) -> Logs:
-        """Look into the folder in which a run's logger puts all runs, which the run's name says.
+        """Search the folder of a run's logger with all runs, which follows from the run's name.
 
         Args:
             record: The run's record.

@@ -1,4 +1,4 @@
-"""The sentence of a privacy statement about what was released besides the models: metrics, and what workers report."""
+"""The sentence of a privacy statement about releases besides the models: metrics and workers' reports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _TITLE = "Released besides"
 
 
 def released_besides(view: View, promised: Promised) -> Iterator[Paragraph]:
-    """Return what was released besides the models, by all fits of the ledger whose records are found.
+    """Yield a paragraph about releases besides the models, by all fits of the ledger whose records are found.
 
     Args:
         view: The run.
         promised: Its promise.
 
     Raises:
-        MissingFactError: If a record lacks what says it.
+        MissingFactError: If a record lacks a required fact.
     """
     folders = _folders(view, promised)
     lines = [line for folder in folders for line in evaluations_ever(folder)]
@@ -64,7 +64,7 @@ def _central(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _of_workers(view: View, lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What ``release_metrics=True`` has shown as it is."""
+    """The values that ``release_metrics=True`` has shown without noise."""
     rounds = sum("cohort" in line for line in view.record.rounds)
     logged = dict.fromkeys(name for line in view.record.rounds for name in line.get("metrics") or ())
     also = f", and {', '.join(logged)}," if logged else ""

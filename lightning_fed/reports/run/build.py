@@ -23,12 +23,12 @@ def report_of(
 
     Args:
         record: The run's record.
-        metric: The metric that is looked at; None: the first of which high values are good, else the first.
-        target: A value of it, to say what it has cost to reach; None: none.
-        checkpoint: The checkpoint that was asked for, if it was one.
+        metric: The metric; None: the first one whose high values are better, else the first one.
+        target: A value of the metric, for the cost of reaching it; None: none.
+        checkpoint: The given checkpoint, if the path was one.
 
     Raises:
-        MissingFactError: If the run's files do not say what belongs into it.
+        MissingFactError: If the run's files lack a required fact.
         ValueError: If there is no such metric.
     """
     view = View.of(record, metric)
@@ -52,10 +52,10 @@ def promise_of(record: RunRecord, *, checkpoint: Path | None = None) -> Report:
 
     Args:
         record: The run's record.
-        checkpoint: The checkpoint that was asked for, if it was one.
+        checkpoint: The given checkpoint, if the path was one.
 
     Raises:
-        MissingFactError: If the run's files do not say what belongs into it.
+        MissingFactError: If the run's files lack a required fact.
     """
     view = View.of(record)
     return Report(record.name, _subtitle(view), (statement(view, promised_by(view, checkpoint)),))

@@ -11,11 +11,11 @@ from lightning_fed.reports.run.view import View
 
 
 def cost(view: View, target: float | None) -> Section:
-    """Return what the run has cost.
+    """Return the section about the run's costs.
 
     Args:
         view: The run.
-        target: A value of the metric that is looked at; None: none is asked for.
+        target: A value of the chosen metric; None: none is asked for.
 
     Raises:
         ValueError: If there is a target, and no metric.

@@ -96,7 +96,7 @@ class Line:
     Args:
         name: Its name in the legend.
         points: Pairs of x and y, in the order of x.
-        is_worst: Whether it is that of those who fare worst.
+        is_worst: Whether it is the curve of the worst workers.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Bar:
     Args:
         name: Whose it is.
         value: Its height.
-        is_worst: Whether it is among those who fare worst.
+        is_worst: Whether it is among the worst.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Facts of which a report is made: each is taken from a file, or the report is refused."""
+"""Facts of a report: each is read from a file, or the report is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class MissingFactError(ValueError):
-    """A report cannot be made, since a file does not say what belongs into it."""
+    """A report cannot be made, since a file lacks a required fact."""
 
 
 def need(content: Mapping[str, Any], name: str, what: str, where: object) -> Any:
@@ -20,7 +20,7 @@ def need(content: Mapping[str, Any], name: str, what: str, where: object) -> Any
         where: The file.
 
     Raises:
-        MissingFactError: If the file does not say it.
+        MissingFactError: If the file lacks the fact.
     """
     if name not in content:
         raise MissingFactError(

@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, nothing from the net, fit for A4."""
+"""A report as one HTML page for A4, without scripts and external files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of values that the files of a run hold, as JSON has them."""
+"""Kinds of JSON values in the files of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Kind:
     """A kind of values.
 
     Args:
-        words: What such a value is, after "which must be".
+        words: The description of such a value, after "which must be".
         holds: Whether a value is one.
     """
 

@@ -1,4 +1,4 @@
-"""The section about what left each worker, as it was found on the wire in the first round."""
+"""The section about the content of each worker's messages, as sent in the first round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _KINDS = {
 
 
 def what_left(view: View) -> Section:
-    """Return what left each worker, tensor by tensor, what it was sent, and what never leaves.
+    """Return the content of each worker's messages, tensor by tensor, of its jobs, and the names that never leave.
 
     Args:
         view: The run.
@@ -54,7 +54,7 @@ def what_left(view: View) -> Section:
 
 
 def _nothing(view: View) -> Paragraph:
-    """Say why no message was looked into."""
+    """Return the reason why no message was examined."""
     if not view.record.rounds:
         return Paragraph("No worker has come back, so nothing has left one.")
     if view.record.rounds[-1]["fit"] != view.record.run["fits"][-1]["fit"]:
@@ -128,7 +128,7 @@ def _shape(row: Mapping[str, Any]) -> str:
 
 
 def _others(view: View, leaves: Mapping[str, Any]) -> Iterator[Paragraph]:
-    """Say where later messages had other lengths, as when a buffer or a frozen parameter has begun to move."""
+    """Yield remarks about later messages of other lengths, as when a buffer or a frozen parameter has changed."""
     means = []
     for line in view.record.rounds:
         came = len(line["cohort"]) - len(line["dropped"]) - len(line["failures"]) if _is_counted(line) else 0
@@ -143,7 +143,7 @@ def _others(view: View, leaves: Mapping[str, Any]) -> Iterator[Paragraph]:
 
 
 _NAMES = 256
-"""Bytes by which messages differ because names of workers and numbers of cohorts do."""
+"""The difference in bytes between messages that is due to names of workers and numbers of cohorts."""
 
 
 def _is_counted(line: Mapping[str, Any]) -> bool:

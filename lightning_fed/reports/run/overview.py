@@ -112,7 +112,7 @@ def _tiles(view: View) -> Iterator[Tile]:
 
 
 def _not_finite(view: View) -> Iterator[Paragraph]:
-    """Say after which rounds the metric was not finite: a curve cannot show it."""
+    """Yield a remark about the rounds after which the metric was not finite, which a curve cannot show."""
     metric = view.metric or ""
     lines = [line for line in view.evaluations if metric in line["metrics"]]
     rounds = [int(line["round"]) + 1 for line in lines if line["metrics"][metric] is None]

@@ -1,4 +1,4 @@
-"""Facts of a run's promise of privacy, from its ledger and a checkpoint: all of them there, or none is stated."""
+"""Facts of a run's promise of privacy, from its ledger and a checkpoint: complete, or refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _KINDS = {
     "time": TIME,
     "versions": _VERSIONS,
 }
-"""What facts of the ledger must be; ε and bounds may be infinite."""
+"""The types of the ledger's facts; ε and bounds may be infinite."""
 _OF_A_CHECKPOINT = {
     "delta": "for which δ its account holds",
     "epsilon": "which ε it claims",
@@ -92,10 +92,10 @@ class Promised:
     Args:
         view: The run.
         ledger: Its ledger's file.
-        statement: What ledger and checkpoint say.
+        statement: The statement of ledger and checkpoint.
 
     Raises:
-        MissingFactError: If one of them does not say what belongs into a statement.
+        MissingFactError: If ledger or checkpoint lacks a required fact.
     """
 
     view: View
@@ -148,7 +148,7 @@ class Promised:
 
     @cached_property
     def mechanisms(self) -> list[tuple[Mechanism, int]]:
-        """What was released, and how many times.
+        """The released mechanisms, with the numbers of releases.
 
         Raises:
             MissingFactError: If one of them does not say how its analysis takes it that cohorts are drawn.
@@ -223,14 +223,14 @@ class Others:
 
 
 def promised_by(view: View, checkpoint: Path | None) -> Promised | None:
-    """Return the facts of a run's promise; None: nothing was promised.
+    """Return the facts of a run's promise; None: there is no promise.
 
     Args:
         view: The run.
-        checkpoint: The checkpoint that was asked for, if it was one.
+        checkpoint: The given checkpoint, if the path was one.
 
     Raises:
-        MissingFactError: If ledger or checkpoint do not say what belongs into a statement.
+        MissingFactError: If ledger or checkpoint lacks a required fact.
     """
     if view.promise is None:
         return None
@@ -277,7 +277,7 @@ def bounds(releases: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def unended(promised: Promised) -> Iterator[Mapping[str, Any]]:
-    """The fits that did not come to an end.
+    """Yield the interrupted fits.
 
     Args:
         promised: The promise.

@@ -1,4 +1,4 @@
-"""Facts that the files of a run must hold, given how it has ended: checked once, so that a report meets no hole."""
+"""Required facts in the files of a run, for each way of ending, checked once before a report is made."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def check_record(record: RunRecord, is_cut: bool = False) -> None:
         is_cut: Whether its last lines were left out, as another run has gone on from an earlier checkpoint.
 
     Raises:
-        MissingFactError: If it is so; the message names the file, the line and the fact.
+        MissingFactError: In each of these cases; the message names the file, the line and the fact.
     """
     file, run = record.folder / RUN, record.run
     check(run, _OF_A_RUN, file)

@@ -1,4 +1,4 @@
-"""Sections about how the run was made: what was run, and how to repeat it."""
+"""Sections about the setup of the run, and the instructions to repeat it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _UNITS = {"worker": "each worker, with all of its data", "example": "each single
 
 
 def tile(promised: Promised | None) -> Tile:
-    """Return what was promised, as a tile.
+    """Return the promise, as a tile.
 
     Args:
         promised: The promise; None: there is none.
@@ -34,7 +34,7 @@ def tile(promised: Promised | None) -> Tile:
 
 
 def statement(view: View, promised: Promised | None) -> Section:
-    """Return what was promised to the workers, by what it was kept, and what it does not cover.
+    """Return the promise to the workers, its enforcement, and its limits.
 
     Args:
         view: The run.
@@ -175,7 +175,7 @@ def _besides(view: View, promised: Promised) -> Iterator[Paragraph]:
 
 
 def hides_cohorts(promised: Promised) -> bool:
-    """Whether the guarantee is one for cohorts of which nobody can tell who was in them.
+    """Whether the guarantee relies on secret cohorts.
 
     Args:
         promised: The promise.

@@ -1,4 +1,4 @@
-"""View of a run's record: which metric is looked at, its values over rounds and workers, who took part."""
+"""View of a run's record: the chosen metric, its values over rounds and workers, and the participation."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ _STAGES = ("val", "validate", "test")
 @final
 @dataclass(frozen=True)
 class View:
-    """A run's record, as sections of a report look at it.
+    """A run's record, as the sections of a report use it.
 
     Args:
         record: The record, with what earlier folders of the run record.
-        wanted: The metric that the user asks for; None: the first of which high values are the better ones, else the
-            first.
+        wanted: The metric that the user chooses; None: the first one whose high values are better, else the first one.
         origin: Where the run came from, if it did not begin in its folder.
 
     Raises:
@@ -49,7 +48,7 @@ class View:
             wanted: See the class.
 
         Raises:
-            MissingFactError: If its files do not say what belongs into them.
+            MissingFactError: If its files lack a required fact.
         """
         check_record(record)
         joined, origin = whole(record)
@@ -74,24 +73,24 @@ class View:
 
     @property
     def missing(self) -> int:
-        """How many rounds, from the first one on, are recorded in a folder that was not found."""
+        """The number of rounds, from the first one on, whose record was not found."""
         return 0 if self.origin is None else self.origin.missing
 
     @property
     def over(self) -> int:
-        """How many rounds are over, those before the checkpoint among them from which the run went on."""
+        """The number of finished rounds, including those before the checkpoint of a resumed run."""
         last, began = self.record.rounds[-1:], self.record.run["fits"][-1:]
         return next(iter((*(int(line["round"]) + 1 for line in last), *(int(fit["round"]) for fit in began))), 0)
 
     @cached_property
     def promise(self) -> Mapping[str, Any] | None:
-        """What is promised to the workers; None: nothing."""
+        """The promise to the workers; None: there is none."""
         promise: Mapping[str, Any] | None = self.fact("promise", "whether anything was promised")
         return promise
 
     @cached_property
     def hidden(self) -> bool:
-        """Whether the promise hides who took part, and what single workers have reported."""
+        """Whether the promise hides participation and the reports of single workers."""
         if self.promise is None:
             return False
         what = "whether metrics of workers were released"
@@ -114,7 +113,7 @@ class View:
 
     @cached_property
     def metric(self) -> str | None:
-        """The metric that is looked at."""
+        """The chosen metric."""
         if self.wanted is not None:
             return self.wanted
         return foremost(self.metrics)
@@ -150,23 +149,23 @@ class View:
 
     @cached_property
     def values(self) -> Mapping[str, float]:
-        """Each worker's value of the metric that is looked at, in its last evaluation."""
+        """Each worker's value of the chosen metric, in its last evaluation."""
         return {} if self.metric is None else self.of_workers(self.metric)
 
     @cached_property
     def lost(self) -> frozenset[str]:
-        """The workers whose value of the metric that is looked at is not finite in its last evaluation."""
+        """The workers whose value of the chosen metric is not finite in its last evaluation."""
         return frozenset() if self.metric is None else frozenset(self.not_finite(self.metric))
 
     @cached_property
     def examples(self) -> Mapping[str, float]:
-        """The number of examples by which each worker was evaluated, in the last evaluation that says it."""
+        """The number of examples in each worker's evaluation, from the last evaluation that records it."""
         lines = (line.get("examples") for line in reversed(self.evaluations))
         return next((each for each in lines if isinstance(each, dict)), {})
 
     @cached_property
     def bands(self) -> list[tuple[int, float, float]]:
-        """Rounds, and the 10 % and 90 % quantiles over workers of the metric that is looked at."""
+        """Rounds, and the 10 % and 90 % quantiles over workers of the chosen metric."""
         points = []
         for line in self.evaluations:
             values = list(self.of_workers(self.metric or "", line).values())
@@ -176,22 +175,22 @@ class View:
 
     @cached_property
     def asked(self) -> Counter[str]:
-        """How often each worker was asked to train; of rounds whose cohort is recorded."""
+        """The number of jobs of each worker, in rounds whose cohort is recorded."""
         return Counter(worker for line in self.record.rounds for worker in line.get("cohort") or ())
 
     @cached_property
     def absent(self) -> Counter[str]:
-        """How often each worker was away, or its update was lost."""
+        """The number of rounds in which each worker was absent or its update was lost."""
         return Counter(worker for line in self.record.rounds for worker in line.get("dropped") or ())
 
     @cached_property
     def failed(self) -> Counter[str]:
-        """How often each worker's training failed."""
+        """The number of rounds in which each worker's training failed."""
         return Counter(each["worker"] for line in self.record.rounds for each in line.get("failures") or ())
 
     @cached_property
     def late(self) -> Counter[str]:
-        """How often each worker did only a part of its training."""
+        """The number of rounds in which each worker did only a part of its training."""
         return Counter(worker for line in self.record.rounds for worker in line.get("stragglers") or ())
 
     def took_part(self, worker: str) -> int:
@@ -200,7 +199,7 @@ class View:
 
     @cached_property
     def _contributed(self) -> Counter[str]:
-        """In how many rounds each worker has; where cohorts are accumulated, it may be in several of one round."""
+        """The number of rounds with each worker's contribution; accumulated cohorts of one round count once each."""
         rounds: Counter[str] = Counter()
         for line in self.record.rounds:
             trained = Counter(line.get("cohort") or ())
@@ -211,7 +210,7 @@ class View:
 
     @cached_property
     def names(self) -> Sequence[str]:
-        """The workers that the record names: who was asked to train, and who was evaluated."""
+        """The workers in the record: those of cohorts, and those of evaluations."""
         evaluated = (worker for line in self.evaluations for worker in line["workers"] or ())
         return list(dict.fromkeys((*self.asked, *evaluated)))
 
@@ -222,10 +221,10 @@ class View:
 
 
 def deciles(metric: str, values: Mapping[str, float]) -> tuple[float, frozenset[str]]:
-    """Return the border of the worst decile over workers, and who lies in it.
+    """Return the border of the worst decile over workers, and the workers in it.
 
     Args:
-        metric: The metric's name, which says whether low or high values are bad.
+        metric: The metric's name, which determines whether low or high values are bad.
         values: Each worker's value.
     """
     border = point(values.values(), worst_decile(metric))
@@ -235,7 +234,7 @@ def deciles(metric: str, values: Mapping[str, float]) -> tuple[float, frozenset[
 
 
 def worst_first(metric: str, values: Mapping[str, float]) -> list[str]:
-    """Return workers in the order of their values, those who fare worst first; equal ones by name.
+    """Return workers in the order of their values, the worst first; equal ones by name.
 
     Args:
         metric: The metric's name.

@@ -1,4 +1,4 @@
-"""Sections about single workers: who took part and how each fares, and how fair the model is."""
+"""Sections about single workers: their participation, their metrics, and the fairness of the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CSV = "per_worker.csv"
 
 
 def workers(view: View) -> Section:
-    """Return a row for each worker; of many the ten who fare worst and the ten who fare best.
+    """Return a row for each worker; of many only the ten worst and the ten best.
 
     Args:
         view: The run.
@@ -60,7 +60,7 @@ def columns(view: View) -> tuple[str, ...]:
 
 
 def row(view: View, worker: str) -> tuple[Cell, ...]:
-    """Return what is recorded of a worker; columns in which nobody has anything are left out.
+    """Return the record of a worker; columns without any value are left out.
 
     Args:
         view: The run.
@@ -82,7 +82,7 @@ def _counts(view: View) -> list[tuple[str, Counter[str]]]:
 
 
 def in_order(view: View) -> Sequence[str]:
-    """Return the workers, those who fare worst first; those without a value come last, by name."""
+    """Return the workers, the worst first; those without a value come last, by name."""
     values = view.values
     rest = sorted(name for name in view.names if name not in values)
     return [*worst_first(view.metric or "", values), *rest]
@@ -104,7 +104,7 @@ def table_of_all(view: View) -> str | None:
 
 
 def fairness(view: View) -> Section:
-    """Return how each metric is spread over workers.
+    """Return the distribution of each metric over workers.
 
     Args:
         view: The run.

@@ -1,6 +1,6 @@
-"""The content of a ``.ckpt``: the user's module as if it had been trained alone, and one key of ours.
+"""The content of a ``.ckpt``: the user's module as if it had been trained alone, and one key of lightning_fed.
 
-Whenever it is written, it holds one round: that of the last server step that is over.
+A checkpoint written at any moment holds one round: that of the last finished server step.
 """
 
 from lightning_fed.server.checkpoint.format import KEY, VERSION

@@ -1,9 +1,9 @@
-"""The content of a ``.ckpt``: the user's module as if it had been trained alone, and one key of ours.
+"""The content of a ``.ckpt``: the user's module as if it had been trained alone, and one key of lightning_fed.
 
 ``TheirModule.load_from_checkpoint(path)`` works because the state dict and the hyperparameters are those of the user's
-module. What only federated training needs lies under :data:`KEY`: what the algorithm remembers, the number of the next
-cohort, the settings of the run, and the states of the server's optimizer and scheduler. Where Lightning looks for these
-there are none, so that ``Trainer.fit(their_module, ckpt_path=path)`` begins with the module's own optimizer, as new.
+module. The federated part lies under :data:`KEY`: the state of the algorithm, the number of the next cohort, the
+settings of the run, and the states of the server's optimizer and scheduler. Lightning's own keys for those two are
+empty: ``Trainer.fit(their_module, ckpt_path=path)`` begins with a fresh optimizer of the module.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def write(checkpoint: dict[str, Any], part: dict[str, Any], unfinished: int) -> 
 
     Args:
         checkpoint: The checkpoint to write to.
-        part: What only federated training needs.
-        unfinished: How many cohorts the Trainer has taken whose round is not over.
+        part: The federated part.
+        unfinished: The number of cohorts that the Trainer has taken and whose round is not over.
     """
     part = {"version": VERSION, **part}
     for name in _OF_THE_SERVER:
@@ -40,17 +40,17 @@ def write(checkpoint: dict[str, Any], part: dict[str, Any], unfinished: int) -> 
 def read(checkpoint: dict[str, Any], fitting: bool) -> dict[str, Any]:
     """Return the federated part.
 
-    The states of the server's optimizer and scheduler return to where Lightning looks for them.
+    The states of the server's optimizer and scheduler are moved back to Lightning's own keys.
 
     Args:
         checkpoint: The checkpoint that is being loaded; one of the user's module alone has no federated part.
-        fitting: Whether training is to go on.
+        fitting: Whether training resumes.
 
     Returns:
         The federated part; empty if there is none.
 
     Raises:
-        ValueError: If a newer lightning_fed wrote it, or training cannot go on from it.
+        ValueError: If a newer lightning_fed wrote it, or training cannot resume from it.
     """
     loaders = _loaders(checkpoint)
     part = checkpoint.get(KEY)
@@ -79,7 +79,7 @@ def read(checkpoint: dict[str, Any], fitting: bool) -> dict[str, Any]:
 
 
 def _loaders(checkpoint: dict[str, Any]) -> list[Any]:
-    """Take out what Lightning stores about loaders: nothing of ours, and a Trainer with other loaders fails on it."""
+    """Remove Lightning's states of loaders: ours have none, and a Trainer with other loaders fails on them."""
     loop = checkpoint.get("loops", {}).get("fit_loop", {})
     return cast(list[Any], loop.get("state_dict", {}).pop("combined_loader", []))
 

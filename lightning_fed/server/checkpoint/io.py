@@ -1,4 +1,4 @@
-"""Reading and writing of a Trainer's checkpoints: whole, noted, and with errors that name the file."""
+"""Reading and writing of a Trainer's checkpoints: atomic, recorded, and with errors that name the file."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _DAMAGES = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, 
 
 @final
 class CheckpointIO(LightningCheckpointIO):
-    """Checkpoint plugin before the Trainer's own, which notes to which files of workers' state each checkpoint refers.
+    """Checkpoint plugin that wraps the Trainer's own, and records each checkpoint's files of workers' state.
 
-    Without one of the user's own, files on a local disk are written beside their place, and get their name when they
-    are complete: a checkpoint that is overwritten, such as ``last.ckpt``, is there at every moment, whichever disks the
-    temporary folder and the checkpoints are on.
+    Unless the user has a plugin, a file on a local disk is written next to its final path, and renamed when it is
+    complete. An overwritten checkpoint, such as ``last.ckpt``, therefore exists at every moment, even if temporary
+    folder and checkpoints are on different disks.
 
     Args:
-        behind: The one that the Trainer has had.
-        folder: Where the workers' state lies.
+        behind: The Trainer's own plugin.
+        folder: The folder of the workers' state.
     """
 
     def __init__(self, behind: LightningCheckpointIO, folder: StateFolder) -> None:
@@ -43,7 +43,7 @@ class CheckpointIO(LightningCheckpointIO):
 
         Args:
             trainer: The Trainer.
-            folder: Where the workers' state lies.
+            folder: The folder of the workers' state.
         """
         there = trainer.strategy.checkpoint_io
         if isinstance(there, CheckpointIO):
@@ -55,7 +55,7 @@ class CheckpointIO(LightningCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            OSError: If it cannot be written; a file that was there stays.
+            OSError: If it cannot be written; an existing file is kept.
         """
         name = os.fspath(path)
         state = checkpoint.get(KEY, {}).get("state", {})
@@ -92,13 +92,13 @@ class CheckpointIO(LightningCheckpointIO):
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint, and with it the state that no other refers to."""
+        """Delete a checkpoint, and the workers' state to which no other checkpoint refers."""
         self.folder.leaving(os.fspath(path))
         self._behind.remove_checkpoint(path)
         self.folder.left()
 
     def teardown(self) -> None:
-        """Let the Trainer's own plugin finish."""
+        """Tear down the Trainer's own plugin."""
         self._behind.teardown()
         self.folder.placed()
 
@@ -106,16 +106,16 @@ class CheckpointIO(LightningCheckpointIO):
 def read_checkpoint(
     path: str | Path, behind: LightningCheckpointIO | None = None, *, weights_only: bool | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Read a checkpoint, of whichever Trainer.
+    """Read a checkpoint of any Trainer.
 
     Args:
         path: The file.
-        behind: What reads it; None: Lightning's own, which has all tensors on the CPU.
-        weights_only: Whether to refuse what may run code when it is read; None: what torch does.
-        options: What else the reader takes.
+        behind: The plugin that reads it; None: Lightning's own, with all tensors on the CPU.
+        weights_only: Whether to refuse content that may execute code when it is read; None: torch's default.
+        options: Further arguments of the plugin.
 
     Returns:
-        What it holds.
+        The content of the checkpoint.
 
     Raises:
         ValueError: If the file is damaged, or no checkpoint.
@@ -141,10 +141,10 @@ def read_checkpoint(
 
 
 def refuse_damaged(path: str | Path) -> None:
-    """Refuse an archive in which bytes have changed; torch itself would read it.
+    """Refuse an archive with changed bytes, which torch itself would read.
 
     Args:
-        path: The file. One that is not there, not on a local disk, or no archive is left to torch.
+        path: The file. A file that is missing, not on a local disk, or no archive is left to torch.
 
     Raises:
         ValueError: If it is damaged.
@@ -160,7 +160,7 @@ def refuse_damaged(path: str | Path) -> None:
 
 
 def _has_checksums() -> bool:
-    """Whether torch writes checksums: before torch 2.6 there is no way to leave them out."""
+    """Whether torch writes checksums; before torch 2.6 it always does."""
     asked: Callable[[], bool] = getattr(torch.serialization, "get_crc32_options", lambda: True)
     return asked()
 
@@ -170,7 +170,7 @@ def damaged(path: str | Path, reason: object) -> ValueError:
 
     Args:
         path: The file.
-        reason: What is wrong with it.
+        reason: The reason.
     """
     size = os.path.getsize(path) if os.path.isfile(path) else None
     what = "is empty" if size == 0 else f"is damaged, or no checkpoint ({str(reason).splitlines()[0]})"

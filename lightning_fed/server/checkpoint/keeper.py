@@ -1,4 +1,4 @@
-"""Keeps what the server remembers between rounds, and brings it into checkpoints and back."""
+"""Server state between rounds, written into checkpoints and read from them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from lightning_fed.worker.outbox import Outbox
 
 @final
 class Keeper:
-    """Remembers the rounds, always as of the last one that is over.
+    """State of the rounds, always as of the last finished one.
 
     Args:
         module: The user's module.
-        own: What the workers remember.
+        own: The workers' own state.
     """
 
     def __init__(self, module: nn.Module, own: OwnState) -> None:
@@ -53,7 +53,7 @@ class Keeper:
         self._loaded: dict[str, Any] = {}  # the federated part of the checkpoint that the fit goes on from
 
     def attach(self, trainer: pl.Trainer) -> None:
-        """Begin with a Trainer, after whatever has ended the last run."""
+        """Begin with a Trainer, after any end of the last run."""
         self.held.put_back()
         self._step = self._evaluation = self._validating = None
         self._loaded = {}
@@ -62,13 +62,13 @@ class Keeper:
     # ---- rounds ----------------------------------------------------------------------------------------------------
 
     def begin_anew(self) -> None:
-        """Begin a fit whose cohorts are numbered from 0 again, and forget the numbers of an earlier fit."""
+        """Begin a fit whose cohorts are numbered from 0 again, and clear the numbers of an earlier fit."""
         self._own.settle(self.state.last)
         self.state = ServerState(self.state.tensors)
         self.moved.clear()
 
     def promise(self, run: PrivateRun | None) -> None:
-        """Note what is promised from the first round on.
+        """Record the promise from the first round on.
 
         Args:
             run: The private side of the run, if there is one.
@@ -76,15 +76,15 @@ class Keeper:
         self.state = replace(self.state, bound=None if run is None else run.bound)
 
     def refuse_other_layers(self, outbox: Outbox, aggregator: Aggregator[Any], names: Sequence[str]) -> None:
-        """Refuse to freeze or unfreeze layers if vectors of all trained parameters are remembered.
+        """Refuse to freeze or unfreeze layers if some state holds vectors of all trained parameters.
 
         Args:
-            outbox: The algorithm, the transforms, and what is kept of the workers' optimizers.
+            outbox: The algorithm, the transforms, and the kept state of the workers' optimizers.
             aggregator: The aggregator.
             names: The parameters that are trained now.
 
         Raises:
-            ValueError: If they are not those of before.
+            ValueError: If the trained parameters have changed.
         """
         of_aggregator = {name for name in self.state.tensors if name.startswith(OF_AGGREGATOR)}
         of_algorithm = self.state.tensors.keys() - of_aggregator
@@ -109,14 +109,14 @@ class Keeper:
             )
 
     def refuse_unwritable(self, algorithm: Algorithm, workers: int) -> None:
-        """Refuse a folder in which nothing can be written, if the workers' state may exceed the memory for it.
+        """Refuse a folder that is not writable, if the workers' state may exceed the memory for it.
 
         Args:
             algorithm: The algorithm.
             workers: The number of all workers.
 
         Raises:
-            OSError: If nothing can be written there.
+            OSError: If the folder is not writable.
         """
         size = sum(tensor.nbytes for tensor in (*self._module.parameters(), *self._module.buffers()))
         if self._own.may_spill(size * workers):
@@ -128,7 +128,7 @@ class Keeper:
 
     @contextmanager
     def stepping(self, position: Position) -> Iterator[None]:
-        """Make a server step happen as a whole or not at all: if something interrupts it, all is as it was before.
+        """Make a server step atomic: if it is interrupted, all its changes are undone.
 
         Args:
             position: The place of the run in its sequence of cohorts.
@@ -144,7 +144,7 @@ class Keeper:
             raise
 
     def begin_step(self, trainer: pl.Trainer, names: Collection[str], position: Position) -> None:
-        """Note what a server step is about to change, if that has not been done.
+        """Record the values that a server step changes, unless they are recorded already.
 
         Args:
             trainer: The Trainer.
@@ -155,12 +155,12 @@ class Keeper:
             self._step = ServerStep(trainer, self._module, names, self.state, position.next)
 
     def before_step(self) -> Tensors:
-        """Return the values that the server step changes, as they were before; read only."""
+        """Return the values before the server step that changes them; read only."""
         assert self._step is not None, "begin_step() comes first"
         return self._step.tensors
 
     def after(self, rounds: Sequence[Round], run: PrivateRun | None, epoch: int) -> None:
-        """Remember what came of a server step.
+        """Store the result of a server step.
 
         Args:
             rounds: Its one cohort, or several whose gradients were accumulated.
@@ -170,11 +170,11 @@ class Keeper:
         self.state = self.state.after(rounds, None if run is None else run.bound, epoch)
 
     def end_step(self) -> None:
-        """Drop what was noted to undo the step: Lightning has counted it."""
+        """Drop the record for undoing the step: Lightning has counted the step."""
         self._step = None
 
     def begin_evaluation(self, trainer: pl.Trainer) -> None:
-        """Note the model, for checkpoints that are written while another is in its place.
+        """Record the model, for checkpoints that are written while another is in its place.
 
         Args:
             trainer: The Trainer.
@@ -183,7 +183,7 @@ class Keeper:
         self._validating = trainer if trainer.state.fn == "fit" and not trainer.sanity_checking else None
 
     def end_evaluation(self) -> None:
-        """Note what a fit's validation has logged; the model is in its place again."""
+        """Record the logged values of a fit's validation; the model is back in place."""
         self.state = self._validated()
         self._evaluation = self._validating = None
 
@@ -199,7 +199,7 @@ class Keeper:
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def put_in_global_model(self, checkpoint: dict[str, Any]) -> None:
-        """Put the global model, as after the last round that is over, into a checkpoint that Lightning has begun.
+        """Write the global model after the last finished round into a checkpoint that Lightning has begun.
 
         Args:
             checkpoint: The checkpoint; changed in place.
@@ -224,12 +224,12 @@ class Keeper:
 
         Args:
             checkpoint: The checkpoint; changed in place.
-            settings: Those of the run, as plain values.
-            engine: What the engine decided about how to run.
-            privacy: What was spent of privacy.
-            account: Of that the account, stretch by stretch.
+            settings: The settings of the run, as plain values.
+            engine: The decisions of the engine.
+            privacy: The spent privacy budget.
+            account: Its account, stretch by stretch.
             position: The place of the run in its sequence of cohorts.
-            record: How the run has come out so far.
+            record: The results of the run so far.
         """
         state, cohort = self._validated(), position.next
         if self._step is not None and not self._step.is_over:
@@ -250,20 +250,20 @@ class Keeper:
     def load(
         self, checkpoint: dict[str, Any], settings: Settings, processes: Processes, *, fitting: bool
     ) -> dict[str, Any]:
-        """Go on from a checkpoint.
+        """Load the state of a checkpoint.
 
         Args:
             checkpoint: The checkpoint.
-            settings: Those of this run.
+            settings: The settings of this run.
             processes: The processes, which need not have a disk in common.
-            fitting: Whether training is to go on.
+            fitting: Whether training resumes.
 
         Returns:
             The federated part; empty if there is none.
 
         Raises:
-            ValueError: If training cannot go on from it here, or a file of the workers' state is damaged.
-            FileNotFoundError: If a file of the workers' state is gone.
+            ValueError: If this run cannot resume from it, or a file of the workers' state is damaged.
+            FileNotFoundError: If a file of the workers' state is missing.
         """
         part = format.read(checkpoint, fitting)
         if fitting:
@@ -279,14 +279,14 @@ class Keeper:
         return part
 
     def check_optimizer(self, trainer: pl.Trainer, trained: TrainedParameters) -> None:
-        """Compare the server's optimizer with that of the checkpoint, before it takes over the state there.
+        """Compare the server's optimizer with that of the checkpoint, before it loads the state.
 
         Args:
             trainer: The Trainer.
             trained: The parameters that are trained here; they become those of the checkpoint.
 
         Raises:
-            ValueError: If it cannot go on with it.
+            ValueError: If the optimizer cannot continue from that state.
         """
         if self._loaded:
             saved = self._loaded.get("settings", {}).get("trained")

@@ -1,4 +1,4 @@
-"""Lightning's counts of epochs and batches in a checkpoint: a run is to go on with the first cohort to be trained."""
+"""Lightning's counts of epochs and batches in a checkpoint, set to resume with the first untrained cohort."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 
 def go_back_to_the_round(loop: dict[str, Any], unfinished: int) -> None:
-    """Let Lightning go on with the first cohort of a round that is not over, or of the next epoch.
+    """Set the counts to the first cohort of an unfinished round, or of the next epoch.
 
-    A checkpoint may be written when gradients have been accumulated over some of a round's cohorts. It does not hold
-    them, so these cohorts are to be trained again; Lightning would go on with the next one. Between two epochs it still
-    counts the batches of the last, and from such a checkpoint would skip an epoch, or take one cohort too many. After
-    the last batch of an epoch, which is not over yet, it would not count the next epoch as one more.
+    A checkpoint may be written when gradients have been accumulated over some of a round's cohorts. The checkpoint does
+    not hold these gradients, so the cohorts must be trained again; Lightning would resume with the next one. Between
+    two epochs Lightning still counts the batches of the last, and would then skip an epoch, or take one cohort too
+    many. After the last batch of an unfinished epoch it would not count the next epoch.
 
     Args:
         loop: The state of Lightning's ``_FitLoop``, changed in place.
-        unfinished: How many cohorts the Trainer has taken whose round is not over.
+        unfinished: The number of cohorts that the Trainer has taken and whose round is not over.
     """
     epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     epoch, batch = epochs["current"], batches["current"]
@@ -37,7 +37,7 @@ def go_back_to_the_round(loop: dict[str, Any], unfinished: int) -> None:
 
 
 def _set(progress: dict[str, Any], **counts: int) -> None:
-    """Set counts of the current epoch or run, and let the total follow."""
+    """Set counts of the current epoch or run, and adapt the total."""
     for name, count in counts.items():
         progress["total"][name] += count - progress["current"][name]
         progress["current"][name] = count

@@ -20,17 +20,17 @@ from lightning_fed.state import OwnState
 @final
 @dataclass(frozen=True)
 class ServerState:
-    """As of the last round that is over; the next one takes its place as a whole.
+    """State after the last finished round; the next round replaces it as a whole.
 
     Args:
-        tensors: What algorithm and aggregator remember at the server, by name (``server/memory.py``).
-        last: The number of the last cohort whose workers keep what they staged.
-        failed: The numbers of earlier ones whose workers do not.
-        bound: The clipping bound of the round to come, if one is promised.
-        logged: What the workers have logged in the epoch that is running.
-        validated: What the last validation has logged.
-        traffic: What has travelled in all rounds.
-        coverage: Who has taken part in any; what is noted twice counts once, so all states of a run share it.
+        tensors: The state of algorithm and aggregator at the server, by name (``server/memory.py``).
+        last: The number of the last cohort whose workers keep the own state that they staged.
+        failed: The numbers of earlier cohorts whose workers drop it.
+        bound: The clipping bound of the next round, under a promise that has one.
+        logged: The values that the workers have logged in the current epoch.
+        validated: The values that the last validation has logged.
+        traffic: The traffic of all rounds.
+        coverage: The workers that have taken part in any round; a set, which all states of a run share.
     """
 
     tensors: Tensors = field(default_factory=dict)
@@ -43,11 +43,11 @@ class ServerState:
     coverage: Coverage = field(default_factory=Coverage)
 
     def after(self, rounds: Sequence[Round], bound: float | None, epoch: int) -> ServerState:
-        """Return what is remembered after a server step.
+        """Return the state after a server step.
 
         Args:
-            rounds: What came of its one cohort, or of several whose gradients were accumulated.
-            bound: The clipping bound of the round to come.
+            rounds: The round of its one cohort, or of several whose gradients were accumulated.
+            bound: The clipping bound of the next round.
             epoch: The Trainer's epoch.
         """
         last, failed, logged, traffic = self.last, self.failed, self.logged, self.traffic
@@ -63,7 +63,7 @@ class ServerState:
         return replace(self, tensors=server, last=last, failed=failed, bound=bound, logged=logged, traffic=traffic)
 
     def state_dict(self, own: OwnState) -> dict[str, Any]:
-        """Return what a checkpoint holds of it, and of what the workers remember.
+        """Return the content for a checkpoint, with the references to the workers' own state.
 
         Args:
             own: The workers' state.
@@ -87,7 +87,7 @@ class ServerState:
 
     @staticmethod
     def of(state: dict[str, Any], bound: float | None) -> ServerState:
-        """Return what a checkpoint holds.
+        """Build the state from the content of a checkpoint.
 
         Args:
             state: The result of :meth:`state_dict`.
@@ -106,21 +106,21 @@ class ServerState:
 
 
 def take_up(own: OwnState, state: dict[str, Any], found_at: str | None, processes: Processes, *, fitting: bool) -> None:
-    """Take the workers' own state from a checkpoint.
+    """Load the workers' own state of a checkpoint.
 
-    Its files are looked for as they lay about the checkpoint, so that a run folder can be moved or copied as a whole;
-    then where they were written, and at last in the folder of this run.
+    Its files are searched first relative to the checkpoint, as a run folder may have been moved or copied as a whole;
+    then at their original paths; last in the folder of this run.
 
     Args:
         own: The workers' state.
         state: The result of :meth:`ServerState.state_dict`.
         found_at: The path of the checkpoint.
-        processes: The processes; where they have no disk in common, one gives the files to the others.
-        fitting: Whether training is to go on.
+        processes: The processes; where they have no disk in common, one sends the files to the others.
+        fitting: Whether training resumes.
 
     Raises:
-        FileNotFoundError: If a file is gone that the checkpoint refers to.
-        DamagedFileError: If a file is not what was written.
+        FileNotFoundError: If a file of the checkpoint is missing.
+        DamagedFileError: If a file differs from the written one.
     """
     files = state.get("files", {})
     roots = [Path(files["root"])] if files else []

@@ -1,8 +1,8 @@
 """The way back from the middle of a server step, and from the middle of an evaluation.
 
-A Trainer can be asked for a checkpoint at any moment: by a hook, a logger, an error, a signal. Most of the time what it
-finds is one round's. Not so between the first number that the server optimizer changes and the last scheduler's step
-after it: there a checkpoint holds what was before, and the round is run again.
+A Trainer may write a checkpoint at any moment: in a hook, a logger, after an error, on a signal. Usually the state then
+belongs to one round. It does not between the first value that the server optimizer changes and the last scheduler's
+step after it: there a checkpoint holds the values before the step, and the round is run again.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from lightning_fed.worker.module_tensors import put
 
 @final
 class ServerStep:
-    """All that a server step changes, as it was before.
+    """Copy of all values that a server step changes, from before the step.
 
     Args:
         trainer: The Trainer.
         module: The user's module.
         names: The names of the parameters and buffers that the step changes.
-        state: What the server remembers.
+        state: The server state.
         cohort: The number of the first cohort of the step.
     """
 
@@ -63,7 +63,7 @@ class ServerStep:
         return self._trainer.global_step > self._step and self._scheduler_steps() >= self._scheduled
 
     def take_back(self) -> None:
-        """Make model, optimizer and schedulers what they were."""
+        """Restore model, optimizer and schedulers."""
         with torch.no_grad():
             put(self._module, self._tensors)
         for name, _ in list(self._module.named_buffers()):
@@ -75,7 +75,7 @@ class ServerStep:
 
     @contextmanager
     def _as_before(self) -> Iterator[None]:
-        """Put the values of before into the module for a while; the tensors that it has now are not written to."""
+        """Temporarily put the old values into the module; its current tensors are not overwritten."""
         then = {id(b): self._tensors.get(name) for name, b in self._module.named_buffers() if self._has_changed(name)}
         owners = [(part._buffers, dict(part._buffers)) for part in self._module.modules() if part._buffers]
         parameters = {name: p for name, p in self._module.named_parameters() if name in self._tensors}
@@ -96,7 +96,7 @@ class ServerStep:
         return buffer in self._tensors or buffer not in self._buffers
 
     def write_to(self, checkpoint: dict[str, Any]) -> None:
-        """Put what was before in place of what a checkpoint has.
+        """Replace the values in a checkpoint by the old ones.
 
         Args:
             checkpoint: The checkpoint, as Lightning made it; changed in place.
@@ -119,10 +119,10 @@ class ServerStep:
 
 @final
 class Evaluation:
-    """The model at the start of an evaluation within a fit: training will go on with it.
+    """The model at the start of an evaluation within a fit, from which training continues.
 
-    Callbacks that average weights evaluate the average in its place, and a checkpoint of that moment would take the one
-    for the other.
+    Callbacks that average weights put the average in its place for the evaluation. A checkpoint of that moment would
+    otherwise confuse the two.
 
     Args:
         module: The user's module.
@@ -158,7 +158,7 @@ class Held:
 
     @contextmanager
     def holding(self, values: Tensors, tensors: Tensors) -> Iterator[None]:
-        """Put other values into tensors of the module for a while, and then those of before.
+        """Temporarily put other values into tensors of the module; the old values are restored on exit.
 
         Args:
             values: The values by name.
@@ -173,7 +173,7 @@ class Held:
             self.put_back()
 
     def put_back(self) -> None:
-        """Put the global model into the module again; if this is interrupted, it can be repeated."""
+        """Put the global model back into the module. Can be repeated after an interruption."""
         if self._values:
             copy_(self._tensors, self._values)
             self._values = {}
@@ -196,7 +196,7 @@ class Held:
 
 
 def _put_state_into(checkpoint: dict[str, Any], module: nn.Module) -> None:
-    """Put the state dict that a module returns into a checkpoint, under whatever names it has."""
+    """Write a module's state dict into a checkpoint, with all of its names."""
     name = AVERAGED if AVERAGED in checkpoint else "state_dict"
     checkpoint[name] = _copied(dict(module.state_dict()))
 

@@ -1,8 +1,8 @@
-"""The settings of a run, as values in its checkpoints, and what becomes of a run that goes on with others.
+"""The settings of a run in its checkpoints, and their comparison when a run resumes.
 
-What decides what the numbers in a checkpoint *mean* is refused: another algorithm, other personal layers, a server
-optimizer of another class. What decides how a run goes on, such as a weight or a number of steps, may change, and is
-said. See the table in ``docs/reliability.md``.
+A change of the *meaning* of numbers in a checkpoint is refused: another algorithm, other personal layers, a server
+optimizer of another class. A change of the further course, such as a weight or a number of steps, is allowed and
+logged. See the table in ``docs/reliability.md``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HOW = ("params", "initial_lr", "foreach", "fused", "capturable", "differentiabl
 @final
 @dataclass(frozen=True)
 class Settings:
-    """The parts that a run is made of.
+    """The parts of a run, with their settings.
 
     Args:
         parts: Its parts by the names of FederatedModule's arguments, such as ``algorithm``, and plain values.
@@ -47,7 +47,7 @@ class Settings:
     module: nn.Module
 
     def state_dict(self, trainer: pl.Trainer | None) -> dict[str, Any]:
-        """Return what a checkpoint says of them.
+        """Return the settings for a checkpoint.
 
         Args:
             trainer: The Trainer, with the server's optimizer and its scheduler; None: it is in another process.
@@ -60,7 +60,7 @@ class Settings:
         }
 
     def goes_with(self, part: Mapping[str, Any]) -> bool:
-        """Whether what workers remember in a checkpoint is of use here; if not, that is said.
+        """Whether the workers' own state in a checkpoint fits this run; if not, a warning is issued.
 
         Args:
             part: The federated part of the checkpoint.
@@ -72,14 +72,14 @@ class Settings:
         return False
 
     def check(self, part: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-        """Compare them with those of a checkpoint that training goes on from, before anything of it is taken over.
+        """Compare the settings with those of a checkpoint, before training resumes from it.
 
         Args:
-            part: The federated part of the checkpoint; one of an older format says only the algorithm's name.
+            part: The federated part of the checkpoint; an older format holds only the algorithm's name.
             parameters: The state dict of the user's module there.
 
         Raises:
-            ValueError: If the checkpoint's numbers would mean something else here.
+            ValueError: If the checkpoint's numbers would have another meaning in this run.
         """
         for name, parameter in self.module.named_parameters():
             if name in parameters and parameters[name].shape != parameter.shape:
@@ -153,7 +153,7 @@ class Settings:
             trainer: The Trainer.
 
         Raises:
-            ValueError: If the states there are those of others.
+            ValueError: If the states belong to an optimizer or scheduler of another class.
         """
         saved = part.get("settings")
         if saved is None:
@@ -202,12 +202,12 @@ class Settings:
 @final
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is another one now.
+    """A setting that has changed.
 
     Args:
         name: Its path, such as ``algorithm.lam``.
-        before: What it was.
-        now: What it is.
+        before: The old value.
+        now: The new value.
     """
 
     name: str
@@ -216,7 +216,7 @@ class Difference:
 
     @property
     def is_strength(self) -> bool:
-        """Whether both values are numbers, such as a weight, which may change in a run that goes on."""
+        """Whether both values are numbers, such as a weight, which may change when a run resumes."""
         return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (self.before, self.now))
 
     def __str__(self) -> str:
@@ -224,14 +224,14 @@ class Difference:
 
 
 def plain_settings(thing: Any, depth: int = 5, hides: bool = False) -> Any:
-    """Return plain data that says what something is: the class, and the arguments that it was built with.
+    """Return plain data that describe an object: its class, and the arguments of its constructor.
 
     Args:
         thing: A number, a string, None; a sequence or mapping; a function or class, of which the name is taken; or an
             object that keeps its constructor's arguments as attributes of the same names.
-        depth: How deep to go.
-        hides: Whether what may be about single workers is left out: of the arguments of a user's own classes all texts
-            and collections.
+        depth: The largest depth of the description.
+        hides: Whether to leave out values that may be about single workers: all texts and collections in arguments of
+            a user's own classes.
     """
     if isinstance(thing, _PLAIN):
         return thing
@@ -255,13 +255,13 @@ def plain_settings(thing: Any, depth: int = 5, hides: bool = False) -> Any:
 
 
 def differences(name: str, before: Any, now: Any, hides: bool = False) -> Iterable[Difference]:
-    """Yield the settings that differ, the deepest that can be named.
+    """Yield the settings that differ, each at the greatest depth that has a name.
 
     Args:
-        name: The path of what is compared.
-        before: The result of :func:`plain_settings`.
-        now: The same of what is there now.
-        hides: Whether one of them leaves out what may be about single workers, so that only what both say can differ.
+        name: The path of the compared objects.
+        before: The old result of :func:`plain_settings`.
+        now: The new result.
+        hides: Whether one of them leaves out values about single workers; then only common values are compared.
     """
     if isinstance(before, dict) and isinstance(now, dict) and before.get("class") == now.get("class"):
         for key in sorted(before.keys() & now.keys() if hides else before.keys() | now.keys()):
@@ -274,7 +274,7 @@ def differences(name: str, before: Any, now: Any, hides: bool = False) -> Iterab
 
 
 def population(names: Sequence[str]) -> dict[str, int]:
-    """Return marks of a population: the number of workers, and a checksum of at most 1,000 evenly spaced names.
+    """Return a fingerprint of a population: the number of workers, and a checksum of at most 1,000 evenly spaced names.
 
     Args:
         names: All workers.
@@ -293,17 +293,17 @@ def _are_parts(value: Any) -> bool:
 
 
 def _short(value: Any) -> Any:
-    """Return the class alone of something that is compared with another class."""
+    """Return only the class of an object that is compared with one of another class."""
     if _are_parts(value):
         return [part["class"] for part in value]
     return value["class"] if isinstance(value, dict) and "class" in value else value
 
 
 def options_of(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the options of an optimizer that say what it computes, those of a second group as ``lr[1]``.
+    """Return the options of an optimizer that decide its results, those of a second group as ``lr[1]``.
 
     Args:
-        optimizer: The optimizer. Its learning rates are those before any scheduler.
+        optimizer: The optimizer. Its initial learning rates are taken, from before any scheduler.
     """
     return {
         f"{key}[{position}]" if position else key: plain_settings(value)
@@ -338,7 +338,7 @@ def _classes_of(thing: object) -> list[str]:
 
 
 def _related(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> bool:
-    """Whether the one derives from the other, so that a state of the one is a state of the other."""
+    """Whether one class derives from the other; then they can load each other's state."""
     return len(before) == len(now) and all(a[0] in b or b[0] in a for a, b in zip(before, now, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Start of a federated run with the weights of a checkpoint; it does not go on with that checkpoint's run."""
+"""Start of a new federated run with the weights of a checkpoint; the checkpoint's run is not resumed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def module_of(
         path: The checkpoint, of a plain Trainer or of a federated one.
         module: The user's class, to be built with the hyperparameters in the checkpoint; or a module, which is changed
             in place.
-        weights_only: Whether to refuse what may run code when it is read; None: what torch does.
+        weights_only: Whether to refuse content that may execute code when it is read; None: torch's default.
 
     Raises:
-        TypeError: If ``module`` is none of the two.
+        TypeError: If ``module`` is neither.
         ValueError: If the file is damaged, or no checkpoint.
-        RuntimeError: If the weights are not those of such a module.
+        RuntimeError: If the weights do not fit the module.
     """
     checkpoint = read_checkpoint(path, weights_only=weights_only)
     if isinstance(module, type):

@@ -1,6 +1,6 @@
-"""What the answers of workers elsewhere must have alike to be merged. Most of them decide how it is.
+"""Agreement of the answers of workers elsewhere, without which they cannot be merged. The majority decides.
 
-Not the first one: what comes from another machine may be wrong, and would then leave out all others.
+The first answer does not decide: it may be wrong, and all others would then be left out.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Agreement:
         self._forms: dict[tuple[str, ...], dict[str, Hashable]] = {}  # by what it is of, and by worker
 
     def note(self, worker: str, share: Share, metrics: Mapping[str, Metric]) -> None:
-        """Take note of a share.
+        """Record a share.
 
         Args:
-            worker: Whose.
-            share: It has the states of the server's torchmetrics objects.
-            metrics: These objects, by path.
+            worker: The worker's name.
+            share: The share, with the states of the server's torchmetrics objects.
+            metrics: The server's torchmetrics objects, by path.
 
         Raises:
-            ValueError: If it does not go with the server's objects, or with itself.
+            ValueError: If the share does not fit the server's objects, or contradicts itself.
         """
         forms: dict[tuple[str, ...], Hashable] = {}
         if share.loaders and not share.failures:
@@ -50,7 +50,7 @@ class Agreement:
             self._forms.setdefault(key, {})[worker] = form
 
     def odd(self) -> dict[str, str]:
-        """Return the workers that are not as most are, or as the first where as many are otherwise, and why."""
+        """Return the workers that deviate from the majority, or in a tie from the first, with the reason."""
         reasons: dict[str, str] = {}
         for key, forms in self._forms.items():
             counts = Counter(forms.values())

@@ -1,4 +1,4 @@
-"""Questions to an engine whose workers are evaluated where their data are."""
+"""Requests to an engine whose workers are evaluated on the machines of their data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lightning_fed.wire.container import Buffer
 
 @final
 class Asking:
-    """Asks an engine for evaluations of the global model as it is.
+    """Requests evaluations of the current global model from an engine.
 
     Args:
-        engine: Reaches the workers.
+        engine: The engine that reaches the workers.
         trainer: The Trainer.
         global_module: Reads the global model off the user's module.
-        keeper: Remembers the rounds that are over.
-        guard: Says what is promised.
+        keeper: Holds the state of finished rounds.
+        guard: Holds the promise.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Asking:
     def __call__(
         self, kind: EvaluationKind, workers: Sequence[str], limit: int | float | None
     ) -> Iterator[tuple[str, Buffer | WorkerError]]:
-        """Ask; see :meth:`EngineOfNodes.evaluate`."""
+        """Request an evaluation; see :meth:`EngineOfNodes.evaluate`."""
         return self._engine.evaluate(kind, workers, self.job(), limit)
 
     def job(self) -> Job:
-        """Return what workers are sent to be evaluated."""
+        """Return the job that workers receive for an evaluation."""
         trainer, state = self._trainer, self._keeper.state
         data = data_of(trainer)
         attributes = self._global.changed_attributes().items()

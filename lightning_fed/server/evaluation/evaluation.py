@@ -93,7 +93,7 @@ class Evaluation:
         self._batches: dict[str, int] = {}  # by worker
 
     def set_up(self) -> None:
-        """Forget what an interrupted evaluation has left, and take part in the evaluations of a Trainer."""
+        """Clear the state of an interrupted evaluation, and register with a Trainer's evaluations."""
         self._clear()
         self.finish()
         self._parts = ()
@@ -307,7 +307,7 @@ class Evaluation:
         return Share(logged, failures, states, batches=dict(self._batches), filled=filled)
 
     def _say_what_stays(self, shares: Sequence[Share]) -> None:
-        """Say which lists steps elsewhere have filled, if a hook at the end may read them here."""
+        """Warn of lists that steps elsewhere have filled, if a hook at the end may read them on the server."""
         hook = "on_test_epoch_end" if self._server.trainer.testing else "on_validation_epoch_end"
         filled = dict.fromkeys(path for share in shares for path in share.filled)
         if filled and overrides(self._module, hook) and not self._said_filled:
@@ -319,13 +319,13 @@ class Evaluation:
             )
 
     def begin_prediction(self) -> None:
-        """Look for the module's parts, and forget whose batches were predicted before."""
+        """Find the module's parts, and clear the workers of earlier predictions."""
         self._parts = ()
         self._predicted = [[] for _ in range(self._server.trainer.predict_loop.num_dataloaders)]
         self._begin_elsewhere("predict")
 
     def conclude_prediction(self) -> None:
-        """Let failures end the run on every process, or say whose predictions are missing."""
+        """End the run on every process if a worker has failed, or log whose predictions are missing."""
         self._leave_out_odd()
         own = self._own_share()
         if self.listener is not None:

@@ -35,7 +35,7 @@ class EvaluationLog:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything, for the next evaluation."""
+        """Clear all values, for the next evaluation."""
         self._options: dict[str, Options] = {}
         self._steps: dict[str, tuple[Any, dict[str, Any]]] = {}  # what the last step has logged about itself
         self._loaders: dict[int, int | None] = {}  # by the identity of a torchmetrics object: which one it is about

@@ -1,4 +1,4 @@
-"""Loaders that the workers have for an evaluation: asked for at its start, so that all processes go the same way."""
+"""Loaders that the workers have for an evaluation, looked up at its start to agree on them over all processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Offer(NamedTuple):
     """Loaders that the workers have.
 
     Args:
-        loaders: How many loaders each of them has; 0: none of them has any.
-        worker: The worker that was asked for it.
-        part: The part of each loader that is to be gone through; None: all of it.
+        loaders: The number of loaders of each worker; 0: no worker has any.
+        worker: The worker on which this was looked up.
+        part: The evaluated fraction of each loader; None: all of it.
         lengths: The numbers of batches in the loaders of this process's workers, of all first ones, all second ones
-            and so on; None: they were not asked for.
+            and so on; None: they were not looked up.
     """
 
     loaders: int = 1
@@ -47,14 +47,14 @@ class Offer(NamedTuple):
             )
 
     def numbers(self, loader: Iterable[object], kind: EvaluationKind) -> Iterable[int]:
-        """Return the numbers of those of a loader's batches that are to be gone through, as a Trainer counts them.
+        """Return the numbers of a loader's evaluated batches, as a Trainer counts them.
 
         Args:
             loader: One worker's loader.
             kind: Which of its loaders that is.
 
         Raises:
-            ValueError: If a part of it is to be gone through, and that is less than one batch, or it has no length.
+            ValueError: If only a part is evaluated, and that is less than one batch, or the loader has no length.
         """
         batches = num_batches(loader)
         if self.part is None:
@@ -71,7 +71,7 @@ class Offer(NamedTuple):
 
 
 def least_part(batches: int) -> float:
-    """Return the least part of some batches that is one of them, rounded up: ``49 * (1 / 49)`` is less than one.
+    """Return the smallest fraction that selects one batch, rounded up: ``int(49 * (1 / 49))`` is 0.
 
     >>> least_part(2), least_part(49)
     (0.5, 0.02041)
@@ -85,10 +85,10 @@ def least_part(batches: int) -> float:
 
 @final
 class Problem(NamedTuple):
-    """Why a part of a loader cannot be taken.
+    """Reason why a part of a loader cannot be taken.
 
     Args:
-        batches: The number of its batches; 0 if that cannot be told.
+        batches: The number of its batches; 0 if it is unknown.
         says: The reason, in words.
     """
 
@@ -99,19 +99,20 @@ class Problem(NamedTuple):
 def offer_of(
     pool: WorkerPool, names: Sequence[str], kind: EvaluationKind, trainer: pl.Trainer | None
 ) -> tuple[Offer, Problem | None]:
-    """Ask the workers of this process: until one of them has loaders, or if a part of each is to be taken, all of them.
+    """Look up the loaders of this process's workers, up to the first worker that has some.
 
-    What a worker raises is left to be raised when its turn comes.
+    All workers are looked up if only a part of each loader is evaluated. An error of a worker is ignored here: it is
+    raised again when the worker is evaluated.
 
     Args:
         pool: The workers.
         names: Those that are evaluated, on all processes together.
         kind: Which of their loaders.
-        trainer: The Trainer, which may be told to go through a part of each loader; None: there is none.
+        trainer: The Trainer, which may be limited to a part of each loader; None: there is none.
 
     Returns:
-        What they have, and why the part cannot be taken, if so: of the loader that gives the fewest batches, as what
-        is said of it is right for all of them.
+        The workers' loaders; and the reason why the part cannot be taken, if it cannot: that of the loader with the
+        fewest batches, as the fix for this loader works for all others.
     """
     processes = processes_of(trainer)
     limit = 1.0 if trainer is None else getattr(trainer, f"limit_{kind}_batches")
@@ -147,8 +148,8 @@ def agreed(own: Offer, problem: Problem | None, kind: EvaluationKind, processes:
     """Agree with the other processes on how many loaders there are.
 
     Args:
-        own: What the workers of this process have.
-        problem: Why it cannot be taken.
+        own: The loaders of this process's workers.
+        problem: The reason why they cannot be taken, if they cannot.
         kind: Which of their loaders.
         processes: The processes.
 

@@ -24,14 +24,14 @@ class EvaluationReport:
     """Results of the last evaluation, worker by worker; the same on every process.
 
     Args:
-        workers: What was logged about each worker's own data, by worker and name; a torchmetrics object whose states do
-            not add up, such as a maximum, has no value for a single worker.
-        examples: The number of examples in each worker's batches, by worker; one whose batches have no size that can be
-            read is left out.
-        metrics: What was logged, over all data, by name: the values of ``trainer.callback_metrics``.
-        round: The number of the last round that the model had been trained in; None: it had not been trained.
+        workers: The values logged about each worker's own data, by worker and name; a torchmetrics object whose states
+            do not add up, such as a maximum, has no value for a single worker.
+        examples: The number of examples in each worker's batches, by worker; workers whose batches have no
+            readable size are left out.
+        metrics: The logged values over all data, by name: the values of ``trainer.callback_metrics``.
+        round: The number of the last round in which the model was trained; None: it was not trained.
         failures: The workers that were left out.
-        note: Why there are no workers, in words.
+        note: The reason why there are no workers, in words.
 
     Example::
 
@@ -53,13 +53,13 @@ class EvaluationReport:
 
         Args:
             metric: The name of the metric.
-            q: Which quantile, from 0 to 1, interpolated linearly as by ``numpy.quantile``.
+            q: The quantile, from 0 to 1, interpolated linearly as by ``numpy.quantile``.
 
         Returns:
             The quantile. Values that are NaN are left out; NaN if nothing is left.
 
         Raises:
-            KeyError: If no worker has a value of the metric; the message says which name is nearest.
+            KeyError: If no worker has a value of the metric; the message contains the closest name.
             ValueError: If ``q`` is out of range.
 
         >>> report = EvaluationReport({"bob": {"val_acc": 0.5}, "alice": {"val_acc": 0.9}})
@@ -70,18 +70,18 @@ class EvaluationReport:
         return quantile(in_order(self._values(metric).values()), q)
 
     def worst(self, n: int = 1, metric: str | None = None, mode: Mode | None = None) -> dict[str, float]:
-        """Return the workers that fare worst, the worst first, each with its value.
+        """Return the workers with the worst values of a metric, the worst first.
 
         Args:
-            n: How many.
-            metric: By which metric; None: the first that was logged of which high values are good, else the first.
-            mode: ``"max"``: high values are good; ``"min"``: low ones are; None: as the metric's name says.
+            n: The number of workers.
+            metric: The name of the metric; None: the first logged one of which high values are good, else the first.
+            mode: ``"max"``: high values are good; ``"min"``: low ones are; None: decided by the metric's name.
 
         Returns:
             The values by worker; those that are NaN are left out.
 
         Raises:
-            KeyError: If no worker has a value of the metric; the message says which name is nearest.
+            KeyError: If no worker has a value of the metric; the message contains the closest name.
             TypeError: If an argument is of a wrong type.
             ValueError: If an argument is out of range.
 
@@ -98,7 +98,7 @@ class EvaluationReport:
         return dict(sorted(numbers, key=lambda item: item[1], reverse=low_is_good)[:n])
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row for each worker: its name, its number of examples, and its metrics; as ``pandas`` takes them.
+        """Return a row for each worker, for ``pandas``: its name, its number of examples, and its metrics.
 
         >>> EvaluationReport({"bob": {"val_acc": 0.5}}, {"bob": 8}).table()
         [{'worker': 'bob', 'examples': 8, 'val_acc': 0.5}]
@@ -117,7 +117,7 @@ class EvaluationReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
+        """Return the HTML for a notebook."""
         head, *_ = repr(self).splitlines()
         failures = "".join(f"<p>left out: {escape(str(failure))}</p>" for failure in self.failures)
         return f"<p>{escape(head)}</p>{in_html(self._rows_of_metrics())}{in_html(self._rows_of_workers())}{failures}"
@@ -177,7 +177,7 @@ class EvaluationReport:
 
 
 def beside(row: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics by names that go into a row: one that is there already gets ``logged/`` before it.
+    """Return metrics under names that are free in a row: a name that is taken gets the prefix ``logged/``.
 
     >>> beside({"worker": "bob", "examples": 8}, {"val_acc": 0.5, "examples": 8.0})
     {'val_acc': 0.5, 'logged/examples': 8.0}

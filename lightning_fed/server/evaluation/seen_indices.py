@@ -21,7 +21,7 @@ class SeenIndices(_IndexBatchSamplerWrapper):
         self.seen_batch_indices: list[list[int]] = []
 
     def begin(self) -> None:
-        """Forget what was yielded before."""
+        """Delete the positions of earlier batches."""
         self.seen_batch_indices = []
 
     @staticmethod

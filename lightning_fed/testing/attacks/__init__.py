@@ -1,7 +1,7 @@
-"""Attacks of workers that lie, for tests and studies of aggregators.
+"""Attacks by malicious workers, for tests and studies of aggregators.
 
-Attackers are omniscient and collude: they see all updates of the cohort. So an attack on updates acts where all updates
-are, around the aggregator, on whatever engine::
+Attackers are omniscient and collude: they see all updates of the cohort. So an attack on updates wraps the aggregator,
+where all updates are available, with any engine::
 
     from lightning_fed.aggregation import Median
     from lightning_fed.testing.attacks import IPM, Attacked
@@ -14,7 +14,7 @@ An attack on data changes the data of the attackers, who then train like the oth
 
     FederatedDataModule(LabelFlip(classes=10).poison(workers, attackers=["w1", "w3"]))
 
-An :class:`Attack` of one's own is a frozen dataclass with one method.
+Your own :class:`Attack` is a frozen dataclass with one method.
 """
 
 from lightning_fed.testing.attacks.alie import ALIE

@@ -17,20 +17,19 @@ from lightning_fed.testing.attacks.base import Attack, Seen
 class ALIE(Attack):
     """All attackers send ``mean - z · std`` of the honest workers' updates, coordinate by coordinate (algorithm 3).
 
-    z is as large as it may be for the lies to lie nearer to the mean than as many honest workers as are needed to
-    outvote the others together with the attackers (:func:`largest_z`). The standard deviation has n - 1 in its
-    denominator; of one honest worker it is 0.
+    z is the largest number for which the lies are nearer to the mean than the honest workers that the attackers need
+    for a majority (``largest_z``). The standard deviation has n - 1 in its denominator; for one honest worker it
+    is 0.
 
-    The paper's attackers estimate both from their own updates. Here they see the honest workers', as in the code of
+    The paper's attackers estimate both from their own updates. Here they see the honest updates, as in the code of
     Karimireddy et al. 2022, which also has this sign. ``ALittleIsEnough`` of byzfl adds ``z · std``, with 1.5 for z.
 
     Args:
-        z: How many standard deviations; None: what follows from n and f of each cohort.
+        z: The number of standard deviations; None: ``largest_z`` of each cohort.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not positive and finite; in a round, if it follows from n and f and there are too many
-            attackers.
+        TypeError: If ``z`` is not a number.
+        ValueError: If ``z`` is not positive and finite; in a round, if ``z`` is None and there are too many attackers.
     """
 
     z: float | None = None
@@ -48,14 +47,14 @@ class ALIE(Attack):
 
 
 def largest_z(workers: int, attackers: int) -> float:
-    """Return by how many standard deviations attackers may lie (algorithm 3, lines 1 and 2).
+    """Return the largest deviation of a lie, in standard deviations (algorithm 3, lines 1 and 2).
 
     With ``s = ⌊n/2 + 1⌋ - f`` honest workers the attackers are the majority, so z is the quantile of the standard
-    normal distribution at ``(n - f - s)/(n - f)``. Where few attack it is 0 or even negative: there is no room.
+    normal distribution at ``(n - f - s)/(n - f)``. With few attackers it is 0 or even negative.
 
     Args:
         workers: The number of workers in the cohort, n.
-        attackers: How many of them attack, f.
+        attackers: The number of attackers among them, f.
 
     Raises:
         ValueError: If the attackers are the majority by themselves, or there is no honest worker to spare.

@@ -1,4 +1,4 @@
-"""Attacks where all updates are: a wrapper of the aggregator, which puts lies in the place of some workers' updates."""
+"""Attacks on updates: a wrapper of the aggregator, which replaces some workers' updates by lies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightning_fed.wire import Aggregate, Job, Updates, WorkerError
 
 
 class Came(NamedTuple):
-    """Updates that have come in on one process, in stacks, and the job that they answer."""
+    """Updates that have arrived on one process, in stacks, and the job that they answer."""
 
     stacks: list[Updates]
     job: Job
@@ -31,22 +31,22 @@ class Came(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Attacked(Aggregator[Came]):
-    """An aggregator that is handed lies in place of the updates of some workers; all else goes on as without it.
+    """Replaces the updates of some workers by lies, and passes all updates to an aggregator.
 
-    The attackers train like the others, so that the attack can go by what they would have sent, and see the updates of
-    the whole cohort; that is why it acts here, where all updates are, and not at the workers. It replaces what they
-    learnt and what an algorithm has them send besides, and nothing else: their buffers, such as BatchNorm's statistics,
-    numbers of examples and losses are as if they were honest, and parameters that stay with workers stay. The outbox is
-    behind them: no transform clips a lie, and none compresses it.
+    The attackers train like the others, and the attack sees their honest updates and those of the whole cohort; it
+    therefore acts at the aggregator and not at the workers. It replaces deltas and an algorithm's extra vectors only:
+    buffers, such as BatchNorm's statistics, numbers of examples and losses stay honest, and personal parameters stay
+    with the workers. Lies do not pass through the outbox: no transform clips or compresses them.
 
-    Without an attacker in the cohort the round is the inner aggregator's, bit for bit. If all are attackers, they see
-    their own updates in place of the honest ones'. It keeps all updates of a cohort, n times the model's size on every
-    process. Two groups with different attacks are one ``Attacked`` in another; with other wrappers it is the outermost.
+    Without an attacker in the cohort the round equals the inner aggregator's, bit for bit. If all workers are
+    attackers, they see their own updates in place of honest ones. All updates of a cohort are kept, n model sizes on
+    every process. Nest one ``Attacked`` in another for two groups with different attacks; put it outside of all other
+    wrappers.
 
     Args:
-        aggregator: What the server does with the updates.
-        attack: What the attackers send.
-        attackers: Their names.
+        aggregator: The aggregator of the server.
+        attack: The attack.
+        attackers: The names of the attackers.
 
     Raises:
         TypeError: If one of them is of a wrong type.
@@ -126,7 +126,7 @@ class Attacked(Aggregator[Came]):
         rows = processes.gather_rows(_rows(stacks, job)) if attackers else None
         with processes.together():
             if rows is not None:
-                # By name, so that all is alike however the cohort was divided.
+                # Ordered by name: the result is then independent of the division of the cohort.
                 lies = self._lies(dict(sorted(zip(names, rows, strict=True), key=itemgetter(0))), attackers, job)
                 stacks = [_with(lies, updates, job) for updates in stacks]
             folded = self.aggregator.fold(iter(stacks), job)

@@ -1,4 +1,4 @@
-"""The extension point for attacks, and what attackers see."""
+"""The extension point for attacks, and the attackers' view of a round."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from lightning_fed.core.tree import Tensors
 @final
 @dataclass(frozen=True)
 class Seen:
-    """View of a round that attackers have who collude: everything.
+    """View of a round by colluding attackers, who see everything.
 
-    A row is all that one worker sends, its update (global minus local) and behind it what an algorithm has workers send
-    besides, ``[size]``, of at least float32. Rows are in the order of the workers' names.
+    A row holds everything that one worker sends: its delta (global minus local), followed by an algorithm's extra
+    vectors, ``[size]``, of at least float32. Rows are in the order of the workers' names.
 
     Args:
-        honest: The rows of the h honest workers, ``[h, size]``; where there is none in the cohort, those of ``own``, so
-            h is never 0. Read only.
+        honest: The rows of the h honest workers, ``[h, size]``; in a cohort without them the rows of ``own``, so h is
+            never 0. Read only.
         own: The rows that the f attackers would send if they were honest, ``[f, size]``. Read only.
-        honest_workers: The names of the former.
-        attackers: The names of the latter.
+        honest_workers: The names of the honest workers.
+        attackers: The names of the attackers.
         workers: The number of workers in the cohort, n: honest ones and attackers.
         round: The number of the round, for messages.
-        generator: Decides what is drawn at random: a function of the run's seed and the cohort.
-        memory: What the attack has put there in earlier rounds, by name; to be changed by putting new tensors in place
-            of old ones. It lies in checkpoints, and a round that fails leaves it as it was.
+        generator: The source of randomness: a function of the run's seed and the cohort.
+        memory: The attack's state from earlier rounds, by name; changed by replacing tensors. Checkpoints hold it, and
+            a round that fails leaves it unchanged.
     """
 
     honest: Tensor
@@ -57,18 +57,18 @@ class Seen:
 
 
 class Attack(Shown, ABC):
-    """Rule by which attackers lie. It has settings only: what it remembers lies in ``Seen.memory``."""
+    """Base of the attacks. An attack holds settings only; its state is in ``Seen.memory``."""
 
     @abstractmethod
     def lies(self, seen: Seen) -> Tensor:
-        """Return what the attackers send: a function of what they see, and of nothing else.
+        """Return the attackers' rows: a function of their view only.
 
-        It is asked only for cohorts in which there are attackers, on every process with the same rows.
+        It is called only for cohorts with attackers, on every process with the same rows.
 
         Args:
-            seen: What they see.
+            seen: The attackers' view.
 
         Returns:
-            ``[f, size]``, one row for each attacker, or ``[size]``: all send the same. Finite, as a server drops what
-            is not.
+            ``[f, size]``, one row for each attacker, or ``[size]``: all send the same. The numbers must be finite,
+            since a server drops other updates.
         """

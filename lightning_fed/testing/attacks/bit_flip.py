@@ -16,22 +16,22 @@ from lightning_fed.testing.attacks.base import Attack, Seen
 @final
 @dataclass(frozen=True)
 class BitFlip(Attack):
-    """Bits of the numbers in each attacker's update are flipped, as by broken hardware (the paper's bit-flip attack).
+    """Flips bits of the numbers in each attacker's update, like broken hardware (the paper's bit-flip attack).
 
-    Bits are those of a float in single precision, whatever the model's: 1 to 23 are the fraction's, 24 to 31 the
-    exponent's, 32 is the sign. Of the paper's four, 30 and 31 make small numbers huge. A number that would become
+    The bits are those of a single-precision float, for any dtype of the model: 1 to 23 are the fraction, 24 to 31 the
+    exponent, 32 is the sign. Of the paper's four, 30 and 31 make small numbers huge. A number that would become
     infinite or NaN stays, since a server drops an update that is not finite.
 
-    Two other attacks bear the name. The code of Karimireddy et al. 2022 turns the sign of the whole update:
+    Two other attacks have the same name. The code of Karimireddy et al. 2022 reverses the sign of the whole update:
     :class:`~lightning_fed.testing.attacks.SignFlip`, or ``bits=[32]``. In the paper each of the first 1,000 coordinates
-    has another worker of 20 whose number is hit; here it is the attackers'.
+    is attacked at another of 20 workers; here all are attacked at the attackers.
 
     Args:
-        bits: Which bits, from 1, the least significant, to 32.
-        coordinates: Of how many numbers, from the first one on; None: of all.
+        bits: The bits, from 1, the least significant, to 32.
+        coordinates: The number of attacked numbers, from the first one on; None: all.
 
     Raises:
-        TypeError: If ``bits`` is no list, or something is no number.
+        TypeError: If ``bits`` is not a list, or something is not a number.
         ValueError: If there is no bit, or a number is not whole or out of range.
     """
 

@@ -14,18 +14,18 @@ _SIZE, _ROUNDS = 12, 3
 
 
 def check_attack(make: Callable[[], Attack]) -> None:
-    """Hold an attack to its contract, in some rounds with more honest workers than attackers.
+    """Check an attack against its contract, in some rounds with more honest workers than attackers.
 
     - It returns a row for each attacker, or one for all, of finite numbers.
-    - It goes by what it sees and by nothing else: if that is the same, so are lies and memory, bit for bit.
-    - The updates that it sees are not written to, nor are tensors that it remembers from earlier rounds.
-    - The attack itself stays as it is.
+    - Lies and memory are a function of the attackers' view only, bit for bit.
+    - Neither the seen updates nor the tensors of earlier memory are modified.
+    - The attack itself stays unchanged.
 
     Args:
         make: Makes the attack.
 
     Raises:
-        AssertionError: Saying what does not hold.
+        AssertionError: With the part of the contract that fails.
     """
     for dtype in (torch.float32, torch.float64):
         for honest, attackers in ((7, 3), (5, 1)):

@@ -19,15 +19,15 @@ from lightning_fed.testing.attacks.base import Attack, Seen
 class IPM(Attack):
     """All attackers send ``-ε`` times the mean of the honest workers' updates.
 
-    The mean of all then points away from that of the honest ones if ε > (n - f)/f, f of n workers being attackers. A
-    small ε, such as 0.1, hides the lies among honest updates that differ more than they are long: median and Krum may
-    take them over.
+    The mean of all updates then points away from the honest mean if ε > (n - f)/f, with f attackers among n workers. A
+    small ε, such as 0.1, hides the lies among honest updates whose spread exceeds their length: median and Krum may
+    then select lies.
 
     Args:
         epsilon: ε; 1 is ``SignFlipping`` of byzfl, any other number its ``InnerProductManipulation``.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not positive and finite.
     """
 

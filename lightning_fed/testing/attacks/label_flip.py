@@ -26,19 +26,19 @@ from lightning_fed.testing.attacks.names import check_names, refuse_unknown
 @final
 @dataclass(frozen=True)
 class LabelFlip(Shown):
-    """Attackers train on examples whose label is ``classes - 1 - y`` in place of y, and send what they learn from them.
+    """Replaces the labels y of attackers' training examples by ``classes - 1 - y``; attackers then train honestly.
 
-    Labels are whole numbers from 0 on; of two classes they may be floats. A label is the last part of an example, as in
-    ``(x, y)``, unless ``label`` says otherwise. Data to evaluate on keep theirs.
+    Labels are integers from 0 on; for two classes they may be floats. A label is the last part of an example, as in
+    ``(x, y)``, unless ``label`` is set. Data for evaluation keep their labels.
 
     Args:
         classes: The number of classes.
-        label: Where an example has its label: a position in a tuple, or the name of a field.
+        label: The place of the label in an example: a position in a tuple, or the name of a field.
 
     Raises:
-        TypeError: If ``classes`` is no number, or ``label`` neither a number nor a name; where data are read, if there
-            is no label in them.
-        ValueError: If ``classes`` is below 2 or not whole; where data are read, if a label is no class.
+        TypeError: If ``classes`` is not a number, or ``label`` is neither a number nor a name; when data are read, if
+            they have no label.
+        ValueError: If ``classes`` is below 2 or not an integer; where data are read, if a label is not a class.
 
     Example::
 
@@ -60,12 +60,12 @@ class LabelFlip(Shown):
     @overload
     def poison(self, workers: Population, attackers: Iterable[str]) -> Population: ...
     def poison(self, workers: dict[str, Any] | Population, attackers: Iterable[str]) -> dict[str, Any] | Population:
-        """Return the same workers, of whom the attackers have flipped labels. What is given stays as it is.
+        """Return the same workers, with flipped labels at the attackers. The argument stays unchanged.
 
         Args:
-            workers: A dict of workers' data, of any kind that a FederatedDataModule takes, or a population, whose
-                workers are built when they are asked for, as before.
-            attackers: The names of those who attack.
+            workers: A dict of workers' data, of any kind that a FederatedDataModule accepts, or a population, whose
+                workers are still built on demand.
+            attackers: The names of the attackers.
 
         Raises:
             TypeError: If ``workers`` is neither, or ``attackers`` no list of names.
@@ -98,7 +98,7 @@ class LabelFlip(Shown):
         return self._dataset(data) if isinstance(data, (Dataset, Numbered)) else self.loader(data)
 
     def loader(self, loader: Any) -> Any:
-        """Return what gives the batches of a loader, or of several in a list or dict, with flipped labels.
+        """Return a loader of the batches of a loader, or of several in a list or dict, with flipped labels.
 
         Args:
             loader: A DataLoader, or another iterable of batches.
@@ -128,8 +128,8 @@ class LabelFlip(Shown):
             example: A tuple, list or dict.
 
         Raises:
-            TypeError: If there is no label in it, or one that is no whole number.
-            ValueError: If a label is no class.
+            TypeError: If there is no label in it, or one that is not a whole number.
+            ValueError: If a label is not a class.
         """
         if isinstance(example, Mapping) and self.label in example:
             return {**example, self.label: self._flipped(example[self.label])}
@@ -145,7 +145,7 @@ class LabelFlip(Shown):
         if isinstance(labels, (list, tuple)):
             return type(labels)(self._flipped(np.asarray(labels)).tolist())
         numbers = _array_of(labels)
-        # Of two classes ones and zeros in any form are right, also one number for each class.
+        # For two classes ones and zeros of any form are valid, also one number for each class.
         if numbers.dtype.kind not in ("iuf" if self.classes == 2 else "iu"):
             raise TypeError(
                 f"labels of {numbers.dtype} cannot be flipped; give whole numbers from 0 to {self.classes - 1}"
@@ -164,13 +164,13 @@ class LabelFlip(Shown):
 
 
 def _array_of(labels: Any) -> Any:
-    if isinstance(labels, Tensor):  # NumPy has no bfloat16, and reads nothing on a GPU
+    if isinstance(labels, Tensor):  # NumPy has no bfloat16, and cannot read GPU memory
         labels = (labels.float() if labels.dtype == torch.bfloat16 else labels).cpu()
     return np.asarray(labels)
 
 
 def _flipped(flip: LabelFlip, make: Callable[[], Any]) -> Any:
-    """Return the loader that a datamodule makes, with flipped labels. No lambda, which no other process can be sent."""
+    """Return the loader that a datamodule makes, with flipped labels. Not a lambda, which cannot be pickled."""
     return flip.loader(make())
 
 
@@ -204,7 +204,7 @@ class _Stream(IterableDataset[Any]):
 
 @final
 class _Batches:
-    """Batches with flipped labels, of a loader that is no DataLoader."""
+    """Batches with flipped labels, of a loader that is not a DataLoader."""
 
     def __init__(self, loader: Iterable[Any], flip: LabelFlip) -> None:
         self._loader, self._flip = loader, flip
@@ -225,12 +225,12 @@ def _length(thing: object) -> int:
 
 @final
 class _Poisoned(WrappedPopulation):
-    """A population of whom some have flipped labels.
+    """A population in which some workers have flipped labels.
 
     Args:
         population: The population.
         poisoned: Returns a worker's data with flipped labels.
-        attackers: The names of those who have them.
+        attackers: The names of these workers.
     """
 
     def __init__(self, population: Population, poisoned: Callable[[Any], Any], attackers: tuple[str, ...]) -> None:

@@ -15,27 +15,27 @@ from lightning_fed.testing.attacks.base import Attack, Seen
 @final
 @dataclass(frozen=True)
 class Mimic(Attack):
-    """All attackers copy one honest worker, so that what others learn is outvoted.
+    """All attackers copy one honest worker, which outvotes the others.
 
-    No update is false, and none looks so. The worker to copy is the one whose update goes farthest along the direction
-    in which honest updates differ most. The direction is learnt over some rounds by Oja's rule: with the mean μ of all
-    honest updates so far,
+    No update is false, and none looks false. The copied worker is the one whose update goes farthest along the
+    direction in which honest updates differ most. The direction is estimated over some rounds by Oja's rule: with the
+    mean μ of all honest updates so far,
 
         ``s = Σᵢ ⟨xᵢ - μ, z⟩ (xᵢ - μ)``, ``z ← t/(t + 1) z + 1/(t + 1) s/‖s‖``, both made of length 1,
 
-    beginning in round t = 0 with a random z, of which that step leaves nothing. In those rounds the worker is chosen
-    anew in each, and after them the last one is copied for ever; in a round in which it does not take part, the one
-    that goes farthest along z. That follows the authors' code, whose published runs learn for one round. ``Mimic`` of
-    byzfl copies a worker that one names by its position.
+    beginning in round t = 0 with a random z, which that step replaces. In each of these rounds the worker is chosen
+    again; afterwards the last one is always copied, or, in a round without it, the worker that goes farthest along z.
+    This follows the authors' code, whose published runs use one round. ``Mimic`` of byzfl copies a worker given by its
+    position.
 
-    Rounds are those in which attackers take part. It remembers z and, while it learns, μ: one or two vectors.
+    Only rounds with attackers count. The state is z and, during the warm-up, μ: one or two vectors.
 
     Args:
-        warm_up: For how many rounds the direction is learnt.
+        warm_up: The number of rounds in which the direction is estimated.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not positive, or not whole.
+        TypeError: If ``warm_up`` is not a number.
+        ValueError: If ``warm_up`` is not positive, or not an integer.
     """
 
     warm_up: int = 1

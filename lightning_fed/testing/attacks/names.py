@@ -16,8 +16,8 @@ def check_names(argument: str, names: object) -> tuple[str, ...]:
         names: A collection of names.
 
     Raises:
-        TypeError: If it is no collection of strings.
-        ValueError: If it is empty, or a name is.
+        TypeError: If ``names`` is not a collection of strings.
+        ValueError: If ``names`` is empty, or a name is empty.
     """
     given = listed(argument, names, what="names of workers, such as ['w3', 'w7']")
     if not given:
@@ -26,7 +26,7 @@ def check_names(argument: str, names: object) -> tuple[str, ...]:
 
 
 def refuse_unknown(argument: str, names: Iterable[str], workers: Iterable[str]) -> None:
-    """Refuse attackers that are none of the workers.
+    """Refuse attackers that are not workers.
 
     Args:
         argument: The argument's name.

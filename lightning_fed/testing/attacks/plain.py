@@ -1,4 +1,4 @@
-"""Attacks of one line: SignFlip, Scaled, SameValue and Gaussian. Each attacker goes by its own update, or by none."""
+"""Attacks of one line: SignFlip, Scaled, SameValue and Gaussian. Each attacker uses its own update at most."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from lightning_fed.testing.attacks.base import Attack, Seen
 class SignFlip(Attack):
     """Each attacker sends its update times ``-scale`` (Li et al. 2019, *RSA: Byzantine-Robust Stochastic Aggregation*).
 
-    With scale 1 it is what the code of Karimireddy et al. 2022 and others call bit flipping. RSA's workers send models,
-    of which the sign is turned; here it is turned of the way from the global model. ``SignFlipping`` of byzfl sends the
-    opposite of the honest workers' mean instead, which is ``IPM(1.0)``.
+    With scale 1 it is the attack that the code of Karimireddy et al. 2022 and others call bit flipping. RSA's workers
+    send models and reverse the model's sign; here the sign of the delta is reversed. ``SignFlipping`` of byzfl sends
+    the opposite of the honest workers' mean instead, which is ``IPM(1.0)``.
 
     Args:
-        scale: How many times as long.
+        scale: The factor of the length.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not positive and finite.
     """
 
@@ -50,7 +50,7 @@ class Scaled(Attack):
         factor: The factor γ; 1 changes nothing.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not positive and finite.
     """
 
@@ -72,7 +72,7 @@ class SameValue(Attack):
         value: The number, in the units of the parameters.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is not finite.
     """
 
@@ -90,15 +90,15 @@ class SameValue(Attack):
 class Gaussian(Attack):
     """Each attacker sends independent normal numbers (Blanchard et al. 2017, *Machine Learning with Adversaries*).
 
-    Papers give standard deviations for gradients, such as 200; an update of one SGD step is the learning rate times as
-    long as its gradient. ``Gaussian`` of byzfl draws once for all attackers.
+    Papers state standard deviations for gradients, such as 200; an update of one SGD step is the learning rate times
+    its gradient. ``Gaussian`` of byzfl draws once for all attackers.
 
     Args:
         std: The standard deviation of each number, in the units of the parameters.
-        mean: Their mean, in the same units.
+        mean: The mean of each number, in the same units.
 
     Raises:
-        TypeError: If one of them is no number.
+        TypeError: If an argument is not a number.
         ValueError: If ``std`` is not positive, or one of them not finite.
     """
 

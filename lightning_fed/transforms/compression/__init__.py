@@ -1,6 +1,6 @@
-"""Compression of updates: what leaves a worker is made of codes in place of numbers.
+"""Compression of updates: codes leave a worker in place of numbers.
 
-A :class:`~lightning_fed.transforms.compression.compressor.Compressor` says how one tensor becomes bytes and back;
-:class:`~lightning_fed.transforms.compression.compressed.Compressed` is the step of the outbox that has all tensors of
-an update compressed, and remembers what was lost where that is asked for.
+A :class:`~lightning_fed.transforms.compression.compressor.Compressor` encodes one tensor as bytes and decodes it;
+:class:`~lightning_fed.transforms.compression.compressed.Compressed` is the step of the outbox that compresses all
+tensors of an update, and stores the errors for error feedback.
 """

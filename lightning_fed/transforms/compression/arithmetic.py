@@ -1,4 +1,4 @@
-"""Arithmetic whose last bit depends on the numbers alone, and on no device, number of rows or thread."""
+"""Arithmetic that is exact to the last bit on every device, for any number of rows and threads."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 def hadamard(rows: Tensor) -> Tensor:
     """Return the Walsh–Hadamard transforms of rows: sums and differences only, in a fixed order.
 
-    Not a product with a matrix: that adds in an order of the library's own, and is no faster.
+    A matrix product would add in an order that the library chooses, and is not faster.
 
     Args:
         rows: ``[m, p]``, p a power of two.
 
     Returns:
-        ``[m, p]``; ``√p`` times as long as the rows. Twice transformed, a row is p times itself.
+        ``[m, p]``; ``√p`` times as long as the rows. Transforming twice multiplies a row by p.
 
     >>> hadamard(torch.tensor([[3.0, 1.0, 0.0, 0.0]]))
     tensor([[4., 2., 4., 2.]])
     """
     m, p = rows.shape
-    high = 1 << (p.bit_length() // 2)  # a row is seen as a matrix, so that what is added lies in runs that are long
+    high = 1 << (p.bit_length() // 2)  # a row is viewed as a matrix, so additions run over long contiguous pieces
     columns = _along_columns(rows.reshape(m, high, p // high))
     both = _along_columns(columns.transpose(1, 2).contiguous())
     return both.transpose(1, 2).reshape(m, p)
@@ -41,7 +41,7 @@ def _along_columns(matrices: Tensor) -> Tensor:
 
 
 def row_sums(rows: Tensor) -> Tensor:
-    """Return the sums over the last dimension, in halves: the order of additions is that of a tree.
+    """Return the sums over the last dimension, added pairwise in the order of a binary tree.
 
     Args:
         rows: ``[..., m]``, m at least 1.

@@ -1,8 +1,8 @@
-"""The model as codes, on its way to the workers.
+"""Compression of the model that is sent to the workers.
 
-Workers train from what they decode, and their deltas are relative to that: ``w ← w − mean(Q(w) − local)``. So the
-error ``Q(w) − w`` of a round shows in where its gradients are taken, and stays out of the server's own model. Deltas
-relative to w would put it in there, and each round would add one.
+Workers train from the decoded model, and their deltas are relative to it: ``w ← w − mean(Q(w) − local)``. The error
+``Q(w) − w`` of a round changes the point where gradients are taken, but never enters the server's model. With deltas
+relative to w it would enter the model in each round and add up.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from lightning_fed.wire.container import Spec
 from lightning_fed.wire.layout import wide
 
 _LEAST = 256
-"""The number of numbers below which a tensor crosses as it is, as in ``Compressed``."""
+"""The number of elements below which a tensor is sent without compression, as in ``Compressed``."""
 
 
 @final
 @dataclass(frozen=True)
 class Broadcast(ModelCoder):
-    """Compresses each trained parameter of the model that is sent, with the same codes for all workers of a cohort.
+    """Compresses each trained parameter of the sent model, with the same codes for all workers of a cohort.
 
-    Buffers cross as they are, and so do tensors of fewer than 256 numbers and those that codes would not shorten.
+    Buffers are sent as they are, and so are tensors of fewer than 256 elements and those that codes would not shorten.
 
     Args:
-        compressor: How one tensor becomes codes.
+        compressor: The compressor of each tensor.
     """
 
     compressor: Compressor
 
     def compressed(self, model: GlobalModel, seed: int, cohort: int) -> GlobalModel:
-        """Return the model that workers decode, together with the codes.
+        """Return the model that workers decode, and the codes.
 
         Args:
-            model: The server's own; only read.
+            model: The server's model; read only.
             seed: The seed of the run.
             cohort: The number of the cohort.
         """

@@ -1,4 +1,4 @@
-"""The step of the outbox by which codes leave a worker in place of its update."""
+"""The step of the outbox that replaces a worker's update by codes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _RESIDUAL = "residual"
 @final
 @dataclass(frozen=True)
 class Compressed(UpdateTransform, Coder):
-    """Compresses each tensor of what leaves a worker, and decodes it at the server.
+    """Compresses each tensor that leaves a worker, and decodes it at the server.
 
-    The last of the transforms, and the last step of the outbox: after the clipping and the noise of a promise, so that
-    it takes nothing from them. Aggregators see what was decoded, in a simulation too, and ``comm/bytes_up`` counts the
-    codes. Each tensor is compressed by itself, with randomness of its own for each worker and round, so that errors
-    average out over a cohort. Buffers and personal layers are not touched.
+    It is the last of the transforms and the last step of the outbox, after the clipping and the noise of a promise, so
+    the guarantee is unchanged. Aggregators see decoded updates, in a simulation too, and ``comm/bytes_up`` counts the
+    codes. Each tensor is compressed separately, with independent randomness for each worker and round, so errors
+    average out over a cohort. Buffers and personal layers are not compressed.
 
     Args:
-        compressor: How one tensor becomes codes.
-        error_feedback: Whether a worker adds to its next update what the codes of the last ones have left out; it
-            remembers that as its own state, as many numbers as the model has. None: if the compressor is biased.
-        least: The number of numbers below which a tensor crosses as it is; so does one that codes would not shorten.
+        compressor: The compressor of each tensor.
+        error_feedback: Whether a worker adds the errors of earlier codes to its next update. The errors are own state,
+            as large as the model. None: only if the compressor is biased.
+        least: The number of elements below which a tensor is sent as it is; so is one that codes would not shorten.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
-        ValueError: If ``least`` is below 1, or errors are to be fed back that may grow.
+        TypeError: If an argument has the wrong type.
+        ValueError: If ``least`` is below 1, or if the errors of error feedback could grow without a bound.
 
     Example::
 
@@ -64,7 +64,7 @@ class Compressed(UpdateTransform, Coder):
 
     @property
     def feeds_back(self) -> bool:
-        """Whether workers remember what their codes have left out."""
+        """Whether workers store the errors of their codes as own state."""
         if self.error_feedback is None:
             return self.compressor.contracts and not self.compressor.unbiased
         return self.error_feedback
@@ -118,7 +118,7 @@ class Compressed(UpdateTransform, Coder):
         return dict(zip(names, torch.split(rows, job.model.layout.size, dim=1), strict=True))
 
     def _pieces(self, job: Job, stays: Set[str]) -> list[_Piece]:
-        """The tensors that travel, in order, and what each is on the way."""
+        """Return the tensors that are sent, in order, each with its form on the wire."""
         layout, pieces = job.model.layout, []
         for name, place in layout.places.items():
             if name in stays:
@@ -132,14 +132,14 @@ class Compressed(UpdateTransform, Coder):
 
 
 class _Piece(NamedTuple):
-    """A tensor on the way.
+    """A tensor on the wire.
 
     Args:
-        name: Its name.
-        place: Its columns in a vector.
-        form: Its form.
-        bytes: How long it is on the wire.
-        is_coded: Whether it crosses as codes.
+        name: The tensor's name.
+        place: The tensor's columns in a vector.
+        form: The tensor's form.
+        bytes: The tensor's length on the wire.
+        is_coded: Whether the tensor is sent as codes.
     """
 
     name: str

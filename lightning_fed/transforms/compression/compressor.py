@@ -1,4 +1,4 @@
-"""The extension point for compressors: how one tensor of an update becomes bytes, and back."""
+"""The extension point for compressors, which encode one tensor of an update as bytes and decode it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Form(NamedTuple):
     """Form of one worker's tensor.
 
     Args:
-        shape: The tensor's shape; a complex one is of pairs, ``(..., 2)``.
-        dtype: That of an update's vector: float32 or float64.
+        shape: The tensor's shape; a complex tensor is viewed as pairs, ``(..., 2)``.
+        dtype: The dtype of an update's vector: float32 or float64.
     """
 
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class Form(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number of its numbers.
+        """The number of elements.
 
         >>> Form((3, 2)).size
         6
@@ -36,38 +36,38 @@ class Form(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """The number of its bytes without compression."""
+        """The number of bytes without compression."""
         return self.size * self.dtype.itemsize
 
 
 class Compressor(Shown, ABC):
-    """Rules by which a tensor becomes codes. Settings only, as a frozen dataclass has them.
+    """Base of the compressors. A compressor holds settings only, as a frozen dataclass.
 
-    Row i of what comes out is a function of row i and of seed i: worker i may be alone in a stack, or be encoded on
-    one machine and decoded on another. Randomness that both sides need, such as a rotation, follows from the seed and
-    takes no bytes; :mod:`lightning_fed.transforms.compression.randomness` draws it alike for every device.
+    Row i of a result must be a function of row i and of seed i: worker i may be alone in a stack, or be encoded on
+    one machine and decoded on another. Randomness that both sides need, such as a rotation, is derived from the seed
+    and takes no bytes; ``transforms.compression.randomness`` draws the same numbers on every device.
     """
 
     linear: ClassVar[bool] = False
-    """Whether codes made with one seed for all workers can be added: the codes' numbers are a linear function of the
-    tensor's. Only then can a sum of codes be decoded of which nobody has seen the parts."""
+    """Whether codes with one seed for all workers can be added: the numbers of the codes are a linear function of the
+    tensor. Only then can secure aggregation decode a sum of codes."""
 
     @property
     @abstractmethod
     def unbiased(self) -> bool:
-        """Whether the mean of what is decoded, over seeds, is what was encoded."""
+        """Whether the expectation of the decoded tensor, over seeds, is the encoded tensor."""
 
     @property
     @abstractmethod
     def contracts(self) -> bool:
-        """Whether the error is expected to be smaller than the tensor, whatever it is: ``E‖x̂ − x‖² < ‖x‖²``.
+        """Whether the expected error is smaller than the tensor, for every tensor: ``E‖x̂ − x‖² < ‖x‖²``.
 
-        Else what an error feedback remembers grows without a bound.
+        Otherwise the stored errors of error feedback grow without a bound.
         """
 
     @property
     def stretches(self) -> bool:
-        """Whether what is decoded is much longer than what was encoded, so that a bound on its norm cuts it."""
+        """Whether the decoded tensor has a much larger norm than the encoded one; a bound on the norm then cuts it."""
         return False
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Compressor(Shown, ABC):
         """Return the length of one worker's codes.
 
         Args:
-            form: Of a tensor with at least one number.
+            form: The form of a tensor with at least one element.
         """
 
     @abstractmethod
@@ -83,8 +83,8 @@ class Compressor(Shown, ABC):
         """Encode one tensor of n workers.
 
         Args:
-            rows: Finite numbers, float32 or float64 ``[n, *form.shape]``; not to be written to.
-            seeds: One for each worker.
+            rows: Finite numbers, float32 or float64 ``[n, *form.shape]``; read only.
+            seeds: One seed for each worker.
 
         Returns:
             uint8 ``[n, num_bytes(form)]``, on the device of the rows.
@@ -92,17 +92,17 @@ class Compressor(Shown, ABC):
 
     @abstractmethod
     def decode(self, codes: Tensor, form: Form, seeds: Sequence[int]) -> Tensor:
-        """Decode what :meth:`encode` made, or what anyone says that it has made.
+        """Decode the result of :meth:`encode`, or untrusted bytes of the same length.
 
         Args:
-            codes: uint8 ``[n, num_bytes(form)]``; not to be written to.
-            form: That of one worker's tensor.
-            seeds: One for each worker.
+            codes: uint8 ``[n, num_bytes(form)]``; read only.
+            form: The form of one worker's tensor.
+            seeds: One seed for each worker.
 
         Returns:
-            ``[n, *form.shape]`` of ``form.dtype``, on the device of the codes. Numbers that come as they are, such as a
-            scale, may be NaN, and so is then what is decoded: whoever receives updates looks for that.
+            ``[n, *form.shape]`` of ``form.dtype``, on the device of the codes. Numbers that are sent as they are, such
+            as a scale, may be NaN, and so may the result: the receiver of updates checks for non-finite numbers.
 
         Raises:
-            WireError: If the codes cannot be such, as a place beyond the tensor's end.
+            WireError: If the codes are invalid, for instance a position beyond the tensor's end.
         """

@@ -1,9 +1,9 @@
-"""EDEN: codes of a rotated tensor, so that no distribution of its numbers is worse than another.
+"""EDEN: codes of a rotated tensor, whose error does not depend on the distribution of the tensor's elements.
 
 Vargaftik et al., *EDEN: Communication-Efficient and Robust Distributed Mean Estimation for Federated Learning* (2022),
-algorithm 1; with one bit it is DRIVE (Vargaftik et al. 2021). Their rotation is one randomized Hadamard transform, by
-which sparse vectors, as updates of embeddings are, come out biased; here it is two. And tensors are rotated in blocks,
-each with a scale of its own, so that no tensor is padded to a power of two.
+algorithm 1; with one bit it is DRIVE (Vargaftik et al. 2021). The paper rotates by one randomized Hadamard transform,
+which is biased for sparse vectors, such as updates of embeddings; here the rotation is two transforms. Tensors are
+rotated in blocks, each with its own scale, so no tensor is padded to a power of two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lightning_fed.transforms.compression.randomness import signs
 
 _BLOCK, _SHORTEST = 4096, 256
 _TOGETHER = 2**18
-"""How many numbers are rotated at a time: a few times as many lie in a processor's cache."""
+"""The number of elements that are rotated at a time; a few times as many fit a processor's cache."""
 
 CENTROIDS = {
     1: (0.7978845608028654,),
@@ -40,18 +40,18 @@ CENTROIDS = {
 @final
 @dataclass(frozen=True)
 class EDEN(Compressor):
-    """Codes of 1 to 4 bits for the numbers of a rotated tensor, and a scale for each block of 4096.
+    """Encodes the elements of a rotated tensor in 1 to 4 bits each, with a scale for each block of 4096.
 
     ``x̂ = Rᵀq ‖y‖² / ⟨q, y⟩`` with ``y = Rx``, and q the centroids nearest to y. Unbiased; for any tensor the error is
     ``E‖x̂ − x‖² = M / (1 − M) ‖x‖²``, where M is the Lloyd–Max error of a normal variable: 0.571, 0.133, 0.0358, 0.00959
     of ``‖x‖²`` for 1 to 4 bits.
 
     Args:
-        bits: The bits of each number, 1 to 4; for more take ``KBit(8)``.
+        bits: The bits of each element, 1 to 4; for more use ``KBit(8)``.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not 1, 2, 3 or 4.
+        TypeError: If ``bits`` is not a number.
+        ValueError: If ``bits`` is not 1, 2, 3 or 4.
 
     >>> EDEN(bits=1).num_bytes(Form((1000, 1000)))
     126036
@@ -92,18 +92,18 @@ class EDEN(Compressor):
         """
         n, blocks, p = x.shape
         largest = x.abs().amax(dim=2, keepdim=True)
-        y = x / torch.where(largest > 0, largest, 1.0)  # so that squares are within the range of floats
+        y = x / torch.where(largest > 0, largest, 1.0)  # squares then stay within the range of floats
         for signs_ in rotations.unbind(1):
             y = hadamard((y * signs_).view(-1, p)).view(n, blocks, p)
         squares, sizes = row_sums(y * y), y.abs()
         half = _table(self.bits, y.dtype).to(y.device)[2 ** (self.bits - 1) :]
-        cells = torch.zeros(y.shape, dtype=torch.uint8, device=y.device)  # from 0 outwards, on both sides
+        cells = torch.zeros(y.shape, dtype=torch.uint8, device=y.device)  # counted from 0 outwards, on both sides
         unit = (squares / p).sqrt().unsqueeze(2)
         for boundary in ((half[1:] + half[:-1]) / 2).tolist():
             cells += sizes >= boundary * unit
         nearest = half.index_select(0, cells.view(-1).int()).view(y.shape)
         products = row_sums(nearest.mul_(sizes))
-        mirrored = (y < 0).to(torch.uint8).mul_(2 * len(half) - 1)  # a cell's mirror image has all bits the other way
+        mirrored = (y < 0).to(torch.uint8).mul_(2 * len(half) - 1)  # a cell's mirror image has all bits inverted
         codes = cells.add_(len(half)).bitwise_xor_(mirrored)
         scales = torch.where(products > 0, squares / products, 0.0) * (largest.squeeze(2) / p**2)
         return scales, codes
@@ -131,20 +131,20 @@ class EDEN(Compressor):
 
 
 def _table(bits: int, dtype: torch.dtype) -> Tensor:
-    """All centroids in ascending order; of one bit -1 and 1, since their size is the scale's."""
+    """Return all centroids in ascending order; for one bit -1 and 1, since the scale holds the magnitude."""
     half = (1.0,) if bits == 1 else CENTROIDS[bits]
     return torch.tensor([*(-c for c in reversed(half)), *half], dtype=dtype)
 
 
 def _blocks(size: int) -> tuple[int, int]:
-    """The number of whole blocks, and the length of a last, shorter one; 0: there is none."""
+    """Return the number of whole blocks, and the length of a shorter last block; 0 for none."""
     blocks, rest = divmod(size, _BLOCK)
     last = max(1 << (rest - 1).bit_length(), _SHORTEST) if rest else 0
     return (blocks + 1, 0) if last == _BLOCK else (blocks, last)
 
 
 def _parts(size: int, n: int) -> list[tuple[int, int, int]]:
-    """Where blocks of one length begin, how many they are, and that length: as many of n rows as fit a cache."""
+    """Return the start, the number and the length of blocks of one length, as many of n rows as fit a cache."""
     blocks, last = _blocks(size)
     together = max(_TOGETHER // (n * _BLOCK), 1)
     parts = [(at * _BLOCK, min(together, blocks - at), _BLOCK) for at in range(0, blocks, together)]
@@ -152,11 +152,11 @@ def _parts(size: int, n: int) -> list[tuple[int, int, int]]:
 
 
 class _Rotations:
-    """The signs of the two rotations: each worker's own, the same for all its blocks of one length.
+    """The signs of the two rotations: independent for each worker, and the same for its blocks of one length.
 
     Args:
-        seeds: One for each worker.
-        like: Has the dtype and the device.
+        seeds: One seed for each worker.
+        like: A tensor with the dtype and the device of the signs.
     """
 
     def __init__(self, seeds: Sequence[int], like: Tensor) -> None:
@@ -164,7 +164,7 @@ class _Rotations:
         self._drawn: dict[int, Tensor] = {}
 
     def of(self, length: int) -> Tensor:
-        """Return those of blocks of a length, ``[n, 2, 1, length]``."""
+        """Return the signs for blocks of a length, ``[n, 2, 1, length]``."""
         if length not in self._drawn:
             drawn = torch.stack([signs(seed, 2 * length, self._like.device) for seed in self._seeds])
             self._drawn[length] = drawn.to(self._like.dtype).view(len(self._seeds), 2, 1, length)

@@ -1,4 +1,4 @@
-"""Stochastic rounding to levels between the smallest and the largest number of a tensor.
+"""Stochastic rounding to levels between the smallest and the largest element of a tensor.
 
 Suresh et al., *Distributed Mean Estimation with Limited Communication* (2017), section 2.2.
 """
@@ -21,19 +21,19 @@ from lightning_fed.transforms.compression.randomness import uniforms
 @final
 @dataclass(frozen=True)
 class KBit(Compressor):
-    """Rounds each number up or down to one of ``2^bits`` even levels, so that its mean is the number.
+    """Rounds each element up or down at random to one of ``2^bits`` equidistant levels, without bias.
 
     ``x̂ = lo + Δ ⌊(x − lo)/Δ + u⌋`` with ``Δ = (hi − lo)/(2^bits − 1)`` and u uniform in [0, 1). With f the fractional
-    part of ``(x − lo)/Δ`` the error is ``Σ f(1 − f) Δ²``: with few bits more than the tensor itself, since one large
-    number decides for all. With 8 bits it is quick and as good as training needs; with fewer take
-    :class:`~lightning_fed.transforms.EDEN`. FedPAQ (Reisizadeh et al. 2020) is FedAvg with this step.
+    part of ``(x − lo)/Δ`` the error is ``Σ f(1 − f) Δ²``. With few bits it exceeds the tensor's norm, since one large
+    element determines Δ. Eight bits are fast and accurate enough for training; for fewer bits use
+    :class:`~lightning_fed.transforms.EDEN`. FedPAQ (Reisizadeh et al. 2020) is FedAvg with this compressor.
 
     Args:
-        bits: The bits of each number, 1 to 8.
+        bits: The bits of each element, 1 to 8.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is not a whole number from 1 to 8.
+        TypeError: If ``bits`` is not a number.
+        ValueError: If ``bits`` is not an integer from 1 to 8.
 
     >>> KBit(bits=8).num_bytes(Form((1000, 1000)))
     1000008
@@ -56,7 +56,7 @@ class KBit(Compressor):
         step = high / levels - low / levels
         drawn = torch.stack([uniforms(seed, flat.shape[1], flat.device) for seed in seeds])
         above = (flat - low).div_(torch.where(step > 0, step, 1.0))
-        codes = above.add_(drawn).clamp_(0, levels).to(torch.uint8)  # which rounds down
+        codes = above.add_(drawn).clamp_(0, levels).to(torch.uint8)  # the conversion rounds down
         return torch.cat([as_bytes(torch.cat([low, step], dim=1)), pack(codes, self.bits)], dim=1)
 
     def decode(self, codes: Tensor, form: Form, seeds: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small whole numbers as bytes without gaps, and the numbers that stand before them."""
+"""Packing of small integers into bytes without gaps, and of the numbers that precede them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def packed_bytes(count: int, width: int) -> int:
-    """Return the number of bytes in which numbers of some bits each lie.
+    """Return the number of bytes of packed integers.
 
     Args:
-        count: How many.
+        count: The number of integers.
         width: The bits of each.
 
     >>> packed_bytes(3, 3)
@@ -23,7 +23,7 @@ def packed_bytes(count: int, width: int) -> int:
 
 
 def pack(numbers: Tensor, width: int) -> Tensor:
-    """Pack whole numbers.
+    """Pack integers.
 
     Args:
         numbers: ``[n, count]``, each at least 0 and below ``2**width``.
@@ -53,7 +53,7 @@ def pack(numbers: Tensor, width: int) -> Tensor:
 
 
 def unpack(packed: Tensor, count: int, width: int, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Return the numbers that were packed, ``[n, count]`` of a dtype; the bits behind them are not looked at.
+    """Return the packed integers, ``[n, count]`` of a dtype; trailing bits are ignored.
 
     >>> unpack(torch.tensor([[78, 64]], dtype=torch.uint8), 5, 2)
     tensor([[1, 0, 3, 2, 1]])
@@ -78,13 +78,13 @@ def unpack(packed: Tensor, count: int, width: int, dtype: torch.dtype = torch.in
 
 
 def _group(width: int) -> tuple[int, int]:
-    """How many numbers fill whole bytes, and how many bytes these are."""
+    """Return the smallest number of integers that fill whole bytes, and the number of these bytes."""
     each = 8 // math.gcd(8, width)
     return each, each * width // 8
 
 
 def expand(packed: Tensor, values: Tensor, width: int) -> Tensor:
-    """Return what packed numbers stand for: entries of a table, looked up a byte at a time.
+    """Return the entries of a table to which packed integers refer, looked up a byte at a time.
 
     Args:
         packed: uint8 ``[n, bytes]``.
@@ -105,5 +105,5 @@ def as_bytes(numbers: Tensor) -> Tensor:
 
 
 def from_bytes(raw: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what :func:`as_bytes` was given, wherever the bytes lie."""
+    """Return the numbers that :func:`as_bytes` has converted; the bytes may be unaligned."""
     return raw.clone(memory_format=torch.contiguous_format).view(dtype)

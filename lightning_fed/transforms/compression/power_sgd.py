@@ -1,9 +1,9 @@
-"""Matrices as products of two thin ones.
+"""Low-rank compression: matrices as products of two thin factors.
 
 Vogels, Karimireddy and Jaggi, *PowerSGD: Practical Low-Rank Gradient Compression for Distributed Optimization* (2019),
-algorithm 1. There the iteration starts from the last step's result; a worker of a sampled cohort has none that is
-fresh, so here it starts from random numbers and takes more steps, which cost little beside a local training. Nothing
-has to be remembered, and the two factors of each worker cross, not those of the sum of all.
+algorithm 1. The paper's iteration starts from the last step's result, which a worker of a sampled cohort does not have.
+Here it starts from random numbers and takes more steps, which cost little beside local training. So there is no state,
+and each worker sends its own two factors, not the factors of the sum.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lightning_fed.transforms.compression.randomness import normals
 @final
 @dataclass(frozen=True)
 class PowerSGD(Compressor):
-    """``x̂ = P(MᵀP)ᵀ``, with P an orthonormal base of about the largest singular vectors of the matrix M.
+    """``x̂ = P(MᵀP)ᵀ``, with P an approximate orthonormal basis of the leading singular vectors of the matrix M.
 
-    A tensor of more dimensions is a matrix of its first one by all others; one of a single dimension, and a matrix that
-    two factors would not make shorter, crosses as it is. Biased, with an error of little more than the singular values
-    beyond the rank have: ``Σ_{i>r} σᵢ²``.
+    A tensor of more dimensions becomes a matrix of its first dimension by all others. A vector, and a matrix that two
+    factors would not shorten, is sent as it is. It is biased; the error is slightly above that of the best
+    approximation of this rank, ``Σ_{i>r} σᵢ²``.
 
     Args:
         rank: The number r of columns of the factors.
         iterations: The steps of the power iteration.
 
     Raises:
-        TypeError: If an argument is no number.
+        TypeError: If an argument is not a number.
         ValueError: If one is not a whole number of at least 1.
 
     >>> PowerSGD(rank=4).num_bytes(Form((512, 512)))
@@ -60,7 +60,7 @@ class PowerSGD(Compressor):
         form = Form(tuple(rows.shape[1:]), rows.dtype)
         height, width = _sides(form)
         rank, codes = self._rank(form), []
-        for row, seed in zip(rows, seeds, strict=True):  # a product's last bit may depend on what is multiplied beside
+        for row, seed in zip(rows, seeds, strict=True):  # the last bit of a batched product may depend on the batch
             matrix = row.reshape(height, width)
             largest = matrix.abs().max()
             unit = matrix / torch.where(largest > 0, largest, 1.0)

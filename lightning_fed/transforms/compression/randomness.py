@@ -1,6 +1,6 @@
 """Randomness of compressors: the same on every device, and with every version of NumPy and torch.
 
-The words of a Philox generator are NumPy's promise for good; what its ``Generator`` makes of them is not.
+NumPy guarantees the raw words of a Philox generator for all versions, but not the outputs of its ``Generator``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def uniforms(seed: int, length: int, device: torch.device) -> Tensor:
     """Return numbers in [0, 1) with 24 bits each, float32 ``[length]``."""
     halves = _words(seed, -(-length // 2)).view(np.uint32)[:length]
     halves >>= 8
-    signed = halves.view(np.int32)  # all are below 2²⁴, and signed numbers are converted faster
+    signed = halves.view(np.int32)  # all are below 2²⁴, and signed integers are converted faster
     return torch.from_numpy(signed.astype(np.float32)).mul_(2.0**-24).to(device)
 
 
 def random_bytes(seed: int, length: int, device: torch.device) -> Tensor:
-    """Return whole numbers below 256, uint8 ``[length]``, which take a fourth of the time of :func:`uniforms`."""
+    """Return integers below 256, uint8 ``[length]``; faster than :func:`uniforms`."""
     return torch.from_numpy(_words(seed, -(-length // 8)).view(np.uint8)[:length]).to(device)
 
 
 def choice(seed: int, length: int, count: int, device: torch.device) -> Tensor:
-    """Return ``count`` different places below ``length``, in ascending order; int64 ``[count]``."""
+    """Return ``count`` different positions below ``length``, in ascending order; int64 ``[count]``."""
     if count == length:
         return torch.arange(length, device=device)
     drawn = np.argpartition(_words(seed, length), count)[:count]
@@ -42,7 +42,7 @@ def choice(seed: int, length: int, count: int, device: torch.device) -> Tensor:
 
 
 def normals(seed: int, length: int, device: torch.device) -> Tensor:
-    """Return numbers that are distributed about as normal ones, float64 ``[length]``: each a sum of twelve uniforms."""
+    """Return approximately normal numbers, each a sum of twelve uniforms; float64 ``[length]``."""
     return uniforms(seed, 12 * length, device).view(12, length).double().sum(dim=0).sub_(6)
 
 

@@ -1,4 +1,4 @@
-"""The signs of a tensor's numbers, and one size for all of them.
+"""The signs of a tensor's elements, with one magnitude for all of them.
 
 Seide et al., *1-Bit Stochastic Gradient Descent* (2014); with error feedback: Karimireddy et al., *Error Feedback Fixes
 SignSGD and other Gradient Compression Schemes* (2019), algorithm 1.
@@ -21,10 +21,10 @@ from lightning_fed.transforms.compression.packing import as_bytes, expand, from_
 @final
 @dataclass(frozen=True)
 class Sign(Compressor):
-    """``x̂ = sign(x) ‖x‖₁ / d``, one bit for each of d numbers; that of 0 is +1.
+    """``x̂ = sign(x) ‖x‖₁ / d``, one bit for each of d elements; the sign of 0 is +1.
 
-    Biased: the error is ``1 − ‖x‖₁² / (d ‖x‖²)`` of ``‖x‖²``, 0.363 for normal numbers. Without error feedback it does
-    not converge where workers differ. With the aggregator ``MajorityVote`` only the signs count.
+    It is biased: the error is ``1 − ‖x‖₁² / (d ‖x‖²)`` of ``‖x‖²``, 0.363 for normal numbers. Without error feedback
+    it does not converge where workers' data differ. With the aggregator ``MajorityVote`` only the signs count.
 
     >>> Sign().num_bytes(Form((1000, 1000)))
     125004

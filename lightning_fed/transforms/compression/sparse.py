@@ -1,6 +1,6 @@
-"""Some numbers of a tensor in place of all: the largest ones, or any.
+"""Sparse compression: the largest elements of a tensor, or random ones.
 
-Stich et al., *Sparsified SGD with Memory* (2018), for both.
+Source of both: Stich et al., *Sparsified SGD with Memory* (2018).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from lightning_fed.wire import WireError
 @final
 @dataclass(frozen=True)
 class TopK(Compressor):
-    """Keeps the numbers of the largest absolute value, each with its place; the others count as 0.
+    """Keeps the elements of the largest absolute value, each with its position; the others become 0.
 
-    Biased, and meant for error feedback, by which what is left out comes later. The error is at most ``1 − fraction``
-    of ``‖x‖²``; for normal numbers and 1 % it is 0.9155, and less the heavier the tails are.
+    It is biased, and meant for error feedback, which sends the dropped elements later. The error is at most
+    ``1 − fraction`` of ``‖x‖²``; for normal numbers and 1 % it is 0.9155, and smaller for heavier tails.
 
     Args:
-        fraction: The part of a tensor's numbers that is kept, above 0 and below 1; rounded up.
+        fraction: The part of a tensor's elements that is kept, above 0 and below 1; the number is rounded up.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is out of range.
+        TypeError: If ``fraction`` is not a number.
+        ValueError: If ``fraction`` is out of range.
 
     >>> TopK(0.01).num_bytes(Form((1000, 1000)))
     65000
@@ -73,17 +73,17 @@ class TopK(Compressor):
 @final
 @dataclass(frozen=True)
 class RandomK(Compressor):
-    """Keeps any numbers, whose places follow from the seed and take no bytes.
+    """Keeps random elements, whose positions are derived from the seed and take no bytes.
 
-    Scaled by ``1/fraction`` it is unbiased, and its error is ``1/fraction − 1`` of ``‖x‖²``: it averages out over large
-    cohorts only. Not scaled it is a contraction, for error feedback.
+    Scaled by ``1/fraction`` it is unbiased, and its error is ``1/fraction − 1`` of ``‖x‖²``, which averages out over
+    large cohorts only. Without scaling it is a contraction, for error feedback.
 
     Args:
-        fraction: The part of a tensor's numbers that is kept, above 0 and below 1; rounded up.
-        scaled: Whether what is kept stands for what is not.
+        fraction: The part of a tensor's elements that is kept, above 0 and below 1; the number is rounded up.
+        scaled: Whether the kept elements are multiplied by ``1/fraction``.
 
     Raises:
-        TypeError: If an argument is of a wrong type.
+        TypeError: If an argument has the wrong type.
         ValueError: If the fraction is out of range.
 
     >>> RandomK(0.1).num_bytes(Form((1000, 1000)))
@@ -135,5 +135,5 @@ def _kept(fraction: float, size: int) -> int:
 
 
 def _width(size: int) -> int:
-    """The bits of a place."""
+    """Return the number of bits of a position."""
     return max((size - 1).bit_length(), 1)

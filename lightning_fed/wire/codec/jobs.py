@@ -30,7 +30,7 @@ def encode_job(job: Job) -> bytes:
     """Write a job as bytes.
 
     Args:
-        job: Any; for one worker, ``job.of(worker)``.
+        job: The job; for one worker, ``job.of(worker)``.
 
     Raises:
         TypeError: If one of ``job.attributes`` is no plain value, tensor, or list, tuple or dict of them.
@@ -49,11 +49,11 @@ def decode_job(data: Buffer, *, copy: bool = True, device: torch.device = _CPU, 
     """Read what :func:`encode_job` wrote.
 
     Args:
-        data: The bytes, from anyone: nothing in them is run.
+        data: The bytes, not trusted: nothing in them is executed.
         copy: Whether tensors are copies; else they are views of ``data``, which must be writable and stay as it is for
             as long as the job is used. A tensor that does not lie at a multiple of its items' size is a copy even then.
-        device: Where the tensors are to be.
-        coder: How the model is compressed in this run, if it is; a job whose model is not is read all the same.
+        device: The device of the tensors.
+        coder: The compression of the model in this run, if any; a job with an uncompressed model is read, too.
 
     Raises:
         WireError: If the bytes are not a whole job of this version.

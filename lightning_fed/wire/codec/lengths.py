@@ -117,11 +117,11 @@ def updates_bytes(updates: Updates, job: Job) -> list[int]:
 
 
 def _fixed(key: Hashable, varies: int, measure: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-    """The lengths of a header without what varies in it, and of the tensors behind it; measured once for each key.
+    """Return the lengths of a header without its variable part, and of the tensors behind it; measured once per key.
 
     Args:
-        key: All that the lengths depend on, except for what varies.
-        varies: The length of that, in this message.
+        key: All facts that decide the lengths, except for the variable part.
+        varies: The length of the variable part in this message.
         measure: Returns the lengths of this message's header and tensors.
     """
     known = _FIXED.get(key)
@@ -134,7 +134,7 @@ def _fixed(key: Hashable, varies: int, measure: Callable[[], tuple[int, int]]) -
 
 
 def _token(model: GlobalModel) -> object:
-    """An object that models share if their names, dtypes and shapes are the same; quick to compare."""
+    """Return an object shared by all models with the same names, dtypes and shapes, for a cheap comparison."""
     token = _TOKENS.get(model)
     if token is None:
         token = _TOKENS[model] = _token_of(

@@ -23,7 +23,7 @@ _SHOWN = ("prog_bar", "logger")
 
 
 def encode_share(share: Share) -> bytes:
-    """Write what one worker has to hand over in an evaluation as bytes.
+    """Write one worker's share of an evaluation as bytes.
 
     Args:
         share: The share of a process that has evaluated that worker alone.
@@ -63,11 +63,11 @@ def encode_share(share: Share) -> bytes:
 def decode_share(data: Buffer, worker: str, *, copy: bool = True) -> Share:
     """Read what :func:`encode_share` wrote.
 
-    Numbers are taken as they come, NaN too, except for those that count something.
+    Numbers are not checked, and may be NaN, except for counts.
 
     Args:
-        data: The bytes, from anyone: nothing in them is run.
-        worker: The worker whose share it must be: else a sender could speak for others.
+        data: The bytes, not trusted: nothing in them is executed.
+        worker: The worker whose share it must be: else a sender could answer for others.
         copy: See :func:`lightning_fed.wire.decode_updates`.
 
     Raises:

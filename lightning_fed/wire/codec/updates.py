@@ -74,21 +74,21 @@ def decode_updates(
 ) -> Updates:
     """Read what :func:`encode_updates` wrote, and check it against the job that it answers.
 
-    Vectors, buffers and states of metrics are where the job's model is, numbers on the CPU.
+    Vectors, buffers and states of metrics are on the device of the job's model, numbers on the CPU.
 
-    What stays with the workers is filled in: ``delta`` with 0, buffers with the global ones. Numbers are taken as they
-    come, NaN too: a cohort's finite updates are chosen later.
+    Parts that stay with the workers are filled in: ``delta`` with 0, buffers with the global ones. Numbers are not
+    checked here, and may be NaN: a later step selects the finite updates of a cohort.
 
     Args:
-        data: The bytes, from anyone: nothing in them is run.
+        data: The bytes, not trusted: nothing in them is executed.
         job: Its cohort, parameters, buffers and ``extra`` must be those of the updates.
-        workers: If given, from whom an answer is awaited, in this order: else a sender could name anyone, and as many
-            as to fill the memory with the zeros of what stays with them.
+        workers: If given, the workers that must have answered, in this order. Without, a sender could name any worker,
+            and so many that the zeros for parts that stay with workers fill the memory.
         copy: Whether vectors and buffers are copies; else they are views of ``data``, which must be writable and stay
             as it is for as long as the updates are used. A tensor that does not lie at a multiple of its items' size is
             a copy even then, and so are the numbers, which reports keep.
-        coder: How vectors are read, if codes cross in place of them; a message with other contents is refused.
-        sealer: What sealed numbers look like, if they cross in place of vectors, buffers and metrics.
+        coder: The decoder of vectors, if codes cross in place of them; a message with other contents is refused.
+        sealer: The format of sealed numbers, if they cross in place of vectors, buffers and metrics.
 
     Raises:
         WireError: If the bytes are not whole updates of this version, or do not answer the job.
@@ -158,14 +158,14 @@ def decode_updates(
 
 
 def updates_parts(updates: Updates, job: Job) -> tuple[dict[str, object], Tensors]:
-    """The header and tensors of updates, once it is certain that they are what the job asks for."""
+    """Check updates against their job, and return the header and tensors of the message."""
     _check_stays(updates.stays, job)
     _check_updates(updates, job)
     return parts_as_they_are(updates, job)
 
 
 def parts_as_they_are(updates: Updates, job: Job) -> tuple[dict[str, object], Tensors]:
-    """The header and tensors of updates that may never be encoded: within a process a buffer may change its dtype."""
+    """Return header and tensors without checks, for lengths: within a process a buffer may change its dtype."""
     staying = (updates.stays if updates.sealed is None else updates.buffers.keys()) & job.model.buffers.keys()
     # Vectors first: the complex parameters in them can then be viewed in place.
     if updates.sealed is not None:
@@ -255,7 +255,7 @@ def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def _take_delta(packed: Packed, layout: Layout, n: int, stays: frozenset[str]) -> Tensor:
-    """The vectors, with 0 for what stays with the workers."""
+    """Read the vectors, with 0 for parameters that stay with the workers."""
     runs = _runs(layout, stays)
     width = sum(run.stop - run.start for run in runs)
     dtype, shape = packed.spec("delta")
@@ -282,7 +282,7 @@ def _take_delta(packed: Packed, layout: Layout, n: int, stays: frozenset[str]) -
 
 
 def _take_codes(packed: Packed, names: Sequence[str], coder: Coder, job: Job, n: int, stays: frozenset[str]) -> Codes:
-    """The codes of vectors, as long as the job's make them."""
+    """Read the codes of vectors, whose lengths follow from the job."""
     shape, rows = (n, coder.code_bytes(job, stays)), {}
     for what in names:
         dtype, there = packed.spec(f"codes/{what}")
@@ -296,7 +296,7 @@ def _take_codes(packed: Packed, names: Sequence[str], coder: Coder, job: Job, n:
 
 
 def _sealed_parts(sealed: Sealed) -> Tensors:
-    """Sealed numbers as they cross: words without the bits that do not count."""
+    """Return sealed numbers in the form of the wire: words cut to their significant bits."""
     rows = sealed.words.cpu().numpy().view(np.uint32)
     packed = [torch.frombuffer(bytearray(pack(row, sealed.bits)), dtype=torch.uint8) for row in rows if len(row)]
     scalars = [numbers.cpu() for numbers in sealed.scalars.values()]
@@ -308,7 +308,7 @@ def _sealed_parts(sealed: Sealed) -> Tensors:
 
 
 def _take_sealed(packed: Packed, fields: Fields, sealer: Sealer, job: Job, n: int, stays: frozenset[str]) -> Sealed:
-    """Sealed numbers, as many as the job's make them."""
+    """Read sealed numbers, whose count follows from the job."""
     names, size = fields.names("sealed"), sealer.size(job, stays)
     wanted = {
         "sealed/words": (torch.uint8, (n, packed_length(size, sealer.bits))),

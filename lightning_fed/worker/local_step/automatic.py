@@ -21,7 +21,7 @@ class AutomaticStep(LocalStep, ABC):
         local: The workers' copy of the module.
         training_step: Its ``training_step``.
         optimizers: The worker's optimizer, as new.
-        changes: What happens to gradients, before hooks see them.
+        changes: Changes of gradients, before hooks get them.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ Changes: TypeAlias = Sequence[Callable[[], None]]
 
 
 class LocalStep(ABC):
-    """How one worker steps in one round. An instance serves one worker in one round.
+    """The local step of one worker in one round. An instance serves one worker in one round.
 
     Args:
         local: The workers' copy of the module.
@@ -53,7 +53,7 @@ class LocalStep(ABC):
 
         Args:
             batches: The worker's own batches.
-            transfer: What is to be done with each; None: nothing.
+            transfer: The function to apply to each; None: none.
         """
         return batches if transfer is None else ((transfer(batch), size) for batch, size in batches)
 
@@ -61,7 +61,7 @@ class LocalStep(ABC):
         """Return the loss of a step, detached; None if the step was skipped, so that its batch does not count.
 
         Args:
-            outputs: What the step returned.
+            outputs: The step's return value.
         """
         return outputs.get("loss")
 

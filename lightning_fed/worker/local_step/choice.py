@@ -58,13 +58,13 @@ class LocalSteps:
         """Return the step of a worker in a round, whose optimizers are there.
 
         Args:
-            job: What the server sent.
+            job: The server's job.
             worker: The worker's name.
             batches: Its batches.
-            corrections: What the algorithm does to gradients, if anything.
+            corrections: The algorithm's changes of gradients, if it has any.
 
         Raises:
-            ValueError: If the module cannot take the step that the job asks for.
+            ValueError: If the module cannot take the step that the job requires.
         """
         local, optimizers, scaler = self._local, self._optimizers, self._scaler()
         is_manual = not local.module.automatic_optimization

@@ -24,7 +24,7 @@ class HookedStep(AutomaticStep):
         local: The workers' copy of the module.
         training_step: Its ``training_step``.
         optimizers: The worker's optimizer, as new.
-        changes: What happens to gradients, before hooks see them.
+        changes: Changes of gradients, before hooks get them.
         scaler: Scales the loss, so that gradients in half precision do not underflow.
     """
 

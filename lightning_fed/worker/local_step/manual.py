@@ -38,7 +38,7 @@ class ManualStep(LocalStep):
         local: The workers' copy of the module.
         training_step: Its ``training_step``.
         optimizers: The worker's optimizers, as new.
-        corrections: What the algorithm does to gradients, if anything.
+        corrections: The algorithm's changes of gradients, if it has any.
         scaler: Scales losses, so that gradients in half precision do not underflow.
 
     Raises:

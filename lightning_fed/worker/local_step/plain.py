@@ -19,7 +19,7 @@ class PlainStep(LocalStep):
         local: The workers' copy of the module.
         training_step: Its ``training_step``.
         optimizers: The worker's optimizer, as new.
-        changes: What happens to gradients.
+        changes: Changes of gradients.
     """
 
     def __init__(

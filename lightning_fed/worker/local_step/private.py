@@ -24,7 +24,7 @@ class PrivateStep(AutomaticStep):
     """A step of DP-SGD: ``training_step`` and the hooks up to the backward pass for each example of a sample alone.
 
     What comes before the noise is called once for each example, with a batch of that one; hooks that come after it see
-    noised gradients, and the closure that ``optimizer_step`` gets tells no loss. An example for which
+    noised gradients, and the closure that ``optimizer_step`` gets returns no loss. An example for which
     ``training_step`` returns None adds nothing, and a step without any is one of noise: neither may show.
 
     Args:
@@ -33,7 +33,7 @@ class PrivateStep(AutomaticStep):
         optimizers: The worker's optimizer, as new.
         samples: Samples of the worker's examples.
         gradients: Hides single examples.
-        changes: What else happens to gradients, after the noise.
+        changes: Other changes of gradients, after the noise.
         recorder: Takes what is logged, of one example at a time.
     """
 

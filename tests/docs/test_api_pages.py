@@ -1,0 +1,71 @@
+"""The pages of the API: every public name has an entry, and the pages are those that the source gives."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lightning_fed
+
+DOCS = Path(__file__).parents[2] / "docs"
+API = DOCS / "reference" / "api"
+
+WITHIN_OTHERS = {
+    "lightning_fed.callbacks.dashboard": "lightning_fed.callbacks",
+    "lightning_fed.callbacks.display": None,
+    "lightning_fed.engines.isolated": "lightning_fed.engines",
+    "lightning_fed.engines.remote": None,
+    "lightning_fed.engines.vectorized": "lightning_fed.engines",
+    "lightning_fed.flower": None,
+}
+"""Packages with an ``__all__`` and no page: the package that exports their names, or None where they are internal."""
+
+
+@pytest.fixture(scope="module")
+def script() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "_api.py"))
+
+
+def packages() -> list[str]:
+    """Every package with an ``__all__``; flwr's are not imported, as it is not installed here."""
+    names = ["lightning_fed"]
+    for found in pkgutil.walk_packages(lightning_fed.__path__, "lightning_fed."):
+        here = found.ispkg and not found.name.startswith("lightning_fed.flower")
+        if here and hasattr(importlib.import_module(found.name), "__all__"):
+            names.append(found.name)
+    return names
+
+
+@pytest.mark.parametrize("package", packages())
+def test_every_public_name_has_an_entry(package: str) -> None:
+    names = importlib.import_module(package).__all__
+    home = WITHIN_OTHERS.get(package, package)
+    if home is None:
+        return
+    if home != package:
+        assert set(names) <= set(importlib.import_module(home).__all__)
+        return
+    page = (API / f"{package}.md").read_text()
+    documented = set(re.findall(rf"^\.\. auto\w+:: {re.escape(package)}\.(\w+)$", page, re.MULTILINE))
+    linked = dict(re.findall(r"\[(\w+)\]\((lightning_fed[\w.]*)\.md#\w+\)", page))
+    assert documented | set(linked) == set(names)
+    for name, elsewhere in linked.items():
+        assert f":: {elsewhere}.{name}\n" in (API / f"{elsewhere}.md").read_text()
+
+
+def test_the_pages_are_up_to_date(script: dict[str, Any]) -> None:
+    written = {path.name: path.read_text() for path in API.glob("*.md")}
+    assert written == script["pages"](), "run `make docs-pages`"
+
+
+def test_every_package_of_the_table_is_in_the_index(script: dict[str, Any]) -> None:
+    index = (API / "index.md").read_text()
+    for package in script["PACKAGES"]:
+        assert f"[`{package}`]({package}.md)" in index
+        assert f"\n{package}\n" in index
