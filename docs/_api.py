@@ -7,6 +7,7 @@ page is not up to date.
 from __future__ import annotations
 
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -14,11 +15,13 @@ FOLDER = Path(__file__).parent / "reference" / "api"
 
 PACKAGES = {
     "lightning_fed": "The two classes that wrap a module and its data",
-    "lightning_fed.algorithms": "What a round computes",
-    "lightning_fed.aggregation": "How a cohort's updates become one",
+    "lightning_fed.algorithms": "Algorithms: the computation of a round",
+    "lightning_fed.aggregation": "Aggregators: one update from those of a cohort",
     "lightning_fed.optim": "Server optimizers, and learning rates over rounds",
     "lightning_fed.transforms": "Steps on updates: clipping, momentum, compression",
-    "lightning_fed.engines": "How a cohort is trained",
+    "lightning_fed.engines": "Engines: ways to train a cohort",
+    "lightning_fed.engines.remote": "The engine of workers on nodes, and the link to them",
+    "lightning_fed.flower": "Nodes over Flower",
     "lightning_fed.selection": "Cohorts and availability",
     "lightning_fed.population": "Workers and their data",
     "lightning_fed.datasets": "Data sets, and partitions of one data set among workers",
@@ -28,6 +31,7 @@ PACKAGES = {
     "lightning_fed.secure": "Secure aggregation",
     "lightning_fed.node": "Nodes: machines that host workers",
     "lightning_fed.callbacks": "Callbacks of a Trainer",
+    "lightning_fed.callbacks.display": "Displays of progress: terminals, log files and notebooks",
     "lightning_fed.reports.comparison": "Comparison of runs",
     "lightning_fed.record": "The record that a run leaves",
     "lightning_fed.cli": "The command line in a script of your own",
@@ -39,6 +43,9 @@ PACKAGES = {
 }
 """The public packages, in the order of the index, with what each holds."""
 
+LAZY: dict[str, dict[str, str]] = {"lightning_fed.flower": import_module("lightning_fed.flower")._HOMES}
+"""The module of each name of the packages whose names cannot be imported here: flwr has an environment of its own."""
+
 
 def names_of(package: str) -> list[str]:
     """Return the public names of a package in alphabetical order."""
@@ -47,14 +54,20 @@ def names_of(package: str) -> list[str]:
 
 def home_of(package: str, name: str) -> str:
     """Return the package whose page documents a name: the deepest of those that export it."""
+    if package in LAZY:
+        return package
     value = getattr(import_module(package), name)
-    homes = [each for each in PACKAGES if getattr(import_module(each), "__all__", ()) and name in names_of(each)]
+    homes = [each for each in PACKAGES if each not in LAZY and name in names_of(each)]
     same = [each for each in homes if getattr(import_module(each), name) is value]
     return max(same, key=lambda each: each.count("."))
 
 
-def directive_of(value: object) -> str:
-    """Return the directive of autodoc that documents a value."""
+def directive_of(package: str, name: str) -> str:
+    """Return the directive of autodoc that documents a public name."""
+    if package in LAZY:
+        file = FOLDER.parents[2] / package.replace(".", "/") / f"{LAZY[package][name]}.py"
+        return "autoclass" if re.search(rf"^class {name}\b", file.read_text(), re.MULTILINE) else "autofunction"
+    value = getattr(import_module(package), name)
     if inspect.isclass(value):
         return "autoexception" if issubclass(value, BaseException) else "autoclass"
     return "autofunction" if callable(value) and hasattr(value, "__name__") else "autodata"
@@ -62,7 +75,6 @@ def directive_of(value: object) -> str:
 
 def page_of(package: str) -> str:
     """Return the text of a package's page."""
-    module = import_module(package)
     own = [name for name in names_of(package) if home_of(package, name) == package]
     lines = [f"# {package}", "", f"{PACKAGES[package]}.", ""]
     if package != "lightning_fed":
@@ -72,8 +84,7 @@ def page_of(package: str) -> str:
         links = ", ".join(f"[{name}]({home_of(package, name)}.md#{name.lower()})" for name in others)
         lines += [f"Also here: {links}.", ""]
     for name in own:
-        value = getattr(module, name)
-        lines += [f"## {name}", "", "```{eval-rst}", f".. {directive_of(value)}:: {package}.{name}", "```", ""]
+        lines += [f"## {name}", "", "```{eval-rst}", f".. {directive_of(package, name)}:: {package}.{name}", "```", ""]
     return "\n".join(lines)
 
 

@@ -63,6 +63,7 @@ autodoc_class_signature = "mixed"
 # A method that only implements an extension point is described on the page of its base
 autodoc_inherit_docstrings = False
 autosummary_generate = False
+autodoc_mock_imports = ["flwr"]
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True

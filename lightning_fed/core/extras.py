@@ -45,7 +45,6 @@ def empty_figure(width: float, height: float, what: str, extra: str) -> Any:
         ImportError: If matplotlib is not installed.
     """
     agg = import_extra("matplotlib.backends.backend_agg", what, extra)
-    import_extra("matplotlib.figure", what, extra)
     figure = import_extra("lightning_fed.core.notebook_figure", what, extra).NotebookFigure(
         figsize=(width, height), layout="constrained"
     )

@@ -193,7 +193,7 @@ class RunWriter(pl.Callback):
     # ---- hooks -------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the run that comes to others: a FederatedModule, whose own ``setup`` comes later, calls ``set_up``."""
+        """Detach from the run before; a FederatedModule attaches itself in its own ``setup``, which comes later."""
         self._server = self._guard = self._disk = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
