@@ -28,7 +28,7 @@ class BatchSizes:
         Args:
             worker: Whose batch it is.
             batch: The batch.
-            said: The sizes that the user's code has logged with the batch; if they differ, none of them is returned.
+            said: The sizes that the user's code has logged with the batch; if they differ, the batch's own is returned.
             is_item: Whether it is a single item of its dataset.
         """
         if len(said) == 1:
