@@ -81,7 +81,7 @@ nitpick_ignore_regex = [
     (
         r"py:class",
         r"Path|OptimizerCallable|LRSchedulerCallable|EngineName|ArgsType|Frame|HuggingFace|Source|NDArray|Figure|"
-        r"LoaderSettings|DatamoduleStates|Integers|Dataset|Tensor|nn.Module|Kind|Answers|Message|LinkError",
+        r"LoaderSettings|DatamoduleStates|Integers|Dataset|Tensor|nn.Module|Kind|Answers|Message|LinkError|Grid",
     ),
     # Types of signatures that are no public names, and so have no page
     (r"py:(class|obj)", r"lightning_fed\.[a-z_.]+\.\w+"),

@@ -18,7 +18,7 @@ class Flower(Remote):
 
     Args:
         grid: Flower's grid, an argument of a ServerApp's ``main``.
-        timeout: The longest time of a node for one message, in seconds; see :class:`Remote`. It must include the
+        timeout: The longest time of a node for one message, in seconds; see ``Remote``. It must include the
             latency of Flower, and in the first round the start of processes (benchmarks/deployment.py).
         poll: The time between two polls for answers, in seconds.
 
@@ -56,12 +56,12 @@ def workers(
 
     Args:
         grid: Flower's grid.
-        nodes: See :class:`RemotePopulation`.
-        names: See :class:`RemotePopulation`.
-        wait: See :class:`RemotePopulation`.
-        most_examples: See :class:`RemotePopulation`.
+        nodes: See ``RemotePopulation``.
+        names: See ``RemotePopulation``.
+        wait: See ``RemotePopulation``.
+        most_examples: See ``RemotePopulation``.
 
     Raises:
-        ValueError: See :class:`RemotePopulation`.
+        ValueError: See ``RemotePopulation``.
     """
     return RemotePopulation(GridLink(grid), nodes, names, wait, most_examples)

@@ -9,7 +9,7 @@ from lightning_fed.callbacks.display.status import Status, Summary
 
 
 class Display(ABC):
-    """Base of the displays, which show the progress of a run. Errors must not end the run: see :class:`Running`."""
+    """Base of the displays, which show the progress of a run. Errors must not end the run: see ``Running``."""
 
     follows: ClassVar[bool] = True
     """Whether the display shows the current round, and not only finished rounds."""

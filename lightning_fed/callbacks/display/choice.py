@@ -21,8 +21,8 @@ def display_here(rate: float, at_once: bool) -> Display:
         at_once: Whether a file gets its first line immediately, not only in a long run.
 
     Returns:
-        A :class:`Terminal`; in a notebook a :class:`Notebook`; elsewhere, and on a terminal that cannot write over a
-        line (``TERM=dumb``), :class:`Lines`.
+        A ``Terminal``; in a notebook a ``Notebook``; elsewhere, and on a terminal that cannot write over a
+        line (``TERM=dumb``), ``Lines``.
     """
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     if not is_terminal and _is_in_a_notebook():

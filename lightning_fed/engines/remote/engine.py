@@ -48,7 +48,7 @@ _TOLD = 1000
 class Remote(EngineOfNodes):
     """Trains each worker on the node that hosts it. Derive from it for a link of another kind.
 
-    The results are those of :class:`Sequential` bit for bit, where nodes compute as this machine would.
+    The results are those of ``Sequential`` bit for bit, where nodes compute as this machine would.
 
     Args:
         timeout: How many seconds a node may take for one message: for the training of all its workers of a round, and
