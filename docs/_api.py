@@ -76,9 +76,7 @@ def directive_of(package: str, name: str) -> str:
 def page_of(package: str) -> str:
     """Return the text of a package's page."""
     own = [name for name in names_of(package) if home_of(package, name) == package]
-    lines = [f"# {package}", "", f"{PACKAGES[package]}.", ""]
-    if package != "lightning_fed":
-        lines += ["```{eval-rst}", f".. automodule:: {package}", "   :no-members:", "```", ""]
+    lines = [f"# {package}", "", "```{eval-rst}", f".. automodule:: {package}", "   :no-members:", "```", ""]
     others = [name for name in names_of(package) if name not in own]
     if others:
         links = ", ".join(f"[{name}]({home_of(package, name)}.md#{name.lower()})" for name in others)

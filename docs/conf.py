@@ -22,6 +22,7 @@ import lightning_fed  # noqa: E402
 
 project = "lightning_fed"
 author = "the lightning_fed authors"
+copyright = f"2026, {author}"
 version = release = lightning_fed.__version__
 source_url = "https://github.com/lightning-fed/lightning_fed"
 

@@ -32,16 +32,20 @@ def layers() -> list[list[str]]:
 
 
 def picture() -> str:
-    """Return the layers as a mermaid flowchart: one node for each layer, an arrow for what it may import next."""
-    lines, inside = ["```mermaid", "flowchart TB"], False
+    """Return the layers as a mermaid flowchart: a box for each group, with its layers from left to right.
+
+    An arrow leads to the layer, or the group of layers, that may be imported next.
+    """
+    groups: dict[str, list[str]] = {}
     for number, names in enumerate(layers()):
         if names[0] in GROUPS:
-            lines += ["    end"] * inside
-            lines.append(f'    subgraph {names[0].strip("_")}_["{GROUPS[names[0]]}"]')
-            inside = True
-        lines.append(f'        layer{number}["{" · ".join(names)}"]')
-    lines.append("    end")
-    lines.append("    " + " --> ".join(f"layer{number}" for number in range(len(layers()))))
+            group = groups.setdefault(names[0], [])
+        group.append(f'layer{number}["{" · ".join(names)}"]')
+    lines = ["```mermaid", "flowchart TB"]
+    for first, nodes in groups.items():
+        lines += [f'    subgraph {first.strip("_")}_["{GROUPS[first]}"]', "        direction LR"]
+        lines += ["        " + " --> ".join(nodes), "    end"]
+    lines.append("    " + " --> ".join(f"{first.strip('_')}_" for first in groups))
     return "\n".join([*lines, "```"])
 
 
