@@ -60,14 +60,14 @@ class Cell:
 
     Args:
         name: Its name, by which the command line chooses it.
-        ours: Comes to it with lightning_fed.
+        ours: Comes to it with lightning_fed; None: only the loop does, to test a reason for a difference.
         by_hand: Comes to it without; None: nothing does.
         published: What it is compared with.
         value: What the table shows of a curve; NaN where a curve does not show it.
     """
 
     name: str
-    ours: Run
+    ours: Run | None
     by_hand: Run | None = None
     published: tuple[Published, ...] = ()
     value: Callable[[Curve], float] = lambda curve: curve[-1][1]
