@@ -44,9 +44,9 @@ def empty_figure(width: float, height: float, what: str, extra: str) -> Any:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    agg = import_extra("matplotlib.backends.backend_agg", what, extra)
+    import_extra("matplotlib.figure", what, extra)  # with its message; the next is a module of ours
     figure = import_extra("lightning_fed.core.notebook_figure", what, extra).NotebookFigure(
         figsize=(width, height), layout="constrained"
     )
-    agg.FigureCanvasAgg(figure)
+    import_extra("matplotlib.backends.backend_agg", what, extra).FigureCanvasAgg(figure)
     return figure
