@@ -23,7 +23,8 @@ class GeometricMedian(RobustAggregator):
     With a share α < 1/2 of attackers, the distance of the point to the honest workers' mean is at most
     2(1 - α)/(1 - 2α) times their radius (section 2). The paper starts from the mean. Here the iterations start from
     the coordinate-wise median, which distant attackers do not move; few iterations are then needed, and they continue
-    until the point converges. The authors' code corresponds to
+    until the point converges. From a point that is one worker's update, the step is that of Vardi and Zhang (2000),
+    unless ``nu`` is given. The authors' code corresponds to
     ``GeometricMedian(iterations=4, tolerance=0, weighted=True, start="mean", nu=1e-5)``, except that it also stops
     when the sum of distances decreases by less than a millionth.
 
@@ -81,10 +82,13 @@ class GeometricMedian(RobustAggregator):
         weights = alpha
         for _ in range(self.iterations):
             distances = row_norms(rows - point)
+            if self.nu is None and bool((distances == 0).any()):
+                weights, here = _weights_at_a_row(rows - point, distances, alpha)
+                if here == 1:
+                    break
+                point = weights.to(rows.dtype) @ rows
+                continue
             scale = float(weighted_median(distances.unsqueeze(1), alpha, lower=True))
-            if scale == 0 and self.nu is None:  # half of all weight lies at the point itself
-                there = torch.where(distances == 0, alpha, 0.0)
-                return there / there.sum()
             weights = alpha / distances.clamp(min=self.smoothing * scale if self.nu is None else self.nu)
             weights /= weights.sum()
             before, point = point, weights.to(rows.dtype) @ rows
@@ -103,6 +107,26 @@ class GeometricMedian(RobustAggregator):
         for columns, block in blocks(rows):
             point[columns] = weighted_median(block, alpha).to(rows.dtype)
         return point
+
+
+def _weights_at_a_row(offsets: Tensor, distances: Tensor, alpha: Tensor) -> tuple[Tensor, float]:
+    """Return the rows' weights in the next point, and the share of the rows at the present point: 1 at the minimum.
+
+    Algorithm 2 moves a point that is a row itself by its smallest distance, and spends its iterations there. This is
+    the step of Vardi and Zhang, *The multivariate L1-median and associated data depth*, PNAS 2000, equation 2.6.
+
+    Args:
+        offsets: The rows less the point; float ``[n, m]``.
+        distances: Their norms, some of them 0; float64 ``[n]``.
+        alpha: The rows' weights; float64 ``[n]``.
+    """
+    there = torch.where(distances == 0, alpha, 0.0)
+    pull = torch.where(distances == 0, 0.0, alpha / distances)
+    strength = float(row_norms((pull.to(offsets.dtype) @ offsets).unsqueeze(0)))
+    here = min(1.0, float(there.sum()) / strength) if strength else 1.0
+    if here == 1:
+        return there / there.sum(), here
+    return here * there / there.sum() + (1 - here) * pull / pull.sum(), here
 
 
 def weighted_median(rows: Tensor, alpha: Tensor, lower: bool = False) -> Tensor:

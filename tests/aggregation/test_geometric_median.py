@@ -46,6 +46,36 @@ def test_steps_from_zero_by_hand() -> None:
         assert of(aggregator, [[0.0], [3.0]], [1.0, 1.0]).delta.item() == pytest.approx(expected)
 
 
+AROUND = [[0.0, 0.0], [12.0, -5.0], [-5.0, 12.0]]
+"""The coordinate-wise median is the first row."""
+
+
+@pytest.mark.usefixtures("double")
+def test_a_step_off_a_row_by_hand() -> None:
+    """The others, 13 away, pull with 2 (12 - 5)/13 in each coordinate, 14 √2/13 in all, and the row holds with 1.
+
+    So a share 13/(14 √2) of the point stays, and the rest goes to the mean of the two others, 3.5.
+    """
+    point = of(GeometricMedian(iterations=1, weighted=True), AROUND, [1.0, 2.0, 2.0]).delta
+    assert point.tolist() == pytest.approx([3.5 * (1 - 13 / (14 * 2**0.5))] * 2)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_row_that_holds_is_the_median() -> None:
+    """With weights of one the others pull with 7 √2/13, less than 1."""
+    assert_equal(of(GeometricMedian(), AROUND, [1.0] * 3).delta, torch.zeros(2))
+
+
+@pytest.mark.usefixtures("double")
+def test_a_row_at_the_start_does_not_use_up_the_iterations() -> None:
+    """At (t, t) the row pulls back with 1.2; the two others with (2.8 - 2 t) √2/√((3 - t)² + (0.2 + t)²).
+
+    At t = 0.2 both are 1.2, since (3 - t)² + (0.2 + t)² is 8.
+    """
+    point = of(GeometricMedian(weighted=True), [[0.0, 0.0], [3.0, -0.2], [-0.2, 3.0]], [1.2, 1.0, 1.0]).delta
+    assert point.tolist() == pytest.approx([0.2, 0.2], rel=1e-3)
+
+
 @pytest.mark.usefixtures("double")
 def test_a_worker_with_weight_two_counts_as_two_workers() -> None:
     rows = torch.randn(6, 4, generator=torch.Generator().manual_seed(3))
@@ -75,7 +105,7 @@ def test_no_point_nearby_has_a_smaller_sum_of_distances(seed: int, n: int, size:
         return float(weight @ (rows - point).norm(dim=1))
 
     sent = job({"w": torch.zeros(size, dtype=torch.float64)})
-    aggregator = GeometricMedian(weighted=True)
+    aggregator = GeometricMedian(weighted=True, **STILL)
     point = aggregator.finish(aggregator.fold([stack(rows, weight.tolist())], sent), Processes()).delta
     least = distances(point)
     for _ in range(20):
