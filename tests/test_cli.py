@@ -73,11 +73,13 @@ def test_a_worker_can_be_added_on_the_command_line(tmp_path: Path) -> None:
     assert "bob:" in output
 
 
+@pytest.mark.slow
 def test_cyclic_and_another_server_optimizer_by_options(tmp_path: Path) -> None:
     options = ("--model.algorithm=Cyclic", "--model.server_optimizer=Adam", "--model.server_optimizer.lr=0.01")
     cli(tmp_path, "fit", "-c", TOY, *QUICK, *options)
 
 
+@pytest.mark.slow
 def test_an_algorithm_and_an_aggregator_with_arguments(tmp_path: Path) -> None:
     options = ("--model.algorithm=FedProx", "--model.algorithm.mu=0.1", "--model.aggregator=TrimmedMean")
     cli(tmp_path, "fit", "-c", TOY, *QUICK, *options, "--model.aggregator.trim=0")
@@ -91,6 +93,7 @@ def test_a_promise_of_privacy_by_config(tmp_path: Path) -> None:
     assert re.search(r"^2 rounds in .* · epsilon=[\d.]+ at delta=1e-05 · logs in ", output, re.M)
 
 
+@pytest.mark.slow
 def test_digits_by_partition(tmp_path: Path) -> None:
     cli(tmp_path, "fit", "-c", DIGITS, "--trainer.max_steps=2", "--trainer.accelerator=cpu")
 

@@ -35,7 +35,7 @@ CHOICE = "import lightning_fed._lightning as l; print(l.pl.__name__)"
     [
         ("", {}, "pytorch_lightning"),
         ("import lightning.pytorch;", {}, "lightning.pytorch"),
-        ("import pytorch_lightning;", {}, "pytorch_lightning"),
+        pytest.param("import pytorch_lightning;", {}, "pytorch_lightning", marks=pytest.mark.slow),
         ("", {"LIGHTNING_FED_PL": "lightning.pytorch"}, "lightning.pytorch"),
     ],
 )
@@ -48,7 +48,11 @@ def test_a_wrong_choice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "thing", ["FederatedModule(L.LightningModule())", "FederatedDataModule({'bob': L.LightningDataModule()})"]
+    "thing",
+    [
+        "FederatedModule(L.LightningModule())",
+        pytest.param("FederatedDataModule({'bob': L.LightningDataModule()})", marks=pytest.mark.slow),
+    ],
 )
 def test_mixing_the_two_is_refused_with_the_fix(thing: str) -> None:
     code = f"from lightning_fed import *; import lightning.pytorch as L; {thing}"

@@ -35,7 +35,7 @@ def last_checkpoint(out: Path) -> Path | None:
     return max((out.parent / f"{out.stem}-checkpoints").glob("*.ckpt"), default=None)
 
 
-@pytest.mark.parametrize("rounds", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 5))])
 def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object], rounds: int) -> None:
     """After 1 and 5 rounds within an epoch, after 3 at the end of one."""
     out = tmp_path / "out.pt"
@@ -45,6 +45,7 @@ def test_resuming_is_bit_for_bit(tmp_path: Path, uninterrupted: dict[str, object
     assert_same(uninterrupted, run(out, *OPTIONS, "--ckpt", str(checkpoint)))
 
 
+@pytest.mark.slow
 def test_a_compressed_run_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     options = ("--rounds", "5", "--transforms", "[Compressed(TopK(0.2), least=8)]", "--dropout", "0.3")
     whole = run(tmp_path / "whole.pt", *options)
@@ -66,6 +67,7 @@ def test_a_run_whose_aggregator_and_workers_remember_is_resumed_bit_for_bit(tmp_
     assert_same(whole, run(out, *options, "--ckpt", str(last_checkpoint(out))))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_compressed_model_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     options = ("--rounds", "5", "--broadcast", "KBit(4)", "--width", "64", "--norm")
     whole, out = run(tmp_path / "whole.pt", *options), tmp_path / "out.pt"
@@ -117,7 +119,8 @@ def test_resuming_after_sigkill_is_bit_for_bit(tmp_path: Path, uninterrupted: di
     assert_same(uninterrupted, killed_and_resumed(tmp_path / "out.pt", OPTIONS, attempt))
 
 
-@pytest.mark.parametrize("attempt", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", [0, 1])
 def test_what_is_remembered_about_workers_survives_too(
     tmp_path: Path, uninterrupted_with_state: dict[str, object], attempt: int
 ) -> None:

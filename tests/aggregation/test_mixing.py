@@ -253,6 +253,7 @@ def test_what_cannot_be_right_is_refused(wrap: Any) -> None:
 # ---- in a fit -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_engines_come_to_the_same() -> None:
     """With workers' momentum; the isolated engine bit for bit."""

@@ -35,7 +35,7 @@ def test_the_formula_is_that_of_the_reference() -> None:
 
 
 @engines
-@pytest.mark.parametrize("steps", [2, 3, 5, 10])
+@pytest.mark.parametrize("steps", [2, *(pytest.param(more, marks=pytest.mark.slow) for more in (3, 5, 10))])
 def test_fedavg_drifts_and_scaffold_does_not(steps: int, engine: Any) -> None:
     assert run(FedAvg(), steps, 60, engine=engine)[0] == pytest.approx(fedavg_ends_at(steps), abs=1e-4)
     assert abs(fedavg_ends_at(steps)) > 0.05

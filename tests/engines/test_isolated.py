@@ -444,6 +444,7 @@ def test_the_time_of_a_worker_begins_with_its_work_and_not_with_its_waiting(shar
     assert federated.module.x.item() == 5.0
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_ends_the_run_and_auto_trains_in_processes(caplog: pytest.LogCaptureFixture) -> None:
     engine = Auto()
     federated = FederatedModule(Slow(), engine=engine, worker_timeout=2)
@@ -616,6 +617,7 @@ def test_loaders_are_asked_for_as_often(shared: Isolated, kind: type[Rows], ever
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_forked_from_the_parent_leaves_the_children_to_it() -> None:
     engine, data = Isolated(processes=1, persistent=True), FederatedDataModule({"ann": Rows([1.0])})
     try:

@@ -55,7 +55,7 @@ def trained(
 # ---- noise that workers share ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["sequential", "vectorized", "isolated"])
+@pytest.mark.parametrize("engine", ["sequential", "vectorized", pytest.param("isolated", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("protocol", [False, True])
 def test_shared_noise_is_the_same_to_the_last_bit(engine: str, protocol: bool) -> None:
     plain, _ = trained(SHARED, None, engine=engine)

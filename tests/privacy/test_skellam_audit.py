@@ -67,7 +67,10 @@ def noise_of_a_seed(patch: pytest.MonkeyPatch) -> DistributedDP:
     return promised(insecure_deterministic_noise=True)
 
 
-@pytest.mark.parametrize("wrong", [half_the_noise, twice_the_length, noise_of_a_seed])
+@pytest.mark.parametrize(
+    "wrong",
+    [half_the_noise, *(pytest.param(more, marks=pytest.mark.slow) for more in (twice_the_length, noise_of_a_seed))],
+)
 def test_it_finds_every_fault(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = attacked(wrong(monkeypatch), trials=1000, delta=0.05)
     assert not found.holds, str(found)

@@ -145,7 +145,7 @@ def test_so_it_is_in_a_process_of_its_own(isolated: Isolated) -> None:
     assert_one_worker_is_a_plain_fit(isolated, backbone_finetuning, head)
 
 
-@pytest.mark.parametrize("server_optimizer", [sgd, adam])
+@pytest.mark.parametrize("server_optimizer", [pytest.param(sgd, marks=pytest.mark.slow), adam])
 @pytest.mark.parametrize("engine", ["sequential", "vectorized"])
 @callbacks
 def test_a_run_goes_on_bit_for_bit(

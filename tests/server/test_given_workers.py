@@ -70,6 +70,7 @@ def test_the_toy_of_tensors_trains_as_the_toy_of_datamodules(kind: str, engine: 
     assert is_same(trained(workers, engine), trained(TOY, engine))
 
 
+@pytest.mark.slow
 def test_so_it_does_in_processes_of_their_own() -> None:
     kinds = ("tensors", "Dataset", "loader")
     workers = {kind: GIVEN[kind](BOB) for kind in kinds}

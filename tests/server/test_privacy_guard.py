@@ -645,6 +645,7 @@ def test_workers_that_fail_are_named_only_in_the_error() -> None:
 # ---- two processes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """The noise once, the count's noise once, the same bound on both, and the same ε."""
     promise = "CentralDP(AdaptiveClip(0.5, count_std=2.0), 1.0, accountant='rdp', insecure_deterministic_noise=True)"

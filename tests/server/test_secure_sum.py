@@ -74,7 +74,7 @@ def same(one: Any, other: Any) -> None:
     ("engine", "away"),
     [
         *((engine, away) for engine in ("sequential", "vectorized") for away in (Away(), Away(1, 1), Away(lost=3))),
-        ("isolated", Away(1, 1)),
+        pytest.param("isolated", Away(1, 1), marks=pytest.mark.slow, id="isolated-1 absent, 1 lost"),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value.absent} absent, {value.lost} lost",
 )

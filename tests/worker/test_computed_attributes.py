@@ -64,7 +64,7 @@ def test_one_worker_is_a_plain_trainer(how: Any) -> None:
     assert_equal(federated.state_dict(), plain.state_dict())
 
 
-@pytest.mark.parametrize("engine", [Isolated, Vectorized])
+@pytest.mark.parametrize("engine", [pytest.param(Isolated, marks=pytest.mark.slow), Vectorized])
 @pytest.mark.parametrize("how", [normed, pruned])
 def test_the_engines_agree(how: Any, engine: type[Engine]) -> None:
     workers = {"a": Points(1, 12), "b": Points(2, 12), "c": Points(3, 8)}

@@ -313,7 +313,8 @@ def test_a_chunk_of_nobody_is_refused() -> None:
 
 @needs_compiler
 @needs_compiled_stacks
-@pytest.mark.parametrize("net", [pytest.param("idle layer", marks=pytest.mark.slow), "batch norm"])
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["idle layer", "batch norm"])
 def test_a_compiled_run_gives_the_same(net: str, said: list[str]) -> None:
     torch.manual_seed(0)
     workers = {name: Points(i, 8) for i, name in enumerate("abcd")}

@@ -327,6 +327,7 @@ def test_every_engine_gives_the_same(algorithm: str, tmp_path: Path) -> None:
     assert expected["bytes"][1] == plain["bytes"][1]
 
 
+@pytest.mark.slow
 def test_processes_that_get_bytes_only_leave_the_same_bit_for_bit() -> None:
     engine = Isolated(processes=1)
     for broadcast, last in ((KBit(8), []), (EDEN(4), [Compressed(TopK(0.2))])):
