@@ -66,6 +66,7 @@ from lightning_fed.server.evaluation.asking import Asking
 from lightning_fed.server.evaluation.evaluation import Evaluation
 from lightning_fed.server.global_module import GlobalModule
 from lightning_fed.server.guard import Guard, Open
+from lightning_fed.server.kept_results import forget_results
 from lightning_fed.server.loaders import Cohort, DataFacts, Position
 from lightning_fed.server.privacy_guard import Private
 from lightning_fed.server.processes import processes_of, tell_prepared
@@ -240,8 +241,8 @@ class FederatedModule(Readable):
         """The workers of the round at hand that are done; for progress bars."""
         self.last_report = RoundReport()
         self.leaves: Leaves | None = None
-        self._results = Results(None if privacy is None or self._guard.shows_metrics else type(privacy).__name__)
-        self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to, self._results)
+        self._noted = Results(None if privacy is None or self._guard.shows_metrics else type(privacy).__name__)
+        self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to, self._noted)
         self._log_hyperparams = True
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         self.wrap(module)
@@ -305,6 +306,7 @@ class FederatedModule(Readable):
     def setup(self, stage: str) -> None:
         """Refuse what cannot work, then set up the user's module."""
         leave_uncompiled(self)
+        forget_results(self.trainer)
         refuse_unsupported(self.module, self.trainer)
         lend_logs(self.trainer.callbacks)
         if stage == "fit":
@@ -398,7 +400,7 @@ class FederatedModule(Readable):
                 self.secure_aggregation, remembered if self.privacy is None else ()
             )  # else the guard says
         # The rounds of a search for a learning rate are none of the run.
-        results = Results(None) if self._search.is_on else self._results
+        results = Results(None) if self._search.is_on else self._noted
         results.begin(self.trainer.global_step)
         aggregator = self._guard.aggregator(self.aggregator)
         if sealing is not None:
@@ -446,6 +448,7 @@ class FederatedModule(Readable):
         self._log.tear_down(self.trainer)
         self.engine.teardown()
         self._training = None
+        forget_results(self.trainer)
         if stage == "fit":
             self._record.end()
             self._hands_over = is_started_by_another(self.trainer)
@@ -533,7 +536,7 @@ class FederatedModule(Readable):
             self._datamodule.position.move(part["cohort"])
             self._record.go_on(part.get("record"))
         else:
-            self._results.load(checkpoint.get("global_step", 0))
+            self._noted.load(checkpoint.get("global_step", 0))
             self._record.load(checkpoint.get("epoch"))
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])

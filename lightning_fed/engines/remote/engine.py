@@ -232,7 +232,7 @@ class Remote(EngineOfNodes):
         by_node = self._by_node(workers)
         nodes = list(by_node)
         for position, answer in answers(self.link, self._messages(ask, job, by_node, more), self._seconds):
-            results = self._results(job.round, by_node[nodes[position]], answer)
+            results = self._results_of(job.round, by_node[nodes[position]], answer)
             del answer
             while results:
                 yield results.pop(0)
@@ -282,9 +282,9 @@ class Remote(EngineOfNodes):
             fields = self._asking("secure", step=step, workers=names)
             sent.append((node, (fields, [memoryview(messages[name]) for name in names])))
         for position, answer in answers(self.link, sent, self._seconds):
-            yield from self._results(-1, by_node[nodes[position]], answer)
+            yield from self._results_of(-1, by_node[nodes[position]], answer)
 
-    def _results(self, round: int, workers: Sequence[str], answer: Message | LinkError) -> list[tuple[str, _Result]]:
+    def _results_of(self, round: int, workers: Sequence[str], answer: Message | LinkError) -> list[tuple[str, _Result]]:
         """Divide a node's answer by its workers."""
 
         def all_fail(reason: str) -> list[tuple[str, _Result]]:
