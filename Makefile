@@ -170,4 +170,4 @@ install: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv .oldest .flower .docs docs/_build .canary dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .oldest .flower .docs docs/_build docs/start/toy.ipynb .canary dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
