@@ -10,13 +10,14 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 DOCS = Path(__file__).parent
-sys.path.insert(0, str(DOCS.parent))
+sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 # Notebooks run in processes of their own: they import the checkout, too, and share two cores with each other
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from _directives import Help, Mermaid  # noqa: E402
 
 import lightning_fed  # noqa: E402
 
@@ -103,17 +104,6 @@ html_copy_source = False
 html_show_sphinx = False
 
 
-class Mermaid(SphinxDirective):
-    """A diagram in Mermaid, which the browser draws by the script in ``_static``."""
-
-    has_content = True
-
-    def run(self) -> list[nodes.Node]:
-        """Return the diagram's text, and the script that draws it."""
-        diagram = "\n".join(self.content)
-        return [nodes.raw("", f'<pre class="mermaid">\n{diagram}\n</pre>', format="html")]
-
-
 def add_mermaid(app: Sphinx, page: str, template: str, context: dict[str, object], tree: nodes.document | None) -> None:
     """Load the script on the pages that have a diagram, and on no other."""
     if tree is not None and any('class="mermaid"' in raw.astext() for raw in tree.findall(nodes.raw)):
@@ -142,9 +132,10 @@ def spread_notebooks(app: Sphinx, env: object, pages: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Register the directive of diagrams, and what is done to docstrings before napoleon reads them."""
+    """Register the directives, and the edits of docstrings before napoleon reads them."""
     app.connect("autodoc-process-docstring", hide_colons, priority=100)
     app.connect("autodoc-process-docstring", show_colons, priority=900)
     app.add_directive("mermaid", Mermaid)
+    app.add_directive("help", Help)
     app.connect("env-before-read-docs", spread_notebooks)
     app.connect("html-page-context", add_mermaid)
