@@ -63,3 +63,34 @@ def test_every_package_of_the_table_is_in_the_index(script: dict[str, Any]) -> N
     for package in script["PACKAGES"]:
         assert f"[`{package}`]({package}.md)" in index
         assert f"\n{package}\n" in index
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or what a module or a class has."""
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError as missing:
+            if not str(missing.name).startswith("lightning_fed"):
+                return True  # the module is there, and an extra that it needs is not
+            continue
+        for j, part in enumerate(parts[i:]):
+            fields = getattr(found, "__dataclass_fields__", {}) | getattr(found, "__annotations__", {})
+            if part in fields and i + j + 1 == len(parts):
+                return True
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_names_in_docstrings_exist() -> None:
+    """The build does not warn of names of the package that have no page of their own."""
+    role = re.compile(r":(?:class|func|meth|mod|attr|data|obj|exc):`~?(lightning_fed[\w.]*)`")
+    package = Path(lightning_fed.__file__).parent
+    named = {name: path for path in package.rglob("*.py") for name in role.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 30
+    assert [f"{path}: {name}" for name, path in sorted(named.items()) if not resolves(name)] == []
+    assert not resolves("lightning_fed.FederatedModel")
