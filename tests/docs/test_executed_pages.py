@@ -21,7 +21,8 @@ TUTORIALS = [
         "robust-to-attackers",
     )
 ]
-PAGES = START + TUTORIALS
+DRIFT = DOCS / "explain" / "client-drift.md"
+PAGES = [*START, *TUTORIALS, DRIFT]
 CELL = re.compile(
     r"^```\{code-cell\} ipython3\n(?P<options>---\n.*?\n---\n|(?::[^\n]*\n)*)(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -102,6 +103,15 @@ def test_the_diff_is_that_of_the_two_scripts() -> None:
     assert [line[1:] for line in diff if line[0] in " -"] == before[:-2]
     assert [line[1:] for line in diff if line[0] in " +"] == after[:-2]
     assert [line.replace("before", "after") for line in before[-2:]] == after[-2:]
+
+
+def test_more_local_steps_end_farther_from_the_optimum(ran: Any) -> None:
+    """One step is gradient descent on the sum; many steps end in the middle of the two optima."""
+    printed, _ = ran(DRIFT)
+    ends = [float(end) for end in re.findall(r"comes to rest at (\S+)$", printed, re.MULTILINE)]
+    assert ends[0] == 0.6
+    assert ends == sorted(ends, reverse=True)
+    assert 0 < ends[-1] < 0.1
 
 
 @pytest.mark.slow
