@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from lightning_fed import FederatedDataModule, FederatedModule
+from lightning_fed._lightning import pl
 from lightning_fed.cli.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -140,3 +144,48 @@ def test_the_configs_that_commands_name_are_there() -> None:
     }
     assert len(named) > 3
     assert {word for _, word in named} <= bundled
+
+
+OPTIONS = json.loads((ROOT / "lightning_fed" / "cli" / "options.json").read_text(encoding="utf-8"))["commands"]
+"""The options of each command that is not a Trainer's."""
+OF_A_TRAINER: dict[str, set[str] | None] = {
+    "trainer": set(signature(pl.Trainer).parameters),
+    "model": set(signature(FederatedModule).parameters),
+    "data": set(signature(FederatedDataModule).parameters),
+    **dict.fromkeys(("ckpt_path", "help-all", "lr_scheduler", "optimizer", "print_config", "seed_everything")),
+    **dict.fromkeys(("help", "version", "vary_partition")),
+}
+"""First parts of the options of ``fit`` and the like, with the second parts that there are; None: any."""
+
+
+def unknown_options(command: str) -> list[str]:
+    """Return the options of a command that it does not have."""
+    words = shlex.split(command)[1:]
+    if "--" in words:
+        parts = words[: words.index("--")], words[words.index("--") + 1 :]
+        return [option for part in parts for option in unknown_options(shlex.join(["lightning-fed", *part]))]
+    options = [re.split(r"\+?=", word)[0] for word in words[1:] if re.match(r"--\w", word)]
+    if words[0] in OPTIONS:
+        return [option for option in options if option not in OPTIONS[words[0]]]
+    return [option for option in options if not is_of_a_trainer(option)]
+
+
+def is_of_a_trainer(option: str) -> bool:
+    head, _, rest = option.removeprefix("--").partition(".")
+    seconds = OF_A_TRAINER.get(head, set())
+    return head in OF_A_TRAINER and (not rest or seconds is None or rest.partition(".")[0] in seconds)
+
+
+def test_every_option_of_a_command_is_one() -> None:
+    wrong = [
+        f"{name_of(page)}: {command}: {option}"
+        for page in PAGES
+        for command in commands(page)
+        if not command.startswith("lightning-fed --")
+        for option in unknown_options(command.replace("[", "").replace("]", ""))
+    ]
+    assert not wrong
+    assert unknown_options("lightning-fed repeat --seed 0 -- fit --model.algoritm FedAvg") == [
+        "--seed",
+        "--model.algoritm",
+    ]
