@@ -122,7 +122,9 @@ class FederatedModule(Readable):
             ``local_epochs`` beside it is refused.
         aggregator: How updates become one; None: the algorithm's own.
         transforms: Steps on updates before they leave the workers, such as clipping; last, their compression.
-        engine: The engine that trains the workers.
+        engine: ``"auto"``, ``"sequential"``, ``"vectorized"``, ``"isolated"``, or an engine such as
+            ``Vectorized(chunk_size=10)``. ``"auto"`` trains workers together where the module permits it and it is
+            faster, else one by one: see :class:`~lightning_fed.engines.Auto`.
         on_worker_error: ``"raise"``: a worker that fails ends the run; ``"drop"``: the round goes on without it.
         min_workers: The number of workers below which a round fails even so.
         log_workers_up_to: The largest population in which every worker gets curves of its own, ``worker/<name>/...``,
@@ -141,7 +143,6 @@ class FederatedModule(Readable):
         privacy: The promise to the workers, such as ``CentralDP(clip=1.0, noise_multiplier=1.0)``.
         worker_timeout: Limit in seconds of one worker's training in a round; one that hangs is ended, and then is one
             that fails. The limit needs ``engine="isolated"``, which ``"auto"`` then takes. None: as long as it takes.
-
         secure_aggregation: Lets the server see sums over a cohort only, such as ``SecureAggregation(clip=10.0)``. A sum
             is without workers that fail or are away, as far as its threshold goes; beyond it a round changes nothing.
         broadcast: How the model is compressed on its way to the workers, such as ``KBit(bits=8)``; None: it is sent as

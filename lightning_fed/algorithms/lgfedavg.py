@@ -8,4 +8,5 @@ loggers show the name FedPer.
 from lightning_fed.algorithms.fedper import FedPer
 
 LGFedAvg = FedPer
-"""FedAvg on the head; the encoder stays with each worker: ``LGFedAvg(["encoder.*"])``."""
+"""FedAvg on the head; the encoder stays with each worker: ``LGFedAvg(["encoder.*"])``. It is :class:`FedPer` by another
+name, and logged as that: the patterns name the layers that stay."""

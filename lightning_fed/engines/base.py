@@ -100,13 +100,17 @@ class Engine(Shown, ABC):
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         """Train some workers, each from ``job.model``, and yield the updates that come out of the outbox.
 
+        An engine writes a ``train(job, workers)`` that yields the bare updates, and ``run`` is then
+        ``yield from outbox(train, job, cohort)``: an algorithm may train a worker several times. An exception that is
+        raised in place of a yielded :class:`~lightning_fed.wire.WorkerError` ends the run.
+
         Args:
             job: The server's job; its tensors must not be written to.
             cohort: The names of the workers.
 
         Yields:
-            Stacks of updates, which must not be written to by the engine afterwards; in place of a worker that failed,
-            its error.
+            Stacks of updates of one or more workers, in any order, on the module's device and in its dtypes, which must
+            not be written to by the engine afterwards; in place of a worker that failed, its error.
         """
 
     def refuse(self, worker: str, cohort: int) -> None:

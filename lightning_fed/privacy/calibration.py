@@ -121,12 +121,14 @@ def analytic_gaussian_sigma(epsilon: float, delta: float, sensitivity: float) ->
         epsilon: ε, above 0.
         delta: δ, above 0 and below 1.
         sensitivity: The largest L2 distance between the values of two neighbours: C for a sum of updates clipped to C
-            with one worker more or fewer, 2C for a single worker's noisy update.
+            in which a worker's contributions count, or zeros in their place; 2C for a single worker's noisy update.
 
     Returns:
-        The standard deviation σ of the noise, in the units of the sensitivity; to a relative 1e-12, never too small.
+        The standard deviation σ of the noise, in the units in which ``sensitivity`` is given (no multiple of it); to a
+        relative 1e-12, never too small.
 
     Raises:
+        TypeError: If an argument is not a number.
         ValueError: If an argument is out of range.
 
     >>> round(analytic_gaussian_sigma(epsilon=1.0, delta=1e-5, sensitivity=1.0), 4)

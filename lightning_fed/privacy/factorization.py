@@ -51,7 +51,10 @@ class CorrelatedNoise(ABC):
 
 
 class Factorization(ABC):
-    """Base of the choices of C, for a run in which a worker takes part at most every ``separation`` rounds."""
+    """Base of the choices of C, for a run in which a worker takes part at most every ``separation`` rounds.
+
+    C is the lower triangular Toeplitz matrix whose inverse correlates the noise of the rounds.
+    """
 
     @abstractmethod
     def coefficients(self, rounds: int, separation: int) -> Coefficients:

@@ -26,7 +26,7 @@ Drawn: TypeAlias = Literal["by coins", "without replacement"]
 
 
 class CohortSampler(Shown, ABC):
-    """Base of the samplers: functions of the seed and the cohort's running number only.
+    """Base of the samplers: functions of the seed, the cohort's running number, and the sizes given to :meth:`prepare`.
 
     A run is therefore reproducible and can be resumed without any stored state.
     """
@@ -58,10 +58,11 @@ class CohortSampler(Shown, ABC):
             population: The number of workers.
             cohort_size: The number of workers to choose.
             number: The cohort's running number, from 0.
-            seed: The seed of the run.
+            seed: The seed of the run's cohorts; under a promise that relies on sampling, a secret one.
 
         Returns:
-            Positions in the population, each at most once, in the order in which the workers are to be visited.
+            Positions in the population, each at most once, in the order in which the workers are to be visited: as many
+            as ``cohort_size``, except from samplers that draw by coins.
         """
 
     def separation(self, population: int, cohort_size: int) -> int:

@@ -53,13 +53,14 @@ class FederatedDataModule(pl.LightningDataModule):
         workers: Every worker's data by name: a dict, or any mapping, which may be lazy (see ``Population``). Data are
             a datamodule, a DataLoader, a Dataset, or tensors or arrays such as ``(x, y)``: see ``docs/data.md``.
         cohort_size: The number of workers in a round; None: every worker, every round, in the mapping's order.
-        sampler: Chooses the cohort; None: uniformly, without replacement.
+        sampler: Chooses the cohort; None: uniformly, without replacement; under a promise the one that its account
+            assumes, such as ``Poisson()`` for ``CentralDP`` and ``RoundRobin()`` for ``DPFTRL``.
         rounds_per_epoch: The number of rounds in an epoch of the Trainer; None: ``ceil(population / cohort_size)``.
         val: Central data for evaluation and prediction, in the same forms; None: the workers' own data, pooled into
             one set.
         seed: The seed of all randomness of training except the initial weights: cohorts, random numbers in ``setup()``
             of workers' datamodules, batch orders, dropout. None: the seed of ``pl.seed_everything`` at the start of a
-            fit; 0 if it was not called.
+            fit; 0 if it was not called. Under ``CentralDP`` cohorts that are drawn at random have a secret seed.
         eval_cohort_size: The number of workers to evaluate, always the same ones, for comparable curves; None: all.
         availability: Decides which workers of a cohort drop out or straggle; None: all of them train.
         cached_workers: The number of workers that are kept set up; beyond it the least recently used is torn down.

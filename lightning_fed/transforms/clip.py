@@ -22,7 +22,8 @@ class ClipNorm(UpdateTransform):
     """Scales each worker's update to an L2 norm, over all parameters together, of at most ``max_norm``.
 
     The bound holds for the rounded numbers that leave the worker: for numbers of any size, also those whose squares
-    overflow, and for models of any size.
+    overflow, and for models of any size. Only ``delta`` is bounded: buffers, and further vectors of an algorithm
+    (``extra``, such as SCAFFOLD's), leave as they are.
 
     Args:
         max_norm: The bound C, in the units of the parameters.

@@ -29,12 +29,19 @@ class WorkerError(RuntimeError):
 
 @final
 class RoundError(RuntimeError):
-    """A round could not be finished; the global model is as it was before the round."""
+    """A round or an evaluation could not be finished; the global model is as it was before the round.
+
+    Raised if fewer than ``min_workers`` are left, or none whose data could be evaluated; if updates do not fit together
+    (buffers of other shapes than those of most workers); or if the server's optimizer does not take its step.
+    """
 
 
 @final
 class BudgetError(RuntimeError):
-    """Another round would exceed the privacy budget."""
+    """Another round would exceed the privacy budget, and ``min_epochs`` or ``min_steps`` of the Trainer demand it.
+
+    Without these, training stops before that round, without an error.
+    """
 
 
 @final

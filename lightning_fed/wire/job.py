@@ -51,7 +51,7 @@ class Penalty:
 
     Args:
         proximal: The weight of the distance from the global parameters.
-        linear: A vector for each worker that has one, ``[size]``, laid out as ``job.layout`` says.
+        linear: A vector for each worker that has one, ``[size]``, laid out as ``job.model.layout`` says.
     """
 
     proximal: float = 0.0
@@ -64,7 +64,7 @@ class Model:
     """A worker's own model, or its part of one.
 
     Args:
-        parameters: All parameters as one vector, ``[size]``, laid out as ``job.layout`` says.
+        parameters: All parameters as one vector, ``[size]``, laid out as ``job.model.layout`` says.
         buffers: Those buffers that differ from the global ones, by name.
     """
 

@@ -26,7 +26,8 @@ class Updates:
     Args:
         cohort: The number of the cohort of their job.
         workers: The n names.
-        delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.layout`` has the names.
+        delta: Global minus local, a pseudo-gradient; ``[n, size]``, one row per worker. ``job.model.layout`` has
+            the names.
         buffers: The buffers after local training; ``{name: [n, ...]}``.
         examples: The number of training examples; float64 ``[n]``.
         weight: Each worker's weight in a mean of updates: ``examples``, unless the algorithm sets another; float64
@@ -106,7 +107,7 @@ class Aggregate:
     """Aggregate of a cohort's updates.
 
     Args:
-        delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.layout`` has the names.
+        delta: The pseudo-gradient for the server optimizer; ``[size]``. ``job.model.layout`` has the names.
         buffers: The new global buffers; ``{name: [...]}``.
         extra: The aggregates of ``Updates.extra``; ``{name: [size]}``.
         numbers: The numbers that the cohort reports together, if those of single workers are hidden.

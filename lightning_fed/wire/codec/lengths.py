@@ -23,10 +23,10 @@ _TOKENS: WeakKeyDictionary[GlobalModel, object] = WeakKeyDictionary()
 
 
 def job_bytes(job: Job) -> int:
-    """The length of :func:`encode_job`, without an encoding.
+    """Return the number of bytes of :func:`encode_job`, without an encoding.
 
     Args:
-        job: Any.
+        job: The job of one worker, or of a cohort: the message is the same for each of its workers.
     """
     attributes = Attributes(job.attributes)
     key = (
@@ -73,11 +73,14 @@ def job_bytes(job: Job) -> int:
 
 
 def updates_bytes(updates: Updates, job: Job) -> list[int]:
-    """The length of :func:`encode_updates` of each worker's row alone, without an encoding.
+    """Return the number of bytes of :func:`encode_updates` for each worker's row alone, without an encoding.
 
     Args:
-        updates: Of any number of workers.
-        job: Theirs.
+        updates: Updates of any number n of workers.
+        job: The job that they answer.
+
+    Returns:
+        n numbers, in the order of ``updates.workers``.
     """
     if not updates.workers:
         return []
