@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import Rows, Scalar, fit
 
 from lightning_fed import FederatedDataModule, FederatedModule, RoundRobin, cli
 from lightning_fed.aggregation import UniformMean
+from lightning_fed.engines import Sequential
 from lightning_fed.privacy import Accountant
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
@@ -33,7 +35,7 @@ def test_the_page_holds_its_own_contracts(page: dict[str, Any]) -> None:
 def test_each_is_under_thirty_lines() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     classes = [block[block.index("class ") :] for block in blocks if "class " in block]
-    assert len(classes) == 9
+    assert len(classes) == 13
     assert max(len(code.strip().splitlines()) for code in classes) < 30
 
 
@@ -75,6 +77,28 @@ def test_day_and_night(page: dict[str, Any]) -> None:
     sampler = page["DayAndNight"](rounds=2)
     halves = [{position >= 5 for position in sampler.sample(10, 4, number, seed=0)} for number in range(6)]
     assert halves == [{False}, {False}, {True}, {True}, {False}, {False}]
+
+
+def test_slow_lines_are_slow_in_every_round(page: dict[str, Any]) -> None:
+    lines = page["SlowLines"](share=0.5)
+    work = [{lines.respond(worker, number, seed=0).work for number in range(3)} for worker in map(str, range(20))]
+    assert {tuple(one) for one in work} == {(0.5,), (1.0,)}
+
+
+def test_cards_are_dealt_in_turn(page: dict[str, Any]) -> None:
+    partition = page["InTurn"](workers=3)(np.zeros(7))
+    assert [partition[worker].tolist() for worker in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+def test_a_timed_engine_trains_as_the_engine_within(page: dict[str, Any]) -> None:
+    timed = page["Timed"](Sequential())
+    models = []
+    for engine in (timed, "sequential"):
+        fed = FederatedModule(Scalar(lr=0.5), engine=engine)
+        fit(fed, FederatedDataModule({"bob": Rows([1.0]), "alice": Rows([3.0])}), max_epochs=3)
+        models.append(fed.module.state_dict()["x"])
+    assert torch.equal(*models)
+    assert len(timed.seconds) == 3
 
 
 def test_laplace_noise_by_hand(page: dict[str, Any]) -> None:
