@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -132,7 +133,13 @@ else:
     from lightning.pytorch.utilities.seed import isolate_rng
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
+DEPRECATED = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
+"""The beginning of a warning of Lightning's own use of torch, from torch 2.9 on."""
+# Python shows a warning once, and forgets so after each `catch_warnings`: here it would come once for each worker.
+warnings.filterwarnings("ignore", DEPRECATED)
+
 __all__ = [
+    "DEPRECATED",
     "ArgsType",
     "BatchSizeFinder",
     "CheckpointIO",

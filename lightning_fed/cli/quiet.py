@@ -10,14 +10,13 @@ from contextlib import contextmanager
 
 from lightning_utilities.core import rank_zero
 
-from lightning_fed._lightning import pl
+from lightning_fed._lightning import DEPRECATED, pl
 
 _LOGGED = re.compile(
     r"💡 Tip: "  # advertises other packages of Lightning's makers
     r"|(TPU|HPU) available: False"  # a device that nobody has asked for is not there
     r"|(\[rank: \d+\] )?Seed set to \d+$"  # a line of our own says what it decides
 )
-_WARNED = r"`isinstance\(treespec, LeafSpec\)` is deprecated"  # Lightning's own use of torch, from torch 2.9 on
 
 
 @contextmanager
@@ -28,7 +27,7 @@ def quiet() -> Iterator[None]:
         logger.addFilter(_says_something)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", _WARNED)
+            warnings.filterwarnings("ignore", DEPRECATED)
             yield
     finally:
         for logger in loggers:

@@ -140,6 +140,7 @@ class Private(Guard):
         if is_started_by_another(trainer):
             self._books.packed(run)  # raises if it could not go back
         self.run = run
+        _say_if_delta_is_too_large(type(self.privacy).__name__, run.delta, setting.population)
         Curves(trainer).show_later("epsilon", run.spent_later())
         self._tell(run)
 
@@ -258,3 +259,11 @@ class Private(Guard):
 
     def take_over(self, state_dict: dict[str, Any]) -> None:
         self.run = self._books.taken_over(state_dict) or self.run
+
+
+def _say_if_delta_is_too_large(promise: str, delta: float, population: int) -> None:
+    if delta * population >= 1:
+        rank_zero_warn(
+            f"{promise}: delta={delta:g} is not below 1/{population}, one divided by the number of workers; such a "
+            "promise permits publishing one of them, whatever ε says: take delta=1e-5, or leave it out"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -276,3 +277,14 @@ def test_one_worker_has_no_default_for_delta() -> None:
     """``population ** -1.1`` is 1, which promises nothing."""
     with pytest.raises(ValueError, match="for 1 worker say delta="):
         fit(FederatedModule(Net(), privacy=CentralDP(clip=1.0, noise_multiplier=1.0)), FederatedDataModule(people(1)))
+
+
+@pytest.mark.parametrize(("delta", "is_warned"), [(0.5, True), (0.1, False), (None, False)])
+def test_a_delta_that_would_permit_publishing_a_worker_is_warned_of(delta: float | None, is_warned: bool) -> None:
+    workers = {name: Rows([1.0]) for name in "abcd"}
+    module = FederatedModule(Scalar(), privacy=CentralDP(clip=1.0, noise_multiplier=1.0, delta=delta))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(module, FederatedDataModule(workers), max_steps=1)
+    said = [str(warning.message) for warning in caught if "delta=0.5 is not below 1/4" in str(warning.message)]
+    assert len(said) == is_warned

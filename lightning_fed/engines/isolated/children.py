@@ -53,6 +53,7 @@ _LEAST_SHARED = 2**18
 _MOST_SLOTS = 8
 
 
+_GUARD = 'a script must begin its run under `if __name__ == "__main__":`, since children import it'
 _PATIENCE = 5.0  # seconds to wait for a child that is in the middle of something
 
 
@@ -94,9 +95,15 @@ class Child:
         self._job, self._slots = None, []
         ours, theirs = socket.socketpair()
         method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-        self._process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, method))
-        self._process.start()
-        theirs.close()
+        process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, method))
+        try:
+            process.start()
+        except RuntimeError:  # this is a child that has not imported the script yet
+            ours.close()
+            raise RuntimeError(f'engine="isolated": a child process began the run again; {_GUARD}') from None
+        finally:
+            theirs.close()
+        self._process = process
         self._channel = Channel(ours)
         self._send_settings()
 
@@ -147,8 +154,7 @@ class Child:
         except (EOFError, ConnectionError):
             code = self._forget_process(patience=0.0 if self._is_hung_up else _PATIENCE)
             raise RuntimeError(
-                f'engine="isolated": a child process ended as it started (exit code {code}); a '
-                'script must begin its run under `if __name__ == "__main__":`, since children import it'
+                f'engine="isolated": a child process ended as it started (exit code {code}); {_GUARD}'
             ) from None
         if "failed" in fields:
             raise RuntimeError(
