@@ -144,7 +144,9 @@ def with_files_found(arguments: Sequence[str]) -> tuple[list[str], list[ConfigFi
             path, found[position] = whole, f"{before}{whole}"
         bundled = None if is_yaml_itself(path) or Path(path).is_file() else CONFIGS.find(path)
         if bundled is not None:
-            notes.append(f"config {path!r} is no file here; taking the one that comes with lightning_fed: {bundled}")
+            notes.append(
+                f"config {path!r}: the one that comes with lightning_fed, {bundled}; there is no such file here"
+            )
             found[position] = f"{before}{bundled}"
         files.append(ConfigFile.read(path if bundled is None else str(bundled)))
     for argument in arguments:  # a section may lie in a file of its own: --data workers.yaml

@@ -510,7 +510,8 @@ def test_a_bundled_config_is_taken_by_its_name_alone_and_that_is_said(
         main(["fit", "-c", name, "--print_config"])
     said = capsys.readouterr()
     assert left.value.code == 0
-    assert re.fullmatch(rf"config '{name}' is no file here; taking the one .*: .*/configs/toy.yaml\n", said.err)
+    note = rf"config '{name}': the one that .*, .*/configs/toy.yaml; there is no such file here\n"
+    assert re.fullmatch(note, said.err)
     assert "LinearRegression" in said.out
 
 
