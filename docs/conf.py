@@ -18,6 +18,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from _directives import Help, Mermaid  # noqa: E402
+from _source_links import place_of  # noqa: E402
 
 import lightning_fed  # noqa: E402
 
@@ -33,7 +34,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
+    "sphinx.ext.linkcode",
     "sphinx_copybutton",
     "sphinx_design",
 ]
@@ -102,6 +103,12 @@ html_theme_options = {
 }
 html_copy_source = False
 html_show_sphinx = False
+
+
+def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
+    """Return the address of a name's source; pages of sources of our own, as viewcode writes them, take a third longer."""
+    place = place_of(info["module"], info["fullname"]) if domain == "py" else None
+    return None if place is None else f"{source_url}/blob/main/{place}"
 
 
 def add_mermaid(app: Sphinx, page: str, template: str, context: dict[str, object], tree: nodes.document | None) -> None:

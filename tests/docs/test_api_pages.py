@@ -94,3 +94,18 @@ def test_names_in_docstrings_exist() -> None:
     assert len(named) > 30
     assert [f"{path}: {name}" for name, path in sorted(named.items()) if not resolves(name)] == []
     assert not resolves("lightning_fed.FederatedModel")
+
+
+def test_links_to_the_source_lead_to_the_definition() -> None:
+    place_of = runpy.run_path(str(DOCS / "_source_links.py"))["place_of"]
+    for module, name, begins in (
+        ("lightning_fed", "FederatedModule", "class FederatedModule("),
+        ("lightning_fed.algorithms", "FedProx", "class FedProx("),
+        ("lightning_fed.selection", "CohortSampler.sample", "    def sample("),
+    ):
+        importlib.import_module(module)
+        getattr(importlib.import_module(module), name.partition(".")[0])
+        path, _, line = place_of(module, name).partition("#L")
+        assert (DOCS.parent / path).read_text(encoding="utf-8").splitlines()[int(line) - 1].startswith(begins)
+    assert place_of("lightning_fed", "Nothing") is None
+    assert place_of("pathlib", "Path") is None
