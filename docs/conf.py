@@ -106,7 +106,7 @@ html_show_sphinx = False
 
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
-    """Return the address of a name's source; pages of sources of our own, as viewcode writes them, take a third longer."""
+    """Return the address of a name's source; with pages of sources, as viewcode writes them, a build takes longer."""
     place = place_of(info["module"], info["fullname"]) if domain == "py" else None
     return None if place is None else f"{source_url}/blob/main/{place}"
 
