@@ -185,7 +185,7 @@ def test_every_option_of_a_command_is_one() -> None:
         for option in unknown_options(command.replace("[", "").replace("]", ""))
     ]
     assert not wrong
-    assert unknown_options("lightning-fed repeat --seed 0 -- fit --model.algoritm FedAvg") == [
+    assert unknown_options("lightning-fed repeat --seed 0 -- fit --model.algo FedAvg") == [
         "--seed",
-        "--model.algoritm",
+        "--model.algo",
     ]
