@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import logging
 import re
 import tempfile
@@ -82,6 +84,29 @@ def test_a_page_has_a_title_a_quiet_beginning_and_pictures_with_words(page: Path
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(((?!https?:)[^)#]+)", page.read_text()):
         assert (page.parent / link).is_file(), link
+
+
+def names_in(code: str) -> tuple[set[str], set[str]]:
+    """Return the names that a program defines, and those that it reads."""
+    defined, read = set(dir(builtins)), set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else defined).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.arg):
+            defined.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler) and node.name is not None:
+            defined.add(node.name)
+        elif isinstance(node, ast.alias):
+            defined.add((node.asname or node.name).partition(".")[0])
+    return defined, read
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_shown_runs_without_what_is_not(page: Path) -> None:
+    defined, read = names_in("\n".join(cell.code for cell in cells(page) if ":tags: [remove-" not in cell.options))
+    assert read <= defined
 
 
 def test_bob_and_alice(ran: Any) -> None:
