@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -190,6 +191,8 @@ def examples_of(thing: object, argument: str) -> Dataset[Any]:
     if isinstance(thing, Numbered) and not isinstance(thing, (type, str, bytes, nn.Module)):
         _refuse_no_examples(thing, argument)
         return cast("Dataset[Any]", thing)
+    if isinstance(thing, (str, os.PathLike)):
+        raise TypeError(f"{argument} is a path, {str(thing)!r}, and no file is read here: read it, and give {_MAY_BE}")
     refuse_foreign(thing, "LightningDataModule", argument, _MAY_BE)
     raise TypeError(f"{argument} is a LightningDataModule, which has parts of its own: give it as a whole")
 

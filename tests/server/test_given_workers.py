@@ -210,6 +210,12 @@ def test_other_data_given_to_the_trainer_are_refused_with_the_fix(given: Any) ->
         trainer().fit(FederatedModule(LinearRegression(2, 1)), given)
 
 
+@pytest.mark.parametrize("path", ["a.pt", Path("a.pt")])
+def test_a_path_is_refused_as_one(path: Any) -> None:
+    with pytest.raises(TypeError, match=r"is a path, 'a\.pt', and no file is read here: read it, and give a Lightning"):
+        FederatedDataModule({"bob": path})
+
+
 def test_a_network_without_a_training_step_is_refused_with_code_to_copy() -> None:
     with pytest.raises(TypeError, match="not Linear, which does not say how it trains; put it into one") as caught:
         FederatedModule(nn.Linear(2, 1))  # type: ignore[arg-type]
