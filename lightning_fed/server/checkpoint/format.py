@@ -13,8 +13,8 @@ from typing import Any, cast
 from lightning_fed.server.checkpoint.progress import go_back_to_the_round
 
 KEY = "lightning_fed"
-# 1: the number of the next cohort is in the loaders' states. 2: it is ours. 3: files of the state folder have checksums.
-# 4: averaged weights have the names of the user's module. All four can be read.
+# 1: the number of the next cohort lies in the loaders' states. 2: it lies here. 3: files of the state folder have
+# checksums. 4: averaged weights have the names of the user's module. All four can be read.
 VERSION = 4
 AVERAGED = "current_model_state"
 """Where Lightning's callbacks for averaged weights put the model that is trained; ``state_dict`` holds the average."""
