@@ -99,7 +99,7 @@ def test_a_wrong_config_is_one_sentence(
     with pytest.raises(SystemExit) as caught:
         write_config(["fit", *words], here / "written.yaml")
     assert caught.value.code == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if "taking the one" not in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "the one that comes with" not in line]
     assert said[1:] == ["", "lightning-fed fit --help-all lists all options"]
     assert said[0].startswith("error: ")
     assert sentence in said[0]
