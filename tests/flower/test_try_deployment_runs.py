@@ -137,7 +137,7 @@ def test_a_mistake_in_a_config_is_one_sentence_and_leaves_nothing(
 ) -> None:
     done = run(tmp_path, environment, "try-deployment", "-c", "toy", "--model.local_step", "3")
     assert done.returncode == 2
-    assert [line for line in done.stdout.splitlines() if "taking the one" not in line] == [
+    assert [line for line in done.stdout.splitlines() if "the one that comes with" not in line] == [
         "error: there is no option '--model.local_step'; did you mean '--model.local_steps'?",
         "",
         "lightning-fed fit --help-all lists all options",
