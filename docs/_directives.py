@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from _help import help_of
+import os
+from unittest import mock
+
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+
+from lightning_fed.cli.commands import COMMANDS
+from lightning_fed.cli.shipped import help_of
+
+COLUMNS = "96"
+"""Width of a help text, as wide as a page of the site."""
 
 
 class Mermaid(SphinxDirective):
@@ -25,5 +33,7 @@ class Help(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return a block with the text."""
-        text = help_of(self.arguments[0])
+        command = {one.name: one for one in COMMANDS}[self.arguments[0]]
+        with mock.patch.dict(os.environ, COLUMNS=COLUMNS):
+            text = help_of(command).rstrip()
         return [nodes.literal_block(text, text, language="text")]

@@ -133,13 +133,11 @@ else:
     from lightning.pytorch.utilities.seed import isolate_rng
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-DEPRECATED = r"`isinstance\(treespec, LeafSpec\)` is deprecated"
-"""The beginning of a warning of Lightning's own use of torch, from torch 2.9 on."""
-# Python shows a warning once, and forgets so after each `catch_warnings`: here it would come once for each worker.
-warnings.filterwarnings("ignore", DEPRECATED)
+# A warning of Lightning's own use of torch, from torch 2.9 on. Python shows a warning once, and forgets so after each
+# `catch_warnings`: in an evaluation it would come once for each worker.
+warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
 
 __all__ = [
-    "DEPRECATED",
     "ArgsType",
     "BatchSizeFinder",
     "CheckpointIO",

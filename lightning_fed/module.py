@@ -242,8 +242,10 @@ class FederatedModule(Readable):
         """The workers of the round at hand that are done; for progress bars."""
         self.last_report = RoundReport()
         self.leaves: Leaves | None = None
-        self._noted = Results(None if privacy is None or self._guard.shows_metrics else type(privacy).__name__)
-        self._evaluation = Evaluation(self, module, self._model_of, on_worker_error, log_workers_up_to, self._noted)
+        self._run_results = Results(None if privacy is None or self._guard.shows_metrics else type(privacy).__name__)
+        self._evaluation = Evaluation(
+            self, module, self._model_of, on_worker_error, log_workers_up_to, self._run_results
+        )
         self._log_hyperparams = True
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         self.wrap(module)
@@ -401,7 +403,7 @@ class FederatedModule(Readable):
                 self.secure_aggregation, remembered if self.privacy is None else ()
             )  # else the guard says
         # The rounds of a search for a learning rate are none of the run.
-        results = Results(None) if self._search.is_on else self._noted
+        results = Results(None) if self._search.is_on else self._run_results
         results.begin(self.trainer.global_step)
         aggregator = self._guard.aggregator(self.aggregator)
         if sealing is not None:
@@ -537,7 +539,7 @@ class FederatedModule(Readable):
             self._datamodule.position.move(part["cohort"])
             self._record.go_on(part.get("record"))
         else:
-            self._noted.load(checkpoint.get("global_step", 0))
+            self._run_results.load(checkpoint.get("global_step", 0))
             self._record.load(checkpoint.get("epoch"))
         if part.get("engine") is not None:
             self.engine.resume(part["engine"])

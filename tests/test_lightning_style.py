@@ -60,3 +60,13 @@ def test_mixing_the_two_is_refused_with_the_fix(thing: str) -> None:
     assert "TypeError" in error
     assert "import lightning.pytorch before lightning_fed, or set" in error
     assert "LIGHTNING_FED_PL=lightning.pytorch" in error
+
+
+def test_a_warning_that_each_worker_would_repeat_is_left_out_and_no_other() -> None:
+    said = python(
+        "import warnings; warnings.simplefilter('always'); import lightning_fed._lightning\n"
+        "for text in ('`isinstance(treespec, LeafSpec)` is deprecated, use ...', '`LeafSpec` is deprecated'):\n"
+        "    warnings.warn(text, FutureWarning)"
+    ).stderr
+    assert "FutureWarning: `LeafSpec` is deprecated" in said
+    assert "treespec" not in "".join(line for line in said.splitlines() if "FutureWarning:" in line)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_utilities.core import rank_zero
 
-from lightning_fed._lightning import DEPRECATED, pl
+from lightning_fed._lightning import pl
 
 _LOGGED = re.compile(
     r"💡 Tip: "  # advertises other packages of Lightning's makers
@@ -26,9 +25,7 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.addFilter(_says_something)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", DEPRECATED)
-            yield
+        yield
     finally:
         for logger in loggers:
             logger.removeFilter(_says_something)

@@ -10,12 +10,12 @@ import re
 import sys
 from argparse import ArgumentParser
 from contextlib import redirect_stdout, suppress
-from importlib import import_module, metadata
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
-from lightning_fed.cli.commands import COMMANDS, TRAINER
+from lightning_fed.cli.commands import COMMANDS, TRAINER, Command
 
 SCHEMA = Path(__file__).parent / "config.schema.json"
 OPTIONS = Path(__file__).parent / "options.json"
@@ -35,7 +35,7 @@ def made() -> dict[Path, str]:
 
     import_rooms()
     schema = schema_of(_parsers())
-    others = {command.name: _in_help(command.module) for command in COMMANDS if command.module != TRAINER}
+    others = {command.name: _in_help(command) for command in COMMANDS if command.module != TRAINER}
     options = {"versions": versions(), "commands": others}
     return {
         SCHEMA: json.dumps(schema, indent=1, ensure_ascii=False) + "\n",
@@ -61,12 +61,17 @@ def _parsers() -> dict[str, ArgumentParser]:
     raise AssertionError("a LightningCLI parses its arguments as it is made")
 
 
-def _in_help(module: str) -> list[str]:
+def help_of(command: Command) -> str:
+    """Return the output of ``lightning-fed COMMAND --help``."""
+    printed = StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        command.run(["--help"])
+    return printed.getvalue()
+
+
+def _in_help(command: Command) -> list[str]:
     """The options of a command that are named in its help."""
-    said = StringIO()
-    with redirect_stdout(said), suppress(SystemExit):
-        import_module(module).main(["--help"])
-    return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", said.getvalue())))
+    return sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", help_of(command))))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CohortSampler(Shown, ABC):
             population: The number of workers.
             cohort_size: The number of workers to choose.
             number: The cohort's running number, from 0.
-            seed: The seed of the run's cohorts; under a promise that relies on sampling, a secret one.
+            seed: The seed of the run's cohorts; under a promise of privacy, a secret one.
 
         Returns:
             Positions in the population, each at most once, in the order in which the workers are to be visited: as many

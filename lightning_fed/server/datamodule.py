@@ -60,7 +60,7 @@ class FederatedDataModule(pl.LightningDataModule):
             one set.
         seed: The seed of all randomness of training except the initial weights: cohorts, random numbers in ``setup()``
             of workers' datamodules, batch orders, dropout. None: the seed of ``pl.seed_everything`` at the start of a
-            fit; 0 if it was not called. Under ``CentralDP`` cohorts that are drawn at random have a secret seed.
+            fit; 0 if it was not called. Under a promise of privacy cohorts follow from a secret seed.
         eval_cohort_size: The number of workers to evaluate, always the same ones, for comparable curves; None: all.
         availability: Decides which workers of a cohort drop out or straggle; None: all of them train.
         cached_workers: The number of workers that are kept set up; beyond it the least recently used is torn down.

@@ -140,11 +140,10 @@ class Private(Guard):
         if is_started_by_another(trainer):
             self._books.packed(run)  # raises if it could not go back
         self.run = run
-        _say_if_delta_is_too_large(type(self.privacy).__name__, run.delta, setting.population)
         Curves(trainer).show_later("epsilon", run.spent_later())
-        self._tell(run)
+        self._tell(run, setting.population)
 
-    def _tell(self, run: PrivateRun) -> None:
+    def _tell(self, run: PrivateRun, population: int) -> None:
         name = type(self.privacy).__name__
         budget = "" if run.budget is None else f", stopping before ε = {run.budget:g}"
         rank_zero_info(
@@ -153,6 +152,11 @@ class Private(Guard):
         )
         for what in self._outside(run):
             rank_zero_warn(f"{name}: {what}")
+        if run.delta * population >= 1:
+            rank_zero_warn(
+                f"{name}: delta={run.delta:g} is not below 1/{population}, one divided by the number of workers; that "
+                f"permits publishing one {self.privacy.unit}, whatever ε says: take delta=1e-5, or leave it out"
+            )
 
     def _outside(self, run: PrivateRun) -> Iterator[str]:
         """Return, in words, the parts of a run that the guarantee does not cover."""
@@ -259,11 +263,3 @@ class Private(Guard):
 
     def take_over(self, state_dict: dict[str, Any]) -> None:
         self.run = self._books.taken_over(state_dict) or self.run
-
-
-def _say_if_delta_is_too_large(promise: str, delta: float, population: int) -> None:
-    if delta * population >= 1:
-        rank_zero_warn(
-            f"{promise}: delta={delta:g} is not below 1/{population}, one divided by the number of workers; such a "
-            "promise permits publishing one of them, whatever ε says: take delta=1e-5, or leave it out"
-        )

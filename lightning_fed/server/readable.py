@@ -32,7 +32,7 @@ class Readable(Wrapper, ABC):
     _guard: Guard
     _keeper: Keeper
     _outbox: Outbox
-    _noted: Results
+    _run_results: Results
     _training: Training | None  # while a fit runs
 
     last_report: RoundReport
@@ -51,7 +51,7 @@ class Readable(Wrapper, ABC):
 
             pandas.DataFrame(fed.history).plot(x="round", y="loss")
         """
-        return self._noted.history
+        return self._run_results.history
 
     @property
     def last_evaluation(self) -> EvaluationReport:
@@ -62,7 +62,7 @@ class Readable(Wrapper, ABC):
             trainer.validate(fed, data)
             fed.last_evaluation.quantile("val_acc", 0.1)
         """
-        return self._noted.evaluation
+        return self._run_results.evaluation
 
     @property
     def evaluated_worker(self) -> str | None:

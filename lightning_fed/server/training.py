@@ -80,7 +80,7 @@ class Training:
         self._search = search
         self._log = log
         self._note = note
-        self._noted = results
+        self._run_results = results
         self._sums = SecureRemarks(promised=guard.promise is not None)
         self._said: set[str] = set()  # the metrics that are NaN at some workers
         self._one_by_one = one_by_one
@@ -167,7 +167,7 @@ class Training:
             self._log.take_in(self._module, rounds)
             self._note(step, result, trainer.current_epoch)
             self._datamodule.complete(cast(Cohort, self._last_cohort))
-        self._noted.note_round(step, trainer.current_epoch, result)
+        self._run_results.note_round(step, trainer.current_epoch, result)
 
     def _heard(self, closure: Callable[[], Any] | None) -> Any:
         """Run the round; if no worker sent an update, the optimizer finds no gradient, and not even momentum moves."""

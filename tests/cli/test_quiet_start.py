@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -34,16 +33,6 @@ def test_only_what_says_nothing_is_left_out(heard: pytest.LogCaptureFixture) -> 
         logging.getLogger("users.own").info(left_out[0])
     rank_zero_info(left_out[0])
     assert [record.getMessage() for record in heard.records] == [*said, left_out[0], left_out[0]]
-
-
-def test_only_one_warning_is_left_out() -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with quiet():
-            warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use ...", FutureWarning, stacklevel=1)
-            warnings.warn("`LeafSpec` is deprecated", FutureWarning, stacklevel=1)
-        warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use ...", FutureWarning, stacklevel=1)
-    assert [str(warning.message)[:11] for warning in caught] == ["`LeafSpec` ", "`isinstance"]
 
 
 def test_a_toy_run_says_little_on_standard_error_and_no_control_characters_in_files(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class Evaluation:
         self._parts: Sequence[pl.LightningModule] = ()
         self._predicted: list[list[str | None]] = []  # for each loader
         self._began = 0.0  # by time.perf_counter()
-        self._noted = results
+        self._run_results = results
         self._spreads: dict[str, Distribution] = {}
         self._said: set[str] = set()  # the metrics that are NaN at some workers
         self.ask: Ask | None = None
@@ -338,7 +338,7 @@ class Evaluation:
         trainer = self._server.trainer
         if not trainer.sanity_checking:
             logged = trainer._logger_connector.metrics["callback"]  # of this evaluation, and of no other
-            self._noted.end_evaluation({name: float(value) for name, value in logged.items()}, self._spreads)
+            self._run_results.end_evaluation({name: float(value) for name, value in logged.items()}, self._spreads)
         self._spreads = {}
         self.finish()
 
@@ -369,14 +369,14 @@ class Evaluation:
             names = data_of(self._server.trainer).names
             workers = {name: workers[name] for name in names if name in workers}
         failures = tuple(failure for share in shares for failure in share.failures)
-        self._noted.begin_evaluation(EvaluationReport(workers, examples, failures=failures))
+        self._run_results.begin_evaluation(EvaluationReport(workers, examples, failures=failures))
 
     def _show(self, hidden: Collection[str]) -> None:
         """Show the distributions over workers to callbacks, and draw them, and few workers one by one."""
         trainer = self._server.trainer
         if trainer.sanity_checking:
             return
-        workers = self._noted.evaluation.workers
+        workers = self._run_results.evaluation.workers
         table = by_metric(workers)
         self._spreads = distributions(table, partial(dict, table), self._said)
         curves = Curves(trainer)

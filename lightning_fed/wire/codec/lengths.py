@@ -26,7 +26,7 @@ def job_bytes(job: Job) -> int:
     """Return the number of bytes of :func:`encode_job`, without an encoding.
 
     Args:
-        job: The job of one worker, or of a cohort: the message is the same for each of its workers.
+        job: The job; for one worker, ``job.of(worker)``.
     """
     attributes = Attributes(job.attributes)
     key = (
