@@ -249,7 +249,7 @@ W = r"workers\['bob'\]"
         (lambda: iter([(X, Y)]), f"{W} is a list_iterator, which is used up after one pass"),
         (lambda: (batch for batch in [(X, Y)]), f"{W} is a generator, which is used up after one pass"),
         (lambda: {X, Y}, f"{W} must be a LightningDataModule, a DataLoader, a Dataset, .*, not set"),
-        (lambda: "bob.csv", f"{W} must be .*, not str"),
+        (lambda: "bob.csv", f"{W} is a path, 'bob.csv', and no file is read here: read it, and give a LightningData"),
         (lambda: b"bob", f"{W} must be .*, not bytes"),
         (lambda: None, f"{W} must be .*, not NoneType"),
         (lambda: 3, f"{W} must be .*, not int"),
