@@ -49,6 +49,8 @@ def __getattr__(name: str) -> Any:
             module = import_module(f"lightning_fed.{home}")
             globals().update({each: getattr(module, each) for each in names})
         return globals()[name]
+    if not name.islower():  # no module; jsonargparse looks for each class of an option here
+        raise AttributeError(f"module 'lightning_fed' has no attribute {name!r}")
     try:
         return import_module(f"lightning_fed.{name}")
     except ModuleNotFoundError as error:

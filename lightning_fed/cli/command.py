@@ -67,7 +67,10 @@ class FederatedCLI(LightningCLI):
         given = sys.argv[1:] if args is None else args
         self._given = list(given) if isinstance(given, Sequence) else []
         parser = {"prog": Path(sys.argv[0]).name, **(options.pop("parser_kwargs", None) or {})}
-        self._command = " ".join((parser["prog"], *(word for word in self._given[:1] if word in OF_A_TRAINER)))
+        first = next((word for word in self._given[:1] if word in OF_A_TRAINER), None)
+        self._command = " ".join((parser["prog"], *([first] if first else ())))
+        # Where options may come from files or the environment, they may be those of every subcommand
+        self._only = None if {"default_config_files", "default_env"}.intersection(parser) else first
         with quiet():
             super().__init__(
                 args=args,
@@ -88,6 +91,15 @@ class FederatedCLI(LightningCLI):
                     **options,
                 },
             )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Build the parser of a subcommand; one of a subcommand that is not called stays without options.
+
+        All four take half of the time from `lightning-fed fit` to the fit but for imports.
+        """
+        if self._only in (None, subcommand):
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        return self.init_parser(**kwargs)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a config that is not a file here but comes with the package is taken from there."""

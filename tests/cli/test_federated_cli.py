@@ -225,6 +225,29 @@ def test_options_by_the_environment_and_by_default_files(monkeypatch: pytest.Mon
     assert by_environment.trainer.global_step == 2
 
 
+def test_options_are_made_for_the_command_that_is_called_alone() -> None:
+    """Or for all four, where a config may be about several of them."""
+    made: list[Any] = []
+
+    class Counted(FederatedCLI):
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            made.append(parser)
+
+    write(config(max_epochs=1, logger=False))
+    assert Counted(["fit", "-c", "c.yaml"]).trainer.global_step == 1
+    assert len(made) == 1
+    write({"fit": config(max_epochs=1, logger=False), "validate": config(max_epochs=7)}, "whole.yaml")
+    whole = {"default_config_files": ["whole.yaml"]}
+    for given, options in (
+        (["-c", "whole.yaml", "fit"], {}),
+        (["fit"], whole),
+        (["fit"], {**whole, "default_env": True}),
+    ):
+        made.clear()
+        assert Counted(given, parser_kwargs=options).trainer.max_epochs == 1
+        assert len(made) == 4
+
+
 @pytest.mark.parametrize("seed", [7, False])
 def test_the_default_of_the_seed(seed: Any) -> None:
     content = config(max_epochs=1, logger=False)
