@@ -21,6 +21,7 @@ from _directives import Help, Mermaid  # noqa: E402
 from _source_links import place_of  # noqa: E402
 
 import lightning_fed  # noqa: E402
+import lightning_fed.module  # noqa: E402  # with torch and Lightning, once for all processes that read pages
 
 project = "lightning_fed"
 author = "the lightning_fed authors"
