@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import logging
 import os
 import sys
@@ -14,6 +16,8 @@ import torch
 
 collect_ignore = ["ecosystem"]  # libraries that are installed elsewhere: `make ecosystem`
 
+# Each Trainer reads the entry points of all that is installed: a tenth of the time of a test that fits something
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)  # type: ignore[assignment]
 os.environ.pop("LIGHTNING_FED_PL", None)
 sys.path.insert(0, str(Path(__file__).parent))
 # Small tensors: two threads cost more than they bring, and processes share two cores. Results must not depend on it.

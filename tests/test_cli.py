@@ -61,11 +61,13 @@ def test_the_config_wins_over_the_checkpoint_and_says_so(tmp_path: Path) -> None
     assert "was written with 0.1" in output
 
 
+@pytest.mark.slow
 def test_a_bundled_config_is_found_by_its_name_and_a_second_run_works(tmp_path: Path) -> None:
     for _ in range(2):
         cli(tmp_path, "fit", "-c", "configs/toy.yaml", *QUICK, "--trainer.logger.init_args.version=same")
 
 
+@pytest.mark.slow
 def test_a_worker_can_be_added_on_the_command_line(tmp_path: Path) -> None:
     carol = "--data.workers.carol=lightning_fed.datasets.ToyDataModule"
     output = cli(tmp_path, "fit", "-c", TOY, *QUICK, carol, "--print_config")
@@ -86,6 +88,7 @@ def test_an_algorithm_and_an_aggregator_with_arguments(tmp_path: Path) -> None:
     cli(tmp_path, "fit", "-c", TOY, *QUICK, "--model.server_optimizer=lightning_fed.optim.Yogi")
 
 
+@pytest.mark.slow
 def test_a_promise_of_privacy_by_config(tmp_path: Path) -> None:
     output = cli(tmp_path, "fit", "-c", "configs/private.yaml", "--trainer.max_steps=2", "--trainer.accelerator=cpu")
     assert "epsilon=" in output
@@ -109,6 +112,7 @@ def test_a_wrong_config_ends_a_command_in_a_few_lines(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_help_reads_well(tmp_path: Path) -> None:
     output = cli(tmp_path, "--help")
     for command in ("fit", "validate", "test", "predict"):
@@ -119,6 +123,7 @@ def test_help_reads_well(tmp_path: Path) -> None:
         assert words in re.sub(r"\s+", " ", fit)
 
 
+@pytest.mark.slow
 def test_what_a_constructor_refuses_is_said_in_a_line(tmp_path: Path) -> None:
     output = cli(tmp_path, "fit", "-c", TOY, *QUICK, "--model.algorithm=FedDyn", "--model.algorithm.alpha=0", status=2)
     assert "error: alpha=0.0 must be positive" in output

@@ -36,12 +36,16 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
     "options",
     [
         pytest.param(("--norm", "--dropout", "0.3"), id="fedavg with batch norm and dropout, workers' own evaluation"),
-        pytest.param(("--algorithm", "Cyclic()", "--central"), id="cyclic, central evaluation"),
+        pytest.param(("--algorithm", "Cyclic()", "--central"), id="cyclic, central evaluation", marks=pytest.mark.slow),
         pytest.param(
             ("--algorithm", "QFedAvg(q=1.0, lr=0.1)", "--accumulate", "2", "--cohort", "3"),
             id="q-fedavg, accumulating, uneven shares",
         ),
-        pytest.param(("--algorithm", "FedNova(momentum=0.5, mu=0.1, lr=0.1)", "--norm"), id="fednova, proximal"),
+        pytest.param(
+            ("--algorithm", "FedNova(momentum=0.5, mu=0.1, lr=0.1)", "--norm"),
+            id="fednova, proximal",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(("--aggregator", "Median()", "--norm"), id="median, with batch norm"),
         pytest.param(
             ("--aggregator", "Attacked(Median(), Mimic(warm_up=2), ['w1', 'w4', 'w7'])", "--norm", "--cohort", "5"),
@@ -50,11 +54,16 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
         pytest.param(
             ("--algorithm", "Scaffold()", "--aggregator", "Attacked(UniformMean(), Gaussian(0.1), ['w1', 'w4'])"),
             id="liars at random, beside what an algorithm has workers send",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
-            ("--aggregator", "MultiKrum(1)", "--broken", "3", "--on-worker-error", "drop", "--central"), id="multi-krum"
+            ("--aggregator", "MultiKrum(1)", "--broken", "3", "--on-worker-error", "drop", "--central"),
+            id="multi-krum",
+            marks=pytest.mark.slow,
         ),
-        pytest.param(("--broken", "3", "--on-worker-error", "drop", "--central"), id="a worker drops out"),
+        pytest.param(
+            ("--broken", "3", "--on-worker-error", "drop", "--central"), id="a worker drops out", marks=pytest.mark.slow
+        ),
         pytest.param(
             ("--algorithm", "Scaffold()", "--norm", "--cohort", "5", "--availability", AWAY),
             id="scaffold, with workers absent, lost and slow",
@@ -64,7 +73,9 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
             id="feddyn, with cohorts that may be empty or of one",
         ),
         pytest.param(("--algorithm", "Ditto(0.1)", "--norm"), id="ditto, own models evaluated"),
-        pytest.param(("--broadcast", "KBit(4)", "--width", "64", "--norm"), id="a compressed model"),
+        pytest.param(
+            ("--broadcast", "KBit(4)", "--width", "64", "--norm"), id="a compressed model", marks=pytest.mark.slow
+        ),
         pytest.param(
             ("--algorithm", "Scaffold()", "--transforms", "[Compressed(TopK(0.2), least=8)]", "--cohort", "5"),
             id="scaffold, compressed, with what was left out fed back",
@@ -72,6 +83,7 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
         pytest.param(
             ("--transforms", "[Compressed(Sign(), least=8)]", "--aggregator", "MajorityVote(0.01)", "--norm"),
             id="a vote of signs",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             (
@@ -79,9 +91,12 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
                 *("--transforms", "[WorkerMomentum()]", "--cohort", "5"),
             ),
             id="buckets clipped around the round before, of workers' momentum",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
-            ("--aggregator", "GeometricMedian(weighted=True)", "--norm", "--central"), id="median by examples"
+            ("--aggregator", "GeometricMedian(weighted=True)", "--norm", "--central"),
+            id="median by examples",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ("--central", "--cohort", "5", "--availability", AWAY, *SECURE),
@@ -90,6 +105,7 @@ def run_forked(out: Path, *options: str, processes: int) -> dict[str, Any]:
         pytest.param(
             ("--algorithm", "FedBN(['net.1.*', 'net.4.*'])", "--norm", "--cohort", "5"),
             id="personal layers and statistics, own models evaluated",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -123,6 +139,7 @@ def test_noise_over_secure_aggregation_is_the_same_bits_on_two_processes(tmp_pat
         assert torch.equal(tensor, two["state"][name]), name
 
 
+@pytest.mark.slow
 def test_two_machines_give_what_one_process_gives(tmp_path: Path) -> None:
     """Started by torchrun, as on real machines."""
     options = ("--double", "--algorithm", "Scaffold()", "--norm", "--rounds", "3")

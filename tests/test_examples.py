@@ -22,7 +22,7 @@ def example(name: str, *options: str, status: int = 0) -> str:
     return done.stdout if status == 0 else done.stderr
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "cyclic"])
+@pytest.mark.parametrize("algorithm", ["fedavg", pytest.param("cyclic", marks=pytest.mark.slow)])
 def test_toy(tmp_path: Path, algorithm: str) -> None:
     output = example("toy.py", "--algorithm", algorithm, "--logdir", str(tmp_path), "--accelerator", "cpu")
     central = [float(loss) for loss in re.findall(r"^   loss ([\d.]+)$", output, re.M)]
@@ -38,11 +38,13 @@ def test_toy(tmp_path: Path, algorithm: str) -> None:
     assert str(log.parent) in output
 
 
+@pytest.mark.slow
 def test_toy_refuses_no_rounds(tmp_path: Path) -> None:
     assert "at least one round" in example("toy.py", "--rounds", "0", "--logdir", str(tmp_path), status=2)
 
 
 @pytest.mark.skipif(find_spec("cryptography") is None, reason="needs cryptography")
+@pytest.mark.slow
 def test_the_server_of_the_secure_toy_sees_random_words_and_the_right_average(tmp_path: Path) -> None:
     """What the server is sent differs from run to run; what it comes to does not, and is the average."""
     outputs = [example("secure_toy.py", "--rounds", "3", "--logdir", str(tmp_path / str(run))) for run in range(2)]
@@ -63,6 +65,7 @@ def test_the_server_of_the_secure_toy_sees_random_words_and_the_right_average(tm
     assert len(list(tmp_path.glob("0/secure_toy/*/events.out.tfevents.*"))) == 1
 
 
+@pytest.mark.slow
 def test_digits_reaches_93_percent(tmp_path: Path) -> None:
     output = example("digits.py", "--logdir", str(tmp_path), "--accelerator", "cpu")
     accuracy = re.search(r"accuracy on held-out digits after 200 rounds: ([\d.]+) %", output)
@@ -123,6 +126,7 @@ def test_fedprox_is_smoother_than_fedavg_under_stragglers(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(find_spec("peft") is not None and find_spec("transformers") is not None, reason="both are there")
+@pytest.mark.slow
 def test_lora_says_what_is_missing() -> None:
     """With both, it is run by ``make ecosystem``."""
     assert "needs transformers and peft" in (said := example("lora.py", status=1))

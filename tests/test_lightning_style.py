@@ -33,10 +33,10 @@ CHOICE = "import lightning_fed._lightning as l; print(l.pl.__name__)"
 @pytest.mark.parametrize(
     ("before", "environment", "expected"),
     [
-        ("", {}, "pytorch_lightning"),
+        pytest.param("", {}, "pytorch_lightning", marks=pytest.mark.slow),
         ("import lightning.pytorch;", {}, "lightning.pytorch"),
         pytest.param("import pytorch_lightning;", {}, "pytorch_lightning", marks=pytest.mark.slow),
-        ("", {"LIGHTNING_FED_PL": "lightning.pytorch"}, "lightning.pytorch"),
+        pytest.param("", {"LIGHTNING_FED_PL": "lightning.pytorch"}, "lightning.pytorch", marks=pytest.mark.slow),
     ],
 )
 def test_the_one_that_is_imported_first_is_used(before: str, environment: dict[str, str], expected: str) -> None:

@@ -55,6 +55,7 @@ def test_a_compressed_run_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert_same(whole, run(out, *options, "--ckpt", str(last_checkpoint(out))))
 
 
+@pytest.mark.slow
 def test_a_run_whose_aggregator_and_workers_remember_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     aggregator = ("--aggregator", "Bucketing(CenteredClipping(0.1, iterations=2))")
     options = ("--rounds", "5", *aggregator, "--transforms", "[WorkerMomentum()]", "--dropout", "0.3")
@@ -181,10 +182,15 @@ def saving(folder: Path) -> pl.Callback:
     return saver  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("limit", [{"max_epochs": 2}, {"max_steps": 4}], ids=str)
+@pytest.mark.parametrize("limit", [{"max_epochs": 2}, pytest.param({"max_steps": 4}, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize(
     ("options", "rounds_per_epoch"),
-    [({}, 1), ({}, 3), ({"accumulate_grad_batches": 2}, 3), ({"accumulate_grad_batches": 2}, 4)],
+    [
+        ({}, 1),
+        pytest.param({}, 3, marks=pytest.mark.slow),
+        ({"accumulate_grad_batches": 2}, 3),
+        pytest.param({"accumulate_grad_batches": 2}, 4, marks=pytest.mark.slow),
+    ],
     ids=["one", "three", "accumulated, the last alone", "accumulated"],
 )
 @pytest.mark.parametrize(

@@ -234,6 +234,7 @@ def _note_shared() -> None:
     SHARED.update(child.name for child in multiprocessing.active_children())
 
 
+@pytest.mark.slow
 def test_children_of_a_persistent_engine_end_when_it_is_garbage() -> None:
     def leave_it() -> None:
         engine = Isolated(processes=1, persistent=True)
@@ -294,6 +295,7 @@ fit(FederatedModule(Scalar(), engine=Isolated(processes=1)), FederatedDataModule
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_its_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     tests = str(Path(__file__).parent.parent)
@@ -345,6 +347,7 @@ class Clinging(Rows):
         raise LookupError("still in use")
 
 
+@pytest.mark.slow
 def test_a_datamodule_that_cannot_be_read_is_its_workers_error(shared: Isolated) -> None:
     set_up(shared, Scalar(), {"ann": Rows([1.0]), "bob": Unreadable([2.0])})
     results = run(shared, job(), ["ann", "bob"])
@@ -427,6 +430,7 @@ def assert_hanging_is_dropped(shared: Isolated, bad: dict[str, Rows], folder: Pa
     assert again.module.x.item() == 4.0
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_dropped_with_all_its_processes(shared: Isolated, tmp_path: Path) -> None:
     assert_hanging_is_dropped(shared, {"loop": Rows([99.0]), "item": Hanging("item", tmp_path)}, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1

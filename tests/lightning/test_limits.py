@@ -259,6 +259,9 @@ def test_overfit_batches_has_the_same_workers_in_every_epoch(overfit: Any, round
     assert seen.numbers == list(range(3 * rounds))  # each round is one of its own all the same
 
 
+@pytest.mark.parametrize(
+    "engine", ["sequential", "vectorized", pytest.param("isolated", marks=pytest.mark.slow)], indirect=True
+)
 def test_overfit_batches_turns_shuffling_off_as_lightning_does(engine: Any) -> None:
     """With one step a round of SGD at rate 1, x is the first row of the data after every round."""
     values = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)

@@ -101,7 +101,16 @@ def test_a_result_says_what_was_found_and_can_be_kept() -> None:
 # ---- promises that hold ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("promise", "setting"), PROMISES.values(), ids=PROMISES.keys())
+QUICKEST = ("central", "weighted", "tree", "local", "distributed")
+
+
+@pytest.mark.parametrize(
+    ("promise", "setting"),
+    [
+        pytest.param(*each, id=name, marks=() if name in QUICKEST else pytest.mark.slow)
+        for name, each in PROMISES.items()
+    ],
+)
 def test_no_attack_beats_a_promise_that_holds(promise: Privacy, setting: dict[str, Any]) -> None:
     found = audit(promise, **setting)
     assert found.holds, str(found)
@@ -123,7 +132,12 @@ def test_a_budget_is_spent_over_the_rounds_of_the_audit() -> None:
 
 # ---- promises that do not --------------------------------------------------------------------------------------------
 
-SOME = ["central", "sampled", pytest.param("tree", marks=pytest.mark.slow), "local", "distributed"]
+SOME = [
+    "central",
+    "local",
+    "distributed",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("sampled", "tree")),
+]
 
 
 @pytest.mark.parametrize("name", SOME)

@@ -95,8 +95,10 @@ def of_workers(privacy: Privacy) -> Fit:
 @pytest.mark.parametrize(
     "fits",
     [
-        of_examples(RecordDP(clip=1.0, noise_multiplier=1.0, sampling_rate=0.9, delta=1e-5)),
-        pytest.param(of_workers(CentralDP(clip=1.0, noise_multiplier=1.0, delta=1e-5)), marks=pytest.mark.slow),
+        pytest.param(
+            of_examples(RecordDP(clip=1.0, noise_multiplier=1.0, sampling_rate=0.9, delta=1e-5)), marks=pytest.mark.slow
+        ),
+        of_workers(CentralDP(clip=1.0, noise_multiplier=1.0, delta=1e-5)),
     ],
     ids=["examples", "workers"],
 )

@@ -32,7 +32,10 @@ def promised(noise_multiplier: float = 1.0, survivors: int = 3, **options: Any) 
     return DistributedDP(1.0, survivors, noise_multiplier, delta=1e-5, **options)
 
 
-@pytest.mark.parametrize(("survivors", "dtype"), [(1, torch.float32), (3, torch.float32), (3, torch.float64)])
+@pytest.mark.parametrize(
+    ("survivors", "dtype"),
+    [(1, torch.float32), *(pytest.param(3, each, marks=pytest.mark.slow) for each in (torch.float32, torch.float64))],
+)
 def test_no_attack_on_the_sum_of_integers_finds_more_than_is_claimed(survivors: int, dtype: torch.dtype) -> None:
     found = attacked(promised(survivors=survivors), dtype=dtype)
     assert found.holds, str(found)
@@ -46,6 +49,7 @@ def test_with_few_units_rounding_is_in_the_claim() -> None:
     assert attacked(promise, dimension=1000).holds
 
 
+@pytest.mark.slow
 def test_over_rounds_it_is_no_more_either() -> None:
     found = attacked(promised(1.5), rounds=2)
     assert found.holds, str(found)

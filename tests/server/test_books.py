@@ -345,6 +345,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_an_account_comes_back_from_processes_of_a_fit(tmp_path: Path) -> None:
     """And the next fit has what is left of the budget of four rounds."""
     script = tmp_path / "forked.py"

@@ -106,7 +106,13 @@ def test_a_trainer_that_must_go_on_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "kind"), [({"max_steps": 6}, "rdp"), ({"max_epochs": 2}, "rdp"), ({"max_epochs": 2}, "pld")], ids=str
+    ("length", "kind"),
+    [
+        ({"max_steps": 6}, "rdp"),
+        ({"max_epochs": 2}, "rdp"),
+        pytest.param({"max_epochs": 2}, "pld", marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_budget_alone_decides_the_noise(length: dict[str, int], kind: Any) -> None:
     """All rounds are run, with hardly anything left over."""

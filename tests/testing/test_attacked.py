@@ -239,6 +239,7 @@ def test_workers_trained_together_give_the_same(attack: Attack) -> None:
     assert_equal(state(run(attack, "vectorized")[0]), state(run(attack)[0]))
 
 
+@pytest.mark.slow
 def test_workers_in_processes_of_their_own_give_the_same_bit_for_bit() -> None:
     one, other = (state(run(Mimic(warm_up=2), engine)[0]) for engine in ("sequential", Isolated(processes=1)))
     torch.testing.assert_close(other, one, rtol=0, atol=0)

@@ -359,7 +359,7 @@ def test_what_cannot_be_compiled_runs_uncompiled_and_says_so(monkeypatch: pytest
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # from torch.compile
 @pytest.mark.parametrize(
     "options",
-    [{"channels_last": True}, pytest.param({"compile": True}, marks=needs_compiler)],
+    [{"channels_last": True}, pytest.param({"compile": True}, marks=[needs_compiler, pytest.mark.slow])],
     ids=str,
 )
 def test_a_sequential_run_with_options_gives_the_same(options: dict[str, bool]) -> None:

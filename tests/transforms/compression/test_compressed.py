@@ -402,6 +402,7 @@ def test_stacks_of_any_length_leave_the_same(compressor: Compressor) -> None:
         torch.testing.assert_close(left, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_processes_that_get_bytes_only_leave_the_same_bit_for_bit() -> None:
     engine = Isolated(processes=1)
     for compressor, algorithm in ((EDEN(2), Scaffold()), (TopK(0.2), FedPer(["head.*"]))):
