@@ -92,7 +92,8 @@ class Auto(Engine):
         except UnvectorizableError as reason:
             self._choose("sequential", str(reason))
         else:
-            self._choose("vectorized", "the module can be trained on stacked parameters")
+            together = f"the module can be trained on stacked parameters (cohorts under {_FEWEST} go one after another)"
+            self._choose("vectorized", together)
 
     def run(self, job: Job, cohort: Sequence[str]) -> Iterator[Updates | WorkerError]:
         if self._isolated is not None:
