@@ -7,19 +7,17 @@ be tried over real processes before a Flower App is written.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from lightning_utilities.core import rank_zero
-
 from lightning_fed._lightning import LightningArgumentParser, pl
 from lightning_fed.cli.command import FederatedCLI
 from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.failures import one_sentence
+from lightning_fed.core.warnings_only import warnings_only
 from lightning_fed.engines import Engine
 from lightning_fed.engines.remote import RemotePopulation
 from lightning_fed.node import Node
@@ -51,12 +49,8 @@ class _Parts(FederatedCLI):
 
     def instantiate_trainer(self, **_: Any) -> pl.Trainer:
         """Build a Trainer that writes nothing, and logs nothing about devices."""
-        level = rank_zero.log.level
-        rank_zero.log.setLevel(logging.WARNING)
-        try:
+        with warnings_only():
             return pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-        finally:
-            rank_zero.log.setLevel(level)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Do nothing."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fed._lightning import pl
 from lightning_fed.algorithms import Algorithm
+from lightning_fed.core.warnings_only import warnings_only
 from lightning_fed.module import FederatedModule
 from lightning_fed.selection import Availability
 from lightning_fed.server.datamodule import FederatedDataModule
@@ -101,7 +102,7 @@ def layered(weight_decay: float = 0.0, dropout: float = 0.2) -> Layered:
 def fit(
     federated: FederatedModule, data: FederatedDataModule, rounds: int, resume: str | None = None, **options: Any
 ) -> pl.Trainer:
-    """Train under a Trainer that writes nothing.
+    """Train under a Trainer that writes nothing, and logs nothing but warnings: a check has many fits.
 
     Args:
         federated: The module to train.
@@ -111,10 +112,11 @@ def fit(
         options: Further arguments of the Trainer.
     """
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(
-        **{"max_steps": rounds, "max_epochs": -1, "accelerator": "cpu", "devices": 1, **quiet, **options}
-    )
-    trainer.fit(federated, data, ckpt_path=resume)
+    with warnings_only():
+        trainer = pl.Trainer(
+            **{"max_steps": rounds, "max_epochs": -1, "accelerator": "cpu", "devices": 1, **quiet, **options}
+        )
+        trainer.fit(federated, data, ckpt_path=resume)
     return trainer
 
 
