@@ -23,7 +23,7 @@ from lightning_fed.node.settings import IDLE_TIMEOUT, Settings
 
 _COMMAND = f"{PROGRAM} node"
 _OLDEST, _FIRST_UNTRIED = (1, 42), (1, 44)
-_INSTALL = 'pip install "lightning_fed[flower]"'
+_INSTALL = 'pip install "lightning_fed[flower]", in an environment of its own'
 _CHECK_SECONDS = 300
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ CONNECTION = "here"
 
 
 class EndedError(RuntimeError):
-    """A process of the federation has ended too early; the message names it and its log."""
+    """A process of the federation has ended too early, or there is no program for it; the message names it."""
 
 
 @final
@@ -196,15 +197,21 @@ class OnThisMachine:
             self._processes[name] = self._popen(command, working, log)
 
     def _popen(self, command: Sequence[str], working: Path, output: int | IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            env=self.environment,
-            cwd=working,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C of the terminal is this process's to pass on
-        )
+        try:
+            return subprocess.Popen(
+                command,
+                env=self.environment,
+                cwd=working,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C of the terminal is this process's to pass on
+            )
+        except FileNotFoundError:
+            if shutil.which(command[0], path=self.environment["PATH"]) is not None:
+                raise
+            install = 'pip install "lightning_fed[flower]", in an environment of its own'
+            raise EndedError(f"there is no program {command[0]!r}, which comes with flwr: {install}") from None
 
     def _wait(self, name: str, is_ready: Callable[[], bool]) -> None:
         end = time.monotonic() + _START_SECONDS

@@ -68,7 +68,10 @@ def test_without_flower_it_says_how_to_install_it(
         raise metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(metadata, "version", fail)
-    assert refused(capsys, "-c", "toy") == 'it needs flwr: pip install "lightning_fed[flower]"'
+    assert (
+        refused(capsys, "-c", "toy")
+        == 'it needs flwr: pip install "lightning_fed[flower]", in an environment of its own'
+    )
 
 
 def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_fed.flower.on_this_machine import OnThisMachine
+from lightning_fed.flower.on_this_machine import EndedError, OnThisMachine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody says who has started whom")
 
@@ -28,6 +28,13 @@ def is_there(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_without_flwr_it_says_what_to_install(tmp_path: Path) -> None:
+    with OnThisMachine(tmp_path, tmp_path) as federation:
+        federation.environment["PATH"] = str(tmp_path)
+        with pytest.raises(EndedError, match=r"^there is no program 'flower-superlink', .* flwr: pip install \"light"):
+            federation.start_superlink()
 
 
 def test_what_a_superlink_has_detached_ends_with_one_that_must_be_killed(tmp_path: Path) -> None:
