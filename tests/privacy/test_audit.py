@@ -132,12 +132,8 @@ def test_a_budget_is_spent_over_the_rounds_of_the_audit() -> None:
 
 # ---- promises that do not --------------------------------------------------------------------------------------------
 
-SOME = [
-    "central",
-    "local",
-    "distributed",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("sampled", "tree")),
-]
+_SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("sampled", "tree"))
+SOME = ["central", *_SLOW, "local", "distributed"]
 
 
 @pytest.mark.parametrize("name", SOME)
