@@ -32,7 +32,7 @@ test: .venv/installed
 	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 # A first answer while one writes: the rules of the house, and the arithmetic of a round in numbers that are computed by
 # hand. Left out is whatever trains many rounds, draws many samples or goes through the command line: `make test` has it.

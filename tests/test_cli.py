@@ -34,7 +34,7 @@ def checkpoint(folder: Path) -> Path:
     return path
 
 
-def test_fit_then_validate_test_predict_and_resume(tmp_path: Path) -> None:
+def test_fit_and_resume(tmp_path: Path) -> None:
     output = cli(tmp_path, "fit", "-c", TOY, *QUICK)
     assert re.search(r"round 1/3 .*loss ", output), "rounds are counted, with the loss"
     assert "3 rounds in " in output
@@ -42,14 +42,20 @@ def test_fit_then_validate_test_predict_and_resume(tmp_path: Path) -> None:
     assert list((tmp_path / "logs").glob("**/events.out.tfevents.*")), "TensorBoard is the default logger"
     saved = LinearRegression.load_from_checkpoint(path)  # opens in the user's plain module, hyperparameters included
     assert saved.hparams["lr"] == 0.1
-    for command, metric in (("validate", "val_mse"), ("test", "test_mse")):
-        assert metric in cli(tmp_path, command, "-c", TOY, "--ckpt_path", str(path), *QUICK)
-    cli(tmp_path, "predict", "-c", TOY, "--ckpt_path", str(path), *QUICK)
-
     resumed = cli(tmp_path, "fit", "-c", TOY, *QUICK, "--trainer.max_epochs=5", "--ckpt_path", str(path))
     assert "Restored all states" in resumed
     longer = max((tmp_path / "logs").glob("**/*.ckpt"), key=lambda p: p.stat().st_mtime)
     assert torch.load(longer, weights_only=True)["global_step"] == 5
+
+
+@pytest.mark.slow
+def test_validate_test_and_predict(tmp_path: Path) -> None:
+    """In processes of their own; test_lightning_cli.py has them in this one."""
+    cli(tmp_path, "fit", "-c", TOY, *QUICK)
+    path = str(checkpoint(tmp_path))
+    for command, metric in (("validate", "val_mse"), ("test", "test_mse")):
+        assert metric in cli(tmp_path, command, "-c", TOY, "--ckpt_path", path, *QUICK)
+    cli(tmp_path, "predict", "-c", TOY, "--ckpt_path", path, *QUICK)
 
 
 @pytest.mark.slow

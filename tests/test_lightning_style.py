@@ -33,12 +33,13 @@ CHOICE = "import lightning_fed._lightning as l; print(l.pl.__name__)"
 @pytest.mark.parametrize(
     ("before", "environment", "expected"),
     [
-        pytest.param("", {}, "pytorch_lightning", marks=pytest.mark.slow),
+        ("", {}, "pytorch_lightning"),
         ("import lightning.pytorch;", {}, "lightning.pytorch"),
-        pytest.param("import pytorch_lightning;", {}, "pytorch_lightning", marks=pytest.mark.slow),
-        pytest.param("", {"LIGHTNING_FED_PL": "lightning.pytorch"}, "lightning.pytorch", marks=pytest.mark.slow),
+        ("import pytorch_lightning;", {}, "pytorch_lightning"),
+        ("", {"LIGHTNING_FED_PL": "lightning.pytorch"}, "lightning.pytorch"),
     ],
 )
+@pytest.mark.slow
 def test_the_one_that_is_imported_first_is_used(before: str, environment: dict[str, str], expected: str) -> None:
     assert python(before + CHOICE, **environment).stdout.strip() == expected
 
@@ -62,6 +63,7 @@ def test_mixing_the_two_is_refused_with_the_fix(thing: str) -> None:
     assert "LIGHTNING_FED_PL=lightning.pytorch" in error
 
 
+@pytest.mark.slow
 def test_a_warning_that_each_worker_would_repeat_is_left_out_and_no_other() -> None:
     said = python(
         "import warnings; warnings.simplefilter('always'); import lightning_fed._lightning\n"

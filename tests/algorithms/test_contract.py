@@ -43,6 +43,12 @@ ALGORITHMS: dict[str, Callable[[], Algorithm]] = {
 
 
 @pytest.mark.parametrize("check", ALGORITHM_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(make, id=name, marks=pytest.mark.slow if "," in name else ())  # another setting of one above it
+        for name, make in ALGORITHMS.items()
+    ],
+)
 def test_contract(algorithm: Callable[[], Algorithm], check: Callable[[Any], None]) -> None:
     check(algorithm)

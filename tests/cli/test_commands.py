@@ -63,6 +63,7 @@ assert lightning_fed.FederatedModule is FederatedModule
 """
 
 
+@pytest.mark.slow
 def test_a_lightning_cli_follows_our_rules_when_the_class_is_imported_by_whatever_path() -> None:
     """And not before: the package alone imports nothing."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORTS], check=True, timeout=60)

@@ -351,7 +351,8 @@ class Mine(Net):
 """
 
 
-@pytest.mark.parametrize("way", ["a script elsewhere", pytest.param("python -m", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["a script elsewhere", "python -m"])
 def test_classes_in_the_current_folder_and_in_folders_of_it(way: str, tmp_path: Path) -> None:
     """``lightning-fed`` is a script in another folder, which Python takes its modules from."""
     (tmp_path / "parts").mkdir()

@@ -355,6 +355,7 @@ def test_a_datamodule_that_cannot_be_read_is_its_workers_error(shared: Isolated)
     assert "its datamodule cannot be read in another process (its code raised SystemExit" in str(results["bob"])
 
 
+@pytest.mark.slow
 def test_a_datamodule_that_cannot_be_let_go_of_has_trained(shared: Isolated) -> None:
     set_up(shared, Scalar(), {"ann": Clinging([1.0])})
     with pytest.warns(UserWarning, match=r"teardown\(\) of worker 'ann' failed: LookupError: still in use"):
