@@ -453,6 +453,7 @@ def _next_of(done: Any, processes: Sequence[Any]) -> Any:
             assert all(process.exitcode in (None, 0) for process in processes), "one has failed: see its output"
 
 
+@pytest.mark.slow
 def test_processes_do_not_charge_at_once(account: NodeAccount) -> None:
     """Three that may charge 60 times together charge 60 times: no one looks while another has not yet written."""
     context = multiprocessing.get_context("spawn")

@@ -89,6 +89,7 @@ def test_rounds_are_looked_for_up_to_a_limit() -> None:
     assert rounds_for(0.1, 1e-5, Gaussian(1.0)) == 0
 
 
+@pytest.mark.slow
 def test_a_million_rounds_and_next_to_no_noise_are_no_matter() -> None:
     """They took minutes, or all memory, on a grid that does not suit them."""
     few = partial(SubsampledGaussian, sampling_rate=0.001)

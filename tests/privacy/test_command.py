@@ -62,6 +62,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
+@pytest.mark.slow
 def test_what_a_run_costs_from_the_shell(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lightning_fed", "privacy", *RUN, "--noise-multiplier", "1", "--delta", "1e-5"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

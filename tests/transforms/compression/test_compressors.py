@@ -50,7 +50,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", ALL)
+BETWEEN = ("EDEN 2", "EDEN 3", "KBit 3", "RandomK unscaled")  # others of their kind have fewer and more bits
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in BETWEEN else ()) for name in ALL]
+)
 def test_the_contract(name: str) -> None:
     check_compressor(ALL[name])
 
