@@ -67,10 +67,8 @@ class FederatedCLI(LightningCLI):
         given = sys.argv[1:] if args is None else args
         self._given = list(given) if isinstance(given, Sequence) else []
         parser = {"prog": Path(sys.argv[0]).name, **(options.pop("parser_kwargs", None) or {})}
-        first = next((word for word in self._given[:1] if word in OF_A_TRAINER), None)
-        self._command = " ".join((parser["prog"], *([first] if first else ())))
-        # Where options may come from files or the environment, they may be those of every subcommand
-        self._only = None if {"default_config_files", "default_env"}.intersection(parser) else first
+        self._called = next((word for word in self._given[:1] if word in OF_A_TRAINER), None)
+        self._command = " ".join(filter(None, (parser["prog"], self._called)))
         with quiet():
             super().__init__(
                 args=args,
@@ -93,11 +91,8 @@ class FederatedCLI(LightningCLI):
             )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Build the parser of a subcommand; one of a subcommand that is not called stays without options.
-
-        All four take half of the time from `lightning-fed fit` to the fit but for imports.
-        """
-        if self._only in (None, subcommand):
+        """Build the parser of a subcommand; one that is not called stays without options, which take time to build."""
+        if self._called in (None, subcommand):
             return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         return self.init_parser(**kwargs)
 

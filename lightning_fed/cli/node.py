@@ -18,12 +18,12 @@ from pathlib import Path
 from lightning_fed.cli.commands import PROGRAM, refuse
 from lightning_fed.cli.one_line_parser import OneLineParser
 from lightning_fed.core.extras import import_extra
+from lightning_fed.flower.on_this_machine import INSTALL
 from lightning_fed.flower.supernode import SUPERNODE, SuperNode, environment, write_programs
 from lightning_fed.node.settings import IDLE_TIMEOUT, Settings
 
 _COMMAND = f"{PROGRAM} node"
 _OLDEST, _FIRST_UNTRIED = (1, 42), (1, 44)
-_INSTALL = 'pip install "lightning_fed[flower]", in an environment of its own'
 _CHECK_SECONDS = 300
 
 
@@ -175,10 +175,10 @@ def check_flower(command: str) -> None:
     try:
         version = metadata.version("flwr")
     except metadata.PackageNotFoundError:
-        refuse(f"it needs flwr: {_INSTALL}", command)
+        refuse(f"it needs flwr: {INSTALL}", command)
     if not _OLDEST <= tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < _FIRST_UNTRIED:
         low, high = (".".join(map(str, each)) for each in (_OLDEST, _FIRST_UNTRIED))
-        refuse(f"flwr {version} is installed, and it needs flwr>={low},<{high}: {_INSTALL}", command)
+        refuse(f"flwr {version} is installed, and it needs flwr>={low},<{high}: {INSTALL}", command)
 
 
 def _check_key(key: Path) -> None:

@@ -19,6 +19,7 @@ from typing import IO, final
 
 from lightning_fed.core.process_groups import groups_below, send
 
+INSTALL = 'pip install "lightning_fed[flower]", in an environment of its own'
 _START_SECONDS = 60.0
 _KNOWN = b"already in use"
 """Message of Flower about a key that is registered already."""
@@ -210,8 +211,7 @@ class OnThisMachine:
         except FileNotFoundError:
             if shutil.which(command[0], path=self.environment["PATH"]) is not None:
                 raise
-            install = 'pip install "lightning_fed[flower]", in an environment of its own'
-            raise EndedError(f"there is no program {command[0]!r}, which comes with flwr: {install}") from None
+            raise EndedError(f"there is no program {command[0]!r}, which comes with flwr: {INSTALL}") from None
 
     def _wait(self, name: str, is_ready: Callable[[], bool]) -> None:
         end = time.monotonic() + _START_SECONDS
